@@ -1,0 +1,5 @@
+"""``python -m arislab`` is the ``arislab`` command."""
+
+from arislab.cli import main
+
+main()

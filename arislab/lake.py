@@ -1,0 +1,328 @@
+"""The lake: Delta tables under ``data/lake``, read and written as polars frames, queried with SQL.
+
+    lake = Lake()
+    lake["training_data_raw"].read(where="status = 'ok'")
+    lake["training_data_raw"].upsert(rows)
+    lake.sql("select category, avg(quality_score) from training_data_curated group by 1")
+
+What a table holds stands in ``tables.py``. The lake does not know phases, scorers or models. Under a run
+(``ARISLAB_RUN_DIR`` is set) each read and write adds a line to the run's ``tables.jsonl``, so the record is not kept by hand.
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from arislab import tables
+from arislab.errors import LakeError, PrerequisiteError
+
+_RETRIES = 20
+_CHUNK_ROWS = 100_000
+
+
+def root() -> Path:
+    """Return the folder that holds ``data/`` and ``papermill_runs/``: $ARISLAB_ROOT, else the checkout around the working directory."""
+    given = os.environ.get("ARISLAB_ROOT")
+    if given:
+        return Path(given).resolve()
+    for folder in [Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parent.parent]:
+        project = folder / "pyproject.toml"
+        if project.is_file() and 'name = "arislab"' in project.read_text(encoding="utf-8"):
+            return folder
+    raise PrerequisiteError("no arislab checkout around the working directory; set ARISLAB_ROOT or pass --root DIR.")
+
+
+class Lake:
+    """All tables under one folder or object-store URL.
+
+    Args:
+        path: Folder of the tables; default ``<root>/data/lake``.
+        run_id: Written on every row; default $ARISLAB_RUN_ID, else ``interactive``.
+    """
+
+    def __init__(self, path: str | Path | None = None, *, run_id: str | None = None) -> None:
+        self.path = str(path) if path is not None else str(root() / "data" / "lake")
+        self.run_id = run_id or os.environ.get("ARISLAB_RUN_ID", "interactive")
+        self.data = Path(self.path).parent if "://" not in self.path else root() / "data"
+        """Folder beside the tables: batches, models and exports live there."""
+
+    @property
+    def models(self) -> Path:
+        """Folder of the adapters; the embedded server serves each by its folder name."""
+        return self._folder("models")
+
+    @property
+    def batches(self) -> Path:
+        """Folder of the batch ledger and of the embedded server's files."""
+        return self._folder("batches")
+
+    @property
+    def exports(self) -> Path:
+        """Folder for files made for others."""
+        return self._folder("exports")
+
+    def _folder(self, name: str) -> Path:
+        folder = self.data / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PrerequisiteError(f"cannot write to {folder} ({error.strerror}); choose another folder with --root.") from None
+        return folder
+
+    def __getitem__(self, name: str) -> "Table":
+        return Table(self, name)
+
+    def tables(self) -> list[str]:
+        """Return the names of the tables that exist."""
+        return [name for name in tables.TABLES if self[name].exists]
+
+    def sql(self, query: str) -> pl.DataFrame:
+        """Answer a SELECT with DuckDB over the newest version of the tables.
+
+        Raises:
+            LakeError: The query cannot be answered; the message is DuckDB's, with the tables that exist.
+        """
+        import duckdb
+
+        with duckdb.connect() as connection:
+            for name in self.tables():
+                if re.search(rf"\b{name}\b", query):
+                    connection.register(name, self[name]._dataset())
+                    self[name]._log("read", None)
+            try:
+                return connection.sql(query).pl()
+            except (duckdb.Error, AttributeError) as error:
+                known = ", ".join(self.tables()) or "no table yet; run `arislab demo`"
+                raise LakeError(f"cannot answer {query!r}: {str(error).splitlines()[0]}. Tables: {known}.") from None
+
+    def lineage(self, custom_id: str) -> dict[str, pl.DataFrame]:
+        """Return every row that belongs to one request, by table."""
+        found = {}
+        for name in ("training_data_raw", "training_data_scored", "reviews", "training_data_curated", "evaluations"):
+            rows = self[name].read(where=f"custom_id = '{_quoted(custom_id)}'")
+            if rows.height:
+                found[name] = rows
+        if "training_data_raw" in found:
+            candidate_id = _quoted(found["training_data_raw"]["candidate_id"][0])
+            found["candidates"] = self["candidates"].read(where=f"candidate_id = '{candidate_id}'")
+        for name in ("icl_examples", "icl_trials"):
+            rows = self[name].read().filter(pl.col("example_ids").list.contains(custom_id))
+            if rows.height:
+                found[name] = rows
+        return found
+
+    def compact(self) -> dict[str, int]:
+        """Merge small files of every table; returns files removed by table. Older versions stay readable."""
+        removed = {}
+        for name in self.tables():
+            removed[name] = int(self[name]._delta().optimize.compact()["numFilesRemoved"])
+        return removed
+
+    def export(self, table: str, path: str | Path, *, where: str | None = None) -> Path:
+        """Write a table to one Parquet, CSV or JSONL file, whole or not at all."""
+        frame, target = self[table].read(where=where), Path(path)
+        write = {".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson}.get(target.suffix)
+        if write is None:
+            raise PrerequisiteError(f"cannot export to {target.name!r}; the ending must be .parquet, .csv or .jsonl.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_suffix(target.suffix + ".part")
+        write(part)
+        part.replace(target)
+        return target
+
+    def _overview(self) -> pl.DataFrame:
+        rows = [{"table": n, "rows": self[n].rows, "version": self[n].version, "one row": tables.contract(n).doc} for n in self.tables()]
+        return pl.DataFrame(rows, schema={"table": pl.String, "rows": pl.Int64, "version": pl.Int64, "one row": pl.String})
+
+    def __repr__(self) -> str:
+        lines = [f"Lake: {len(self.tables())} tables"]
+        lines += [f"  {row['table']:<24} {row['rows']:>9,} rows  version {row['version']}" for row in self._overview().to_dicts()]
+        return "\n".join(lines if len(lines) > 1 else ["Lake: empty; run `arislab demo`, or import candidates"])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{r['table']}</td><td style='text-align:right'>{r['rows']:,}</td>"
+            f"<td style='text-align:right'>{r['version']}</td><td style='text-align:left'>{r['one row']}</td></tr>"
+            for r in self._overview().to_dicts()
+        )
+        if not rows:
+            return "<i>The lake is empty: run <code>arislab demo</code>, or import candidates.</i>"
+        return f"<table><tr><th>table</th><th>rows</th><th>version</th><th></th></tr>{rows}</table>"
+
+
+class Table:
+    """One table of the lake; it need not exist yet."""
+
+    def __init__(self, lake: Lake, name: str) -> None:
+        self.contract = tables.contract(name)
+        self.lake, self.name = lake, name
+        self.uri = f"{lake.path}/{name}"
+
+    @property
+    def exists(self) -> bool:
+        """True once something was written."""
+        from deltalake import DeltaTable
+
+        return bool(DeltaTable.is_deltatable(self.uri))
+
+    @property
+    def version(self) -> int | None:
+        """Number of the newest version; null if the table does not exist."""
+        return int(self._delta().version()) if self.exists else None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the newest version."""
+        return int(self.scan().select(pl.len()).collect().item()) if self.exists else 0
+
+    def history(self) -> pl.DataFrame:
+        """Return one row per version, newest first: version, timestamp, operation."""
+        if not self.exists:
+            return pl.DataFrame(schema={"version": pl.Int64, "timestamp": pl.Datetime("ms", "UTC"), "operation": pl.String})
+        rows = [{k: h.get(k) for k in ("version", "timestamp", "operation")} for h in self._delta().history()]
+        return pl.DataFrame(rows).with_columns(pl.from_epoch("timestamp", time_unit="ms").dt.replace_time_zone("UTC"))
+
+    def scan(self, *, version: int | None = None) -> pl.LazyFrame:
+        """Return the table as a polars LazyFrame; an empty one if it does not exist."""
+        if not self.exists:
+            return tables.empty(self.name).lazy()
+        return pl.scan_delta(self._delta(version))
+
+    def read(self, *, columns: list[str] | None = None, where: str | None = None, version: int | None = None) -> pl.DataFrame:
+        """Return rows as a frame.
+
+        Args:
+            columns: Columns to return; default all.
+            where: Condition in SQL, such as ``"status = 'ok' and quality >= 0.8"``.
+            version: Version to read; default the newest.
+        """
+        lazy = self.scan(version=version)
+        try:
+            if where:
+                lazy = lazy.filter(pl.sql_expr(where))
+            frame = (lazy.select(columns) if columns else lazy).collect()
+        except pl.exceptions.PolarsError as error:
+            known = ", ".join(tables.columns_of(self.name))
+            raise LakeError(f"cannot read {self.name} where {where!r}: {str(error).splitlines()[0]}. Columns: {known}.") from None
+        self._log("read", frame, version=version)
+        return frame
+
+    def append(self, frame: pl.DataFrame, *, run_id: str | None = None) -> "Table":
+        """Add rows; several processes may do so at once."""
+        from deltalake import write_deltalake
+
+        checked = self._checked(frame, run_id)
+        if checked.height or not self.exists:
+            self._commit(lambda: write_deltalake(self.uri, checked.to_arrow(), mode="append", schema_mode="merge"))
+        self._log("write", checked)
+        return self
+
+    def upsert(self, frame: pl.DataFrame, *, on: str | list[str] | None = None, run_id: str | None = None) -> "Table":
+        """Add rows whose key is new and replace those whose key exists (older versions keep the replaced row)."""
+        checked = self._checked(frame, run_id)
+        if not self.exists:
+            return self.append(frame, run_id=run_id)
+        keys = [on] if isinstance(on, str) else list(on or self.contract.key)
+        joined = " and ".join(f"t.{k} = s.{k}" for k in keys)
+
+        def merge() -> None:
+            # cast: merge compares the source's string views with the table's strings
+            merged = self._delta().merge(checked.to_arrow(), predicate=joined, source_alias="s", target_alias="t", merge_schema=True)
+            merged.when_matched_update_all().when_not_matched_insert_all().execute()
+
+        if checked.height:
+            self._commit(merge)
+        self._log("write", checked)
+        return self
+
+    def _checked(self, frame: pl.DataFrame, run_id: str | None) -> pl.DataFrame:
+        stamp = {"run_id": pl.lit(run_id or self.lake.run_id), "created_at": pl.lit(datetime.now(UTC)).dt.cast_time_unit("us")}
+        if "run_id" in frame.columns and "run_id" in self.contract.key and run_id is None:
+            stamp.pop("run_id")
+        return tables.check(self.name, frame.drop([c for c in stamp if c in frame.columns]).with_columns(**stamp))
+
+    def _commit(self, write: Any) -> None:
+        """Run a write; another writer's commit in between is waited for and the write tried again."""
+        from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError, TableNotFoundError
+
+        for attempt in range(_RETRIES):
+            try:
+                write()
+            except SchemaMismatchError as error:
+                raise self._foreign(error) from None
+            except (CommitFailedError, TableNotFoundError) as error:
+                if attempt == _RETRIES - 1:
+                    raise LakeError(f"{self.name}: other writers were faster {_RETRIES} times; run the cell again ({error}).") from None
+                time.sleep(0.05 * (attempt + 1))
+            except OSError as error:
+                raise PrerequisiteError(f"cannot write {self.name} under {self.lake.path}: {error}; check permissions and disk space.") from None
+            except DeltaError as error:
+                text = str(error)
+                if "already exists" in text and attempt < _RETRIES - 1:
+                    time.sleep(0.05 * (attempt + 1))  # two processes made the table at once; now it is there
+                    continue
+                raise (self._foreign(error) if "schema" in text.lower() or "type" in text.lower() else LakeError(f"{self.name}: {text}")) from None
+            else:
+                return
+
+    def _foreign(self, error: Exception) -> LakeError:
+        return LakeError(
+            f"{self.name} under {self.lake.path} has another schema than arislab writes ({str(error).splitlines()[0]}); "
+            "nothing was written. Move that folder away, or choose another --root."
+        )
+
+    def _delta(self, version: int | None = None) -> Any:
+        from deltalake import DeltaTable
+
+        table = DeltaTable(self.uri, version=version)
+        have = {field.name for field in table.schema().fields}
+        missing = [k for k in self.contract.key if k not in have]
+        if missing:
+            raise LakeError(
+                f"{self.name} under {self.lake.path} has no column {missing[0]!r} (it has {', '.join(sorted(have))}): "
+                "another program wrote it. Move that folder away, or choose another --root."
+            )
+        return table
+
+    def _dataset(self) -> Any:
+        return self._delta().to_pyarrow_dataset()
+
+    def _log(self, op: str, frame: pl.DataFrame | None, *, version: int | None = None) -> None:
+        folder = os.environ.get("ARISLAB_RUN_DIR")
+        if not folder:
+            return
+        line: dict[str, Any] = {"op": op, "table": self.name, "version": self.version if version is None else version}
+        line["rows"] = frame.height if frame is not None else self.rows
+        if op == "write" and frame is not None:
+            line["digest"] = digest(frame, key=self.contract.key)
+        with (Path(folder) / "tables.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+
+    def __repr__(self) -> str:
+        if not self.exists:
+            return f"Table {self.name}: does not exist yet. {self.contract.doc}"
+        return f"Table {self.name}: {self.rows:,} rows, version {self.version}. {self.contract.doc}"
+
+
+def digest(frame: pl.DataFrame, *, key: tuple[str, ...]) -> str:
+    """Return a sha256 over the rows sorted by key, without run_id and the times of writing.
+
+    Equal content gives an equal digest, whatever the files, versions or order of the rows.
+    """
+    columns = sorted(set(frame.columns) - {"run_id", "created_at", "updated_at"})
+    ordered = frame.sort([k for k in key if k in frame.columns]).select(columns)
+    sha = hashlib.sha256(json.dumps(columns).encode())
+    for part in ordered.iter_slices(_CHUNK_ROWS):
+        sha.update(part.write_ndjson().encode())
+    return sha.hexdigest()
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

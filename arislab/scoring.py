@@ -1,0 +1,129 @@
+"""Scorers to quality: each output gets one number per scorer, and their weighted mean.
+
+A scorer is a function whose parameter names are columns, and that returns 0..1, a bool, or None for "cannot tell".
+Unscored is null, never 0: an output that nobody could judge is not a bad output. This module does not know any task.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import polars as pl
+
+from arislab import task as tasks
+from arislab.errors import TaskError, closest
+from arislab.task import Scorer, Task
+
+
+def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Return the columns that scorers may ask for, one row per row of ``raw``.
+
+    Reads: custom_id, candidate_id, llm_output, and where present input, finish_reason, metadata.
+    Adds: output; others (List: the other outputs of the same candidate); from ``candidates`` profile, company, title, category,
+    use_case; from the JSON in metadata each of its keys.
+    """
+    frame = raw.rename({"llm_output": "output"})
+    if candidates is not None and candidates.height:
+        new = [c for c in ("profile", "company", "title", "category", "use_case") if c in candidates.columns and c not in frame.columns]
+        frame = frame.join(candidates.select("candidate_id", *new), on="candidate_id", how="left", maintain_order="left")
+    if "metadata" in frame.columns and frame["metadata"].is_not_null().any():
+        keys = sorted({k for text in frame["metadata"].drop_nulls().head(1000) for k in json.loads(text)} - set(frame.columns))
+        if keys:
+            kept = [json.loads(text) if text else {} for text in frame["metadata"]]
+            frame = frame.with_columns(*[pl.Series(k, [m.get(k) for m in kept], strict=False) for k in keys])
+    return frame
+
+
+def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
+    """Score every row with every scorer of the task.
+
+    Reads: custom_id, candidate_id, output, and what the scorers ask for (see ``rows``).
+
+    Returns:
+        One row per row of ``frame``: custom_id, scorer_version, candidate_id, task, score_<scorer> (Float64, 0..1, null = could
+        not tell), quality (weighted mean over the scorers that could tell, null if none could or there is no output), reason.
+
+    Raises:
+        TaskError: A scorer asks for a column that is not there, fails, or returns something outside 0..1.
+    """
+    answered = frame["output"].is_not_null().to_list()
+    columns: dict[str, list[Any]] = {}
+    scores = []
+    for name, scorer in task.scorers.items():
+        wanted = tasks.columns_of(scorer)
+        for column in wanted:
+            if column not in columns:
+                columns[column] = _column(frame, column, task, name)
+        values = _run(task, name, scorer, frame["custom_id"], answered, zip(*(columns[c] for c in wanted), strict=True) if wanted else ((),) * frame.height)
+        scores.append(pl.Series(f"score_{name}", values, dtype=pl.Float64))
+    total = pl.sum_horizontal(*[pl.col(s.name).is_not_null() * task.weights[s.name[6:]] for s in scores])
+    gained = pl.sum_horizontal(*[(pl.col(s.name) * task.weights[s.name[6:]]).fill_null(0.0) for s in scores])
+    out = frame.select("custom_id", "candidate_id", output=pl.col("output")).with_columns(*scores)
+    out = out.with_columns(quality=pl.when(total > 0).then((gained / total).clip(0, 1).round(9)))
+    reason = pl.when(pl.col("output").is_null()).then(pl.lit("no output")).when(pl.col("quality").is_null()).then(pl.lit("no scorer could tell"))
+    return out.with_columns(reason=reason, scorer_version=pl.lit(task.version), task=pl.lit(task.name)).drop("output")
+
+
+def _column(frame: pl.DataFrame, name: str, task: Task, scorer: str) -> list[Any]:
+    if name == "others":
+        return _others(frame)
+    if name not in frame.columns:
+        raise TaskError(
+            f"scorer {scorer!r} of {task.path.name} asks for the column {name!r}, which the rows do not have; {closest(name, [*frame.columns, 'others'])}. "
+            "Rename the parameter, or keep that column at import (--keep)."
+        )
+    values = frame[name].to_list()
+    return [json.loads(v) if isinstance(v, str) else v for v in values] if name == "profile" else values
+
+
+def _others(frame: pl.DataFrame) -> list[list[str]]:
+    """The other outputs of the same candidate, for each row."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    pairs = list(zip(frame["candidate_id"], frame["custom_id"], frame["output"], strict=True))
+    for candidate, custom_id, output in pairs:
+        if output is not None:
+            groups.setdefault(candidate, []).append((custom_id, output))
+    return [[o for c, o in groups.get(candidate, ()) if c != custom_id] for candidate, custom_id, _ in pairs]
+
+
+def _run(task: Task, name: str, scorer: Scorer, ids: pl.Series, answered: list[bool], arguments: Iterable[tuple[Any, ...]]) -> list[float | None]:
+    values: list[float | None] = []
+    for i, (there, given) in enumerate(zip(answered, arguments, strict=True)):
+        if not there:
+            values.append(None)
+            continue
+        try:
+            value = scorer(*given)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise TaskError(
+                f"scorer {name!r} of {task.path.name} failed on row {ids[i]!r}: {type(error).__name__}: {error}. "
+                "Return None where it cannot tell; nothing was scored."
+            ) from error
+        if value is not None and not (isinstance(value, bool | int | float) and 0 <= value <= 1):
+            raise TaskError(f"scorer {name!r} of {task.path.name} returned {value!r} on row {ids[i]!r}; it must return 0..1, a bool, or None for 'cannot tell'.")
+        values.append(None if value is None else float(value))
+    return values
+
+
+def check(task: Task) -> pl.DataFrame:
+    """Score the task's own GOLD and BAD rows and return them, one row each, with ``kind``.
+
+    Raises:
+        TaskError: A scorer does not give 1.0 on a gold row, or a bad row reaches quality 1.0.
+    """
+    if not task.gold:
+        raise TaskError(f"task file {task.path.name} has no GOLD rows; add one that every scorer must give 1.0, so that the scorers can be trusted.")
+    frames = []
+    for kind, examples in (("gold", task.gold), ("bad", task.bad)):
+        for i, example in enumerate(examples):
+            row = {k: json.dumps(v) if k == "profile" else v for k, v in example.items()}
+            frame = pl.DataFrame([{"custom_id": f"{kind}-{i}", "candidate_id": f"{kind}-{i}"} | row], strict=False)
+            frames.append(score(frame, task).with_columns(kind=pl.lit(kind)))
+    out = pl.concat(frames)
+    for line in out.filter(pl.col("kind") == "gold").to_dicts():
+        low = [n for n in task.scorers if line[f"score_{n}"] not in (1.0, None)]
+        if low:
+            raise TaskError(f"scorer {low[0]!r} of {task.path.name} gives {line[f'score_{low[0]}']:.3g} to GOLD row {line['custom_id'][5:]}; gold must be 1.0: mend the scorer or the row.")
+    for line in out.filter((pl.col("kind") == "bad") & (pl.col("quality") >= 1)).to_dicts():
+        raise TaskError(f"BAD row {line['custom_id'][4:]} of {task.path.name} reaches quality 1.0; no scorer sees what is bad about it.")
+    return out

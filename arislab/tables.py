@@ -1,0 +1,368 @@
+"""What every table and column means: the contract that the lake checks on each write.
+
+One real row of ``training_data_raw``::
+
+    custom_id='r-0b6f…' candidate_id='s1-000017' task='candidate_evaluation' sample=0 status='ok'
+    llm_output='{"strengths": ["worked 7 years as …"], …, "score": 0.88, "recommendation": "hire"}'
+
+Columns named ``*_json`` do not exist: a column that holds JSON is a String, and its description says so.
+This module does not know where or how a table is stored.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import polars as pl
+
+from arislab.errors import LakeError, closest
+
+SPLITS = ("train", "validation", "test")
+STATUSES = ("ok", "truncated", "refused", "empty", "error", "expired", "lost")
+"""What became of a request. ok, truncated, refused, empty: an answer came and is kept. error, expired, lost: none came; running the phase again sends it again."""
+DECISIONS = ("approve", "reject", "edit", "label", "skip", "undo", "adjudicate")
+
+_TIME = pl.Datetime("us", "UTC")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table."""
+
+    dtype: pl.DataType | type[pl.DataType]
+    """Polars type; a write casts to it, and fails where the cast would lose something."""
+    doc: str
+    """Meaning, unit or range, and what null means."""
+    required: bool = False
+    """True: null is refused. False: a missing column is written as null."""
+    allowed: tuple[str, ...] = ()
+    """Closed set of values, if there is one."""
+    low: float | None = None
+    high: float | None = None
+    """Closed range of numbers, if there is one."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What one table promises."""
+
+    doc: str
+    """One row per what."""
+    key: tuple[str, ...]
+    """Columns that identify a row; no two rows of one write share them."""
+    columns: dict[str, Column]
+    prefix: str = ""
+    """Columns with this prefix may be added freely as Float64 (score_<scorer>)."""
+
+
+def _text(doc: str, *, required: bool = False, allowed: tuple[str, ...] = ()) -> Column:
+    return Column(pl.String, doc, required=required, allowed=allowed)
+
+
+def _number(doc: str, *, low: float | None = None, high: float | None = None) -> Column:
+    return Column(pl.Float64, doc, low=low, high=high)
+
+
+_RUN = {
+    "run_id": _text("run that wrote the row; 'interactive' for a notebook run by hand", required=True),
+    "created_at": Column(_TIME, "when the row was written, UTC", required=True),
+}
+_INTEGER, _FLAG, _LIST = pl.Int64, pl.Boolean, pl.List(pl.String)
+
+TABLES: dict[str, Contract] = {
+    "candidates": Contract(
+        "One row per profile that can be evaluated.",
+        ("candidate_id",),
+        {
+            "candidate_id": _text("unique name of the candidate", required=True),
+            "profile": _text("JSON object with what the task file needs to write its messages", required=True),
+            "company": _text("company of the profile"),
+            "title": _text("job title of the profile"),
+            "category": _text("coarse group that quotas and plots use"),
+            "use_case": _text("which set of in-context examples serves it: general, tech, executive, …"),
+            "group_id": _text("shared by a candidate and its near-duplicates; the unit of the split", required=True),
+            "split": _text("train, validation or test; a stable hash of group_id", required=True, allowed=SPLITS),
+        },
+    ),
+    "training_runs": Contract(
+        "One row per generate run.",
+        ("run_id",),
+        {
+            "task": _text("name of the task file", required=True),
+            "batch_ids": Column(_LIST, "batches at the server"),
+            "total_candidates": Column(_INTEGER, "candidates asked for, the N of the account", low=0),
+            "model": _text("model name as sent to the server", required=True),
+            "params": _text("JSON object: temperature, max_tokens, samples, seed"),
+            "status": _text("complete, or partial when some requests have no answer", required=True),
+        },
+    ),
+    "training_data_raw": Contract(
+        "One row per request sent; the permanent record of every output.",
+        ("custom_id",),
+        {
+            "custom_id": _text("name of the request: a digest of everything that was asked", required=True),
+            "candidate_id": _text("candidate that was asked about", required=True),
+            "task": _text("name of the task file", required=True),
+            "sample": Column(pl.Int32, "number of the sample, from 0", low=0),
+            "input": _text("last user message; null if unknown"),
+            "messages": _text("JSON list of the messages sent; null if unknown (imported)"),
+            "llm_output": _text("text of the answer, untouched; null if none came"),
+            "model": _text("model name as sent to the server; null if unknown (imported)"),
+            "status": _text("what became of the request", required=True, allowed=STATUSES),
+            "error": _text("what the server said; null unless status is error, expired or lost"),
+            "finish_reason": _text("stop, length, content_filter; null if none came"),
+            "prompt_tokens": Column(_INTEGER, "tokens of the prompt; null if the server did not say", low=0),
+            "completion_tokens": Column(_INTEGER, "tokens of the answer; null if the server did not say", low=0),
+            "logprob_mean": _number("mean log-probability of the answer's tokens; null if not asked for", high=0),
+            "request_sha256": _text("sha256 of the canonical request body"),
+            "metadata": _text("JSON object with the columns kept at import; null otherwise"),
+        },
+    ),
+    "training_data_scored": Contract(
+        "One row per output and scorer set.",
+        ("custom_id", "scorer_version"),
+        {
+            "custom_id": _text("request whose output was scored", required=True),
+            "scorer_version": _text("first 12 hex of the sha256 of the task file", required=True),
+            "candidate_id": _text("candidate that was asked about", required=True),
+            "task": _text("name of the task file", required=True),
+            "quality": _number("weighted mean of the scores, 0..1; null = unscored, see reason", low=0, high=1),
+            "reason": _text("why quality is null; null if it is not"),
+        },
+        prefix="score_",
+    ),
+    "reviews": Contract(
+        "One row per human decision; append-only, nothing is ever overwritten.",
+        ("event_id",),
+        {
+            "event_id": _text("unique name of the decision", required=True),
+            "custom_id": _text("output that was judged", required=True),
+            "reviewer": _text("who decided", required=True),
+            "decision": _text("what was decided", required=True, allowed=DECISIONS),
+            "edited_output": _text("the corrected text; null unless decision is edit or adjudicate"),
+            "labels": _text("JSON list of labels"),
+            "shown_sha256": _text("sha256 of the text that was shown"),
+            "shown_at": Column(_TIME, "when it was shown, UTC"),
+            "decided_at": Column(_TIME, "when it was decided, UTC", required=True),
+            "inclusion_prob": _number("chance that the queue showed this row; null if unknown", low=0, high=1),
+            "blind": Column(_FLAG, "true if the score was hidden"),
+            "undoes": _text("event_id that an undo takes back"),
+        },
+    ),
+    "training_data_curated": Contract(
+        "One row per kept example.",
+        ("id",),
+        {
+            "id": _text("the custom_id of the output", required=True),
+            "candidate_id": _text("candidate that was asked about", required=True),
+            "custom_id": _text("request that gave the output", required=True),
+            "task": _text("name of the task file", required=True),
+            "input": _text("last user message"),
+            "messages": _text("JSON list of the messages before the answer"),
+            "output": _text("the answer, edited if a reviewer edited it", required=True),
+            "quality_score": _number("quality at the time of curation, 0..1", low=0, high=1),
+            "needs_review": Column(_FLAG, "true until somebody approved, rejected or edited it", required=True),
+            "approved": Column(_FLAG, "true only if a person approved or edited it", required=True),
+            "reviewed_by": _text("who decided; null if nobody did"),
+            "metadata": _text("JSON object: company, title, difficulty, category, use_case, …"),
+            "split": _text("inherited from the candidate", required=True, allowed=SPLITS),
+            "updated_at": Column(_TIME, "when the row was last folded, UTC"),
+        },
+    ),
+    "icl_trials": Contract(
+        "One row per set of examples tried in one round.",
+        ("trial_id",),
+        {
+            "trial_id": _text("unique name of the trial", required=True),
+            "search_id": _text("search it belongs to", required=True),
+            "example_ids": Column(_LIST, "ids of the examples, in prompt order"),
+            "k": Column(_INTEGER, "number of examples", low=0),
+            "order": _text("how the examples were ordered"),
+            "score": _number("mean quality over all validation rows seen so far, 0..1", low=0, high=1),
+            "n_validation": Column(_INTEGER, "validation rows with a score", low=0),
+            "round": Column(_INTEGER, "round of the search, from 1", low=0),
+        },
+    ),
+    "icl_examples": Contract(
+        "One row per set of examples chosen.",
+        ("id",),
+        {
+            "id": _text("unique name of the set", required=True),
+            "search_id": _text("search that chose it", required=True),
+            "task": _text("name of the task file", required=True),
+            "example_ids": Column(_LIST, "ids in training_data_curated, in prompt order"),
+            "k": Column(_INTEGER, "number of examples", low=0),
+            "validation_score": _number("mean quality on validation rows that the search never saw", low=0, high=1),
+            "ci_low": _number("lower end of its 95 % interval"),
+            "ci_high": _number("upper end of its 95 % interval"),
+            "n_validation": Column(_INTEGER, "rows behind validation_score", low=0),
+            "use_case": _text("which requests it serves", required=True),
+            "approve_policy": _text("reviewed: people approved the pool; score: only the scorers did", required=True),
+        },
+    ),
+    "finetuning_runs": Contract(
+        "One row per adapter trained.",
+        ("id",),
+        {
+            "id": _text("unique name of the training", required=True),
+            "name": _text("model family", required=True),
+            "arm": _text("curated, or the control it is: random, longest", required=True),
+            "base_model": _text("model that was adapted", required=True),
+            "method": _text("lora or qlora", required=True),
+            "training_examples": Column(_INTEGER, "rows trained on", low=0),
+            "validation_score": _number("mean quality of its answers on validation candidates; null if not measured"),
+            "train_loss": _number("mean loss of the last logged steps, nats a token"),
+            "eval_loss": _number("token-weighted loss on held-out examples, nats a token"),
+            "model_path": _text("folder of the adapter, relative to data/models", required=True),
+            "hyperparameters": _text("JSON object"),
+            "data_version": _text("table@version of the examples"),
+            "adapter_sha256": _text("digest of the adapter's weights", required=True),
+            "seconds": _number("wall time of the training", low=0),
+            "device": _text("where it ran"),
+            "approve_policy": _text("reviewed: people approved the rows; score: only the scorers did"),
+        },
+    ),
+    "models": Contract(
+        "One row per event of a model version; the newest row of a version is its state.",
+        ("name", "version", "alias"),
+        {
+            "name": _text("model family", required=True),
+            "version": _text("name by which servers serve it: holds the digest of the weights", required=True),
+            "base_model": _text("model that was adapted"),
+            "adapter_path": _text("folder of the adapter, relative to data/models"),
+            "adapter_sha256": _text("digest of the adapter's weights"),
+            "alias": _text("candidate, champion, retired or control", required=True),
+            "gate": _text("JSON object: the comparison that decided; null before evaluation"),
+        },
+    ),
+    "deployments": Contract(
+        "One row per promotion.",
+        ("id",),
+        {
+            "id": _text("unique name of the promotion", required=True),
+            "name": _text("model family", required=True),
+            "version": _text("version promoted", required=True),
+            "endpoint": _text("where it is served"),
+            "previous": _text("version that served before; null if none"),
+            "smoke_test": _text("JSON object: what was asked and what came back"),
+        },
+    ),
+    "evaluations": Contract(
+        "One row per arm and test candidate.",
+        ("evaluation_id", "arm", "candidate_id"),
+        {
+            "evaluation_id": _text("one evaluation of several arms on the same candidates", required=True),
+            "arm": _text("baseline, icl, finetuned, icl+finetuned, control, …", required=True),
+            "candidate_id": _text("test candidate", required=True),
+            "task": _text("name of the task file", required=True),
+            "custom_id": _text("request behind the answer"),
+            "model": _text("model name as sent to the server"),
+            "status": _text("what became of the request", required=True, allowed=STATUSES),
+            "output": _text("text of the answer; null if none came"),
+            "quality": _number("0..1; null = unscored or no answer", low=0, high=1),
+            "latency_s": _number("seconds at the server; null if it did not say", low=0),
+            "tokens": Column(_INTEGER, "tokens of prompt and answer; null if the server did not say", low=0),
+        },
+    ),
+}
+
+
+def split_of(group_id: str) -> str:
+    """Return the split of a group: 80 % train, 10 % validation, 10 % test, by a stable hash.
+
+    Depends on nothing but the text of ``group_id``: more rows, another order or another machine never move a group.
+
+    Example:
+        >>> split_of("g-1") == split_of("g-1")
+        True
+    """
+    share = int(hashlib.sha256(f"arislab split v1:{group_id}".encode()).hexdigest()[:8], 16) / 2**32
+    return "test" if share < 0.1 else "validation" if share < 0.2 else "train"
+
+
+def contract(table: str) -> Contract:
+    """Return the contract of a table; an unknown name is refused with the closest known one."""
+    if table not in TABLES:
+        raise LakeError(f"there is no table {table!r}; {closest(table, TABLES)}.")
+    return TABLES[table]
+
+
+def columns_of(table: str) -> dict[str, Column]:
+    """Return all columns of a table, with those that every table has."""
+    return contract(table).columns | _RUN
+
+
+def empty(table: str) -> pl.DataFrame:
+    """Return a frame without rows that has the table's columns."""
+    return pl.DataFrame(schema={name: column.dtype for name, column in columns_of(table).items()})
+
+
+def check(table: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the frame in the table's columns and types, or raise LakeError that names column, row and next step.
+
+    Missing columns that may be null are added as null; a column that the contract does not know is refused.
+    """
+    spec, columns = contract(table), columns_of(table)
+    extra = [c for c in frame.columns if c not in columns and not (spec.prefix and c.startswith(spec.prefix))]
+    if extra:
+        raise LakeError(f"{table} has no column {extra[0]!r}; {closest(extra[0], columns)}. Drop it, or put it into metadata.")
+    exprs = []
+    for name, column in columns.items():
+        if name in frame.columns:
+            exprs.append(pl.col(name))
+        elif column.required:
+            raise LakeError(f"{table} needs the column {name!r} ({column.doc}); the frame has {', '.join(frame.columns)}.")
+        else:
+            exprs.append(pl.lit(None, dtype=column.dtype).alias(name))
+    scores = [c for c in frame.columns if c not in columns]
+    frame = frame.select(*exprs, *[pl.col(c) for c in scores])
+    for name in frame.columns:
+        column = columns.get(name, Column(pl.Float64, ""))
+        frame = frame.with_columns(_cast(table, frame, name, column))
+        _check_values(table, frame, name, column, spec.key)
+    keys = [k for k in spec.key if k in frame.columns]
+    doubled = frame.filter(frame.select(keys).is_duplicated())
+    if doubled.height:
+        raise LakeError(
+            f"{table}: {doubled.height:,} rows share their {' + '.join(keys)} with another row of this write "
+            f"(first: {doubled.row(0, named=True)[keys[0]]!r}); keys must be unique: drop or rename the doubles, nothing was written."
+        )
+    return frame
+
+
+def _cast(table: str, frame: pl.DataFrame, name: str, column: Column) -> pl.Series:
+    values = frame[name]
+    if values.dtype == column.dtype:
+        return values
+    try:
+        return values.cast(column.dtype, strict=True)
+    except pl.exceptions.PolarsError as error:
+        raise LakeError(
+            f"{table} expects {name}: {column.dtype}, got {values.dtype} ({str(error).splitlines()[0]}); "
+            f"{column.doc or 'a number'}. Convert the column; nothing was written."
+        ) from None
+
+
+def _check_values(table: str, frame: pl.DataFrame, name: str, column: Column, key: tuple[str, ...]) -> None:
+    values = frame[name]
+    bad = pl.Series([False], dtype=pl.Boolean).new_from_index(0, frame.height)
+    why = ""
+    if column.required or name in key:
+        bad, why = values.is_null(), "must not be null"
+    if not bad.any() and column.allowed:
+        bad, why = (~values.is_in(list(column.allowed))).fill_null(value=False), f"must be one of {', '.join(column.allowed)}"
+    if not bad.any() and (column.low is not None or column.high is not None):
+        low, high = column.low, column.high
+        outside = pl.Series(values=[False]).new_from_index(0, frame.height)
+        if low is not None:
+            outside = outside | (values < low).fill_null(value=False)
+        if high is not None:
+            outside = outside | (values > high).fill_null(value=False)
+        if values.dtype.is_float():
+            outside = outside | values.is_nan().fill_null(value=False)
+        bad, why = outside, f"must lie in {low if low is not None else '-inf'}..{high if high is not None else 'inf'}"
+    if bad.any():
+        row = frame.filter(bad).row(0, named=True)
+        raise LakeError(
+            f"{table}.{name} {why}, got {row[name]!r} in {int(bad.sum()):,} of {frame.height:,} rows "
+            f"(first: {key[0]} {row.get(key[0])!r}); {column.doc}. Nothing was written."
+        )
