@@ -73,7 +73,9 @@ class Lake:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise PrerequisiteError(f"cannot write to {folder} ({error.strerror}); choose another folder with --root.") from None
+            raise PrerequisiteError(
+                f"cannot write to {folder} ({error.strerror}); choose another folder with --root."
+            ) from None
         return folder
 
     def __getitem__(self, name: str) -> "Table":
@@ -128,7 +130,9 @@ class Lake:
     def export(self, table: str, path: str | Path, *, where: str | None = None) -> Path:
         """Write a table to one Parquet, CSV or JSONL file, whole or not at all."""
         frame, target = self[table].read(where=where), Path(path)
-        write = {".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson}.get(target.suffix)
+        write = {".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson}.get(
+            target.suffix
+        )
         if write is None:
             raise PrerequisiteError(f"cannot export to {target.name!r}; the ending must be .parquet, .csv or .jsonl.")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -138,12 +142,20 @@ class Lake:
         return target
 
     def _overview(self) -> pl.DataFrame:
-        rows = [{"table": n, "rows": self[n].rows, "version": self[n].version, "one row": tables.contract(n).doc} for n in self.tables()]
-        return pl.DataFrame(rows, schema={"table": pl.String, "rows": pl.Int64, "version": pl.Int64, "one row": pl.String})
+        rows = [
+            {"table": n, "rows": self[n].rows, "version": self[n].version, "one row": tables.contract(n).doc}
+            for n in self.tables()
+        ]
+        return pl.DataFrame(
+            rows, schema={"table": pl.String, "rows": pl.Int64, "version": pl.Int64, "one row": pl.String}
+        )
 
     def __repr__(self) -> str:
         lines = [f"Lake: {len(self.tables())} tables"]
-        lines += [f"  {row['table']:<24} {row['rows']:>9,} rows  version {row['version']}" for row in self._overview().to_dicts()]
+        lines += [
+            f"  {row['table']:<24} {row['rows']:>9,} rows  version {row['version']}"
+            for row in self._overview().to_dicts()
+        ]
         return "\n".join(lines if len(lines) > 1 else ["Lake: empty; run `arislab demo`, or import candidates"])
 
     def _repr_html_(self) -> str:
@@ -185,7 +197,9 @@ class Table:
     def history(self) -> pl.DataFrame:
         """Return one row per version, newest first: version, timestamp, operation."""
         if not self.exists:
-            return pl.DataFrame(schema={"version": pl.Int64, "timestamp": pl.Datetime("ms", "UTC"), "operation": pl.String})
+            return pl.DataFrame(
+                schema={"version": pl.Int64, "timestamp": pl.Datetime("ms", "UTC"), "operation": pl.String}
+            )
         rows = [{k: h.get(k) for k in ("version", "timestamp", "operation")} for h in self._delta().history()]
         return pl.DataFrame(rows).with_columns(pl.from_epoch("timestamp", time_unit="ms").dt.replace_time_zone("UTC"))
 
@@ -195,7 +209,9 @@ class Table:
             return tables.empty(self.name).lazy()
         return pl.scan_delta(self._delta(version))
 
-    def read(self, *, columns: list[str] | None = None, where: str | None = None, version: int | None = None) -> pl.DataFrame:
+    def read(
+        self, *, columns: list[str] | None = None, where: str | None = None, version: int | None = None
+    ) -> pl.DataFrame:
         """Return rows as a frame.
 
         Args:
@@ -210,7 +226,9 @@ class Table:
             frame = (lazy.select(columns) if columns else lazy).collect()
         except pl.exceptions.PolarsError as error:
             known = ", ".join(tables.columns_of(self.name))
-            raise LakeError(f"cannot read {self.name} where {where!r}: {str(error).splitlines()[0]}. Columns: {known}.") from None
+            raise LakeError(
+                f"cannot read {self.name} where {where!r}: {str(error).splitlines()[0]}. Columns: {known}."
+            ) from None
         self._log("read", frame, version=version)
         return frame
 
@@ -234,7 +252,9 @@ class Table:
 
         def merge() -> None:
             # cast: merge compares the source's string views with the table's strings
-            merged = self._delta().merge(checked.to_arrow(), predicate=joined, source_alias="s", target_alias="t", merge_schema=True)
+            merged = self._delta().merge(
+                checked.to_arrow(), predicate=joined, source_alias="s", target_alias="t", merge_schema=True
+            )
             merged.when_matched_update_all().when_not_matched_insert_all().execute()
 
         if checked.height:
@@ -243,7 +263,10 @@ class Table:
         return self
 
     def _checked(self, frame: pl.DataFrame, run_id: str | None) -> pl.DataFrame:
-        stamp = {"run_id": pl.lit(run_id or self.lake.run_id), "created_at": pl.lit(datetime.now(UTC)).dt.cast_time_unit("us")}
+        stamp = {
+            "run_id": pl.lit(run_id or self.lake.run_id),
+            "created_at": pl.lit(datetime.now(UTC)).dt.cast_time_unit("us"),
+        }
         if "run_id" in frame.columns and "run_id" in self.contract.key and run_id is None:
             stamp.pop("run_id")
         return tables.check(self.name, frame.drop([c for c in stamp if c in frame.columns]).with_columns(**stamp))
@@ -259,16 +282,24 @@ class Table:
                 raise self._foreign(error) from None
             except (CommitFailedError, TableNotFoundError) as error:
                 if attempt == _RETRIES - 1:
-                    raise LakeError(f"{self.name}: other writers were faster {_RETRIES} times; run the cell again ({error}).") from None
+                    raise LakeError(
+                        f"{self.name}: other writers were faster {_RETRIES} times; run the cell again ({error})."
+                    ) from None
                 time.sleep(0.05 * (attempt + 1))
             except OSError as error:
-                raise PrerequisiteError(f"cannot write {self.name} under {self.lake.path}: {error}; check permissions and disk space.") from None
+                raise PrerequisiteError(
+                    f"cannot write {self.name} under {self.lake.path}: {error}; check permissions and disk space."
+                ) from None
             except DeltaError as error:
                 text = str(error)
                 if "already exists" in text and attempt < _RETRIES - 1:
                     time.sleep(0.05 * (attempt + 1))  # two processes made the table at once; now it is there
                     continue
-                raise (self._foreign(error) if "schema" in text.lower() or "type" in text.lower() else LakeError(f"{self.name}: {text}")) from None
+                raise (
+                    self._foreign(error)
+                    if "schema" in text.lower() or "type" in text.lower()
+                    else LakeError(f"{self.name}: {text}")
+                ) from None
             else:
                 return
 

@@ -24,10 +24,18 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None) -> pl.DataFr
     """
     frame = raw.rename({"llm_output": "output"})
     if candidates is not None and candidates.height:
-        new = [c for c in ("profile", "company", "title", "category", "use_case") if c in candidates.columns and c not in frame.columns]
-        frame = frame.join(candidates.select("candidate_id", *new), on="candidate_id", how="left", maintain_order="left")
+        new = [
+            c
+            for c in ("profile", "company", "title", "category", "use_case")
+            if c in candidates.columns and c not in frame.columns
+        ]
+        frame = frame.join(
+            candidates.select("candidate_id", *new), on="candidate_id", how="left", maintain_order="left"
+        )
     if "metadata" in frame.columns and frame["metadata"].is_not_null().any():
-        keys = sorted({k for text in frame["metadata"].drop_nulls().head(1000) for k in json.loads(text)} - set(frame.columns))
+        keys = sorted(
+            {k for text in frame["metadata"].drop_nulls().head(1000) for k in json.loads(text)} - set(frame.columns)
+        )
         if keys:
             kept = [json.loads(text) if text else {} for text in frame["metadata"]]
             frame = frame.with_columns(*[pl.Series(k, [m.get(k) for m in kept], strict=False) for k in keys])
@@ -54,13 +62,25 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
         for column in wanted:
             if column not in columns:
                 columns[column] = _column(frame, column, task, name)
-        values = _run(task, name, scorer, frame["custom_id"], answered, zip(*(columns[c] for c in wanted), strict=True) if wanted else ((),) * frame.height)
+        values = _run(
+            task,
+            name,
+            scorer,
+            frame["custom_id"],
+            answered,
+            zip(*(columns[c] for c in wanted), strict=True) if wanted else ((),) * frame.height,
+        )
         scores.append(pl.Series(f"score_{name}", values, dtype=pl.Float64))
     total = pl.sum_horizontal(*[pl.col(s.name).is_not_null() * task.weights[s.name[6:]] for s in scores])
     gained = pl.sum_horizontal(*[(pl.col(s.name) * task.weights[s.name[6:]]).fill_null(0.0) for s in scores])
     out = frame.select("custom_id", "candidate_id", output=pl.col("output")).with_columns(*scores)
     out = out.with_columns(quality=pl.when(total > 0).then((gained / total).clip(0, 1).round(9)))
-    reason = pl.when(pl.col("output").is_null()).then(pl.lit("no output")).when(pl.col("quality").is_null()).then(pl.lit("no scorer could tell"))
+    reason = (
+        pl.when(pl.col("output").is_null())
+        .then(pl.lit("no output"))
+        .when(pl.col("quality").is_null())
+        .then(pl.lit("no scorer could tell"))
+    )
     return out.with_columns(reason=reason, scorer_version=pl.lit(task.version), task=pl.lit(task.name)).drop("output")
 
 
@@ -86,7 +106,9 @@ def _others(frame: pl.DataFrame) -> list[list[str]]:
     return [[o for c, o in groups.get(candidate, ()) if c != custom_id] for candidate, custom_id, _ in pairs]
 
 
-def _run(task: Task, name: str, scorer: Scorer, ids: pl.Series, answered: list[bool], arguments: Iterable[tuple[Any, ...]]) -> list[float | None]:
+def _run(
+    task: Task, name: str, scorer: Scorer, ids: pl.Series, answered: list[bool], arguments: Iterable[tuple[Any, ...]]
+) -> list[float | None]:
     values: list[float | None] = []
     for i, (there, given) in enumerate(zip(answered, arguments, strict=True)):
         if not there:
@@ -100,7 +122,9 @@ def _run(task: Task, name: str, scorer: Scorer, ids: pl.Series, answered: list[b
                 "Return None where it cannot tell; nothing was scored."
             ) from error
         if value is not None and not (isinstance(value, bool | int | float) and 0 <= value <= 1):
-            raise TaskError(f"scorer {name!r} of {task.path.name} returned {value!r} on row {ids[i]!r}; it must return 0..1, a bool, or None for 'cannot tell'.")
+            raise TaskError(
+                f"scorer {name!r} of {task.path.name} returned {value!r} on row {ids[i]!r}; it must return 0..1, a bool, or None for 'cannot tell'."
+            )
         values.append(None if value is None else float(value))
     return values
 
@@ -112,7 +136,9 @@ def check(task: Task) -> pl.DataFrame:
         TaskError: A scorer does not give 1.0 on a gold row, or a bad row reaches quality 1.0.
     """
     if not task.gold:
-        raise TaskError(f"task file {task.path.name} has no GOLD rows; add one that every scorer must give 1.0, so that the scorers can be trusted.")
+        raise TaskError(
+            f"task file {task.path.name} has no GOLD rows; add one that every scorer must give 1.0, so that the scorers can be trusted."
+        )
     frames = []
     for kind, examples in (("gold", task.gold), ("bad", task.bad)):
         for i, example in enumerate(examples):
@@ -123,7 +149,11 @@ def check(task: Task) -> pl.DataFrame:
     for line in out.filter(pl.col("kind") == "gold").to_dicts():
         low = [n for n in task.scorers if line[f"score_{n}"] not in (1.0, None)]
         if low:
-            raise TaskError(f"scorer {low[0]!r} of {task.path.name} gives {line[f'score_{low[0]}']:.3g} to GOLD row {line['custom_id'][5:]}; gold must be 1.0: mend the scorer or the row.")
+            raise TaskError(
+                f"scorer {low[0]!r} of {task.path.name} gives {line[f'score_{low[0]}']:.3g} to GOLD row {line['custom_id'][5:]}; gold must be 1.0: mend the scorer or the row."
+            )
     for line in out.filter((pl.col("kind") == "bad") & (pl.col("quality") >= 1)).to_dicts():
-        raise TaskError(f"BAD row {line['custom_id'][4:]} of {task.path.name} reaches quality 1.0; no scorer sees what is bad about it.")
+        raise TaskError(
+            f"BAD row {line['custom_id'][4:]} of {task.path.name} reaches quality 1.0; no scorer sees what is bad about it."
+        )
     return out

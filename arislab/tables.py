@@ -304,13 +304,17 @@ def check(table: str, frame: pl.DataFrame) -> pl.DataFrame:
     spec, columns = contract(table), columns_of(table)
     extra = [c for c in frame.columns if c not in columns and not (spec.prefix and c.startswith(spec.prefix))]
     if extra:
-        raise LakeError(f"{table} has no column {extra[0]!r}; {closest(extra[0], columns)}. Drop it, or put it into metadata.")
+        raise LakeError(
+            f"{table} has no column {extra[0]!r}; {closest(extra[0], columns)}. Drop it, or put it into metadata."
+        )
     exprs = []
     for name, column in columns.items():
         if name in frame.columns:
             exprs.append(pl.col(name))
         elif column.required:
-            raise LakeError(f"{table} needs the column {name!r} ({column.doc}); the frame has {', '.join(frame.columns)}.")
+            raise LakeError(
+                f"{table} needs the column {name!r} ({column.doc}); the frame has {', '.join(frame.columns)}."
+            )
         else:
             exprs.append(pl.lit(None, dtype=column.dtype).alias(name))
     scores = [c for c in frame.columns if c not in columns]
@@ -349,7 +353,10 @@ def _check_values(table: str, frame: pl.DataFrame, name: str, column: Column, ke
     if column.required or name in key:
         bad, why = values.is_null(), "must not be null"
     if not bad.any() and column.allowed:
-        bad, why = (~values.is_in(list(column.allowed))).fill_null(value=False), f"must be one of {', '.join(column.allowed)}"
+        bad, why = (
+            (~values.is_in(list(column.allowed))).fill_null(value=False),
+            f"must be one of {', '.join(column.allowed)}",
+        )
     if not bad.any() and (column.low is not None or column.high is not None):
         low, high = column.low, column.high
         outside = pl.Series(values=[False]).new_from_index(0, frame.height)

@@ -3,11 +3,16 @@
 A user with another domain writes one such file and nothing else::
 
     SYSTEM = "Summarise the ticket in one sentence."
-    def to_messages(candidate): ...      # candidate: a row of `candidates`, its profile parsed
-    def short(output): return len(output) < 200
+
+
+    def to_messages(candidate): ...  # candidate: a row of `candidates`, its profile parsed
+    def short(output):
+        return len(output) < 200
+
+
     SCORERS, WEIGHTS = {"short": short}, {"short": 1.0}
-    GOLD = [{"output": "Printer on floor 3 is out of toner."}]   # every scorer must give 1.0
-    BAD = [{"output": ""}]                                       # quality must be below 1.0
+    GOLD = [{"output": "Printer on floor 3 is out of toner."}]  # every scorer must give 1.0
+    BAD = [{"output": ""}]  # quality must be below 1.0
 
 Optional: SCHEMA (JSON schema of the answer), difficulty(candidate) -> 0..1, category(candidate) -> str.
 This module does not know what any task asks.
@@ -86,15 +91,23 @@ def load(name: str | Path) -> Task:
         path = folder() / f"{name}.py"
     if not path.is_file():
         known = [p.stem for p in folder().glob("*.py")]
-        raise TaskError(f"there is no task file {str(name)!r}; {closest(str(name), known)}. Give one of these, or the path of a .py file.")
+        raise TaskError(
+            f"there is no task file {str(name)!r}; {closest(str(name), known)}. Give one of these, or the path of a .py file."
+        )
     source = path.read_text(encoding="utf-8")
     module = types.ModuleType(f"arislab_task_{path.stem}")
     module.__file__ = str(path)
     exec(compile(source, str(path), "exec"), module.__dict__)
     found = module.__dict__
-    for need, how in (("to_messages", "a function candidate -> list of messages"), ("SCORERS", "a dict of name: function"), ("WEIGHTS", "a dict of name: number > 0")):
+    for need, how in (
+        ("to_messages", "a function candidate -> list of messages"),
+        ("SCORERS", "a dict of name: function"),
+        ("WEIGHTS", "a dict of name: number > 0"),
+    ):
         if need not in found:
-            raise TaskError(f"task file {path.name} has no {need}; add {need}: {how} (see notebooks/tasks/candidate_evaluation.py).")
+            raise TaskError(
+                f"task file {path.name} has no {need}; add {need}: {how} (see notebooks/tasks/candidate_evaluation.py)."
+            )
     scorers, weights = found["SCORERS"], found["WEIGHTS"]
     _check_scorers(path.name, scorers, weights)
     return Task(
@@ -115,17 +128,27 @@ def load(name: str | Path) -> Task:
 
 def _check_scorers(file: str, scorers: Any, weights: Any) -> None:
     if not isinstance(scorers, dict) or not scorers:
-        raise TaskError(f"task file {file}: SCORERS must be a dict of name: function with at least one entry, got {scorers!r}.")
+        raise TaskError(
+            f"task file {file}: SCORERS must be a dict of name: function with at least one entry, got {scorers!r}."
+        )
     for name, function in scorers.items():
         if not callable(function) or not str(name).isidentifier():
-            raise TaskError(f"task file {file}: SCORERS[{name!r}] is {function!r}; it must be a function under an identifier as name.")
+            raise TaskError(
+                f"task file {file}: SCORERS[{name!r}] is {function!r}; it must be a function under an identifier as name."
+            )
         if name not in weights:
-            raise TaskError(f"task file {file}: scorer {name!r} has no weight; {closest(name, weights)}. Add it to WEIGHTS.")
+            raise TaskError(
+                f"task file {file}: scorer {name!r} has no weight; {closest(name, weights)}. Add it to WEIGHTS."
+            )
         if not float(weights[name]) > 0:
-            raise TaskError(f"task file {file}: WEIGHTS[{name!r}] is {weights[name]!r}; it must be a number > 0 (leave a scorer out to switch it off).")
+            raise TaskError(
+                f"task file {file}: WEIGHTS[{name!r}] is {weights[name]!r}; it must be a number > 0 (leave a scorer out to switch it off)."
+            )
     unused = sorted(set(weights) - set(scorers))
     if unused:
-        raise TaskError(f"task file {file}: WEIGHTS names {unused[0]!r}, which is no scorer; {closest(unused[0], scorers)}.")
+        raise TaskError(
+            f"task file {file}: WEIGHTS names {unused[0]!r}, which is no scorer; {closest(unused[0], scorers)}."
+        )
 
 
 def columns_of(scorer: Scorer) -> list[str]:

@@ -1,0 +1,762 @@
+r"""Requests to raw outputs, through any server of the OpenAI Files + Batches protocol.
+
+One line of an input file, and one of an output file::
+
+    {
+        "body": {"max_tokens": 160, "messages": [...], "model": "m", "seed": 7},
+        "custom_id": "r-0b6f…",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+    }
+    {
+        "custom_id": "r-0b6f…",
+        "error": null,
+        "id": "…",
+        "response": {"body": {"choices": [...], "usage": {...}}, "status_code": 200},
+    }
+
+Trusted: bytes and custom_ids. Not trusted: line order, counts, a status of ``completed``, the SDK's retries (a create that it
+repeats is a batch paid twice, so creates are never retried; a lost answer is reconciled by metadata). A ledger beside the run
+records each intent before it is acted on; running the same cell again continues. This module does not know the lake or any task.
+"""
+
+import atexit
+import hashlib
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from arislab.errors import BatchError, ParameterError, PrerequisiteError
+
+MAX_LINES = 50_000
+MAX_BYTES = 190_000_000
+ANSWERED = ("ok", "truncated", "refused", "empty")
+"""Statuses of requests that have an answer; all others are sent again by the next run."""
+_TERMINAL = ("completed", "failed", "expired", "cancelled")
+_URL = "/v1/chat/completions"
+_PATIENCE_S = 120.0
+
+
+class Table(Protocol):
+    """What ``answer`` needs of a lake table."""
+
+    def read(self, *, columns: list[str] | None = None, where: str | None = None) -> pl.DataFrame:
+        """Return rows."""
+
+    def upsert(self, frame: pl.DataFrame) -> Any:
+        """Write rows."""
+
+
+def canonical(value: Any) -> str:
+    """Return JSON with sorted keys, no spaces, ASCII only: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def custom_id(body: dict[str, Any], *, sample: int) -> str:
+    """Return the name of a request: a digest of the whole body and the number of the sample.
+
+    Example:
+        >>> custom_id({"model": "m", "messages": []}, sample=0)
+        'r-f9adb0bb1fffc25baf0ee42f47b1a91e3dfa9e9f'
+    """
+    return "r-" + hashlib.sha256(canonical({"body": body, "sample": sample}).encode()).hexdigest()[:40]
+
+
+def build_requests(
+    candidates: pl.DataFrame,
+    to_messages: Callable[[dict[str, Any]], list[dict[str, str]]],
+    *,
+    model: str,
+    temperature: float = 1.0,
+    max_tokens: int = 256,
+    samples: int = 1,
+    seed: int = 0,
+    pair_by_candidate: bool = False,
+    **parameters: Any,
+) -> pl.DataFrame:
+    """Return one row per candidate and sample: candidate_id, sample, custom_id, input, messages, model, body, request_sha256.
+
+    Identical requests (candidates with the same profile) share a custom_id and are sent once. Each request carries its own random
+    seed: with one seed for all, all answers draw the same random numbers and share their faults.
+
+    Args:
+        candidates: Reads candidate_id, profile (JSON), company, title, category, use_case.
+        to_messages: Candidate (profile parsed) to chat messages.
+        model: Name as the server knows it. It must name the weights: an answer recorded under it is never asked for again.
+        temperature: 0 = greedy.
+        max_tokens: Longest answer; a longer one is cut and gets status truncated.
+        samples: Answers per candidate.
+        seed: Base of the seeds of the rows.
+        pair_by_candidate: True: a row's seed depends on candidate and sample alone, so that arms and example sets which ask
+            about the same candidate draw the same random numbers (paired differences).
+        parameters: Further fields of the request body.
+
+    Raises:
+        ParameterError: No candidates, or a parameter out of range.
+    """
+    if not candidates.height:
+        raise ParameterError(
+            "there are no candidates to ask about; import some (arislab import FILE --as candidates) or run 1_generate."
+        )
+    if samples < 1 or max_tokens < 1 or temperature < 0:
+        raise ParameterError(
+            f"samples and max_tokens must be >= 1 and temperature >= 0, got {samples}, {max_tokens}, {temperature}."
+        )
+    rows = []
+    for row in candidates.to_dicts():
+        messages = to_messages(row | {"profile": json.loads(row["profile"])})
+        body = {
+            "model": model,
+            "messages": messages,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            **parameters,
+        }
+        text = canonical(body)
+        for sample in range(samples):
+            drawn = f"{seed}:{sample}:{row['candidate_id'] if pair_by_candidate else text}"
+            body["seed"] = int(hashlib.sha256(drawn.encode()).hexdigest()[:8], 16) >> 1
+            whole = canonical(body)
+            rows.append(
+                (
+                    row["candidate_id"],
+                    sample,
+                    custom_id(body, sample=sample),
+                    messages[-1]["content"],
+                    canonical(messages),
+                    model,
+                    whole,
+                    hashlib.sha256(whole.encode()).hexdigest(),
+                )
+            )
+    names = ["candidate_id", "sample", "custom_id", "input", "messages", "model", "body", "request_sha256"]
+    return pl.DataFrame(rows, schema=names, orient="row").with_columns(
+        pl.col("sample").cast(pl.Int32)
+    )  # one row per candidate and sample
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Rendered conversations."""
+
+    conversations: list[list[dict[str, str]]]
+
+    def __repr__(self) -> str:
+        blocks = ["\n".join(f"[{m['role']}]\n{m['content']}" for m in chat) for chat in self.conversations]
+        return ("\n" + "-" * 60 + "\n").join(blocks)
+
+
+def preview(requests: pl.DataFrame, *, n: int = 2) -> Preview:
+    """Show the first ``n`` conversations as they will be sent."""
+    return Preview([json.loads(text) for text in requests["messages"].head(n)])
+
+
+# --- the server's end -------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """A connection to a Files + Batches server; ``close`` stops it if it is the embedded one.
+
+    Args:
+        base_url: ``embedded`` (a server on a free loopback port with the tiny model, started here), or the URL of any server
+            of the protocol, ending in /v1. Its key comes from $ARISLAB_API_KEY or $OPENAI_API_KEY, never from a parameter.
+        folder: Where ledger and embedded server keep their files.
+        adapters: Folder of LoRA adapters that the embedded server offers as models.
+        model_path: Weights of the embedded server; default the tiny model that ships with arislab.
+    """
+
+    def __init__(self, base_url: str, *, folder: Path, adapters: Path | None = None, model_path: str = "tiny") -> None:
+        if base_url != "embedded" and not base_url.startswith(("http://", "https://")):
+            raise ParameterError(
+                f"base_url must be 'embedded' or a URL such as http://127.0.0.1:8000/v1, got {base_url!r}."
+            )
+        self.base_url, self.folder = base_url, Path(folder)
+        self._adapters, self._model_path = adapters, model_path
+        self._process: subprocess.Popen[str] | None = None
+        self._client: Any = None
+        self._url = base_url
+        if base_url == "embedded":
+            self._start()
+            atexit.register(self.close)
+        self.models = self._models()
+        """Names of the models that the server offers."""
+
+    def _start(self) -> None:
+        """Start the embedded server, or attach to the one that already serves this folder."""
+        data = self.folder / "server"
+        data.mkdir(parents=True, exist_ok=True)
+        command = [
+            sys.executable,
+            "-m",
+            "arislab",
+            "serve",
+            "--data",
+            str(data),
+            "--port",
+            "0",
+            "--model",
+            self._model_path,
+            "--parent-pid",
+            str(os.getpid()),
+        ]
+        if self._adapters is not None:
+            command += ["--adapters", str(self._adapters)]
+        with (data / "server.log").open("a", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True
+            )
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        if line.startswith("{"):
+            (data / "address.json").write_text(line, encoding="utf-8")
+        elif (data / "address.json").is_file() and self._answers(data / "address.json"):
+            self._process = None  # another kernel's server: ours was refused by its lock
+            line = (data / "address.json").read_text(encoding="utf-8")
+        else:
+            tail = (data / "server.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+            raise BatchError(
+                f"the embedded server did not start: {' / '.join(tail) or 'no message'}. Its log: {data / 'server.log'}"
+            )
+        told = json.loads(line)
+        self._url = told["url"]
+        self._client = _client(self._url, Path(told["token_file"]).read_text(encoding="utf-8").strip())
+
+    def _answers(self, address: Path) -> bool:
+        import openai
+
+        told = json.loads(address.read_text(encoding="utf-8"))
+        try:
+            _client(told["url"], Path(told["token_file"]).read_text(encoding="utf-8").strip()).models.list()
+        except (openai.OpenAIError, OSError):
+            return False
+        return True
+
+    @property
+    def client(self) -> Any:
+        """The openai SDK's client, with its own retries switched off."""
+        if self._client is None:
+            key = os.environ.get("ARISLAB_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
+            self._client = _client(self._url, key)
+        return self._client
+
+    def _models(self) -> list[str]:
+        import openai
+
+        try:
+            return [m.id for m in self.client.models.list()]
+        except openai.APIConnectionError:
+            raise PrerequisiteError(
+                f"nothing answers at {self._url} (connection refused); start the server, or use base_url='embedded'."
+            ) from None
+        except openai.APIStatusError as error:
+            raise PrerequisiteError(
+                f"{self._url} refuses ({error.status_code}: {error.message}); check ARISLAB_API_KEY."
+            ) from None
+
+    def model(self, name: str = "") -> str:
+        """Return ``name`` if the server offers it, or the server's first model for an empty name."""
+        from arislab.errors import closest
+
+        self.models = self._models()
+        if name and name not in self.models:
+            raise ParameterError(f"{self._url} has no model {name!r}; {closest(name, self.models)}.")
+        return name or self.models[0]
+
+    def revive(self) -> bool:
+        """Start the embedded server again if it died; False if it runs, or is not ours to start."""
+        if self.base_url != "embedded" or (self._process is not None and self._process.poll() is None):
+            return False
+        self._start()
+        return True
+
+    def close(self) -> None:
+        """Stop the embedded server, if this connection started it."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process = None
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Server {self._url} ({self.base_url if self.base_url == 'embedded' else 'given'}): {', '.join(self.models)}"
+
+
+def _client(url: str, key: str) -> Any:
+    import openai
+
+    return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=120)
+
+
+def connect(base_url: str, *, folder: Path, adapters: Path | None = None, model_path: str = "tiny") -> Server:
+    """Connect to a Files + Batches server; see ``Server``."""
+    return Server(base_url, folder=folder, adapters=adapters, model_path=model_path)
+
+
+# --- the ledger -------------------------------------------------------------------------------------------------------
+
+_LEDGER = """
+create table if not exists shards (
+  shard text not null, attempt integer not null, server text not null, path text not null, n integer not null,
+  state text not null, file_id text, batch_id text, changed_at text not null default current_timestamp,
+  primary key (shard, attempt, server)
+)"""
+
+
+class _Ledger:
+    """Shards and what was intended and done with them; every change is on disk before the next call goes out."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.db = sqlite3.connect(folder / "ledger.sqlite", timeout=60, isolation_level=None)
+            self.db.execute("pragma synchronous = full")
+            self.db.execute(_LEDGER)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise PrerequisiteError(
+                f"cannot write the batch ledger in {folder} ({error}); choose another folder with --root."
+            ) from None
+        self.db.row_factory = sqlite3.Row
+
+    def open_shard(self, shard: str, server: str, path: Path, n: int) -> dict[str, Any]:
+        """Return the newest attempt at a shard; a collected one is followed by a new attempt."""
+        row = self.db.execute(
+            "select * from shards where shard = ? and server = ? order by attempt desc", (shard, server)
+        ).fetchone()
+        attempt = 1 if row is None else row["attempt"] + (row["state"] == "collected")
+        if row is None or attempt != row["attempt"]:
+            self.db.execute(
+                "insert into shards (shard, attempt, server, path, n, state) values (?, ?, ?, ?, ?, 'planned')",
+                (shard, attempt, server, str(path), n),
+            )
+            row = self.db.execute(
+                "select * from shards where shard = ? and server = ? and attempt = ?", (shard, server, attempt)
+            ).fetchone()
+        return dict(row)
+
+    def note(self, row: dict[str, Any], **changes: str | None) -> None:
+        row.update(changes)
+        names = ", ".join(f"{name} = ?" for name in changes)
+        self.db.execute(
+            f"update shards set {names}, changed_at = current_timestamp where shard = ? and attempt = ? and server = ?",
+            (*changes.values(), row["shard"], row["attempt"], row["server"]),
+        )
+
+
+# --- submit, wait, collect --------------------------------------------------------------------------------------------
+
+
+def submit(
+    requests: pl.DataFrame,
+    *,
+    server: Server,
+    folder: Path,
+    answered: Iterable[str] = (),
+    max_lines: int = MAX_LINES,
+    max_bytes: int = MAX_BYTES,
+) -> "Job":
+    """Send every distinct request that has no recorded answer, cut into as few batches as the protocol allows.
+
+    Args:
+        requests: From ``build_requests``.
+        server: From ``connect``.
+        folder: Holds the ledger, the files sent and the files received.
+        answered: custom_ids whose answers are recorded; they are not sent.
+        max_lines: Requests a batch.
+        max_bytes: Bytes a file.
+    """
+    done = set(answered)
+    todo = requests.unique("custom_id", keep="first", maintain_order=True)
+    todo = todo.filter(~pl.col("custom_id").is_in(list(done))) if done else todo
+    ledger, shards = _Ledger(Path(folder)), []
+    where = server.base_url
+    for lines in _cut(todo, max_lines=max_lines, max_bytes=max_bytes):
+        content = b"".join(lines)
+        shard = hashlib.sha256(content).hexdigest()
+        path = Path(folder) / "requests" / f"{shard[:16]}.jsonl"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            part.write_bytes(content)
+            part.replace(path)
+        row = ledger.open_shard(shard, where, path, len(lines))
+        _send(row, ledger, server)
+        shards.append(row)
+    return Job(todo, shards, ledger, server, Path(folder))
+
+
+def _cut(todo: pl.DataFrame, *, max_lines: int, max_bytes: int) -> Iterator[list[bytes]]:
+    """Yield the lines of each file: one model a file, as OpenAI demands."""
+    for part in todo.partition_by("model", maintain_order=True):
+        lines: list[bytes] = []
+        size = 0
+        for name, body in part.select("custom_id", "body").iter_rows():
+            line = b'{"body":%b,"custom_id":"%b","method":"POST","url":"%b"}\n' % (
+                body.encode(),
+                name.encode(),
+                _URL.encode(),
+            )
+            if lines and (len(lines) == max_lines or size + len(line) > max_bytes):
+                yield lines
+                lines, size = [], 0
+            lines.append(line)
+            size += len(line)
+        yield lines
+
+
+def _send(row: dict[str, Any], ledger: _Ledger, server: Server) -> None:
+    """Upload a shard and create its batch, unless the ledger or the server says that this happened already."""
+    import openai
+
+    mark = f"{row['shard'][:48]}-{row['attempt']}"
+    if row["batch_id"]:
+        if _batch(server, row["batch_id"]) is not None:
+            return
+        ledger.note(row, state="planned", batch_id=None, file_id=None)  # the server has forgotten it
+    if row["state"] == "creating":
+        found = _adopt(server, mark)
+        if found:
+            ledger.note(row, state="submitted", batch_id=found)
+            return
+    ledger.note(row, state="uploading")
+    with Path(row["path"]).open("rb") as file:
+        uploaded = _patiently(
+            server, lambda: server.client.files.create(file=(f"{mark}.jsonl", file), purpose="batch"), rewind=file
+        )
+    ledger.note(row, state="creating", file_id=uploaded.id)
+    try:
+        made = server.client.batches.create(
+            input_file_id=uploaded.id, endpoint=_URL, completion_window="24h", metadata={"arislab_shard": mark}
+        )
+        ledger.note(row, state="submitted", batch_id=made.id)
+    except (openai.APIConnectionError, openai.InternalServerError) as error:
+        found = _adopt(server, mark)  # the answer was lost: was the batch made?
+        if not found:
+            raise BatchError(
+                f"the server did not confirm a batch of {row['n']:,} requests ({error}); nothing is lost: run the cell again."
+            ) from None
+        ledger.note(row, state="submitted", batch_id=found)
+    except openai.APIStatusError as error:
+        ledger.note(row, state="planned", file_id=None)
+        raise BatchError(
+            f"the server refused a batch of {row['n']:,} requests ({error.status_code}: {error.message}); nothing was spent."
+        ) from None
+
+
+def _adopt(server: Server, mark: str) -> str | None:
+    for batch in _patiently(server, lambda: list(server.client.batches.list(limit=100))):
+        if (batch.metadata or {}).get("arislab_shard") == mark:
+            return str(batch.id)
+    return None
+
+
+def _batch(server: Server, batch_id: str) -> Any:
+    import openai
+
+    def look() -> Any:
+        try:
+            return server.client.batches.retrieve(batch_id)
+        except openai.NotFoundError:
+            return None
+
+    return _patiently(server, look)
+
+
+def _patiently(server: Server, call: Callable[[], Any], *, rewind: Any = None) -> Any:
+    """Repeat a call that is safe to repeat while the server cannot be reached; an embedded server that died is started again."""
+    import openai
+
+    until, pause = time.monotonic() + _PATIENCE_S, 0.2
+    while True:
+        try:
+            return call()
+        except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
+            if time.monotonic() > until:
+                raise BatchError(
+                    f"{server.base_url} did not answer for {_PATIENCE_S:.0f} s ({error}); nothing is lost: run the cell again."
+                ) from None
+            server.revive()
+            time.sleep(pause)
+            pause = min(5.0, pause * 2)
+            if rewind is not None:
+                rewind.seek(0)
+
+
+@dataclass
+class Job:
+    """Requests on their way. ``wait`` for them, then ``collect`` the answers."""
+
+    requests: pl.DataFrame
+    shards: list[dict[str, Any]]
+    ledger: _Ledger
+    server: Server
+    folder: Path
+    seconds: float = 0.0
+
+    @property
+    def batch_ids(self) -> list[str]:
+        """Names of the batches at the server."""
+        return [str(shard["batch_id"]) for shard in self.shards]
+
+    def batches(self) -> list[Any]:
+        """Return the server's view of each batch, now."""
+        return [_batch(self.server, batch_id) for batch_id in self.batch_ids]
+
+    def wait(self, *, poll_s: float = 0.5) -> "Job":
+        """Show progress until every batch has ended; interrupting and calling it again is safe."""
+        from tqdm.auto import tqdm
+
+        began, total = time.monotonic(), sum(shard["n"] for shard in self.shards)
+        with tqdm(total=total, unit="req", desc="batch", disable=not total, mininterval=1.0) as bar:
+            while True:
+                now = [b for b in self.batches() if b is not None]
+                counts = [b.request_counts for b in now if b.request_counts is not None]
+                bar.n = sum(c.completed + c.failed for c in counts)
+                bar.refresh()
+                if all(b.status in _TERMINAL for b in now):
+                    break
+                time.sleep(poll_s)
+        self.seconds += time.monotonic() - began
+        return self
+
+    def collect(self) -> pl.DataFrame:
+        """Return one row per request sent, in the columns of ``training_data_raw`` (without task); also for those that failed.
+
+        Raises:
+            BatchError: A batch is still running, or was refused as a whole.
+        """
+        lines: dict[str, dict[str, Any]] = {}
+        ended: dict[str, str] = {}
+        for shard in self.shards:
+            batch = _batch(self.server, shard["batch_id"])
+            if batch is None or batch.status not in _TERMINAL:
+                raise BatchError(
+                    f"batch {shard['batch_id']} has not ended ({batch.status if batch else 'unknown'}); call wait() first."
+                )
+            if batch.status == "failed":
+                problems = (
+                    "; ".join(f"line {e.line}: {e.message}" for e in (batch.errors.data or [])[:3])
+                    if batch.errors
+                    else "no reason given"
+                )
+                self.ledger.note(shard, state="collected")
+                raise BatchError(
+                    f"the server refused batch {shard['batch_id']} ({problems}); mend the requests and run the cell again."
+                )
+            sent = {json.loads(line)["custom_id"] for line in Path(shard["path"]).read_bytes().split(b"\n") if line}
+            for line in self._lines(batch):
+                name = line.get("custom_id")
+                if name in sent and name not in lines:
+                    lines[name] = line
+                else:
+                    self._quarantine(batch.id, line)
+            ended |= dict.fromkeys(sent, batch.status)
+        rows = [
+            row | _outcome(lines.get(row["custom_id"]), ended.get(row["custom_id"], ""))
+            for row in self.requests.drop("body").to_dicts()
+        ]
+        for shard in self.shards:
+            self.ledger.note(shard, state="collected")
+        schema = {
+            "error": pl.String,
+            "llm_output": pl.String,
+            "finish_reason": pl.String,
+            "prompt_tokens": pl.Int64,
+            "completion_tokens": pl.Int64,
+            "logprob_mean": pl.Float64,
+            "status": pl.String,
+        }
+        frame = pl.DataFrame(rows, schema=(self.requests.drop("body").schema | schema), strict=False)
+        if frame.height != self.requests.height:
+            raise BatchError(
+                f"{self.requests.height:,} requests were sent, {frame.height:,} accounted for; this is a defect of arislab."
+            )
+        return frame  # one row per request
+
+    def _lines(self, batch: Any) -> Iterator[dict[str, Any]]:
+        """Yield the lines of output and error file; the bytes are kept beside the ledger."""
+        for kind, file_id in (("output", batch.output_file_id), ("error", batch.error_file_id)):
+            if not file_id:
+                continue
+            content = _patiently(self.server, lambda file_id=file_id: self.server.client.files.content(file_id).content)
+            path = self.folder / "results" / f"{hashlib.sha256(batch.id.encode()).hexdigest()[:16]}-{kind}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            for line in content.split(b"\n"):
+                if line.strip():
+                    try:
+                        yield json.loads(line)
+                    except ValueError:
+                        self._quarantine(batch.id, {"unreadable": line.decode("utf-8", "replace")})
+
+    def _quarantine(self, batch_id: str, line: dict[str, Any]) -> None:
+        """Keep a line that belongs to no request of ours, or comes twice."""
+        with (self.folder / "quarantine.jsonl").open("a", encoding="utf-8") as file:
+            file.write(canonical({"batch_id": batch_id, "line": line}) + "\n")
+
+    def __repr__(self) -> str:
+        state = ", ".join(
+            f"{b.status} {b.request_counts.completed:,}/{b.request_counts.total:,}"
+            if b and b.request_counts
+            else "unknown"
+            for b in self.batches()
+        )
+        return f"Job: {self.requests.height:,} requests in {len(self.shards)} batches ({state or 'nothing to send'})"
+
+
+def _outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
+    """What became of one request, from its output or error line."""
+    if line is None:
+        return {
+            "status": "expired" if batch_status == "expired" else "lost",
+            "error": f"no line in the files of a batch that is {batch_status}",
+        }
+    response, problem = line.get("response") or {}, line.get("error")
+    body = response.get("body") or {}
+    if problem or response.get("status_code") != 200:
+        told = (
+            problem
+            or (body.get("error") if isinstance(body, dict) else body)
+            or {"message": f"status {response.get('status_code')}"}
+        )
+        code = told.get("code") if isinstance(told, dict) else None
+        return {"status": "expired" if code == "batch_expired" else "error", "error": canonical(told)[:2000]}
+    choice = (body.get("choices") or [{}])[0]
+    message, reason = choice.get("message") or {}, choice.get("finish_reason")
+    text, usage = message.get("content"), body.get("usage") or {}
+    if message.get("refusal") or reason == "content_filter":
+        status = "refused"
+    elif not (text or "").strip():
+        status = "empty"
+    else:
+        status = "truncated" if reason == "length" else "ok"
+    tokens = [t["logprob"] for t in (choice.get("logprobs") or {}).get("content") or []]
+    return {
+        "status": status,
+        "llm_output": text or message.get("refusal"),
+        "finish_reason": reason,
+        "prompt_tokens": usage.get("prompt_tokens"),
+        "completion_tokens": usage.get("completion_tokens"),
+        "logprob_mean": min(0.0, sum(tokens) / len(tokens)) if tokens else None,
+    }
+
+
+def answer(requests: pl.DataFrame, *, server: Server, folder: Path, table: Table, task: str) -> pl.DataFrame:
+    """Ask what is not recorded yet in one go, record it, and return one row per row of ``requests``.
+
+    Args:
+        requests: From ``build_requests``.
+        server: From ``connect``.
+        folder: As in ``submit``.
+        table: The lake's ``training_data_raw``.
+        task: Name of the task, recorded with each row.
+
+    Returns:
+        The columns of ``requests`` with status, llm_output, error, finish_reason, prompt_tokens, completion_tokens.
+    """
+    known = _recorded(requests, table)
+    answered = known.filter(pl.col("status").is_in(ANSWERED))["custom_id"]
+    job = submit(requests, server=server, folder=folder, answered=answered)
+    if job.shards:
+        table.upsert(job.wait().collect().with_columns(task=pl.lit(task)))
+        known = _recorded(requests, table)
+    return requests.join(known, on="custom_id", how="left", maintain_order="left")  # one row per row of requests
+
+
+def _recorded(requests: pl.DataFrame, table: Table) -> pl.DataFrame:
+    wanted = ["custom_id", "status", "llm_output", "error", "finish_reason", "prompt_tokens", "completion_tokens"]
+    return table.read(columns=wanted).join(requests.select("custom_id").unique(), on="custom_id", how="semi")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take, extrapolated from a few rows."""
+
+    n_requests: int
+    n_tried: int
+    n_failed: int
+    prompt_tokens: tuple[float, float, float]
+    """Mean, low, high for all requests; 95 % bootstrap interval."""
+    completion_tokens: tuple[float, float, float]
+    seconds: tuple[float, float, float]
+    """Time for all requests at the rate seen, the interval from the tokens alone; a server at full load is usually faster."""
+    usd: tuple[float, float, float] | None
+    """Null if no prices were given: prices are never guessed."""
+
+    def __repr__(self) -> str:
+        def span(x: tuple[float, float, float], form: str = ",.0f") -> str:
+            return f"{x[0]:{form}} [{x[1]:{form}}, {x[2]:{form}}]"
+
+        cost = f"{span(self.usd, ',.2f')} USD" if self.usd else "unknown (no prices given)"
+        return (
+            f"{self.n_requests:,} requests, from {self.n_tried} tried ({self.n_failed} failed): prompt {span(self.prompt_tokens)} tokens, "
+            f"answers {span(self.completion_tokens)} tokens, at this rate {span(self.seconds)} s, cost {cost}"
+        )
+
+
+def dry_run(
+    requests: pl.DataFrame,
+    *,
+    server: Server,
+    folder: Path,
+    table: Table,
+    task: str,
+    n: int = 32,
+    seed: int = 0,
+    usd_per_million: tuple[float, float] | None = None,
+) -> Estimate:
+    """Ask ``n`` random requests (their answers are kept and not asked for again) and extrapolate to all.
+
+    Args:
+        requests, server, folder, table, task: As in ``answer``.
+        n: Requests to try.
+        seed: Of the choice and of the bootstrap.
+        usd_per_million: Price of a million prompt and of a million answer tokens, if known.
+    """
+    distinct = requests.unique("custom_id", keep="first", maintain_order=True)
+    tried = distinct.sample(min(n, distinct.height), seed=seed)
+    began = time.monotonic()
+    rows = answer(tried, server=server, folder=folder, table=table, task=task)
+    took = time.monotonic() - began
+    good = rows.filter(pl.col("completion_tokens").is_not_null())
+    if not good.height:
+        raise BatchError(
+            f"none of {tried.height} requests tried gave an answer (first: {rows['status'][0]}: {rows['error'][0]}); mend this before sending {distinct.height:,}."
+        )
+    chance, scale = random.Random(seed), distinct.height
+
+    def extrapolate(values: list[float]) -> tuple[float, float, float]:
+        means = sorted(sum(chance.choices(values, k=len(values))) / len(values) for _ in range(2000))
+        return sum(values) / len(values) * scale, means[50] * scale, means[1949] * scale
+
+    prompt, answers = (
+        extrapolate(good["prompt_tokens"].cast(float).to_list()),
+        extrapolate(good["completion_tokens"].cast(float).to_list()),
+    )
+    rate = good["completion_tokens"].sum() / max(took, 1e-6)
+    usd = None
+    if usd_per_million:
+        usd = tuple(
+            (p * usd_per_million[0] + a * usd_per_million[1]) / 1e6 for p, a in zip(prompt, answers, strict=True)
+        )
+    seconds = tuple(a / rate for a in answers)
+    return Estimate(scale, tried.height, tried.height - good.height, prompt, answers, seconds, usd)  # type: ignore[arg-type]
