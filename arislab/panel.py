@@ -1,0 +1,221 @@
+"""What the review panel looks like: the ipywidgets around `review.Panel`, and JSON laid out for reading and editing.
+
+Text of candidates and models passes through `html.escape` on its way to the screen, always.
+"""
+
+import html
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from arislab.review import Panel
+
+MINIMUM_DWELL_S = 0.3
+"""A click in the browser that arrives sooner after an output appeared was meant for the one before (a double click)."""
+
+
+class View:
+    """The ipywidgets of one panel; holds no state that matters."""
+
+    def __init__(self, panel: "Panel") -> None:
+        import ipywidgets
+
+        self.panel = panel
+        self.head, self.notice, self.card = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
+        self.name = ipywidgets.Text(
+            value=panel.reviewer, placeholder="your name", description="Reviewer", continuous_update=False
+        )
+        self.text = ipywidgets.Textarea(rows=14)
+        self.chips = {label: ipywidgets.ToggleButton(description=label) for label in panel.labels}
+        actions: dict[str, tuple[str, str, Callable[[], object]]] = {
+            "approve": ("Approve", "good as it is", lambda: panel.approve(labels=self.chosen)),
+            "reject": ("Reject", "must not be trained on", lambda: panel.reject(labels=self.chosen)),
+            "edit": ("Edit…", "correct the output, then save", lambda: self.editing(on=True)),
+            "save": ("Save edit", "store the correction", lambda: panel.edit(self.text.value, labels=self.chosen)),
+            "cancel": ("Cancel", "back, without a change", lambda: self.editing(on=False)),
+            "label": ("Save labels only", "store the chosen labels, decide later", lambda: panel.label(*self.chosen)),
+            "skip": ("Skip", "leave it to somebody else", panel.skip),
+            "undo": ("Undo", "take my last decision back", panel.undo),
+        }
+        self.buttons = {k: ipywidgets.Button(description=d, tooltip=tip) for k, (d, tip, _) in actions.items()}
+        for name, (_, _, action) in actions.items():
+            self.buttons[name].add_class(f"arislab-{name}")
+            self.buttons[name].on_click(lambda _, action=action: self.click(action))
+        self.name.observe(lambda change: setattr(panel, "reviewer", change["new"]), names="value")
+        self.label_row = self.row("labels", *self.chips.values())
+        self.button_row = self.row("buttons")
+        style = ipywidgets.HTML(f"<style>{(Path(__file__).parent / 'review.css').read_text(encoding='utf-8')}</style>")
+        top, bottom = self.row("top", self.head, self.name), (self.label_row, self.button_row)
+        self.box = ipywidgets.VBox([style, top, self.notice, self.card, self.text, *bottom])
+        self.box.add_class("arislab-review")
+        self.render(fresh=True)
+
+    def row(self, name: str, *children: Any) -> Any:
+        """Return a box that wraps, with a CSS class of its own."""
+        import ipywidgets
+
+        row = ipywidgets.Box(children)
+        row.add_class(f"arislab-{name}")
+        return row
+
+    @property
+    def chosen(self) -> list[str]:
+        """Labels whose chips are on."""
+        return [label for label, chip in self.chips.items() if chip.value]
+
+    def click(self, action: Callable[[], object]) -> None:
+        """Do what a button says; whatever goes wrong stands in the panel, since Jupyter shows no traceback of a click."""
+        dwell_s = (datetime.now(UTC) - self.panel.shown_at).total_seconds()
+        if dwell_s < MINIMUM_DWELL_S and _sent_by_browser():
+            self.panel.say("info", "That click came as this output appeared and was not counted.")
+            return
+        try:
+            action()
+        except Exception as error:
+            self.panel.say("error", f"{type(error).__name__}: {error}")
+            raise
+
+    def editing(self, *, on: bool) -> None:
+        """Open or close the text field."""
+        row = self.panel.current
+        on = on and row is not None
+        if row is not None and on:
+            self.text.value = _pretty(row["output"] or "")
+        self.panel.notice = ("", "")
+        self.render(editing=on)
+
+    def render(self, *, fresh: bool = False, editing: bool | None = None) -> None:
+        """Show the panel's state; `fresh` for an output that just came: chips off, text field closed."""
+        panel = self.panel
+        row, (kind, text) = panel.current, panel.notice
+        if fresh:
+            editing = False
+            for chip in self.chips.values():
+                chip.value = False
+        if editing is not None:
+            self.text.layout.display = "" if editing else "none"
+            shown = ("save", "cancel") if editing else ("approve", "reject", "edit", "skip", "undo", "label")
+            self.button_row.children = [self.buttons[k] for k in shown]
+        for name, button in self.buttons.items():
+            button.disabled = row is None and name != "undo"
+        self.label_row.layout.display = "" if row and self.chips else "none"
+        self.head.value = _head(panel.counts)
+        role = "alert" if kind == "error" else "status"
+        self.notice.value = (
+            f'<div class="arislab-notice {kind}" role="{role}">{html.escape(text)}</div>' if text else ""
+        )
+        self.card.value = _card(row) if row else f'<div class="arislab-done">{html.escape(_done(panel.counts))}</div>'
+
+
+def _sent_by_browser() -> bool:
+    from IPython import get_ipython
+
+    kernel = getattr(get_ipython(), "kernel", None)
+    return kernel is not None and kernel.get_parent().get("header", {}).get("msg_type") == "comm_msg"
+
+
+def _head(counts: dict[str, int]) -> str:
+    total, left = counts["total"], counts["left"]
+    if not total:
+        return "<h3>Review</h3>"
+    decided, skipped = 100 * counts["decided"] / total, 100 * counts["skipped"] / total
+    return (
+        f"<h3>Review <small>{min(total - left + 1, total):,} of {total:,}</small></h3>"
+        f'<div class="arislab-bar"><i style="width:{decided:.2f}%"></i><i class="skipped" style="width:{skipped:.2f}%"></i></div>'
+        f"<p>{counts['decided']:,} decided by you · {counts['skipped']:,} skipped · {left:,} left</p>"
+    )
+
+
+def _done(counts: dict[str, int]) -> str:
+    if not counts["total"]:
+        return "Nothing waits for review. Run 2_curate first (arislab run curate), then this notebook again."
+    return "All done, thank you. Run 2_curate again: it folds the decisions into the curated rows."
+
+
+def _card(row: dict[str, Any]) -> str:
+    metadata, quality = metadata_of(row["metadata"]), row["quality_score"]
+    title = " · ".join(str(metadata[k]) for k in ("title", "company") if metadata.get(k)) or row["custom_id"]
+    chips = [
+        f"{k.replace('_', ' ')} {metadata[k]}"
+        for k in ("category", "difficulty", "use_case")
+        if metadata.get(k) is not None
+    ]
+    chips += ["edited before"] if "original_output" in metadata else []
+    chips += [f"queued: {row['why']}"] if row.get("why") else []
+    score = "not scored" if quality is None else f"quality {quality:.2f}"
+    output = row["output"] or ""
+    layout = "JSON" if is_json(output) else "not valid JSON" if output.lstrip().startswith(("{", "[")) else "text"
+    return (
+        f'<header><b>{html.escape(title)}</b><span class="quality">{score}</span>'
+        + "".join(f"<span>{html.escape(chip)}</span>" for chip in chips)
+        + f"</header><div class='arislab-pair'><section><h4>Input</h4><pre>{html.escape(row['input'] or '')}</pre></section>"
+        f"<section><h4>Output <small>{layout}</small></h4><pre>{_pretty_html(output)}</pre></section></div>"
+    )
+
+
+# JSON is laid out token by token, so that not a character of a value changes on the way to the screen and back.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+_LAYOUTS = ((", ", ": "), (",", ":"))
+
+
+def json_error(text: str) -> str:
+    """Return why the text is not JSON; empty if it is."""
+    try:
+        json.loads(text)
+    except ValueError as error:
+        return str(error)
+    except RecursionError:
+        return "nested too deeply"
+    return ""
+
+
+def is_json(text: str) -> bool:
+    """Whether the text is a JSON object or list."""
+    return text.lstrip().startswith(("{", "[")) and not json_error(text)
+
+
+def _pretty(text: str) -> str:
+    """Return JSON on one line per value, other text as it is."""
+    if not is_json(text):
+        return text
+    lines, indent, before = "", 0, ""
+    for token in _TOKEN.findall(text):
+        if token in "}]":
+            indent -= 1
+        if (before in ("{", "[", ",") and token not in "}]") or (token in "}]" and before not in "{["):
+            lines += "\n" + "  " * indent
+        lines += token + (" " if token == ":" else "")
+        indent += token in "{["
+        before = token
+    return lines.lstrip("\n")
+
+
+def _pretty_html(text: str) -> str:
+    escaped = html.escape(_pretty(text), quote=False)
+    return re.sub(r'^( *)("(?:[^"\\]|\\.)*")(?=: )', r"\1<b>\2</b>", escaped, flags=re.M) if is_json(text) else escaped
+
+
+def relayout(text: str, *, like: str) -> str:
+    """Return edited JSON in the one-line layout of the original; anything else as it was typed."""
+    if not (is_json(text) and is_json(like)):
+        return text
+    for comma, colon in _LAYOUTS:
+        space = {",": comma, ":": colon}
+        if "".join(space.get(token, token) for token in _TOKEN.findall(like)) == like:
+            return "".join(space.get(token, token) for token in _TOKEN.findall(text))
+    return text
+
+
+def metadata_of(text: str | None) -> dict[str, Any]:
+    """Return a metadata column's JSON object; what is no object is kept under the key metadata."""
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    return value if isinstance(value, dict) else {"metadata": value}
