@@ -1,0 +1,457 @@
+"""What the server remembers: files and batches in SQLite, results in one append-only spool file per batch.
+
+Layout of the data folder::
+
+    server.db          SQLite (WAL, synchronous=FULL), written by one thread
+    files/<file id>    uploads, and the output and error files of finished batches
+    spool/<seq>.jsonl  result lines of a running batch, in the order in which they came
+    lock               held by the one server that may use this folder
+
+The crash rule: a line is done when its bytes are on disk *and* its offset is committed. What lies in a spool beyond the
+committed offset is cut off at the next start, and its lines run again: inference happens at least once, a result exactly once.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import shutil
+import sqlite3
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple, TypeVar
+
+from arislab.errors import PrerequisiteError
+
+log = logging.getLogger("arislab.server")
+
+TERMINAL = ("failed", "completed", "expired", "cancelled")
+KEEP_FILES_S = 30 * 24 * 3600  # OpenAI's default for batch files
+
+SCHEMA = """
+create table if not exists files(
+  seq integer primary key autoincrement, id text unique not null, created_at integer not null, expires_at integer not null,
+  bytes integer not null, filename text not null, purpose text not null);
+create table if not exists batches(
+  seq integer primary key autoincrement, id text unique not null, status text not null, endpoint text not null,
+  input_file_id text not null, output_file_id text, error_file_id text, output_expires_s integer not null,
+  metadata text, errors text, model text, idempotency_key text unique,
+  created_at integer not null, expires_at integer not null, in_progress_at integer, finalizing_at integer,
+  completed_at integer, failed_at integer, expired_at integer, cancelling_at integer, cancelled_at integer,
+  total integer not null default 0, completed integer not null default 0, failed integer not null default 0,
+  input_tokens integer not null default 0, cached_tokens integer not null default 0,
+  output_tokens integer not null default 0, reasoning_tokens integer not null default 0,
+  spool_bytes integer not null default 0);
+create table if not exists results(
+  batch integer not null, line integer not null, offset integer not null, length integer not null, ok integer not null,
+  primary key (batch, line)) without rowid;
+"""
+
+Usage = tuple[int, int, int, int]
+"""Tokens: input, of these cached, output, of these reasoning."""
+NO_USAGE: Usage = (0, 0, 0, 0)
+
+T = TypeVar("T")
+Record = dict[str, Any]
+
+
+class Row(NamedTuple):
+    """One finished line of a batch, ready for the output (ok) or the error file."""
+
+    line: int
+    ok: bool
+    data: bytes
+    usage: Usage
+
+
+class Store:
+    """Files, batches and results under one folder, for one server process at a time.
+
+    Args:
+        data: the folder; made if absent.
+
+    Raises:
+        PrerequisiteError: another server uses the folder.
+    """
+
+    def __init__(self, data: Path):
+        self.data = data
+        self.files_dir, self.spool_dir, self.tmp_dir = data / "files", data / "spool", data / "tmp"
+        for folder in (data, self.files_dir, self.spool_dir, self.tmp_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(data)
+        self._db = _connect(data / "server.db")
+        self._db.executescript(SCHEMA)
+        self._reader, self._reading = _connect(data / "server.db"), threading.Lock()
+        self._spools: dict[int, int] = {}  # batch seq -> file descriptor, used by the writer thread only
+        self._recover()
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-writer")
+        self._pending: list[tuple[int, list[Row]]] = []
+        self._pending_lock = threading.Lock()
+        self._next_flush: Future[None] | None = None
+
+    def close(self) -> None:
+        """Write what is queued, and let the folder go."""
+        self._writer.shutdown(wait=True)
+        for descriptor in self._spools.values():
+            os.close(descriptor)
+        self._reader.close()
+        self._db.close()
+        self._lock.close()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def query(self, sql: str, *values: Any) -> list[Record]:
+        """Rows of a select, as dicts."""
+        with self._reading:
+            return [dict(row) for row in self._reader.execute(sql, values)]
+
+    def file(self, file_id: str) -> Record | None:
+        """The row of one file, or None."""
+        rows = self.query("select * from files where id = ?", file_id)
+        return rows[0] if rows else None
+
+    def batch(self, batch_id: str) -> Record | None:
+        """The row of one batch, or None."""
+        rows = self.query("select * from batches where id = ?", batch_id)
+        return rows[0] if rows else None
+
+    def unfinished(self) -> list[Record]:
+        """Batches that are not in a terminal state, oldest first."""
+        return self.query(f"select * from batches where status not in {TERMINAL} order by seq")
+
+    def path(self, file_id: str) -> Path:
+        """Where the bytes of a file lie; ``file_id`` comes from a row of ours, never from a request."""
+        return self.files_dir / file_id
+
+    def done_lines(self, seq: int) -> set[int]:
+        """Lines of a batch that have a durable result."""
+        with self._reading:
+            return {line for (line,) in self._reader.execute("select line from results where batch = ?", (seq,))}
+
+    def spooled(self, batch: Record, offset: int, limit: int) -> bytes:
+        """Whole durable result lines of a running batch from ``offset`` on, about ``limit`` bytes at most."""
+        spool, end = self._spool_path(batch["seq"]), batch["spool_bytes"]
+        if offset >= end or not spool.exists():
+            return b""
+        with spool.open("rb") as file:
+            file.seek(offset)
+            data = file.read(min(limit, end - offset))
+            return data if data.endswith(b"\n") else data + file.readline()
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> "Future[T]":
+        """Run ``work`` in one transaction on the writer thread, after everything queued before it."""
+        return self._writer.submit(self._in_transaction, work)
+
+    def append(self, seq: int, rows: list[Row]) -> "Future[None]":
+        """Make result lines durable; the future resolves when they are, or fails with what the disk or SQLite said.
+
+        All callers that come while a flush is under way share the next one, so the group grows with the load.
+        Never cancel the future: it belongs to the group.
+        """
+        with self._pending_lock:
+            self._pending.append((seq, rows))
+            if self._next_flush is None:
+                self._next_flush = self._writer.submit(self._flush)
+            return self._next_flush
+
+    def add_file(self, source: IO[bytes], *, filename: str, purpose: str, keep_s: int) -> Record:
+        """Copy an upload to disk, then record it: a crash leaves no row without bytes."""
+        file_id = "file-" + secrets.token_hex(16)
+        partial = self.tmp_dir / file_id
+        with partial.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+            _sync(target)
+        n_bytes = partial.stat().st_size
+        self._publish(partial, file_id)
+        self.write(lambda db: _insert_file(db, file_id, n_bytes, filename, purpose, keep_s)).result()
+        row = self.file(file_id)
+        assert row is not None
+        return row
+
+    def delete_file(self, file_id: str) -> bool:
+        """Remove a file unless a running batch reads it; says whether it was removed."""
+
+        def delete(db: sqlite3.Connection) -> bool:
+            sql = f"delete from files where id = ? and id not in (select input_file_id from batches where status not in {TERMINAL})"
+            return db.execute(sql, (file_id,)).rowcount == 1
+
+        removed = self.write(delete).result()
+        if removed:
+            self.path(file_id).unlink(missing_ok=True)
+        return removed
+
+    def add_batch(self, columns: Record) -> tuple[Record, bool]:
+        """Insert a batch in state ``validating``.
+
+        Returns:
+            The row, and whether it is new: a known ``idempotency_key`` gives the batch that was made with it.
+        """
+        batch_id = "batch_" + secrets.token_hex(16)
+        key = columns["idempotency_key"]
+
+        def insert(db: sqlite3.Connection) -> str:
+            if key is not None and (
+                row := db.execute("select id from batches where idempotency_key = ?", (key,)).fetchone()
+            ):
+                return str(row["id"])
+            names = ["id", "status", *columns]
+            sql = f"insert into batches({', '.join(names)}) values ({', '.join('?' * len(names))})"
+            db.execute(sql, [batch_id, "validating", *columns.values()])
+            return batch_id
+
+        found = self.write(insert).result()
+        row = self.batch(found)
+        assert row is not None
+        return row, found == batch_id
+
+    def advance(self, batch_id: str, status: str, *, from_: tuple[str, ...], **columns: Any) -> bool:
+        """Move a batch to ``status`` if it is in one of ``from_``; says whether it moved. Terminal states never move."""
+        columns = {"status": status, f"{status}_at": int(time.time()), **columns}
+        assert not set(from_) & set(TERMINAL)
+
+        def update(db: sqlite3.Connection) -> bool:
+            assignments = ", ".join(f"{name} = ?" for name in columns)
+            marks = ", ".join("?" * len(from_))
+            sql = f"update batches set {assignments} where id = ? and status in ({marks})"
+            return db.execute(sql, [*columns.values(), batch_id, *from_]).rowcount == 1
+
+        return self.write(update).result()
+
+    def finish(self, batch: Record, status: str) -> None:
+        """Make the output and error files in input order and set the terminal state; can be run again after a crash.
+
+        The files get their rows in the transaction that ends the batch, so a crash before it leaves orphans only, which
+        the next start removes.
+        """
+        self.write(lambda db: None).result()  # everything queued is on disk
+        seq, made = batch["seq"], {}
+        for ok, column in ((1, "output_file_id"), (0, "error_file_id")):
+            file_id = "file-" + secrets.token_hex(16)
+            if n_bytes := self._collect(seq, ok, file_id):
+                made[column] = (file_id, n_bytes)
+
+        def close(db: sqlite3.Connection) -> bool:
+            ids = {
+                column: made[column][0] if column in made else None for column in ("output_file_id", "error_file_id")
+            }
+            sql = f"update batches set status = ?, {status}_at = ?, output_file_id = ?, error_file_id = ? where id = ? and status not in {TERMINAL}"
+            values = (status, int(time.time()), ids["output_file_id"], ids["error_file_id"], batch["id"])
+            if db.execute(sql, values).rowcount == 0:
+                return False
+            for column, (file_id, n_bytes) in made.items():
+                name = f"{batch['id']}_{column.split('_')[0]}.jsonl"
+                _insert_file(db, file_id, n_bytes, name, "batch_output", batch["output_expires_s"])
+            db.execute("delete from results where batch = ?", (seq,))
+            if (descriptor := self._spools.pop(seq, None)) is not None:
+                os.close(descriptor)
+            return True
+
+        if self.write(close).result():
+            self._spool_path(seq).unlink(missing_ok=True)
+
+    def sweep(self) -> int:
+        """Remove expired files that no running batch reads; returns how many."""
+        rows = self.query("select id from files where expires_at < ?", int(time.time()))
+        return sum(self.delete_file(row["id"]) for row in rows)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _spool_path(self, seq: int) -> Path:
+        return self.spool_dir / f"{seq}.jsonl"
+
+    def _publish(self, partial: Path, file_id: str) -> None:
+        partial.rename(self.path(file_id))
+        _sync_folder(self.files_dir)
+
+    def _collect(self, seq: int, ok: int, file_id: str) -> int:
+        """Copy the spooled lines of one kind, in input order, to a new file; returns its size, 0 for no file."""
+        sql = "select offset, length from results where batch = ? and ok = ? order by line"
+        ranges = [(row["offset"], row["length"]) for row in self.query(sql, seq, ok)]
+        if not ranges:
+            return 0
+        partial = self.tmp_dir / file_id
+        with self._spool_path(seq).open("rb") as spool, partial.open("wb") as target:
+            for offset, length in ranges:
+                spool.seek(offset)
+                target.write(spool.read(length))
+            _sync(target)
+        self._publish(partial, file_id)
+        return sum(length for _, length in ranges)
+
+    def _recover(self) -> None:
+        """Cut spools to what is committed and remove what no row knows: files of an upload or a finish that did not end."""
+        running = {}
+        for batch in self.unfinished():
+            spool = self._spool_path(batch["seq"])
+            running[spool.name] = batch
+            size, committed = spool.stat().st_size if spool.exists() else 0, batch["spool_bytes"]
+            if size > committed:
+                os.truncate(spool, committed)
+            elif size < committed:
+                self._forget_beyond(batch, size)
+        known = {row["id"] for row in self.query("select id from files")}
+        for path in self.files_dir.iterdir():
+            if path.name not in known:
+                path.unlink()
+        for path in self.spool_dir.iterdir():
+            if path.name not in running:
+                path.unlink()
+        for path in self.tmp_dir.iterdir():
+            path.unlink()
+
+    def _forget_beyond(self, batch: Record, size: int) -> None:
+        """Let lines run again whose bytes the disk lost although it had confirmed them."""
+        log.warning(
+            "%s: its spool lost %d bytes; the lines in them run again", batch["id"], batch["spool_bytes"] - size
+        )
+        seq = batch["seq"]
+        with _transaction(self._db) as db:
+            db.execute("delete from results where batch = ? and offset + length > ?", (seq, size))
+            sql = "select coalesce(max(offset + length), 0) size, coalesce(sum(ok), 0) ok, count(*) n from results where batch = ?"
+            left = db.execute(sql, (seq,)).fetchone()
+            values = (left["size"], left["ok"], left["n"] - left["ok"], seq)
+            db.execute("update batches set spool_bytes = ?, completed = ?, failed = ? where seq = ?", values)
+
+    def _in_transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with _transaction(self._db) as db:
+            return work(db)
+
+    def _flush(self) -> None:
+        """Write all result lines that came while the last flush waited for the disk: two fsyncs for the whole group."""
+        with self._pending_lock:
+            pending, self._pending, self._next_flush = self._pending, [], None
+        by_batch: dict[int, list[Row]] = defaultdict(list)
+        for seq, rows in pending:
+            by_batch[seq].extend(rows)
+        with _transaction(self._db) as db:
+            for seq, rows in by_batch.items():
+                self._spool(db, seq, rows)
+
+    def _spool(self, db: sqlite3.Connection, seq: int, rows: list[Row]) -> None:
+        """Write lines at the committed end of the spool (so a failed earlier try is overwritten), then their offsets."""
+        batch = db.execute("select status, spool_bytes from batches where seq = ?", (seq,)).fetchone()
+        if batch["status"] in TERMINAL:
+            return  # an answer that came after the batch was cancelled
+        offset, entries = batch["spool_bytes"], []
+        for row in rows:
+            entries.append((seq, row.line, offset, len(row.data), row.ok))
+            offset += len(row.data)
+        if seq not in self._spools:
+            self._spools[seq] = os.open(self._spool_path(seq), os.O_RDWR | os.O_CREAT, 0o600)
+            _sync_folder(self.spool_dir)
+        _write_at(self._spools[seq], b"".join(row.data for row in rows), batch["spool_bytes"])
+        db.executemany("insert into results(batch, line, offset, length, ok) values (?, ?, ?, ?, ?)", entries)
+        n_ok = sum(row.ok for row in rows)
+        tokens = [sum(row.usage[i] for row in rows) for i in range(4)]
+        db.execute(
+            "update batches set spool_bytes = ?, completed = completed + ?, failed = failed + ?, input_tokens = input_tokens + ?,"
+            " cached_tokens = cached_tokens + ?, output_tokens = output_tokens + ?, reasoning_tokens = reasoning_tokens + ? where seq = ?",
+            (offset, n_ok, len(rows) - n_ok, *tokens, seq),
+        )
+
+
+def batch_object(row: Record) -> Record:
+    """A batch as OpenAI's API shows it."""
+    shown = (
+        "id endpoint input_file_id status output_file_id error_file_id created_at in_progress_at expires_at finalizing_at "
+        "completed_at failed_at expired_at cancelling_at cancelled_at model"
+    )
+    return {
+        "object": "batch",
+        **{name: row[name] for name in shown.split()},
+        "completion_window": "24h",
+        "errors": {"object": "list", "data": json.loads(row["errors"])} if row["errors"] else None,
+        "metadata": json.loads(row["metadata"]) if row["metadata"] else None,
+        "request_counts": {name: row[name] for name in ("total", "completed", "failed")},
+        "usage": {
+            "input_tokens": row["input_tokens"],
+            "input_tokens_details": {"cached_tokens": row["cached_tokens"]},
+            "output_tokens": row["output_tokens"],
+            "output_tokens_details": {"reasoning_tokens": row["reasoning_tokens"]},
+            "total_tokens": row["input_tokens"] + row["output_tokens"],
+        },
+    }
+
+
+def file_object(row: Record) -> Record:
+    """A file as OpenAI's API shows it."""
+    names = ("id", "bytes", "created_at", "expires_at", "filename", "purpose")
+    return {"object": "file", "status": "processed", **{name: row[name] for name in names}}
+
+
+def _insert_file(db: sqlite3.Connection, file_id: str, n_bytes: int, filename: str, purpose: str, keep_s: int) -> None:
+    now = int(time.time())
+    sql = "insert into files(id, created_at, expires_at, bytes, filename, purpose) values (?, ?, ?, ?, ?, ?)"
+    db.execute(sql, (file_id, now, now + keep_s, n_bytes, filename, purpose))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+    db.row_factory = sqlite3.Row
+    db.execute("pragma journal_mode = wal")
+    db.execute("pragma synchronous = full")
+    return db
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    db.execute("begin immediate")
+    try:
+        yield db
+        db.execute("commit")
+    finally:
+        if db.in_transaction:
+            db.execute("rollback")
+
+
+def _lock(data: Path) -> IO[str]:
+    """Take the folder for this process; the kernel gives it back however the process ends."""
+    file = (data / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise PrerequisiteError(
+            f"{str(data)!r} is in use by another arislab server (pid {owner}); stop that one, use its url, or give this one a folder of its own with --data"
+        ) from None
+    file.seek(0)
+    file.truncate()
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def _write_at(descriptor: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    try:
+        while view:
+            n_bytes = os.pwrite(descriptor, view, offset)
+            view, offset = view[n_bytes:], offset + n_bytes
+        os.fdatasync(descriptor)
+    except OSError as error:
+        log.error("results cannot be written: %s; they are kept and tried again", error)
+        raise
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
