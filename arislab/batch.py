@@ -67,7 +67,7 @@ def custom_id(body: dict[str, Any], *, sample: int) -> str:
 
     Example:
         >>> custom_id({"model": "m", "messages": []}, sample=0)
-        'r-f9adb0bb1fffc25baf0ee42f47b1a91e3dfa9e9f'
+        'r-9786e4bd910f9f13724d7c340facf9ab54a1a9f8'
     """
     return "r-" + hashlib.sha256(canonical({"body": body, "sample": sample}).encode()).hexdigest()[:40]
 
@@ -571,7 +571,7 @@ class Job:
                     self._quarantine(batch.id, line)
             ended |= dict.fromkeys(sent, batch.status)
         rows = [
-            row | _outcome(lines.get(row["custom_id"]), ended.get(row["custom_id"], ""))
+            row | outcome(lines.get(row["custom_id"]), ended.get(row["custom_id"], ""))
             for row in self.requests.drop("body").to_dicts()
         ]
         for shard in self.shards:
@@ -623,7 +623,7 @@ class Job:
         return f"Job: {self.requests.height:,} requests in {len(self.shards)} batches ({state or 'nothing to send'})"
 
 
-def _outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
+def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
     """What became of one request, from its output or error line."""
     if line is None:
         return {
@@ -680,6 +680,17 @@ def answer(requests: pl.DataFrame, *, server: Server, folder: Path, table: Table
         table.upsert(job.wait().collect().with_columns(task=pl.lit(task)))
         known = _recorded(requests, table)
     return requests.join(known, on="custom_id", how="left", maintain_order="left")  # one row per row of requests
+
+
+def states(requests: pl.DataFrame, table: Table) -> dict[str, int]:
+    """Return what became of every row of ``requests``, for the account: counts by status, and two more.
+
+    ``same_request``: rows whose request is identical to an earlier row's and was sent once. ``unsent``: no record at all.
+    """
+    known = _recorded(requests, table).select("custom_id", "status")
+    rows = requests.select("custom_id", shared=~pl.col("custom_id").is_first_distinct()).join(known, on="custom_id", how="left")
+    state = pl.when(pl.col("shared")).then(pl.lit("same_request")).otherwise(pl.col("status").fill_null("unsent"))
+    return dict(rows.group_by(state.alias("state")).len().sort("state").iter_rows())
 
 
 def _recorded(requests: pl.DataFrame, table: Table) -> pl.DataFrame:

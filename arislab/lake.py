@@ -262,6 +262,23 @@ class Table:
         self._log("write", checked)
         return self
 
+    def replace(self, frame: pl.DataFrame, *, where: str, run_id: str | None = None) -> "Table":
+        """Make ``frame`` the rows that fulfil ``where``, in one commit; what stood there stays readable as an older version.
+
+        Args:
+            frame: Rows that all fulfil ``where``.
+            where: Condition in SQL, such as ``"task = 'candidate_evaluation'"``.
+            run_id: As in ``append``.
+        """
+        from deltalake import write_deltalake
+
+        checked = self._checked(frame, run_id)
+        if not self.exists:
+            return self.append(frame, run_id=run_id)
+        self._commit(lambda: write_deltalake(self.uri, checked.to_arrow(), mode="overwrite", predicate=where, schema_mode="merge"))
+        self._log("write", checked)
+        return self
+
     def _checked(self, frame: pl.DataFrame, run_id: str | None) -> pl.DataFrame:
         stamp = {
             "run_id": pl.lit(run_id or self.lake.run_id),

@@ -1,0 +1,213 @@
+"""The ``arislab`` command. Each verb joins the package with the lake; what decides a result stands in the notebooks."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from arislab.errors import ArislabError, ParameterError, PrerequisiteError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Turn batch LLM output into training data you can defend.")
+
+Root = Annotated[Path | None, typer.Option("--root", help="Folder for data/ and papermill_runs/; default: the checkout.")]
+Seed = Annotated[int, typer.Option("--seed", help="Base of every random choice.")]
+
+
+def _lake(root: Path | None) -> Any:
+    from arislab.lake import Lake
+
+    _enter(root)
+    return Lake(run_id=f"cli-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+
+
+def _enter(root: Path | None) -> Path:
+    """Make ``--root`` the root of this process and of the kernels that it starts."""
+    from arislab.lake import root as found
+
+    if root is not None:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PrerequisiteError(f"cannot write to {root} ({error.strerror}); choose another folder with --root.") from None
+        os.environ["ARISLAB_ROOT"] = str(root.resolve())
+    return found()
+
+
+@app.command()
+def demo(
+    root: Root = None,
+    until: Annotated[str, typer.Option("--until", help="Last phase to run.")] = "evaluate",
+    seed: Seed = 1,
+) -> None:
+    """Run the five phases on synthetic candidates with the embedded server and model: no network, no GPU."""
+    from arislab import runs
+
+    where = _enter(root)
+    phases = list(runs.PHASES)
+    if until not in phases:
+        raise ParameterError(f"--until must be one of {', '.join(phases)}, got {until!r}.")
+    began = time.monotonic()
+    for phase in phases[: phases.index(until) + 1]:
+        _execute(phase, {"seed": seed}, where)
+    print(f"demo finished in {time.monotonic() - began:.0f} s; records in {where / 'papermill_runs'}; `arislab runs` lists them, `arislab sql` asks the lake")
+    if until == "evaluate":
+        print("approval policy: score (nobody reviewed; review in notebooks/review.ipynb, then run 2_curate again)")
+
+
+@app.command()
+def run(
+    phase: Annotated[str, typer.Argument(help="generate, curate, icl, finetune or evaluate.")],
+    parameters: Annotated[list[tuple[str, str]] | None, typer.Option("-p", help="NAME VALUE of a parameter of the notebook; repeat it.")] = None,
+    root: Root = None,
+) -> None:
+    """Run one phase as a recorded run."""
+    _execute(phase, dict(parameters or ()), _enter(root))
+
+
+def _execute(phase: str, given: dict[str, Any], root: Path) -> None:
+    from arislab import runs
+
+    print(f"{phase}: running …", flush=True)
+    record = runs.execute(phase, given, root=root)
+    print(record, flush=True)
+    if record.status != "ok":
+        raise typer.Exit(1)
+
+
+@app.command(name="runs")
+def list_runs(root: Root = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the recorded runs, newest first."""
+    from arislab import runs
+
+    where = _enter(root)
+    if as_json:
+        print(json.dumps(runs.as_json(where), indent=1, default=str))
+        return
+    for row in runs.as_json(where):
+        print(f"{row['run_id']:<40} {row['phase']:<10} {row['status']:<12} {row['duration_s'] or 0:7.1f} s  {_short(row['headline'])}")
+
+
+def _short(headline: dict[str, Any] | None) -> str:
+    def number(x: Any) -> str:
+        if isinstance(x, dict) and "mean" in x:
+            return f"{x['mean']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"
+        return f"{x:.3f}" if isinstance(x, float) else str(x)
+
+    return ", ".join(f"{k} {number(v)}" for k, v in (headline or {}).items() if k != "account")[:160]
+
+
+@app.command()
+def sql(
+    query: str,
+    root: Root = None,
+    form: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
+) -> None:
+    """Ask the lake in SQL (DuckDB)."""
+    import polars as pl
+
+    if form not in ("table", "json", "csv"):
+        raise ParameterError(f"--format must be table, json or csv, got {form!r}.")
+    answer = _lake(root).sql(query)
+    if form == "table":
+        with pl.Config(tbl_rows=200, tbl_cols=50, fmt_str_lengths=60, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
+            print(answer)
+    else:
+        print(answer.write_csv() if form == "csv" else answer.write_json())
+
+
+@app.command()
+def candidates(
+    n: Annotated[int, typer.Option("--n", help="How many.", min=1)] = 7500,
+    seed: Seed = 1,
+    root: Root = None,
+    duplicates: Annotated[float, typer.Option(help="Share of exact copies, 0..0.5.", min=0, max=0.5)] = 0.01,
+    near_duplicates: Annotated[float, typer.Option(help="Share of near-copies, 0..0.5.", min=0, max=0.5)] = 0.03,
+) -> None:
+    """Compose synthetic job profiles for the embedded model and add them to the lake."""
+    from arislab.tiny.candidates import compose
+
+    frame = compose(n, seed=seed, duplicate_fraction=duplicates, near_duplicate_fraction=near_duplicates)
+    lake = _lake(root)
+    lake["candidates"].upsert(frame)
+    splits = dict(frame.group_by("split").len().iter_rows())
+    print(f"{frame.height:,} candidates = " + " + ".join(f"{splits.get(s, 0):,} {s}" for s in ("train", "validation", "test")) + f"; {frame['group_id'].n_unique():,} groups; in {lake.path}")
+
+
+@app.command(name="import")
+def import_file(
+    file: Path,
+    what: Annotated[str, typer.Option("--as", help="candidates or outputs.")],
+    id: Annotated[str | None, typer.Option("--id", help="Column that names the candidate.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column that related candidates share.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task that will judge the outputs: a name or a path.")] = None,
+    input: Annotated[str | None, typer.Option(help="Column with the question.")] = None,
+    output: Annotated[str | None, typer.Option(help="Column with the answer.")] = None,
+    model: Annotated[str | None, typer.Option(help="Column with the model's name.")] = None,
+    keep: Annotated[str, typer.Option(help="Columns to keep, with commas between.")] = "",
+    requests: Annotated[Path | None, typer.Option(help="The input file of an OpenAI batch whose output file is FILE.")] = None,
+    root: Root = None,
+) -> None:
+    """Bring your own candidates, or outputs recorded elsewhere, into the lake."""
+    from arislab import inputs
+    from arislab.task import load
+
+    if what not in ("candidates", "outputs"):
+        raise ParameterError(f"--as must be candidates or outputs, got {what!r}.")
+    lake = _lake(root)
+    if what == "candidates":
+        if id is None:
+            raise ParameterError("--as candidates needs --id COLUMN: the column that names each candidate.")
+        frame = inputs.candidates(inputs.read_file(file), id=id, group=group)
+        known = lake["candidates"].read(columns=["candidate_id"])
+        lake["candidates"].upsert(frame)
+        again = frame.join(known, on="candidate_id", how="semi").height
+        print(f"{frame.height:,} candidates = {frame.height - again:,} new + {again:,} replaced; {frame['group_id'].n_unique():,} groups")
+        return
+    if task is None:
+        raise ParameterError("--as outputs needs --task NAME: the task file that will judge them.")
+    name = load(task).name
+    if requests is not None:
+        people, raw = inputs.from_batch_files(requests, file, task=name)
+    elif input is None or output is None:
+        raise ParameterError("--as outputs needs --input COLUMN and --output COLUMN, or --requests FILE beside an OpenAI batch output file.")
+    else:
+        people, raw = inputs.outputs(inputs.read_file(file), task=name, input=input, output=output, id=id, model=model, keep=[k for k in keep.split(",") if k])
+    lake["candidates"].upsert(people)
+    lake["training_data_raw"].upsert(raw)
+    counts = dict(raw.group_by("status").len().sort("status").iter_rows())
+    print(f"{raw.height:,} outputs = " + " + ".join(f"{n:,} {s}" for s, n in counts.items()) + f"; samples of {people.height:,} candidates in {people['group_id'].n_unique():,} groups")
+
+
+@app.command()
+def serve(
+    data: Annotated[Path, typer.Option("--data", help="Folder for files, spool and database; one server a folder.")],
+    port: Annotated[int, typer.Option(help="0 = a free one.")] = 0,
+    host: str = "127.0.0.1",
+    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token; made if absent (mode 0600).")] = None,
+    model: Annotated[str | None, typer.Option(help="Weights for the in-process engine: a folder, or tiny.")] = None,
+    adapters: Annotated[Path | None, typer.Option(help="Folder of LoRA adapters to offer as models.")] = None,
+    upstream: Annotated[list[str] | None, typer.Option(help="URL of a chat server (…/v1); repeat it to balance several.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes of the in-process engine; default min(2, cores).")] = None,
+    engine: Annotated[str | None, typer.Option(help="echo: answer with the question (tests).")] = None,
+    parent_pid: Annotated[int | None, typer.Option(help="Stop when this process ends.")] = None,
+) -> None:
+    """Serve OpenAI Files + Batches over an in-process model or any chat server."""
+    from arislab.server.app import serve as start
+
+    chosen = [x for x in (model, engine, upstream) if x]
+    if len(chosen) > 1:
+        raise ParameterError("give one of --model, --upstream or --engine.")
+    start(data, host=host, port=port, token_file=token_file, model=model or (None if chosen else "tiny"), adapters=adapters, upstream=list(upstream or ()), workers=workers, parent_pid=parent_pid, engine=engine)
+
+
+def main() -> None:
+    """Run the command; what the user must fix prints as one message, without a traceback."""
+    try:
+        app(standalone_mode=True)
+    except ArislabError as error:
+        print(f"arislab: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,100 @@
+"""Kept rows to examples that later phases may use, and the control set that shows whether the choice was worth anything.
+
+This module does not know how rows were scored or cut (scoring, selection) nor how people decide (review).
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import polars as pl
+
+from arislab.errors import ParameterError
+from arislab.task import Task
+
+_METADATA = ("company", "title", "category", "use_case")
+
+
+def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.DataFrame:
+    """Return rows of ``training_data_curated`` for kept outputs; nobody has reviewed them yet.
+
+    Args:
+        kept: custom_id, candidate_id, task, input, messages (null: written again by the task), output, quality, metadata.
+        candidates: Rows of ``candidates`` behind them.
+        task: Its to_messages, difficulty and category fill what the record does not have.
+    """
+    people = {row["candidate_id"]: row | {"profile": json.loads(row["profile"])} for row in candidates.join(kept, on="candidate_id", how="semi").to_dicts()}
+    rows = []
+    for row in kept.to_dicts():
+        candidate = people[row["candidate_id"]]
+        messages = json.loads(row["messages"]) if row["messages"] else task.to_messages(candidate)
+        facts: dict[str, Any] = json.loads(row["metadata"]) if row.get("metadata") else {}
+        facts |= {name: candidate[name] for name in _METADATA if candidate.get(name) is not None}
+        facts["difficulty"] = task.difficulty(candidate) if task.difficulty else None
+        if task.category:
+            facts["category"] = task.category(candidate)
+        rows.append({
+            "id": row["custom_id"], "candidate_id": row["candidate_id"], "custom_id": row["custom_id"], "task": task.name,
+            "input": messages[-1]["content"], "messages": json.dumps(messages, ensure_ascii=False), "output": row["output"],
+            "quality_score": row["quality"], "needs_review": True, "approved": False, "reviewed_by": None,
+            "metadata": json.dumps(facts, ensure_ascii=False, sort_keys=True, default=str), "split": candidate["split"],
+        })  # fmt: skip
+    schema = {"reviewed_by": pl.String, "quality_score": pl.Float64, "needs_review": pl.Boolean, "approved": pl.Boolean}
+    return pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)  # one row per kept example
+
+
+def approved(curated: pl.DataFrame, *, approve: str) -> pl.DataFrame:
+    """Return the curated rows of the train split that later phases may use under a policy.
+
+    Args:
+        curated: Rows of ``training_data_curated``.
+        approve: ``reviewed``: a person approved or edited the row. ``score``: also rows that nobody has looked at yet (what a
+            person rejected stays out under both).
+
+    Raises:
+        ParameterError: Another policy, or one that leaves no row.
+    """
+    if approve not in ("reviewed", "score"):
+        raise ParameterError(f"approve must be 'reviewed' or 'score', got {approve!r}; 'score' also takes rows that nobody has reviewed.")
+    rows = curated.filter(pl.col("split") == "train", pl.col("approved") if approve == "reviewed" else pl.col("approved") | pl.col("needs_review"))
+    if not rows.height:
+        raise ParameterError(
+            f"approve={approve!r} leaves none of {curated.height:,} curated rows; run 2_curate, review some in notebooks/review.ipynb "
+            "and run 2_curate again, or use approve='score'."
+        )
+    return rows
+
+
+def pool(examples: pl.DataFrame, *, n: int, use_case: str = "general", seed: int = 0) -> pl.DataFrame:
+    """Return up to ``n`` examples for the in-context search: the best by quality, one per candidate, ties by a stable hash.
+
+    Args:
+        examples: From ``approved``.
+        n: Size of the pool.
+        use_case: ``general`` takes all; another name only examples whose metadata say so.
+        seed: Of the hash.
+    """
+    rows = examples if use_case == "general" else examples.filter(pl.col("metadata").str.json_path_match("$.use_case") == use_case)
+    if not rows.height:
+        raise ParameterError(f"no example has use_case {use_case!r} in its metadata; use 'general', or another use case.")
+    rows = rows.with_columns(_tie=_hash(rows["id"], seed)).sort("quality_score", "_tie", descending=[True, False], nulls_last=True)
+    return rows.unique("candidate_id", keep="first", maintain_order=True).drop("_tie").head(n)
+
+
+def control(raw: pl.DataFrame, candidates: pl.DataFrame, task: Task, *, n: int, seed: int = 0) -> pl.DataFrame:
+    """Return ``n`` random outputs as examples: what training on uncurated rows of the same number gives.
+
+    Args:
+        raw: Rows of ``training_data_raw`` with status ok.
+        candidates: Candidates of the train split.
+        task: Writes the messages where the record has none.
+        n: How many; at most all.
+        seed: Of the draw, a stable hash of custom_id.
+    """
+    rows = raw.join(candidates, on="candidate_id", how="semi")
+    drawn = rows.with_columns(_tie=_hash(rows["custom_id"], seed)).sort("_tie").head(n)
+    return examples(drawn.rename({"llm_output": "output"}).with_columns(quality=pl.lit(None, dtype=pl.Float64)), candidates, task)
+
+
+def _hash(names: pl.Series, seed: int) -> pl.Series:
+    return pl.Series([hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in names], dtype=pl.String)

@@ -1,0 +1,135 @@
+"""Arms on the same candidates: ask, score, compare pair by pair, look for leaks, decide.
+
+An arm is a way to answer: baseline (zero-shot), icl (with examples), finetuned (adapter), control (adapter trained on a random
+set of the same size). All arms answer the same candidates with the same random seeds; what is reported is the paired difference.
+This module is the only one that may be given rows of the test split.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from arislab import batch, scoring, stats
+from arislab.errors import LeakageError, ParameterError
+from arislab.task import Task
+
+_WORD = re.compile(r"\w+")
+
+
+def ask(arms: dict[str, pl.DataFrame], *, candidates: pl.DataFrame, server: batch.Server, folder: Path, table: batch.Table, task: Task) -> pl.DataFrame:
+    """Let every arm answer, in one go, and score the answers.
+
+    Args:
+        arms: Name to requests (from ``batch.build_requests``).
+        candidates: Rows of ``candidates`` behind the requests.
+        server, folder, table: As in ``batch.answer``.
+        task: Its scorers judge.
+
+    Returns:
+        One row per arm and request: arm, candidate_id, sample, custom_id, model, status, output (null if none came), quality
+        (0..1, null = no answer or unscored), score_<scorer>, tokens, latency_s (null: batches do not tell).
+    """
+    requests = pl.concat([frame.with_columns(arm=pl.lit(name)) for name, frame in arms.items()])
+    answers = batch.answer(requests, server=server, folder=folder, table=table, task=task.name)
+    distinct = answers.unique("custom_id", keep="first", maintain_order=True)
+    scored = scoring.score(scoring.rows(distinct, candidates), task).drop("candidate_id", "task", "scorer_version", "reason")
+    out = answers.join(scored, on="custom_id", how="left", maintain_order="left").rename({"llm_output": "output"})
+    out = out.with_columns(tokens=pl.col("prompt_tokens") + pl.col("completion_tokens"), latency_s=pl.lit(None, dtype=pl.Float64))
+    keep = ["arm", "candidate_id", "sample", "custom_id", "model", "status", "output", "quality", "tokens", "latency_s"]
+    return out.select(*keep, pl.col("^score_.*$"))  # one row per arm and request
+
+
+def summary(scores: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per arm, in order of appearance: arm, n, n_missing, mean, low, high (95 % bootstrap), tokens (mean a request)."""
+    rows = []
+    for arm in scores["arm"].unique(maintain_order=True):
+        part = scores.filter(pl.col("arm") == arm)
+        mean = stats.mean_interval(part["quality"])
+        rows.append({"arm": arm, "n": mean.n, "n_missing": mean.n_missing, "mean": mean.mean, "low": mean.low, "high": mean.high, "tokens": part["tokens"].mean()})
+    return pl.DataFrame(rows, schema_overrides={"tokens": pl.Float64})
+
+
+def leaks(test: pl.DataFrame, used: pl.DataFrame, *, threshold: float = 0.8) -> pl.DataFrame:
+    """Return the test rows that also stand in what was trained or searched on.
+
+    Args:
+        test: candidate_id, group_id, text.
+        used: id, candidate_id, group_id, text.
+        threshold: Jaccard similarity of word 3-shingles from which two texts count as the same.
+
+    Returns:
+        One row per leaking test candidate: candidate_id, id (of the used row), kind (candidate, group, exact, near), similarity.
+    """
+    found: dict[str, tuple[str, str, float]] = {}
+    for kind, column in (("group", "group_id"), ("candidate", "candidate_id")):
+        shared = test.filter(pl.col(column).is_not_null()).join(used.select("id", column), on=column, how="inner")
+        found |= {row["candidate_id"]: (row["id"], kind, 1.0) for row in shared.to_dicts()}
+    shingles = {row["id"]: _shingles(row["text"]) for row in used.to_dicts()}
+    holders: dict[tuple[str, ...], list[str]] = {}
+    for name, parts in shingles.items():
+        for part in parts:
+            holders.setdefault(part, []).append(name)
+    for row in test.to_dicts():
+        mine, shared_with = _shingles(row["text"]), {}
+        for part in mine:
+            for name in holders.get(part, ()):
+                shared_with[name] = shared_with.get(name, 0) + 1
+        for name, n in shared_with.items():
+            similarity = n / (len(mine) + len(shingles[name]) - n)
+            if similarity >= threshold and similarity > found.get(row["candidate_id"], ("", "", 0.0))[2]:
+                found[row["candidate_id"]] = (name, "exact" if similarity == 1 else "near", similarity)
+    rows = [(candidate, *what) for candidate, what in sorted(found.items())]
+    return pl.DataFrame(rows, schema={"candidate_id": pl.String, "id": pl.String, "kind": pl.String, "similarity": pl.Float64}, orient="row")
+
+
+def _shingles(text: str | None) -> set[tuple[str, ...]]:
+    words = _WORD.findall((text or "").lower())
+    return {tuple(words[i : i + 3]) for i in range(len(words) - 2)} or {tuple(words)}
+
+
+def refuse_leaks(found: pl.DataFrame, *, n_test: int) -> str:
+    """Return a line that says 0 leaks, or raise.
+
+    Raises:
+        LeakageError: ``found`` has rows; the message names the first.
+    """
+    if found.height:
+        row = found.row(0, named=True)
+        raise LeakageError(
+            f"{found.height:,} of {n_test:,} test candidates are also in what was trained or searched on (first: {row['candidate_id']!r} is {row['kind']} "
+            f"to {row['id']!r}, similarity {row['similarity']:.2f}); take those rows out of training_data_curated, train again, then evaluate."
+        )
+    return f"0 of {n_test:,} test candidates leak into training or search"
+
+
+def gate(comparison: pl.DataFrame, *, arm: str, baseline: str = "baseline", margin: float = 0.0) -> dict[str, Any]:
+    """Decide whether an arm may be promoted: the lower end of its paired 95 % gain must exceed ``margin``.
+
+    Args:
+        comparison: From ``stats.compare``.
+        arm: The arm to promote.
+        baseline: What it must beat.
+        margin: Smallest gain that counts.
+    """
+    rows = comparison.filter((pl.col("arm") == arm) & (pl.col("baseline") == baseline))
+    if not rows.height:
+        raise ParameterError(f"the comparison has no row {arm!r} against {baseline!r}; add it to the contrasts.")
+    row = rows.row(0, named=True)
+    verdict = "promote" if row["low"] > margin else "hold" if row["high"] < margin else "not shown"
+    return {"arm": arm, "against": baseline, "verdict": verdict, **{k: row[k] for k in ("difference", "low", "high", "p_holm", "n")}, "margin": margin, "decided_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+
+def serve_command(base_model: str, version: str, adapter_path: str) -> str:
+    """Return the vLLM line that serves a promoted adapter under its immutable name."""
+    return f"vllm serve {base_model} --enable-lora --lora-modules {version}={adapter_path}"
+
+
+def texts(frame: pl.DataFrame, to_messages: Callable[[dict[str, Any]], list[dict[str, str]]]) -> pl.DataFrame:
+    """Return candidate_id, group_id and text (the question as it is asked) of candidates, for ``leaks``."""
+    asked = [to_messages(row | {"profile": json.loads(row["profile"])})[-1]["content"] for row in frame.to_dicts()]
+    return frame.select("candidate_id", "group_id").with_columns(text=pl.Series(asked, dtype=pl.String))
