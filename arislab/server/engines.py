@@ -267,12 +267,12 @@ class LocalEngine:
         self._workers: list[_Worker] = []
         self._threads = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="worker")
         self._n_workers = workers
-        self._base: list[str] = []
-        self._loading: asyncio.Task[None] | None = None
+        self._base = ""
+        self._loading: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Start the workers; they load the model while the server already answers."""
-        self._loading = asyncio.create_task(self._load())
+        self._loading = [asyncio.create_task(self._load()) for _ in range(self._n_workers)]
 
     async def loaded(self) -> None:
         """Wait until one worker answers.
@@ -280,13 +280,14 @@ class LocalEngine:
         Raises:
             PrerequisiteError: the model cannot be loaded.
         """
-        assert self._loading is not None
-        await asyncio.shield(self._loading)
+        done, _ = await asyncio.wait(self._loading, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
 
     async def stop(self) -> None:
         """End the workers."""
-        if self._loading is not None:
-            self._loading.cancel()
+        for task in self._loading:
+            task.cancel()
         for worker in self._workers:
             worker.process.terminate()
         for worker in self._workers:
@@ -298,7 +299,7 @@ class LocalEngine:
         """The base model, then the adapters that lie in the folder now."""
         await self.loaded()
         found = sorted(self._adapters.glob("*/adapter_config.json")) if self._adapters is not None else []
-        return [*self._base, *(path.parent.name for path in found)]
+        return [self._base, *(path.parent.name for path in found)]
 
     async def run(self, chunk: Sequence[Request], emit: Emit) -> None:
         """Generate one chunk in one call of the decoder."""
@@ -315,8 +316,6 @@ class LocalEngine:
 
     async def _load(self) -> None:
         self._idle.put_nowait(await self._worker())
-        for _ in range(self._n_workers - 1):
-            self._idle.put_nowait(await self._worker())
 
     async def _worker(self) -> _Worker:
         """Start a process and wait for its list of models."""
@@ -328,13 +327,14 @@ class LocalEngine:
         worker = _Worker(process, ours)
         self._workers.append(worker)
         try:
-            names = await asyncio.get_running_loop().run_in_executor(self._threads, ours.recv)
+            base = await asyncio.get_running_loop().run_in_executor(self._threads, ours.recv)
         except (EOFError, ConnectionError):
             raise PrerequisiteError(
                 f"the model in {str(self._model)!r} cannot be loaded; the reason stands in the server's log above"
             ) from None
-        known = {path.parent.name for path in self._adapters.glob("*/adapter_config.json")} if self._adapters else set()
-        self._base = [name for name in names if name not in known]
+        if isinstance(base, PrerequisiteError):
+            raise base
+        self._base = base
         log.info("worker %d is ready", process.pid)
         return worker
 
@@ -373,8 +373,12 @@ def _work(connection: "Connection[Any, Any]", model: Path, adapters: Path | None
     threading.Thread(target=_end_with, args=(parent_pid,), daemon=True).start()
     from arislab.tiny import decoder
 
-    engine = decoder.Engine(model, adapters_dir=adapters, threads=1)
-    connection.send(engine.models())
+    try:
+        engine = decoder.Engine(model, adapters_dir=adapters, threads=1)
+    except PrerequisiteError as error:
+        connection.send(error)
+        return
+    connection.send(engine.base)
     with suppress(EOFError):
         while True:
             answers = engine.generate([decoder.Request(**job) for job in connection.recv()])
@@ -394,7 +398,7 @@ def _answer(request: Request, job: dict[str, Any], answer: tuple[Any, ...]) -> R
             request.line, 404, error, f"model {job['model']!r} does not exist; GET /v1/models lists those that do"
         )
     if error is not None:
-        status = 400 if error == "context_length_exceeded" else 500
+        status = 400 if error in ("context_length_exceeded", "invalid_messages") else 500
         return failure(
             request.line, status, error, f"the model could not answer: {error} (prompt of {prompt_tokens} tokens)"
         )

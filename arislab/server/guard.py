@@ -1,0 +1,134 @@
+"""Who may ask: Host allow-list, bearer token, size limits; and the form in which the server refuses."""
+
+import hmac
+import ipaddress
+import os
+import secrets
+import socket
+import stat
+from pathlib import Path
+
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from arislab.errors import PrerequisiteError
+
+MAX_UPLOAD_BYTES = 200 << 20
+MAX_BODY_BYTES = 8 << 20
+
+
+def read_token(path: Path) -> str:
+    """The token in a file that only its owner can read; a new random one is written if the file is absent.
+
+    Raises:
+        PrerequisiteError: others can read the file, or it is empty.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            raise PrerequisiteError(
+                f"the token file {str(path)!r} has mode {mode:o}, so others on this machine may read it; make it 600: chmod 600 {path}"
+            ) from None
+        if not (token := path.read_text().strip()):
+            raise PrerequisiteError(
+                f"the token file {str(path)!r} is empty; remove it to get a new token, or write one into it"
+            ) from None
+        return token
+    with os.fdopen(descriptor, "w") as file:
+        token = "arislab-" + secrets.token_urlsafe(32)
+        file.write(token + "\n")
+    return token
+
+
+class Guard:
+    """What every request passes first: Host allow-list (against DNS rebinding), bearer token, size limit."""
+
+    def __init__(self, app: ASGIApp, *, token: str, host: str):
+        self.app, self._token = app, token.encode()
+        wildcard = host in ("0.0.0.0", "::", "")
+        self._any_address = wildcard  # a page in a browser can forge names, not addresses
+        self._hosts = {"127.0.0.1", "localhost", "::1", host.lower()} | (
+            {socket.gethostname().lower()} if wildcard else set()
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse the request, or pass it on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        if not self._host_is_known(headers.get(b"host", b"").decode("latin-1")):
+            refusal = envelope(
+                403,
+                "this Host header is not served; use the url that the server printed when it started",
+                code="host_not_allowed",
+            )
+            await refusal(scope, receive, send)
+            return
+        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if scope["path"] != "/health" and not (
+            kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
+        ):
+            message = "missing or wrong API key; send the content of the server's token file as 'Authorization: Bearer <token>'"
+            refusal = envelope(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+            await refusal(scope, receive, send)
+            return
+        limit = MAX_UPLOAD_BYTES + (1 << 16) if scope["path"] == "/v1/files" else MAX_BODY_BYTES
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > limit:
+            await envelope(413, too_large(limit), code="request_too_large")(scope, receive, send)
+            return
+        n_bytes = 0
+
+        async def counted() -> Message:
+            nonlocal n_bytes
+            message = await receive()
+            n_bytes += len(message.get("body", b""))
+            if n_bytes > limit:
+                raise StarletteHTTPException(413, too_large(limit))
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _host_is_known(self, header: str) -> bool:
+        name = header.lower()
+        name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+        if name in self._hosts:
+            return True
+        return self._any_address and _is_address(name)
+
+
+def envelope(
+    status: int,
+    message: str,
+    *,
+    param: str | None = None,
+    code: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """An error as OpenAI's API shows it."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status, headers)
+
+
+def refuse(status: int, message: str, *, param: str | None = None, code: str | None = None) -> HTTPException:
+    """The exception that becomes an :func:`envelope`."""
+    return HTTPException(status, {"message": message, "param": param, "code": code})
+
+
+def too_large(limit: int) -> str:
+    """What a client reads that sent more."""
+    return f"the request has more than {limit} bytes; split the file"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
