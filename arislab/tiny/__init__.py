@@ -1,0 +1,1 @@
+"""The embedded model: a small Llama trained from scratch on a grammar of candidate evaluations."""

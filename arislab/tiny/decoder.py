@@ -1,0 +1,281 @@
+"""The in-process engine: chat requests in, answers out, from any Llama checkpoint and its LoRA adapters.
+
+Needs torch, safetensors, tokenizers and jinja2, not transformers. The same list of requests gives the same texts.
+"""
+
+import hashlib
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arislab.errors import PrerequisiteError
+
+if TYPE_CHECKING:
+    from arislab.tiny.llama import Llama, Row
+
+MODEL_DIR = Path(__file__).parent / "model"
+"""The embedded model."""
+BATCH_ROWS = 128
+KEY_VALUE_BYTES = 512 * 2**20
+"""Room for keys and values; larger models get smaller batches."""
+SHARED_TOKENS, SHARING_ROWS = 64, 16
+"""A prefix is kept apart when it is this much longer than what its neighbours share, and this many rows share it."""
+MERGED_MODELS = 4
+"""Merged adapters kept in memory."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One chat request."""
+
+    messages: list[dict[str, str]]
+    model: str
+    """A name in ``Engine.models()``."""
+    temperature: float = 1.0
+    """0 takes the likeliest token."""
+    top_p: float = 1.0
+    max_tokens: int = 256
+    """Cut to what the context leaves."""
+    seed: int | None = None
+    """Start of this row's random numbers. Rows with equal seeds share their luck: give each row its own. None: from
+    the request itself."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one request, or why there is none."""
+
+    text: str
+    finish_reason: str
+    """``stop`` or ``length``; empty when there is an error."""
+    prompt_tokens: int
+    completion_tokens: int
+    """Tokens written, with the end token."""
+    error: str | None = None
+    """``model_not_found``, ``model_not_loadable``, ``invalid_messages`` or ``context_length_exceeded``."""
+
+
+class Engine:
+    """A base model and the adapters beside it.
+
+    Args:
+        model_dir: a folder with config.json, safetensors, tokenizer.json and a chat template
+        adapters_dir: a folder of PEFT LoRA folders, read again at each call; None: no adapters
+        threads: for torch, in this whole process
+    """
+
+    def __init__(
+        self, model_dir: Path | str = MODEL_DIR, adapters_dir: Path | str | None = None, threads: int = 1
+    ) -> None:
+        import torch
+        from tokenizers import Tokenizer
+
+        torch.set_num_threads(threads)
+        self.model_dir = Path(model_dir)
+        self.adapters_dir = Path(adapters_dir) if adapters_dir else None
+        self.config = _read_json(self.model_dir / "config.json")
+        self.weights = _read_weights(self.model_dir)
+        self.base = base_name(self.model_dir)
+        self.tokenizer = Tokenizer.from_file(str(self.model_dir / "tokenizer.json"))
+        self.template = ChatTemplate(self.model_dir)
+        self.ends = self._end_tokens()
+        self._merged: OrderedDict[tuple[str, int], Llama] = OrderedDict()
+        self._base_model = self._llama(self.weights)
+
+    def _llama(self, weights: dict[str, Any]) -> "Llama":
+        from arislab.tiny.llama import Llama
+
+        return Llama(self.config, weights)
+
+    def _end_tokens(self) -> frozenset[int]:
+        """Return the ids that end an answer: those of the generation config, else of the config."""
+        path = self.model_dir / "generation_config.json"
+        given = (_read_json(path) if path.exists() else {}).get("eos_token_id", self.config.get("eos_token_id"))
+        return frozenset(given if isinstance(given, list) else [] if given is None else [given])
+
+    def models(self) -> list[str]:
+        """Return the names that a request may give: the base model, then the adapters."""
+        if self.adapters_dir is None or not self.adapters_dir.is_dir():
+            return [self.base]
+        found = sorted(path.parent.name for path in self.adapters_dir.glob("*/adapter_config.json"))
+        return [self.base, *(name for name in found if name != self.base)]
+
+    def _model(self, name: str) -> "Llama":
+        """Return a model by name; a replaced adapter is merged anew."""
+        from safetensors.torch import load_file
+
+        from arislab.tiny.llama import merge
+
+        if name == self.base or self.adapters_dir is None:
+            return self._base_model
+        folder = self.adapters_dir / name
+        path = folder / "adapter_model.safetensors"
+        if not path.exists():
+            raise PrerequisiteError(f"{path} is missing; an adapter folder needs it beside adapter_config.json")
+        key = (name, path.stat().st_mtime_ns)
+        if key not in self._merged:
+            weights = merge(self.weights, _read_json(folder / "adapter_config.json"), load_file(path))
+            self._merged[key] = self._llama(weights)
+            if len(self._merged) > MERGED_MODELS:
+                self._merged.popitem(last=False)
+        self._merged.move_to_end(key)
+        return self._merged[key]
+
+    def generate(self, requests: list[Request]) -> list[Answer]:
+        """Answer all requests, in their order. Rows may name different models, temperatures and limits."""
+        import torch
+
+        answers: list[Answer | None] = [None] * len(requests)
+        by_model: dict[str, dict[int, Row]] = {}
+        known = set(self.models())
+        for i, request in enumerate(requests):
+            prepared = self._row(request) if request.model in known else _failed("model_not_found")
+            if isinstance(prepared, Answer):
+                answers[i] = prepared
+            else:
+                by_model.setdefault(request.model, {})[i] = prepared
+        for name, rows in by_model.items():
+            try:
+                model = self._model(name)
+            except PrerequisiteError:
+                answers = [_failed("model_not_loadable") if i in rows else answer for i, answer in enumerate(answers)]
+                continue
+            with torch.inference_mode():
+                for n_prefix, cluster in clusters(list(rows.values())):
+                    prefix = model.prefill(cluster[0].prompt[:n_prefix])
+                    for batch in batches(cluster, n_prefix, model.bytes_per_token):
+                        model.decode(batch, prefix, n_prefix, self.ends)
+            for i, row in rows.items():
+                answers[i] = self._answer(row)
+        return [answer for answer in answers if answer is not None]
+
+    def _row(self, request: Request) -> "Row | Answer":
+        """Return a request as tokens, or why it cannot be answered."""
+        from jinja2.exceptions import TemplateError
+
+        from arislab.tiny.llama import Row
+
+        try:
+            text = self.template.render(request.messages)
+        except TemplateError:
+            return _failed("invalid_messages")
+        prompt = self.tokenizer.encode(text, add_special_tokens=False).ids
+        room = self._base_model.context - len(prompt)
+        if room < 1:
+            return _failed("context_length_exceeded", len(prompt))
+        seed = request.seed
+        if seed is None:
+            given = [request.messages, request.model, request.temperature, request.top_p, request.max_tokens]
+            seed = int.from_bytes(hashlib.sha256(json.dumps(given, sort_keys=True).encode()).digest()[:8])
+        limit = min(request.max_tokens, room)
+        return Row(prompt, request.temperature, request.top_p, limit, seed % 2**63)
+
+    def _answer(self, row: "Row") -> Answer:
+        text = self.tokenizer.decode(row.written, skip_special_tokens=True)
+        reason = "stop" if row.ended else "length"
+        return Answer(text, reason, len(row.prompt), len(row.written) + row.ended)
+
+
+class ChatTemplate:
+    """The chat template of a model folder, rendered as transformers does."""
+
+    def __init__(self, folder: Path) -> None:
+        from jinja2.exceptions import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def refuse(message: str) -> None:
+            raise TemplateError(message)
+
+        config = _read_json(folder / "tokenizer_config.json")
+        path = folder / "chat_template.jinja"
+        source = path.read_text("utf-8") if path.exists() else config.get("chat_template")
+        if not isinstance(source, str):
+            raise PrerequisiteError(
+                f"{folder} has no chat template; add chat_template.jinja, base models often lack one"
+            )
+        # training marks that transformers adds to the language; they say nothing when a prompt is written
+        source = re.sub(r"(\{%-?\s*)generation\b", r"\1if true", source)
+        source = re.sub(r"(\{%-?\s*)endgeneration\b", r"\1endif", source)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = refuse
+        environment.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False} | options)
+        self.template = environment.from_string(source)
+        self.tokens = {
+            name: value["content"] if isinstance(value, dict) else value
+            for name, value in config.items()
+            if name in ("bos_token", "eos_token", "pad_token", "unk_token") and value is not None
+        }
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """Return the prompt text, with the beginning of the answer."""
+        return str(self.template.render(messages=messages, add_generation_prompt=True, **self.tokens))
+
+
+def base_name(model_dir: Path) -> str:
+    """Return the name of a base model: its folder's, and for the embedded model one that changes with its weights."""
+    if model_dir.resolve() != MODEL_DIR.resolve():
+        return model_dir.resolve().name
+    return "arislab-tiny-" + hashlib.sha256((model_dir / "model.safetensors").read_bytes()).hexdigest()[:8]
+
+
+def common(a: list[int], b: list[int]) -> int:
+    """Return how many tokens two prompts share, at most all but the last of the shorter."""
+    most = min(len(a), len(b)) - 1
+    return next((i for i in range(most) if a[i] != b[i]), most)
+
+
+def clusters(rows: list["Row"]) -> Iterator[tuple[int, list["Row"]]]:
+    """Yield (length of the common prefix, rows) so that few prompt tokens are read twice and batches stay large."""
+    rows = sorted(rows, key=lambda row: row.prompt)
+    groups: list[tuple[int, list[Row]]] = []
+    for row in rows:
+        if groups:
+            shared, members = groups[-1]
+            now = min(shared, common(members[0].prompt, row.prompt))
+            if now >= shared - SHARED_TOKENS:
+                members.append(row)
+                groups[-1] = (now, members)
+                continue
+        groups.append((len(row.prompt) - 1, [row]))
+    small = [row for _, members in groups if len(members) < SHARING_ROWS for row in members]
+    if small:
+        yield common(small[0].prompt, small[-1].prompt), small
+    yield from (group for group in groups if len(group[1]) >= SHARING_ROWS)
+
+
+def batches(rows: list["Row"], n_prefix: int, bytes_per_token: int) -> Iterator[list["Row"]]:
+    """Yield rows of similar length in batches that fit into memory."""
+    rows = sorted(rows, key=lambda row: len(row.prompt))
+    longest = len(rows[-1].prompt) - n_prefix + max(row.limit for row in rows)
+    size = max(1, min(BATCH_ROWS, KEY_VALUE_BYTES // (bytes_per_token * longest)))
+    for i in range(0, len(rows), size):
+        yield rows[i : i + size]
+
+
+def _failed(error: str, prompt_tokens: int = 0) -> Answer:
+    return Answer("", "", prompt_tokens, 0, error)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise PrerequisiteError(
+            f"{path} is missing; a model folder holds config.json, safetensors, tokenizer.json and a chat template"
+        )
+    value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return value
+
+
+def _read_weights(folder: Path) -> dict[str, Any]:
+    """Read all safetensors of a checkpoint, one file or several, as float32."""
+    from safetensors.torch import load_file
+
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise PrerequisiteError(f"{folder} has no safetensors; save the model with save_pretrained first")
+    return {name: tensor.float() for path in paths for name, tensor in load_file(path).items()}
