@@ -21,7 +21,7 @@ from starlette.datastructures import UploadFile
 from arislab.server import engines
 from arislab.server.guard import MAX_UPLOAD_BYTES, envelope, refuse, too_large
 from arislab.server.runner import ENDPOINT
-from arislab.server.store import KEEP_FILES_S, TERMINAL, Record, Store, batch_object, file_object
+from arislab.server.store import KEEP_FILES_S, TERMINAL, Record, Store
 
 log = logging.getLogger("arislab.server")
 
@@ -223,6 +223,38 @@ async def chat_completion(request: Request) -> Response:
         failed = orjson.loads(result.body)
         return envelope(502, failed["message"], code=failed["code"])
     return Response(result.body, status_code=result.status, media_type="application/json")
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def batch_object(row: Record) -> Record:
+    """A batch as OpenAI's API shows it."""
+    shown = (
+        "id endpoint input_file_id status output_file_id error_file_id created_at in_progress_at expires_at finalizing_at "
+        "completed_at failed_at expired_at cancelling_at cancelled_at model"
+    )
+    return {
+        "object": "batch",
+        **{name: row[name] for name in shown.split()},
+        "completion_window": "24h",
+        "errors": {"object": "list", "data": json.loads(row["errors"])} if row["errors"] else None,
+        "metadata": json.loads(row["metadata"]) if row["metadata"] else None,
+        "request_counts": {name: row[name] for name in ("total", "completed", "failed")},
+        "usage": {
+            "input_tokens": row["input_tokens"],
+            "input_tokens_details": {"cached_tokens": row["cached_tokens"]},
+            "output_tokens": row["output_tokens"],
+            "output_tokens_details": {"reasoning_tokens": row["reasoning_tokens"]},
+            "total_tokens": row["input_tokens"] + row["output_tokens"],
+        },
+    }
+
+
+def file_object(row: Record) -> Record:
+    """A file as OpenAI's API shows it."""
+    names = ("id", "bytes", "created_at", "expires_at", "filename", "purpose")
+    return {"object": "file", "status": "processed", **{name: row[name] for name in names}}
 
 
 # -- inside -------------------------------------------------------------------------------------------------------------

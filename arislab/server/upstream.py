@@ -1,0 +1,228 @@
+"""The engine that sends lines to other OpenAI-compatible chat servers: vLLM, SGLang, llama.cpp, Ollama, clouds."""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from arislab.server.engines import Emit, Gate, Request, Result, failure
+from arislab.server.store import NO_USAGE, Usage
+
+if TYPE_CHECKING:
+    import aiohttp
+
+log = logging.getLogger("arislab.server")
+
+
+@dataclass
+class _Upstream:
+    url: str
+    limit: float
+    """Requests that may be in flight: grows while answers come, is halved when the server says that it has too many."""
+    in_flight: int = 0
+    steady: bool = False
+    """False: the limit doubles each round (as TCP starts); True: it grows by one each round, after the first refusal."""
+    cut_at: float = field(default=float("-inf"))
+    closed_until: float = 0.0
+
+
+class UpstreamEngine:
+    """Sends each line to one of several OpenAI-compatible chat servers and passes the answer through.
+
+    A refusal for load (429, 503) or a server that cannot be reached is waited out for up to ``patience_s``, and halves
+    what is in flight; 408, other 5xx and broken connections are tried ``attempts`` times; other answers are final.
+
+    Args:
+        urls: base URLs, ``.../v1``.
+        start: requests in flight at first, per server.
+        ceiling: requests in flight at most, per server.
+        attempts: tries per line for failures that are not about load.
+        patience_s: seconds that one line may wait for a busy or absent server.
+        timeout_s: seconds that one answer may take.
+        backoff_s: seconds before the second try; doubles up to 30.
+    """
+
+    chunk_lines, whole_chunks = 1, False
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        start: int = 16,
+        ceiling: int = 512,
+        attempts: int = 5,
+        patience_s: float = 600.0,
+        timeout_s: float = 600.0,
+        backoff_s: float = 0.5,
+    ):
+        self._upstreams = [_Upstream(url.rstrip("/"), float(start)) for url in urls]
+        self._ceiling, self._attempts, self._patience_s = ceiling, attempts, patience_s
+        self._timeout_s, self._backoff_s = timeout_s, backoff_s
+        self.gate = Gate(start * len(self._upstreams))
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Open the connection pool; the key, if any, comes from the environment only."""
+        import aiohttp
+
+        key = os.environ.get("ARISLAB_UPSTREAM_API_KEY")
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=10),
+            headers={"Authorization": f"Bearer {key}"} if key else None,
+        )
+
+    async def loaded(self) -> None:
+        """Nothing to wait for: a server that is absent now may come."""
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def models(self) -> list[str]:
+        """Models of all servers that answer now."""
+        import aiohttp
+
+        assert self._session is not None
+        names: dict[str, None] = {}
+        for upstream in self._upstreams:
+            with suppress(aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+                timeout = aiohttp.ClientTimeout(total=10)
+                async with self._session.get(f"{upstream.url}/models", timeout=timeout) as response:
+                    names.update(dict.fromkeys(model["id"] for model in orjson.loads(await response.read())["data"]))
+        return list(names)
+
+    async def run(self, chunk: Sequence[Request], emit: Emit) -> None:
+        """Answer one line after the other; what runs at once is up to the gate."""
+        for request in chunk:
+            emit(await self._complete(request))
+
+    async def _complete(self, request: Request) -> Result:
+        began, attempt, delay_s = time.monotonic(), 0, self._backoff_s
+        data = orjson.dumps(request.body)
+        while True:
+            upstream = await self._free()
+            result, retry_after_s = await self._post(upstream, request.line, data)
+            if not _transient(result):
+                self._grow(upstream)
+                return result
+            is_load = result.status in (429, 503) or result.body == _UNREACHABLE
+            attempt += not is_load
+            if is_load:
+                self._cut(upstream, retry_after_s if retry_after_s is not None else delay_s)
+            if attempt >= self._attempts or time.monotonic() - began > self._patience_s:
+                return result
+            # the line keeps its place while it waits, so a server in trouble is not given more lines
+            await asyncio.sleep(0.0 if is_load else delay_s * random.uniform(0.5, 1.5))
+            delay_s = min(30.0, delay_s * 2)
+
+    async def _free(self) -> _Upstream:
+        """Take a slot of the server that has most of them free; wait while all are full or asked us to wait."""
+        while True:
+            now = time.monotonic()
+            free = [u for u in self._upstreams if u.closed_until <= now and u.in_flight < max(1.0, u.limit)]
+            if free:
+                upstream = max(free, key=lambda u: u.limit - u.in_flight)
+                upstream.in_flight += 1
+                return upstream
+            wait_s = min(u.closed_until for u in self._upstreams) - now
+            await asyncio.sleep(max(wait_s, 0.05) * random.uniform(1.0, 1.5))
+
+    async def _post(self, upstream: _Upstream, line: int, data: bytes) -> tuple[Result, float | None]:
+        """One try: its result, and the seconds that the server asked us to wait."""
+        import aiohttp
+
+        assert self._session is not None
+        url, headers = f"{upstream.url}/chat/completions", {"Content-Type": "application/json"}
+        try:
+            async with self._session.post(url, data=data, headers=headers) as response:
+                body = await response.read()
+                return _passed_through(line, response.status, body), _retry_after(response.headers.get("Retry-After"))
+        except aiohttp.ClientConnectorError:
+            return Result(line, 0, _UNREACHABLE), None
+        except TimeoutError:
+            return failure(line, 0, "upstream_timeout", f"no answer within {self._timeout_s:g} s"), None
+        except aiohttp.ClientError as error:
+            return failure(line, 0, "upstream_connection_error", f"the connection broke: {type(error).__name__}"), None
+        finally:
+            upstream.in_flight -= 1
+
+    def _grow(self, upstream: _Upstream) -> None:
+        if upstream.in_flight + 1 >= upstream.limit / 2:  # only what is used can be known to be healthy
+            upstream.limit = min(self._ceiling, upstream.limit + (1 / upstream.limit if upstream.steady else 1))
+            self._fit()
+
+    def _cut(self, upstream: _Upstream, wait_s: float) -> None:
+        """Halve what is in flight, once for all refusals of a moment, and leave the server alone for a while."""
+        now = time.monotonic()
+        upstream.closed_until = max(upstream.closed_until, now + wait_s)
+        if now - upstream.cut_at > 1.0:
+            upstream.limit, upstream.steady, upstream.cut_at = max(1.0, upstream.limit / 2), True, now
+            log.info("%s is busy or absent: %d requests in flight from now on", upstream.url, upstream.limit)
+            self._fit()
+
+    def _fit(self) -> None:
+        self.gate.widen(sum(int(upstream.limit) for upstream in self._upstreams))
+
+
+_UNREACHABLE = orjson.dumps(
+    {"code": "upstream_unreachable", "message": "the upstream server cannot be reached; is it running?"}
+)
+
+
+def _transient(result: Result) -> bool:
+    return result.status in (0, 408, 429) or result.status >= 500
+
+
+def _passed_through(line: int, status: int, body: bytes) -> Result:
+    """The answer's own bytes, once they are known to be what the status says."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        answer = None
+    if not isinstance(answer, dict) or (status == 200 and "choices" not in answer):
+        text = body[:300].decode(errors="replace")
+        return failure(
+            line,
+            status if status >= 400 else 502,
+            "bad_upstream_answer",
+            f"status {status}, but not a chat completion: {text}",
+        )
+    # a line break in valid JSON can only be layout, and would end the line of the output file
+    return Result(line, status, body.strip().replace(b"\r", b" ").replace(b"\n", b" "), _usage(answer.get("usage")))
+
+
+def _usage(usage: Any) -> Usage:
+    if not isinstance(usage, dict):
+        return NO_USAGE
+
+    def count(fields: Any, name: str) -> int:
+        value = fields.get(name) if isinstance(fields, dict) else None
+        return value if isinstance(value, int) else 0
+
+    cached = count(usage.get("prompt_tokens_details"), "cached_tokens")
+    reasoning = count(usage.get("completion_tokens_details"), "reasoning_tokens")
+    return count(usage, "prompt_tokens"), cached, count(usage, "completion_tokens"), reasoning
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Seconds to wait, from a number or a date; at most two minutes."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(header).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(max(seconds, 0.0), 120.0)
