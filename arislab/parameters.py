@@ -1,0 +1,208 @@
+"""Parameters of a notebook: read from the cell tagged ``parameters``, and given values turned into the declared types.
+
+One line of such a cell::
+
+    keep_fraction: float = 0.2  # kept of all scored outputs, (0, 1]
+
+papermill guesses types from the text (007 becomes 7, true stays text) and lets unknown names pass; here the notebook's own
+annotation decides and a wrong name or type is refused before anything is made. This module does not know what a value is
+good for: a range is checked by the function that uses it.
+"""
+
+import ast
+import contextlib
+import io
+import json
+import math
+import re
+import tokenize
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arislab.errors import ParameterError, PrerequisiteError, closest
+
+_SECRET = re.compile(
+    r"(^|_)(token|secret|password|passwd|(api|access|secret|private)_?key)(?!_(file|path))(_|$)", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of the cell tagged ``parameters``: ``name: type = literal  # help, unit, range``."""
+
+    name: str
+    type: str
+    """Annotation as written, such as ``float`` or ``str | None``; without one, the type of the default."""
+    default: Any
+    """Value when nothing is passed."""
+    help: str
+    """The comment on the line; empty if there is none."""
+
+
+def parameters_of(notebook: Path) -> dict[str, Parameter]:
+    """Return the parameters that a notebook declares, in its order; empty if no cell is tagged ``parameters``."""
+    cells = notebook_json(notebook)["cells"]
+    tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", [])]
+    if not tagged:
+        return {}
+    source = "".join(tagged[0]["source"])
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise ParameterError(
+            f"the parameters cell of {notebook.name} is not Python (line {error.lineno}: {error.msg}); mend that line."
+        ) from None
+    comments = {
+        token.start[0]: token.string.lstrip("# ").rstrip()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    found = {}
+    for line in tree.body:
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None:
+            name, value, annotation = line.target.id, line.value, ast.unparse(line.annotation)
+        elif isinstance(line, ast.Assign) and len(line.targets) == 1 and isinstance(line.targets[0], ast.Name):
+            name, value, annotation = line.targets[0].id, line.value, ""
+        else:
+            continue
+        try:
+            default = ast.literal_eval(value)
+        except ValueError:
+            raise ParameterError(
+                f"parameter {name} of {notebook.name} is {ast.unparse(value)!r}; a default must be a literal such as 0.2 or 'x'."
+            ) from None
+        kind = annotation or ("str" if default is None else type(default).__name__)
+        found[name] = Parameter(name, kind, default, comments.get(line.end_lineno or line.lineno, ""))
+    return found
+
+
+def convert(parameters: Mapping[str, Parameter], given: Mapping[str, object]) -> dict[str, Any]:
+    """Return the given values in the types that the notebook declares.
+
+    Text from the command line is read as the declared type ('007' stays text where text is declared); values from Python
+    must have it.
+
+    Raises:
+        ParameterError: An unknown name, a value of another type, or a name that looks like a secret.
+    """
+    for name in [*given, *parameters]:
+        if _SECRET.search(name):
+            raise ParameterError(
+                f"parameter {name!r} looks like a secret, and parameters stand in the run record; "
+                f"set it as an environment variable instead and read it in the notebook."
+            )
+    values = {}
+    for name, value in given.items():
+        if name not in parameters:
+            raise ParameterError(f"there is no parameter {name!r}; {closest(name, parameters)}.")
+        parameter = parameters[name]
+        try:
+            values[name] = _typed(value, _type_of(parameter))
+        except ValueError as error:
+            hint = f" ({parameter.help})" if parameter.help else ""
+            raise ParameterError(
+                f"{name} must be {_ALLOWED.get(parameter.type, parameter.type)}, got {value!r}{error}; "
+                f"its default is {parameter.default!r}{hint}."
+            ) from None
+    return values
+
+
+_ALLOWED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list such as '[1, 2]'",
+    "dict": "a JSON object",
+}
+_NAMES = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "dict": dict, "None": None}
+
+
+def _type_of(parameter: Parameter) -> Any:
+    """Return the annotation as a typing object; only builtin names, ``|``, ``[]``, Optional and Literal are known."""
+    known: dict[str, Any] = {**_NAMES, "Optional": typing.Optional, "Literal": typing.Literal, "__builtins__": {}}
+    try:
+        return eval(parameter.type, known)
+    except (NameError, TypeError, SyntaxError):
+        raise ParameterError(
+            f"parameter {parameter.name} is declared as {parameter.type!r}; use int, float, bool, str, list, dict, "
+            f"Literal[…], or one of them with | None."
+        ) from None
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """Return value as kind; ValueError carries what to add to 'got …'."""
+    origin, members = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if type(None) in members and (value is None or str(value).lower() in ("none", "null")):
+            return None
+        for member in members:
+            if member is not type(None):
+                with contextlib.suppress(ValueError):
+                    return _typed(value, member)
+        raise ValueError("")
+    if origin is typing.Literal:
+        for member in members:
+            if value == member or str(value) == str(member):
+                return member
+        raise ValueError("")
+    if origin is list:
+        return [_typed(item, members[0]) for item in _typed(value, list)]
+    if origin is dict:
+        return {str(key): _typed(item, members[1]) for key, item in _typed(value, dict).items()}
+    return _text_as(value, kind) if isinstance(value, str) else _exactly(value, kind)
+
+
+def _text_as(text: str, kind: Any) -> Any:
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise ValueError("")
+    if kind is int:
+        if re.fullmatch(r"[+-]?[0-9]+(_[0-9]+)*", text.strip()):
+            return int(text)
+        raise ValueError("")
+    if kind is float:
+        number = float(text) if re.fullmatch(r"[+-]?[0-9_.]+([eE][+-]?[0-9]+)?", text.strip()) else math.nan
+        return _exactly(number, float)
+    if kind is list and not text.lstrip().startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return _exactly(json.loads(text), kind)
+    except json.JSONDecodeError as error:
+        raise ValueError(f" ({error})") from None
+
+
+def _exactly(value: Any, kind: Any) -> Any:
+    if hasattr(value, "item") and not isinstance(value, (list, dict)):
+        value = value.item()  # numpy scalar
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if kind is list and isinstance(value, tuple):
+        return list(value)
+    if type(value) is not kind:
+        raise ValueError("")
+    return value
+
+
+def notebook_json(path: Path) -> dict[str, Any]:
+    """Return a notebook's JSON; nbformat is not asked, because its import takes seconds.
+
+    Raises:
+        PrerequisiteError: The file is missing or is not a notebook of format 4.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PrerequisiteError(f"cannot read the notebook {path} ({error.strerror}).") from None
+    except ValueError as error:
+        raise PrerequisiteError(f"{path} is not a notebook ({error}); restore it, for instance with git.") from None
+    if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
+        raise PrerequisiteError(f"{path} is not a notebook of format 4 (it has no cells); save it again in JupyterLab.")
+    return found

@@ -1,0 +1,147 @@
+"""Where a run comes from: code, environment, process; and what must never stand in its record: secrets.
+
+This module does not know what a run is; it looks at the machine and returns plain dicts.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+_SHORTEST_SECRET = 8  # shorter values are words such as "true"; cutting them out would wreck the record
+
+
+def code(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """Return the state of the git checkout around a folder, and the uncommitted changes as a binary diff.
+
+    Without git or a commit the state says so with nulls.
+    """
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top is None:
+        return {"commit": None, "dirty": None, "untracked": []}, b""
+    checkout = Path(top.decode().strip())
+    commit = _git(checkout, "rev-parse", "--verify", "HEAD")
+    diff = _git(checkout, "diff", "HEAD", "--binary", "--no-color", "--no-ext-diff") or b""
+    untracked = _git(checkout, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", "*.ipynb") or b""
+    state = {
+        "commit": commit.decode().strip() if commit else None,
+        "dirty": bool(diff or _git(checkout, "status", "--porcelain")),
+        "diff_sha256": hashlib.sha256(diff).hexdigest() if diff else None,
+        "untracked": sorted(name.decode() for name in untracked.split(b"\0") if name),
+    }
+    return state, diff
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            check=False,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def environment() -> tuple[dict[str, Any], str]:
+    """Return interpreter, machine and digest of the lock, and the lock: one ``name==version`` a line."""
+    names = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions()}
+    lock = "".join(f"{name}\n" for name in sorted(names, key=str.lower))
+    state = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "hostname": platform.node(),
+        "cpus": os.cpu_count(),
+        "lock_sha256": hashlib.sha256(lock.encode()).hexdigest(),
+        "n_packages": len(names),
+    }
+    return state, lock
+
+
+def process(pid: int) -> dict[str, Any]:
+    """Return what names a process for ever: pid, start time in clock ticks since boot, boot, host.
+
+    Where there is no /proc, start time and boot are null, and a reused pid cannot be told.
+    """
+    return {"pid": pid, "start_ticks": _start_ticks(pid), "boot_id": _boot_id(), "hostname": platform.node()}
+
+
+def gone(named: dict[str, Any]) -> bool | None:
+    """Say whether the process that ``process`` named has ended; null if it belongs to another machine."""
+    if named.get("boot_id") != _boot_id():
+        # another boot of this machine ended it; another machine cannot be asked
+        return True if named.get("hostname") == platform.node() else None
+    if named.get("start_ticks") is not None:
+        return bool(_start_ticks(named["pid"]) != named["start_ticks"])
+    try:
+        os.kill(named["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def _start_ticks(pid: int) -> int | None:
+    """Return the start time of a process that is alive (a zombie is not)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _boot_id() -> str | None:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+
+
+def secrets_of(variables: dict[str, str]) -> list[str]:
+    """Return what must not be written: lines of the values of variables named …KEY…, …TOKEN…, …SECRET… or …PASSWORD….
+
+    Values under 8 characters and paths that exist are no secrets.
+    """
+    found: set[str] = set()
+    for name, value in variables.items():
+        if _SECRET.search(name) and not (value.startswith("/") and Path(value).exists()):
+            found.update(line.strip() for line in value.splitlines())
+    return sorted((v for v in found if len(v) >= _SHORTEST_SECRET), key=len, reverse=True)
+
+
+def without(value: Any, hidden: list[str]) -> Any:
+    """Return text, or lists and dicts of text, with each secret replaced by ``[hidden]``."""
+    if isinstance(value, str):
+        for secret in hidden:
+            value = value.replace(secret, "[hidden]")
+        return value
+    if isinstance(value, dict):
+        return {without(key, hidden): without(item, hidden) for key, item in value.items()}
+    return [without(item, hidden) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def hide_in(path: Path, hidden: list[str]) -> str | None:
+    """Return the text of a file without secrets; null if it holds none, or is not there."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return None
+    if path.suffix == ".ipynb":
+        try:
+            plain = json.loads(text)
+        except ValueError:
+            plain = None
+        if plain is not None:
+            cleaned = without(plain, hidden)
+            return None if cleaned == plain else json.dumps(cleaned, indent=1, ensure_ascii=False) + "\n"
+    cleaned = without(text, hidden)
+    return None if cleaned == text else cleaned
