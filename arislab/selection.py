@@ -103,6 +103,7 @@ def keep_top(
         if not 0 < value <= 1:
             raise ParameterError(f"{name} must be in (0, 1], got {value!r}; it is a fraction: {example}.")
     _check_columns(frame, [by, id] if quota is None else [by, id, quota])
+    _check_unique(frame, id)
     quality = _scored(frame, by)
     order = _order(quality, frame[id], seed=seed)[: len(frame) - quality.null_count()]
     n_target = math.ceil(round(fraction * len(order), 9))  # 0.1 * 30 is 3.0000000000000004
