@@ -61,11 +61,12 @@ def demo(
 @app.command()
 def run(
     phase: Annotated[str, typer.Argument(help="generate, curate, icl, finetune or evaluate.")],
-    parameters: Annotated[list[tuple[str, str]] | None, typer.Option("-p", help="NAME VALUE of a parameter of the notebook; repeat it.")] = None,
+    parameters: Annotated[list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="A parameter of the notebook; repeat it.")] = None,
     root: Root = None,
 ) -> None:
     """Run one phase as a recorded run."""
-    _execute(phase, dict(parameters or ()), _enter(root))
+    given = [text.partition("=") for text in parameters or ()]
+    _execute(phase, {name: value for name, _, value in given}, _enter(root))
 
 
 def _execute(phase: str, given: dict[str, Any], root: Path) -> None:
@@ -207,7 +208,17 @@ def serve(
 def main() -> None:
     """Run the command; what the user must fix prints as one message, without a traceback."""
     try:
-        app(standalone_mode=True)
+        app(_joined(sys.argv[1:]), standalone_mode=True)
     except ArislabError as error:
         print(f"arislab: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """Write ``-p NAME VALUE`` as ``-p NAME=VALUE``: the parser knows options with one value only."""
+    out, rest = [], list(arguments)
+    while rest:
+        out.append(rest.pop(0))
+        if out[-1] == "-p" and len(rest) > 1 and "=" not in rest[0]:
+            out.append(f"{rest.pop(0)}={rest.pop(0)}")
+    return out

@@ -54,6 +54,17 @@ def summary(scores: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides={"tokens": pl.Float64})
 
 
+def table(means: pl.DataFrame, comparison: pl.DataFrame) -> str:
+    """Return the result as text: one line per arm, one per contrast, each with its 95 % interval."""
+    lines = [f"{'arm':<16} {'quality':>8}  {'95 % interval':<16} {'n':>6}"]
+    lines += [f"{r['arm']:<16} {r['mean']:>8.3f}  [{r['low']:.3f}, {r['high']:.3f}]   {r['n']:>6,}" for r in means.to_dicts()]
+    lines += ["", f"{'paired difference':<28} {'gain':>7}  {'95 % interval':<18} {'p (Holm)':>9}"]
+    for r in comparison.to_dicts():
+        name = f"{r['arm']} - {r['baseline']}"
+        lines.append(f"{name:<28} {r['difference']:>+7.3f}  [{r['low']:+.3f}, {r['high']:+.3f}]   {r['p_holm']:>9.4f}")
+    return "\n".join(lines)
+
+
 def leaks(test: pl.DataFrame, used: pl.DataFrame, *, threshold: float = 0.8) -> pl.DataFrame:
     """Return the test rows that also stand in what was trained or searched on.
 

@@ -290,40 +290,47 @@ class Table:
 
     def _commit(self, write: Any) -> None:
         """Run a write; another writer's commit in between is waited for and the write tried again."""
-        from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError, TableNotFoundError
+        from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
+        self._check_place()
         for attempt in range(_RETRIES):
             try:
                 write()
-            except SchemaMismatchError as error:
-                raise self._foreign(error) from None
-            except (CommitFailedError, TableNotFoundError) as error:
+            except (CommitFailedError, TableNotFoundError, DeltaError) as error:
+                transient = not type(error) is DeltaError or "already exists" in str(error)  # two processes made the table at once
+                if not transient:
+                    raise LakeError(f"cannot write {self.name}: {str(error).splitlines()[0]}; nothing was written.") from None
                 if attempt == _RETRIES - 1:
-                    raise LakeError(
-                        f"{self.name}: other writers were faster {_RETRIES} times; run the cell again ({error})."
-                    ) from None
+                    raise LakeError(f"{self.name}: other writers were faster {_RETRIES} times; run the cell again ({error}).") from None
                 time.sleep(0.05 * (attempt + 1))
             except OSError as error:
-                raise PrerequisiteError(
-                    f"cannot write {self.name} under {self.lake.path}: {error}; check permissions and disk space."
-                ) from None
-            except DeltaError as error:
-                text = str(error)
-                if "already exists" in text and attempt < _RETRIES - 1:
-                    time.sleep(0.05 * (attempt + 1))  # two processes made the table at once; now it is there
-                    continue
-                raise (
-                    self._foreign(error)
-                    if "schema" in text.lower() or "type" in text.lower()
-                    else LakeError(f"{self.name}: {text}")
-                ) from None
+                raise self._no_place(error) from None
             else:
                 return
 
-    def _foreign(self, error: Exception) -> LakeError:
-        return LakeError(
-            f"{self.name} under {self.lake.path} has another schema than arislab writes ({str(error).splitlines()[0]}); "
-            "nothing was written. Move that folder away, or choose another --root."
+    def _check_place(self) -> None:
+        """Refuse a folder that cannot be written, and a table of another schema, before anything is written."""
+        if "://" not in self.uri:
+            try:
+                Path(self.uri).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise self._no_place(error) from None
+            if not os.access(self.uri, os.W_OK):
+                raise self._no_place(PermissionError("no write permission"))
+        if not self.exists:
+            return
+        columns = tables.columns_of(self.name)
+        for field in self._delta().schema().fields:
+            column = columns.get(field.name)
+            if column is not None and _delta_type(column.dtype) != getattr(field.type, "type", ""):
+                raise LakeError(
+                    f"{self.name} under {self.lake.path} has another schema: {field.name} is {getattr(field.type, 'type', '?')}, arislab "
+                    f"writes {_delta_type(column.dtype)}; nothing was written. Move that folder away, or choose another --root."
+                )
+
+    def _no_place(self, error: OSError) -> PrerequisiteError:
+        return PrerequisiteError(
+            f"cannot write {self.name} under {self.lake.path} ({error.strerror or error}); check permissions and disk space, or choose another folder with --root."
         )
 
     def _delta(self, version: int | None = None) -> Any:
@@ -370,6 +377,15 @@ def digest(frame: pl.DataFrame, *, key: tuple[str, ...]) -> str:
     for part in ordered.iter_slices(_CHUNK_ROWS):
         sha.update(part.write_ndjson().encode())
     return sha.hexdigest()
+
+
+def _delta_type(dtype: Any) -> str:
+    """Delta's name of a polars type."""
+    if dtype == pl.List(pl.String):
+        return "array"
+    if isinstance(dtype, pl.Datetime):
+        return "timestamp"
+    return {pl.String: "string", pl.Int64: "long", pl.Int32: "integer", pl.Float64: "double", pl.Boolean: "boolean"}[dtype]
 
 
 def _quoted(text: str) -> str:

@@ -5,7 +5,6 @@ Unscored is null, never 0: an output that nobody could judge is not a bad output
 """
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import polars as pl
@@ -54,23 +53,15 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     Raises:
         TaskError: A scorer asks for a column that is not there, fails, or returns something outside 0..1.
     """
-    answered = frame["output"].is_not_null().to_list()
-    columns: dict[str, list[Any]] = {}
-    scores = []
-    for name, scorer in task.scorers.items():
-        wanted = tasks.columns_of(scorer)
-        for column in wanted:
-            if column not in columns:
-                columns[column] = _column(frame, column, task, name)
-        values = _run(
-            task,
-            name,
-            scorer,
-            frame["custom_id"],
-            answered,
-            zip(*(columns[c] for c in wanted), strict=True) if wanted else ((),) * frame.height,
-        )
-        scores.append(pl.Series(f"score_{name}", values, dtype=pl.Float64))
+    wanted = {name: tasks.columns_of(scorer) for name, scorer in task.scorers.items()}
+    columns = {c: _column(frame, c, task, name) for name, needs in wanted.items() for c in needs}
+    values: dict[str, list[float | None]] = {name: [] for name in task.scorers}
+    scorers = [(name, scorer, [columns[c] for c in wanted[name]], values[name]) for name, scorer in task.scorers.items()]
+    # row by row, so that a task file can parse an output once and keep it for its next scorer
+    for i, there in enumerate(frame["output"].is_not_null()):
+        for name, scorer, given, found in scorers:
+            found.append(_one(task, name, scorer, [column[i] for column in given], frame["custom_id"], i) if there else None)
+    scores = [pl.Series(f"score_{name}", found, dtype=pl.Float64) for name, found in values.items()]
     total = pl.sum_horizontal(*[pl.col(s.name).is_not_null() * task.weights[s.name[6:]] for s in scores])
     gained = pl.sum_horizontal(*[(pl.col(s.name) * task.weights[s.name[6:]]).fill_null(0.0) for s in scores])
     out = frame.select("custom_id", "candidate_id", output=pl.col("output")).with_columns(*scores)
@@ -106,27 +97,22 @@ def _others(frame: pl.DataFrame) -> list[list[str]]:
     return [[o for c, o in groups.get(candidate, ()) if c != custom_id] for candidate, custom_id, _ in pairs]
 
 
-def _run(
-    task: Task, name: str, scorer: Scorer, ids: pl.Series, answered: list[bool], arguments: Iterable[tuple[Any, ...]]
-) -> list[float | None]:
-    values: list[float | None] = []
-    for i, (there, given) in enumerate(zip(answered, arguments, strict=True)):
-        if not there:
-            values.append(None)
-            continue
-        try:
-            value = scorer(*given)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise TaskError(
-                f"scorer {name!r} of {task.path.name} failed on row {ids[i]!r}: {type(error).__name__}: {error}. "
-                "Return None where it cannot tell; nothing was scored."
-            ) from error
-        if value is not None and not (isinstance(value, bool | int | float) and 0 <= value <= 1):
-            raise TaskError(
-                f"scorer {name!r} of {task.path.name} returned {value!r} on row {ids[i]!r}; it must return 0..1, a bool, or None for 'cannot tell'."
-            )
-        values.append(None if value is None else float(value))
-    return values
+def _one(task: Task, name: str, scorer: Scorer, given: list[Any], ids: pl.Series, i: int) -> float | None:
+    try:
+        value = scorer(*given)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise TaskError(
+            f"scorer {name!r} of {task.path.name} failed on row {ids[i]!r}: {type(error).__name__}: {error}. "
+            "Return None where it cannot tell; nothing was scored."
+        ) from error
+    if value is None:
+        return None
+    if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
+        raise TaskError(
+            f"scorer {name!r} of {task.path.name} returned {value!r} on row {ids[i]!r}; it must return 0..1, a bool, "
+            "or None for 'cannot tell'. Nothing was scored."
+        )
+    return float(value)
 
 
 def check(task: Task) -> pl.DataFrame:
