@@ -1,0 +1,252 @@
+"""Notebooks in a real browser: JupyterLab on loopback, driven through Debian's Chromium.
+
+`open_lab` and `run_all` serve every test of a notebook in a browser. Screenshots go to $ARISLAB_SCREENSHOTS, else to the
+test's folder.
+"""
+
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from arislab import review
+from arislab.lake import Lake
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+PATIENCE_MS = 60_000
+MISSING = [
+    what
+    for what, found in (
+        ("Chromium", CHROMIUM),
+        ("JupyterLab", importlib.util.find_spec("jupyterlab")),
+        ("playwright", importlib.util.find_spec("playwright")),
+    )
+    if not found
+]
+OUTPUT = {
+    "strengths": ["worked 7 years as a registered nurse", "led a ward of 24 beds"],
+    "concerns": ["no experience with <b>electronic</b> records"],
+    "summary": "A seasoned nurse with steady leadership; the move to a digital ward needs training.",
+    "score": 0.82,
+    "recommendation": "hire",
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def promised():
+    if MISSING and "browser" in os.environ.get("ARISLAB_EXPECT", ""):
+        pytest.fail(f"a browser was promised (ARISLAB_EXPECT), but there is no {' and no '.join(MISSING)}")
+    if MISSING:
+        pytest.skip(f"needs {', '.join(MISSING)}")
+
+
+@dataclass
+class Lab:
+    """A running JupyterLab and one page of a browser."""
+
+    root: Path
+    url: str
+    token: str
+    page: object
+    strayed: list
+    """Requests of the page that would have left this machine."""
+
+    def get(self, path):
+        request = urllib.request.Request(f"{self.url}/{path}", headers={"Authorization": f"token {self.token}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def kernel_pid(self, notebook):
+        """Process of the notebook's kernel: the child of the server whose connection file names the kernel."""
+        [kernel] = [s["kernel"]["id"] for s in self.get("api/sessions") if s["path"].endswith(notebook)]
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit() and kernel.encode() in _cmdline(folder):
+                return int(folder.name)
+        raise AssertionError(f"no process of kernel {kernel}")
+
+
+def _cmdline(folder):
+    try:
+        return (folder / "cmdline").read_bytes()
+    except OSError:  # it ended between the two looks
+        return b""
+
+
+@pytest.fixture(scope="module")
+def lab_root(tmp_path_factory):
+    """A root with the notebooks and a lake of six curated rows."""
+    root = tmp_path_factory.mktemp("lab")
+    shutil.copytree(
+        CHECKOUT / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
+    )
+    rows = [
+        {
+            "id": f"r-{i:040x}", "custom_id": f"r-{i:040x}", "candidate_id": f"s1-{i:06d}", "task": "candidate_evaluation",
+            "input": f"Role: ward manager\nCandidate {i}\nregistered nurse, 7 years\nskills: triage, rostering, mentoring\neducation: BSc nursing",
+            "messages": "[]", "output": json.dumps(OUTPUT), "quality_score": 0.7 + i / 50, "needs_review": True, "approved": False,
+            "metadata": json.dumps({"company": "Northside Hospital", "title": "Ward manager", "category": "Healthcare", "difficulty": 0.35}),
+            "split": "train",
+        }
+        for i in range(6)
+    ]  # fmt: skip
+    Lake(root / "data" / "lake")["training_data_curated"].append(pl.DataFrame(rows))
+    return root
+
+
+@pytest.fixture(scope="module")
+def open_lab(lab_root, tmp_path_factory):
+    """Start JupyterLab and Chromium once for this file; stop both, and all kernels, at the end."""
+    from playwright.sync_api import sync_playwright
+
+    home, token = tmp_path_factory.mktemp("jupyter"), secrets.token_hex(16)
+    for folder in ("config/labconfig", "data", "runtime", "settings", "workspaces", "ipython"):
+        (home / folder).mkdir(parents=True)
+    quiet = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+    (home / "config/labconfig/page_config.json").write_text(json.dumps(quiet))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "ARISLAB_RUN"))} | {
+        "ARISLAB_ROOT": str(lab_root),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "JUPYTER_TOKEN": token,
+    }
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
+        f"--ServerApp.root_dir={lab_root}", "--allow-root", "--LabApp.extension_manager=readonly", "--LabApp.news_url=", "--LabApp.expose_app_in_browser=True",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--ServerApp.terminals_enabled=False",
+    ]  # fmt: skip
+    log = (home / "server.log").open("wb")
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=lab_root)
+    try:
+        _wait_until(lambda: server.poll() is not None or _answers(url, token))
+        assert server.poll() is None, (home / "server.log").read_text()
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=CHROMIUM,
+                args=[
+                    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--disable-background-networking",
+                    "--disable-component-update", "--disable-sync", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+                ],
+            )  # fmt: skip
+            page = browser.new_page(viewport={"width": 1440, "height": 1000})
+            page.set_default_timeout(PATIENCE_MS)
+            strayed = []
+            page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else strayed.append(r.url))
+            lab = Lab(lab_root, url, token, page, strayed)
+            page.goto(f"{url}/lab?token={token}")
+            page.wait_for_selector("#jp-main-dock-panel")
+            yield lab
+            browser.close()
+    finally:
+        server.send_signal(signal.SIGTERM)  # stops its kernels too
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        log.close()
+
+
+def _answers(url, token):
+    try:
+        return urllib.request.urlopen(f"{url}/api/status?token={token}", timeout=5).status == 200
+    except OSError:
+        return False
+
+
+def _wait_until(true, *, seconds=60):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
+
+
+def run_all(lab, notebook):
+    """Open a notebook in the page, run all its cells, and return when the last one is done and none failed."""
+    page = lab.page
+    page.goto(f"{lab.url}/lab/workspaces/{Path(notebook).stem}/tree/{notebook}?token={lab.token}")
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+    page.evaluate("jupyterapp.shell.currentWidget.sessionContext.ready")
+    page.evaluate("jupyterapp.commands.execute('runmenu:run-all')")  # resolves when the last cell is done
+    cells = page.evaluate("jupyterapp.shell.currentWidget.content.model.toJSON().cells")
+    code = [c for c in cells if c["cell_type"] == "code"]
+    errors = [o for c in code for o in c["outputs"] if o["output_type"] == "error"]
+    assert not errors, errors
+    assert all(c["execution_count"] for c in code)
+
+
+def screenshot(lab, name, tmp_path, target=None):
+    folder = Path(os.environ.get("ARISLAB_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    (target or lab.page).screenshot(path=folder / f"{name}.png")
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_decisions_made_by_clicking_are_in_the_lake_after_the_kernel_is_killed(open_lab, tmp_path):
+    lab, page = open_lab, open_lab.page
+    lake = Lake(lab.root / "data" / "lake")
+    run_all(lab, "notebooks/review.ipynb")
+    panel = page.locator(".arislab-review")
+    panel.wait_for()
+
+    def click(name, *, then):
+        """Click until the panel shows `then`; a click within 0.3 s of a new output is not counted, on purpose."""
+        page.wait_for_timeout(400)
+        panel.get_by_role("button", name=name, exact=True).click()
+        panel.get_by_text(then).wait_for()
+
+    screenshot(lab, "review-1-opened", tmp_path)
+    click("Approve", then="Enter your name first")
+    screenshot(lab, "review-2-no-name", tmp_path, panel)
+    assert lake["reviews"].rows == 0
+    panel.get_by_label("Reviewer").fill("Ada Lovelace")
+    panel.get_by_role("button", name="helpful").click()
+    click("Approve", then="1 decided by you")
+    panel.get_by_role("button", name="wrong facts").click()
+    click("Reject", then="2 decided by you")
+    click("Edit…", then="Save edit")
+    text = panel.locator("textarea")
+    text.fill(text.input_value().replace('"hire"', '"interview"'))
+    screenshot(lab, "review-3-edit", tmp_path, panel)
+    click("Save edit", then="3 decided by you")
+    screenshot(lab, "review-4-decided", tmp_path)
+
+    wide = panel.evaluate(
+        "e => [...e.querySelectorAll('*')].filter(x => x.getBoundingClientRect().right > e.getBoundingClientRect().right + 1).length"
+    )
+    assert wide == 0, "something sticks out of the panel"
+    assert panel.locator("pre b", has_text="electronic").count() == 0, "the model's <b> must stand there as text"
+    os.kill(lab.kernel_pid("review.ipynb"), signal.SIGKILL)
+
+    stored = lake["reviews"].read().sort("decided_at")
+    assert stored["decision"].to_list() == ["approve", "reject", "edit"]
+    assert set(stored["reviewer"]) == {"Ada Lovelace"}
+    assert stored["labels"].to_list() == ['["helpful"]', '["wrong facts"]', "[]"]
+    assert json.loads(stored["edited_output"][2]) == OUTPUT | {"recommendation": "interview"}
+    curated = review.fold(lake["training_data_curated"].read(), lake["reviews"].read())
+    assert curated["approved"].sum() == 2
+    assert not lab.strayed, lab.strayed
