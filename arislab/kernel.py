@@ -7,6 +7,7 @@ is always this interpreter, and SIGINT and SIGTERM end the run in order. This mo
 
 import contextlib
 import logging
+import os
 import re
 import signal
 import tempfile
@@ -69,6 +70,8 @@ def supervise(
 ) -> Outcome:
     """Execute a notebook to ``output`` and return what became of it; a failure is an outcome, never an exception.
 
+    Inside ``stoppable``, SIGINT and SIGTERM end it as interrupted, and later ones are ignored.
+
     Args:
         notebook: Source; not changed.
         output: Executed notebook, saved after each cell.
@@ -77,44 +80,56 @@ def supervise(
         env: The kernel's environment.
         log: Gets the kernel's streams.
     """
+    watch = _Watch(notebook_json(notebook)["cells"], log)
+    kernel: dict[str, Any] = {}
+    with tempfile.TemporaryFile() as raw:
+        try:
+            status, reason = _execute(notebook, output, parameters, watch, _manager_class(cwd, env, raw, kernel))
+            _hold()
+        except Stopped as stop:
+            status, reason = "interrupted", str(stop)
+        if status == "failed" and not watch.error:
+            log.write(_last_words(raw))
+    if "pid" in kernel:  # the kernel leads a process group of its own: what it started ends with it
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(kernel["pid"], signal.SIGTERM)
+    cell = None if status == "ok" or watch.cell is None else {**watch.cell, **(watch.error or {})}
+    return Outcome(status, reason, cell, watch.headline, kernel.get("peak_rss_mb"))
+
+
+def _execute(
+    notebook: Path, output: Path, parameters: dict[str, Any], watch: "_Watch", manager: type
+) -> tuple[str, str | None]:
+    """Return status and reason."""
     import papermill
     from nbclient.exceptions import CellControlSignal, DeadKernelError
     from nbformat import ValidationError
     from papermill.exceptions import PapermillException
 
-    watch = _Watch(notebook_json(notebook)["cells"], log)
-    with _signals() as hold, _papermill_log(log), tempfile.TemporaryFile() as raw:
-        manager, peak = _manager_class(cwd, env, raw)
-        try:
-            try:
-                papermill.execute_notebook(
-                    _escaped(notebook),
-                    _escaped(output),
-                    parameters=parameters,
-                    kernel_name="python3",
-                    language="python",
-                    progress_bar=False,
-                    stdout_file=log,
-                    stderr_file=log,
-                    kernel_manager_class=manager,
-                    coalesce_streams=True,
-                    on_cell_execute=watch.cell_starts,
-                    on_cell_executed=watch.cell_ends,
-                )
-                status, reason = ("failed" if watch.error else "ok"), None
-            except DeadKernelError:
-                status, reason = "failed", "kernel died"
-            except (CellControlSignal, PapermillException, ValidationError, RuntimeError, OSError, ValueError) as error:
-                status, reason = "failed", None if watch.error else f"{type(error).__name__}: {error}"
-            hold()
-        except Stopped as stop:
-            status, reason = "interrupted", str(stop)
-        if status == "failed" and not watch.error:
-            log.write(_last_words(raw))
-    if watch.error and status == "failed":
-        reason = reason or ": ".join(filter(None, (watch.error["ename"], watch.error["evalue"])))
-    cell = None if status == "ok" or watch.cell is None else {**watch.cell, **(watch.error or {})}
-    return Outcome(status, reason, cell, watch.headline, peak.get("rss_mb"))
+    try:
+        with _papermill_log(watch.log):
+            papermill.execute_notebook(
+                _escaped(notebook),
+                _escaped(output),
+                parameters=parameters,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                stdout_file=watch.log,
+                stderr_file=watch.log,
+                kernel_manager_class=manager,
+                coalesce_streams=True,
+                on_cell_execute=watch.cell_starts,
+                on_cell_executed=watch.cell_ends,
+            )
+    except DeadKernelError:
+        return "failed", "kernel died"
+    except (CellControlSignal, PapermillException, ValidationError, RuntimeError, OSError, ValueError) as error:
+        if not watch.error:
+            return "failed", f"{type(error).__name__}: {error}"
+    if watch.error:  # papermill itself takes sys.exit(0) for a success
+        return "failed", ": ".join(filter(None, watch.error.values()))
+    return "ok", None
 
 
 class _Watch:
@@ -166,12 +181,10 @@ def _last_words(raw: Any) -> str:
     return str(raw.read().decode(errors="replace"))
 
 
-def _manager_class(cwd: Path, env: dict[str, str], raw: Any) -> tuple[type, dict[str, float]]:
-    """Return a kernel manager for this interpreter, and a dict that gets the kernel's peak memory at its end."""
+def _manager_class(cwd: Path, env: dict[str, str], raw: Any, kernel: dict[str, Any]) -> type:
+    """Return a kernel manager for this interpreter; ``kernel`` gets pid and, at its end, peak memory of the kernel."""
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
-
-    peak: dict[str, float] = {}
 
     class ThisInterpreter(AsyncKernelManager):
         def __init__(self, **settings: Any) -> None:
@@ -179,39 +192,45 @@ def _manager_class(cwd: Path, env: dict[str, str], raw: Any) -> tuple[type, dict
             super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **settings)
 
         async def start_kernel(self, **settings: Any) -> Any:  # type: ignore[override]
-            return await super().start_kernel(**{**settings, "cwd": str(cwd), "env": env, "stdout": raw, "stderr": raw})
+            await super().start_kernel(**{**settings, "cwd": str(cwd), "env": env, "stdout": raw, "stderr": raw})
+            kernel["pid"] = getattr(self.provisioner, "pid", None)
 
         async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> Any:  # type: ignore[override] # noqa: FBT001, FBT002 - Jupyter's signature
-            with contextlib.suppress(OSError, AttributeError, ValueError):
-                text = Path(f"/proc/{self.provisioner.pid}/status").read_text(encoding="utf-8")  # type: ignore[union-attr]
-                peak["rss_mb"] = round(int(text.split("VmHWM:")[1].split()[0]) / 1024, 1)
-            busy = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # the run was stopped: do not wait for the cell
-            return await super().shutdown_kernel(now=now or busy, restart=restart)
+            with contextlib.suppress(OSError, IndexError):
+                text = Path(f"/proc/{kernel['pid']}/status").read_text(encoding="utf-8")
+                kernel["peak_rss_mb"] = round(int(text.split("VmHWM:")[1].split()[0]) / 1024, 1)
+            # once the run was stopped, the end of the running cell is not waited for
+            stopped = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+            return await super().shutdown_kernel(now=now or stopped, restart=restart)
 
-    return ThisInterpreter, peak
+    return ThisInterpreter
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[Callable[[], None]]:
-    """Turn SIGINT and SIGTERM into Stopped, once; the yielded function ends that, so that a verdict can be written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-
-    def hold() -> None:
+def stoppable() -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into Stopped and ignore later ones, so that a verdict can be written."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-
-    def stop(number: int, frame: object) -> None:
-        hold()
-        raise Stopped(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+            signal.signal(number, _stop)
     try:
-        yield hold
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _stop(number: int, frame: object) -> None:
+    _hold()
+    raise Stopped(signal.Signals(number).name)
+
+
+def _hold() -> None:
+    """Ignore both signals from now on, inside ``stoppable``."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) is _stop:
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

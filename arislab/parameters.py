@@ -26,7 +26,8 @@ from typing import Any
 from arislab.errors import ParameterError, PrerequisiteError, closest
 
 _SECRET = re.compile(
-    r"(^|_)(token|secret|password|passwd|(api|access|secret|private)_?key)(?!_(file|path))(_|$)", re.IGNORECASE
+    r"(^|_)(token|secret|password|passwd|(api|access|secret|private)_?key)(?!_(file|path|env|variable))(_|$)",
+    re.IGNORECASE,
 )
 
 
@@ -117,6 +118,8 @@ _ALLOWED = {
     "bool": "true or false",
     "str": "text",
     "list": "a list such as '[1, 2]'",
+    "list[float]": "numbers with commas between",
+    "list[int]": "whole numbers with commas between",
     "dict": "a JSON object",
 }
 _NAMES = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "dict": dict, "None": None}
@@ -127,7 +130,7 @@ def _type_of(parameter: Parameter) -> Any:
     known: dict[str, Any] = {**_NAMES, "Optional": typing.Optional, "Literal": typing.Literal, "__builtins__": {}}
     try:
         return eval(parameter.type, known)
-    except (NameError, TypeError, SyntaxError):
+    except (NameError, TypeError, SyntaxError, AttributeError):
         raise ParameterError(
             f"parameter {parameter.name} is declared as {parameter.type!r}; use int, float, bool, str, list, dict, "
             f"Literal[…], or one of them with | None."
@@ -151,6 +154,8 @@ def _typed(value: Any, kind: Any) -> Any:
                 return member
         raise ValueError("")
     if origin is list:
+        if isinstance(value, str) and not value.lstrip().startswith("["):
+            value = [part.strip() for part in value.split(",") if part.strip()]
         return [_typed(item, members[0]) for item in _typed(value, list)]
     if origin is dict:
         return {str(key): _typed(item, members[1]) for key, item in _typed(value, dict).items()}
@@ -171,8 +176,6 @@ def _text_as(text: str, kind: Any) -> Any:
     if kind is float:
         number = float(text) if re.fullmatch(r"[+-]?[0-9_.]+([eE][+-]?[0-9]+)?", text.strip()) else math.nan
         return _exactly(number, float)
-    if kind is list and not text.lstrip().startswith("["):
-        return [part.strip() for part in text.split(",") if part.strip()]
     try:
         return _exactly(json.loads(text), kind)
     except json.JSONDecodeError as error:
@@ -186,7 +189,7 @@ def _exactly(value: Any, kind: Any) -> Any:
         return float(value)
     if kind is list and isinstance(value, tuple):
         return list(value)
-    if type(value) is not kind:
+    if type(value) is not kind or kind is float:
         raise ValueError("")
     return value
 

@@ -22,7 +22,6 @@ import os
 import re
 import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +34,7 @@ import polars as pl
 from arislab import provenance
 from arislab.errors import PrerequisiteError, closest
 from arislab.headline import Account, Headline, account, as_text, headline
-from arislab.kernel import Log, supervise
+from arislab.kernel import Log, Outcome, Stopped, stoppable, supervise
 from arislab.parameters import Parameter, convert, parameters_of
 
 __all__ = [
@@ -65,7 +64,7 @@ PHASES = {
 _RUN_ID = re.compile(r"(\d{8}T\d{6}Z)-(\w+)-[0-9a-f]{4}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Record:
     """What ``run.json`` says about one run."""
 
@@ -100,7 +99,7 @@ class Record:
     peak_rss_mb: float | None = None
     """Largest memory of the kernel process, without its children; null if the kernel died or the system cannot tell."""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         took = "" if self.duration_s is None else f" in {self.duration_s:.1f} s"
         lines = [f"{self.phase}: {self.status}{took}, record in {self.folder}"]
         if self.status != "ok":
@@ -140,13 +139,12 @@ def execute(
     name, notebook = _find(phase, notebooks or Path(__file__).resolve().parent.parent / "notebooks")
     declared = parameters_of(notebook)
     passed = convert(declared, given or {})
-    tasks = notebook.parent / "tasks"
     if "task" in passed:
         passed["task"] = _task_argument(passed["task"])
     in_force = {p.name: p.default for p in declared.values()} | passed
     hidden = provenance.secrets_of(dict(os.environ))
-    task, task_source = _task(in_force.get("task"), tasks) if "task" in in_force else (None, "")
-    with lock(root, name):
+    task, task_source = _task(in_force["task"], notebook.parent) if "task" in in_force else (None, "")
+    with lock(root, name), stoppable():
         environment, installed = provenance.environment()
         code, diff = provenance.code(notebook.parent)
         now, began = datetime.now(UTC), time.monotonic()
@@ -167,32 +165,46 @@ def execute(
             supervisor=provenance.process(os.getpid()),
         )
         _save(record, hidden)
-        (folder / "env.lock").write_text(installed, encoding="utf-8")
-        if task:
-            (folder / "task.py").write_text(task_source, encoding="utf-8")
-        if diff:
-            (folder / "code.diff").write_bytes(diff)
-        variables = {
-            **os.environ,
-            "ARISLAB_ROOT": str(root),
-            "ARISLAB_RUN_ID": folder.name,
-            "ARISLAB_RUN_DIR": str(folder),
-            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            "PYTHONHASHSEED": "0",
-        }
-        if tasks.is_dir():
-            variables.setdefault("ARISLAB_TASKS", str(tasks))
-        with (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
-            log = Log(file, clean=lambda text: provenance.without(text, hidden), echo=echo)
-            log.line(f"{folder.name} on {sys.executable}")
-            outcome = supervise(
-                notebook, folder / "notebook.ipynb", parameters=passed, cwd=notebook.parent, env=variables, log=log
-            )
-            log.line(": ".join(filter(None, (outcome.status, outcome.reason))))
+        try:
+            files = {"env.lock": installed.encode(), "code.diff": diff, "task.py": task_source.encode()}
+            for file, content in files.items():
+                if content:
+                    (folder / file).write_bytes(content)
+            outcome = _run(record, notebook, passed, root, hidden, echo)
+        except Stopped as stop:
+            outcome = Outcome("interrupted", str(stop))
         return _finish(record, outcome, began, hidden)
 
 
-def _finish(record: Record, outcome: Any, began: float, hidden: list[str]) -> Record:
+def _run(
+    record: Record,
+    notebook: Path,
+    passed: dict[str, Any],
+    root: Path,
+    hidden: list[str],
+    echo: Callable[[str], object] | None,
+) -> Outcome:
+    """Run the notebook in its kernel, with a log."""
+    tasks = notebook.parent / "tasks"
+    variables = {
+        **({"ARISLAB_TASKS": str(tasks)} if tasks.is_dir() else {}),
+        **os.environ,
+        "ARISLAB_ROOT": str(root),
+        "ARISLAB_RUN_ID": record.run_id,
+        "ARISLAB_RUN_DIR": str(record.folder),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONHASHSEED": "0",
+    }
+    with (record.folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+        log = Log(file, clean=lambda text: str(provenance.without(text, hidden)), echo=echo)
+        log.line(f"{record.run_id} on {sys.executable}")
+        executed = record.folder / "notebook.ipynb"
+        outcome = supervise(notebook, executed, parameters=passed, cwd=notebook.parent, env=variables, log=log)
+        log.line(": ".join(filter(None, (outcome.status, outcome.reason))))
+    return outcome
+
+
+def _finish(record: Record, outcome: Outcome, began: float, hidden: list[str]) -> Record:
     """Write the verdict, after the files that it sums up."""
     folder = record.folder
     for path in folder.iterdir():
@@ -245,11 +257,10 @@ def _task_argument(task: Any) -> Any:
     )
 
 
-def _task(task: Any, shipped: Path) -> tuple[dict[str, Any], str]:
+def _task(task: Any, notebooks: Path) -> tuple[dict[str, Any], str]:
     """Return path and digest of the task file, and its text."""
-    folder = Path(os.environ.get("ARISLAB_TASKS", shipped))
-    path = Path(str(task))
-    path = shipped.parent / path if path.suffix == ".py" else folder / f"{task}.py"
+    folder = Path(os.environ.get("ARISLAB_TASKS", notebooks / "tasks"))
+    path = notebooks / str(task) if str(task).endswith(".py") else folder / f"{task}.py"
     try:
         source = path.read_text(encoding="utf-8")
     except OSError:
@@ -322,15 +333,16 @@ def _save(record: Record, hidden: list[str]) -> Record:
 
 
 def _replace(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False, encoding="utf-8") as part:
-        try:
-            part.write(text)
-            part.flush()
-            os.fsync(part.fileno())
-            Path(part.name).replace(path)
-        except BaseException:
-            Path(part.name).unlink(missing_ok=True)
-            raise
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -402,4 +414,4 @@ def list_runs(root: Path) -> pl.DataFrame:
         row |= {"started_at": row["started_at"] and datetime.fromisoformat(row["started_at"])}
         row |= {name: row[name] if row[name] is None else json.dumps(row[name]) for name in ("parameters", "headline")}
         rows.append(row)
-    return pl.DataFrame(rows, schema=_SCHEMA)  # one row per run
+    return pl.DataFrame(rows, schema=_SCHEMA, strict=False)  # one row per run
