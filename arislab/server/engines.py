@@ -74,6 +74,16 @@ class Gate:
         self.inside -= 1
         self.widen(self.width)
 
+    async def step_out(self, delay_s: float) -> None:
+        """Sleep outside, so that others go on meanwhile, and come back in turn."""
+        self.leave()
+        try:
+            await asyncio.sleep(delay_s)
+            await self.enter()
+        except asyncio.CancelledError:
+            self.inside += 1  # whoever entered will leave once more
+            raise
+
     def widen(self, width: int) -> None:
         """Set the number of places (at least 1)."""
         self.width = max(1, width)

@@ -29,6 +29,7 @@ MAX_LINES = 50_000
 MAX_LINE_BYTES = 8 << 20
 MAX_ERRORS = 100
 MAX_OPEN_LINES = 4096  # of one batch: given to the engine, or answered and not yet on disk
+RETRY_WRITE_S = 5.0
 SERVER_FIELDS = {
     "api_base",
     "api_key",
@@ -216,7 +217,7 @@ class Runner:
             try:
                 await asyncio.shield(asyncio.wrap_future(self._store.append(batch["seq"], rows)))
             except (OSError, sqlite3.OperationalError):
-                await asyncio.sleep(5)
+                await asyncio.sleep(RETRY_WRITE_S)
             else:
                 return
 

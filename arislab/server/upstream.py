@@ -121,8 +121,8 @@ class UpstreamEngine:
                 self._cut(upstream, retry_after_s if retry_after_s is not None else delay_s)
             if attempt >= self._attempts or time.monotonic() - began > self._patience_s:
                 return result
-            # the line keeps its place while it waits, so a server in trouble is not given more lines
-            await asyncio.sleep(0.0 if is_load else delay_s * random.uniform(0.5, 1.5))
+            if not is_load:  # under load the line keeps its place, so a server in trouble is not given more lines
+                await self.gate.step_out(delay_s * random.uniform(0.5, 1.5))
             delay_s = min(30.0, delay_s * 2)
 
     async def _free(self) -> _Upstream:
