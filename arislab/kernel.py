@@ -90,7 +90,7 @@ def supervise(
             status, reason = "interrupted", str(stop)
         if status == "failed" and not watch.error:
             log.write(_last_words(raw))
-    if "pid" in kernel:  # the kernel leads a process group of its own: what it started ends with it
+    if kernel.get("pid"):  # the kernel leads a process group of its own: what it started ends with it
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(kernel["pid"], signal.SIGTERM)
     cell = None if status == "ok" or watch.cell is None else {**watch.cell, **(watch.error or {})}
@@ -115,6 +115,8 @@ def _execute(
                 kernel_name="python3",
                 language="python",
                 progress_bar=False,
+                start_timeout=180,
+                iopub_timeout=60,  # 4 s, the default, turns a busy machine into a failure
                 stdout_file=watch.log,
                 stderr_file=watch.log,
                 kernel_manager_class=manager,

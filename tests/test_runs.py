@@ -1,6 +1,5 @@
 """Run records tell the truth: toy notebooks, real kernels, real deaths."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from arislab import provenance, runs
+from arislab import kernel, provenance, runs
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
 
 PARAMETERS = """\
@@ -54,10 +53,6 @@ def saved(record):
 
 def parameters(root, source=PARAMETERS):
     return runs.parameters_of(notebook(root / "nb", parameters=source) / "2_curate.ipynb")
-
-
-def test_runs_was_given_papermill():
-    assert importlib.util.find_spec("papermill")
 
 
 # ---- parameters
@@ -307,6 +302,13 @@ def test_a_record_is_complete(root, toy, monkeypatch):
         assert not path.name.endswith(".part")
 
 
+def test_importing_runs_loads_nothing_heavy():
+    code = "import sys, arislab.runs; print([m for m in ('papermill', 'nbformat', 'IPython', 'zmq', 'torch') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
+
+
 # ---- runs that do not
 
 
@@ -336,6 +338,17 @@ def test_a_killed_kernel_is_a_failure(root, toy):
 def test_leaving_by_sys_exit_is_a_failure(root, toy):
     record = runs.execute("curate", root=root, notebooks=toy("import sys\nsys.exit(0)"))
     assert (record.status, record.reason) == ("failed", "SystemExit: 0")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_stops_and_later_ones_wait_for_the_verdict(number):
+    before = signal.getsignal(number)
+    with kernel.stoppable():
+        with pytest.raises(kernel.Stopped, match=signal.Signals(number).name):
+            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(number) is before
 
 
 def ended(pid, *, within_s=20):
@@ -378,17 +391,17 @@ def supervisor(root):
 
 
 def test_a_stopped_supervisor_says_interrupted(root, supervisor):
-    process, kernel = supervisor()
+    process, pid = supervisor()
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
     assert out.strip() == "interrupted"
     (run,) = runs.as_json(root)
     assert (run["status"], run["reason"], run["cell"]["index"]) == ("interrupted", "SIGTERM", 3)
-    assert ended(kernel)
+    assert ended(pid)
 
 
 def test_a_killed_supervisor_is_seen_as_lost_and_the_phase_is_free_again(root, supervisor):
-    process, kernel = supervisor()
+    process, pid = supervisor()
     (run,) = runs.as_json(root)
     assert run["status"] == "running"
     with pytest.raises(PrerequisiteError, match=f"'curate' is already running under .*process {process.pid} since"):
@@ -400,7 +413,7 @@ def test_a_killed_supervisor_is_seen_as_lost_and_the_phase_is_free_again(root, s
     assert (run["status"], run["duration_s"]) == ("lost", None)
     with runs.lock(root, "curate"):
         pass
-    assert ended(kernel)
+    assert ended(pid)
 
 
 def test_phases_and_roots_do_not_lock_each_other(tmp_path):
