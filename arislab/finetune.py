@@ -6,8 +6,8 @@ An example, one row of what every function here reads:
     messages  '[{"role": "system", "content": "Evaluate …"}, {"role": "user", "content": "Title: Nurse …"}]'
     output    '{"strengths": [], "score": 0.41}'         the assistant's answer: the only text that is trained
 
-Each set of examples is trained by TRL + PEFT in a process of its own (`python -m arislab.finetune SPEC.json`), which receives token ids
-and labels that were built and checked here: TRL neither renders, nor masks, nor cuts. An adapter is a folder
+Each set of examples is trained by TRL + PEFT in a process of its own (`arislab.trainer`), on token ids and labels that are built and checked
+here: TRL neither renders, nor masks, nor cuts. An adapter is a folder
 `<name>-<arm>-<first 12 hex of its weights' sha256>`: written beside its final place, renamed once, never changed. That folder name is the
 model name under which the embedded server and vLLM serve it.
 
@@ -17,9 +17,7 @@ not run by the tests. Training that was killed starts again from its first step.
 
 import collections
 import contextlib
-import hashlib
 import html
-import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -32,7 +30,7 @@ import sys
 import tempfile
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,30 +55,24 @@ STATUSES = {
 }
 METHODS = ("lora", "qlora")
 BACKENDS = ("auto", "trl", "unsloth")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
-RESULT_SCHEMA = {
-    "id": pl.String,
-    "name": pl.String,
-    "arm": pl.String,
-    "base_model": pl.String,
-    "method": pl.String,
-    "training_examples": pl.Int64,
-    "train_loss": pl.Float64,
-    "eval_loss": pl.Float64,
-    "model_path": pl.String,
-    "hyperparameters": pl.String,
-    "adapter_sha256": pl.String,
-    "seconds": pl.Float64,
-    "device": pl.String,
-    "losses": pl.String,
-    "rows": pl.String,
-}
+COLUMNS = [
+    "id",
+    "name",
+    "arm",
+    "base_model",
+    "method",
+    "training_examples",
+    "train_loss",
+    "eval_loss",
+    "model_path",
+    "hyperparameters",
+    "adapter_sha256",
+    "seconds",
+    "device",
+    "losses",
+]
+NUMBERS = {"training_examples": pl.Int64, "train_loss": pl.Float64, "eval_loss": pl.Float64, "seconds": pl.Float64}
+TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
 
 def compute_device() -> tuple[str, str]:
@@ -146,20 +138,14 @@ def tokenize(
         One row per example, in order: id, input_ids and labels (List of Int32; -100 is not trained; null unless ok), status (see
         ``STATUSES``), reason (null if ok), n_tokens and n_supervised (0 if the row could not be rendered).
     """
-    labeller = _Labeller(_tokenizer(tokenizer), max_length, dict(chat_template_kwargs or {}))
+    labeller = _Labeller(load_tokenizer(tokenizer), max_length, dict(chat_template_kwargs or {}))
     rows = [
-        {"id": row_id, **labeller(messages, output)}
+        {"id": row_id, **labeller.label(messages, output)}
         for row_id, messages, output in examples.select("id", "messages", "output").iter_rows()
     ]
-    ids = pl.List(pl.Int32)
-    columns: dict[str, Any] = {
-        "id": pl.String,
-        "input_ids": ids,
-        "labels": ids,
-        "status": pl.String,
-        "reason": pl.String,
-    }
-    return pl.DataFrame(rows, schema={**columns, "n_tokens": pl.Int32, "n_supervised": pl.Int32})
+    columns: dict[str, Any] = {"id": pl.String, "input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32)}
+    columns |= {"status": pl.String, "reason": pl.String, "n_tokens": pl.Int32, "n_supervised": pl.Int32}
+    return pl.DataFrame(rows, schema=columns)  # one row per example
 
 
 class _Refused(Exception):  # noqa: N818  (not an error: it becomes the status of a row)
@@ -177,17 +163,18 @@ class _Labeller:
         self.control = re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) or r"(?!)")
         self.expected: dict[tuple[str, ...], int] = {}  # control tokens that the template itself writes, by roles
 
-    def __call__(self, messages: Any, output: Any) -> dict[str, Any]:
+    def label(self, messages: Any, output: Any) -> dict[str, Any]:
+        """Return the columns of one row, but its id."""
         try:
             prompt = self._checked(messages, output)
             input_ids, n_prompt = self._encode(prompt, output)
-            if len(input_ids) > self.max_length:
-                status, reason = "too_long", f"{len(input_ids)} tokens, max_length is {self.max_length}"
-                return _row(status, reason, n_tokens=len(input_ids), n_supervised=len(input_ids) - n_prompt)
         except _Refused as refused:
-            return _row(*refused.args)
-        labels = [-100] * n_prompt + input_ids[n_prompt:]
-        return _row("ok", None, input_ids, labels, n_tokens=len(labels), n_supervised=len(labels) - n_prompt)
+            status, reason = refused.args
+            return {"status": status, "reason": reason, "n_tokens": 0, "n_supervised": 0}
+        row = {"n_tokens": len(input_ids), "n_supervised": len(input_ids) - n_prompt}
+        if len(input_ids) > self.max_length:
+            return {**row, "status": "too_long", "reason": f"{len(input_ids)} tokens, max_length is {self.max_length}"}
+        return {**row, "status": "ok", "input_ids": input_ids, "labels": [-100] * n_prompt + input_ids[n_prompt:]}
 
     def _checked(self, messages: Any, output: Any) -> list[dict[str, str]]:
         """Return the messages before the answer, or refuse what no template should see."""
@@ -259,18 +246,6 @@ class _Labeller:
         return self.expected[roles]
 
 
-def _row(
-    status: str,
-    reason: str | None,
-    input_ids: list[int] | None = None,
-    labels: list[int] | None = None,
-    n_tokens: int = 0,
-    n_supervised: int = 0,
-) -> dict[str, Any]:
-    counts = {"n_tokens": n_tokens, "n_supervised": n_supervised}
-    return {"input_ids": input_ids, "labels": labels, "status": status, "reason": reason, **counts}
-
-
 def _is_message(message: Any) -> bool:
     return (
         isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
@@ -281,7 +256,8 @@ def _parsed(messages: Any) -> Any:
     return json.loads(messages) if isinstance(messages, str) else messages
 
 
-def _tokenizer(tokenizer: Any) -> Any:
+def load_tokenizer(tokenizer: Any) -> Any:
+    """Return a transformers tokenizer: of a model folder, or the one given."""
     if not isinstance(tokenizer, str | Path):
         return tokenizer
     _require("tokenize", 'pip install -e ".[train]"', "transformers", "torch")
@@ -316,19 +292,20 @@ class Preview:
 
 def preview(tokenized: pl.DataFrame, tokenizer: Any, *, n: int = 3) -> Preview:
     """Show the first `n` trained rows of what `tokenize` returned, decoded from its ids and labels."""
-    tokenizer = _tokenizer(tokenizer)
+    tokenizer = load_tokenizer(tokenizer)
     rows = []
     for row in tokenized.filter(pl.col("status") == "ok").head(n).iter_rows(named=True):
         cut = row["n_tokens"] - row["n_supervised"]
         rows.append((row["id"], tokenizer.decode(row["input_ids"][:cut]), tokenizer.decode(row["labels"][cut:])))
-    return Preview(tuple(rows), _counts(tokenized))
+    return Preview(tuple(rows), count_statuses(tokenized))
 
 
-def _counts(tokenized: pl.DataFrame) -> dict[str, int]:
+def count_statuses(tokenized: pl.DataFrame) -> dict[str, int]:
+    """Return rows by status."""
     return dict(sorted(collections.Counter(tokenized["status"].to_list()).items()))
 
 
-# The parent: one process per set
+# Training: one process per set
 
 
 def train(
@@ -353,55 +330,45 @@ def train(
 ) -> pl.DataFrame:
     """Train one LoRA adapter per set, each in a process of its own, all with the same settings.
 
-    Rows are ordered by id before training, so the order of a frame changes nothing. On a CPU, with the same versions, the same rows, settings
-    and seed give the same adapter, bit for bit.
+    Rows are ordered by id before training, so the order of a frame changes nothing. On a CPU the same rows, settings, seed and
+    versions give the same adapter, bit for bit.
 
     Args:
         sets: arm -> examples (columns id, messages, output), such as ``{"curated": …, "control": …}``.
         validation: examples of no set, scored before, three times during, and after training; None: not scored.
-        base_model: a model folder, or the name of a model in the local Hugging Face cache; nothing is downloaded.
+        base_model: a model folder, ``"tiny"``, or the name of a model in the local Hugging Face cache; nothing is downloaded.
         folder: where the adapters' folders go.
-        method: "lora", or "qlora" (4-bit NF4 base with bitsandbytes).
+        method: ``"lora"``, or ``"qlora"`` (base in 4-bit NF4 by bitsandbytes).
         r: rank of the adapters, on all linear layers but the output head; vLLM serves up to 16 by default.
         lora_alpha: the update is scaled by lora_alpha / r.
-        learning_rate: at its peak, after a warm-up over 3 % of the steps; then a cosine to 0. For LoRA about ten times that of full training.
+        learning_rate: its peak, after a warm-up over 3 % of the steps; then a cosine to 0. About ten times that of full training.
         num_train_epochs: passes over each set.
         batch_size: examples per optimizer step.
-        gradient_accumulation_steps: the batch is computed in this many parts, for less memory.
-        max_length: tokens; a longer example is not trained, never cut.
+        gradient_accumulation_steps: compute each batch in this many parts, for less memory.
+        max_length: tokens, prompt and answer together; a longer example is not trained, never cut.
         seed: of the adapter's first weights and of the order of examples.
-        name: adapter folders are called <name>-<arm>-<hash>.
-        workers: processes at once; default 2 (or the number of cores, if that is 1) on a CPU, 1 on a GPU.
-        backend: "trl", "unsloth", or "auto": unsloth where a GPU and unsloth are, else trl.
+        name: an adapter's folder is called <name>-<arm>-<hash>.
+        workers: processes at once; default 2 (1 on a single core) on a CPU, 1 on a GPU.
+        backend: ``"trl"``, ``"unsloth"``, or ``"auto"``: unsloth where a GPU and unsloth are, else trl.
         chat_template_kwargs: see `tokenize`.
 
     Returns:
-        One row per set: id (the same for the same inputs), name, arm, base_model, method, training_examples, train_loss (per trained token,
-        mean of the last epoch), eval_loss (the same over `validation`, at the end; null without), model_path, hyperparameters (JSON),
-        adapter_sha256 (of the weights file), seconds (wall, start-up included), device, losses (JSON list of step, train_loss,
-        eval_loss), rows (JSON object: examples by status, their sum is the set's height).
+        One row per set: id (the same for the same inputs), name, arm, base_model, method, training_examples, train_loss (nats per
+        trained token, mean of the last epoch), eval_loss (the same over `validation`, at the end; null without), model_path,
+        hyperparameters (JSON; its `rows` counts the set's examples by status, their sum is the set's height), adapter_sha256 (of the
+        weights file), seconds (wall, start-up included), device, losses (JSON, see `losses`).
 
     Raises:
         TrainingError: a set or `validation` has no usable row, they share an id, or a training process failed.
         ParameterError: a setting that is unknown or out of range.
         PrerequisiteError: a package or the base model is missing.
     """
-    settings: dict[str, Any] = {
-        "method": method,
-        "r": r,
-        "lora_alpha": lora_alpha,
-        "learning_rate": learning_rate,
-        "num_train_epochs": num_train_epochs,
-        "batch_size": batch_size,
-        "gradient_accumulation_steps": gradient_accumulation_steps,
-        "max_length": max_length,
-        "seed": seed,
-        "backend": backend,
-    }
-    _check_settings(settings, name, sets)
-    _require(
-        "fine-tuning", 'pip install -e ".[train]"', "torch", "transformers", "trl", "peft", "datasets", "accelerate"
-    )
+    settings: dict[str, Any] = {"method": method, "backend": backend, "r": r, "lora_alpha": lora_alpha, "seed": seed}
+    settings |= {"learning_rate": learning_rate, "num_train_epochs": num_train_epochs, "max_length": max_length}
+    settings |= {"batch_size": batch_size, "gradient_accumulation_steps": gradient_accumulation_steps}
+    _check_settings(settings, [name, *sets])
+    _require("fine-tuning", 'pip install -e ".[train]"', *TRAINING_PACKAGES)
+    base = resolve_model(base_model)
     device, _ = compute_device()
     settings["backend"] = _backend(backend, method, device)
     if workers is None:
@@ -410,61 +377,71 @@ def train(
         raise ParameterError(f"workers must be at least 1, got {workers!r}.")
     for arm, examples in sets.items():
         _check_examples(arm, examples, validation)
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    spec = {
+    spec: dict[str, Any] = {
         "name": name,
-        "base_model": str(resolve_model(base_model)),
-        "folder": str(folder.resolve()),
+        "base_model": str(base.resolve()),
+        "folder": str(folder),
         "device": device,
         "settings": settings,
-        "chat_template_kwargs": dict(chat_template_kwargs or {}),
-        "parent_pid": os.getpid(),
     }
+    spec |= {"chat_template_kwargs": dict(chat_template_kwargs or {}), "parent_pid": os.getpid()}
     children = [_Child(arm, examples, validation, spec) for arm, examples in sets.items()]
     try:
         _supervise(children, workers)
-        rows = [child.result() for child in children]
     finally:
         for child in children:
             child.close()
-    return pl.DataFrame(rows, schema=RESULT_SCHEMA)  # one row per set
+    columns = {name: NUMBERS.get(name, pl.String) for name in COLUMNS}
+    return pl.DataFrame([child.row for child in children], schema=columns)  # one row per set
 
 
-def _check_settings(settings: Mapping[str, Any], name: str, sets: Mapping[str, Any]) -> None:
+def losses(trained: pl.DataFrame) -> pl.DataFrame:
+    """Return the loss curves of what `train` returned: columns arm, step, train_loss and eval_loss (nats per trained token).
+
+    One row per step at which something was measured; the loss that was not is null. train_loss is the mean since the row before.
+    """
+    columns = {"arm": pl.String, "step": pl.Int64, "train_loss": pl.Float64, "eval_loss": pl.Float64}
+    rows = [
+        {"arm": arm, **row} for arm, curve in trained.select("arm", "losses").iter_rows() for row in json.loads(curve)
+    ]
+    return pl.DataFrame(rows, schema=columns)
+
+
+def _check_settings(settings: Mapping[str, Any], names: Sequence[str]) -> None:
     for key, known in (("method", METHODS), ("backend", BACKENDS)):
         if settings[key] not in known:
             raise ParameterError(f"{key} {settings[key]!r} is not known; {closest(str(settings[key]), known)}.")
-    for key in ("r", "lora_alpha", "batch_size", "gradient_accumulation_steps", "max_length"):
-        if isinstance(settings[key], bool) or not isinstance(settings[key], int) or settings[key] < 1:
-            raise ParameterError(f"{key} must be a whole number of at least 1, got {settings[key]!r}.")
-    if isinstance(settings["seed"], bool) or not isinstance(settings["seed"], int) or not 0 <= settings["seed"] < 2**32:
-        raise ParameterError(f"seed must be a whole number in 0..2^32-1, got {settings['seed']!r}.")
+    least = {"r": 1, "lora_alpha": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "max_length": 1, "seed": 0}
+    for key, low in least.items():
+        value = settings[key]
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**32:
+            raise ParameterError(f"{key} must be a whole number from {low}, got {value!r}.")
     for key in ("learning_rate", "num_train_epochs"):
-        if not (isinstance(settings[key], int | float) and math.isfinite(settings[key]) and settings[key] > 0):
-            raise ParameterError(f"{key} must be a number above 0, got {settings[key]!r}.")
-    if settings["batch_size"] % settings["gradient_accumulation_steps"]:
-        raise ParameterError(
-            f"batch_size {settings['batch_size']} is not divisible by gradient_accumulation_steps "
-            f"{settings['gradient_accumulation_steps']}; choose parts of equal size."
-        )
-    if not sets:
+        value = settings[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ParameterError(f"{key} must be a number above 0, got {value!r}.")
+    batch_size, parts = settings["batch_size"], settings["gradient_accumulation_steps"]
+    if batch_size % parts:
+        raise ParameterError(f"gradient_accumulation_steps must divide batch_size {batch_size}, got {parts}.")
+    if len(names) < 2:
         raise ParameterError('sets is empty; give at least one, such as {"curated": examples}.')
-    for part in (name, *sets):
+    for part in names:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", part):
-            raise ParameterError(
-                f"{part!r} becomes part of a folder and model name; use letters, digits, '.', '_' and '-'."
-            )
+            raise ParameterError(f"{part!r} becomes part of a model name; use letters, digits, '.', '_' and '-'.")
 
 
 def _check_examples(arm: str, examples: pl.DataFrame, validation: pl.DataFrame | None) -> None:
     for label, frame in ((f"set {arm!r}", examples), ("validation", validation)):
-        if frame is not None and (missing := {"id", "messages", "output"} - set(frame.columns)):
+        if frame is None:
+            continue
+        if missing := {"id", "messages", "output"} - set(frame.columns):
             raise TrainingError(f"{label} has no column {sorted(missing)}; examples have id, messages and output.")
-        if frame is not None and frame["id"].is_duplicated().any():
-            raise TrainingError(
-                f"{label} has {frame['id'].is_duplicated().sum()} rows with repeated ids; make ids unique."
-            )
+        if frame.is_empty():
+            raise TrainingError(f"{label} has no rows; there is nothing to train on or to score.")
+        if repeated := frame["id"].is_duplicated().sum():
+            raise TrainingError(f"{label} has {repeated} rows with repeated ids; keep one of each.")
     if validation is not None and (shared := examples.join(validation, on="id", how="semi").height):
         raise TrainingError(
             f"{shared} examples of set {arm!r} also stand in validation; take them out of one of the two."
@@ -487,13 +464,10 @@ def _require(feature: str, install: str, *modules: str) -> None:
 
 
 def resolve_model(base_model: str | Path) -> Path:
-    """Return the folder of a base model: a path, ``"tiny"``, or a name in the local Hugging Face cache."""
+    """Return the folder of a base model: a folder, ``"tiny"``, or a name in the local Hugging Face cache."""
     path = Path(__file__).parent / "tiny" / "model" if str(base_model) == "tiny" else Path(base_model)
-    if (
-        not path.exists()
-        and re.fullmatch(r"[\w.-]+/[\w.-]+", str(base_model))
-        and importlib.util.find_spec("huggingface_hub")
-    ):
+    named = re.fullmatch(r"[\w.-]+/[\w.-]+", str(base_model))
+    if not path.exists() and named and importlib.util.find_spec("huggingface_hub"):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -502,71 +476,74 @@ def resolve_model(base_model: str | Path) -> Path:
     if not (path / "config.json").exists():
         raise PrerequisiteError(
             f"base_model {str(base_model)!r} is neither a folder with a config.json nor a model in the local Hugging Face "
-            "cache; download it first (hf download NAME) or give the folder's path."
+            "cache; give the folder's path, or download it first: hf download NAME"
         )
     return path
 
 
 class _Child:
-    """One training process: its working folder, its log, its progress."""
+    """One training process: its working folder, its log, and the row it ends in."""
 
     def __init__(
         self, arm: str, examples: pl.DataFrame, validation: pl.DataFrame | None, spec: Mapping[str, Any]
     ) -> None:
-        self.arm, self.folder = arm, Path(spec["folder"])
-        self.work = Path(tempfile.mkdtemp(prefix=f".{spec['name']}-{arm}-", dir=self.folder))
+        self.arm, self.device, self.folder = arm, spec["device"], Path(spec["folder"])
         self.failed_log = self.folder / f"{spec['name']}-{arm}.failed.log"
+        self.work = Path(tempfile.mkdtemp(prefix=f".{spec['name']}-{arm}-", dir=self.folder))
         self.process: subprocess.Popen[bytes] | None = None
-        self.started = 0.0
-        examples.select("id", "messages", "output").sort("id").write_parquet(self.work / "examples.parquet")
-        if validation is not None:
-            validation.select("id", "messages", "output").sort("id").write_parquet(self.work / "validation.parquet")
+        self.row: dict[str, Any] = {}
+        for part, frame in (("examples", examples), ("validation", validation)):
+            if frame is not None:
+                frame.select("id", "messages", "output").sort("id").write_parquet(self.work / f"{part}.parquet")
         (self.work / "spec.json").write_text(json.dumps({**spec, "arm": arm}))
-        self.device = spec["device"]
 
     def start(self) -> None:
-        quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+        env = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
         if self.device == "cpu":  # one thread: the same sums in the same order, so the same adapter
-            quiet |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+            env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         with (self.work / "log.txt").open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "arislab.finetune", str(self.work / "spec.json")],
+                [sys.executable, "-m", "arislab.trainer", str(self.work / "spec.json")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **quiet, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **env, "PYTHONHASHSEED": "0"},
             )
         self.started = time.monotonic()
 
     def progress(self) -> dict[str, Any] | None:
-        """Return the last progress line that is whole."""
+        """Return the last whole line of progress.jsonl."""
         path = self.work / "progress.jsonl"
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
         return json.loads(lines[-1]) if lines else None
 
     def finished(self) -> bool:
-        """Whether the process has ended well; keeps its log and raises TrainingError if it failed."""
+        """Whether the process has ended; keeps its log, and raises TrainingError if it failed."""
         if self.process is None or self.process.poll() is None:
             return False
         if self.process.returncode:
             (self.work / "log.txt").replace(self.failed_log)
-            lines = self.failed_log.read_text(errors="replace").strip().splitlines()
-            refused = self.work / "refused.txt"
-            why = refused.read_text() if refused.exists() else "its last lines:\n" + "\n".join(lines[-12:])
-            raise TrainingError(
-                f"training of set {self.arm!r} ended with exit code {self.process.returncode} (log: {self.failed_log}); {why}"
-            )
-        result = json.loads((self.work / "result.json").read_text())
-        result["seconds"] = round(time.monotonic() - self.started, 2)
-        (self.work / "log.txt").replace(f"{result['model_path']}.log")
-        self.row: dict[str, Any] = result
+            refused, log = self.work / "refused.txt", self.failed_log.read_text(errors="replace")
+            why = refused.read_text() if refused.exists() else "its last lines:\n" + "\n".join(log.splitlines()[-12:])
+            end = f"training of set {self.arm!r} ended with exit code {self.process.returncode}"
+            raise TrainingError(f"{end} (log: {self.failed_log}); {why}")
+        self.row = json.loads((self.work / "result.json").read_text())
+        self.row["seconds"] = round(time.monotonic() - self.started, 2)
+        (self.work / "log.txt").replace(f"{self.row['model_path']}.log")
         self.failed_log.unlink(missing_ok=True)
+        rows = json.loads(self.row["hyperparameters"])["rows"]
+        if len(rows) > 1:
+            logger.warning(
+                "%d of %d examples of set %r are not trained: %s",
+                sum(rows.values()) - rows["ok"],
+                sum(rows.values()),
+                self.arm,
+                rows,
+            )
         return True
 
-    def result(self) -> dict[str, Any]:
-        return self.row
-
     def close(self) -> None:
+        """End the process if it still runs, and remove what it left."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
@@ -578,410 +555,26 @@ class _Child:
 
 
 def _supervise(children: Sequence[_Child], workers: int) -> None:
+    """Run the children, at most `workers` at once, with a progress bar each."""
     from tqdm.auto import tqdm
 
     waiting = collections.deque(children)
-    running: list[_Child] = []
-    bars: dict[str, Any] = {}
-    bars_shown: dict[str, Any] = {}
+    running: dict[_Child, Any] = {}  # child -> its bar
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 child = waiting.popleft()
                 child.start()
-                running.append(child)
-                bars[child.arm] = tqdm(desc=child.arm, total=None, unit="step")
+                running[child] = tqdm(desc=child.arm, unit="step")
             time.sleep(0.1)
-            for child in list(running):
-                bar, done = bars[child.arm], child.finished()
-                line = child.progress()
-                if line is not None and (line["step"], line["losses"]) != bars_shown.get(child.arm):
-                    bars_shown[child.arm] = line["step"], line["losses"]
+            for child, bar in list(running.items()):
+                done, line = child.finished(), child.progress()
+                if line is not None and (line["step"], line["losses"]) != getattr(bar, "shown", None):
+                    bar.shown = (line["step"], line["losses"])
                     bar.total, bar.n = line["steps"], line["step"]
-                    bar.set_postfix({k: f"{v:.3f}" for k, v in line["losses"].items()}, refresh=False)
-                    bar.refresh()
+                    bar.set_postfix({key: f"{value:.3f}" for key, value in line["losses"].items()})
                 if done:
-                    running.remove(child)
-                    bar.close()
+                    running.pop(child).close()
     finally:
-        for bar in bars.values():
+        for bar in running.values():
             bar.close()
-
-
-# The child: python -m arislab.finetune SPEC.json
-
-
-def _main(spec_path: str) -> int:
-    """Train one set and write its adapter; result.json beside the spec says how it went."""
-    work = Path(spec_path).parent
-    spec = json.loads(Path(spec_path).read_text())
-    try:
-        result = _train_one(spec, work)
-    except TrainingError as error:
-        (work / "refused.txt").write_text(str(error))
-        raise
-    (work / "result.json").write_text(json.dumps(result))
-    return 0
-
-
-def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
-    settings, base = spec["settings"], Path(spec["base_model"])
-    if settings["backend"] == "unsloth":
-        importlib.import_module("unsloth")  # it patches trl and transformers, and must come first
-    import torch
-    import transformers
-
-    if spec["device"] == "cpu":
-        torch.set_num_threads(1)
-    transformers.set_seed(settings["seed"])
-    tokenizer = _tokenizer(base)
-    sets = {part: _usable(work / f"{part}.parquet", tokenizer, spec) for part in ("examples", "validation")}
-    tokenized, rows = sets["examples"]
-    if tokenized is None:
-        raise TrainingError("the set has no file of examples")
-    trainer = _trainer(spec, tokenizer, tokenized, work)
-    meter = _Meter(trainer, sets["validation"][0], work / "progress.jsonl", spec["parent_pid"])
-    trainer.add_callback(meter.callback())
-    trainer.train()
-    stops = sorted({labels[-1] for labels in tokenized["labels"].to_list()})
-    hyperparameters = {
-        **settings,
-        "target_modules": "all-linear",
-        "lora_dropout": 0.0,
-        "lr_scheduler_type": "cosine",
-        "warmup_fraction": 0.03,
-        "optim": str(getattr(trainer.args.optim, "value", trainer.args.optim)),
-        "steps": trainer.state.max_steps,
-        "stop_tokens": tokenizer.convert_ids_to_tokens(stops),
-        "chat_template_kwargs": spec["chat_template_kwargs"],
-    }
-    manifest = {
-        "arm": spec["arm"],
-        "base": _base_fingerprint(base),
-        "data_sha256": _data_sha256(tokenized),
-        "validation_sha256": None if sets["validation"][0] is None else _data_sha256(sets["validation"][0]),
-        "hyperparameters": hyperparameters,
-        "rows": rows,
-        "versions": _versions(settings["backend"], settings["method"]),
-    }
-    path, adapter_sha256 = _write_adapter(trainer, base, spec, manifest, work / "adapter")
-    epoch_steps = math.ceil(trainer.state.max_steps / settings["num_train_epochs"])
-    identity = {"name": spec["name"], **{k: v for k, v in manifest.items() if k != "rows"}}
-    return {
-        "id": "ft-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16],
-        "name": spec["name"],
-        "arm": spec["arm"],
-        "base_model": manifest["base"]["name"],
-        "method": settings["method"],
-        "training_examples": tokenized.height,
-        "train_loss": meter.train_loss(since=trainer.state.max_steps - epoch_steps),
-        "eval_loss": meter.records[-1]["eval_loss"],
-        "model_path": str(path),
-        "hyperparameters": json.dumps({**hyperparameters, "versions": manifest["versions"]}),
-        "adapter_sha256": adapter_sha256,
-        "device": spec["device"] if spec["device"] == "cpu" else torch.cuda.get_device_name(0),
-        "losses": json.dumps(meter.records),
-        "rows": json.dumps(rows),
-    }
-
-
-def _usable(path: Path, tokenizer: Any, spec: dict[str, Any]) -> tuple[pl.DataFrame | None, dict[str, int]]:
-    """Return the rows that can be trained on, and the account of all rows by status."""
-    if not path.exists():
-        return None, {}
-    settings = spec["settings"]
-    tokenized = tokenize(
-        pl.read_parquet(path),
-        tokenizer,
-        max_length=settings["max_length"],
-        chat_template_kwargs=spec["chat_template_kwargs"],
-    )
-    counts = _counts(tokenized)
-    usable = tokenized.filter(pl.col("status") == "ok")
-    if usable.is_empty():
-        reasons = tokenized["reason"].drop_nulls().unique(maintain_order=True).head(3).to_list()
-        raise TrainingError(
-            f"none of the {tokenized.height} {path.stem} of arm {spec['arm']!r} can be used: {counts}; first reasons: {reasons}"
-        )
-    return usable, counts
-
-
-def _trainer(spec: dict[str, Any], tokenizer: Any, tokenized: pl.DataFrame, work: Path) -> Any:
-    """Build the SFTTrainer over our ids and labels."""
-    import datasets
-
-    settings, on_gpu = spec["settings"], spec["device"] == "cuda"
-    datasets.disable_progress_bars()
-    model, peft_config = _model(spec, on_gpu=on_gpu)
-    from trl import SFTConfig, SFTTrainer
-
-    parts = settings["gradient_accumulation_steps"]
-    steps = math.ceil(math.ceil(tokenized.height / settings["batch_size"]) * settings["num_train_epochs"])
-    arguments = SFTConfig(
-        output_dir=str(work / "trainer"),
-        per_device_train_batch_size=settings["batch_size"] // parts,
-        gradient_accumulation_steps=parts,
-        num_train_epochs=settings["num_train_epochs"],
-        learning_rate=settings["learning_rate"],
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, round(0.03 * steps)),
-        weight_decay=0.0,
-        seed=settings["seed"],
-        logging_steps=max(1, steps // 40),
-        max_length=None,  # rows are whole or refused before this; the trainer must not cut
-        packing=False,
-        train_sampling_strategy="group_by_length",
-        dataset_kwargs={"skip_prepare_dataset": True},
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=not on_gpu,
-        bf16=on_gpu,
-        fp16=False,
-        gradient_checkpointing=on_gpu,
-        dataloader_pin_memory=on_gpu,
-    )
-    # on a GPU the trainer's own fused loss is faster; without Triton it scores masked positions too
-    trainer_class = SFTTrainer if on_gpu or settings["backend"] == "unsloth" else _supervised_trainer(SFTTrainer)
-    rows = {column: tokenized[column].to_list() for column in ("input_ids", "labels")}
-    trainer = trainer_class(
-        model=model,
-        args=arguments,
-        train_dataset=datasets.Dataset.from_dict(rows),
-        processing_class=tokenizer,
-        peft_config=peft_config,
-    )
-    return trainer
-
-
-def _model(spec: dict[str, Any], *, on_gpu: bool) -> tuple[Any, Any]:
-    """Load the base model: (model, LoRA configuration), or (model with its adapter, None) from Unsloth."""
-    settings = spec["settings"]
-    import torch
-
-    dtype = torch.bfloat16 if on_gpu else torch.float32
-    if settings["backend"] == "unsloth":
-        from unsloth import FastLanguageModel
-
-        model, _ = FastLanguageModel.from_pretrained(
-            spec["base_model"],
-            max_seq_length=settings["max_length"],
-            dtype=dtype,
-            load_in_4bit=settings["method"] == "qlora",
-        )
-        targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-        model = FastLanguageModel.get_peft_model(
-            model,
-            r=settings["r"],
-            lora_alpha=settings["lora_alpha"],
-            target_modules=targets,
-            lora_dropout=0,
-            bias="none",
-            random_state=settings["seed"],
-            use_gradient_checkpointing="unsloth" if on_gpu else False,
-        )
-        return model, None
-    from peft import LoraConfig, prepare_model_for_kbit_training
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    quantization = None
-    if settings["method"] == "qlora":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-        )
-    model = AutoModelForCausalLM.from_pretrained(spec["base_model"], dtype=dtype, quantization_config=quantization)
-    if quantization is not None:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=on_gpu)
-    config = LoraConfig(
-        r=settings["r"],
-        lora_alpha=settings["lora_alpha"],
-        lora_dropout=0.0,
-        bias="none",
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    return model, config
-
-
-def _supervised_trainer(base: Any) -> Any:
-    """Return an SFTTrainer whose loss computes the output head at trained positions only.
-
-    The loss is the same: masked positions count nothing. The first batch is computed both ways; if they differ (a model that scales or caps its
-    logits), training goes on with the trainer's own loss.
-    """
-    import torch
-
-    class SupervisedTrainer(base):
-        agrees: bool | None = None
-
-        def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: Any = False, num_items_in_batch: Any = None
-        ) -> Any:
-            if return_outputs or self.agrees is False:
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            loss = self.supervised_loss(model, inputs, num_items_in_batch)
-            if self.agrees is None:
-                with torch.no_grad():
-                    reference = super().compute_loss(model, dict(inputs), False, num_items_in_batch)
-                self.agrees = bool(torch.isclose(loss.detach(), reference, rtol=1e-3))
-                print(f"loss at trained positions {loss.item():.6f}, of the trainer {reference.item():.6f}")  # noqa: T201
-                if not self.agrees:
-                    return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            return loss
-
-        def supervised_loss(self, model: Any, inputs: Any, num_items_in_batch: Any) -> Any:
-            core = self.accelerator.unwrap_model(model).get_base_model()
-            hidden = core.get_decoder()(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-            )[0]
-            wanted = inputs["labels"][:, 1:]
-            trained = wanted != -100
-            logits = core.get_output_embeddings()(hidden[:, :-1][trained])
-            total = torch.nn.functional.cross_entropy(logits.float(), wanted[trained], reduction="sum")
-            return total / (trained.sum() if num_items_in_batch is None else num_items_in_batch)
-
-    return SupervisedTrainer
-
-
-class _Meter:
-    """Records losses and progress, and stops when the parent has died."""
-
-    def __init__(self, trainer: Any, validation: pl.DataFrame | None, progress: Path, parent_pid: int) -> None:
-        self.trainer, self.progress, self.parent_pid = trainer, progress, parent_pid
-        self.records: list[dict[str, Any]] = []
-        self.batches = [] if validation is None else list(self._batches(validation))
-
-    def _batches(self, validation: pl.DataFrame) -> Iterator[dict[str, Any]]:
-        rows = validation.sort("n_tokens").select("input_ids", "labels").to_dicts()
-        size = self.trainer.args.per_device_train_batch_size
-        for at in range(0, len(rows), size):
-            yield self.trainer.data_collator(rows[at : at + size])
-
-    def eval_loss(self) -> float | None:
-        """Return the loss per trained token over all of validation, whatever the batches are."""
-        import torch
-
-        if not self.batches:
-            return None
-        model, total, n_trained = self.trainer.model, 0.0, 0
-        model.eval()
-        one = torch.tensor(1, device=self.trainer.args.device)
-        with torch.no_grad():
-            for batch in self.batches:
-                inputs = self.trainer._prepare_inputs(dict(batch))
-                with self.trainer.compute_loss_context_manager():
-                    total += float(self.trainer.compute_loss(model, inputs, num_items_in_batch=one))
-                n_trained += int((inputs["labels"][:, 1:] != -100).sum())
-        model.train()
-        return total / n_trained
-
-    def record(self, step: int, steps: int, **losses: float | None) -> None:
-        if not self.records or self.records[-1]["step"] != step:
-            self.records.append({"step": step, "train_loss": None, "eval_loss": None})
-        self.records[-1].update(losses)
-        shown = {key: value for key, value in losses.items() if value is not None}
-        with self.progress.open("a") as file:
-            file.write(json.dumps({"step": step, "steps": steps, "losses": shown}) + "\n")
-
-    def train_loss(self, *, since: int) -> float | None:
-        known = [(r["step"], r["train_loss"]) for r in self.records if r["train_loss"] is not None]
-        late = [loss for step, loss in known if step > since] or [loss for _, loss in known[-1:]]
-        return sum(late) / len(late) if late else None
-
-    def callback(self) -> Any:
-        from transformers import TrainerCallback
-
-        meter = self
-
-        class Callback(TrainerCallback):
-            def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                meter.record(0, state.max_steps, eval_loss=meter.eval_loss())
-
-            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                if os.getppid() != meter.parent_pid:
-                    raise SystemExit("the process that started this training is gone")
-                steps = state.max_steps
-                control.should_log = control.should_log or state.global_step == steps
-                if state.global_step < steps and state.global_step in {round(steps * part / 4) for part in (1, 2, 3)}:
-                    meter.record(state.global_step, steps, eval_loss=meter.eval_loss())
-
-            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-                if logs and "loss" in logs:
-                    meter.record(state.global_step, state.max_steps, train_loss=float(logs["loss"]))
-
-            def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                meter.record(state.global_step, state.max_steps, eval_loss=meter.eval_loss())
-
-        return Callback()
-
-
-# The adapter folder
-
-
-def _write_adapter(
-    trainer: Any, base: Path, spec: dict[str, Any], manifest: dict[str, Any], staging: Path
-) -> tuple[Path, str]:
-    """Write the adapter into `staging`, then rename it to the name its content gives it."""
-    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(staging, safe_serialization=True)
-    config = json.loads((staging / "adapter_config.json").read_text())
-    # an absolute path would break when the folder moves, and the wrong base of the same shape loads without a word
-    config["base_model_name_or_path"] = f"{manifest['base']['name']}@sha256:{manifest['base']['sha256'][:12]}"
-    config = {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()}
-    (staging / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    for name in TOKENIZER_FILES:
-        if (base / name).exists():
-            shutil.copyfile(base / name, staging / name)
-    kept = {"adapter_config.json", "adapter_model.safetensors", *TOKENIZER_FILES}
-    for path in staging.iterdir():  # a model card that points nowhere, pickled arguments
-        if path.name not in kept:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    files = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
-    sha256 = files["adapter_model.safetensors"]
-    (staging / "manifest.json").write_text(json.dumps({**manifest, "files": files}, indent=2, sort_keys=True) + "\n")
-    final = Path(spec["folder"]) / f"{spec['name']}-{spec['arm']}-{sha256[:12]}"
-    try:
-        staging.rename(final)
-    except OSError:  # the name is taken, by the same content or by somebody's edit of it
-        changed = [
-            name for name, digest in files.items() if not (final / name).exists() or _sha256(final / name) != digest
-        ]
-        if changed:
-            raise TrainingError(
-                f"{final} exists and its {', '.join(changed)} differ from what was trained now; adapters never change, so move it away."
-            ) from None
-    return final, sha256
-
-
-def _base_fingerprint(base: Path) -> dict[str, str]:
-    """Name and digest of a base model: the digest of its weights file, or of the list of them."""
-    digests = [_sha256(path) for path in sorted(base.glob("*.safetensors"))]
-    sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    shipped = base.resolve() == (Path(__file__).parent / "tiny" / "model").resolve()
-    # a snapshot folder of the Hugging Face cache is models--<owner>--<name>/snapshots/<commit>
-    cached = (
-        base.parent.parent.name.removeprefix("models--").replace("--", "/") if base.parent.name == "snapshots" else None
-    )
-    return {"name": f"arislab-tiny-{sha256[:8]}" if shipped else cached or base.resolve().name, "sha256": sha256}
-
-
-def _data_sha256(tokenized: pl.DataFrame) -> str:
-    digest = hashlib.sha256()
-    for row in tokenized.select("input_ids", "labels").iter_rows():
-        digest.update(json.dumps(row).encode())
-    return digest.hexdigest()
-
-
-def _versions(backend: str, method: str) -> dict[str, str]:
-    names = ["arislab", "torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "safetensors"]
-    names += ["unsloth"] * (backend == "unsloth") + ["bitsandbytes"] * (method == "qlora")
-    return {name: importlib.metadata.version(name) for name in names}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1]))
