@@ -20,9 +20,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from conftest import need
 
 from arislab import review
 from arislab.lake import Lake
+from arislab.task import load
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CHROMIUM = next(
@@ -38,6 +40,13 @@ MISSING = [
     )
     if not found
 ]
+TASK = load("candidate_evaluation")
+INPUT = """Title: Registered Nurse
+Experience: 7 years
+Skills: Triage, Rostering, Mentoring
+Role: Ward manager
+Needs: Triage yes, Budgeting no
+Minimum: 4 years"""
 OUTPUT = {
     "strengths": ["worked 7 years as a registered nurse", "led a ward of 24 beds"],
     "concerns": ["no experience with <b>electronic</b> records"],
@@ -49,10 +58,7 @@ OUTPUT = {
 
 @pytest.fixture(autouse=True, scope="module")
 def promised():
-    if MISSING and "browser" in os.environ.get("ARISLAB_EXPECT", ""):
-        pytest.fail(f"a browser was promised (ARISLAB_EXPECT), but there is no {' and no '.join(MISSING)}")
-    if MISSING:
-        pytest.skip(f"needs {', '.join(MISSING)}")
+    need("browser", present=not MISSING, why=f"there is no {' and no '.join(MISSING)}")
 
 
 @dataclass
@@ -94,17 +100,27 @@ def lab_root(tmp_path_factory):
     shutil.copytree(
         CHECKOUT / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
     )
+    facts = {"company": "Northside Hospital", "title": "Ward manager", "category": "Healthcare", "use_case": "general"}
     rows = [
         {
-            "id": f"r-{i:040x}", "custom_id": f"r-{i:040x}", "candidate_id": f"s1-{i:06d}", "task": "candidate_evaluation",
-            "input": f"Role: ward manager\nCandidate {i}\nregistered nurse, 7 years\nskills: triage, rostering, mentoring\neducation: BSc nursing",
-            "messages": "[]", "output": json.dumps(OUTPUT), "quality_score": 0.7 + i / 50, "needs_review": True, "approved": False,
-            "metadata": json.dumps({"company": "Northside Hospital", "title": "Ward manager", "category": "Healthcare", "difficulty": 0.35}),
-            "split": "train",
+            "id": f"r-{i:040x}", "custom_id": f"r-{i:040x}", "candidate_id": f"s1-{i:06d}", "task": TASK.name, "input": f"Number: {i}\n{INPUT}",
+            "messages": "[]", "output": json.dumps(OUTPUT), "quality_score": 0.6 + i / 20, "needs_review": True, "approved": False,
+            "metadata": json.dumps(facts | {"difficulty": 0.35}), "split": "train",
         }
         for i in range(6)
     ]  # fmt: skip
-    Lake(root / "data" / "lake")["training_data_curated"].append(pl.DataFrame(rows))
+    curated, lake = pl.DataFrame(rows), Lake(root / "data" / "lake")
+    lake["training_data_curated"].append(curated)
+    lake["training_data_scored"].append(
+        curated.select(
+            "custom_id", "candidate_id", "task", quality="quality_score", score_grounded="quality_score"
+        ).with_columns(scorer_version=pl.lit(TASK.version))
+    )
+    lake["training_data_raw"].append(
+        curated.select("custom_id", "candidate_id", "task", "input", llm_output="output").with_columns(
+            status=pl.lit("ok"), model=pl.lit("toy")
+        )
+    )
     return root
 
 
@@ -249,4 +265,23 @@ def test_decisions_made_by_clicking_are_in_the_lake_after_the_kernel_is_killed(o
     assert json.loads(stored["edited_output"][2]) == OUTPUT | {"recommendation": "interview"}
     curated = review.fold(lake["training_data_curated"].read(), lake["reviews"].read())
     assert curated["approved"].sum() == 2
+    assert not lab.strayed, lab.strayed
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_explorer_redraws_when_a_control_moves(open_lab, tmp_path):
+    lab, page = open_lab, open_lab.page
+    run_all(lab, "notebooks/explore.ipynb")
+    picture = page.locator(".jp-OutputArea img.widget-image")
+    picture.wait_for()
+    before = picture.get_attribute("src")
+    page.get_by_text("kept 1 of 6 rows (16.7%) at 0.850").wait_for()
+    page.get_by_role("button", name="threshold").click()
+    page.get_by_text("kept 2 of 6 rows (33.3%) at 0.800").wait_for()
+    assert picture.get_attribute("src") != before
+    page.get_by_role("button", name="five random rows").click()
+    page.locator(".widget-html table td", has_text="steady leadership").first.wait_for()
+    screenshot(lab, "explore", tmp_path)
+    assert page.locator(".widget-html table b").count() == 0
     assert not lab.strayed, lab.strayed
