@@ -397,20 +397,31 @@ def _stars(texts: list[_Shingles], threshold: float) -> tuple[Ints, NDArray[np.f
             star[later], similarity[later] = i, score
         return star, similarity
     keys = _band_keys(texts, threshold)
+    tested = left = right = np.zeros(0, dtype=np.int64)
+    score = np.zeros(0)
     for window in (0, 4, 4, 4):  # first only the best row of each bucket, which resolves large clusters cheaply
         kept = np.flatnonzero(star == np.arange(n))
-        left, right, score = _verified(texts, *_candidates(keys[:, kept], kept, window), threshold)
-        for i, j, s in zip(left.tolist(), right.tolist(), score.tolist(), strict=True):
-            if star[i] == i and star[j] == j:  # sorted by j, then i: the best row that is itself kept
-                star[j], similarity[j] = i, s
-        # a row whose kept row has just become a duplicate follows it, or is kept after all
-        orphans = np.flatnonzero(star[star] != star)
-        left, right, score = _verified(texts, star[star[orphans]], orphans, threshold)
-        star[orphans], similarity[orphans] = orphans, 1.0
-        star[right], similarity[right] = left, score
+        # a row whose better neighbours are all duplicates may still resemble what those point to
+        follows = (star[right] == right) & (star[left] != left)
+        codes = _distinct(np.concatenate([_candidates(keys, kept, window), right[follows] * n + star[left[follows]]]))
+        codes = np.setdiff1d(codes, tested, assume_unique=True)
+        tested = np.concatenate([tested, codes])
+        found = _verified(texts, codes % n, codes // n, threshold)
+        left, right, score = (np.concatenate(pair) for pair in zip((left, right, score), found, strict=True))
+        star, similarity = _greedy(left, right, score, n)
         if window and np.array_equal(kept, np.flatnonzero(star == np.arange(n))):
             break
     return star, similarity
+
+
+def _greedy(left: Ints, right: Ints, score: NDArray[np.float64], n: int) -> tuple[Ints, NDArray[np.float64]]:
+    """Go from the best row to the worst: a row joins the best kept row it resembles, or is kept."""
+    star, similarity = list(range(n)), np.ones(n)
+    order = np.lexsort((left, right))
+    for i, j, s in zip(left[order].tolist(), right[order].tolist(), score[order].tolist(), strict=True):
+        if star[i] == i and star[j] == j:
+            star[j], similarity[j] = i, s
+    return np.array(star, dtype=np.int64), similarity
 
 
 def _similar_pairs(texts: list[_Shingles], threshold: float) -> tuple[Ints, Ints]:
@@ -421,7 +432,8 @@ def _similar_pairs(texts: list[_Shingles], threshold: float) -> tuple[Ints, Ints
         empty = np.zeros(0, dtype=np.int64)
         left, right = (np.concatenate([empty, *(pair[side] for pair in pairs)]) for side in (0, 1))
         return left, right
-    left, right, _ = _verified(texts, *_candidates(_band_keys(texts, threshold), np.arange(n), 4), threshold)
+    codes = _candidates(_band_keys(texts, threshold), np.arange(n), 4)
+    left, right, _ = _verified(texts, codes % n, codes // n, threshold)
     return left, right
 
 
@@ -487,23 +499,30 @@ def _collisions(keys: U64) -> float:
     return float(sum((c * (c - 1)).sum() for c in counts))
 
 
-def _candidates(keys: U64, rows: Ints, window: int) -> tuple[Ints, Ints]:
-    """Return distinct pairs of rows, the better one first: each with the best of its bucket and `window` neighbours.
+def _candidates(keys: U64, rows: Ints, window: int) -> Ints:
+    """Return distinct pairs of rows, each with the best row of its bucket and with `window` neighbours, as codes.
 
-    At most window + 1 pairs per row and band, however full the bucket is. Sorted by the second row, then the first.
+    The code of a pair is worse * n + better, n being the number of all rows. At most window + 1 pairs per row and
+    band, however full the bucket is.
     """
-    n = int(rows[-1]) + 1 if len(rows) else 1
+    n = keys.shape[1]
     found = np.zeros(0, dtype=np.int64)
     for band in keys:
-        order = np.argsort(band, kind="stable")  # `rows` is ascending, so a bucket is in order of preference
-        ordered = band[order]
+        order = np.argsort(band[rows], kind="stable")  # `rows` is ascending, so a bucket is in order of preference
+        ordered = band[rows[order]]
         same = np.concatenate([[False], ordered[1:] == ordered[:-1]])
         first = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
         position = np.flatnonzero(same)
         partners = [first[position], *(np.maximum(position - d, first[position]) for d in range(1, window + 1))]
         pairs = [rows[order[position]] * n + rows[order[partner]] for partner in partners]
-        found = np.unique(np.concatenate([found, *pairs]))
-    return found % n, found // n
+        found = _distinct(np.concatenate([found, *(_distinct(codes) for codes in pairs)]))
+    return found
+
+
+def _distinct(codes: Ints) -> Ints:
+    """Return the sorted distinct values (`np.unique` hashes, which is many times slower on such codes)."""
+    ordered = np.sort(codes)
+    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered
 
 
 def _verified(
@@ -511,7 +530,7 @@ def _verified(
 ) -> tuple[Ints, Ints, NDArray[np.float64]]:
     """Return the pairs that are similar in every column, with the lowest Jaccard index over the columns."""
     lowest = np.ones(len(left))
-    for column in texts:
+    for column in sorted(texts, key=lambda shingles: len(shingles.values)):  # the short texts rule most pairs out
         small, large = np.sort([column.sizes[left], column.sizes[right]], axis=0)
         fits = small >= threshold * large - 1e-9  # the index cannot exceed the ratio of sizes
         left, right, lowest = left[fits], right[fits], lowest[fits]
