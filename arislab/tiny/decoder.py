@@ -9,6 +9,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ BATCH_ROWS = 128
 KEY_VALUE_BYTES = 512 * 2**20
 """Room for keys and values; larger models get smaller batches."""
 SHARED_TOKENS, SHARING_ROWS = 64, 16
-"""A prefix is kept apart when it is this much longer than what its neighbours share, and this many rows share it."""
+"""A prefix is kept apart when it is this much longer than what all rows share, and this many rows share it."""
 MERGED_MODELS = 4
 """Merged adapters kept in memory."""
 
@@ -233,20 +234,23 @@ def common(a: list[int], b: list[int]) -> int:
 def clusters(rows: list["Row"]) -> Iterator[tuple[int, list["Row"]]]:
     """Yield (length of the common prefix, rows) so that few prompt tokens are read twice and batches stay large."""
     rows = sorted(rows, key=lambda row: row.prompt)
-    groups: list[tuple[int, list[Row]]] = []
-    for row in rows:
-        if groups:
-            shared, members = groups[-1]
-            now = min(shared, common(members[0].prompt, row.prompt))
-            if now >= shared - SHARED_TOKENS:
-                members.append(row)
-                groups[-1] = (now, members)
-                continue
-        groups.append((len(row.prompt) - 1, [row]))
-    small = [row for _, members in groups if len(members) < SHARING_ROWS for row in members]
-    if small:
-        yield common(small[0].prompt, small[-1].prompt), small
-    yield from (group for group in groups if len(group[1]) >= SHARING_ROWS)
+    shared = [common(a.prompt, b.prompt) for a, b in pairwise(rows)]
+    everywhere = common(rows[0].prompt, rows[-1].prompt)
+    cuts = [
+        i + 1
+        for i, n in enumerate(shared)
+        if n + SHARED_TOKENS < max(shared[max(0, i - 1)], shared[min(i + 1, len(shared) - 1)])
+    ]
+    rest: list[Row] = []
+    for begin, end in pairwise([0, *cuts, len(rows)]):
+        members = rows[begin:end]
+        n_prefix = common(members[0].prompt, members[-1].prompt)
+        if len(members) < SHARING_ROWS or n_prefix < everywhere + SHARED_TOKENS:
+            rest += members
+        else:
+            yield n_prefix, members
+    if rest:
+        yield common(rest[0].prompt, rest[-1].prompt), rest
 
 
 def batches(rows: list["Row"], n_prefix: int, bytes_per_token: int) -> Iterator[list["Row"]]:

@@ -268,13 +268,15 @@ def draw(logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, n
     drawn = logits.argmax(-1)
     sampled = (temperature > 0).nonzero().squeeze(1)
     if len(sampled):
-        chances = (logits[sampled] / temperature[sampled, None]).softmax(-1)
+        chances = (logits[sampled] / temperature[sampled, None].clamp(min=1e-4)).softmax(-1)
         drawn[sampled] = inverse_cdf(chances, noise[sampled])
         nucleus = (top_p[sampled] < 1).nonzero().squeeze(1)
         if len(nucleus):
             ranked, order = chances[nucleus].sort(descending=True, stable=True)
             before = ranked.cumsum(-1) - ranked
-            ranked = ranked.masked_fill(before >= top_p[sampled][nucleus, None], 0.0)
+            outside = before >= top_p[sampled][nucleus, None]
+            outside[:, 0] = False  # the likeliest token stays, whatever top_p
+            ranked = ranked.masked_fill(outside, 0.0)
             place = inverse_cdf(ranked, noise[sampled][nucleus])
             drawn[sampled[nucleus]] = order.gather(1, place[:, None]).squeeze(1)
     return drawn
@@ -283,5 +285,6 @@ def draw(logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, n
 def inverse_cdf(chances: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Return the token at which the cumulated chance passes ``noise``."""
     cumulated = chances.cumsum(-1)
-    place = torch.searchsorted(cumulated, noise[:, None] * cumulated[:, -1:], right=True)
-    return place.squeeze(1).clamp(max=chances.shape[1] - 1)
+    total = cumulated[:, -1:]
+    place = torch.searchsorted(cumulated, noise[:, None] * total, right=True).squeeze(1)
+    return place.minimum((cumulated < total).sum(-1))  # rounding must not reach past the last possible token

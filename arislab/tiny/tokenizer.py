@@ -6,6 +6,7 @@ everywhere. The template has no generation markers: labels are built from prefix
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,6 +40,7 @@ def corpus(seed: int = 1) -> Iterator[str]:
         yield from [" " + word] * 60
 
 
+@cache
 def build(vocab_size: int = 1152) -> Any:
     """Train a ``tokenizers.Tokenizer``; the same vocabulary each time."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
