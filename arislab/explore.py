@@ -86,7 +86,7 @@ class Explorer:
     ) -> None:
         self.scored = scored
         self.scores = [c for c in scored.columns if c == "quality" or c.startswith("score_")]
-        self.groups = [c for c in GROUPS if c in scored.columns]
+        self.groups = [c for c in GROUPS if c in scored.columns and scored[c].null_count() < scored.height]
         for name, known in ((by, self.scores), (group, self.groups)):
             if name is not None and name not in known:
                 raise ParameterError(f"there is no column {name!r} to show; {closest(name, known)}.")
@@ -132,15 +132,16 @@ class Explorer:
             left.hist(part.to_numpy(), bins=edges, color=color, label=f"{label} {part.len():,}")
         left.axvline(at, color=LINE, linewidth=1, linestyle="--")
         left.set(xlabel=self.by, ylabel="rows", xlim=(0, 1))
-        left.legend(frameon=False, loc="upper left")
+        left.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         if right is not None:
             y = range(table.height)
             names = [n if len(n) <= 32 else n[:31] + "…" for n in table[self.group or ""].to_list()]
             right.barh([v + 0.2 for v in y], table["before"].to_list(), height=0.38, color=DROPPED, label="all rows")
             right.barh([v - 0.2 for v in y], table["after"].to_list(), height=0.38, color=KEPT, label="kept")
             right.set_yticks(list(y), names, fontsize=8)
-            right.set(xlabel=f"share by {self.group}")
-            right.legend(frameon=False, fontsize=8)
+            more = f", the {table.height} largest" if table.height < self.balance.height else ""
+            right.set(xlabel=f"share by {self.group}{more}", ylim=(min(-0.6, table.height - 4.6), table.height - 0.4))
+            right.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         for ax in figure.axes:
             ax.spines[["top", "right"]].set_visible(False)
         buffer = BytesIO()
@@ -152,20 +153,17 @@ class Explorer:
         """The ipywidgets VBox; made when it is first asked for."""
         import ipywidgets as w
 
-        picture, account, rows = (
-            w.Image(format="png", layout={"max_width": "100%", "object_fit": "contain"}),
-            w.HTML(),
-            w.HTML(),
-        )
-        by = w.Dropdown(options=self.scores, value=self.by, description="by")
-        group = w.Dropdown(
-            options=[("none", None), *((g, g) for g in self.groups)], value=self.group, description="group"
-        )
+        picture, account, rows = w.Image(format="png", layout={"max_width": "100%"}), w.HTML(), w.HTML()
+        short = {"style": {"description_width": "auto"}, "layout": {"margin": "2px 16px 2px 0"}}
+        slider = {"max": 1, "continuous_update": False, "readout_format": ".3f"} | short
+        by = w.Dropdown(options=self.scores, value=self.by, description="by", **short)
+        groups = [("none", None), *((g, g) for g in self.groups)]
+        group = w.Dropdown(options=groups, value=self.group, description="group", **short)
         how = w.ToggleButtons(options=["keep fraction", "threshold"], style={"button_width": "auto"})
-        share = w.FloatSlider(self.fraction, min=0.01, max=1, step=0.01, continuous_update=False, readout_format=".2f")
-        level = w.FloatSlider(0.8, min=0, max=1, step=0.01, continuous_update=False, readout_format=".2f")
+        share = w.FloatSlider(self.fraction, min=0.001, step=0.001, description="keep", **slider)
+        level = w.FloatSlider(0.8, min=0, step=0.005, description="from", **slider)
         side = w.Dropdown(options=["kept", "at the cut", "dropped"], layout={"width": "110px"})
-        more = w.Button(description="five random rows", icon="random")
+        more = w.Button(description="five random rows", icon="random", layout={"width": "auto"})
         self.controls = {
             "by": by,
             "group": group,
@@ -192,16 +190,8 @@ class Explorer:
         more.on_click(draw_rows)
         update()
         line = {"flex_flow": "row wrap"}
-        return w.VBox(
-            [
-                w.HBox([by, group], layout=line),
-                w.HBox([how, share, level], layout=line),
-                account,
-                picture,
-                w.HBox([side, more]),
-                rows,
-            ]
-        )
+        top = [w.HBox([by, group], layout=line), w.HBox([how, share, level], layout=line)]
+        return w.VBox([*top, account, picture, w.HBox([side, more]), rows])
 
     def __repr__(self) -> str:
         if self.scored.is_empty():
@@ -223,15 +213,19 @@ class Explorer:
 
 
 def _table(rows: pl.DataFrame, by: str) -> str:
-    columns = [c for c in (by, *GROUPS, "output", "llm_output", "reason") if c in rows.columns]
-    head = "".join(f"<th style='text-align:left'>{html.escape(c)}</th>" for c in columns)
+    columns = [
+        c
+        for c in (by, *GROUPS, "output", "llm_output", "reason")
+        if c in rows.columns and rows[c].null_count() < rows.height
+    ]
+    head = "".join(f"<th style='text-align:left;padding:2px 10px'>{html.escape(c)}</th>" for c in columns)
     body = ""
     for row in rows.select(columns).iter_rows():
         cells = ["" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v)[:700] for v in row]
         body += (
             "<tr>"
             + "".join(
-                f"<td style='text-align:left;vertical-align:top;white-space:pre-wrap'>{html.escape(c)}</td>"
+                f"<td style='text-align:left;vertical-align:top;white-space:pre-wrap;line-height:1.4;padding:6px 10px'>{html.escape(c)}</td>"
                 for c in cells
             )
             + "</tr>"

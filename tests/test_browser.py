@@ -111,6 +111,18 @@ def lab_root(tmp_path_factory):
     ]  # fmt: skip
     curated, lake = pl.DataFrame(rows), Lake(root / "data" / "lake")
     lake["training_data_curated"].append(curated)
+    profile = {
+        "title": "Registered Nurse",
+        "years": 7,
+        "skills": ["Triage"],
+        "role": "Ward manager",
+        "needs": ["Triage"],
+        "min_years": 4,
+    }
+    people = curated.select("candidate_id", "split", group_id="candidate_id", profile=pl.lit(json.dumps(profile)))
+    lake["candidates"].append(
+        people.with_columns(category=pl.Series(["Healthcare", "Management"] * 3), use_case=pl.lit("general"))
+    )
     lake["training_data_scored"].append(
         curated.select(
             "custom_id", "candidate_id", "task", quality="quality_score", score_grounded="quality_score"

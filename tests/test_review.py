@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
+from conftest import CHECKOUT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
@@ -472,3 +473,14 @@ def test_progress_sums_to_all_rows():
         "waiting",
         "not queued",
     ]
+
+
+@pytest.mark.parametrize("notebook", ["review", "explore"])
+def test_the_notebook_says_what_to_run_first_when_the_lake_is_empty(notebook, root, monkeypatch):
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: None)
+    cells = json.loads((CHECKOUT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert "`arislab run curate`" in repr(names["panel" if notebook == "review" else "explorer"])
