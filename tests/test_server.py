@@ -28,12 +28,12 @@ from arislab.server.store import TERMINAL, Store
 from arislab.server.upstream import UpstreamEngine
 
 ENDPOINT = "/v1/chat/completions"
-START = """
-import json, sys
-from pathlib import Path
-from arislab.server.app import serve
-serve(Path(sys.argv[1]), **json.loads(sys.argv[2]))
-"""
+
+
+def command(data: Path, options: dict[str, Any]) -> list[str]:
+    pairs = [(name, one) for name, value in options.items() for one in (value if isinstance(value, list) else [value])]
+    given = [text for name, one in pairs for text in (f"--{name.replace('_', '-')}", str(one))]
+    return [sys.executable, "-m", "arislab", "serve", "--data", str(data), *given]
 
 
 @dataclass
@@ -44,10 +44,12 @@ class Server:
 
     def start(self) -> "Server":
         self.log = self.data.parent / f"{self.data.name}.log"
-        command = [sys.executable, "-c", START, str(self.data), json.dumps(self.options)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1", **self.env}
+                command(self.data, self.options),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **self.env},
             )
         assert self.process.stdout is not None
         with self.process.stdout as out:
@@ -504,12 +506,29 @@ def test_files_are_swept_when_they_expire_but_not_under_a_running_batch(tmp_path
 
 
 def test_a_second_server_on_the_same_folder_is_refused(echo: Server) -> None:
-    command = [sys.executable, "-c", START, str(echo.data), '{"engine": "echo"}']
-    second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert second.returncode != 0
+    second = subprocess.run(
+        command(echo.data, {"engine": "echo"}), capture_output=True, text=True, timeout=30, check=False
+    )
+    assert second.returncode == 2
+    assert "Traceback" not in second.stderr
     assert "in use by another arislab server" in second.stderr
     assert f"pid {echo.process.pid}" in second.stderr
     assert not second.stdout
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    for model, reason in (("model", "no safetensors"), ("nowhere", "no config.json")):
+        options = {"model": tmp_path / model, "workers": 1}
+        ended = subprocess.run(
+            command(tmp_path / "data", options), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert ended.returncode != 0
+        assert not ended.stdout, "the url is printed once the engine can answer"
+        assert "arislab: " in ended.stderr
+        assert "Traceback" not in ended.stderr
+        assert reason in ended.stderr
 
 
 def test_the_server_ends_with_its_parent(tmp_path: Path) -> None:
@@ -611,7 +630,7 @@ def test_an_upstream_in_trouble_costs_no_line(upstream: Upstream, tmp_path: Path
     server = Server(
         tmp_path / "data", {"upstream": [upstream.url, other.url]}, {"ARISLAB_UPSTREAM_API_KEY": key}
     ).start()
-    kinds = ["fine", "500once", "429once", "503once", "droponce", "\u2028", "400", "html"]
+    kinds = ["fine", "500once", "429once", "503once", "droponce", "\u2028", "400"]
     lines = [line(f"r-{i}", f"{prompt} {i} {kinds[i % len(kinds)]}", model="m") for i in range(80)]
     try:
         assert [model.id for model in server.client.models.list()] == ["m"]
@@ -625,13 +644,13 @@ def test_an_upstream_in_trouble_costs_no_line(upstream: Upstream, tmp_path: Path
         other.stop()
     assert done.status == "completed"
     assert done.usage is not None
-    assert done.usage.input_tokens_details.cached_tokens == 60
+    assert done.usage.input_tokens_details.cached_tokens == len(results)
     wanted = {row["custom_id"]: row["body"]["messages"][0]["content"] for row in lines}
-    failed = {custom_id for custom_id, text in wanted.items() if text.split(" ")[-1] in ("400", "html")}
+    failed = {custom_id for custom_id, text in wanted.items() if text.split(" ")[-1] == "400"}
     assert {r["custom_id"]: text_of(r) for r in results} == {k: v for k, v in wanted.items() if k not in failed}
     assert results[0]["response"]["body"]["vendor_field"] == [1.5, None], "answers are passed through"
     assert {r["custom_id"] for r in errors} == failed
-    assert {r["response"]["status_code"] for r in errors} == {400, 502}
+    assert {r["response"]["status_code"] for r in errors} == {400}
     assert all(n == 1 for text, n in upstream.tries.items() if text.endswith(("fine", "400")))
     assert upstream.tries, "both servers are used"
     assert other.tries, "both servers are used"
@@ -662,6 +681,8 @@ def ask(engine: UpstreamEngine, texts: list[str]) -> list[engines.Result]:
 def test_retries_end(upstream: Upstream) -> None:
     (result,) = ask(UpstreamEngine([upstream.url], attempts=3, backoff_s=0.01), ["always 500"])
     assert (result.status, upstream.tries["always 500"]) == (500, 3)
+    (result,) = ask(UpstreamEngine([upstream.url], attempts=2, backoff_s=0.01), ["a page of html"])
+    assert (result.status, json.loads(result.body)["error"]["code"]) == (502, "bad_upstream_answer")
     dead = "http://127.0.0.1:9/v1"  # nothing listens on the discard port
     (result,) = ask(UpstreamEngine([dead], patience_s=0.3, backoff_s=0.05), ["hello"])
     assert (result.status, json.loads(result.body)["code"]) == (0, "upstream_unreachable")
@@ -685,6 +706,7 @@ def test_the_embedded_model_gives_the_same_bytes_after_a_kill(tmp_path: Path) ->
     server = Server(tmp_path / "data", {"model": "tiny", "workers": 1}).start()
     name = server.client.models.list().data[0].id
     assert name.startswith("arislab-tiny-")
+    assert "libtorch" not in Path(f"/proc/{server.process.pid}/maps").read_text(), "torch stays out of the server"
     lines = [line(f"r-{i}", f"candidate {i}", model=name, max_tokens=24) for i in range(300)]
     lines[7]["body"]["model"] = "unknown"
     whole = server.wait(server.submit(lines).id, timeout_s=120)

@@ -152,22 +152,22 @@ async def _run(
     loading: asyncio.Task[None] | None = None
     is_announced, is_child = False, os.getppid() == parent_pid
     while not serving.done():
-        if server.started and not is_announced:
-            sys.stdout.write(json.dumps(ready) + "\n")
-            sys.stdout.flush()
-            is_announced = True
+        if server.started and loading is None:
             loading = asyncio.create_task(engine.loaded())
+        if loading is not None and loading.done() and not is_announced:
+            if loading.exception() is not None:
+                end()
+            else:
+                sys.stdout.write(json.dumps(ready) + "\n")
+                sys.stdout.flush()
+                is_announced = True
         if parent_pid is not None and not _is_alive(parent_pid, is_child=is_child):
             log.info("the parent process %d is gone", parent_pid)
             end()
-        if loading is not None and loading.done() and loading.exception() is not None:
-            end()
         await asyncio.wait([serving], timeout=0.5 if is_announced else 0.02)
     await serving
-    if loading is not None:
-        if loading.done() and not loading.cancelled():
-            loading.result()  # a model that cannot be loaded is the user's to fix
-        loading.cancel()
+    if loading is not None and loading.done():
+        loading.result()  # a model that cannot be loaded is the user's to fix
 
 
 def _is_alive(pid: int, *, is_child: bool) -> bool:
