@@ -235,6 +235,18 @@ def test_an_event_of_another_queue_can_be_undone(log):
     assert panel.current["custom_id"] == "r-2"
 
 
+def test_the_second_half_of_a_double_click_does_not_decide_the_next_output(panel, log, monkeypatch):
+    monkeypatch.setattr("arislab.panel._sent_by_browser", lambda: True)
+    panel.shown_at -= timedelta(seconds=1)
+    panel.buttons["approve"].click()
+    panel.buttons["approve"].click()
+    assert [row["custom_id"] for row in log.rows] == ["r-0"]
+    assert "not counted" in panel._view.notice.value
+    panel.shown_at -= timedelta(seconds=1)
+    panel.buttons["approve"].click()
+    assert len(log.rows) == 2
+
+
 def test_progress_and_the_end_are_shown(panel):
     assert "1 of 3" in panel.widget.children[1].children[0].value
     panel.approve(), panel.skip(), panel.reject()
