@@ -44,6 +44,7 @@ ANSWERED = ("ok", "truncated", "refused", "empty")
 """Statuses of requests that have an answer; all others are sent again by the next run."""
 _TERMINAL = ("completed", "failed", "expired", "cancelled")
 _URL = "/v1/chat/completions"
+_REQUEST = ["candidate_id", "sample", "custom_id", "input", "messages", "model", "body", "request_sha256"]
 _PATIENCE_S = 120.0
 
 
@@ -139,8 +140,7 @@ def build_requests(
                     hashlib.sha256(whole.encode()).hexdigest(),
                 )
             )
-    names = ["candidate_id", "sample", "custom_id", "input", "messages", "model", "body", "request_sha256"]
-    return pl.DataFrame(rows, schema=names, orient="row").with_columns(
+    return pl.DataFrame(rows, schema=_REQUEST, orient="row").with_columns(
         pl.col("sample").cast(pl.Int32)
     )  # one row per candidate and sample
 
@@ -675,7 +675,7 @@ def answer(requests: pl.DataFrame, *, server: Server, folder: Path, table: Table
     """
     known = _recorded(requests, table)
     answered = known.filter(pl.col("status").is_in(ANSWERED))["custom_id"]
-    job = submit(requests, server=server, folder=folder, answered=answered)
+    job = submit(requests.select(_REQUEST), server=server, folder=folder, answered=answered)
     if job.shards:
         table.upsert(job.wait().collect().with_columns(task=pl.lit(task)))
         known = _recorded(requests, table)

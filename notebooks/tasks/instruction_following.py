@@ -139,4 +139,5 @@ BAD = [
     {"input": "Explain how to brew tea for guests.", "output": "Explain how to brew tea for guests."},
     {"input": "Explain how to brew tea for guests.", "output": "Boil the water and then"},
     {"input": "Explain how to brew tea for guests.", "output": "ok"},
+    {"input": "Explain how to brew tea for guests.", "output": " ".join(_STEPS)},
 ]
