@@ -1,0 +1,353 @@
+"""The client against a real server of ours (echo engine), and against a scripted one that misbehaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import polars as pl
+import pytest
+from conftest import people
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arislab import batch
+from arislab.errors import BatchError, ParameterError, PrerequisiteError
+
+
+def ask(candidate):
+    return [{"role": "user", "content": candidate["profile"]["text"]}]
+
+
+def requests(n, **more):
+    return batch.build_requests(people(n), ask, model="echo", max_tokens=50, **more)
+
+
+@pytest.fixture()
+def echo(root, monkeypatch):
+    """A server that answers with the question, a little later."""
+    made = []
+
+    def start(delay=0):
+        command = [sys.executable, "-m", "arislab", "serve", "--data", str(root / "srv"), "--engine", f"echo:{delay}", "--parent-pid", str(os.getpid())]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        told = json.loads(process.stdout.readline())
+        made.append(process)
+        monkeypatch.setenv("ARISLAB_API_KEY", Path(told["token_file"]).read_text().strip())
+        return process, told["url"]
+
+    yield start
+    for process in made:
+        process.terminate()
+        process.wait(timeout=30)
+        process.stdout.close()
+
+
+class Lakelike:
+    """A table in memory."""
+
+    def __init__(self):
+        self.frame = pl.DataFrame(schema={"custom_id": pl.String, "status": pl.String, "llm_output": pl.String, "error": pl.String, "finish_reason": pl.String, "prompt_tokens": pl.Int64, "completion_tokens": pl.Int64})
+
+    def read(self, *, columns=None, where=None):
+        return self.frame.select(columns) if columns else self.frame
+
+    def upsert(self, frame):
+        new = frame.select(self.frame.columns)
+        self.frame = pl.concat([self.frame.join(new, on="custom_id", how="anti"), new])
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_request_has_the_same_id_and_any_change_another():
+    one = requests(3)
+    assert requests(3)["custom_id"].to_list() == one["custom_id"].to_list()
+    assert one["custom_id"].n_unique() == 3
+    assert one["custom_id"].str.len_chars().max() <= 64
+    for change in ({"temperature": 0.5}, {"seed": 2}, {"top_p": 0.9}):
+        assert not set(requests(3, **change)["custom_id"]) & set(one["custom_id"]), change
+    louder = batch.build_requests(people(3), lambda c: [{"role": "system", "content": "x"}, *ask(c)], model="echo", max_tokens=50)
+    other = batch.build_requests(people(3), ask, model="other", max_tokens=50)
+    assert not (set(louder["custom_id"]) | set(other["custom_id"])) & set(one["custom_id"])
+
+
+def test_every_row_has_its_own_seed_and_pairing_shares_it_between_arms():
+    def seeds(frame):
+        return [json.loads(b)["seed"] for b in frame["body"]]
+
+    assert len(set(seeds(requests(50)))) == 50
+    other = batch.build_requests(people(5), lambda c: [{"role": "user", "content": "else"}, *ask(c)], model="m", pair_by_candidate=True)
+    assert seeds(other) == seeds(requests(5, pair_by_candidate=True))
+    assert seeds(requests(5)) != seeds(requests(5, pair_by_candidate=True))
+    assert all(0 <= s < 2**31 for s in seeds(requests(50)))
+
+
+def test_candidates_with_the_same_profile_share_one_request():
+    twins = pl.concat([people(3), people(1).with_columns(candidate_id=pl.lit("twin"))])
+    frame = batch.build_requests(twins, ask, model="echo")
+    assert (frame.height, frame["custom_id"].n_unique()) == (4, 3)
+    assert batch.states(frame, Lakelike()) == {"same_request": 1, "unsent": 3}
+
+
+def test_several_samples_of_one_candidate_differ():
+    frame = requests(2, samples=3)
+    assert frame["sample"].to_list() == [0, 1, 2, 0, 1, 2]
+    assert frame["custom_id"].n_unique() == 6
+
+
+@pytest.mark.parametrize("bad", [{"samples": 0}, {"temperature": -1}])
+def test_parameters_out_of_range_are_refused(bad):
+    with pytest.raises(ParameterError, match="must be >="):
+        batch.build_requests(people(1), ask, model="m", **bad)
+    with pytest.raises(ParameterError, match="no candidates"):
+        batch.build_requests(people(0), ask, model="m")
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(st.text(max_size=60), min_size=1, max_size=40, unique=True), max_lines=st.integers(1, 7), max_bytes=st.integers(300, 2000))
+def test_cutting_loses_no_request_and_keeps_the_limits(texts, max_lines, max_bytes):
+    frame = pl.DataFrame({"candidate_id": [f"{i}" for i in range(len(texts))], "profile": [json.dumps({"text": t}) for t in texts]})
+    made = batch.build_requests(frame, ask, model="m")
+    files = list(batch._cut(made, max_lines=max_lines, max_bytes=max_bytes))
+    lines = [line for file in files for line in file]
+    assert [json.loads(line)["custom_id"] for line in lines] == made["custom_id"].to_list()
+    assert all(line.endswith(b"\n") and line.isascii() and line.count(b"\n") == 1 for line in lines)
+    for file in files:
+        assert len(file) <= max_lines
+        assert len(file) == 1 or sum(map(len, file)) <= max_bytes
+
+
+def test_a_file_holds_one_model():
+    two = pl.concat([requests(2), batch.build_requests(people(2), ask, model="b")])
+    assert [len(f) for f in batch._cut(two, max_lines=10, max_bytes=10**6)] == [2, 2]
+
+
+# --- through a server -------------------------------------------------------------------------------------------------
+
+
+def test_every_request_comes_back_as_one_row(echo, root):
+    _, url = echo()
+    server = batch.connect(url, folder=root / "b")
+    frame = requests(40)
+    job = batch.submit(frame, server=server, folder=root / "b", max_lines=15)
+    rows = job.wait(poll_s=0.05).collect()
+    assert len(job.batch_ids) == 3
+    assert rows["custom_id"].to_list() == frame["custom_id"].to_list()
+    assert rows["status"].unique().to_list() == ["ok"]
+    assert rows["llm_output"].to_list() == rows["input"].to_list()
+
+
+def test_text_with_line_separators_survives(echo, root):
+    odd = "a\u2028b\u2029c\u0085d\r\ne\x0bf \U0001f600"
+    frame = pl.DataFrame({"candidate_id": ["x"], "profile": [json.dumps({"text": odd})]})
+    _, url = echo()
+    table = Lakelike()
+    got = batch.answer(batch.build_requests(frame, ask, model="echo"), server=batch.connect(url, folder=root / "b"), folder=root / "b", table=table, task="t")
+    assert got["llm_output"].to_list() == [odd]
+
+
+def test_recorded_answers_are_not_asked_again(echo, root):
+    _, url = echo()
+    server, table = batch.connect(url, folder=root / "b"), Lakelike()
+    how = {"server": server, "folder": root / "b", "table": table, "task": "t"}
+    batch.answer(requests(5), **how)
+    job = batch.submit(requests(8), server=server, folder=root / "b", answered=table.read()["custom_id"])
+    assert job.requests.height == 3
+    job.wait(poll_s=0.05)
+    again = batch.answer(requests(5), **how)
+    assert again["status"].to_list() == ["ok"] * 5
+    assert len(list((root / "b" / "requests").iterdir())) == 2
+
+
+def test_a_second_try_of_the_same_cell_attaches_to_the_batch_that_runs(echo, root):
+    _, url = echo(0.05)
+    server = batch.connect(url, folder=root / "b")
+    first = batch.submit(requests(20), server=server, folder=root / "b")
+    second = batch.submit(requests(20), server=server, folder=root / "b")
+    assert first.batch_ids == second.batch_ids
+    second.wait(poll_s=0.05)
+    assert len(list(server.client.batches.list())) == 1
+
+
+def test_a_create_whose_answer_was_lost_is_adopted_not_repeated(echo, root):
+    _, url = echo()
+    server = batch.connect(url, folder=root / "b")
+    job = batch.submit(requests(6), server=server, folder=root / "b")
+    ledger = batch._Ledger(root / "b")
+    ledger.db.execute("update shards set state = 'creating', batch_id = null")  # as after a crash between call and note
+    again = batch.submit(requests(6), server=server, folder=root / "b")
+    assert again.batch_ids == job.batch_ids
+    assert len(list(server.client.batches.list())) == 1
+
+
+def test_the_estimate_speaks_of_all_requests_and_never_guesses_a_price(echo, root):
+    _, url = echo()
+    server, table = batch.connect(url, folder=root / "b"), Lakelike()
+    told = batch.dry_run(requests(50), server=server, folder=root / "b", table=table, task="t", n=10)
+    assert (told.n_requests, told.n_tried, told.n_failed, told.usd) == (50, 10, 0, None)
+    assert told.prompt_tokens[1] <= told.prompt_tokens[0] <= told.prompt_tokens[2]
+    assert "cost unknown" in repr(told)
+    priced = batch.dry_run(requests(50), server=server, folder=root / "b", table=table, task="t", n=10, usd_per_million=(1.0, 2.0))
+    assert priced.usd[0] == pytest.approx((priced.prompt_tokens[0] + 2 * priced.completion_tokens[0]) / 1e6)
+    assert table.read().height == 10  # what was tried is kept
+
+
+def test_nobody_at_the_address_is_one_clear_message(root):
+    with pytest.raises(PrerequisiteError, match="nothing answers at http://127.0.0.1:9/v1"):
+        batch.connect("http://127.0.0.1:9/v1", folder=root)
+    with pytest.raises(ParameterError, match="'embedded' or a URL"):
+        batch.connect("localhost:8000", folder=root)
+
+
+def test_a_wrong_key_is_one_clear_message_without_the_key(echo, root, monkeypatch):
+    _, url = echo()
+    monkeypatch.setenv("ARISLAB_API_KEY", "sk-planted-4711")
+    with pytest.raises(PrerequisiteError, match="refuses") as caught:
+        batch.connect(url, folder=root)
+    assert "4711" not in str(caught.value)
+
+
+def test_an_unknown_model_names_the_closest(echo, root):
+    _, url = echo()
+    with pytest.raises(ParameterError, match="did you mean 'echo'"):
+        batch.connect(url, folder=root).model("ecco")
+
+
+def test_a_server_killed_in_the_middle_costs_nothing(echo, root):
+    process, url = echo(0.02)
+    server = batch.connect(url, folder=root / "b")
+    batch.submit(requests(60), server=server, folder=root / "b")
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    _, url = echo(0)
+    again = batch.connect(url, folder=root / "b")
+    ledger = batch._Ledger(root / "b")
+    ledger.db.execute("update shards set server = ?", (url,))  # the same server at another port
+    rows = batch.submit(requests(60), server=again, folder=root / "b").wait(poll_s=0.05).collect()
+    assert rows["status"].to_list() == ["ok"] * 60
+    assert rows["llm_output"].to_list() == rows["input"].to_list()
+    assert len(list(again.client.batches.list())) == 1
+
+
+# --- a scripted server that misbehaves --------------------------------------------------------------------------------
+
+
+class Scripted(BaseHTTPRequestHandler):
+    """Files + Batches whose output and error files the test writes."""
+
+    output, error, status, creates, drop_create = b"", b"", "completed", 0, False
+    batches: list[dict] = []  # noqa: RUF012
+
+    def log_message(self, *_):
+        pass
+
+    def reply(self, body, code=200, kind="application/json"):
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self):
+        kind = type(self)
+        if self.path.endswith("/models"):
+            self.reply({"object": "list", "data": [{"id": "m", "object": "model", "created": 0, "owned_by": "x"}]})
+        elif "/content" in self.path:
+            self.reply(kind.output if "file-out" in self.path else kind.error, kind="application/octet-stream")
+        elif "/batches?" in self.path or self.path.endswith("/batches"):
+            self.reply({"object": "list", "data": kind.batches, "has_more": False})
+        else:
+            self.reply(kind.batches[-1] | {"status": kind.status})
+
+    def do_POST(self):
+        kind = type(self)
+        data = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.path.endswith("/files"):
+            self.reply({"id": "file-in", "object": "file", "bytes": len(data), "created_at": 0, "filename": "x", "purpose": "batch", "status": "processed"})
+            return
+        kind.creates += 1
+        made = {"id": f"batch-{kind.creates}", "object": "batch", "endpoint": "/v1/chat/completions", "input_file_id": "file-in", "completion_window": "24h", "created_at": 0, "status": kind.status}
+        made |= {"metadata": json.loads(data).get("metadata"), "output_file_id": "file-out", "error_file_id": "file-err" if kind.error else None}
+        kind.batches.append(made | {"request_counts": {"total": 999, "completed": 999, "failed": 0}})  # counts lie
+        if kind.drop_create:
+            self.close_connection = True
+            self.connection.close()
+            return
+        self.reply(kind.batches[-1])
+
+
+@pytest.fixture()
+def scripted(root):
+    kind = type("Scripted", (Scripted,), {"batches": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield kind, f"http://127.0.0.1:{server.server_port}/v1", root / "b"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def line(name, text="fine", *, reason="stop", status=200, **more):
+    body = {"choices": [{"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": text, **more}}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+    return json.dumps({"id": "x", "custom_id": name, "response": {"status_code": status, "request_id": "r", "body": body}, "error": None}).encode() + b"\n"
+
+
+def test_reordered_doubled_missing_foreign_and_torn_lines_are_accounted_for(scripted):
+    kind, url, folder = scripted
+    frame = requests(5)
+    a, b, c, d, e = frame["custom_id"]
+    kind.output = line(c) + line(a, "first") + line(a, "second") + line("r-foreign") + b'{"torn": ' + b"\n" + line(b, None)
+    kind.error = json.dumps({"id": "y", "custom_id": d, "response": None, "error": {"code": "batch_expired", "message": "late"}}).encode()
+    job = batch.submit(frame, server=batch.connect(url, folder=folder), folder=folder)
+    rows = {row["custom_id"]: row for row in job.wait(poll_s=0.01).collect().to_dicts()}
+    assert [rows[x]["status"] for x in (a, b, c, d, e)] == ["ok", "empty", "ok", "expired", "lost"]
+    assert rows[a]["llm_output"] == "first"
+    quarantined = [json.loads(x)["line"] for x in (folder / "quarantine.jsonl").read_text().splitlines()]
+    assert [q.get("custom_id", "torn") for q in quarantined] == [a, "r-foreign", "torn"]
+
+
+def test_each_ending_has_its_status(scripted):
+    kind, url, folder = scripted
+    frame = requests(5)
+    a, b, c, d, e = frame["custom_id"]
+    kind.output = line(a, "cut off", reason="length") + line(b, "no", refusal="I will not") + line(c, "x", reason="content_filter") + line(d, "   ") + line(e, "x", status=500)
+    rows = batch.submit(frame, server=batch.connect(url, folder=folder), folder=folder).wait(poll_s=0.01).collect()
+    assert rows["status"].to_list() == ["truncated", "refused", "refused", "empty", "error"]
+    assert rows["llm_output"].to_list()[0] == "cut off"
+    assert rows["error"].is_not_null().to_list() == [False] * 4 + [True]
+
+
+def test_a_lost_answer_to_create_is_reconciled_not_retried(scripted):
+    kind, url, folder = scripted
+    kind.drop_create = True
+    frame = requests(2)
+    kind.output = b"".join(line(x) for x in frame["custom_id"])
+    rows = batch.submit(frame, server=batch.connect(url, folder=folder), folder=folder).wait(poll_s=0.01).collect()
+    assert kind.creates == 1
+    assert rows["status"].to_list() == ["ok", "ok"]
+
+
+def test_rows_without_an_answer_are_sent_again_as_a_new_attempt(scripted):
+    kind, url, folder = scripted
+    frame, table = requests(3), Lakelike()
+    how = {"server": batch.connect(url, folder=folder), "folder": folder, "table": table, "task": "t"}
+    assert batch.answer(frame, **how)["status"].to_list() == ["lost"] * 3
+    kind.output = b"".join(line(x) for x in frame["custom_id"])
+    assert batch.answer(frame, **how)["status"].to_list() == ["ok"] * 3
+    assert kind.creates == 2
+
+
+def test_a_batch_refused_as_a_whole_says_why(scripted):
+    kind, url, folder = scripted
+    kind.status = "failed"
+    with pytest.raises(BatchError, match="refused batch"):
+        batch.submit(requests(2), server=batch.connect(url, folder=folder), folder=folder).wait(poll_s=0.01).collect()

@@ -1,0 +1,165 @@
+import json
+
+import polars as pl
+import pytest
+from conftest import TASK, people
+
+from arislab import curation, scoring
+from arislab.errors import ParameterError, TaskError
+from arislab.task import load
+
+
+def raw(outputs, **more):
+    n = len(outputs)
+    return pl.DataFrame({"custom_id": [f"r{i}" for i in range(n)], "candidate_id": [f"c{i:04d}" for i in range(n)], "llm_output": outputs, **more})
+
+
+@pytest.mark.parametrize("name", ["candidate_evaluation", "instruction_following"])
+def test_gold_rows_of_every_shipped_task_score_1_and_bad_rows_less(name):
+    task = load(name)
+    checked = scoring.check(task)
+    gold, bad = checked.filter(pl.col("kind") == "gold"), checked.filter(pl.col("kind") == "bad")
+    assert gold["quality"].to_list() == [1.0] * len(task.gold)
+    assert bad.height == len(task.bad) >= 3
+    assert bad["quality"].max() < 1
+    for scorer in task.scorers:
+        told = checked.filter(pl.col(f"score_{scorer}") < 1).height
+        assert told, f"no BAD row shows what {scorer} is for"
+
+
+def test_quality_is_the_weighted_mean_of_what_could_be_told(task_file):
+    task = load(task_file)
+    frame = scoring.rows(raw(["CANDIDATE NUMBER 0", "candidate number 1", "HEY", None]), people(4))
+    scored = scoring.score(frame, task)
+    assert scored["quality"].to_list() == [1.0, 0.25, 0.75, None]
+    assert scored["reason"].to_list() == [None, None, None, "no output"]
+    assert scored["scorer_version"].unique().to_list() == [task.version]
+
+
+def test_cannot_tell_is_null_and_never_0(tmp_path):
+    path = tmp_path / "shy.py"
+    path.write_text(TASK.replace("return output.isupper()", "return None"))
+    profiles = people(2).with_columns(profile=pl.Series([json.dumps({"text": ""}), json.dumps({"text": "b"})]))
+    scored = scoring.score(scoring.rows(raw(["a", "b"]), profiles), load(path))
+    assert scored["score_loud"].to_list() == [None, None]
+    assert scored["quality"].to_list() == [None, 1.0]
+    assert scored["reason"].to_list() == ["no scorer could tell", None]
+
+
+def test_no_row_is_lost_and_the_order_stays(task_file):
+    outputs = ["A", None, "b", "", "C"] * 20
+    scored = scoring.score(scoring.rows(raw(outputs), people(100)), load(task_file))
+    assert scored["custom_id"].to_list() == [f"r{i}" for i in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("SCORERS = ", "SCORER = "), "has no SCORERS; add SCORERS"),
+        (("WEIGHTS = ", "WEIGHT = "), "has no WEIGHTS"),
+        (("def to_messages", "def messages"), "has no to_messages"),
+        (('{"loud": 3, "same": 1}', '{"loud": 3}'), "'same' has no weight"),
+        (('{"loud": 3, "same": 1}', '{"loud": 3, "same": 0}'), "must be a number > 0"),
+        (('{"loud": 3, "same": 1}', '{"loud": 3, "same": 1, "lod": 1}'), "did you mean 'loud'"),
+        (('SCORERS = {"loud": loud, "same": same}', "SCORERS = {}"), "at least one entry"),
+    ],
+)
+def test_an_incomplete_task_file_is_one_clear_message(task_file, change, message):
+    task_file.write_text(TASK.replace(*change))
+    with pytest.raises(TaskError, match=message):
+        load(task_file)
+
+
+def test_an_unknown_task_names_the_closest(tmp_path):
+    with pytest.raises(TaskError, match="did you mean 'candidate_evaluation'"):
+        load("candidate_evalution")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return 7", "returned 7 on row 'r0'; it must return 0..1"),
+        ("return -0.1", "returned -0.1"),
+        ("return float('nan')", "returned nan"),
+        ("return 'good'", "returned 'good'"),
+        ("return 1 / 0", "failed on row 'r0': ZeroDivisionError"),
+        ("return {}['x']", "failed on row 'r0': KeyError"),
+    ],
+)
+def test_a_scorer_that_misbehaves_is_named_with_the_row(task_file, body, message):
+    task_file.write_text(TASK.replace("return output.isupper()", body))
+    with pytest.raises(TaskError, match=message):
+        scoring.score(scoring.rows(raw(["A"]), people(1)), load(task_file))
+
+
+def test_a_scorer_that_asks_for_an_unknown_column_is_told_the_closest(task_file):
+    task_file.write_text(TASK.replace("def loud(output):", "def loud(outputt):").replace("output.isupper()", "True"))
+    with pytest.raises(TaskError, match="did you mean 'output'"):
+        scoring.score(scoring.rows(raw(["A"]), people(1)), load(task_file))
+
+
+def test_gold_below_1_and_bad_at_1_are_refused(task_file):
+    task_file.write_text(TASK.replace('"output": "HI"', '"output": "Hi"'))
+    with pytest.raises(TaskError, match="gives 0 to GOLD row 0"):
+        scoring.check(load(task_file))
+    task_file.write_text(TASK.replace('"output": "ho"', '"output": "HI"'))
+    with pytest.raises(TaskError, match="BAD row 0"):
+        scoring.check(load(task_file))
+    task_file.write_text(TASK.replace("GOLD = [", "_ = ["))
+    with pytest.raises(TaskError, match="no GOLD rows"):
+        scoring.check(load(task_file))
+
+
+def test_others_are_the_other_answers_of_the_same_candidate(tmp_path):
+    path = tmp_path / "agree.py"
+    path.write_text(
+        "def to_messages(candidate): return []\n"
+        "def agree(output, others):\n    return sum(o == output for o in others) / len(others) if others else None\n"
+        "SCORERS, WEIGHTS = {'agree': agree}, {'agree': 1}\n"
+    )
+    frame = raw(["7", "7", "8", "7"]).with_columns(candidate_id=pl.Series(["a", "a", "a", "b"]))
+    assert scoring.score(frame.rename({"llm_output": "output"}), load(path))["quality"].to_list() == [0.5, 0.5, 0.0, None]
+
+
+def test_kept_metadata_are_columns_that_scorers_may_ask_for(tmp_path):
+    path = tmp_path / "truth.py"
+    path.write_text("def to_messages(candidate): return []\ndef right(output, gt):\n    return output == gt\nSCORERS, WEIGHTS = {'right': right}, {'right': 1}\n")
+    frame = scoring.rows(raw(["7", "8"], metadata=['{"gt": "7"}', '{"gt": "7"}']))
+    assert scoring.score(frame, load(path))["quality"].to_list() == [1.0, 0.0]
+
+
+def test_an_edited_task_file_counts_at_once(task_file):
+    before = load(task_file).version
+    task_file.write_text(TASK + "\n# edited\n")
+    assert load(task_file).version != before
+
+
+def curated(**columns):
+    base = {"id": ["a", "b", "c", "d"], "candidate_id": ["1", "1", "2", "3"], "quality_score": [0.9, 1.0, 1.0, 0.8], "split": ["train"] * 4}
+    base |= {"approved": [True, False, False, False], "needs_review": [False, True, False, True], "metadata": ['{"use_case": "tech"}'] * 4}
+    return pl.DataFrame(base | columns)
+
+
+def test_the_policy_decides_what_later_phases_may_use():
+    assert curation.approved(curated(), approve="reviewed")["id"].to_list() == ["a"]
+    assert curation.approved(curated(), approve="score")["id"].to_list() == ["a", "b", "d"]  # c was rejected
+    with pytest.raises(ParameterError, match="'reviewed' or 'score'"):
+        curation.approved(curated(), approve="both")
+    with pytest.raises(ParameterError, match="leaves none of 4"):
+        curation.approved(curated(approved=[False] * 4), approve="reviewed")
+
+
+def test_the_pool_takes_the_best_one_of_each_candidate():
+    assert curation.pool(curated(), n=3)["id"].to_list()[-1] == "d"
+    assert set(curation.pool(curated(), n=2)["id"]) == {"b", "c"}
+    with pytest.raises(ParameterError, match="use_case 'executive'"):
+        curation.pool(curated(), n=2, use_case="executive")
+
+
+def test_examples_carry_the_messages_and_the_facts(task_file):
+    kept = pl.DataFrame({"custom_id": ["r1"], "candidate_id": ["c0001"], "task": ["shout"], "input": ["x"], "messages": [None], "output": ["Y"], "quality": [0.5], "metadata": ['{"gt": 1}']}, schema_overrides={"messages": pl.String})
+    row = curation.examples(kept, people(3).with_columns(title=pl.lit("Cook"), company=pl.lit(None), category=pl.lit(None), use_case=pl.lit("general")), load(task_file)).row(0, named=True)
+    assert [m["role"] for m in json.loads(row["messages"])] == ["system", "user"]
+    assert row["input"] == "candidate number 1"
+    assert json.loads(row["metadata"]) == {"gt": 1, "title": "Cook", "use_case": "general", "difficulty": None}
+    assert (row["approved"], row["needs_review"]) == (False, True)
