@@ -1,0 +1,178 @@
+import math
+
+import matplotlib as mpl
+import polars as pl
+import pytest
+
+mpl.use("Agg")
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+from arislab import plots
+from arislab.errors import ParameterError
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    pyplot.close("all")
+
+
+def drawn(ax):
+    """Draw the figure (text that does not fit warns, and warnings are errors) and return all its words."""
+    assert isinstance(ax, Axes)
+    ax.figure.canvas.draw()
+    labels = [*ax.texts, *ax.get_xticklabels(), *ax.get_yticklabels(), ax.xaxis.label, ax.yaxis.label]
+    return " | ".join([ax.get_title(loc="left"), ax.get_title(loc="right"), *(label.get_text() for label in labels)])
+
+
+QUALITY = pl.DataFrame({"quality": [0.1, 0.6, 0.65, 0.7, 0.8, 0.85, 0.9, 1.0, None, math.nan]})
+TRIALS = pl.DataFrame(
+    {
+        "trial_id": ["a", "b", "c"],
+        "round": [1, 1, 2],
+        "score": [0.5, None, 0.7],
+        "n_validation": [8, 8, 20],
+        "chosen": [False, False, True],
+    }
+)
+LOSSES = pl.DataFrame(
+    {
+        "arm": ["curated", "curated", "random", "random"],
+        "step": [1, 2, 1, 2],
+        "train_loss": [2.0, 1.0, 2.0, 1.1],
+        "eval_loss": [None, 1.2, None, 1.2],
+    }
+)
+ARMS = pl.DataFrame(
+    {
+        "arm": ["baseline", "icl", "broken"],
+        "mean": [0.5, 0.6, None],
+        "low": [0.4, 0.55, None],
+        "high": [0.6, 0.65, None],
+        "n": [20, 20, 0],
+    }
+)
+TOKENS = pl.DataFrame({"prompt_tokens": [400, 410, 420], "completion_tokens": [80, 90, None]})
+MIX = pl.DataFrame(
+    {
+        "kept": [True, True, False, False],
+        "category": ["law", "law", "sales", None],
+        "output": ["a", "bb", "ccc", "dddd"],
+        "length": [1, 2, 3, 4],
+    }
+)
+
+
+def test_the_quality_bands_show_their_share_and_the_cut_its_rows():
+    words = drawn(plots.quality_distribution(QUALITY, threshold=0.8))
+    assert "Quality of 8 outputs, 2 unscored" in words
+    assert "cut 0.8: 4 kept (50%)" in words
+    # 0.1 | 0.6 0.65 | 0.7 | 0.8 0.85 | 0.9 1.0: a value on an edge belongs to the band above, and 1 to the last
+    ax = plots.quality_distribution(QUALITY)
+    shares = [text.get_text() for text in ax.texts if "%" in text.get_text()]
+    assert shares == ["12%", "25%", "12%", "25%", "25%"]
+
+
+def test_the_funnel_shows_what_each_step_took():
+    words = drawn(plots.funnel([("requested", 200), ("scored", 150), ("kept", 30)]))
+    assert "75.0% of all  (−50)" in words
+    assert "15.0% of all  (−120)" in words
+
+
+def test_trials_without_a_score_are_counted_and_the_chosen_one_is_named():
+    words = drawn(plots.trials(TRIALS))
+    assert "2 sets of examples in 2 rounds, 1 without score" in words
+    assert "chosen: 0.700 on 20 rows" in words
+    assert "chosen" not in drawn(plots.trials(TRIALS.drop("chosen")))
+
+
+def test_losses_are_named_with_their_last_value():
+    words = drawn(plots.losses(LOSSES))
+    assert "curated 1.200" in words
+    assert "random 1.200" in words
+
+
+def test_labels_at_the_end_of_curves_do_not_touch():
+    ax = plots.losses(LOSSES)
+    drawn(ax)
+    curated, random = (text.get_window_extent() for text in ax.texts)
+    assert not curated.overlaps(random)
+
+
+def test_an_arm_without_scores_says_so_and_the_baseline_is_a_line():
+    ax = plots.arms(ARMS, baseline="baseline")
+    words = drawn(ax)
+    assert "0.500 [0.400, 0.600]  n=20" in words
+    assert "not scored" in words
+    with pytest.raises(ParameterError, match="no arm 'base'; did you mean 'baseline'"):
+        plots.arms(ARMS, baseline="base")
+
+
+def test_the_bias_of_a_category_is_its_share_before_and_after():
+    words = drawn(plots.bias(MIX, "category"))
+    assert "50.0% → 100.0%  (+50.0)" in words
+    assert "25.0% → 0.0%  (−25.0)" in words
+    assert "(none)" in words
+
+
+def test_many_categories_are_folded_except_those_that_changed_most():
+    names = [f"c{i:02d}" for i in range(30) for _ in range(4)] + ["rare"]
+    frame = pl.DataFrame({"category": names, "kept": [name in ("c05", "rare") for name in names]})
+    words = drawn(plots.bias(frame, "category"))
+    assert "rare" in words
+    assert "20 others" in words
+
+
+def test_the_bias_of_a_number_compares_medians_and_a_long_text_is_its_length():
+    words = drawn(plots.bias(MIX, "length"))
+    assert "all: median 2.5" in words
+    assert "kept: median 1.5" in words
+    texts = pl.DataFrame({"output": ["x" * i for i in range(50)], "kept": [i > 20 for i in range(50)]})
+    assert "Output (length, characters)" in drawn(plots.bias(texts, "output"))
+
+
+def test_tokens_show_median_and_sum():
+    words = drawn(plots.tokens(TOKENS))
+    assert "prompt: median 410, longest 420, 1,230 in all" in words
+    assert "completion: median 85" in words
+
+
+DRAW = {
+    "quality_distribution": (plots.quality_distribution, QUALITY),
+    "trials": (plots.trials, TRIALS),
+    "losses": (plots.losses, LOSSES),
+    "arms": (plots.arms, ARMS),
+    "tokens": (plots.tokens, TOKENS),
+    "bias_category": (lambda frame: plots.bias(frame, "category"), MIX),
+    "bias_number": (lambda frame: plots.bias(frame, "length"), MIX),
+}
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_no_rows_one_row_and_only_missing_values_draw(name):
+    draw, frame = DRAW[name]
+    assert "no rows" in drawn(draw(frame.clear()))
+    drawn(draw(frame.head(1)))
+    drawn(
+        draw(
+            frame.with_columns(
+                pl.lit(None, dtype=dtype).alias(c) for c, dtype in frame.schema.items() if dtype == pl.Float64
+            )
+        )
+    )
+
+
+def test_an_empty_funnel_and_a_funnel_of_nothing_draw():
+    assert "no rows" in drawn(plots.funnel([]))
+    drawn(plots.funnel([("requested", 0), ("kept", 0)]))
+
+
+def test_a_figure_can_be_part_of_a_larger_one_and_columns_are_named():
+    _, ax = pyplot.subplots()
+    assert plots.tokens(TOKENS, ax=ax) is ax
+    with pytest.raises(ParameterError, match="no column 'qualty'; did you mean 'quality'"):
+        plots.quality_distribution(QUALITY, by="qualty")
+    with pytest.raises(ParameterError, match="no column 'categry'; did you mean 'category'"):
+        plots.bias(MIX, "categry")
