@@ -32,7 +32,8 @@ def quality_distribution(
 
     Args:
         frame: Column `by` (Float64 in 0..1, null = unscored: counted in the title).
-        threshold: Where the cut is; drawn with its value and the rows at or above it.
+        threshold: Where the cut is; drawn with its value and the rows at or above it (and those kept, if there is a
+            column `kept`: ties and quotas keep fewer).
         by: The column.
         ax: Where to draw.
     """
@@ -64,7 +65,9 @@ def quality_distribution(
         n_above = int((values >= threshold).sum())
         ax.plot([threshold, threshold], [0, top * 1.19], color=_ORANGE, lw=1.6)
         left = threshold > 0.5
-        label = f"cut {threshold:.3g}: {n_above:,} kept ({n_above / len(values):.0%})"
+        label = f"cut {threshold:.3g}: {n_above:,} at or above ({n_above / len(values):.0%})"
+        if "kept" in frame.columns:  # fewer where ties or a quota decided
+            label += f", {frame['kept'].sum():,} kept"
         place = _text(_ORANGE, ha="right" if left else "left", weight="bold")
         ax.text(threshold + (-0.01 if left else 0.01), top * 1.18, label, **place, bbox=_halo())
     return ax

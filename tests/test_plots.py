@@ -68,7 +68,9 @@ MIX = pl.DataFrame(
 def test_the_quality_bands_show_their_share_and_the_cut_its_rows():
     words = drawn(plots.quality_distribution(QUALITY, threshold=0.8))
     assert "Quality of 8 outputs, 2 unscored" in words
-    assert "cut 0.8: 4 kept (50%)" in words
+    assert "cut 0.8: 4 at or above (50%)" in words
+    kept = QUALITY.with_columns(kept=pl.col("quality").fill_nan(None) > 0.9)
+    assert "cut 0.8: 4 at or above (50%), 1 kept" in drawn(plots.quality_distribution(kept, threshold=0.8))
     # 0.1 | 0.6 0.65 | 0.7 | 0.8 0.85 | 0.9 1.0: a value on an edge belongs to the band above, and 1 to the last
     ax = plots.quality_distribution(QUALITY)
     shares = [text.get_text() for text in ax.texts if "%" in text.get_text()]

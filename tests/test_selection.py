@@ -1,3 +1,4 @@
+import doctest
 import math
 import random
 
@@ -291,3 +292,9 @@ def test_groups_of_a_large_set_join_every_planted_copy():
     found = groups(frame, on=["profile"])["group_id"].to_list()
     assert found[:2_100] == [f"c{i:04d}" for i in range(2_100)]
     assert np.mean([found[2_100 + i] == f"c{i:04d}" for i in range(300)]) >= 0.99
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    result = doctest.testmod(selection)
+    assert result.attempted
+    assert not result.failed

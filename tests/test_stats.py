@@ -1,3 +1,4 @@
+import doctest
 import math
 
 import numpy as np
@@ -64,6 +65,22 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         significant += stats.paired_difference(b, a, seed=run, n_boot=1_000).p < 0.05
     assert 0.93 <= covered / runs <= 0.97
     assert 0.03 <= significant / runs <= 0.07
+
+
+@pytest.mark.parametrize(("n", "t"), [(5, 2.7764), (10, 2.2622), (31, 2.0423), (201, 1.9719)])
+def test_tails_are_those_of_students_t(n, t):
+    z = stats._expanded(-1.959964, n)
+    assert z == pytest.approx(-t * math.sqrt(n / (n - 1)), rel=6e-3)
+    assert stats._contracted(z, n) == pytest.approx(-1.959964)
+
+
+def test_small_samples_are_covered_too():
+    rng = np.random.default_rng(12)
+    covered = 0
+    for run in range(800):
+        interval = stats.mean_interval(rng.beta(6, 2, 20), seed=run, n_boot=1_000)
+        covered += interval.low <= 0.75 <= interval.high
+    assert 0.925 <= covered / 800 <= 0.97  # 0.914 without the expanded tails
 
 
 def test_an_arm_against_itself_shows_nothing():
@@ -198,3 +215,9 @@ def test_the_same_seed_gives_the_same_interval_and_a_very_large_sample_is_quick(
     assert stats.mean_interval(values, seed=3) != stats.mean_interval(values, seed=4)
     with pytest.raises(ParameterError, match="level must be"):
         stats.mean_interval(values, level=95)
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    result = doctest.testmod(stats)
+    assert result.attempted
+    assert not result.failed
