@@ -116,11 +116,11 @@ def text_of(result: dict[str, Any]) -> str:
     return result["response"]["body"]["choices"][0]["message"]["content"]
 
 
-def add_batch(store: Store, lines: list[dict[str, Any]], *, window_s: float = 3600) -> str:
+def add_batch(store: Store, lines: list[dict[str, Any]]) -> str:
     file = store.add_file(io.BytesIO(jsonl(lines)), filename="in.jsonl", purpose="batch", keep_s=3600)
     now = int(time.time())
     columns = {"endpoint": ENDPOINT, "input_file_id": file["id"], "output_expires_s": 3600, "metadata": None}
-    columns |= {"idempotency_key": None, "created_at": now, "expires_at": now + window_s}
+    columns |= {"idempotency_key": None, "created_at": now, "expires_at": now + 3600}
     return store.add_batch(columns)[0]["id"]
 
 
@@ -452,10 +452,10 @@ def test_finishing_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [r["custom_id"] for r in read(store.path(row["error_file_id"]).read_bytes())] == ["b"]
     store.finish(row, "cancelled")
     assert store.batch(batch_id) == row, "a terminal state is immutable"
-    store.close()
-    assert len(list((tmp_path / "files").iterdir())) >= 3
-    store = Store(tmp_path)
-    assert len(list((tmp_path / "files").iterdir())) == 3, "files that no row knows are removed at the start"
+    late = store.batch(add_batch(store, [line("a")]))
+    assert store.advance(late["id"], "cancelling", from_=("validating",))
+    store.finish(late, "completed")
+    assert store.batch(late["id"])["status"] == "cancelled", "who cancels while the files are made is heard"
     store.close()
 
 
@@ -483,12 +483,22 @@ def test_results_wait_for_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytes
 
 def test_lines_that_did_not_run_in_time_expire(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    batch_id = add_batch(store, [line(f"r-{i}") for i in range(400)], window_s=0.5)
-    asyncio.run(live(store, batch_id, engine=engines.EchoEngine(delay_s=0.02)))
+    batch_id = add_batch(store, [line(f"r-{i}") for i in range(400)])
+
+    async def some() -> None:
+        life = runner.Runner(store, engines.EchoEngine(delay_s=0.01))
+        life.take(batch_id)
+        while store.batch(batch_id)["completed"] < 10:
+            await asyncio.sleep(0.01)
+        await life.stop()
+
+    asyncio.run(some())
+    store.write(lambda db: db.execute("update batches set expires_at = 1")).result()  # while the server was off
+    asyncio.run(live(store, batch_id))
     row = store.batch(batch_id)
     assert row["status"] == "expired"
+    assert row["failed"] == 400 - row["completed"]
     done, expired = (read(store.path(row[name]).read_bytes()) for name in ("output_file_id", "error_file_id"))
-    assert done
     assert {r["error"]["code"] for r in expired} == {"batch_expired"}
     assert sorted(r["custom_id"] for r in done + expired) == sorted(f"r-{i}" for i in range(400))
     store.close()
@@ -745,7 +755,8 @@ def test_every_line_is_found_again_by_its_offset(texts: list[str], ends: bytes, 
     path.write_bytes(ends.join(json.dumps(row, ensure_ascii=i % 2 == 0).encode() for i, row in enumerate(rows)))
     scan = runner.scan_input(path, ENDPOINT)
     assert not scan.errors
-    found = [runner._request(path, offset, i, 0) for i, offset in enumerate(scan.offsets)]
+    with path.open("rb") as file:
+        found = [runner._request(file, offset, i, 0) for i, offset in enumerate(scan.offsets)]
     assert [(request.custom_id, request.body) for request in found] == [(row["custom_id"], row["body"]) for row in rows]
 
 

@@ -11,10 +11,12 @@ import logging
 import sqlite3
 import time
 from array import array
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -28,7 +30,7 @@ ENDPOINT = "/v1/chat/completions"
 MAX_LINES = 50_000
 MAX_LINE_BYTES = 8 << 20
 MAX_ERRORS = 100
-MAX_OPEN_LINES = 4096  # of one batch: given to the engine, or answered and not yet on disk
+MAX_OPEN_WRITES = 256  # groups of answers of one batch that are not on disk yet
 RETRY_WRITE_S = 5.0
 SERVER_FIELDS = {
     "api_base",
@@ -95,14 +97,11 @@ class Runner:
             return
         cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
         log.error("%s: stopped: %s", batch_id, cause, exc_info=None if isinstance(cause, PrerequisiteError) else cause)
-        if not isinstance(
-            cause, PrerequisiteError | OSError | sqlite3.Error
-        ):  # those pass; the next start takes the batch up
-            errors = _errors(
-                [_error("server_error", f"the server failed: {type(cause).__name__}; its log has the reason")]
-            )
-            before = ("validating", "in_progress", "finalizing", "cancelling")
-            self._store.advance(batch_id, "failed", from_=before, errors=errors)
+        if isinstance(cause, PrerequisiteError | OSError | sqlite3.Error):
+            return  # these pass; the next start takes the batch up
+        message = f"the server failed: {type(cause).__name__}; its log has the reason"
+        before = ("validating", "in_progress", "finalizing", "cancelling")
+        self._store.advance(batch_id, "failed", from_=before, errors=_errors([_error("server_error", message)]))
 
     async def _live(self, batch_id: str) -> None:
         store = self._store
@@ -127,28 +126,18 @@ class Runner:
                 status = "expired"
                 await self._expire(batch)
             await asyncio.to_thread(store.finish, batch, status)
-            batch = store.batch(batch_id) or batch
-            log.info(
-                "%s: %s, %d lines completed, %d failed, of %d",
-                batch_id,
-                status,
-                batch["completed"],
-                batch["failed"],
-                batch["total"],
-            )
+            ended = store.batch(batch_id) or batch
+            counts = [ended[name] for name in ("completed", "failed", "total")]
+            log.info("%s: %s, %d lines completed, %d failed, of %d", batch_id, ended["status"], *counts)
 
     async def _advance(self, batch_id: str, status: str, from_: tuple[str, ...], **columns: Any) -> bool:
         return await asyncio.to_thread(self._store.advance, batch_id, status, from_=from_, **columns)
 
     async def _validated(self, batch_id: str, scan: Scan) -> None:
         if scan.errors:
-            if await self._advance(batch_id, "failed", ("validating",), errors=_errors(scan.errors)):
-                log.info(
-                    "%s: failed validation, first: %s in line %s",
-                    batch_id,
-                    scan.errors[0]["code"],
-                    scan.errors[0]["line"],
-                )
+            first = scan.errors[0]
+            log.info("%s: failed validation, first: %s in line %s", batch_id, first["code"], first["line"])
+            await self._advance(batch_id, "failed", ("validating",), errors=_errors(scan.errors))
             return
         model = next(iter(scan.models)) if len(scan.models) == 1 else None
         await self._advance(batch_id, "in_progress", ("validating",), total=len(scan.offsets), model=model)
@@ -168,56 +157,52 @@ class Runner:
             raise error
 
     async def _pump(self, batch: Record, scan: Scan) -> None:
-        done = await asyncio.to_thread(self._store.done_lines, batch["seq"])
-        size, n_lines = self._engine.chunk_lines, len(scan.offsets)
-        open_chunks = asyncio.Semaphore(max(8, MAX_OPEN_LINES // size))
-        path = self._store.path(batch["input_file_id"])
-        async with asyncio.TaskGroup() as group:
-            for first in range(0, n_lines, size):
-                chunk = range(first, min(first + size, n_lines))
-                missing = {line for line in chunk if line not in done}
-                if not missing:
-                    continue
-                await open_chunks.acquire()
-                await self._engine.gate.enter()
-                lines = chunk if self._engine.whole_chunks else sorted(missing)
-                requests = [_request(path, scan.offsets[line], line, batch["created_at"]) for line in lines]
-                task = group.create_task(self._chunk(batch, requests, missing))
-                task.add_done_callback(lambda _: open_chunks.release())
-
-    async def _chunk(self, batch: Record, requests: list[Request], missing: set[int]) -> None:
-        """Answer one chunk; the caller has entered the gate. Returns when all missing lines are durable."""
-        ids = {request.line: request.custom_id for request in requests}
-        rows: list[Row] = []
-        writes: list[asyncio.Task[None]] = []
+        """Give the engine what is missing, chunk by chunk; return when every line is durable."""
+        store, engine, size = self._store, self._engine, self._engine.chunk_lines
+        done = await asyncio.to_thread(store.done_lines, batch["seq"])
+        asked: dict[int, str] = {}  # line -> custom_id, of lines that have no answer yet
+        writes: deque[tuple[Future[None], list[Row]]] = deque()
 
         def emit(result: Result) -> None:
-            if result.line in missing:
-                missing.discard(result.line)
-                rows.append(
-                    Row(result.line, result.status == 200, _line(batch["id"], ids[result.line], result), result.usage)
-                )
-                if len(rows) == 1:  # whatever else comes before the loop turns goes along
-                    writes.append(asyncio.create_task(flush()))
+            if (custom_id := asked.pop(result.line, None)) is None:
+                return  # a line that was done before, and ran again for the sake of its chunk
+            row = Row(result.line, result.status == 200, _line(batch["id"], custom_id, result), result.usage)
+            write = store.append(batch["seq"], [row])
+            if not writes or writes[-1][0] is not write:
+                writes.append((write, []))
+            writes[-1][1].append(row)
 
-        async def flush() -> None:
-            batch_rows = rows.copy()
-            rows.clear()
-            await self._write(batch, batch_rows)
+        with store.path(batch["input_file_id"]).open("rb") as file:
+            async with asyncio.TaskGroup() as group:
+                for first in range(0, len(scan.offsets), size):
+                    chunk = range(first, min(first + size, len(scan.offsets)))
+                    missing = [line for line in chunk if line not in done]
+                    if not missing:
+                        continue
+                    await self._settle(batch, writes, MAX_OPEN_WRITES)
+                    await engine.gate.enter()
+                    lines = chunk if engine.whole_chunks else missing
+                    requests = [_request(file, scan.offsets[line], line, batch["created_at"]) for line in lines]
+                    asked |= {request.line: request.custom_id for request in requests if request.line not in done}
+                    task = group.create_task(engine.run(requests, emit))
+                    task.add_done_callback(lambda _: engine.gate.leave())  # also for a task that is cancelled unstarted
+        await self._settle(batch, writes, 0)
 
-        try:
-            await self._engine.run(requests, emit)
-        finally:
-            self._engine.gate.leave()
-            await asyncio.shield(asyncio.gather(*writes))
+    async def _settle(self, batch: Record, writes: "deque[tuple[Future[None], list[Row]]]", n_open: int) -> None:
+        """Look at the writes that have ended, and wait until ``n_open`` at most have not."""
+        while writes and (writes[0][0].done() or len(writes) > n_open):
+            write, rows = writes.popleft()
+            if not write.done() or write.exception() is not None:
+                await self._written(batch, rows, write)
 
-    async def _write(self, batch: Record, rows: list[Row]) -> None:
-        """Make rows durable; while the disk is full they are kept, and nothing is asked of the engine in their place."""
+    async def _written(self, batch: Record, rows: list[Row], write: "Future[None]") -> None:
+        """Wait until rows are durable; while the disk is full they are kept, and tried again."""
         while True:
             try:
-                await asyncio.shield(asyncio.wrap_future(self._store.append(batch["seq"], rows)))
+                await asyncio.shield(asyncio.wrap_future(write))
             except (OSError, sqlite3.OperationalError):
                 await asyncio.sleep(RETRY_WRITE_S)
+                write = self._store.append(batch["seq"], rows)
             else:
                 return
 
@@ -225,18 +210,14 @@ class Runner:
         """Give each line that has no answer an error line, as OpenAI does."""
         scan = await asyncio.to_thread(scan_input, self._store.path(batch["input_file_id"]), batch["endpoint"])
         done = await asyncio.to_thread(self._store.done_lines, batch["seq"])
-        body = orjson.dumps(
-            {
-                "code": "batch_expired",
-                "message": "the batch reached the end of its completion window before this line ran",
-            }
-        )
-        path, rows = self._store.path(batch["input_file_id"]), []
-        for line in range(batch["total"]):
-            if line not in done:
-                request = _request(path, scan.offsets[line], line, batch["created_at"])
-                rows.append(Row(line, False, _line(batch["id"], request.custom_id, Result(line, 0, body)), NO_USAGE))
-        await self._write(batch, rows)
+        message = "the batch reached the end of its completion window before this line ran"
+        body = orjson.dumps({"code": "batch_expired", "message": message})
+        rows = []
+        with self._store.path(batch["input_file_id"]).open("rb") as file:
+            for line in set(range(batch["total"])) - done:
+                custom_id = _request(file, scan.offsets[line], line, batch["created_at"]).custom_id
+                rows.append(Row(line, False, _line(batch["id"], custom_id, Result(line, 0, body)), NO_USAGE))
+        await self._written(batch, rows, self._store.append(batch["seq"], rows))
 
 
 def scan_input(path: Path, endpoint: str) -> Scan:
@@ -349,10 +330,9 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
                 yield number, start, raw
 
 
-def _request(path: Path, offset: int, line: int, created_at: int) -> Request:
-    with path.open("rb") as file:
-        file.seek(offset)
-        fields = orjson.loads(file.readline())
+def _request(file: IO[bytes], offset: int, line: int, created_at: int) -> Request:
+    file.seek(offset)
+    fields = orjson.loads(file.readline())
     return Request(line, fields["custom_id"], fields["body"], created_at)
 
 

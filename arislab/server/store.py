@@ -239,13 +239,13 @@ class Store:
                 made[column] = (file_id, n_bytes)
 
         def close(db: sqlite3.Connection) -> bool:
-            ids = {
-                column: made[column][0] if column in made else None for column in ("output_file_id", "error_file_id")
-            }
-            sql = f"update batches set status = ?, {status}_at = ?, output_file_id = ?, error_file_id = ? where id = ? and status not in {TERMINAL}"
-            values = (status, int(time.time()), ids["output_file_id"], ids["error_file_id"], batch["id"])
-            if db.execute(sql, values).rowcount == 0:
+            (now,) = db.execute("select status from batches where id = ?", (batch["id"],)).fetchone()
+            if now in TERMINAL:
                 return False
+            end = "cancelled" if now == "cancelling" else status  # someone cancelled while the files were made
+            ids = [made[column][0] if column in made else None for column in ("output_file_id", "error_file_id")]
+            sql = f"update batches set status = ?, {end}_at = ?, output_file_id = ?, error_file_id = ? where id = ?"
+            db.execute(sql, (end, int(time.time()), *ids, batch["id"]))
             for column, (file_id, n_bytes) in made.items():
                 name = f"{batch['id']}_{column.split('_')[0]}.jsonl"
                 _insert_file(db, file_id, n_bytes, name, "batch_output", batch["output_expires_s"])
