@@ -46,6 +46,7 @@ _TERMINAL = ("completed", "failed", "expired", "cancelled")
 _URL = "/v1/chat/completions"
 _REQUEST = ["candidate_id", "sample", "custom_id", "input", "messages", "model", "body", "request_sha256"]
 _PATIENCE_S = 120.0
+_STALL_S = 300.0
 
 
 class Table(Protocol):
@@ -526,14 +527,25 @@ class Job:
         from tqdm.auto import tqdm
 
         began, total = time.monotonic(), sum(shard["n"] for shard in self.shards)
+        moved = began
         with tqdm(total=total, unit="req", desc="batch", disable=not total, mininterval=1.0) as bar:
             while True:
                 now = [b for b in self.batches() if b is not None]
-                counts = [b.request_counts for b in now if b.request_counts is not None]
-                bar.n = sum(c.completed + c.failed for c in counts)
+                done = sum(
+                    b.request_counts.completed + b.request_counts.failed for b in now if b.request_counts is not None
+                )
+                if done != bar.n:
+                    moved = time.monotonic()
+                bar.n = done
                 bar.refresh()
                 if all(b.status in _TERMINAL for b in now):
                     break
+                if self.server.base_url == "embedded" and time.monotonic() - moved > _STALL_S:
+                    self.server.close()
+                    raise BatchError(
+                        f"the embedded server finished no request for {_STALL_S:.0f} s ({done:,} of {total:,} done); nothing is lost: run the "
+                        f"cell again, it goes on there. The server's log: {self.server.folder / 'server' / 'server.log'}"
+                    )
                 time.sleep(poll_s)
         self.seconds += time.monotonic() - began
         return self
@@ -546,22 +558,26 @@ class Job:
         """
         lines: dict[str, dict[str, Any]] = {}
         ended: dict[str, str] = {}
-        for shard in self.shards:
-            batch = _batch(self.server, shard["batch_id"])
+        found = [(shard, _batch(self.server, shard["batch_id"])) for shard in self.shards]
+        for shard, batch in found:
             if batch is None or batch.status not in _TERMINAL:
                 raise BatchError(
                     f"batch {shard['batch_id']} has not ended ({batch.status if batch else 'unknown'}); call wait() first."
                 )
-            if batch.status == "failed":
-                problems = (
-                    "; ".join(f"line {e.line}: {e.message}" for e in (batch.errors.data or [])[:3])
-                    if batch.errors
-                    else "no reason given"
-                )
-                self.ledger.note(shard, state="collected")
-                raise BatchError(
-                    f"the server refused batch {shard['batch_id']} ({problems}); mend the requests and run the cell again."
-                )
+        refused = [(shard, batch) for shard, batch in found if batch.status == "failed"]
+        for shard, _ in refused:
+            self.ledger.note(shard, state="collected")  # the next run sends it as a new attempt
+        if refused:
+            shard, batch = refused[0]
+            problems = (
+                "; ".join(f"line {e.line}: {e.message}" for e in (batch.errors.data or [])[:3])
+                if batch.errors
+                else "no reason given"
+            )
+            raise BatchError(
+                f"the server refused batch {shard['batch_id']} as a whole ({problems}); mend the requests and run the cell again."
+            )
+        for shard, batch in found:
             sent = {json.loads(line)["custom_id"] for line in Path(shard["path"]).read_bytes().split(b"\n") if line}
             for line in self._lines(batch):
                 name = line.get("custom_id")
@@ -688,7 +704,9 @@ def states(requests: pl.DataFrame, table: Table) -> dict[str, int]:
     ``same_request``: rows whose request is identical to an earlier row's and was sent once. ``unsent``: no record at all.
     """
     known = _recorded(requests, table).select("custom_id", "status")
-    rows = requests.select("custom_id", shared=~pl.col("custom_id").is_first_distinct()).join(known, on="custom_id", how="left")
+    rows = requests.select("custom_id", shared=~pl.col("custom_id").is_first_distinct()).join(
+        known, on="custom_id", how="left"
+    )
     state = pl.when(pl.col("shared")).then(pl.lit("same_request")).otherwise(pl.col("status").fill_null("unsent"))
     return dict(rows.group_by(state.alias("state")).len().sort("state").iter_rows())
 

@@ -11,9 +11,16 @@ import typer
 
 from arislab.errors import ArislabError, ParameterError, PrerequisiteError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Turn batch LLM output into training data you can defend.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Turn batch LLM output into training data you can defend.",
+)
 
-Root = Annotated[Path | None, typer.Option("--root", help="Folder for data/ and papermill_runs/; default: the checkout.")]
+Root = Annotated[
+    Path | None, typer.Option("--root", help="Folder for data/ and papermill_runs/; default: the checkout.")
+]
 Seed = Annotated[int, typer.Option("--seed", help="Base of every random choice.")]
 
 
@@ -32,7 +39,9 @@ def _enter(root: Path | None) -> Path:
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise PrerequisiteError(f"cannot write to {root} ({error.strerror}); choose another folder with --root.") from None
+            raise PrerequisiteError(
+                f"cannot write to {root} ({error.strerror}); choose another folder with --root."
+            ) from None
         os.environ["ARISLAB_ROOT"] = str(root.resolve())
     return found()
 
@@ -53,7 +62,9 @@ def demo(
     began = time.monotonic()
     for phase in phases[: phases.index(until) + 1]:
         _execute(phase, {"seed": seed}, where)
-    print(f"demo finished in {time.monotonic() - began:.0f} s; records in {where / 'papermill_runs'}; `arislab runs` lists them, `arislab sql` asks the lake")
+    print(
+        f"demo finished in {time.monotonic() - began:.0f} s; records in {where / 'papermill_runs'}; `arislab runs` lists them, `arislab sql` asks the lake"
+    )
     if until == "evaluate":
         print("approval policy: score (nobody reviewed; review in notebooks/review.ipynb, then run 2_curate again)")
 
@@ -61,7 +72,9 @@ def demo(
 @app.command()
 def run(
     phase: Annotated[str, typer.Argument(help="generate, curate, icl, finetune or evaluate.")],
-    parameters: Annotated[list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="A parameter of the notebook; repeat it.")] = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="A parameter of the notebook; repeat it.")
+    ] = None,
     root: Root = None,
 ) -> None:
     """Run one phase as a recorded run."""
@@ -89,7 +102,9 @@ def list_runs(root: Root = None, as_json: Annotated[bool, typer.Option("--json",
         print(json.dumps(runs.as_json(where), indent=1, default=str))
         return
     for row in runs.as_json(where):
-        print(f"{row['run_id']:<40} {row['phase']:<10} {row['status']:<12} {row['duration_s'] or 0:7.1f} s  {_short(row['headline'])}")
+        print(
+            f"{row['run_id']:<40} {row['phase']:<10} {row['status']:<12} {row['duration_s'] or 0:7.1f} s  {_short(row['headline'])}"
+        )
 
 
 def _short(headline: dict[str, Any] | None) -> str:
@@ -114,7 +129,13 @@ def sql(
         raise ParameterError(f"--format must be table, json or csv, got {form!r}.")
     answer = _lake(root).sql(query)
     if form == "table":
-        with pl.Config(tbl_rows=200, tbl_cols=50, fmt_str_lengths=60, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
+        with pl.Config(
+            tbl_rows=200,
+            tbl_cols=50,
+            fmt_str_lengths=60,
+            tbl_hide_dataframe_shape=True,
+            tbl_hide_column_data_types=True,
+        ):
             print(answer)
     else:
         print(answer.write_csv() if form == "csv" else answer.write_json())
@@ -135,7 +156,11 @@ def candidates(
     lake = _lake(root)
     lake["candidates"].upsert(frame)
     splits = dict(frame.group_by("split").len().iter_rows())
-    print(f"{frame.height:,} candidates = " + " + ".join(f"{splits.get(s, 0):,} {s}" for s in ("train", "validation", "test")) + f"; {frame['group_id'].n_unique():,} groups; in {lake.path}")
+    print(
+        f"{frame.height:,} candidates = "
+        + " + ".join(f"{splits.get(s, 0):,} {s}" for s in ("train", "validation", "test"))
+        + f"; {frame['group_id'].n_unique():,} groups; in {lake.path}"
+    )
 
 
 @app.command(name="import")
@@ -149,7 +174,9 @@ def import_file(
     output: Annotated[str | None, typer.Option(help="Column with the answer.")] = None,
     model: Annotated[str | None, typer.Option(help="Column with the model's name.")] = None,
     keep: Annotated[str, typer.Option(help="Columns to keep, with commas between.")] = "",
-    requests: Annotated[Path | None, typer.Option(help="The input file of an OpenAI batch whose output file is FILE.")] = None,
+    requests: Annotated[
+        Path | None, typer.Option(help="The input file of an OpenAI batch whose output file is FILE.")
+    ] = None,
     root: Root = None,
 ) -> None:
     """Bring your own candidates, or outputs recorded elsewhere, into the lake."""
@@ -166,7 +193,9 @@ def import_file(
         known = lake["candidates"].read(columns=["candidate_id"])
         lake["candidates"].upsert(frame)
         again = frame.join(known, on="candidate_id", how="semi").height
-        print(f"{frame.height:,} candidates = {frame.height - again:,} new + {again:,} replaced; {frame['group_id'].n_unique():,} groups")
+        print(
+            f"{frame.height:,} candidates = {frame.height - again:,} new + {again:,} replaced; {frame['group_id'].n_unique():,} groups"
+        )
         return
     if task is None:
         raise ParameterError("--as outputs needs --task NAME: the task file that will judge them.")
@@ -174,13 +203,27 @@ def import_file(
     if requests is not None:
         people, raw = inputs.from_batch_files(requests, file, task=name)
     elif input is None or output is None:
-        raise ParameterError("--as outputs needs --input COLUMN and --output COLUMN, or --requests FILE beside an OpenAI batch output file.")
+        raise ParameterError(
+            "--as outputs needs --input COLUMN and --output COLUMN, or --requests FILE beside an OpenAI batch output file."
+        )
     else:
-        people, raw = inputs.outputs(inputs.read_file(file), task=name, input=input, output=output, id=id, model=model, keep=[k for k in keep.split(",") if k])
+        people, raw = inputs.outputs(
+            inputs.read_file(file),
+            task=name,
+            input=input,
+            output=output,
+            id=id,
+            model=model,
+            keep=[k for k in keep.split(",") if k],
+        )
     lake["candidates"].upsert(people)
     lake["training_data_raw"].upsert(raw)
     counts = dict(raw.group_by("status").len().sort("status").iter_rows())
-    print(f"{raw.height:,} outputs = " + " + ".join(f"{n:,} {s}" for s, n in counts.items()) + f"; samples of {people.height:,} candidates in {people['group_id'].n_unique():,} groups")
+    print(
+        f"{raw.height:,} outputs = "
+        + " + ".join(f"{n:,} {s}" for s, n in counts.items())
+        + f"; samples of {people.height:,} candidates in {people['group_id'].n_unique():,} groups"
+    )
 
 
 @app.command()
@@ -188,11 +231,17 @@ def serve(
     data: Annotated[Path, typer.Option("--data", help="Folder for files, spool and database; one server a folder.")],
     port: Annotated[int, typer.Option(help="0 = a free one.")] = 0,
     host: str = "127.0.0.1",
-    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token; made if absent (mode 0600).")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the bearer token; made if absent (mode 0600).")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Weights for the in-process engine: a folder, or tiny.")] = None,
     adapters: Annotated[Path | None, typer.Option(help="Folder of LoRA adapters to offer as models.")] = None,
-    upstream: Annotated[list[str] | None, typer.Option(help="URL of a chat server (…/v1); repeat it to balance several.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes of the in-process engine; default min(2, cores).")] = None,
+    upstream: Annotated[
+        list[str] | None, typer.Option(help="URL of a chat server (…/v1); repeat it to balance several.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes of the in-process engine; default min(2, cores).")
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="echo: answer with the question (tests).")] = None,
     parent_pid: Annotated[int | None, typer.Option(help="Stop when this process ends.")] = None,
 ) -> None:
@@ -202,7 +251,18 @@ def serve(
     chosen = [x for x in (model, engine, upstream) if x]
     if len(chosen) > 1:
         raise ParameterError("give one of --model, --upstream or --engine.")
-    start(data, host=host, port=port, token_file=token_file, model=model or (None if chosen else "tiny"), adapters=adapters, upstream=list(upstream or ()), workers=workers, parent_pid=parent_pid, engine=engine)
+    start(
+        data,
+        host=host,
+        port=port,
+        token_file=token_file,
+        model=model or (None if chosen else "tiny"),
+        adapters=adapters,
+        upstream=list(upstream or ()),
+        workers=workers,
+        parent_pid=parent_pid,
+        engine=engine,
+    )
 
 
 def main() -> None:

@@ -23,7 +23,10 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
         candidates: Rows of ``candidates`` behind them.
         task: Its to_messages, difficulty and category fill what the record does not have.
     """
-    people = {row["candidate_id"]: row | {"profile": json.loads(row["profile"])} for row in candidates.join(kept, on="candidate_id", how="semi").to_dicts()}
+    people = {
+        row["candidate_id"]: row | {"profile": json.loads(row["profile"])}
+        for row in candidates.join(kept, on="candidate_id", how="semi").to_dicts()
+    }
     rows = []
     for row in kept.to_dicts():
         candidate = people[row["candidate_id"]]
@@ -37,9 +40,15 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
             "id": row["custom_id"], "candidate_id": row["candidate_id"], "custom_id": row["custom_id"], "task": task.name,
             "input": messages[-1]["content"], "messages": json.dumps(messages, ensure_ascii=False), "output": row["output"],
             "quality_score": row["quality"], "needs_review": True, "approved": False, "reviewed_by": None,
-            "metadata": json.dumps(facts, ensure_ascii=False, sort_keys=True, default=str), "split": candidate["split"],
+            "metadata": json.dumps(facts, ensure_ascii=False, sort_keys=True, default=str), "split": candidate["split"], "updated_at": None,
         })  # fmt: skip
-    schema = {"reviewed_by": pl.String, "quality_score": pl.Float64, "needs_review": pl.Boolean, "approved": pl.Boolean}
+    schema = {
+        "reviewed_by": pl.String,
+        "quality_score": pl.Float64,
+        "needs_review": pl.Boolean,
+        "approved": pl.Boolean,
+        "updated_at": pl.Datetime("us", "UTC"),
+    }
     return pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)  # one row per kept example
 
 
@@ -55,8 +64,13 @@ def approved(curated: pl.DataFrame, *, approve: str) -> pl.DataFrame:
         ParameterError: Another policy, or one that leaves no row.
     """
     if approve not in ("reviewed", "score"):
-        raise ParameterError(f"approve must be 'reviewed' or 'score', got {approve!r}; 'score' also takes rows that nobody has reviewed.")
-    rows = curated.filter(pl.col("split") == "train", pl.col("approved") if approve == "reviewed" else pl.col("approved") | pl.col("needs_review"))
+        raise ParameterError(
+            f"approve must be 'reviewed' or 'score', got {approve!r}; 'score' also takes rows that nobody has reviewed."
+        )
+    rows = curated.filter(
+        pl.col("split") == "train",
+        pl.col("approved") if approve == "reviewed" else pl.col("approved") | pl.col("needs_review"),
+    )
     if not rows.height:
         raise ParameterError(
             f"approve={approve!r} leaves none of {curated.height:,} curated rows; run 2_curate, review some in notebooks/review.ipynb "
@@ -74,10 +88,18 @@ def pool(examples: pl.DataFrame, *, n: int, use_case: str = "general", seed: int
         use_case: ``general`` takes all; another name only examples whose metadata say so.
         seed: Of the hash.
     """
-    rows = examples if use_case == "general" else examples.filter(pl.col("metadata").str.json_path_match("$.use_case") == use_case)
+    rows = (
+        examples
+        if use_case == "general"
+        else examples.filter(pl.col("metadata").str.json_path_match("$.use_case") == use_case)
+    )
     if not rows.height:
-        raise ParameterError(f"no example has use_case {use_case!r} in its metadata; use 'general', or another use case.")
-    rows = rows.with_columns(_tie=_hash(rows["id"], seed)).sort("quality_score", "_tie", descending=[True, False], nulls_last=True)
+        raise ParameterError(
+            f"no example has use_case {use_case!r} in its metadata; use 'general', or another use case."
+        )
+    rows = rows.with_columns(_tie=_hash(rows["id"], seed)).sort(
+        "quality_score", "_tie", descending=[True, False], nulls_last=True
+    )
     return rows.unique("candidate_id", keep="first", maintain_order=True).drop("_tie").head(n)
 
 
@@ -93,7 +115,9 @@ def control(raw: pl.DataFrame, candidates: pl.DataFrame, task: Task, *, n: int, 
     """
     rows = raw.join(candidates, on="candidate_id", how="semi")
     drawn = rows.with_columns(_tie=_hash(rows["custom_id"], seed)).sort("_tie").head(n)
-    return examples(drawn.rename({"llm_output": "output"}).with_columns(quality=pl.lit(None, dtype=pl.Float64)), candidates, task)
+    return examples(
+        drawn.rename({"llm_output": "output"}).with_columns(quality=pl.lit(None, dtype=pl.Float64)), candidates, task
+    )
 
 
 def _hash(names: pl.Series, seed: int) -> pl.Series:

@@ -21,7 +21,15 @@ from arislab.task import Task
 _WORD = re.compile(r"\w+")
 
 
-def ask(arms: dict[str, pl.DataFrame], *, candidates: pl.DataFrame, server: batch.Server, folder: Path, table: batch.Table, task: Task) -> pl.DataFrame:
+def ask(
+    arms: dict[str, pl.DataFrame],
+    *,
+    candidates: pl.DataFrame,
+    server: batch.Server,
+    folder: Path,
+    table: batch.Table,
+    task: Task,
+) -> pl.DataFrame:
     """Let every arm answer, in one go, and score the answers.
 
     Args:
@@ -37,9 +45,13 @@ def ask(arms: dict[str, pl.DataFrame], *, candidates: pl.DataFrame, server: batc
     requests = pl.concat([frame.with_columns(arm=pl.lit(name)) for name, frame in arms.items()])
     answers = batch.answer(requests, server=server, folder=folder, table=table, task=task.name)
     distinct = answers.unique("custom_id", keep="first", maintain_order=True)
-    scored = scoring.score(scoring.rows(distinct, candidates), task).drop("candidate_id", "task", "scorer_version", "reason")
+    scored = scoring.score(scoring.rows(distinct, candidates), task).drop(
+        "candidate_id", "task", "scorer_version", "reason"
+    )
     out = answers.join(scored, on="custom_id", how="left", maintain_order="left").rename({"llm_output": "output"})
-    out = out.with_columns(tokens=pl.col("prompt_tokens") + pl.col("completion_tokens"), latency_s=pl.lit(None, dtype=pl.Float64))
+    out = out.with_columns(
+        tokens=pl.col("prompt_tokens") + pl.col("completion_tokens"), latency_s=pl.lit(None, dtype=pl.Float64)
+    )
     keep = ["arm", "candidate_id", "sample", "custom_id", "model", "status", "output", "quality", "tokens", "latency_s"]
     return out.select(*keep, pl.col("^score_.*$"))  # one row per arm and request
 
@@ -50,14 +62,26 @@ def summary(scores: pl.DataFrame) -> pl.DataFrame:
     for arm in scores["arm"].unique(maintain_order=True):
         part = scores.filter(pl.col("arm") == arm)
         mean = stats.mean_interval(part["quality"])
-        rows.append({"arm": arm, "n": mean.n, "n_missing": mean.n_missing, "mean": mean.mean, "low": mean.low, "high": mean.high, "tokens": part["tokens"].mean()})
+        rows.append(
+            {
+                "arm": arm,
+                "n": mean.n,
+                "n_missing": mean.n_missing,
+                "mean": mean.mean,
+                "low": mean.low,
+                "high": mean.high,
+                "tokens": part["tokens"].mean(),
+            }
+        )
     return pl.DataFrame(rows, schema_overrides={"tokens": pl.Float64})
 
 
 def table(means: pl.DataFrame, comparison: pl.DataFrame) -> str:
     """Return the result as text: one line per arm, one per contrast, each with its 95 % interval."""
     lines = [f"{'arm':<16} {'quality':>8}  {'95 % interval':<16} {'n':>6}"]
-    lines += [f"{r['arm']:<16} {r['mean']:>8.3f}  [{r['low']:.3f}, {r['high']:.3f}]   {r['n']:>6,}" for r in means.to_dicts()]
+    lines += [
+        f"{r['arm']:<16} {r['mean']:>8.3f}  [{r['low']:.3f}, {r['high']:.3f}]   {r['n']:>6,}" for r in means.to_dicts()
+    ]
     lines += ["", f"{'paired difference':<28} {'gain':>7}  {'95 % interval':<18} {'p (Holm)':>9}"]
     for r in comparison.to_dicts():
         name = f"{r['arm']} - {r['baseline']}"
@@ -95,7 +119,11 @@ def leaks(test: pl.DataFrame, used: pl.DataFrame, *, threshold: float = 0.8) -> 
             if similarity >= threshold and similarity > found.get(row["candidate_id"], ("", "", 0.0))[2]:
                 found[row["candidate_id"]] = (name, "exact" if similarity == 1 else "near", similarity)
     rows = [(candidate, *what) for candidate, what in sorted(found.items())]
-    return pl.DataFrame(rows, schema={"candidate_id": pl.String, "id": pl.String, "kind": pl.String, "similarity": pl.Float64}, orient="row")
+    return pl.DataFrame(
+        rows,
+        schema={"candidate_id": pl.String, "id": pl.String, "kind": pl.String, "similarity": pl.Float64},
+        orient="row",
+    )
 
 
 def _shingles(text: str | None) -> set[tuple[str, ...]]:
@@ -132,7 +160,14 @@ def gate(comparison: pl.DataFrame, *, arm: str, baseline: str = "baseline", marg
         raise ParameterError(f"the comparison has no row {arm!r} against {baseline!r}; add it to the contrasts.")
     row = rows.row(0, named=True)
     verdict = "promote" if row["low"] > margin else "hold" if row["high"] < margin else "not shown"
-    return {"arm": arm, "against": baseline, "verdict": verdict, **{k: row[k] for k in ("difference", "low", "high", "p_holm", "n")}, "margin": margin, "decided_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    return {
+        "arm": arm,
+        "against": baseline,
+        "verdict": verdict,
+        **{k: row[k] for k in ("difference", "low", "high", "p_holm", "n")},
+        "margin": margin,
+        "decided_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
 
 
 def serve_command(base_model: str, version: str, adapter_path: str) -> str:

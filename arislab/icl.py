@@ -27,7 +27,9 @@ def set_id(example_ids: Sequence[str]) -> str:
     return "set-" + hashlib.sha256("\n".join(example_ids).encode()).hexdigest()[:16] if example_ids else "zero-shot"
 
 
-def with_examples(to_messages: Callable[[dict[str, Any]], Messages], examples: Sequence[tuple[str, str]]) -> Callable[[dict[str, Any]], Messages]:
+def with_examples(
+    to_messages: Callable[[dict[str, Any]], Messages], examples: Sequence[tuple[str, str]]
+) -> Callable[[dict[str, Any]], Messages]:
     """Return a ``to_messages`` that shows the examples, as earlier turns, between system message and question.
 
     The examples come first, so that requests with the same set share their prefix at the server.
@@ -36,7 +38,11 @@ def with_examples(to_messages: Callable[[dict[str, Any]], Messages], examples: S
         to_messages: Of the task.
         examples: (input, output) in prompt order.
     """
-    turns = [m for asked, answered in examples for m in ({"role": "user", "content": asked}, {"role": "assistant", "content": answered})]
+    turns = [
+        m
+        for asked, answered in examples
+        for m in ({"role": "user", "content": asked}, {"role": "assistant", "content": answered})
+    ]
 
     def write(candidate: dict[str, Any]) -> Messages:
         messages = to_messages(candidate)
@@ -69,10 +75,12 @@ def plan(*, budget: int, n_sets: int, n_validation: int, rounds: int = 4, keep: 
 
     Example:
         >>> plan(budget=2000, n_sets=36, n_validation=300)
-        [(36, 13), (14, 48), (5, 148), (2, 300)]
+        [(36, 13), (14, 49), (5, 151), (2, 300)]
     """
     if budget < 2 * n_sets:
-        raise ParameterError(f"budget must be at least 2 requests a set, got {budget} for {n_sets} sets; raise it, or try fewer sets.")
+        raise ParameterError(
+            f"budget must be at least 2 requests a set, got {budget} for {n_sets} sets; raise it, or try fewer sets."
+        )
     steps, seen, sets, left = [], 0, n_sets, budget
     for i in range(rounds):
         more = min(left // (rounds - i) // sets, n_validation - seen)
@@ -82,11 +90,21 @@ def plan(*, budget: int, n_sets: int, n_validation: int, rounds: int = 4, keep: 
         steps.append((sets, seen))
         if sets == 1:
             break
-        sets = max(2 if i < rounds - 2 else 2, int(sets * keep))
+        sets = max(2, int(sets * keep))
     return steps
 
 
-def search(pool: pl.DataFrame, validation: pl.DataFrame, *, k: int, budget: int, ask: Ask, seed: int = 0, n_sets: int = 36, rounds: int = 4) -> Search:
+def search(
+    pool: pl.DataFrame,
+    validation: pl.DataFrame,
+    *,
+    k: int,
+    budget: int,
+    ask: Ask,
+    seed: int = 0,
+    n_sets: int = 36,
+    rounds: int = 4,
+) -> Search:
     """Find a good ordered set of ``k`` examples.
 
     Args:
@@ -105,25 +123,53 @@ def search(pool: pl.DataFrame, validation: pl.DataFrame, *, k: int, budget: int,
     if not 1 <= k <= pool.height:
         raise ParameterError(f"k must be 1..{pool.height} (the size of the pool), got {k}.")
     if not validation.height:
-        raise ParameterError("there are no validation candidates; compose or import more, so that the validation split has some.")
+        raise ParameterError(
+            "there are no validation candidates; compose or import more, so that the validation split has some."
+        )
     if "candidate_id" in pool.columns and pool.join(validation, on="candidate_id", how="semi").height:
-        raise ParameterError("the pool holds answers about validation candidates; take examples from the train split only.")
+        raise ParameterError(
+            "the pool holds answers about validation candidates; take examples from the train split only."
+        )
     chance = random.Random(seed)
     sets = _draw(pool["id"].to_list(), k=k, n=n_sets, chance=chance)
     rows = validation.sort("candidate_id").sample(fraction=1.0, shuffle=True, seed=seed)
-    search_id = "icl-" + hashlib.sha256(f"{seed}:{k}:{budget}:{sorted(pool['id'])}:{rows['candidate_id'].to_list()}".encode()).hexdigest()[:12]
+    search_id = (
+        "icl-"
+        + hashlib.sha256(
+            f"{seed}:{k}:{budget}:{sorted(pool['id'])}:{rows['candidate_id'].to_list()}".encode()
+        ).hexdigest()[:12]
+    )
     names = {set_id(s): s for s in sets}
     cells = pl.DataFrame(schema={"set_id": pl.String, "candidate_id": pl.String, "quality": pl.Float64})
     trials: list[dict[str, Any]] = []
-    for i, (n, seen) in enumerate(plan(budget=budget, n_sets=len(sets), n_validation=rows.height, rounds=rounds), start=1):
+    for i, (n, seen) in enumerate(
+        plan(budget=budget, n_sets=len(sets), n_validation=rows.height, rounds=rounds), start=1
+    ):
         sets = sets[:n]
         asked = trials[-1]["_seen"] if trials else 0
         fresh = ask(sets, rows[asked:seen])
         cells = pl.concat([cells, fresh.select("set_id", "candidate_id", pl.col("quality").cast(pl.Float64))])
         alive = cells.filter(pl.col("set_id").is_in([set_id(s) for s in sets]))
-        means = alive.group_by("set_id").agg(score=pl.col("quality").mean(), n=pl.col("quality").count()).sort(["score", "set_id"], descending=[True, False], nulls_last=True)
+        means = (
+            alive.group_by("set_id")
+            .agg(score=pl.col("quality").mean(), n=pl.col("quality").count())
+            .sort(["score", "set_id"], descending=[True, False], nulls_last=True)
+        )
         for name, score, count in means.iter_rows():
-            trials.append({"trial_id": f"{search_id}-{i}-{name}", "search_id": search_id, "example_ids": list(names[name]), "k": k, "order": "as drawn", "score": score, "n_validation": count, "round": i, "chosen": False, "_seen": seen})
+            trials.append(
+                {
+                    "trial_id": f"{search_id}-{i}-{name}",
+                    "search_id": search_id,
+                    "example_ids": list(names[name]),
+                    "k": k,
+                    "order": "as drawn",
+                    "score": score,
+                    "n_validation": count,
+                    "round": i,
+                    "chosen": False,
+                    "_seen": seen,
+                }
+            )
         sets = [names[name] for name in means["set_id"]]
     best = sets[0]
     last = trials[-1]["round"]

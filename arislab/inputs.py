@@ -2,7 +2,12 @@
 
 One line of an OpenAI batch output file that ``from_batch_files`` joins with its request file::
 
-    {"id": "…", "custom_id": "request-1", "response": {"status_code": 200, "body": {"choices": [...], "usage": {...}}}, "error": null}
+    {
+        "id": "…",
+        "custom_id": "request-1",
+        "response": {"status_code": 200, "body": {"choices": [...], "usage": {...}}},
+        "error": null,
+    }
 
 Nothing is written here: every function returns frames, whole or not at all, and the caller writes them.
 """
@@ -39,7 +44,9 @@ def read_file(path: str | Path) -> pl.DataFrame:
         else:
             raise PrerequisiteError(f"cannot read {path.name!r}; the ending must be .csv, .jsonl or .parquet.")
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise PrerequisiteError(f"cannot read {path.name}: {str(error).splitlines()[0]}; mend the file, nothing was imported.") from None
+        raise PrerequisiteError(
+            f"cannot read {path.name}: {str(error).splitlines()[0]}; mend the file, nothing was imported."
+        ) from None
     if not frame.height:
         raise PrerequisiteError(f"{path.name} has no rows; nothing was imported.")
     return frame
@@ -56,10 +63,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             value = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            torn = "the last line is torn (was the file cut while it was written?)" if i == last and not line.endswith(b"}") else "this line is not JSON"
-            raise PrerequisiteError(f"{path.name} line {i + 1} of {last + 1}: {torn}: {error}; mend or drop the line, nothing was imported.") from None
+            torn = (
+                "the last line is torn (was the file cut while it was written?)"
+                if i == last and not line.endswith(b"}")
+                else "this line is not JSON"
+            )
+            raise PrerequisiteError(
+                f"{path.name} line {i + 1} of {last + 1}: {torn}: {error}; mend or drop the line, nothing was imported."
+            ) from None
         if not isinstance(value, dict):
-            raise PrerequisiteError(f"{path.name} line {i + 1}: a JSON object is needed, got {type(value).__name__}; nothing was imported.")
+            raise PrerequisiteError(
+                f"{path.name} line {i + 1}: a JSON object is needed, got {type(value).__name__}; nothing was imported."
+            )
         found.append(value)
     return found
 
@@ -88,7 +103,9 @@ def candidates(frame: pl.DataFrame, *, id: str, group: str | None = None, text: 
     ids = _column(frame, id, "--id").cast(pl.String)
     if ids.null_count() or ids.is_duplicated().any():
         doubled = ids.filter(ids.is_duplicated() | ids.is_null())
-        raise PrerequisiteError(f"--id {id!r} must be unique and never empty, got {doubled[0]!r} {int((ids == doubled[0]).sum() or ids.null_count()):,} times ({doubled.len():,} rows concerned); choose another column, nothing was imported.")
+        raise PrerequisiteError(
+            f"--id {id!r} must be unique and never empty, got {doubled[0]!r} {int((ids == doubled[0]).sum() or ids.null_count()):,} times ({doubled.len():,} rows concerned); choose another column, nothing was imported."
+        )
     profiles = pl.Series("profile", [orjson.dumps(row, default=str).decode() for row in frame.to_dicts()])
     if group is not None:
         groups = "g-" + _column(frame, group, "--group").cast(pl.String).fill_null(ids)
@@ -97,7 +114,9 @@ def candidates(frame: pl.DataFrame, *, id: str, group: str | None = None, text: 
         groups = _groups(ids, texts)
     out = pl.DataFrame({"candidate_id": ids, "profile": profiles, "group_id": groups})
     for name in ("company", "title", "category", "use_case"):
-        values = frame[name].cast(pl.String) if name in frame.columns else pl.Series([None] * frame.height, dtype=pl.String)
+        values = (
+            frame[name].cast(pl.String) if name in frame.columns else pl.Series([None] * frame.height, dtype=pl.String)
+        )
         out = out.with_columns(values.alias(name))
     return _with_split(out.with_columns(pl.col("use_case").fill_null("general")))
 
@@ -113,7 +132,14 @@ def _with_split(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def outputs(
-    frame: pl.DataFrame, *, task: str, input: str, output: str, id: str | None = None, model: str | None = None, keep: Sequence[str] = ()
+    frame: pl.DataFrame,
+    *,
+    task: str,
+    input: str,
+    output: str,
+    id: str | None = None,
+    model: str | None = None,
+    keep: Sequence[str] = (),
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return (rows of ``candidates``, rows of ``training_data_raw``) from outputs recorded elsewhere.
 
@@ -131,18 +157,37 @@ def outputs(
     """
     inputs = _column(frame, input, "--input").cast(pl.String).fill_null("")
     answers = _column(frame, output, "--output").cast(pl.String)
-    models = _column(frame, model, "--model").cast(pl.String) if model else pl.Series([None] * frame.height, dtype=pl.String)
+    models = (
+        _column(frame, model, "--model").cast(pl.String) if model else pl.Series([None] * frame.height, dtype=pl.String)
+    )
     kept = frame.select([_column(frame, name, "--keep") for name in keep]) if keep else None
     names = _column(frame, id, "--id").cast(pl.String) if id else _hashed(inputs)
     if names.null_count():
-        raise PrerequisiteError(f"--id {id!r} is empty in {names.null_count():,} of {frame.height:,} rows; choose another column, nothing was imported.")
+        raise PrerequisiteError(
+            f"--id {id!r} is empty in {names.null_count():,} of {frame.height:,} rows; choose another column, nothing was imported."
+        )
     raw = pl.DataFrame({"candidate_id": names, "input": inputs, "llm_output": answers, "model": models})
     raw = raw.with_columns(sample=pl.int_range(pl.len()).over("candidate_id").cast(pl.Int32))
-    metadata = [orjson.dumps(row, default=str).decode() for row in kept.to_dicts()] if kept is not None else [None] * frame.height
-    status = pl.when(pl.col("llm_output").str.strip_chars().str.len_bytes().fill_null(0) == 0).then(pl.lit("empty")).otherwise(pl.lit("ok"))
-    raw = raw.with_columns(status, metadata=pl.Series(metadata, dtype=pl.String)).rename({"literal": "status"}, strict=False)
-    digests = [hashlib.sha256(orjson.dumps(["import", task, *row])).hexdigest() for row in raw.select("candidate_id", "sample", "input", "llm_output", "model").iter_rows()]
-    raw = raw.with_columns(custom_id=pl.Series(["r-" + d[:40] for d in digests]), request_sha256=pl.Series(digests), task=pl.lit(task))
+    metadata = (
+        [orjson.dumps(row, default=str).decode() for row in kept.to_dicts()]
+        if kept is not None
+        else [None] * frame.height
+    )
+    status = (
+        pl.when(pl.col("llm_output").str.strip_chars().str.len_bytes().fill_null(0) == 0)
+        .then(pl.lit("empty"))
+        .otherwise(pl.lit("ok"))
+    )
+    raw = raw.with_columns(status, metadata=pl.Series(metadata, dtype=pl.String)).rename(
+        {"literal": "status"}, strict=False
+    )
+    digests = [
+        hashlib.sha256(orjson.dumps(["import", task, *row])).hexdigest()
+        for row in raw.select("candidate_id", "sample", "input", "llm_output", "model").iter_rows()
+    ]
+    raw = raw.with_columns(
+        custom_id=pl.Series(["r-" + d[:40] for d in digests]), request_sha256=pl.Series(digests), task=pl.lit(task)
+    )
     return _asked(raw), raw
 
 
@@ -169,14 +214,28 @@ def from_batch_files(requests: Path, results: Path, *, task: str) -> tuple[pl.Da
     rows = []
     for line in sent:
         if "custom_id" not in line or "messages" not in line.get("body", {}):
-            raise PrerequisiteError(f"{requests.name} is no chat batch file: a line has no custom_id or no body.messages; nothing was imported.")
+            raise PrerequisiteError(
+                f"{requests.name} is no chat batch file: a line has no custom_id or no body.messages; nothing was imported."
+            )
         body, messages = line["body"], line["body"]["messages"]
         text = str(messages[-1]["content"])
-        row = {"custom_id": batch.custom_id(body, sample=0), "input": text, "messages": batch.canonical(messages), "model": body.get("model")}
-        row |= {"metadata": json.dumps({"imported_custom_id": line["custom_id"]}), "request_sha256": hashlib.sha256(batch.canonical(body).encode()).hexdigest()}
+        row = {
+            "custom_id": batch.custom_id(body, sample=0),
+            "input": text,
+            "messages": batch.canonical(messages),
+            "model": body.get("model"),
+        }
+        row |= {
+            "metadata": json.dumps({"imported_custom_id": line["custom_id"]}),
+            "request_sha256": hashlib.sha256(batch.canonical(body).encode()).hexdigest(),
+        }
         rows.append(row | batch.outcome(came.pop(line["custom_id"], None), "completed"))
     if came:
-        raise PrerequisiteError(f"{len(came):,} lines of {results.name} answer no request of {requests.name} (first: {next(iter(came))!r}); these files do not belong together, nothing was imported.")
-    frame = pl.DataFrame(rows, infer_schema_length=None, strict=False).unique("custom_id", keep="first", maintain_order=True)
+        raise PrerequisiteError(
+            f"{len(came):,} lines of {results.name} answer no request of {requests.name} (first: {next(iter(came))!r}); these files do not belong together, nothing was imported."
+        )
+    frame = pl.DataFrame(rows, infer_schema_length=None, strict=False).unique(
+        "custom_id", keep="first", maintain_order=True
+    )
     frame = frame.with_columns(candidate_id=_hashed(frame["input"]), task=pl.lit(task))
     return _asked(frame), frame.with_columns(sample=pl.int_range(pl.len()).over("candidate_id").cast(pl.Int32))

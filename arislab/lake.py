@@ -275,7 +275,11 @@ class Table:
         checked = self._checked(frame, run_id)
         if not self.exists:
             return self.append(frame, run_id=run_id)
-        self._commit(lambda: write_deltalake(self.uri, checked.to_arrow(), mode="overwrite", predicate=where, schema_mode="merge"))
+        self._commit(
+            lambda: write_deltalake(
+                self.uri, checked.to_arrow(), mode="overwrite", predicate=where, schema_mode="merge"
+            )
+        )
         self._log("write", checked)
         return self
 
@@ -297,11 +301,17 @@ class Table:
             try:
                 write()
             except (CommitFailedError, TableNotFoundError, DeltaError) as error:
-                transient = not type(error) is DeltaError or "already exists" in str(error)  # two processes made the table at once
+                transient = type(error) is not DeltaError or "already exists" in str(
+                    error
+                )  # two processes made the table at once
                 if not transient:
-                    raise LakeError(f"cannot write {self.name}: {str(error).splitlines()[0]}; nothing was written.") from None
+                    raise LakeError(
+                        f"cannot write {self.name}: {str(error).splitlines()[0]}; nothing was written."
+                    ) from None
                 if attempt == _RETRIES - 1:
-                    raise LakeError(f"{self.name}: other writers were faster {_RETRIES} times; run the cell again ({error}).") from None
+                    raise LakeError(
+                        f"{self.name}: other writers were faster {_RETRIES} times; run the cell again ({error})."
+                    ) from None
                 time.sleep(0.05 * (attempt + 1))
             except OSError as error:
                 raise self._no_place(error) from None
@@ -385,7 +395,9 @@ def _delta_type(dtype: Any) -> str:
         return "array"
     if isinstance(dtype, pl.Datetime):
         return "timestamp"
-    return {pl.String: "string", pl.Int64: "long", pl.Int32: "integer", pl.Float64: "double", pl.Boolean: "boolean"}[dtype]
+    return {pl.String: "string", pl.Int64: "long", pl.Int32: "integer", pl.Float64: "double", pl.Boolean: "boolean"}[
+        dtype
+    ]
 
 
 def _quoted(text: str) -> str:

@@ -56,11 +56,15 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     wanted = {name: tasks.columns_of(scorer) for name, scorer in task.scorers.items()}
     columns = {c: _column(frame, c, task, name) for name, needs in wanted.items() for c in needs}
     values: dict[str, list[float | None]] = {name: [] for name in task.scorers}
-    scorers = [(name, scorer, [columns[c] for c in wanted[name]], values[name]) for name, scorer in task.scorers.items()]
+    scorers = [
+        (name, scorer, [columns[c] for c in wanted[name]], values[name]) for name, scorer in task.scorers.items()
+    ]
     # row by row, so that a task file can parse an output once and keep it for its next scorer
     for i, there in enumerate(frame["output"].is_not_null()):
         for name, scorer, given, found in scorers:
-            found.append(_one(task, name, scorer, [column[i] for column in given], frame["custom_id"], i) if there else None)
+            found.append(
+                _one(task, name, scorer, [column[i] for column in given], frame["custom_id"], i) if there else None
+            )
     scores = [pl.Series(f"score_{name}", found, dtype=pl.Float64) for name, found in values.items()]
     total = pl.sum_horizontal(*[pl.col(s.name).is_not_null() * task.weights[s.name[6:]] for s in scores])
     gained = pl.sum_horizontal(*[(pl.col(s.name) * task.weights[s.name[6:]]).fill_null(0.0) for s in scores])

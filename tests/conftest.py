@@ -26,7 +26,7 @@ def need(resource: str, *, present: bool, why: str) -> None:
     pytest.skip(why)
 
 
-@pytest.fixture()
+@pytest.fixture
 def root(tmp_path, monkeypatch):
     """An empty root; no run is under way."""
     for name in ("ARISLAB_RUN_ID", "ARISLAB_RUN_DIR", "ARISLAB_TASKS"):
@@ -35,7 +35,7 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture()
+@pytest.fixture
 def lake(root):
     return Lake()
 
@@ -48,7 +48,7 @@ def shared():
     return folder
 
 
-TASK = '''
+TASK = """
 SYSTEM = "Shout."
 def to_messages(candidate):
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": candidate["profile"]["text"]}]
@@ -60,10 +60,10 @@ SCORERS = {"loud": loud, "same": same}
 WEIGHTS = {"loud": 3, "same": 1}
 GOLD = [{"profile": {"text": "hi"}, "output": "HI"}]
 BAD = [{"profile": {"text": "hi"}, "output": "ho"}]
-'''
+"""
 
 
-@pytest.fixture()
+@pytest.fixture
 def task_file(tmp_path):
     path = tmp_path / "shout.py"
     path.write_text(TASK)

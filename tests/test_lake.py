@@ -13,7 +13,10 @@ from arislab.lake import Lake, digest
 
 def reviews(names):
     return pl.DataFrame({"event_id": names}).with_columns(
-        custom_id=pl.col("event_id"), reviewer=pl.lit("ann"), decision=pl.lit("approve"), decided_at=pl.datetime(2026, 1, 1, time_unit="us", time_zone="UTC")
+        custom_id=pl.col("event_id"),
+        reviewer=pl.lit("ann"),
+        decision=pl.lit("approve"),
+        decided_at=pl.datetime(2026, 1, 1, time_unit="us", time_zone="UTC"),
     )
 
 
@@ -61,7 +64,13 @@ def test_upsert_may_add_score_columns_and_older_rows_get_null(lake):
 def test_replace_touches_only_the_rows_it_names(lake):
     def rows(task, ids):
         return pl.DataFrame({"id": ids}).with_columns(
-            candidate_id="id", custom_id="id", task=pl.lit(task), output=pl.lit("x"), needs_review=True, approved=False, split=pl.lit("train")
+            candidate_id="id",
+            custom_id="id",
+            task=pl.lit(task),
+            output=pl.lit("x"),
+            needs_review=True,
+            approved=False,
+            split=pl.lit("train"),
         )
 
     table = lake["training_data_curated"]
@@ -116,7 +125,11 @@ def test_a_folder_of_another_schema_is_refused_and_left_as_it_is(lake):
     from deltalake import write_deltalake
 
     write_deltalake(lake["candidates"].uri, pl.DataFrame({"a": [1]}).to_arrow())
-    for act in (lake["candidates"].read, lambda: lake["candidates"].append(people(1)), lambda: lake["candidates"].upsert(people(1))):
+    for act in (
+        lake["candidates"].read,
+        lambda: lake["candidates"].append(people(1)),
+        lambda: lake["candidates"].upsert(people(1)),
+    ):
         with pytest.raises(LakeError, match="choose another --root"):
             act()
     assert pl.read_delta(lake["candidates"].uri).columns == ["a"]
@@ -181,7 +194,11 @@ def test_under_a_run_reads_and_writes_are_noted(lake, root, monkeypatch):
     lake["candidates"].read(where="candidate_id = 'c0000'")
     lake.sql("select * from candidates")
     noted = [json.loads(line) for line in (root / "tables.jsonl").read_text().splitlines()]
-    assert [(n["op"], n["table"], n["version"], n["rows"]) for n in noted] == [("write", "candidates", 0, 3), ("read", "candidates", 0, 1), ("read", "candidates", 0, 3)]
+    assert [(n["op"], n["table"], n["version"], n["rows"]) for n in noted] == [
+        ("write", "candidates", 0, 3),
+        ("read", "candidates", 0, 1),
+        ("read", "candidates", 0, 3),
+    ]
     assert len(noted[0]["digest"]) == 64
 
 
@@ -190,7 +207,11 @@ def test_lineage_follows_a_row_through_the_tables(lake):
     lake["candidates"].append(people(2))
     lake["training_data_raw"].append(pl.DataFrame([raw]))
     lake["reviews"].append(reviews(["r-1"]))
-    assert {name: frame.height for name, frame in lake.lineage("r-1").items()} == {"training_data_raw": 1, "reviews": 1, "candidates": 1}
+    assert {name: frame.height for name, frame in lake.lineage("r-1").items()} == {
+        "training_data_raw": 1,
+        "reviews": 1,
+        "candidates": 1,
+    }
 
 
 def test_export_is_whole_or_not_at_all(lake, root):
@@ -202,7 +223,20 @@ def test_export_is_whole_or_not_at_all(lake, root):
 
 def test_the_split_of_a_group_is_stable_and_about_80_10_10():
     splits = [tables.split_of(f"g{i}") for i in range(20_000)]
-    assert splits[:12] == ["train", "train", "train", "train", "train", "train", "train", "train", "train", "train", "validation", "train"]  # pinned: no release may move a group
+    assert splits[:12] == [
+        "train",
+        "train",
+        "train",
+        "train",
+        "train",
+        "train",
+        "train",
+        "train",
+        "train",
+        "train",
+        "validation",
+        "train",
+    ]  # pinned: no release may move a group
     shares = {s: splits.count(s) / len(splits) for s in tables.SPLITS}
     assert abs(shares["train"] - 0.8) < 0.01
     assert abs(shares["test"] - 0.1) < 0.01

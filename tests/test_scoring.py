@@ -11,7 +11,14 @@ from arislab.task import load
 
 def raw(outputs, **more):
     n = len(outputs)
-    return pl.DataFrame({"custom_id": [f"r{i}" for i in range(n)], "candidate_id": [f"c{i:04d}" for i in range(n)], "llm_output": outputs, **more})
+    return pl.DataFrame(
+        {
+            "custom_id": [f"r{i}" for i in range(n)],
+            "candidate_id": [f"c{i:04d}" for i in range(n)],
+            "llm_output": outputs,
+            **more,
+        }
+    )
 
 
 @pytest.mark.parametrize("name", ["candidate_evaluation", "instruction_following"])
@@ -118,12 +125,19 @@ def test_others_are_the_other_answers_of_the_same_candidate(tmp_path):
         "SCORERS, WEIGHTS = {'agree': agree}, {'agree': 1}\n"
     )
     frame = raw(["7", "7", "8", "7"]).with_columns(candidate_id=pl.Series(["a", "a", "a", "b"]))
-    assert scoring.score(frame.rename({"llm_output": "output"}), load(path))["quality"].to_list() == [0.5, 0.5, 0.0, None]
+    assert scoring.score(frame.rename({"llm_output": "output"}), load(path))["quality"].to_list() == [
+        0.5,
+        0.5,
+        0.0,
+        None,
+    ]
 
 
 def test_kept_metadata_are_columns_that_scorers_may_ask_for(tmp_path):
     path = tmp_path / "truth.py"
-    path.write_text("def to_messages(candidate): return []\ndef right(output, gt):\n    return output == gt\nSCORERS, WEIGHTS = {'right': right}, {'right': 1}\n")
+    path.write_text(
+        "def to_messages(candidate): return []\ndef right(output, gt):\n    return output == gt\nSCORERS, WEIGHTS = {'right': right}, {'right': 1}\n"
+    )
     frame = scoring.rows(raw(["7", "8"], metadata=['{"gt": "7"}', '{"gt": "7"}']))
     assert scoring.score(frame, load(path))["quality"].to_list() == [1.0, 0.0]
 
@@ -135,8 +149,17 @@ def test_an_edited_task_file_counts_at_once(task_file):
 
 
 def curated(**columns):
-    base = {"id": ["a", "b", "c", "d"], "candidate_id": ["1", "1", "2", "3"], "quality_score": [0.9, 1.0, 1.0, 0.8], "split": ["train"] * 4}
-    base |= {"approved": [True, False, False, False], "needs_review": [False, True, False, True], "metadata": ['{"use_case": "tech"}'] * 4}
+    base = {
+        "id": ["a", "b", "c", "d"],
+        "candidate_id": ["1", "1", "2", "3"],
+        "quality_score": [0.9, 1.0, 1.0, 0.8],
+        "split": ["train"] * 4,
+    }
+    base |= {
+        "approved": [True, False, False, False],
+        "needs_review": [False, True, False, True],
+        "metadata": ['{"use_case": "tech"}'] * 4,
+    }
     return pl.DataFrame(base | columns)
 
 
@@ -157,8 +180,26 @@ def test_the_pool_takes_the_best_one_of_each_candidate():
 
 
 def test_examples_carry_the_messages_and_the_facts(task_file):
-    kept = pl.DataFrame({"custom_id": ["r1"], "candidate_id": ["c0001"], "task": ["shout"], "input": ["x"], "messages": [None], "output": ["Y"], "quality": [0.5], "metadata": ['{"gt": 1}']}, schema_overrides={"messages": pl.String})
-    row = curation.examples(kept, people(3).with_columns(title=pl.lit("Cook"), company=pl.lit(None), category=pl.lit(None), use_case=pl.lit("general")), load(task_file)).row(0, named=True)
+    kept = pl.DataFrame(
+        {
+            "custom_id": ["r1"],
+            "candidate_id": ["c0001"],
+            "task": ["shout"],
+            "input": ["x"],
+            "messages": [None],
+            "output": ["Y"],
+            "quality": [0.5],
+            "metadata": ['{"gt": 1}'],
+        },
+        schema_overrides={"messages": pl.String},
+    )
+    row = curation.examples(
+        kept,
+        people(3).with_columns(
+            title=pl.lit("Cook"), company=pl.lit(None), category=pl.lit(None), use_case=pl.lit("general")
+        ),
+        load(task_file),
+    ).row(0, named=True)
     assert [m["role"] for m in json.loads(row["messages"])] == ["system", "user"]
     assert row["input"] == "candidate number 1"
     assert json.loads(row["metadata"]) == {"gt": 1, "title": "Cook", "use_case": "general", "difficulty": None}

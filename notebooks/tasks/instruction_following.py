@@ -17,9 +17,7 @@ _REFUSAL = re.compile(
 )
 _WORD = re.compile(r"[a-z0-9']+")
 _STOP = frozenset(
-    "about above after again also been before being between both could does doing down during each from have having here into "
-    "just like make more most much need only other over same should some such than that their them then there these they this "
-    "those through under until very want what when where which while will with would your please give write tell using used".split()
+    ["about", "above", "after", "again", "also", "been", "before", "being", "between", "both", "could", "does", "doing", "down", "during", "each", "from", "have", "having", "here", "into", "just", "like", "make", "more", "most", "much", "need", "only", "other", "over", "same", "should", "some", "such", "than", "that", "their", "them", "then", "there", "these", "they", "this", "those", "through", "under", "until", "very", "want", "what", "when", "where", "which", "while", "will", "with", "would", "your", "please", "give", "write", "tell", "using", "used"]
 )
 
 

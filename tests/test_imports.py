@@ -1,0 +1,165 @@
+"""The import graph is a star without circles, and the package loads fast."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import CHECKOUT
+
+PACKAGE = CHECKOUT / "arislab"
+ARROWS = {
+    "__init__": set(),
+    "__main__": {"cli"},
+    "errors": set(),
+    "tables": set(),
+    "lake": {"tables"},
+    "task": set(),
+    "scoring": {"task"},
+    "selection": set(),
+    "curation": {"task"},
+    "stats": set(),
+    "plots": set(),
+    "batch": set(),
+    "inputs": {"batch", "selection", "tables"},
+    "icl": set(),
+    "evaluate": {"batch", "scoring", "stats", "task"},
+    "finetune": set(),
+    "trainer": {"finetune"},  # the child process that finetune starts
+    "review": {"panel"},
+    "panel": {"review"},  # for type checkers only
+    "explore": set(),
+    "headline": set(),
+    "parameters": set(),
+    "provenance": set(),
+    "kernel": {"headline", "parameters"},
+    "runs": {"headline", "kernel", "parameters", "provenance"},
+    "server": {"tiny"},
+    "tiny": {"tables"},
+    "cli": {"inputs", "lake", "runs", "server", "task", "tiny"},
+}
+"""module or sub-package -> what it may import from arislab; all may import errors."""
+
+
+def arrows():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = parts[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            targets = []
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "arislab":
+                inner = node.module.split(".")[1:]
+                targets = inner[:1] or [a.name for a in node.names]
+            elif isinstance(node, ast.Import):
+                targets = [a.name.split(".")[1] for a in node.names if a.name.startswith("arislab.")]
+            for target in targets:
+                if target not in (name, "errors") and not target.startswith("__"):
+                    yield name, target, f"{path.relative_to(CHECKOUT)}:{node.lineno}"
+
+
+def test_no_module_imports_what_the_table_does_not_allow():
+    assert [where for name, target, where in arrows() if target not in ARROWS[name]] == []
+
+
+def test_every_arrow_of_the_table_is_used():
+    used = {(name, target) for name, target, _ in arrows()}
+    assert {(n, t) for n, targets in ARROWS.items() for t in targets} - used == set()
+
+
+def module_level(path):
+    tree = ast.parse(path.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("arislab"):
+            yield from ((node.module.split(".")[1:] or [a.name])[0] for a in node.names)
+
+
+def test_there_is_no_circle_among_imports_at_module_level():
+    graph = {}
+    for path in PACKAGE.glob("*.py"):
+        graph[path.stem] = set(module_level(path)) - {path.stem}
+    seen: set[str] = set()
+
+    def walk(name, trail):
+        assert name not in trail, f"circle: {' -> '.join([*trail, name])}"
+        if name not in seen:
+            for target in graph.get(name, ()):
+                walk(target, [*trail, name])
+            seen.add(name)
+
+    for name in graph:
+        walk(name, [])
+
+
+HEAVY = ("torch", "transformers", "vllm", "ipywidgets", "matplotlib", "ray", "papermill", "pandas", "IPython")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "arislab",
+        "arislab.lake",
+        "arislab.batch",
+        "arislab.cli",
+        "arislab.runs",
+        "arislab.finetune",
+        "arislab.review",
+        "arislab.plots",
+        "arislab.server.app",
+    ],
+)
+def test_importing_loads_nothing_heavy(module):
+    code = f"import sys, {module}; print(' '.join(m for m in {HEAVY!r} if m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_only_phase_5_reads_the_test_split():
+    readers = []
+    for path in [*(CHECKOUT / "notebooks").glob("*.ipynb"), *PACKAGE.rglob("*.py")]:
+        if "split = 'test'" in path.read_text() or 'split == "test"' in path.read_text():
+            readers.append(path.name)
+    assert readers == ["5_evaluate.ipynb"]
+
+
+def test_every_module_and_public_function_has_a_docstring():
+    bare = []
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        if not ast.get_docstring(tree) and path.stat().st_size:
+            bare.append(str(path))
+        for node in tree.body:
+            if (
+                isinstance(node, ast.FunctionDef | ast.ClassDef)
+                and not node.name.startswith("_")
+                and not ast.get_docstring(node)
+            ):
+                bare.append(f"{path.name}:{node.name}")
+    assert bare == []
+
+
+def test_doctests_of_the_package_hold():
+    names = [str(p) for p in PACKAGE.rglob("*.py") if ">>>" in p.read_text()]
+    assert len(names) > 5
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--doctest-modules", "-p", "no:cacheprovider", *names],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=CHECKOUT,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_nothing_in_the_tree_is_large_or_names_one_machine():
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True, cwd=CHECKOUT).stdout.split(
+        "\n"
+    )
+    files = [CHECKOUT / f for f in listed if f and (CHECKOUT / f).is_file()]
+    assert [f.name for f in files if f.stat().st_size > 4_000_000] == []
+    assert sum(f.stat().st_size for f in files) < 10_000_000
+    marks = ["/" + "root/", "/" + "work/main"]
+    assert [
+        f.name
+        for f in files
+        if f.suffix in (".py", ".md", ".toml", ".ipynb", ".json")
+        and any(m in f.read_text(errors="replace") for m in marks)
+    ] == []
