@@ -580,7 +580,7 @@ class Job:
         for shard, batch in found:
             sent = {json.loads(line)["custom_id"] for line in Path(shard["path"]).read_bytes().split(b"\n") if line}
             for line in self._lines(batch):
-                name = line.get("custom_id")
+                name = str(line.get("custom_id"))
                 if name in sent and name not in lines:
                     lines[name] = line
                 else:
@@ -601,7 +601,7 @@ class Job:
             "logprob_mean": pl.Float64,
             "status": pl.String,
         }
-        frame = pl.DataFrame(rows, schema=(self.requests.drop("body").schema | schema), strict=False)
+        frame = pl.DataFrame(rows, schema={**self.requests.drop("body").schema, **schema}, strict=False)
         if frame.height != self.requests.height:
             raise BatchError(
                 f"{self.requests.height:,} requests were sent, {frame.height:,} accounted for; this is a defect of arislab."
@@ -613,7 +613,7 @@ class Job:
         for kind, file_id in (("output", batch.output_file_id), ("error", batch.error_file_id)):
             if not file_id:
                 continue
-            content = _patiently(self.server, lambda file_id=file_id: self.server.client.files.content(file_id).content)
+            content = self._content(file_id)
             path = self.folder / "results" / f"{hashlib.sha256(batch.id.encode()).hexdigest()[:16]}-{kind}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
@@ -623,6 +623,9 @@ class Job:
                         yield json.loads(line)
                     except ValueError:
                         self._quarantine(batch.id, {"unreadable": line.decode("utf-8", "replace")})
+
+    def _content(self, file_id: str) -> bytes:
+        return bytes(_patiently(self.server, lambda: self.server.client.files.content(file_id).content))
 
     def _quarantine(self, batch_id: str, line: dict[str, Any]) -> None:
         """Keep a line that belongs to no request of ours, or comes twice."""
@@ -756,7 +759,11 @@ def dry_run(
     """Ask ``n`` random requests (their answers are kept and not asked for again) and extrapolate to all.
 
     Args:
-        requests, server, folder, table, task: As in ``answer``.
+        requests: As in ``answer``.
+        server: As in ``answer``.
+        folder: As in ``answer``.
+        table: As in ``answer``.
+        task: As in ``answer``.
         n: Requests to try.
         seed: Of the choice and of the bootstrap.
         usd_per_million: Price of a million prompt and of a million answer tokens, if known.
@@ -781,7 +788,7 @@ def dry_run(
         extrapolate(good["prompt_tokens"].cast(float).to_list()),
         extrapolate(good["completion_tokens"].cast(float).to_list()),
     )
-    rate = good["completion_tokens"].sum() / max(took, 1e-6)
+    rate = float(good["completion_tokens"].sum()) / max(took, 1e-6)
     usd = None
     if usd_per_million:
         usd = tuple(

@@ -93,7 +93,9 @@ def _execute(phase: str, given: dict[str, Any], root: Path) -> None:
 
 
 @app.command(name="runs")
-def list_runs(root: Root = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_runs(
+    root: Root = None, *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
     """List the recorded runs, newest first."""
     from arislab import runs
 

@@ -42,7 +42,7 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
             "quality_score": row["quality"], "needs_review": True, "approved": False, "reviewed_by": None,
             "metadata": json.dumps(facts, ensure_ascii=False, sort_keys=True, default=str), "split": candidate["split"], "updated_at": None,
         })  # fmt: skip
-    schema = {
+    schema: dict[str, Any] = {
         "reviewed_by": pl.String,
         "quality_score": pl.Float64,
         "needs_review": pl.Boolean,

@@ -35,7 +35,9 @@ def ask(
     Args:
         arms: Name to requests (from ``batch.build_requests``).
         candidates: Rows of ``candidates`` behind the requests.
-        server, folder, table: As in ``batch.answer``.
+        server: As in ``batch.answer``.
+        folder: As in ``batch.answer``.
+        table: As in ``batch.answer``.
         task: Its scorers judge.
 
     Returns:
@@ -110,7 +112,8 @@ def leaks(test: pl.DataFrame, used: pl.DataFrame, *, threshold: float = 0.8) -> 
         for part in parts:
             holders.setdefault(part, []).append(name)
     for row in test.to_dicts():
-        mine, shared_with = _shingles(row["text"]), {}
+        mine = _shingles(row["text"])
+        shared_with: dict[str, int] = {}
         for part in mine:
             for name in holders.get(part, ()):
                 shared_with[name] = shared_with.get(name, 0) + 1

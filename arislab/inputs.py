@@ -102,9 +102,11 @@ def candidates(frame: pl.DataFrame, *, id: str, group: str | None = None, text: 
     """
     ids = _column(frame, id, "--id").cast(pl.String)
     if ids.null_count() or ids.is_duplicated().any():
-        doubled = ids.filter(ids.is_duplicated() | ids.is_null())
+        bad = ids.filter(ids.is_null() | ids.is_duplicated())
+        times = int(ids.is_null().sum() if bad[0] is None else ids.eq(bad[0]).sum())
         raise PrerequisiteError(
-            f"--id {id!r} must be unique and never empty, got {doubled[0]!r} {int((ids == doubled[0]).sum() or ids.null_count()):,} times ({doubled.len():,} rows concerned); choose another column, nothing was imported."
+            f"--id {id!r} must be unique and never empty, got {bad[0]!r} {times:,} times ({bad.len():,} rows concerned); "
+            "choose another column, nothing was imported."
         )
     profiles = pl.Series("profile", [orjson.dumps(row, default=str).decode() for row in frame.to_dicts()])
     if group is not None:

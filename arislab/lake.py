@@ -99,7 +99,8 @@ class Lake:
                     connection.register(name, self[name]._dataset())
                     self[name]._log("read", None)
             try:
-                return connection.sql(query).pl()
+                answer: pl.DataFrame = connection.sql(query).pl()
+                return answer
             except (duckdb.Error, AttributeError) as error:
                 known = ", ".join(self.tables()) or "no table yet; run `arislab demo`"
                 raise LakeError(f"cannot answer {query!r}: {str(error).splitlines()[0]}. Tables: {known}.") from None
@@ -130,7 +131,7 @@ class Lake:
     def export(self, table: str, path: str | Path, *, where: str | None = None) -> Path:
         """Write a table to one Parquet, CSV or JSONL file, whole or not at all."""
         frame, target = self[table].read(where=where), Path(path)
-        write = {".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson}.get(
+        write: Any = {".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson}.get(
             target.suffix
         )
         if write is None:

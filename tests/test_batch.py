@@ -238,7 +238,7 @@ def test_the_estimate_speaks_of_all_requests_and_never_guesses_a_price(echo, roo
 
 
 def test_nobody_at_the_address_is_one_clear_message(root):
-    with pytest.raises(PrerequisiteError, match="nothing answers at http://127.0.0.1:9/v1"):
+    with pytest.raises(PrerequisiteError, match=r"nothing answers at http://127\.0\.0\.1:9/v1"):
         batch.connect("http://127.0.0.1:9/v1", folder=root)
     with pytest.raises(ParameterError, match="'embedded' or a URL"):
         batch.connect("localhost:8000", folder=root)
