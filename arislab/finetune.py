@@ -11,8 +11,8 @@ here: TRL neither renders, nor masks, nor cuts. An adapter is a folder
 `<name>-<arm>-<first 12 hex of its weights' sha256>`: written beside its final place, renamed once, never changed. That folder name is the
 model name under which the embedded server and vLLM serve it.
 
-What it does not know: `backend="unsloth"` and anything on a GPU are written after the interfaces of Unsloth, bitsandbytes and TRL, and are
-not run by the tests. Training that was killed starts again from its first step. One process uses one device.
+What it does not know: nothing here was run on a GPU. `backend="unsloth"` and `method="qlora"` were run on a CPU; the tests run them where the
+packages are installed, else they skip. Training that was killed starts again from its first step. One process uses one device.
 """
 
 import collections

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -341,21 +342,55 @@ with torch.no_grad():
         total += float(model(torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss) * trained
         n += trained
 loaded = {k.replace(".default", "") for k in model.state_dict() if "lora" in k}
-print(json.dumps({"changed": changed, "loss": total / n, "all": loaded == set(load_file(adapter + "/adapter_model.safetensors"))}))
+every = loaded == set(load_file(adapter + "/adapter_model.safetensors"))
+
+from arislab.trainer import speed_up_lora
+parameters = [p.requires_grad_() for n, p in model.named_parameters() if "lora" in n]
+def gradients():
+    model.zero_grad()
+    ids, labels = torch.tensor([rows[0]["input_ids"]]), torch.tensor([rows[0]["labels"]])
+    model(ids, labels=labels).loss.backward()
+    return [p.grad.clone() for p in parameters]
+slow = gradients()
+speed_up_lora(model)
+replaced = sum("forward" in vars(module) for module in model.modules())
+apart = max(float((x - y).norm() / x.norm()) for x, y in zip(slow, gradients(), strict=True))
+print(json.dumps({"changed": changed, "loss": total / n, "every": every, "replaced": replaced, "apart": apart}))
 """
 
 
-def test_peft_loads_the_adapter_from_a_moved_folder_and_finds_the_eval_loss_row_by_row(trained, tokenizer, tmp_path):
+@pytest.fixture(scope="module")
+def checked(trained, tokenizer, tmp_path_factory):
+    """What peft and a plain forward pass find in the adapter, after its folder has moved."""
     _, rows, _ = trained
-    moved = tmp_path / "moved"
-    moved.symlink_to(rows["model_path"][0])
+    folder = tmp_path_factory.mktemp("moved")
+    shutil.copytree(rows["model_path"][0], folder / "adapter")
     held_out = finetune.tokenize(frame(range(100, 120)), tokenizer).select("input_ids", "labels")
-    (tmp_path / "rows.json").write_text(json.dumps(held_out.to_dicts()))
-    command = [sys.executable, "-W", "ignore", "-c", CHECK, str(TINY), str(moved), str(tmp_path / "rows.json")]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-    assert found["all"]
-    assert found["changed"] > 0.1
-    assert found["loss"] == pytest.approx(rows["eval_loss"][0], rel=1e-4)
+    (folder / "rows.json").write_text(json.dumps(held_out.to_dicts()))
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        CHECK,
+        str(TINY),
+        str(folder / "adapter"),
+        str(folder / "rows.json"),
+    ]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+
+def test_peft_loads_the_adapter_from_a_moved_folder_and_finds_the_eval_loss_row_by_row(trained, checked):
+    _, rows, _ = trained
+    assert checked["every"]
+    assert checked["changed"] > 0.1
+    assert checked["loss"] == pytest.approx(rows["eval_loss"][0], rel=1e-4)
+
+
+def test_the_faster_lora_layers_have_the_gradients_of_peft(checked):
+    blocks = json.loads((TINY / "config.json").read_text())["num_hidden_layers"]
+    assert checked["replaced"] == 7 * blocks  # q, k, v, o, gate, up, down
+    assert checked["apart"] < 1e-4
 
 
 def test_the_embedded_engine_serves_the_adapter_under_its_folder_name(trained):
@@ -508,6 +543,12 @@ def test_qlora_lowers_the_loss(tmp_path):
     present = importlib.util.find_spec("bitsandbytes") is not None
     need("bitsandbytes", present=present, why="bitsandbytes is not installed (it comes with the gpu extra)")
     assert lowered(tmp_path, method="qlora")
+
+
+def test_unsloth_lowers_the_loss(tmp_path):
+    present = importlib.util.find_spec("unsloth") is not None
+    need("unsloth", present=present, why="unsloth is not installed (it comes with the gpu extra)")
+    assert lowered(tmp_path, backend="unsloth")
 
 
 @pytest.mark.gpu
