@@ -173,9 +173,15 @@ def gate(comparison: pl.DataFrame, *, arm: str, baseline: str = "baseline", marg
     }
 
 
-def serve_command(base_model: str, version: str, adapter_path: str) -> str:
-    """Return the vLLM line that serves a promoted adapter under its immutable name."""
-    return f"vllm serve {base_model} --enable-lora --lora-modules {version}={adapter_path}"
+def serve_command(base_model: str, version: str, models: Path) -> str:
+    """Return the vLLM line that serves a promoted adapter under its immutable name.
+
+    Args:
+        base_model: Weights that were adapted.
+        version: Name of the adapter and of its folder.
+        models: Folder of the adapters.
+    """
+    return f"vllm serve {base_model} --enable-lora --lora-modules {version}={models / version}"
 
 
 def texts(frame: pl.DataFrame, to_messages: Callable[[dict[str, Any]], list[dict[str, str]]]) -> pl.DataFrame:

@@ -233,6 +233,15 @@ class Table:
         self._log("read", frame, version=version)
         return frame
 
+    def latest(self, *, where: str) -> dict[str, Any]:
+        """Return the newest row that fulfils a condition; without one, LakeError says so."""
+        rows = self.read(where=where).sort("created_at")
+        if not rows.height:
+            raise LakeError(
+                f"{self.name} has no row where {where} ({self.contract.doc}); run the phase that writes it first: arislab demo runs all."
+            )
+        return rows.row(-1, named=True)
+
     def append(self, frame: pl.DataFrame, *, run_id: str | None = None) -> "Table":
         """Add rows; several processes may do so at once."""
         from deltalake import write_deltalake

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from arislab import task as tasks
-from arislab.errors import TaskError, closest
+from arislab.errors import ParameterError, TaskError, closest
 from arislab.task import Scorer, Task
 
 
@@ -21,6 +21,10 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None) -> pl.DataFr
     Adds: output; others (List: the other outputs of the same candidate); from ``candidates`` profile, company, title, category,
     use_case; from the JSON in metadata each of its keys.
     """
+    if not raw.height:
+        raise ParameterError(
+            "there is no output to score; run 1_generate, or import outputs (arislab import FILE --as outputs)."
+        )
     frame = raw.rename({"llm_output": "output"})
     if candidates is not None and candidates.height:
         new = [

@@ -1,0 +1,90 @@
+"""The notebooks keep the house rules, and run from top to bottom with their defaults."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import CHECKOUT
+
+from arislab.lake import Lake
+from arislab.runs import parameters_of
+
+NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
+PHASES = [p for p in NOTEBOOKS if p.name[0].isdigit()]
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+
+
+def code(path):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+@each
+def test_sources_hold_no_output_and_no_injected_cell(path):
+    for cell in code(path):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+        assert "injected-parameters" not in cell.metadata.get("tags", [])
+
+
+@each
+def test_it_opens_with_the_question_and_has_one_parameters_cell(path):
+    book = nbformat.read(path, 4)
+    assert book.cells[0].cell_type == "markdown"
+    assert "**Question:**" in book.cells[0].source or "**question" in book.cells[0].source.lower()
+    tagged = [c for c in book.cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    for line in tagged[0].source.splitlines():
+        assert line.count("=") == 1, f"papermill drops a parameter with a second '=': {line}"
+        assert "  # " in line, f"no help: {line}"
+
+
+@each
+def test_every_parameter_has_a_type_a_default_and_help(path):
+    for name, parameter in parameters_of(path).items():
+        assert parameter.help, name
+        assert parameter.type, name
+
+
+@pytest.mark.parametrize("path", PHASES, ids=lambda p: p.stem)
+def test_cells_are_short_and_hold_no_plumbing(path):
+    cells = code(path)
+    assert len(cells) <= 14
+    for cell in cells:
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        assert len(lines) <= 18, lines[0]
+        for node in ast.walk(ast.parse(cell.source.replace("%", "#"))):
+            assert not isinstance(node, ast.ClassDef | ast.Try | ast.While | ast.For), cell.source
+        for word in ("open(", "Path(", "requests.get", "sys.path", "%pip", "os.environ"):
+            assert word not in cell.source.replace("requests.", "rows."), word
+
+
+@pytest.mark.parametrize("path", PHASES, ids=lambda p: p.stem)
+def test_a_phase_ends_with_its_headline_and_an_account(path):
+    assert "runs.headline(" in code(path)[-1].source
+    assert "account=account" in code(path)[-1].source
+    assert any("runs.account(" in cell.source for cell in code(path))
+
+
+@pytest.mark.slow
+def test_all_notebooks_run_with_their_defaults(tmp_path):
+    """nbval-lax executes every cell of all seven in one root, in order: this is the demo, by hand."""
+    environment = os.environ | {"ARISLAB_ROOT": str(tmp_path), "MPLBACKEND": "agg"}
+    for name in ("ARISLAB_RUN_ID", "ARISLAB_RUN_DIR"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q", "-p", "no:cacheprovider", "-W", "ignore", *map(str, NOTEBOOKS)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=CHECKOUT, timeout=1800, check=False)
+    assert done.returncode == 0, done.stdout[-6000:]
+    n_cells = sum(len(code(path)) for path in NOTEBOOKS)
+    assert f"{n_cells} passed" in done.stdout
+    lake = Lake(tmp_path / "data" / "lake")
+    gains = lake.sql("select arm, avg(quality) q, count(*) n from evaluations group by arm")
+    quality, n = dict(zip(gains["arm"], gains["q"], strict=True)), gains["n"].min()
+    assert n >= 400
+    assert quality["baseline"] < quality["icl"]
+    assert quality["baseline"] < quality["finetuned"]
+    assert quality["control"] < quality["finetuned"]
+    assert json.dumps(quality)

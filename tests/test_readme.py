@@ -1,0 +1,120 @@
+"""What the README says is so: its commands run, its tables and links match the tree."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from conftest import CHECKOUT
+from test_cli import arislab
+
+README = (CHECKOUT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+
+
+def commands(containing):
+    """The lines of the one block that contains a text, without comments."""
+    (block,) = [b for b in BLOCKS if containing in b]
+    return [line.split("    #")[0].split("      #")[0].strip() for line in block.splitlines() if line.strip()]
+
+
+def test_it_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_two_commands_are_what_ci_runs():
+    install, test = commands("arislab demo")
+    ci = (CHECKOUT / ".ci" / "run").read_text()
+    assert install == 'pip install -e ".[train]" && arislab demo'
+    assert test == 'pip install -e ".[test]" && pytest'
+    assert 'pip install -q -e ".[train]"' in ci
+    assert "arislab demo" in ci
+    assert 'pip install -q -e ".[test]"' in ci
+    assert ci.rstrip().endswith("\npytest")
+
+
+def test_the_commands_for_own_data_run_in_order(tmp_path):
+    told = []
+    for line in commands("data/sample/candidates.csv"):
+        words = shlex.split(line)
+        assert words[0] == "arislab"
+        assert words[-2:] == ["--root", "my"]
+        told.append(arislab(*words[1:-2], root=tmp_path))
+    assert told[0].startswith("60 candidates = 60 new")
+    assert told[1].startswith("80 outputs = 80 ok")
+    assert told[-1].startswith("1,000 candidates = ")
+    assert json.loads(arislab("runs", "--json", root=tmp_path))[0]["phase"] == "curate"
+
+
+def test_the_commands_on_records_run(tmp_path):
+    for line in commands("arislab runs --json"):
+        words = shlex.split(line)
+        done = subprocess.run([sys.executable, "-m", "arislab", *words[1:], "--root", str(tmp_path)], capture_output=True, text=True, check=False, cwd=CHECKOUT)
+        if "evaluations" in line:
+            assert "arislab demo" in done.stderr  # nothing was run in this root: the message says what to do
+        else:
+            assert done.returncode == 0, done.stderr
+
+
+def test_a_chat_server_behind_arislab_serve_answers_a_phase(tmp_path):
+    """The block "A real model", with our echo engine in the place of vLLM."""
+    _, _, serve, export, run = commands("vllm serve")
+    processes = []
+
+    def start(*arguments):
+        command = [sys.executable, "-m", "arislab", "serve", *arguments, "--parent-pid", str(os.getpid())]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+        processes.append(process)
+        return json.loads(process.stdout.readline())
+
+    environment = dict(os.environ)
+    try:
+        chat = start("--data", str(tmp_path / "chat"), "--engine", "echo")
+        environment["ARISLAB_UPSTREAM_API_KEY"] = (tmp_path / "chat" / "token").read_text().strip()
+        words = shlex.split(serve)[2:]
+        assert words[2] == "--port"
+        words = ["--data", str(tmp_path / "front"), "--port", "0", "--upstream", chat["url"]]
+        front = start(*words)
+        assert export.startswith("export ARISLAB_API_KEY=$(cat ")
+        key = (tmp_path / "front" / "token").read_text().strip()
+        arguments = shlex.split(run.replace("http://127.0.0.1:8002/v1", front["url"]).replace("170000", "40"))
+        arislab(*arguments[1:], "-p", "n_dry_run", 4, root=tmp_path / "root", ARISLAB_API_KEY=key)
+        answers = json.loads(arislab("sql", "--format", "json", "select status, input = llm_output same, count(*) n from training_data_raw group by all", root=tmp_path / "root"))
+        assert {(a["status"], a["same"]) for a in answers} == {("ok", True)}
+        assert key not in "".join(p.read_text(errors="replace") for p in (tmp_path / "root").rglob("*") if p.is_file())
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(timeout=30)
+            process.stdout.close()
+
+
+def test_the_phase_table_names_the_notebooks_that_are_there():
+    named = set(re.findall(r"^\| `(\w+\.ipynb)` \|", README, re.MULTILINE))
+    assert named == {p.name for p in (CHECKOUT / "notebooks").glob("*.ipynb")}
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:arislab|notebooks|data|tests|papermill_runs)/[\w./-]*)`", README))))
+def test_every_path_it_names_is_there(path):
+    ignored = path.startswith("papermill_runs/<")
+    assert ignored or (CHECKOUT / path).exists()
+
+
+def test_the_parameters_it_names_exist():
+    from arislab.runs import PHASES, parameters_of
+
+    known = {p for name in PHASES.values() for p in parameters_of(CHECKOUT / "notebooks" / name)}
+    assert set(re.findall(r"-p (\w+) ", README)) - {"NAME"} <= known
+
+
+def test_its_figure_is_there_and_its_numbers_are_those_of_the_example_record():
+    assert (CHECKOUT / "papermill_runs" / "example" / "demo.png").stat().st_size > 5_000
+    record = json.loads((CHECKOUT / "papermill_runs" / "example" / "evaluate" / "run.json").read_text())
+    rows = re.findall(r"^\| (\S+) \| ([\d.]+) \[([\d.]+), ([\d.]+)\] \|", README, re.MULTILINE)
+    assert len(rows) == 5
+    for arm, *numbers in rows:
+        interval = record["headline"][arm]
+        assert [f"{interval[k]:.3f}" for k in ("mean", "low", "high")] == numbers, arm
