@@ -105,14 +105,15 @@ def trials(trials: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
 
     Args:
         trials: Columns round (Int), score (Float64 in 0..1, null = no answer), n_validation (Int) and, optionally,
-            chosen (Boolean) for the set that the search decided for.
+            chosen (Boolean) for the set that the search decided for, example_ids (a set that goes on is one set).
         ax: Where to draw.
     """
     ax = _axes(ax, height=3.6)
     scored = trials.drop_nulls(["round", "score"])
     missing = f", {len(trials) - len(scored):,} without score" if len(scored) < len(trials) else ""
     n_rounds = scored["round"].n_unique()
-    _style(ax, title=f"{len(scored):,} sets of examples in {n_rounds} {_plural('round', n_rounds)}{missing}")
+    n_sets = scored["example_ids"].n_unique() if "example_ids" in scored.columns else len(scored)
+    _style(ax, title=f"{n_sets:,} sets of examples in {n_rounds} {_plural('round', n_rounds)}{missing}")
     ax.set_xlabel("round")
     ax.set_ylabel("validation score (0 to 1)")
     if len(scored) == 0:

@@ -297,3 +297,26 @@ def test_the_explorer_redraws_when_a_control_moves(open_lab, tmp_path):
     screenshot(lab, "explore", tmp_path)
     assert page.locator(".widget-html table b").count() == 0
     assert not lab.strayed, lab.strayed
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_2_curate_runs_from_top_to_bottom_and_folds_what_people_decided(open_lab, tmp_path):
+    lab, page = open_lab, open_lab.page
+    lake = Lake(lab.root / "data" / "lake")
+    n_reviews = lake["reviews"].rows
+    before = lake["training_data_curated"].version
+    run_all(lab, "notebooks/2_curate.ipynb")
+    page.locator(".jp-OutputArea-output", has_text="6 outputs = ").first.wait_for()
+    screenshot(lab, "curate", tmp_path)
+    for _ in range(3):
+        page.keyboard.press("PageUp")
+    page.locator(".jp-RenderedImage img").first.scroll_into_view_if_needed()
+    screenshot(lab, "curate-distribution", tmp_path)
+    assert lake["training_data_curated"].version == before + 1
+    kept = lake["training_data_curated"].read()
+    assert 1 <= kept.height <= 6
+    decided = set(lake["reviews"].read()["custom_id"])
+    assert all(row["needs_review"] == (row["custom_id"] not in decided) for row in kept.to_dicts())
+    assert lake["reviews"].rows == n_reviews
+    assert not lab.strayed, lab.strayed
