@@ -20,14 +20,9 @@ repeats is a batch paid twice, so creates are never retried; a lost answer is re
 records each intent before it is acted on; running the same cell again continues. This module does not know the lake or any task.
 """
 
-import atexit
 import hashlib
 import json
-import os
 import random
-import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -36,7 +31,28 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from arislab.errors import BatchError, ParameterError, PrerequisiteError
+from arislab.connection import Server, connect
+from arislab.errors import BatchError, ParameterError
+from arislab.ledger import Ledger
+
+__all__ = [
+    "ANSWERED",
+    "Estimate",
+    "Job",
+    "Preview",
+    "Server",
+    "Table",
+    "answer",
+    "build_requests",
+    "canonical",
+    "connect",
+    "custom_id",
+    "dry_run",
+    "outcome",
+    "preview",
+    "states",
+    "submit",
+]
 
 MAX_LINES = 50_000
 MAX_BYTES = 190_000_000
@@ -45,7 +61,6 @@ ANSWERED = ("ok", "truncated", "refused", "empty")
 _TERMINAL = ("completed", "failed", "expired", "cancelled")
 _URL = "/v1/chat/completions"
 _REQUEST = ["candidate_id", "sample", "custom_id", "input", "messages", "model", "body", "request_sha256"]
-_PATIENCE_S = 120.0
 _STALL_S = 300.0
 
 
@@ -162,207 +177,6 @@ def preview(requests: pl.DataFrame, *, n: int = 2) -> Preview:
     return Preview([json.loads(text) for text in requests["messages"].head(n)])
 
 
-# --- the server's end -------------------------------------------------------------------------------------------------
-
-
-class Server:
-    """A connection to a Files + Batches server; ``close`` stops it if it is the embedded one.
-
-    Args:
-        base_url: ``embedded`` (a server on a free loopback port with the tiny model, started here), or the URL of any server
-            of the protocol, ending in /v1. Its key comes from $ARISLAB_API_KEY or $OPENAI_API_KEY, never from a parameter.
-        folder: Where ledger and embedded server keep their files.
-        adapters: Folder of LoRA adapters that the embedded server offers as models.
-        model_path: Weights of the embedded server; default the tiny model that ships with arislab.
-    """
-
-    def __init__(self, base_url: str, *, folder: Path, adapters: Path | None = None, model_path: str = "tiny") -> None:
-        if base_url != "embedded" and not base_url.startswith(("http://", "https://")):
-            raise ParameterError(
-                f"base_url must be 'embedded' or a URL such as http://127.0.0.1:8000/v1, got {base_url!r}."
-            )
-        self.base_url, self.folder = base_url, Path(folder)
-        self._adapters, self._model_path = adapters, model_path
-        self._process: subprocess.Popen[str] | None = None
-        self._client: Any = None
-        self._url = base_url
-        if base_url == "embedded":
-            self._start()
-            atexit.register(self.close)
-        self.models = self._models()
-        """Names of the models that the server offers."""
-
-    def _start(self) -> None:
-        """Start the embedded server, or attach to the one that already serves this folder."""
-        data = self.folder / "server"
-        data.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "arislab",
-            "serve",
-            "--data",
-            str(data),
-            "--port",
-            "0",
-            "--model",
-            self._model_path,
-            "--parent-pid",
-            str(os.getpid()),
-        ]
-        if self._adapters is not None:
-            command += ["--adapters", str(self._adapters)]
-        with (data / "server.log").open("a", encoding="utf-8") as log:
-            self._process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True
-            )
-        line = self._process.stdout.readline() if self._process.stdout else ""
-        if line.startswith("{"):
-            (data / "address.json").write_text(line, encoding="utf-8")
-        elif (data / "address.json").is_file() and self._answers(data / "address.json"):
-            self._process = None  # another kernel's server: ours was refused by its lock
-            line = (data / "address.json").read_text(encoding="utf-8")
-        else:
-            tail = (data / "server.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
-            raise BatchError(
-                f"the embedded server did not start: {' / '.join(tail) or 'no message'}. Its log: {data / 'server.log'}"
-            )
-        told = json.loads(line)
-        self._url = told["url"]
-        self._client = _client(self._url, Path(told["token_file"]).read_text(encoding="utf-8").strip())
-
-    def _answers(self, address: Path) -> bool:
-        import openai
-
-        told = json.loads(address.read_text(encoding="utf-8"))
-        try:
-            _client(told["url"], Path(told["token_file"]).read_text(encoding="utf-8").strip()).models.list()
-        except (openai.OpenAIError, OSError):
-            return False
-        return True
-
-    @property
-    def client(self) -> Any:
-        """The openai SDK's client, with its own retries switched off."""
-        if self._client is None:
-            key = os.environ.get("ARISLAB_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
-            self._client = _client(self._url, key)
-        return self._client
-
-    def _models(self) -> list[str]:
-        import openai
-
-        try:
-            return [m.id for m in self.client.models.list()]
-        except openai.APIConnectionError:
-            raise PrerequisiteError(
-                f"nothing answers at {self._url} (connection refused); start the server, or use base_url='embedded'."
-            ) from None
-        except openai.APIStatusError as error:
-            raise PrerequisiteError(
-                f"{self._url} refuses ({error.status_code}: {error.message}); check ARISLAB_API_KEY."
-            ) from None
-
-    def model(self, name: str = "") -> str:
-        """Return ``name`` if the server offers it, or the server's first model for an empty name."""
-        from arislab.errors import closest
-
-        self.models = self._models()
-        if name and name not in self.models:
-            raise ParameterError(f"{self._url} has no model {name!r}; {closest(name, self.models)}.")
-        return name or self.models[0]
-
-    def revive(self) -> bool:
-        """Start the embedded server again if it died; False if it runs, or is not ours to start."""
-        if self.base_url != "embedded" or (self._process is not None and self._process.poll() is None):
-            return False
-        self._start()
-        return True
-
-    def close(self) -> None:
-        """Stop the embedded server, if this connection started it."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        if self._process is not None and self._process.stdout is not None:
-            self._process.stdout.close()
-        self._process = None
-
-    def __enter__(self) -> "Server":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Server {self._url} ({self.base_url if self.base_url == 'embedded' else 'given'}): {', '.join(self.models)}"
-
-
-def _client(url: str, key: str) -> Any:
-    import openai
-
-    return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=120)
-
-
-def connect(base_url: str, *, folder: Path, adapters: Path | None = None, model_path: str = "tiny") -> Server:
-    """Connect to a Files + Batches server; see ``Server``."""
-    return Server(base_url, folder=folder, adapters=adapters, model_path=model_path)
-
-
-# --- the ledger -------------------------------------------------------------------------------------------------------
-
-_LEDGER = """
-create table if not exists shards (
-  shard text not null, attempt integer not null, server text not null, path text not null, n integer not null,
-  state text not null, file_id text, batch_id text, changed_at text not null default current_timestamp,
-  primary key (shard, attempt, server)
-)"""
-
-
-class _Ledger:
-    """Shards and what was intended and done with them; every change is on disk before the next call goes out."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.db = sqlite3.connect(folder / "ledger.sqlite", timeout=60, isolation_level=None)
-            self.db.execute("pragma synchronous = full")
-            self.db.execute(_LEDGER)
-        except (OSError, sqlite3.OperationalError) as error:
-            raise PrerequisiteError(
-                f"cannot write the batch ledger in {folder} ({error}); choose another folder with --root."
-            ) from None
-        self.db.row_factory = sqlite3.Row
-
-    def open_shard(self, shard: str, server: str, path: Path, n: int) -> dict[str, Any]:
-        """Return the newest attempt at a shard; a collected one is followed by a new attempt."""
-        row = self.db.execute(
-            "select * from shards where shard = ? and server = ? order by attempt desc", (shard, server)
-        ).fetchone()
-        attempt = 1 if row is None else row["attempt"] + (row["state"] == "collected")
-        if row is None or attempt != row["attempt"]:
-            self.db.execute(
-                "insert into shards (shard, attempt, server, path, n, state) values (?, ?, ?, ?, ?, 'planned')",
-                (shard, attempt, server, str(path), n),
-            )
-            row = self.db.execute(
-                "select * from shards where shard = ? and server = ? and attempt = ?", (shard, server, attempt)
-            ).fetchone()
-        return dict(row)
-
-    def note(self, row: dict[str, Any], **changes: str | None) -> None:
-        row.update(changes)
-        names = ", ".join(f"{name} = ?" for name in changes)
-        self.db.execute(
-            f"update shards set {names}, changed_at = current_timestamp where shard = ? and attempt = ? and server = ?",
-            (*changes.values(), row["shard"], row["attempt"], row["server"]),
-        )
-
-
 # --- submit, wait, collect --------------------------------------------------------------------------------------------
 
 
@@ -388,7 +202,7 @@ def submit(
     done = set(answered)
     todo = requests.unique("custom_id", keep="first", maintain_order=True)
     todo = todo.filter(~pl.col("custom_id").is_in(list(done))) if done else todo
-    ledger, shards = _Ledger(Path(folder)), []
+    ledger, shards = Ledger(Path(folder)), []
     where = server.base_url
     for lines in _cut(todo, max_lines=max_lines, max_bytes=max_bytes):
         content = b"".join(lines)
@@ -424,7 +238,7 @@ def _cut(todo: pl.DataFrame, *, max_lines: int, max_bytes: int) -> Iterator[list
         yield lines
 
 
-def _send(row: dict[str, Any], ledger: _Ledger, server: Server) -> None:
+def _send(row: dict[str, Any], ledger: Ledger, server: Server) -> None:
     """Upload a shard and create its batch, unless the ledger or the server says that this happened already."""
     import openai
 
@@ -440,8 +254,8 @@ def _send(row: dict[str, Any], ledger: _Ledger, server: Server) -> None:
             return
     ledger.note(row, state="uploading")
     with Path(row["path"]).open("rb") as file:
-        uploaded = _patiently(
-            server, lambda: server.client.files.create(file=(f"{mark}.jsonl", file), purpose="batch"), rewind=file
+        uploaded = server.patiently(
+            lambda: server.client.files.create(file=(f"{mark}.jsonl", file), purpose="batch"), rewind=file
         )
     ledger.note(row, state="creating", file_id=uploaded.id)
     try:
@@ -464,7 +278,7 @@ def _send(row: dict[str, Any], ledger: _Ledger, server: Server) -> None:
 
 
 def _adopt(server: Server, mark: str) -> str | None:
-    for batch in _patiently(server, lambda: list(server.client.batches.list(limit=100))):
+    for batch in server.patiently(lambda: list(server.client.batches.list(limit=100))):
         if (batch.metadata or {}).get("arislab_shard") == mark:
             return str(batch.id)
     return None
@@ -479,27 +293,7 @@ def _batch(server: Server, batch_id: str) -> Any:
         except openai.NotFoundError:
             return None
 
-    return _patiently(server, look)
-
-
-def _patiently(server: Server, call: Callable[[], Any], *, rewind: Any = None) -> Any:
-    """Repeat a call that is safe to repeat while the server cannot be reached; an embedded server that died is started again."""
-    import openai
-
-    until, pause = time.monotonic() + _PATIENCE_S, 0.2
-    while True:
-        try:
-            return call()
-        except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
-            if time.monotonic() > until:
-                raise BatchError(
-                    f"{server.base_url} did not answer for {_PATIENCE_S:.0f} s ({error}); nothing is lost: run the cell again."
-                ) from None
-            server.revive()
-            time.sleep(pause)
-            pause = min(5.0, pause * 2)
-            if rewind is not None:
-                rewind.seek(0)
+    return server.patiently(look)
 
 
 @dataclass
@@ -508,7 +302,7 @@ class Job:
 
     requests: pl.DataFrame
     shards: list[dict[str, Any]]
-    ledger: _Ledger
+    ledger: Ledger
     server: Server
     folder: Path
     seconds: float = 0.0
@@ -625,7 +419,7 @@ class Job:
                         self._quarantine(batch.id, {"unreadable": line.decode("utf-8", "replace")})
 
     def _content(self, file_id: str) -> bytes:
-        return bytes(_patiently(self.server, lambda: self.server.client.files.content(file_id).content))
+        return bytes(self.server.patiently(lambda: self.server.client.files.content(file_id).content))
 
     def _quarantine(self, batch_id: str, line: dict[str, Any]) -> None:
         """Keep a line that belongs to no request of ours, or comes twice."""

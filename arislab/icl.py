@@ -83,8 +83,8 @@ def plan(*, budget: int, n_sets: int, n_validation: int, rounds: int = 4, keep: 
         )
     steps, seen, sets, left = [], 0, n_sets, budget
     for i in range(rounds):
-        more = min(left // (rounds - i) // sets, n_validation - seen)
-        if more < 1:
+        more = min(max(1, left // (rounds - i) // sets), n_validation - seen)
+        if more < 1 or more * sets > left:
             break
         seen, left = seen + more, left - more * sets
         steps.append((sets, seen))

@@ -21,10 +21,6 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None) -> pl.DataFr
     Adds: output; others (List: the other outputs of the same candidate); from ``candidates`` profile, company, title, category,
     use_case; from the JSON in metadata each of its keys.
     """
-    if not raw.height:
-        raise ParameterError(
-            "there is no output to score; run 1_generate, or import outputs (arislab import FILE --as outputs)."
-        )
     frame = raw.rename({"llm_output": "output"})
     if candidates is not None and candidates.height:
         new = [
@@ -56,7 +52,12 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
 
     Raises:
         TaskError: A scorer asks for a column that is not there, fails, or returns something outside 0..1.
+        ParameterError: There are no rows.
     """
+    if not frame.height:
+        raise ParameterError(
+            "there is no output to score; run 1_generate, or import outputs (arislab import FILE --as outputs)."
+        )
     wanted = {name: tasks.columns_of(scorer) for name, scorer in task.scorers.items()}
     columns = {c: _column(frame, c, task, name) for name, needs in wanted.items() for c in needs}
     values: dict[str, list[float | None]] = {name: [] for name in task.scorers}

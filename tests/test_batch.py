@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from arislab import batch
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
+from arislab.ledger import Ledger
 
 
 def ask(candidate):
@@ -216,7 +217,7 @@ def test_a_create_whose_answer_was_lost_is_adopted_not_repeated(echo, root):
     _, url = echo()
     server = batch.connect(url, folder=root / "b")
     job = batch.submit(requests(6), server=server, folder=root / "b")
-    ledger = batch._Ledger(root / "b")
+    ledger = Ledger(root / "b")
     ledger.db.execute("update shards set state = 'creating', batch_id = null")  # as after a crash between call and note
     again = batch.submit(requests(6), server=server, folder=root / "b")
     assert again.batch_ids == job.batch_ids
@@ -267,7 +268,7 @@ def test_a_server_killed_in_the_middle_costs_nothing(echo, root):
     process.wait()
     _, url = echo(0)
     again = batch.connect(url, folder=root / "b")
-    ledger = batch._Ledger(root / "b")
+    ledger = Ledger(root / "b")
     ledger.db.execute("update shards set server = ?", (url,))  # the same server at another port
     rows = batch.submit(requests(60), server=again, folder=root / "b").wait(poll_s=0.05).collect()
     assert rows["status"].to_list() == ["ok"] * 60

@@ -52,7 +52,13 @@ def test_the_commands_for_own_data_run_in_order(tmp_path):
 def test_the_commands_on_records_run(tmp_path):
     for line in commands("arislab runs --json"):
         words = shlex.split(line)
-        done = subprocess.run([sys.executable, "-m", "arislab", *words[1:], "--root", str(tmp_path)], capture_output=True, text=True, check=False, cwd=CHECKOUT)
+        done = subprocess.run(
+            [sys.executable, "-m", "arislab", *words[1:], "--root", str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=CHECKOUT,
+        )
         if "evaluations" in line:
             assert "arislab demo" in done.stderr  # nothing was run in this root: the message says what to do
         else:
@@ -66,7 +72,9 @@ def test_a_chat_server_behind_arislab_serve_answers_a_phase(tmp_path):
 
     def start(*arguments):
         command = [sys.executable, "-m", "arislab", "serve", *arguments, "--parent-pid", str(os.getpid())]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        )
         processes.append(process)
         return json.loads(process.stdout.readline())
 
@@ -82,7 +90,15 @@ def test_a_chat_server_behind_arislab_serve_answers_a_phase(tmp_path):
         key = (tmp_path / "front" / "token").read_text().strip()
         arguments = shlex.split(run.replace("http://127.0.0.1:8002/v1", front["url"]).replace("170000", "40"))
         arislab(*arguments[1:], "-p", "n_dry_run", 4, root=tmp_path / "root", ARISLAB_API_KEY=key)
-        answers = json.loads(arislab("sql", "--format", "json", "select status, input = llm_output same, count(*) n from training_data_raw group by all", root=tmp_path / "root"))
+        answers = json.loads(
+            arislab(
+                "sql",
+                "--format",
+                "json",
+                "select status, input = llm_output same, count(*) n from training_data_raw group by all",
+                root=tmp_path / "root",
+            )
+        )
         assert {(a["status"], a["same"]) for a in answers} == {("ok", True)}
         assert key not in "".join(p.read_text(errors="replace") for p in (tmp_path / "root").rglob("*") if p.is_file())
     finally:
@@ -97,7 +113,9 @@ def test_the_phase_table_names_the_notebooks_that_are_there():
     assert named == {p.name for p in (CHECKOUT / "notebooks").glob("*.ipynb")}
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:arislab|notebooks|data|tests|papermill_runs)/[\w./-]*)`", README))))
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"`((?:arislab|notebooks|data|tests|papermill_runs)/[\w./-]*)`", README)))
+)
 def test_every_path_it_names_is_there(path):
     ignored = path.startswith("papermill_runs/<")
     assert ignored or (CHECKOUT / path).exists()

@@ -48,20 +48,49 @@ def test_gsm8k_quality_against_correctness(shared, tmp_path):
     assert len([line for line in SUMS.splitlines() if line.strip()]) <= 30
     task, rows = tmp_path / "sums.py", tmp_path / "tora.jsonl"
     task.write_text(SUMS)
-    recorded = [json.loads(line) | {"model": path.stem} for path in sorted((shared / "tora_gsm8k").glob("*.jsonl")) for line in path.read_text().split("\n") if line]
+    recorded = [
+        json.loads(line) | {"model": path.stem}
+        for path in sorted((shared / "tora_gsm8k").glob("*.jsonl"))
+        for line in path.read_text().split("\n")
+        if line
+    ]
     fields = ("question", "code", "gt", "pred", "model")
-    rows.write_text("\n".join(json.dumps({k: (v[0] if isinstance(v := r[k], list) and v else v) for k in fields}) for r in recorded))
-    told = arislab("import", rows, "--as", "outputs", "--task", task, "--input", "question", "--output", "code", "--model", "model", "--keep", "gt,pred", root=tmp_path)
+    rows.write_text(
+        "\n".join(json.dumps({k: (v[0] if isinstance(v := r[k], list) and v else v) for k in fields}) for r in recorded)
+    )
+    told = arislab(
+        "import",
+        rows,
+        "--as",
+        "outputs",
+        "--task",
+        task,
+        "--input",
+        "question",
+        "--output",
+        "code",
+        "--model",
+        "model",
+        "--keep",
+        "gt,pred",
+        root=tmp_path,
+    )
     assert told.startswith("2,638 outputs = ")
     assert "samples of 1,319 candidates" in told
     arislab("run", "curate", "-p", "task", str(task), root=tmp_path)
     lake = Lake(tmp_path / "data" / "lake")
     account = json.loads(arislab("runs", "--json", root=tmp_path))[0]["headline"]["account"]
     assert sum(account["states"].values()) == account["total"] == 2638
-    frame = lake.sql("select s.quality, r.metadata from training_data_scored s join training_data_raw r using (custom_id)")
+    frame = lake.sql(
+        "select s.quality, r.metadata from training_data_scored s join training_data_raw r using (custom_id)"
+    )
     facts = [json.loads(m) for m in frame["metadata"]]
     right = [str(f["gt"]).replace(",", "") == str(f["pred"]).replace(",", "") for f in facts]
-    area, top, base = stats.auc(frame["quality"], right), stats.precision_at(frame["quality"], right, 0.2), sum(right) / len(right)
+    area, top, base = (
+        stats.auc(frame["quality"], right),
+        stats.precision_at(frame["quality"], right, 0.2),
+        sum(right) / len(right),
+    )
     print(f"ToRA on GSM8K: n={len(right):,}, base rate {base:.3f}, AUC {area}, precision in the top 20 % {top}")
     assert area.low > 0.6
     assert top.low > base
@@ -78,8 +107,12 @@ def test_alpaca_eval_kept_outputs_win_more_often(shared, tmp_path):
     account = run["headline"]["account"]
     assert sum(account["states"].values()) == account["total"] == 58_763
     lake = Lake(tmp_path / "data" / "lake")
-    labelled = lake.sql("select r.custom_id, cast(r.metadata->>'win_prob' as double) w, c.id is not null kept from training_data_raw r left join training_data_curated c on c.id = r.custom_id").filter(pl.col("w").is_not_null())
+    labelled = lake.sql(
+        "select r.custom_id, cast(r.metadata->>'win_prob' as double) w, c.id is not null kept from training_data_raw r left join training_data_curated c on c.id = r.custom_id"
+    ).filter(pl.col("w").is_not_null())
     kept, everything = stats.mean_interval(labelled.filter("kept")["w"]), stats.mean_interval(labelled["w"])
-    print(f"AlpacaEval: {account}, win_prob kept {kept}, all labelled {everything}, tied at the cut {run['headline']['n_tied_at_cut']}")
+    print(
+        f"AlpacaEval: {account}, win_prob kept {kept}, all labelled {everything}, tied at the cut {run['headline']['n_tied_at_cut']}"
+    )
     assert labelled.height == 17_708
     assert kept.low > everything.high

@@ -27,7 +27,10 @@ def sentences(path):
     """Sentences of a tab-separated file's last column, or made of made-up words."""
     chance = random.Random(0)
     if path:
-        texts = [line.rstrip("\n").split("\t")[-1].strip('"') for line in Path(path).read_text(encoding="utf-8").splitlines()[1:]]
+        texts = [
+            line.rstrip("\n").split("\t")[-1].strip('"')
+            for line in Path(path).read_text(encoding="utf-8").splitlines()[1:]
+        ]
         return [s.strip() for text in texts for s in text.split(".") if len(s.split()) > 6]
     words = ["".join(chance.choice("abcdefghijklmnoprstuvw") for _ in range(chance.randint(3, 9))) for _ in range(4000)]
     return [" ".join(chance.choices(words, k=chance.randint(8, 20))) for _ in range(3000)]
@@ -47,7 +50,13 @@ def rows(n, pool):
             question = f"Explain, for case {i}: {chance.choice(pool)}."
         kind = chance.random()
         body = ". ".join(chance.sample(pool, 6))
-        answer = "I'm sorry, but I cannot help with that." if kind < 0.05 else body[: len(body) // 3] if kind < 0.15 else f"{body[:300]}\n\n{body[300:]}."
+        answer = (
+            "I'm sorry, but I cannot help with that."
+            if kind < 0.05
+            else body[: len(body) // 3]
+            if kind < 0.15
+            else f"{body[:300]}\n\n{body[300:]}."
+        )
         row = (question, answer, f"m{chance.randrange(5)}")
         if len(earlier) < 5000:
             earlier.append(row)
@@ -79,7 +88,11 @@ def main():
             began = time.perf_counter()
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             seconds[name] = round(time.perf_counter() - began, 1)
-        record = json.loads(subprocess.run([*arislab, "runs", "--json", "--root", folder], capture_output=True, text=True, check=True).stdout)[0]
+        record = json.loads(
+            subprocess.run(
+                [*arislab, "runs", "--json", "--root", folder], capture_output=True, text=True, check=True
+            ).stdout
+        )[0]
     total = sum(seconds.values())
     print(
         json.dumps(

@@ -1,0 +1,191 @@
+"""A connection to a Files + Batches server: the embedded one, started and stopped here, or any other by its URL.
+
+This module does not know requests, batches or answers (batch does).
+"""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from arislab.errors import BatchError, ParameterError, PrerequisiteError, closest
+
+_PATIENCE_S = 120.0
+
+
+class Server:
+    """A connection to a Files + Batches server; ``close`` stops it if it is the embedded one.
+
+    Args:
+        base_url: ``embedded`` (a server on a free loopback port with the tiny model, started here), or the URL of any server
+            of the protocol, ending in /v1. Its key comes from $ARISLAB_API_KEY or $OPENAI_API_KEY, never from a parameter.
+        folder: Where ledger and embedded server keep their files.
+        adapters: Folder of LoRA adapters that the embedded server offers as models.
+        model_path: Weights of the embedded server; default the tiny model that ships with arislab.
+    """
+
+    def __init__(self, base_url: str, *, folder: Path, adapters: Path | None = None, model_path: str = "tiny") -> None:
+        if base_url != "embedded" and not base_url.startswith(("http://", "https://")):
+            raise ParameterError(
+                f"base_url must be 'embedded' or a URL such as http://127.0.0.1:8000/v1, got {base_url!r}."
+            )
+        self.base_url, self.folder = base_url, Path(folder)
+        self._adapters, self._model_path = adapters, model_path
+        self._process: subprocess.Popen[str] | None = None
+        self._client: Any = None
+        self._url = base_url
+        if base_url == "embedded":
+            self._start()
+            atexit.register(self.close)
+        self.models = self._models()
+        """Names of the models that the server offers."""
+
+    def _start(self) -> None:
+        """Start the embedded server, or attach to the one that already serves this folder."""
+        data = self.folder / "server"
+        data.mkdir(parents=True, exist_ok=True)
+        command = [
+            sys.executable,
+            "-m",
+            "arislab",
+            "serve",
+            "--data",
+            str(data),
+            "--port",
+            "0",
+            "--model",
+            self._model_path,
+            "--parent-pid",
+            str(os.getpid()),
+        ]
+        if self._adapters is not None:
+            command += ["--adapters", str(self._adapters)]
+        with (data / "server.log").open("a", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True
+            )
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        if line.startswith("{"):
+            (data / "address.json").write_text(line, encoding="utf-8")
+        elif (data / "address.json").is_file() and self._answers(data / "address.json"):
+            self._process = None  # another kernel's server: ours was refused by its lock
+            line = (data / "address.json").read_text(encoding="utf-8")
+        else:
+            tail = (data / "server.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+            raise BatchError(
+                f"the embedded server did not start: {' / '.join(tail) or 'no message'}. Its log: {data / 'server.log'}"
+            )
+        told = json.loads(line)
+        self._url = told["url"]
+        self._client = _client(self._url, Path(told["token_file"]).read_text(encoding="utf-8").strip())
+
+    def _answers(self, address: Path) -> bool:
+        import openai
+
+        told = json.loads(address.read_text(encoding="utf-8"))
+        try:
+            _client(told["url"], Path(told["token_file"]).read_text(encoding="utf-8").strip()).models.list()
+        except (openai.OpenAIError, OSError):
+            return False
+        return True
+
+    @property
+    def client(self) -> Any:
+        """The openai SDK's client, with its own retries switched off."""
+        if self._client is None:
+            key = os.environ.get("ARISLAB_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
+            self._client = _client(self._url, key)
+        return self._client
+
+    def _models(self) -> list[str]:
+        import openai
+
+        try:
+            return [m.id for m in self.client.models.list()]
+        except openai.APIConnectionError:
+            raise PrerequisiteError(
+                f"nothing answers at {self._url} (connection refused); start the server, or use base_url='embedded'."
+            ) from None
+        except openai.APIStatusError as error:
+            raise PrerequisiteError(
+                f"{self._url} refuses ({error.status_code}: {error.message}); check ARISLAB_API_KEY."
+            ) from None
+
+    def model(self, name: str = "") -> str:
+        """Return ``name`` if the server offers it, or the server's first model for an empty name."""
+        self.models = self._models()
+        if name and name not in self.models:
+            raise ParameterError(f"{self._url} has no model {name!r}; {closest(name, self.models)}.")
+        return name or self.models[0]
+
+    def revive(self) -> bool:
+        """Start the embedded server again if it died; False if it runs, or is not ours to start."""
+        if self.base_url != "embedded" or (self._process is not None and self._process.poll() is None):
+            return False
+        self._start()
+        return True
+
+    def patiently(self, call: Callable[[], Any], *, rewind: Any = None) -> Any:
+        """Repeat a call that is safe to repeat while the server cannot be reached; an embedded server that died is started again.
+
+        Args:
+            call: Uses ``self.client`` afresh each time.
+            rewind: A file to rewind before another try.
+
+        Raises:
+            BatchError: No answer for two minutes.
+        """
+        import openai
+
+        until, pause = time.monotonic() + _PATIENCE_S, 0.2
+        while True:
+            try:
+                return call()
+            except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
+                if time.monotonic() > until:
+                    raise BatchError(
+                        f"{self.base_url} did not answer for {_PATIENCE_S:.0f} s ({error}); nothing is lost: run the cell again."
+                    ) from None
+                self.revive()
+                time.sleep(pause)
+                pause = min(5.0, pause * 2)
+                if rewind is not None:
+                    rewind.seek(0)
+
+    def close(self) -> None:
+        """Stop the embedded server, if this connection started it."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process = None
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Server {self._url} ({self.base_url if self.base_url == 'embedded' else 'given'}): {', '.join(self.models)}"
+
+
+def _client(url: str, key: str) -> Any:
+    import openai
+
+    return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=120)
+
+
+def connect(base_url: str, *, folder: Path, adapters: Path | None = None, model_path: str = "tiny") -> Server:
+    """Connect to a Files + Batches server; see ``Server``."""
+    return Server(base_url, folder=folder, adapters=adapters, model_path=model_path)
