@@ -347,6 +347,9 @@ class Job:
     def collect(self) -> pl.DataFrame:
         """Return one row per request sent, in the columns of ``training_data_raw`` (without task); also for those that failed.
 
+        Collecting again is free: until its answers are recorded, a batch stays the one that the same requests attach to. Only
+        a batch that brought no answer at all is followed by a new attempt.
+
         Raises:
             BatchError: A batch is still running, or was refused as a whole.
         """
@@ -360,7 +363,7 @@ class Job:
                 )
         refused = [(shard, batch) for shard, batch in found if batch.status == "failed"]
         for shard, _ in refused:
-            self.ledger.note(shard, state="collected")  # the next run sends it as a new attempt
+            self.ledger.note(shard, state="fruitless")  # the next run sends it as a new attempt
         if refused:
             shard, batch = refused[0]
             problems = (
@@ -371,6 +374,7 @@ class Job:
             raise BatchError(
                 f"the server refused batch {shard['batch_id']} as a whole ({problems}); mend the requests and run the cell again."
             )
+        sent_by_shard = []
         for shard, batch in found:
             sent = {json.loads(line)["custom_id"] for line in Path(shard["path"]).read_bytes().split(b"\n") if line}
             for line in self._lines(batch):
@@ -380,12 +384,12 @@ class Job:
                 else:
                     self._quarantine(batch.id, line)
             ended |= dict.fromkeys(sent, batch.status)
-        rows = [
-            row | outcome(lines.get(row["custom_id"]), ended.get(row["custom_id"], ""))
-            for row in self.requests.drop("body").to_dicts()
-        ]
-        for shard in self.shards:
-            self.ledger.note(shard, state="collected")
+            sent_by_shard.append(sent)
+        outcomes = {name: outcome(lines.get(name), ended.get(name, "")) for name in self.requests["custom_id"]}
+        rows = [row | outcomes[row["custom_id"]] for row in self.requests.drop("body").to_dicts()]
+        for shard, sent in zip(self.shards, sent_by_shard, strict=True):
+            if not any(outcomes[name]["status"] in ANSWERED for name in sent):
+                self.ledger.note(shard, state="fruitless")
         schema = {
             "error": pl.String,
             "llm_output": pl.String,

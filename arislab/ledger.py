@@ -33,11 +33,11 @@ class Ledger:
         self.db.row_factory = sqlite3.Row
 
     def open_shard(self, shard: str, server: str, path: Path, n: int) -> dict[str, Any]:
-        """Return the newest attempt at a shard; a collected one is followed by a new attempt."""
+        """Return the newest attempt at a shard; one that brought no answer at all (fruitless) is followed by a new one."""
         row = self.db.execute(
             "select * from shards where shard = ? and server = ? order by attempt desc", (shard, server)
         ).fetchone()
-        attempt = 1 if row is None else row["attempt"] + (row["state"] == "collected")
+        attempt = 1 if row is None else row["attempt"] + (row["state"] == "fruitless")
         if row is None or attempt != row["attempt"]:
             self.db.execute(
                 "insert into shards (shard, attempt, server, path, n, state) values (?, ?, ?, ?, ?, 'planned')",

@@ -213,6 +213,16 @@ def test_a_second_try_of_the_same_cell_attaches_to_the_batch_that_runs(echo, roo
     assert len(list(server.client.batches.list())) == 1
 
 
+def test_answers_collected_but_not_recorded_are_collected_again_not_paid_again(echo, root):
+    _, url = echo()
+    server = batch.connect(url, folder=root / "b")
+    first = batch.submit(requests(6), server=server, folder=root / "b")
+    first.wait(poll_s=0.05).collect()  # the process dies here, before the lake has them
+    again = batch.submit(requests(6), server=server, folder=root / "b")
+    assert again.wait(poll_s=0.05).collect()["status"].to_list() == ["ok"] * 6
+    assert len(list(server.client.batches.list())) == 1
+
+
 def test_a_create_whose_answer_was_lost_is_adopted_not_repeated(echo, root):
     _, url = echo()
     server = batch.connect(url, folder=root / "b")
