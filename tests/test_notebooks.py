@@ -7,11 +7,14 @@ import subprocess
 import sys
 
 import nbformat
+import polars as pl
 import pytest
 from conftest import CHECKOUT
+from test_cli import arislab
 
 from arislab.lake import Lake
 from arislab.runs import parameters_of
+from arislab.task import load
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 PHASES = [p for p in NOTEBOOKS if p.name[0].isdigit()]
@@ -101,4 +104,18 @@ def test_all_notebooks_run_with_their_defaults(tmp_path):
     assert quality["baseline"] < quality["icl"]
     assert quality["baseline"] < quality["finetuned"]
     assert quality["control"] < quality["finetuned"]
-    assert json.dumps(quality)
+    plant_a_leak(lake)
+    told = arislab("run", "evaluate", root=tmp_path, ok=False)
+    assert "1 of 500 test candidates are also in what was trained or searched on" in told
+    assert lake["evaluations"].rows == 5 * n  # nothing was added
+
+
+def plant_a_leak(lake):
+    """Put the question about one test candidate, a word changed, among the curated examples."""
+    person = lake["candidates"].read(where="split = 'test'").sort("candidate_id").row(0, named=True)
+    text = load("candidate_evaluation").to_messages(person | {"profile": json.loads(person["profile"])})[-1]["content"]
+    row = lake["training_data_curated"].read().head(1)
+    planted = row.with_columns(
+        id=pl.lit("planted"), custom_id=pl.lit("planted"), input=pl.lit(text.replace("Minimum", "minimum"))
+    )
+    lake["training_data_curated"].append(planted)

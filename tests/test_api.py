@@ -1,0 +1,64 @@
+"""The signatures that users type, pinned: a change here is a change for every notebook out there."""
+
+import inspect
+
+import pytest
+
+from arislab import batch, curation, evaluate, finetune, icl, plots, review, runs, scoring, selection, stats, task
+from arislab.lake import Lake, Table
+
+PINNED = {
+    Lake.__init__: "self path run_id",
+    Lake.sql: "self query",
+    Lake.lineage: "self custom_id",
+    Table.read: "self columns where version",
+    Table.append: "self frame run_id",
+    Table.upsert: "self frame on run_id",
+    Table.replace: "self frame where run_id",
+    Table.latest: "self where",
+    task.load: "name",
+    batch.build_requests: "candidates to_messages model temperature max_tokens samples seed pair_by_candidate parameters",
+    batch.preview: "requests n",
+    batch.connect: "base_url folder adapters model_path",
+    batch.dry_run: "requests server folder table task n seed usd_per_million",
+    batch.submit: "requests server folder answered max_lines max_bytes",
+    batch.Job.wait: "self poll_s",
+    batch.Job.collect: "self",
+    batch.answer: "requests server folder table task",
+    scoring.rows: "raw candidates",
+    scoring.score: "frame task",
+    scoring.check: "task",
+    selection.keep_top: "frame fraction by seed id quota max_share",
+    selection.keep_above: "frame threshold by",
+    selection.near_duplicates: "frame on threshold prefer id seed",
+    curation.examples: "kept candidates task",
+    curation.approved: "curated approve",
+    review.fold: "curated reviews",
+    review.queue: "curated reviews n seed",
+    icl.search: "pool validation k budget ask seed n_sets rounds",
+    evaluate.ask: "arms candidates server folder table task",
+    evaluate.leaks: "test used threshold",
+    stats.compare: "scores baseline contrasts level seed n_boot",
+    stats.paired_difference: "a b level seed n_boot",
+    runs.execute: "phase given root notebooks echo",
+    runs.account: "total label states",
+    runs.headline: "account numbers",
+    plots.quality_distribution: "frame threshold by ax",
+    finetune.export_jsonl: "examples path",
+}
+
+
+@pytest.mark.parametrize("function", PINNED, ids=lambda f: f"{f.__module__}.{f.__qualname__}")
+def test_parameters_keep_their_names_and_order(function):
+    assert " ".join(inspect.signature(function).parameters) == PINNED[function]
+
+
+def test_all_but_the_subject_is_keyword_only():
+    loose = []
+    for function in PINNED:
+        positional = [
+            p.name for p in inspect.signature(function).parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD
+        ]
+        if len([p for p in positional if p != "self"]) > 3:
+            loose.append(function.__qualname__)
+    assert loose == []
