@@ -32,7 +32,7 @@ from typing import Any, Protocol
 import polars as pl
 
 from arislab.connection import Server, connect
-from arislab.errors import BatchError, ParameterError
+from arislab.errors import BatchError, ParameterError, TaskError
 from arislab.ledger import Ledger
 
 __all__ = [
@@ -131,7 +131,7 @@ def build_requests(
         )
     rows = []
     for row in candidates.to_dicts():
-        messages = to_messages(row | {"profile": json.loads(row["profile"])})
+        messages = _written(to_messages, row | {"profile": json.loads(row["profile"])})
         body = {
             "model": model,
             "messages": messages,
@@ -159,6 +159,26 @@ def build_requests(
     return pl.DataFrame(rows, schema=_REQUEST, orient="row").with_columns(
         pl.col("sample").cast(pl.Int32)
     )  # one row per candidate and sample
+
+
+def _written(
+    to_messages: Callable[[dict[str, Any]], list[dict[str, str]]], candidate: dict[str, Any]
+) -> list[dict[str, str]]:
+    """The messages about one candidate; a task file that cannot write them is named with the candidate."""
+    try:
+        messages = to_messages(candidate)
+        shaped = bool(messages) and all(isinstance(m["role"], str) and isinstance(m["content"], str) for m in messages)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise TaskError(
+            f"to_messages failed on candidate {candidate['candidate_id']!r}: {type(error).__name__}: {error}. Its profile has "
+            f"{', '.join(candidate['profile'])}; this task is for other candidates, or the import lacks a column."
+        ) from error
+    if not shaped:
+        raise TaskError(
+            f"to_messages gave {messages!r} for candidate {candidate['candidate_id']!r}; it must give a list of "
+            "{'role': text, 'content': text} with at least one entry."
+        )
+    return messages
 
 
 @dataclass(frozen=True)
@@ -254,9 +274,19 @@ def _send(row: dict[str, Any], ledger: Ledger, server: Server) -> None:
             return
     ledger.note(row, state="uploading")
     with Path(row["path"]).open("rb") as file:
-        uploaded = server.patiently(
-            lambda: server.client.files.create(file=(f"{mark}.jsonl", file), purpose="batch"), rewind=file
-        )
+        try:
+            uploaded = server.patiently(
+                lambda: server.client.files.create(file=(f"{mark}.jsonl", file), purpose="batch"), rewind=file
+            )
+        except openai.APIStatusError as error:
+            hint = (
+                "it has no Files API: put `arislab serve --upstream URL` in front of it"
+                if error.status_code == 404
+                else "nothing was spent"
+            )
+            raise BatchError(
+                f"{server.base_url} refused a file of {row['n']:,} requests ({error.status_code}: {error.message}); {hint}."
+            ) from None
     ledger.note(row, state="creating", file_id=uploaded.id)
     try:
         made = server.client.batches.create(
@@ -364,19 +394,17 @@ class Job:
         refused = [(shard, batch) for shard, batch in found if batch.status == "failed"]
         for shard, _ in refused:
             self.ledger.note(shard, state="fruitless")  # the next run sends it as a new attempt
-        if refused:
+        if refused and len(refused) == len(found):
             shard, batch = refused[0]
-            problems = (
-                "; ".join(f"line {e.line}: {e.message}" for e in (batch.errors.data or [])[:3])
-                if batch.errors
-                else "no reason given"
-            )
             raise BatchError(
-                f"the server refused batch {shard['batch_id']} as a whole ({problems}); mend the requests and run the cell again."
+                f"the server refused batch {shard['batch_id']} as a whole ({_problems(batch)}); mend the requests and run the cell again."
             )
         sent_by_shard = []
         for shard, batch in found:
             sent = {json.loads(line)["custom_id"] for line in Path(shard["path"]).read_bytes().split(b"\n") if line}
+            if batch.status == "failed":  # its rows are errors; those of the other batches are not lost for it
+                told = {"code": "batch_failed", "message": _problems(batch)}
+                lines |= {name: {"custom_id": name, "error": told} for name in sent}
             for line in self._lines(batch):
                 name = str(line.get("custom_id"))
                 if name in sent and name not in lines:
@@ -440,6 +468,12 @@ class Job:
         return f"Job: {self.requests.height:,} requests in {len(self.shards)} batches ({state or 'nothing to send'})"
 
 
+def _problems(batch: Any) -> str:
+    """Why a batch was refused as a whole."""
+    listed = (batch.errors.data or []) if batch.errors else []
+    return "; ".join(f"line {e.line}: {e.message}" for e in listed[:3]) or "no reason given"
+
+
 def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
     """What became of one request, from its output or error line."""
     if line is None:
@@ -469,7 +503,7 @@ def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
     tokens = [t["logprob"] for t in (choice.get("logprobs") or {}).get("content") or []]
     return {
         "status": status,
-        "llm_output": text or message.get("refusal"),
+        "llm_output": text if text is not None else message.get("refusal"),
         "finish_reason": reason,
         "prompt_tokens": usage.get("prompt_tokens"),
         "completion_tokens": usage.get("completion_tokens"),
@@ -519,7 +553,7 @@ def _recorded(requests: pl.DataFrame, table: Table) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take, extrapolated from a few rows."""
+    """What the requests without a recorded answer will take, extrapolated from a few of them."""
 
     n_requests: int
     n_tried: int
@@ -533,6 +567,9 @@ class Estimate:
     """Null if no prices were given: prices are never guessed."""
 
     def __repr__(self) -> str:
+        if not self.n_requests:
+            return "nothing to send: every request has a recorded answer"
+
         def span(x: tuple[float, float, float], form: str = ",.0f") -> str:
             return f"{x[0]:{form}} [{x[1]:{form}}, {x[2]:{form}}]"
 
@@ -562,16 +599,25 @@ def dry_run(
         folder: As in ``answer``.
         table: As in ``answer``.
         task: As in ``answer``.
-        n: Requests to try.
+        n: Requests to try, 1 or more.
         seed: Of the choice and of the bootstrap.
         usd_per_million: Price of a million prompt and of a million answer tokens, if known.
     """
+    if n < 1 or (usd_per_million is not None and len(usd_per_million) != 2):
+        raise ParameterError(
+            f"n must be >= 1 and usd_per_million two prices (prompt, answer), got {n} and {usd_per_million}."
+        )
+    answered = _recorded(requests, table).filter(pl.col("status").is_in(ANSWERED))["custom_id"]
     distinct = requests.unique("custom_id", keep="first", maintain_order=True)
+    distinct = distinct.filter(~pl.col("custom_id").is_in(answered.to_list()))
+    if not distinct.height:
+        nothing = (0.0, 0.0, 0.0)
+        return Estimate(0, 0, 0, nothing, nothing, nothing, nothing if usd_per_million else None)
     tried = distinct.sample(min(n, distinct.height), seed=seed)
     began = time.monotonic()
     rows = answer(tried, server=server, folder=folder, table=table, task=task)
     took = time.monotonic() - began
-    good = rows.filter(pl.col("completion_tokens").is_not_null())
+    good = rows.filter(pl.col("completion_tokens").is_not_null(), pl.col("prompt_tokens").is_not_null())
     if not good.height:
         raise BatchError(
             f"none of {tried.height} requests tried gave an answer (first: {rows['status'][0]}: {rows['error'][0]}); mend this before sending {distinct.height:,}."

@@ -59,6 +59,13 @@ def demo(
     phases = list(runs.PHASES)
     if until not in phases:
         raise ParameterError(f"--until must be one of {', '.join(phases)}, got {until!r}.")
+    foreign = _lake(None)["candidates"].read(
+        where=f"not starts_with(candidate_id, 's{seed}-')", columns=["candidate_id"]
+    )
+    if foreign.height:
+        print(
+            f"this lake has {foreign.height:,} candidates of another origin; they are kept, and seed {seed} only draws answers: for a fresh one give --root DIR"
+        )
     began = time.monotonic()
     for phase in phases[: phases.index(until) + 1]:
         _execute(phase, {"seed": seed}, where)
@@ -139,8 +146,11 @@ def sql(
             tbl_hide_column_data_types=True,
         ):
             print(answer)
+    elif form == "csv":
+        lists = [name for name, dtype in answer.schema.items() if dtype == pl.List(pl.String)]
+        print(answer.with_columns(pl.col(name).list.join(" ") for name in lists).write_csv())
     else:
-        print(answer.write_csv() if form == "csv" else answer.write_json())
+        print(answer.write_json())
 
 
 @app.command()
@@ -192,7 +202,8 @@ def import_file(
         if id is None:
             raise ParameterError("--as candidates needs --id COLUMN: the column that names each candidate.")
         frame = inputs.candidates(inputs.read_file(file), id=id, group=group)
-        known = lake["candidates"].read(columns=["candidate_id"])
+        known = lake["candidates"].read(columns=["candidate_id", "group_id", "split"])
+        frame = inputs.keep_known(frame, known)
         lake["candidates"].upsert(frame)
         again = frame.join(known, on="candidate_id", how="semi").height
         print(
@@ -218,7 +229,8 @@ def import_file(
             model=model,
             keep=[k for k in keep.split(",") if k],
         )
-    lake["candidates"].upsert(people)
+    known = lake["candidates"].read(columns=["candidate_id"])
+    lake["candidates"].upsert(people.join(known, on="candidate_id", how="anti"))  # what is known of a person stays
     lake["training_data_raw"].upsert(raw)
     counts = dict(raw.group_by("status").len().sort("status").iter_rows())
     print(

@@ -121,6 +121,10 @@ class Server:
         self.models = self._models()
         if name and name not in self.models:
             raise ParameterError(f"{self._url} has no model {name!r}; {closest(name, self.models)}.")
+        if not self.models:
+            raise PrerequisiteError(
+                f"{self._url} offers no model yet; wait until it has loaded one, then run the cell again."
+            )
         return name or self.models[0]
 
     def revive(self) -> bool:

@@ -23,6 +23,10 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
         candidates: Rows of ``candidates`` behind them.
         task: Its to_messages, difficulty and category fill what the record does not have.
     """
+    if not kept.height:
+        raise ParameterError(
+            "the cut keeps no row; lower keep_threshold or raise keep_fraction. The curated set stays as it was."
+        )
     people = {
         row["candidate_id"]: row | {"profile": json.loads(row["profile"])}
         for row in candidates.join(kept, on="candidate_id", how="semi").to_dicts()
@@ -79,6 +83,31 @@ def approved(curated: pl.DataFrame, *, approve: str) -> pl.DataFrame:
     return rows
 
 
+def hold_out(examples: pl.DataFrame, *, fraction: float, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return (examples to train on, examples held out for the loss): all answers about one candidate stay together.
+
+    Args:
+        examples: From ``approved``.
+        fraction: Share of the candidates to hold out; at least one, and at least one stays.
+        seed: Of the draw, a stable hash of candidate_id.
+    """
+    names = examples["candidate_id"].unique().sort()
+    if len(names) < 2:
+        raise ParameterError(
+            f"examples of at least 2 candidates are needed to train and to hold out, got {len(names)}; keep more rows in 2_curate."
+        )
+    order = names.to_frame().with_columns(_tie=_hash(names, seed)).sort("_tie")
+    held = order.head(max(1, round(fraction * len(names)))).select("candidate_id")
+    return examples.join(held, on="candidate_id", how="anti", maintain_order="left"), examples.join(
+        held, on="candidate_id", how="semi", maintain_order="left"
+    )
+
+
+def one_per_group(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Return the first candidate of each group, by candidate_id: near-duplicates are not independent rows."""
+    return candidates.sort("candidate_id").unique("group_id", keep="first", maintain_order=True)
+
+
 def pool(examples: pl.DataFrame, *, n: int, use_case: str = "general", seed: int = 0) -> pl.DataFrame:
     """Return up to ``n`` examples for the in-context search: the best by quality, one per candidate, ties by a stable hash.
 
@@ -107,7 +136,7 @@ def control(raw: pl.DataFrame, candidates: pl.DataFrame, task: Task, *, n: int, 
     """Return ``n`` random outputs as examples: what training on uncurated rows of the same number gives.
 
     Args:
-        raw: Rows of ``training_data_raw`` with status ok.
+        raw: Rows of ``training_data_raw`` with status ok, of the models whose outputs were curated.
         candidates: Candidates of the train split.
         task: Writes the messages where the record has none.
         n: How many; at most all.

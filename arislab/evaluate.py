@@ -46,11 +46,13 @@ def ask(
     """
     requests = pl.concat([frame.with_columns(arm=pl.lit(name)) for name, frame in arms.items()])
     answers = batch.answer(requests, server=server, folder=folder, table=table, task=task.name)
-    distinct = answers.unique("custom_id", keep="first", maintain_order=True)
-    scored = scoring.score(scoring.rows(distinct, candidates), task).drop(
-        "candidate_id", "task", "scorer_version", "reason"
-    )
-    out = answers.join(scored, on="custom_id", how="left", maintain_order="left").rename({"llm_output": "output"})
+    parts = []
+    for arm in answers.partition_by("arm", maintain_order=True):  # an arm is judged by its own answers alone (others)
+        distinct = arm.unique("custom_id", keep="first", maintain_order=True)
+        scored = scoring.score(scoring.rows(distinct, candidates), task)
+        scored = scored.drop("candidate_id", "task", "scorer_version", "reason")
+        parts.append(arm.join(scored, on="custom_id", how="left", maintain_order="left"))
+    out = pl.concat(parts).rename({"llm_output": "output"})
     out = out.with_columns(
         tokens=pl.col("prompt_tokens") + pl.col("completion_tokens"), latency_s=pl.lit(None, dtype=pl.Float64)
     )
@@ -81,9 +83,9 @@ def summary(scores: pl.DataFrame) -> pl.DataFrame:
 def table(means: pl.DataFrame, comparison: pl.DataFrame) -> str:
     """Return the result as text: one line per arm, one per contrast, each with its 95 % interval."""
     lines = [f"{'arm':<16} {'quality':>8}  {'95 % interval':<16} {'n':>6}"]
-    lines += [
-        f"{r['arm']:<16} {r['mean']:>8.3f}  [{r['low']:.3f}, {r['high']:.3f}]   {r['n']:>6,}" for r in means.to_dicts()
-    ]
+    for r in means.to_dicts():
+        missing = f" ({r['n_missing']:,} without a score)" if r["n_missing"] else ""
+        lines.append(f"{r['arm']:<16} {r['mean']:>8.3f}  [{r['low']:.3f}, {r['high']:.3f}]   {r['n']:>6,}{missing}")
     lines += ["", f"{'paired difference':<28} {'gain':>7}  {'95 % interval':<18} {'p (Holm)':>9}"]
     for r in comparison.to_dicts():
         name = f"{r['arm']} - {r['baseline']}"
@@ -106,13 +108,20 @@ def leaks(test: pl.DataFrame, used: pl.DataFrame, *, threshold: float = 0.8) -> 
     for kind, column in (("group", "group_id"), ("candidate", "candidate_id")):
         shared = test.filter(pl.col(column).is_not_null()).join(used.select("id", column), on=column, how="inner")
         found |= {row["candidate_id"]: (row["id"], kind, 1.0) for row in shared.to_dicts()}
-    shingles = {row["id"]: _shingles(row["text"]) for row in used.to_dicts()}
+    asked = {row["candidate_id"]: _shingles(row["text"]) for row in test.to_dicts()}
+    seen: dict[tuple[str, ...], int] = {}
+    for parts in asked.values():
+        for part in parts:
+            seen[part] = seen.get(part, 0) + 1
+    # what most questions say (a rubric, a form) says nothing about who is asked about
+    common = {part for part, n in seen.items() if len(asked) >= 20 and n > len(asked) / 2}
+    shingles = {row["id"]: _shingles(row["text"]) - common for row in used.to_dicts()}
     holders: dict[tuple[str, ...], list[str]] = {}
     for name, parts in shingles.items():
         for part in parts:
             holders.setdefault(part, []).append(name)
     for row in test.to_dicts():
-        mine = _shingles(row["text"])
+        mine = asked[row["candidate_id"]] - common
         shared_with: dict[str, int] = {}
         for part in mine:
             for name in holders.get(part, ()):
@@ -171,6 +180,35 @@ def gate(comparison: pl.DataFrame, *, arm: str, baseline: str = "baseline", marg
         "margin": margin,
         "decided_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def promote(models: pl.DataFrame, tuned: dict[str, Any], gate: dict[str, Any]) -> pl.DataFrame:
+    """Return the rows of ``models`` that follow from a verdict: the new champion, and the one that it retires.
+
+    Args:
+        models: Rows of ``models``: name, version, alias, created_at; the newest row of a version is its state.
+        tuned: The row of ``finetuning_runs`` that was evaluated.
+        gate: From ``gate``.
+    """
+    facts = {name: tuned[name] for name in ("name", "base_model", "adapter_sha256")}
+    won = gate["verdict"] == "promote"
+    version = {
+        "version": tuned["model_path"],
+        "adapter_path": tuned["model_path"],
+        "alias": "champion" if won else "candidate",
+    }
+    rows = [facts | version | {"gate": batch.canonical(gate)}]
+    state = models.filter(pl.col("name") == tuned["name"]).sort("created_at").unique("version", keep="last")
+    for old in (
+        state.filter((pl.col("alias") == "champion") & (pl.col("version") != tuned["model_path"])).to_dicts()
+        if won
+        else []
+    ):
+        rows.append(
+            {k: old[k] for k in ("name", "base_model", "adapter_sha256", "version", "adapter_path", "gate")}
+            | {"alias": "retired"}
+        )
+    return pl.DataFrame(rows, schema_overrides={"gate": pl.String})
 
 
 def serve_command(base_model: str, version: str, models: Path) -> str:

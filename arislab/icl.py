@@ -52,6 +52,29 @@ def with_examples(
     return write
 
 
+def halves(
+    validation: pl.DataFrame, *, n_search: int, n_holdout: int, seed: int = 0
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Split validation candidates, shuffled, into rows for the search and fresh rows for the report.
+
+    Args:
+        validation: Candidates, one per group.
+        n_search: Most rows for the search; at most half of all are taken.
+        n_holdout: Most rows for the report.
+        seed: Of the shuffle.
+
+    Raises:
+        ParameterError: Fewer than 20 candidates: nothing could be shown with them.
+    """
+    if validation.height < 20:
+        raise ParameterError(
+            f"there are {validation.height} independent validation candidates, at least 20 are needed (10 to search, 10 to report); compose or import more."
+        )
+    shuffled = validation.sort("candidate_id").sample(fraction=1.0, shuffle=True, seed=seed)
+    n = min(n_search, shuffled.height // 2)
+    return shuffled.head(n), shuffled.slice(n, n_holdout)
+
+
 @dataclass(frozen=True)
 class Search:
     """What a search tried and chose."""
@@ -104,6 +127,7 @@ def search(
     seed: int = 0,
     n_sets: int = 36,
     rounds: int = 4,
+    label: str = "",
 ) -> Search:
     """Find a good ordered set of ``k`` examples.
 
@@ -116,6 +140,7 @@ def search(
         seed: Of the sets and of the order of rows.
         n_sets: Sets of the first round, drawn so that every example occurs about equally often; order at random.
         rounds: Batches.
+        label: What else the answers depend on (model, temperature): part of the search's name.
 
     Raises:
         ParameterError: Pool or validation too small, or shared between each other.
@@ -136,7 +161,7 @@ def search(
     search_id = (
         "icl-"
         + hashlib.sha256(
-            f"{seed}:{k}:{budget}:{sorted(pool['id'])}:{rows['candidate_id'].to_list()}".encode()
+            f"{label}:{seed}:{k}:{budget}:{sorted(pool['id'])}:{rows['candidate_id'].to_list()}".encode()
         ).hexdigest()[:12]
     )
     names = {set_id(s): s for s in sets}

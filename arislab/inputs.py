@@ -54,6 +54,8 @@ def read_file(path: str | Path) -> pl.DataFrame:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSONL file, or name the line that is none."""
+    if not path.is_file():
+        raise PrerequisiteError(f"there is no file {str(path)!r}; give a .jsonl file.")
     found = []
     lines = path.read_bytes().split(b"\n")
     last = max((i for i, line in enumerate(lines) if line.strip()), default=0)
@@ -180,13 +182,11 @@ def outputs(
         .then(pl.lit("empty"))
         .otherwise(pl.lit("ok"))
     )
-    raw = raw.with_columns(status, metadata=pl.Series(metadata, dtype=pl.String)).rename(
-        {"literal": "status"}, strict=False
-    )
-    digests = [
-        hashlib.sha256(orjson.dumps(["import", task, *row])).hexdigest()
-        for row in raw.select("candidate_id", "sample", "input", "llm_output", "model").iter_rows()
-    ]
+    raw = raw.with_columns(status=status, metadata=pl.Series(metadata, dtype=pl.String))
+    content = ["candidate_id", "input", "llm_output", "model"]
+    # equal rows are told apart by a number, all others by what they say: the order of the file changes no name
+    again = raw.select(*content, again=pl.int_range(pl.len()).over(content))
+    digests = [hashlib.sha256(orjson.dumps(["import", task, *row])).hexdigest() for row in again.iter_rows()]
     raw = raw.with_columns(
         custom_id=pl.Series(["r-" + d[:40] for d in digests]), request_sha256=pl.Series(digests), task=pl.lit(task)
     )
@@ -213,7 +213,8 @@ def from_batch_files(requests: Path, results: Path, *, task: str) -> tuple[pl.Da
     Every request is a row: one without a line in the output file has status lost.
     """
     sent, came = read_lines(requests), {line.get("custom_id"): line for line in read_lines(results)}
-    rows = []
+    rows: list[dict[str, Any]] = []
+    drawn: dict[str, int] = {}
     for line in sent:
         if "custom_id" not in line or "messages" not in line.get("body", {}):
             raise PrerequisiteError(
@@ -221,23 +222,40 @@ def from_batch_files(requests: Path, results: Path, *, task: str) -> tuple[pl.Da
             )
         body, messages = line["body"], line["body"]["messages"]
         text = str(messages[-1]["content"])
+        asked = batch.canonical(body)
+        drawn[asked] = drawn.get(asked, -1) + 1  # the same body several times: several samples
         row = {
-            "custom_id": batch.custom_id(body, sample=0),
+            "custom_id": batch.custom_id(body, sample=drawn[asked]),
             "input": text,
             "messages": batch.canonical(messages),
             "model": body.get("model"),
         }
         row |= {
             "metadata": json.dumps({"imported_custom_id": line["custom_id"]}),
-            "request_sha256": hashlib.sha256(batch.canonical(body).encode()).hexdigest(),
+            "request_sha256": hashlib.sha256(asked.encode()).hexdigest(),
         }
         rows.append(row | batch.outcome(came.pop(line["custom_id"], None), "completed"))
     if came:
         raise PrerequisiteError(
             f"{len(came):,} lines of {results.name} answer no request of {requests.name} (first: {next(iter(came))!r}); these files do not belong together, nothing was imported."
         )
-    frame = pl.DataFrame(rows, infer_schema_length=None, strict=False).unique(
-        "custom_id", keep="first", maintain_order=True
-    )
+    frame = pl.DataFrame(rows, infer_schema_length=None, strict=False)  # one row per request
     frame = frame.with_columns(candidate_id=_hashed(frame["input"]), task=pl.lit(task))
     return _asked(frame), frame.with_columns(sample=pl.int_range(pl.len()).over("candidate_id").cast(pl.Int32))
+
+
+def keep_known(frame: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """Return candidates in which those that the lake knows keep their group and split.
+
+    A candidate that was trained on must never move into the test split because a larger file groups it anew.
+
+    Args:
+        frame: Rows of ``candidates``, new and known.
+        known: candidate_id, group_id, split of those in the lake.
+    """
+    before = known.select("candidate_id", _group="group_id", _split="split")
+    joined = frame.join(before, on="candidate_id", how="left", maintain_order="left")
+    # a new member of a known group follows the group
+    groups = dict(joined.filter(pl.col("_group").is_not_null()).select("group_id", "_group").iter_rows())
+    moved = pl.col("group_id").replace_strict(groups, default=pl.col("group_id"), return_dtype=pl.String)
+    return _with_split(joined.with_columns(group_id=pl.coalesce("_group", moved)).drop("_group", "_split"))

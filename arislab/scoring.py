@@ -14,12 +14,12 @@ from arislab.errors import ParameterError, TaskError, closest
 from arislab.task import Scorer, Task
 
 
-def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None) -> pl.DataFrame:
+def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Task | None = None) -> pl.DataFrame:
     """Return the columns that scorers may ask for, one row per row of ``raw``.
 
     Reads: custom_id, candidate_id, llm_output, and where present input, finish_reason, metadata.
     Adds: output; others (List: the other outputs of the same candidate); from ``candidates`` profile, company, title, category,
-    use_case; from the JSON in metadata each of its keys.
+    use_case; from the JSON in metadata each of its keys. A task that has category(candidate) decides the category.
     """
     frame = raw.rename({"llm_output": "output"})
     if candidates is not None and candidates.height:
@@ -32,12 +32,16 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None) -> pl.DataFr
             candidates.select("candidate_id", *new), on="candidate_id", how="left", maintain_order="left"
         )
     if "metadata" in frame.columns and frame["metadata"].is_not_null().any():
-        keys = sorted(
-            {k for text in frame["metadata"].drop_nulls().head(1000) for k in json.loads(text)} - set(frame.columns)
-        )
+        keys = sorted({k for text in frame["metadata"].drop_nulls() for k in json.loads(text)} - set(frame.columns))
         if keys:
             kept = [json.loads(text) if text else {} for text in frame["metadata"]]
             frame = frame.with_columns(*[pl.Series(k, [m.get(k) for m in kept], strict=False) for k in keys])
+    if task is not None and task.category is not None and candidates is not None:
+        found = {
+            row["candidate_id"]: task.category(row | {"profile": json.loads(row["profile"])})
+            for row in candidates.to_dicts()
+        }
+        frame = frame.with_columns(category=pl.Series([found.get(i) for i in frame["candidate_id"]], dtype=pl.String))
     return frame
 
 
@@ -142,11 +146,16 @@ def check(task: Task) -> pl.DataFrame:
             frames.append(score(frame, task).with_columns(kind=pl.lit(kind)))
     out = pl.concat(frames)
     for line in out.filter(pl.col("kind") == "gold").to_dicts():
-        low = [n for n in task.scorers if line[f"score_{n}"] not in (1.0, None)]
+        low = [n for n in task.scorers if line[f"score_{n}"] is not None and line[f"score_{n}"] != 1]
         if low:
             raise TaskError(
                 f"scorer {low[0]!r} of {task.path.name} gives {line[f'score_{low[0]}']:.3g} to GOLD row {line['custom_id'][5:]}; gold must be 1.0: mend the scorer or the row."
             )
+    mute = [n for n in task.scorers if out.filter(pl.col("kind") == "gold")[f"score_{n}"].is_null().all()]
+    if mute:
+        raise TaskError(
+            f"scorer {mute[0]!r} of {task.path.name} cannot tell on any GOLD row; add one on which it gives 1.0, so that it can be trusted."
+        )
     for line in out.filter((pl.col("kind") == "bad") & (pl.col("quality") >= 1)).to_dicts():
         raise TaskError(
             f"BAD row {line['custom_id'][4:]} of {task.path.name} reaches quality 1.0; no scorer sees what is bad about it."

@@ -111,7 +111,8 @@ def keep_top(
     if quota is not None:
         limit = max(1, math.floor(round(max_share * n_target, 9)))
         place = frame[quota].gather(order).to_frame("value").select(pl.int_range(pl.len()).over("value")).to_series()
-        order = order[(place < limit).to_numpy()]
+        free = frame[quota].gather(order).is_null()  # no value is not a value: such rows fill no quota
+        order = order[((place < limit) | free).to_numpy()]
         rule += f", at most {limit:,} rows of one {quota}"
     kept = np.zeros(len(frame), dtype=bool)
     kept[order[:n_target]] = True
@@ -135,6 +136,31 @@ def keep_above(frame: pl.DataFrame, *, threshold: float = 0.8, by: str = "qualit
     quality = _scored(frame, by)
     kept = (quality >= threshold).fill_null(value=False).to_numpy()
     return _selection(frame, quality, kept, rule=f"{by} >= {threshold:g}", threshold=threshold)
+
+
+def keep(
+    frame: pl.DataFrame,
+    *,
+    rule: str,
+    fraction: float,
+    threshold: float,
+    seed: int = 0,
+    quota: str | None = None,
+    max_share: float = 1.0,
+) -> Selection:
+    """Keep by rule: ``top`` is `keep_top` with `fraction`, ``above`` is `keep_above` with `threshold`.
+
+    Raises:
+        ParameterError: Another rule.
+    """
+    if rule == "top":
+        quota = quota if max_share < 1 else None
+        return keep_top(frame, fraction=fraction, seed=seed, quota=quota, max_share=max_share)
+    if rule == "above":
+        return keep_above(frame, threshold=threshold)
+    raise ParameterError(
+        f"keep_rule must be 'top' (the best share) or 'above' (all from a threshold on), got {rule!r}."
+    )
 
 
 def near_duplicates(

@@ -195,6 +195,8 @@ TABLES: dict[str, Contract] = {
             "ci_low": _number("lower end of its 95 % interval"),
             "ci_high": _number("upper end of its 95 % interval"),
             "n_validation": Column(_INTEGER, "rows behind validation_score", low=0),
+            "model": _text("model that was asked"),
+            "data_version": _text("table@version of the examples"),
             "use_case": _text("which requests it serves", required=True),
             "approve_policy": _text("reviewed: people approved the pool; score: only the scorers did", required=True),
         },

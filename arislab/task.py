@@ -55,7 +55,7 @@ class Task:
     difficulty: Callable[[dict[str, Any]], float | None] | None = field(repr=False, default=None)
     """Candidate to 0 (easy) .. 1 (hard)."""
     category: Callable[[dict[str, Any]], str | None] | None = field(repr=False, default=None)
-    """Candidate to the group that quotas and plots use."""
+    """Candidate to the group that quotas and plots use; without it, the column category of ``candidates``."""
     gold: tuple[dict[str, Any], ...] = field(repr=False, default=())
     """Rows that every scorer must give 1.0."""
     bad: tuple[dict[str, Any], ...] = field(repr=False, default=())
@@ -97,7 +97,12 @@ def load(name: str | Path) -> Task:
     source = path.read_text(encoding="utf-8")
     module = types.ModuleType(f"arislab_task_{path.stem}")
     module.__file__ = str(path)
-    exec(compile(source, str(path), "exec"), module.__dict__)
+    try:
+        exec(compile(source, str(path), "exec"), module.__dict__)
+    except (SyntaxError, ImportError, NameError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise TaskError(
+            f"task file {path.name} cannot be run: {type(error).__name__}: {error}; mend it, nothing was changed."
+        ) from error
     found = module.__dict__
     for need, how in (
         ("to_messages", "a function candidate -> list of messages"),

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arislab import batch
-from arislab.errors import BatchError, ParameterError, PrerequisiteError
+from arislab.errors import BatchError, ParameterError, PrerequisiteError, TaskError
 from arislab.ledger import Ledger
 
 
@@ -245,7 +245,8 @@ def test_the_estimate_speaks_of_all_requests_and_never_guesses_a_price(echo, roo
         requests(50), server=server, folder=root / "b", table=table, task="t", n=10, usd_per_million=(1.0, 2.0)
     )
     assert priced.usd[0] == pytest.approx((priced.prompt_tokens[0] + 2 * priced.completion_tokens[0]) / 1e6)
-    assert table.read().height == 10  # what was tried is kept
+    assert priced.n_requests == 40  # what was tried first is recorded, and not asked for again
+    assert table.read().height == 20
 
 
 def test_nobody_at_the_address_is_one_clear_message(root):
@@ -292,7 +293,7 @@ def test_a_server_killed_in_the_middle_costs_nothing(echo, root):
 class Scripted(BaseHTTPRequestHandler):
     """Files + Batches whose output and error files the test writes."""
 
-    output, error, status, creates, drop_create = b"", b"", "completed", 0, False
+    output, error, status, creates, drop_create, failed = b"", b"", "completed", 0, False, ""
     batches: list[dict] = []  # noqa: RUF012
 
     def log_message(self, *_):
@@ -315,7 +316,8 @@ class Scripted(BaseHTTPRequestHandler):
         elif "/batches?" in self.path or self.path.endswith("/batches"):
             self.reply({"object": "list", "data": kind.batches, "has_more": False})
         else:
-            self.reply(kind.batches[-1] | {"status": kind.status})
+            (found,) = [b for b in kind.batches if self.path.endswith(b["id"])]
+            self.reply(found | {"status": "failed" if found["id"] == kind.failed else kind.status})
 
     def do_POST(self):
         kind = type(self)
@@ -446,3 +448,37 @@ def test_a_batch_refused_as_a_whole_says_why(scripted):
     kind.status = "failed"
     with pytest.raises(BatchError, match="as a whole"):
         batch.submit(requests(2), server=batch.connect(url, folder=folder), folder=folder).wait(poll_s=0.01).collect()
+
+
+def test_one_refused_batch_costs_only_its_own_rows(scripted):
+    kind, url, folder = scripted
+    two = pl.concat([requests(2), batch.build_requests(people(2), ask, model="b", max_tokens=50)])
+    kind.output = b"".join(line(x) for x in two["custom_id"])
+    job = batch.submit(two, server=batch.connect(url, folder=folder), folder=folder)
+    refused = job.batch_ids[0]
+    kind.failed = refused
+    rows = job.wait(poll_s=0.01).collect()
+    assert rows["status"].to_list() == ["error", "error", "ok", "ok"]
+    assert "batch_failed" in rows["error"][0]
+
+
+def test_a_task_for_other_candidates_names_the_candidate(root):
+    with pytest.raises(TaskError, match=r"candidate 'c0000': KeyError: 'title'\. Its profile has text"):
+        batch.build_requests(people(1), lambda c: [{"role": "user", "content": c["profile"]["title"]}], model="m")
+    with pytest.raises(TaskError, match="must give a list"):
+        batch.build_requests(people(1), lambda c: [], model="m")
+
+
+def test_an_empty_answer_is_an_answer_and_not_a_missing_one():
+    came = json.loads(line("x", ""))
+    assert (batch.outcome(came, "completed")["status"], batch.outcome(came, "completed")["llm_output"]) == ("empty", "")
+
+
+def test_with_every_answer_recorded_there_is_nothing_to_estimate(echo, root):
+    _, url = echo()
+    server, table = batch.connect(url, folder=root / "b"), Lakelike()
+    how = {"server": server, "folder": root / "b", "table": table, "task": "t"}
+    batch.answer(requests(5), **how)
+    assert "nothing to send" in repr(batch.dry_run(requests(5), **how, n=3))
+    with pytest.raises(ParameterError, match="n must be >= 1"):
+        batch.dry_run(requests(5), **how, n=0)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from arislab import evaluate, icl, stats
 from arislab.errors import LeakageError, ParameterError
+from arislab.task import load
 
 
 def pool(n):
@@ -207,3 +208,74 @@ def test_the_summary_counts_what_is_missing():
     assert told.select("n", "n_missing").rows() == [(49, 1), (49, 1)]
     assert (told["low"] < told["mean"]).all()
     assert "finetuned - baseline" in evaluate.table(told, stats.compare(frame, baseline="baseline"))
+
+
+def test_search_and_report_share_no_row_and_too_few_are_refused_before_anything_is_spent():
+    rows, fresh = icl.halves(people(50), n_search=300, n_holdout=300)
+    assert (rows.height, fresh.height) == (25, 25)
+    assert rows.join(fresh, on="candidate_id", how="semi").height == 0
+    with pytest.raises(ParameterError, match="at least 20"):
+        icl.halves(people(19), n_search=10, n_holdout=10)
+
+
+def test_what_all_questions_say_is_no_leak():
+    rubric = " ".join(f"rule{i} says word{i}" for i in range(60))
+    questions = {f"t{i}": f"{rubric} candidate {i} knows skill{i} and skill{i + 1} and skill{i * 7}" for i in range(30)}
+    trained = used(f"{rubric} candidate 999 knows cooking and sewing and riding")
+    assert evaluate.leaks(asked(**questions), trained).height == 0
+    assert evaluate.leaks(asked(**questions), used(questions["t3"])).select("candidate_id").rows() == [("t3",)]
+
+
+def test_a_promotion_retires_the_champion_before_it():
+    tuned = {"name": "n", "model_path": "n-2", "base_model": "b", "adapter_sha256": "x"}
+    known = pl.DataFrame(
+        {
+            "name": ["n"],
+            "version": ["n-1"],
+            "alias": ["champion"],
+            "base_model": ["b"],
+            "adapter_path": ["n-1"],
+            "adapter_sha256": ["y"],
+            "gate": ["{}"],
+            "created_at": [1],
+        }
+    )
+    rows = evaluate.promote(known, tuned, {"verdict": "promote"})
+    assert rows.select("version", "alias").rows() == [("n-2", "champion"), ("n-1", "retired")]
+    assert evaluate.promote(known, tuned, {"verdict": "not shown"}).select("version", "alias").rows() == [
+        ("n-2", "candidate")
+    ]
+
+
+def test_an_arm_is_judged_by_its_own_answers_alone(tmp_path, monkeypatch):
+    path = tmp_path / "agree.py"
+    path.write_text(
+        "def to_messages(candidate): return [{'role': 'user', 'content': 'q'}]\n"
+        "def agree(output, others):\n    return sum(o == output for o in others) / len(others) if others else None\n"
+        "SCORERS, WEIGHTS = {'agree': agree}, {'agree': 1}\n"
+    )
+    asked_all = pl.DataFrame(
+        {
+            "arm": ["a", "a", "b", "b"],
+            "candidate_id": ["c"] * 4,
+            "sample": [0, 1, 0, 1],
+            "custom_id": list("wxyz"),
+            "model": ["m"] * 4,
+        }
+    )
+    said = asked_all.with_columns(
+        llm_output=pl.Series(["1", "1", "1", "2"]),
+        status=pl.lit("ok"),
+        error=pl.lit(None),
+        finish_reason=pl.lit("stop"),
+        prompt_tokens=1,
+        completion_tokens=1,
+    )
+    monkeypatch.setattr(
+        evaluate.batch,
+        "answer",
+        lambda requests, **_: requests.join(said.drop("arm", "candidate_id", "sample", "model"), on="custom_id"),
+    )
+    arms = {name: part.drop("arm") for (name,), part in asked_all.partition_by("arm", as_dict=True).items()}
+    scored = evaluate.ask(arms, candidates=people(1), server=None, folder=tmp_path, table=None, task=load(path))
+    assert dict(scored.group_by("arm").agg(pl.col("quality").mean()).iter_rows()) == {"a": 1.0, "b": 0.0}

@@ -134,3 +134,40 @@ def test_batch_files_are_joined_by_custom_id_and_nothing_is_lost(tmp_path):
     foreign = write(tmp_path / "foreign.jsonl", json.dumps(answer(9, "z")))
     with pytest.raises(PrerequisiteError, match="do not belong together"):
         inputs.from_batch_files(asked, foreign, task="t")
+
+
+def test_the_same_request_several_times_is_several_samples(tmp_path):
+    body = {"model": "m", "messages": [{"role": "user", "content": "q"}]}
+    asked = [{"custom_id": f"x{n}", "body": body} for n in range(4)]
+    came = [
+        {
+            "custom_id": f"x{n}",
+            "response": {
+                "status_code": 200,
+                "body": {"choices": [{"finish_reason": "stop", "message": {"content": f"a{n}"}}]},
+            },
+        }
+        for n in range(4)
+    ]
+    one = write(tmp_path / "in.jsonl", "\n".join(map(json.dumps, asked)))
+    two = write(tmp_path / "out.jsonl", "\n".join(map(json.dumps, came)))
+    people, raw = inputs.from_batch_files(one, two, task="t")
+    assert (people.height, raw.height, raw["custom_id"].n_unique()) == (1, 4, 4)
+    assert raw["llm_output"].to_list() == ["a0", "a1", "a2", "a3"]
+
+
+def test_the_order_of_a_file_names_no_row_and_equal_rows_stay_apart():
+    twice = pl.concat([RECORDED, RECORDED.head(1)])
+    first = inputs.outputs(twice, task="sums", input="q", output="a")[1]
+    other = inputs.outputs(twice.reverse(), task="sums", input="q", output="a")[1]
+    assert first["custom_id"].n_unique() == 5
+    assert set(first["custom_id"]) == set(other["custom_id"])
+
+
+def test_a_known_candidate_keeps_group_and_split_when_a_larger_file_comes():
+    first = inputs.candidates(PROFILES.tail(2), id="nr", text="text")
+    grown = inputs.keep_known(inputs.candidates(PROFILES, id="nr", text="text"), first)
+    before = {r["candidate_id"]: (r["group_id"], r["split"]) for r in first.to_dicts()}
+    after = {r["candidate_id"]: (r["group_id"], r["split"]) for r in grown.to_dicts()}
+    assert {k: after[k] for k in before} == before
+    assert after["1"] == after["2"]  # the new near-duplicate follows the group that was there

@@ -38,15 +38,20 @@ def test_the_two_commands_are_what_ci_runs():
 
 def test_the_commands_for_own_data_run_in_order(tmp_path):
     told = []
-    for line in commands("data/sample/candidates.csv"):
+    for line in commands("data/sample/candidates.jsonl"):
         words = shlex.split(line)
         assert words[0] == "arislab"
-        assert words[-2:] == ["--root", "my"]
-        told.append(arislab(*words[1:-2], root=tmp_path))
+        assert words[-2] == "--root"
+        told.append(arislab(*words[1:-2], root=tmp_path / words[-1]))
     assert told[0].startswith("60 candidates = 60 new")
-    assert told[1].startswith("80 outputs = 80 ok")
+    assert "40 requests = " in told[1]
+    assert "not in the lake" not in told[1]
+    assert told[3].startswith("80 outputs = 80 ok")
     assert told[-1].startswith("1,000 candidates = ")
-    assert json.loads(arislab("runs", "--json", root=tmp_path))[0]["phase"] == "curate"
+    answers = json.loads(
+        arislab("sql", "--format", "json", "select llm_output o from training_data_raw", root=tmp_path / "my")
+    )
+    assert sum('"recommendation"' in (a["o"] or "") or "'recommendation'" in (a["o"] or "") for a in answers) > 20
 
 
 def test_the_commands_on_records_run(tmp_path):

@@ -204,3 +204,48 @@ def test_examples_carry_the_messages_and_the_facts(task_file):
     assert row["input"] == "candidate number 1"
     assert json.loads(row["metadata"]) == {"gt": 1, "title": "Cook", "use_case": "general", "difficulty": None}
     assert (row["approved"], row["needs_review"]) == (False, True)
+
+
+def test_answers_about_one_candidate_are_held_out_together():
+    frame = pl.DataFrame({"id": [f"e{i}" for i in range(40)], "candidate_id": [f"c{i // 2}" for i in range(40)]})
+    train, held = curation.hold_out(frame, fraction=0.1, seed=1)
+    assert (train.height, held.height) == (36, 4)
+    assert train.join(held, on="candidate_id", how="semi").height == 0
+    assert (
+        curation.hold_out(frame.reverse(), fraction=0.1, seed=1)[1]["id"].sort().to_list()
+        == held["id"].sort().to_list()
+    )
+    with pytest.raises(ParameterError, match="at least 2 candidates"):
+        curation.hold_out(frame.head(2), fraction=0.1)
+
+
+def test_one_of_each_group_whatever_the_order_of_rows():
+    frame = people(6).with_columns(group_id=pl.Series(list("aabbcc")))
+    assert curation.one_per_group(frame)["candidate_id"].to_list() == ["c0000", "c0002", "c0004"]
+    assert curation.one_per_group(frame.reverse()).equals(curation.one_per_group(frame))
+
+
+def test_a_scorer_that_can_never_tell_is_not_trusted(task_file):
+    task_file.write_text(TASK.replace("return output.isupper()", "return None"))
+    with pytest.raises(TaskError, match=r"'loud' of shout\.py cannot tell on any GOLD row"):
+        scoring.check(load(task_file))
+
+
+def test_a_task_decides_the_category(task_file):
+    task_file.write_text(
+        TASK + "\ndef category(candidate):\n    return 'long' if len(candidate['profile']['text']) > 18 else 'short'\n"
+    )
+    frame = scoring.rows(raw(["A"] * 12), people(12), task=load(task_file))
+    assert frame["category"].to_list() == ["short"] * 10 + ["long"] * 2
+
+
+def test_a_task_file_that_cannot_be_run_is_one_clear_message(task_file):
+    for text, what in (("def broken(:", "SyntaxError"), ("import nothing_of_that_name", "ModuleNotFoundError")):
+        task_file.write_text(text)
+        with pytest.raises(TaskError, match=f"cannot be run: {what}"):
+            load(task_file)
+
+
+def test_a_cut_that_keeps_nothing_says_so(task_file):
+    with pytest.raises(ParameterError, match="keeps no row"):
+        curation.examples(pl.DataFrame(schema={"candidate_id": pl.String}), people(1), load(task_file))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from arislab import selection
 from arislab.errors import ParameterError
-from arislab.selection import groups, keep_above, keep_top, near_duplicates
+from arislab.selection import groups, keep, keep_above, keep_top, near_duplicates
 
 
 def rows(quality, **columns):
@@ -298,3 +298,15 @@ def test_the_examples_in_the_docstrings_are_true():
     result = doctest.testmod(selection)
     assert result.attempted
     assert not result.failed
+
+
+def test_the_rule_is_one_of_two_and_rows_without_a_value_fill_no_quota():
+    frame = pl.DataFrame(
+        {"custom_id": [f"r{i}" for i in range(20)], "quality": [i / 20 for i in range(20)], "category": [None] * 20},
+        schema_overrides={"category": pl.String},
+    )
+    kept = keep(frame, rule="top", fraction=0.5, threshold=0.8, quota="category", max_share=0.3)
+    assert kept.n_kept == 10
+    assert keep(frame, rule="above", fraction=0.5, threshold=0.9).n_kept == 2
+    with pytest.raises(ParameterError, match="keep_rule must be 'top'"):
+        keep(frame, rule="Top", fraction=0.5, threshold=0.8)
