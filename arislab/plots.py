@@ -210,7 +210,8 @@ def bias(frame: pl.DataFrame, column: str, *, kept: str = "kept", ax: "Axes | No
 
     Args:
         frame: Columns `kept` (Boolean) and `column`: a number (two distributions), a category (shares before and
-            after), or text of more than 40 different values (its length in characters).
+            after; the eleven that changed most if there are many), or free text (its length in characters): more than 40
+            different values that are long (60 characters in the median) or mostly occur once.
         column: What to look at.
         kept: The column that says which rows were kept.
         ax: Where to draw.
@@ -220,7 +221,9 @@ def bias(frame: pl.DataFrame, column: str, *, kept: str = "kept", ax: "Axes | No
             raise ParameterError(f"the frame has no column {name!r}; {closest(name, frame.columns)}.")
     values, mask = frame[column], frame[kept].fill_null(value=False)
     unit = ""
-    if values.dtype == pl.String and values.n_unique() > 40:
+    n_different = values.n_unique()
+    is_long = values.dtype == pl.String and float(values.str.len_chars().median() or 0) > 60  # type: ignore[arg-type]
+    if values.dtype == pl.String and n_different > 40 and (is_long or n_different > len(values) / 2):
         values, unit = values.str.len_chars(), "length, characters"
     if values.dtype.is_numeric():
         return _bias_of_numbers(values.cast(pl.Float64), mask, f"{_words(column)}{unit and f' ({unit})'}", ax)

@@ -178,3 +178,10 @@ def test_a_figure_can_be_part_of_a_larger_one_and_columns_are_named():
         plots.quality_distribution(QUALITY, by="qualty")
     with pytest.raises(ParameterError, match="no column 'categry'; did you mean 'category'"):
         plots.bias(MIX, "categry")
+
+
+def test_many_models_are_categories_and_not_texts():
+    frame = pl.DataFrame({"model": [f"model-{i % 73}" for i in range(730)], "kept": [i % 73 < 20 for i in range(730)]})
+    assert plots.bias(frame, "model").get_xlabel().startswith("share of rows")
+    frame = frame.with_columns(text=pl.Series([f"answer number {i} " * 9 for i in range(730)]))
+    assert "characters" in plots.bias(frame, "text").get_xlabel()
