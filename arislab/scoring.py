@@ -89,7 +89,7 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
 
 
 def _column(frame: pl.DataFrame, name: str, task: Task, scorer: str) -> list[Any]:
-    if name == "others":
+    if name == "others" and name not in frame.columns:  # GOLD and BAD rows bring their own
         return _others(frame)
     if name not in frame.columns:
         raise TaskError(

@@ -249,3 +249,14 @@ def test_a_task_file_that_cannot_be_run_is_one_clear_message(task_file):
 def test_a_cut_that_keeps_nothing_says_so(task_file):
     with pytest.raises(ParameterError, match="keeps no row"):
         curation.examples(pl.DataFrame(schema={"candidate_id": pl.String}), people(1), load(task_file))
+
+
+def test_gold_rows_bring_the_other_answers_they_are_judged_with(tmp_path):
+    path = tmp_path / "agree.py"
+    path.write_text(
+        "def to_messages(candidate): return []\n"
+        "def agree(output, others):\n    return sum(o == output for o in others) / len(others) if others else None\n"
+        "SCORERS, WEIGHTS = {'agree': agree}, {'agree': 1}\n"
+        "GOLD, BAD = [{'output': '7', 'others': ['7', '7']}], [{'output': '7', 'others': ['7', '8']}]\n"
+    )
+    assert scoring.check(load(path))["quality"].to_list() == [1.0, 0.5]
