@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arislab.errors import ArislabError
+
 if TYPE_CHECKING:
     from arislab.review import Panel
 
@@ -75,7 +77,16 @@ class View:
             return
         try:
             action()
-        except Exception as error:
+        except (
+            ArislabError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            OSError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             self.panel.say("error", f"{type(error).__name__}: {error}")
             raise
 
