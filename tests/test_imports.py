@@ -22,6 +22,7 @@ ARROWS = {
     "curation": {"task"},
     "stats": set(),
     "plots": set(),
+    "prices": set(),
     "connection": set(),
     "ledger": set(),
     "batch": {"connection", "ledger"},
