@@ -1,30 +1,14 @@
-r"""Requests to raw outputs, through any server of the OpenAI Files + Batches protocol.
+"""Requests to raw outputs, through any server of the OpenAI Files + Batches protocol: what is asked, what it will take, what came.
 
-One line of an input file, and one of an output file::
-
-    {
-        "body": {"max_tokens": 160, "messages": [...], "model": "m", "seed": 7},
-        "custom_id": "r-0b6f…",
-        "method": "POST",
-        "url": "/v1/chat/completions",
-    }
-    {
-        "custom_id": "r-0b6f…",
-        "error": null,
-        "id": "…",
-        "response": {"body": {"choices": [...], "usage": {...}}, "status_code": 200},
-    }
-
-Trusted: bytes and custom_ids. Not trusted: line order, counts, a status of ``completed``, the SDK's retries (a create that it
-repeats is a batch paid twice, so creates are never retried; a lost answer is reconciled by metadata). A ledger beside the run
-records each intent before it is acted on; running the same cell again continues. This module does not know the lake or any task.
+The bytes of the protocol are described in ``lines``, the way of a request in ``job``, the differences of servers in ``dialect``; what
+users type is all reachable here. This module does not know the lake or any task.
 """
 
 import hashlib
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,35 +17,42 @@ import polars as pl
 
 from arislab.connection import Server, connect
 from arislab.errors import BatchError, ParameterError, TaskError
-from arislab.ledger import Ledger
+from arislab.job import Budget, Job, cut, find_batch, submit, unsendable
+from arislab.ledger import OPEN, Ledger
+from arislab.lines import AGAIN, ANSWERED, ASK, URL, canonical, outcome, parse
 
 __all__ = [
+    "AGAIN",
     "ANSWERED",
+    "ASK",
+    "Budget",
     "Estimate",
     "Job",
+    "Plan",
     "Preview",
     "Server",
     "Table",
     "answer",
     "build_requests",
+    "cancel",
     "canonical",
+    "collect",
     "connect",
     "custom_id",
     "dry_run",
     "outcome",
+    "plan",
     "preview",
+    "read_requests",
+    "reuse_finished",
     "states",
+    "status",
     "submit",
 ]
 
-MAX_LINES = 50_000
-MAX_BYTES = 190_000_000
-ANSWERED = ("ok", "truncated", "refused", "empty")
-"""Statuses of requests that have an answer; all others are sent again by the next run."""
-_TERMINAL = ("completed", "failed", "expired", "cancelled")
-_URL = "/v1/chat/completions"
-_REQUEST = ["candidate_id", "sample", "custom_id", "input", "messages", "model", "body", "request_sha256"]
-_STALL_S = 300.0
+_REQUEST = ["candidate_id", "sample", "custom_id", "input", "messages", "model", "body", "request_sha256", "stem"]
+_LIMITS = ("max_tokens", "max_completion_tokens")
+"""Fields that bound the length of an answer and change nothing else of it."""
 
 
 class Table(Protocol):
@@ -72,11 +63,6 @@ class Table(Protocol):
 
     def upsert(self, frame: pl.DataFrame) -> Any:
         """Write rows."""
-
-
-def canonical(value: Any) -> str:
-    """Return JSON with sorted keys, no spaces, ASCII only: equal values give equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def custom_id(body: dict[str, Any], *, sample: int) -> str:
@@ -101,10 +87,11 @@ def build_requests(
     pair_by_candidate: bool = False,
     **parameters: Any,
 ) -> pl.DataFrame:
-    """Return one row per candidate and sample: candidate_id, sample, custom_id, input, messages, model, body, request_sha256.
+    """Return one row per candidate and sample: candidate_id, sample, custom_id, input, messages, model, body, request_sha256, stem.
 
     Identical requests (candidates with the same profile) share a custom_id and are sent once. Each request carries its own random
-    seed: with one seed for all, all answers draw the same random numbers and share their faults.
+    seed: with one seed for all, all answers draw the same random numbers and share their faults. The seed does not depend on
+    max_tokens, and neither does ``stem``, which names the question: see ``reuse_finished``.
 
     Args:
         candidates: Reads candidate_id, profile (JSON), company, title, category, use_case.
@@ -139,7 +126,7 @@ def build_requests(
             "max_tokens": max_tokens,
             **parameters,
         }
-        text = canonical(body)
+        text = canonical({name: value for name, value in body.items() if name not in _LIMITS})
         for sample in range(samples):
             drawn = f"{seed}:{sample}:{row['candidate_id'] if pair_by_candidate else text}"
             body["seed"] = int(hashlib.sha256(drawn.encode()).hexdigest()[:8], 16) >> 1
@@ -154,6 +141,7 @@ def build_requests(
                     model,
                     whole,
                     hashlib.sha256(whole.encode()).hexdigest(),
+                    _stem(body, sample),
                 )
             )
     return pl.DataFrame(rows, schema=_REQUEST, orient="row").with_columns(
@@ -197,321 +185,94 @@ def preview(requests: pl.DataFrame, *, n: int = 2) -> Preview:
     return Preview([json.loads(text) for text in requests["messages"].head(n)])
 
 
-# --- submit, wait, collect --------------------------------------------------------------------------------------------
+def _stem(body: dict[str, Any], sample: int) -> str:
+    """The name of a question: as ``custom_id``, but without the bound on the answer's length."""
+    rest = {name: value for name, value in body.items() if name not in _LIMITS}
+    return "s" + custom_id(rest, sample=sample)[1:]
 
 
-def submit(
+def read_requests(path: Path) -> pl.DataFrame:
+    """Return the rows of ``build_requests`` for an input file of the protocol, which keeps its custom_ids.
+
+    Raises:
+        ParameterError: A line that is no request, an id that comes twice or cannot be sent; with its number.
+    """
+    rows: list[tuple[Any, ...]] = []
+    seen: dict[str, int] = {}
+    content = Path(path).read_bytes()
+    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if not raw.strip():
+            continue
+        line = parse(raw) or {}
+        name, body = line.get("custom_id"), line.get("body")
+        messages = body.get("messages") if isinstance(body, dict) else None
+        if not (isinstance(name, str) and isinstance(body, dict) and isinstance(body.get("model"), str) and messages):
+            raise ParameterError(
+                f"{path}, line {number}: no request; a line must be an object with custom_id, method, url and a body with model and messages."
+            )
+        if name in seen or not 0 < len(name) <= 64 or not name.isascii() or not name.isprintable() or '"' in name:
+            first = f"it was used in line {seen[name]}" if name in seen else f"got {name!r}"
+            raise ParameterError(
+                f"{path}, line {number}: custom_id must be unique and 1 to 64 plain ASCII characters; {first}."
+            )
+        if line.get("url", URL) != URL:
+            raise ParameterError(f"{path}, line {number}: url must be {URL!r}, got {line['url']!r}.")
+        seen[name] = number
+        whole = canonical(body)
+        said = messages[-1].get("content") if isinstance(messages, list) and isinstance(messages[-1], dict) else None
+        text = said if isinstance(said, str) else canonical(said)
+        digest = hashlib.sha256(whole.encode()).hexdigest()
+        rows.append((name, 0, name, text, canonical(messages), body["model"], whole, digest, _stem(body, 0)))
+    if not rows:
+        raise ParameterError(f"{path} has no requests; each line must be one.")
+    return pl.DataFrame(rows, schema=_REQUEST, orient="row").with_columns(
+        pl.col("sample").cast(pl.Int32)
+    )  # one row per line
+
+
+def reuse_finished(requests: pl.DataFrame, *, table: Table) -> pl.DataFrame:
+    """Let requests whose question was answered in full under another max_tokens stand for that recorded request.
+
+    An answer that ended by itself within the limit is the same under any limit that it fits in (same seed, same model). So after
+    raising max_tokens only the truncated rows are new. Columns custom_id and request_sha256 are those of the recorded request.
+
+    Args:
+        requests: From ``build_requests``; reads custom_id, stem, body.
+        table: The lake's ``training_data_raw``.
+    """
+    columns = ["custom_id", "stem", "status", "completion_tokens", "request_sha256"]
+    known = table.read(columns=columns, where="status in ('ok', 'refused', 'empty') and stem is not null")
+    limits = pl.Series("limit", [_limit(json.loads(body)) for body in requests["body"]], dtype=pl.Int64)
+    asked = requests.select("custom_id", "stem", limits).unique("custom_id")
+    fits = (
+        known.rename({"custom_id": "known_id", "request_sha256": "known_sha256"})
+        .join(asked, on="stem")
+        .filter((pl.col("known_id") == pl.col("custom_id")) | (pl.col("completion_tokens") < pl.col("limit")))
+        .sort(pl.col("known_id") != pl.col("custom_id"), "known_id")
+        .unique("custom_id", keep="first", maintain_order=True)
+    )
+    found = requests.join(
+        fits.select("custom_id", "known_id", "known_sha256"), on="custom_id", how="left", maintain_order="left"
+    )
+    return found.with_columns(
+        custom_id=pl.coalesce("known_id", "custom_id"), request_sha256=pl.coalesce("known_sha256", "request_sha256")
+    ).drop("known_id", "known_sha256")  # one row per row of requests
+
+
+def _limit(body: dict[str, Any]) -> int:
+    return min((int(body[name]) for name in _LIMITS if body.get(name)), default=2**62)
+
+
+def answer(
     requests: pl.DataFrame,
     *,
     server: Server,
     folder: Path,
-    answered: Iterable[str] = (),
-    max_lines: int = MAX_LINES,
-    max_bytes: int = MAX_BYTES,
-) -> "Job":
-    """Send every distinct request that has no recorded answer, cut into as few batches as the protocol allows.
-
-    Args:
-        requests: From ``build_requests``.
-        server: From ``connect``.
-        folder: Holds the ledger, the files sent and the files received.
-        answered: custom_ids whose answers are recorded; they are not sent.
-        max_lines: Requests a batch.
-        max_bytes: Bytes a file.
-    """
-    done = set(answered)
-    todo = requests.unique("custom_id", keep="first", maintain_order=True)
-    todo = todo.filter(~pl.col("custom_id").is_in(list(done))) if done else todo
-    ledger, shards = Ledger(Path(folder)), []
-    where = server.base_url
-    for lines in _cut(todo, max_lines=max_lines, max_bytes=max_bytes):
-        content = b"".join(lines)
-        shard = hashlib.sha256(content).hexdigest()
-        path = Path(folder) / "requests" / f"{shard[:16]}.jsonl"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_bytes(content)
-            part.replace(path)
-        row = ledger.open_shard(shard, where, path, len(lines))
-        _send(row, ledger, server)
-        shards.append(row)
-    return Job(todo, shards, ledger, server, Path(folder))
-
-
-def _cut(todo: pl.DataFrame, *, max_lines: int, max_bytes: int) -> Iterator[list[bytes]]:
-    """Yield the lines of each file: one model a file, as OpenAI demands."""
-    for part in todo.partition_by("model", maintain_order=True):
-        lines: list[bytes] = []
-        size = 0
-        for name, body in part.select("custom_id", "body").iter_rows():
-            line = b'{"body":%b,"custom_id":"%b","method":"POST","url":"%b"}\n' % (
-                body.encode(),
-                name.encode(),
-                _URL.encode(),
-            )
-            if lines and (len(lines) == max_lines or size + len(line) > max_bytes):
-                yield lines
-                lines, size = [], 0
-            lines.append(line)
-            size += len(line)
-        yield lines
-
-
-def _send(row: dict[str, Any], ledger: Ledger, server: Server) -> None:
-    """Upload a shard and create its batch, unless the ledger or the server says that this happened already."""
-    import openai
-
-    mark = f"{row['shard'][:48]}-{row['attempt']}"
-    if row["batch_id"]:
-        if _batch(server, row["batch_id"]) is not None:
-            return
-        ledger.note(row, state="planned", batch_id=None, file_id=None)  # the server has forgotten it
-    if row["state"] == "creating":
-        found = _adopt(server, mark)
-        if found:
-            ledger.note(row, state="submitted", batch_id=found)
-            return
-    ledger.note(row, state="uploading")
-    with Path(row["path"]).open("rb") as file:
-        try:
-            uploaded = server.patiently(
-                lambda: server.client.files.create(file=(f"{mark}.jsonl", file), purpose="batch"), rewind=file
-            )
-        except openai.APIStatusError as error:
-            hint = (
-                "it has no Files API: put `arislab serve --upstream URL` in front of it"
-                if error.status_code == 404
-                else "nothing was spent"
-            )
-            raise BatchError(
-                f"{server.base_url} refused a file of {row['n']:,} requests ({error.status_code}: {error.message}); {hint}."
-            ) from None
-    ledger.note(row, state="creating", file_id=uploaded.id)
-    try:
-        made = server.client.batches.create(
-            input_file_id=uploaded.id, endpoint=_URL, completion_window="24h", metadata={"arislab_shard": mark}
-        )
-        ledger.note(row, state="submitted", batch_id=made.id)
-    except (openai.APIConnectionError, openai.InternalServerError) as error:
-        found = _adopt(server, mark)  # the answer was lost: was the batch made?
-        if not found:
-            raise BatchError(
-                f"the server did not confirm a batch of {row['n']:,} requests ({error}); nothing is lost: run the cell again."
-            ) from None
-        ledger.note(row, state="submitted", batch_id=found)
-    except openai.APIStatusError as error:
-        ledger.note(row, state="planned", file_id=None)
-        raise BatchError(
-            f"the server refused a batch of {row['n']:,} requests ({error.status_code}: {error.message}); nothing was spent."
-        ) from None
-
-
-def _adopt(server: Server, mark: str) -> str | None:
-    for batch in server.patiently(lambda: list(server.client.batches.list(limit=100))):
-        if (batch.metadata or {}).get("arislab_shard") == mark:
-            return str(batch.id)
-    return None
-
-
-def _batch(server: Server, batch_id: str) -> Any:
-    import openai
-
-    def look() -> Any:
-        try:
-            return server.client.batches.retrieve(batch_id)
-        except openai.NotFoundError:
-            return None
-
-    return server.patiently(look)
-
-
-@dataclass
-class Job:
-    """Requests on their way. ``wait`` for them, then ``collect`` the answers."""
-
-    requests: pl.DataFrame
-    shards: list[dict[str, Any]]
-    ledger: Ledger
-    server: Server
-    folder: Path
-    seconds: float = 0.0
-
-    @property
-    def batch_ids(self) -> list[str]:
-        """Names of the batches at the server."""
-        return [str(shard["batch_id"]) for shard in self.shards]
-
-    def batches(self) -> list[Any]:
-        """Return the server's view of each batch, now."""
-        return [_batch(self.server, batch_id) for batch_id in self.batch_ids]
-
-    def wait(self, *, poll_s: float = 0.5) -> "Job":
-        """Show progress until every batch has ended; interrupting and calling it again is safe."""
-        from tqdm.auto import tqdm
-
-        began, total = time.monotonic(), sum(shard["n"] for shard in self.shards)
-        moved = began
-        with tqdm(total=total, unit="req", desc="batch", disable=not total, mininterval=1.0) as bar:
-            while True:
-                now = [b for b in self.batches() if b is not None]
-                done = sum(
-                    b.request_counts.completed + b.request_counts.failed for b in now if b.request_counts is not None
-                )
-                if done != bar.n:
-                    moved = time.monotonic()
-                bar.n = done
-                bar.refresh()
-                if all(b.status in _TERMINAL for b in now):
-                    break
-                if self.server.base_url == "embedded" and time.monotonic() - moved > _STALL_S:
-                    self.server.close()
-                    raise BatchError(
-                        f"the embedded server finished no request for {_STALL_S:.0f} s ({done:,} of {total:,} done); nothing is lost: run the "
-                        f"cell again, it goes on there. The server's log: {self.server.folder / 'server' / 'server.log'}"
-                    )
-                time.sleep(poll_s)
-        self.seconds += time.monotonic() - began
-        return self
-
-    def collect(self) -> pl.DataFrame:
-        """Return one row per request sent, in the columns of ``training_data_raw`` (without task); also for those that failed.
-
-        Collecting again is free: until its answers are recorded, a batch stays the one that the same requests attach to. Only
-        a batch that brought no answer at all is followed by a new attempt.
-
-        Raises:
-            BatchError: A batch is still running, or was refused as a whole.
-        """
-        lines: dict[str, dict[str, Any]] = {}
-        ended: dict[str, str] = {}
-        found = [(shard, _batch(self.server, shard["batch_id"])) for shard in self.shards]
-        for shard, batch in found:
-            if batch is None or batch.status not in _TERMINAL:
-                raise BatchError(
-                    f"batch {shard['batch_id']} has not ended ({batch.status if batch else 'unknown'}); call wait() first."
-                )
-        refused = [(shard, batch) for shard, batch in found if batch.status == "failed"]
-        for shard, _ in refused:
-            self.ledger.note(shard, state="fruitless")  # the next run sends it as a new attempt
-        if refused and len(refused) == len(found):
-            shard, batch = refused[0]
-            raise BatchError(
-                f"the server refused batch {shard['batch_id']} as a whole ({_problems(batch)}); mend the requests and run the cell again."
-            )
-        sent_by_shard = []
-        for shard, batch in found:
-            sent = {json.loads(line)["custom_id"] for line in Path(shard["path"]).read_bytes().split(b"\n") if line}
-            if batch.status == "failed":  # its rows are errors; those of the other batches are not lost for it
-                told = {"code": "batch_failed", "message": _problems(batch)}
-                lines |= {name: {"custom_id": name, "error": told} for name in sent}
-            for line in self._lines(batch):
-                name = str(line.get("custom_id"))
-                if name in sent and name not in lines:
-                    lines[name] = line
-                else:
-                    self._quarantine(batch.id, line)
-            ended |= dict.fromkeys(sent, batch.status)
-            sent_by_shard.append(sent)
-        outcomes = {name: outcome(lines.get(name), ended.get(name, "")) for name in self.requests["custom_id"]}
-        rows = [row | outcomes[row["custom_id"]] for row in self.requests.drop("body").to_dicts()]
-        for shard, sent in zip(self.shards, sent_by_shard, strict=True):
-            if not any(outcomes[name]["status"] in ANSWERED for name in sent):
-                self.ledger.note(shard, state="fruitless")
-        schema = {
-            "error": pl.String,
-            "llm_output": pl.String,
-            "finish_reason": pl.String,
-            "prompt_tokens": pl.Int64,
-            "completion_tokens": pl.Int64,
-            "logprob_mean": pl.Float64,
-            "status": pl.String,
-        }
-        frame = pl.DataFrame(rows, schema={**self.requests.drop("body").schema, **schema}, strict=False)
-        if frame.height != self.requests.height:
-            raise BatchError(
-                f"{self.requests.height:,} requests were sent, {frame.height:,} accounted for; this is a defect of arislab."
-            )
-        return frame  # one row per request
-
-    def _lines(self, batch: Any) -> Iterator[dict[str, Any]]:
-        """Yield the lines of output and error file; the bytes are kept beside the ledger."""
-        for kind, file_id in (("output", batch.output_file_id), ("error", batch.error_file_id)):
-            if not file_id:
-                continue
-            content = self._content(file_id)
-            path = self.folder / "results" / f"{hashlib.sha256(batch.id.encode()).hexdigest()[:16]}-{kind}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-            for line in content.split(b"\n"):
-                if line.strip():
-                    try:
-                        yield json.loads(line)
-                    except ValueError:
-                        self._quarantine(batch.id, {"unreadable": line.decode("utf-8", "replace")})
-
-    def _content(self, file_id: str) -> bytes:
-        return bytes(self.server.patiently(lambda: self.server.client.files.content(file_id).content))
-
-    def _quarantine(self, batch_id: str, line: dict[str, Any]) -> None:
-        """Keep a line that belongs to no request of ours, or comes twice."""
-        with (self.folder / "quarantine.jsonl").open("a", encoding="utf-8") as file:
-            file.write(canonical({"batch_id": batch_id, "line": line}) + "\n")
-
-    def __repr__(self) -> str:
-        state = ", ".join(
-            f"{b.status} {b.request_counts.completed:,}/{b.request_counts.total:,}"
-            if b and b.request_counts
-            else "unknown"
-            for b in self.batches()
-        )
-        return f"Job: {self.requests.height:,} requests in {len(self.shards)} batches ({state or 'nothing to send'})"
-
-
-def _problems(batch: Any) -> str:
-    """Why a batch was refused as a whole."""
-    listed = (batch.errors.data or []) if batch.errors else []
-    return "; ".join(f"line {e.line}: {e.message}" for e in listed[:3]) or "no reason given"
-
-
-def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
-    """What became of one request, from its output or error line."""
-    if line is None:
-        return {
-            "status": "expired" if batch_status == "expired" else "lost",
-            "error": f"no line in the files of a batch that is {batch_status}",
-        }
-    response, problem = line.get("response") or {}, line.get("error")
-    body = response.get("body") or {}
-    if problem or response.get("status_code") != 200:
-        told = (
-            problem
-            or (body.get("error") if isinstance(body, dict) else body)
-            or {"message": f"status {response.get('status_code')}"}
-        )
-        code = told.get("code") if isinstance(told, dict) else None
-        return {"status": "expired" if code == "batch_expired" else "error", "error": canonical(told)[:2000]}
-    choice = (body.get("choices") or [{}])[0]
-    message, reason = choice.get("message") or {}, choice.get("finish_reason")
-    text, usage = message.get("content"), body.get("usage") or {}
-    if message.get("refusal") or reason == "content_filter":
-        status = "refused"
-    elif not (text or "").strip():
-        status = "empty"
-    else:
-        status = "truncated" if reason == "length" else "ok"
-    tokens = [t["logprob"] for t in (choice.get("logprobs") or {}).get("content") or []]
-    return {
-        "status": status,
-        "llm_output": text if text is not None else message.get("refusal"),
-        "finish_reason": reason,
-        "prompt_tokens": usage.get("prompt_tokens"),
-        "completion_tokens": usage.get("completion_tokens"),
-        "logprob_mean": min(0.0, sum(tokens) / len(tokens)) if tokens else None,
-    }
-
-
-def answer(requests: pl.DataFrame, *, server: Server, folder: Path, table: Table, task: str) -> pl.DataFrame:
+    table: Table,
+    task: str,
+    resend: Iterable[str] = (),
+    budget: Budget | None = None,
+) -> pl.DataFrame:
     """Ask what is not recorded yet in one go, record it, and return one row per row of ``requests``.
 
     Args:
@@ -520,14 +281,18 @@ def answer(requests: pl.DataFrame, *, server: Server, folder: Path, table: Table
         folder: As in ``submit``.
         table: The lake's ``training_data_raw``.
         task: Name of the task, recorded with each row.
+        resend: As in ``submit``.
+        budget: As in ``submit``.
 
     Returns:
         The columns of ``requests`` with status, llm_output, error, finish_reason, prompt_tokens, completion_tokens.
     """
     known = _recorded(requests, table)
     answered = known.filter(pl.col("status").is_in(ANSWERED))["custom_id"]
-    job = submit(requests.select(_REQUEST), server=server, folder=folder, answered=answered)
-    if job.shards:
+    job = submit(
+        requests.select(_REQUEST), server=server, folder=folder, answered=answered, resend=resend, budget=budget
+    )
+    if job.requests.height:
         table.upsert(job.wait().collect().with_columns(task=pl.lit(task)))
         known = _recorded(requests, table)
     return requests.join(known, on="custom_id", how="left", maintain_order="left")  # one row per row of requests
@@ -552,6 +317,177 @@ def _recorded(requests: pl.DataFrame, table: Table) -> pl.DataFrame:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What ``submit`` would do, before anything is spent. The counts sum to ``n_rows``."""
+
+    n_rows: int
+    n_same_request: int
+    """Rows whose request is identical to an earlier row's: sent once."""
+    n_recorded: int
+    """Have a recorded answer."""
+    n_received: int
+    """Have an answer in the folder that is not recorded yet: collected, not paid for again."""
+    n_open: int
+    """Are on their way in a batch: attached to."""
+    n_blocked: dict[str, int]
+    """Failed earlier in a way that may cost or fail again, by status; ``resend`` sends them."""
+    n_unsendable: int
+    """Too long, or not valid text."""
+    n_to_send: int
+    files: list[tuple[int, int]]
+    """Requests and bytes of each file that would be sent."""
+    estimate: "Estimate | None" = None
+    """Tokens, time and cost, if a dry run was made."""
+
+    def __repr__(self) -> str:
+        parts = {
+            "same request": self.n_same_request,
+            "recorded": self.n_recorded,
+            "received": self.n_received,
+            "on their way": self.n_open,
+            **{f"{status} (not sent again)": n for status, n in self.n_blocked.items()},
+            "cannot be sent": self.n_unsendable,
+            "to send": self.n_to_send,
+        }
+        told = " + ".join(f"{n:,} {what}" for what, n in parts.items() if n or what == "to send")
+        size = sum(n_bytes for _, n_bytes in self.files)
+        cost = repr(self.estimate) if self.estimate else "tokens, time and cost: unknown before a dry run"
+        return f"{self.n_rows:,} rows = {told}; {len(self.files)} files, {size / 1e6:,.1f} MB; {cost}"
+
+
+def plan(
+    requests: pl.DataFrame,
+    *,
+    server: Server,
+    folder: Path,
+    answered: Iterable[str] = (),
+    resend: Iterable[str] = (),
+    max_lines: int | None = None,
+    max_bytes: int | None = None,
+    estimate: "Estimate | None" = None,
+) -> Plan:
+    """Say what ``submit`` would send, and send nothing.
+
+    Args:
+        requests: As in ``submit``.
+        server: As in ``submit``.
+        folder: As in ``submit``.
+        answered: As in ``submit``.
+        resend: As in ``submit``.
+        max_lines: As in ``submit``.
+        max_bytes: As in ``submit``.
+        estimate: From ``dry_run``.
+    """
+    job = Job(
+        requests.unique("custom_id", keep="first", maintain_order=True), server, Path(folder), Ledger(Path(folder))
+    )
+    distinct, done = job.requests.height, set(answered)
+    todo = job.requests.filter(~pl.col("custom_id").is_in(list(done)))
+    most = server.dialect
+    lines, size = (
+        min(max_lines or most.max_requests, most.max_requests),
+        min(max_bytes or most.max_bytes, most.max_bytes),
+    )
+    bad = {name for name, body in todo.select("custom_id", "body").iter_rows() if unsendable(body)}
+    wanted = [name for name in todo["custom_id"] if name not in bad]
+    free, held, stay = job.ledger.look(wanted, server=server.identity, resend=job.again(set(resend)))
+    ids = [name for names in free.values() for name in names]
+    on_the_way: set[str] = set()
+    for shard in job.ledger.rows():
+        if shard["id"] in held and shard["state"] in OPEN:
+            on_the_way |= set(job.ledger.lines(shard["id"])) & set(wanted)
+    blocked: dict[str, int] = {}
+    for status in stay.values():
+        blocked[status] = blocked.get(status, 0) + 1
+    job.ledger.close()
+    return Plan(
+        n_rows=requests.height,
+        n_same_request=requests.height - distinct,
+        n_recorded=distinct - todo.height,
+        n_received=len(wanted) - len(ids) - len(on_the_way) - len(stay),
+        n_open=len(on_the_way),
+        n_blocked=blocked,
+        n_unsendable=len(bad),
+        n_to_send=len(ids),
+        files=[
+            (len(p), len(c))
+            for p, c in cut(todo.filter(pl.col("custom_id").is_in(ids)), max_lines=lines, max_bytes=size)
+        ],
+        estimate=estimate,
+    )
+
+
+def status(folder: Path, *, server: Server | None = None) -> pl.DataFrame:
+    """Return one row per batch of a folder's ledger, oldest first.
+
+    Args:
+        folder: As in ``submit``.
+        server: Asked for the counts of batches that are on their way; null: the ledger alone speaks.
+
+    Returns:
+        batch_id (null before it was made), state (planned, uploading, creating, submitted, collected, refused, lost), attempt, n
+        (requests), done (requests with a result, null if unknown), lines (counts by status), server, changed_at (UTC), error, path.
+    """
+    ledger, rows = Ledger(Path(folder)), []
+    for shard in ledger.rows():
+        done: int | None = shard["n"] if shard["state"] not in OPEN else None
+        state = shard["state"]
+        if server is not None and state == "submitted" and shard["server"] == server.identity:
+            batch = find_batch(server, shard["batch_id"])
+            state = batch.status if batch is not None else "unknown to the server"
+            counts = getattr(batch, "request_counts", None)
+            done = counts.completed + counts.failed if counts else None
+        lines = ", ".join(f"{n:,} {what}" for what, n in ledger.counts(shard["id"]).items())
+        rows.append({**shard, "state": state, "done": done, "lines": lines})
+    ledger.close()
+    schema = {
+        "batch_id": pl.String,
+        "state": pl.String,
+        "attempt": pl.Int64,
+        "n": pl.Int64,
+        "done": pl.Int64,
+        "lines": pl.String,
+        "server": pl.String,
+        "changed_at": pl.String,
+        "error": pl.String,
+        "path": pl.String,
+    }
+    return pl.DataFrame([{k: row[k] for k in schema} for row in rows], schema=schema)  # one row per batch
+
+
+def _rest(folder: Path, server: Server, batch_ids: Iterable[str] | None = None) -> Job:
+    """A job of what is on its way to a server, without requests of its own."""
+    ledger = Ledger(Path(folder))
+    shards = ledger.rows(f"server = ? and state in {OPEN}", server.identity)
+    if batch_ids is not None:
+        known = {str(shard["batch_id"]) for shard in shards}
+        if strange := set(batch_ids) - known:
+            raise ParameterError(
+                f"no batch {sorted(strange)[0]!r} is on its way from {folder}; on their way: {', '.join(sorted(known)) or 'none'}."
+            )
+        shards = [shard for shard in shards if shard["batch_id"] in set(batch_ids)]
+    empty = pl.DataFrame(schema=dict.fromkeys(_REQUEST, pl.String))
+    return Job(empty, server, Path(folder), ledger, shards=shards)
+
+
+def cancel(folder: Path, *, server: Server, batch_ids: Iterable[str] | None = None) -> pl.DataFrame:
+    """Cancel what is on its way from a folder to a server; answers so far stay. Returns ``status`` of the folder.
+
+    Raises:
+        ParameterError: A batch that is not on its way.
+    """
+    _rest(folder, server, batch_ids).cancel()
+    return status(folder, server=server)
+
+
+def collect(folder: Path, *, server: Server) -> pl.DataFrame:
+    """Fetch the results of all batches that have ended, so that the server is needed no more. Returns ``status`` of the folder."""
+    job = _rest(folder, server)
+    job.look()
+    return status(folder, server=server)
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What the requests without a recorded answer will take, extrapolated from a few of them."""
 
@@ -565,6 +501,12 @@ class Estimate:
     """Time for all requests at the rate seen, the interval from the tokens alone; a server at full load is usually faster."""
     usd: tuple[float, float, float] | None
     """Null if no prices were given: prices are never guessed."""
+
+    @property
+    def per_request(self) -> tuple[float, float]:
+        """Mean prompt and answer tokens of a request, for a ``Budget``."""
+        n = max(1, self.n_requests)
+        return self.prompt_tokens[0] / n, self.completion_tokens[0] / n
 
     def __repr__(self) -> str:
         if not self.n_requests:

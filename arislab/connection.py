@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import uniform
 from typing import Any
 
+from arislab.dialect import DIALECTS, Dialect, dialect
 from arislab.errors import BatchError, ParameterError, PrerequisiteError, closest
 
 _PATIENCE_S = 120.0
@@ -27,9 +29,18 @@ class Server:
         folder: Where ledger and embedded server keep their files.
         adapters: Folder of LoRA adapters that the embedded server offers as models.
         model_path: Weights of the embedded server; default the tiny model that ships with arislab.
+        dialect: Name of a ``Dialect``; auto recognises arislab's own server and takes any other for OpenAI's.
     """
 
-    def __init__(self, base_url: str, *, folder: Path, adapters: Path | None = None, model_path: str = "tiny") -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        folder: Path,
+        adapters: Path | None = None,
+        model_path: str = "tiny",
+        dialect: str = "auto",
+    ) -> None:
         if base_url != "embedded" and not base_url.startswith(("http://", "https://")):
             raise ParameterError(
                 f"base_url must be 'embedded' or a URL such as http://127.0.0.1:8000/v1, got {base_url!r}."
@@ -44,6 +55,27 @@ class Server:
             atexit.register(self.close)
         self.models = self._models()
         """Names of the models that the server offers."""
+        self.about = self._about()
+        """What arislab's own server says of itself: instance, engine, response_format, limits; empty for any other."""
+        self.dialect: Dialect = self._dialect(dialect)
+        """How the server differs from OpenAI's."""
+        self.identity = str(self.about.get("instance") or base_url)
+        """Under this name the ledger keeps the server's batches: arislab's own server keeps it across ports and restarts."""
+
+    def _about(self) -> dict[str, Any]:
+        """Ask a server whether it is arislab's own; any other has no such route."""
+        import openai
+
+        try:
+            told = self.patiently(lambda: self.client.get("/arislab", cast_to=object))
+        except openai.APIStatusError:
+            return {}
+        return told if isinstance(told, dict) and told.get("server") == "arislab" else {}
+
+    def _dialect(self, name: str) -> Dialect:
+        if name != "auto":
+            return dialect(name)
+        return DIALECTS["arislab" if self.about else "openai"]
 
     def _start(self) -> None:
         """Start the embedded server, or attach to the one that already serves this folder."""
@@ -150,14 +182,22 @@ class Server:
         while True:
             try:
                 return call()
+            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+                raise BatchError(
+                    f"{self.base_url} refuses the key ({error.status_code}); set ARISLAB_API_KEY to a key that it takes and run the "
+                    "cell again: nothing is lost."
+                ) from None
             except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
-                if time.monotonic() > until:
+                wait_s = max(
+                    uniform(0, pause), _retry_after_s(error)
+                )  # full jitter, never less than the server asks for
+                if time.monotonic() + wait_s > until:
                     raise BatchError(
                         f"{self.base_url} did not answer for {_PATIENCE_S:.0f} s ({error}); nothing is lost: run the cell again."
                     ) from None
                 self.revive()
-                time.sleep(pause)
-                pause = min(5.0, pause * 2)
+                time.sleep(wait_s)
+                pause = min(10.0, pause * 2)
                 if rewind is not None:
                     rewind.seek(0)
 
@@ -190,6 +230,15 @@ def _client(url: str, key: str) -> Any:
     return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=120)
 
 
-def connect(base_url: str, *, folder: Path, adapters: Path | None = None, model_path: str = "tiny") -> Server:
+def _retry_after_s(error: Any) -> float:
+    """Seconds that the server asked to wait, 0 if it did not; at most a minute."""
+    response = getattr(error, "response", None)  # a connection that broke brought none
+    header = response.headers.get("retry-after", "") if response is not None else ""
+    return min(60.0, float(header)) if header.replace(".", "", 1).isdigit() else 0.0
+
+
+def connect(
+    base_url: str, *, folder: Path, adapters: Path | None = None, model_path: str = "tiny", dialect: str = "auto"
+) -> Server:
     """Connect to a Files + Batches server; see ``Server``."""
-    return Server(base_url, folder=folder, adapters=adapters, model_path=model_path)
+    return Server(base_url, folder=folder, adapters=adapters, model_path=model_path, dialect=dialect)

@@ -1,58 +1,233 @@
 """The ledger of a folder of batches: what was intended, and what was done, in SQLite.
 
-This module does not know servers or requests.
+A shard is one file of requests on its way: planned -> uploading -> creating -> submitted -> collected; or refused (as a whole),
+lost (gone at the server). Each state is on disk before the call that it announces. A line is claimed by one shard at a time, in one
+transaction, so that two notebooks never send it twice. This module does not know servers or requests.
 """
 
+import os
+import socket
 import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from arislab.errors import PrerequisiteError
+from arislab.lines import ANSWERED, parse, split
 
-_TABLE = """
-create table if not exists shards (
-  shard text not null, attempt integer not null, server text not null, path text not null, n integer not null,
-  state text not null, file_id text, batch_id text, changed_at text not null default current_timestamp,
-  primary key (shard, attempt, server)
-)"""
+OPEN = ("planned", "uploading", "creating", "submitted")
+_LEASE_S = 60.0
+_TABLES = """
+create table shards (
+  id integer primary key, shard text not null, attempt integer not null, server text not null, path text not null,
+  n integer not null, bytes integer not null, state text not null, file_id text, batch_id text, error text,
+  owner text, beat real, changed_at text not null default current_timestamp,
+  unique (shard, attempt, server));
+create table lines (
+  custom_id text not null, shard_id integer not null, status text, primary key (custom_id, shard_id)) without rowid;
+create index lines_of on lines (shard_id);
+pragma user_version = 2;
+"""
 
 
 class Ledger:
-    """Shards and what was intended and done with them; every change is on disk before the next call goes out."""
+    """Shards, their lines, and what was intended and done with them; every change is on disk before the next call goes out.
+
+    Args:
+        folder: Where ``ledger.sqlite`` lies; made if absent.
+
+    Raises:
+        PrerequisiteError: The folder cannot be written.
+    """
 
     def __init__(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(folder / "ledger.sqlite", timeout=60, isolation_level=None)
+            self.db.row_factory = sqlite3.Row
             self.db.execute("pragma synchronous = full")
-            self.db.execute(_TABLE)
+            with self._transaction():
+                if self.db.execute("pragma user_version").fetchone()[0] < 2:
+                    self._make()
+            self.db.execute("create temp table asked (custom_id text primary key)")
         except (OSError, sqlite3.OperationalError) as error:
             raise PrerequisiteError(
                 f"cannot write the batch ledger in {folder} ({error}); choose another folder with --root."
             ) from None
-        self.db.row_factory = sqlite3.Row
+        self.owner = f"{os.getpid()}@{socket.gethostname()}"
 
-    def open_shard(self, shard: str, server: str, path: Path, n: int) -> dict[str, Any]:
-        """Return the newest attempt at a shard; one that brought no answer at all (fruitless) is followed by a new one."""
-        row = self.db.execute(
-            "select * from shards where shard = ? and server = ? order by attempt desc", (shard, server)
-        ).fetchone()
-        attempt = 1 if row is None else row["attempt"] + (row["state"] == "fruitless")
-        if row is None or attempt != row["attempt"]:
-            self.db.execute(
-                "insert into shards (shard, attempt, server, path, n, state) values (?, ?, ?, ?, ?, 'planned')",
-                (shard, attempt, server, str(path), n),
-            )
-            row = self.db.execute(
-                "select * from shards where shard = ? and server = ? and attempt = ?", (shard, server, attempt)
-            ).fetchone()
-        return dict(row)
+    def close(self) -> None:
+        """Let the file go."""
+        self.db.close()
 
-    def note(self, row: dict[str, Any], **changes: str | None) -> None:
-        """Write changed columns of an attempt, and into ``row``."""
+    def rows(self, where: str = "true", *values: Any) -> list[dict[str, Any]]:
+        """Return shards, oldest first."""
+        return [dict(row) for row in self.db.execute(f"select * from shards where {where} order by id", values)]
+
+    def lines(self, shard_id: int) -> dict[str, str | None]:
+        """Return custom_id and status of the lines of a shard; the status is null until the shard is collected."""
+        return dict(self.db.execute("select custom_id, status from lines where shard_id = ?", (shard_id,)).fetchall())
+
+    def counts(self, shard_id: int) -> dict[str, int]:
+        """Return how many lines of a shard have which status."""
+        sql = "select coalesce(status, 'open'), count(*) from lines where shard_id = ? group by 1 order by 1"
+        return dict(self.db.execute(sql, (shard_id,)).fetchall())
+
+    def look(
+        self, wanted: Iterable[str], *, server: str, resend: Iterable[str], attempts: int | None = None
+    ) -> tuple[dict[int, list[str]], set[int], dict[str, str]]:
+        """Say what stands about wanted lines, and change nothing.
+
+        Args:
+            wanted: custom_ids.
+            server: Identity of the server.
+            resend: Statuses whose lines may be sent again.
+            attempts: Lines that were sent this often may not; null: no limit.
+
+        Returns:
+            The lines that may be sent, by the number of the attempt; the shards that hold others; and of these the lines that
+            have no answer and stay as they are, with their status.
+        """
+        self.db.execute("delete from asked")
+        self.db.executemany("insert or ignore into asked values (?)", ((name,) for name in wanted))
+        last = self.db.execute(
+            "select a.custom_id, s.id, s.state, s.attempt, l.status from asked a left join lines l using (custom_id) "
+            "left join shards s on s.id = l.shard_id and s.server = ? order by a.rowid, s.id",
+            (server,),
+        )
+        best: dict[str, sqlite3.Row] = {}
+        for row in last:  # an answer beats what came later; else the latest counts
+            before = best.get(row["custom_id"])
+            if before is None or before["id"] is None or (row["id"] and before["status"] not in ANSWERED):
+                best[row["custom_id"]] = row
+        free: dict[int, list[str]] = {}
+        held, stay = set(), {}
+        for name, row in best.items():
+            if row["id"] is None:
+                free.setdefault(1, []).append(name)
+            elif row["state"] in OPEN or row["status"] in ANSWERED:
+                held.add(row["id"])
+            elif row["status"] in resend and (attempts is None or row["attempt"] < attempts):
+                free.setdefault(row["attempt"] + 1, []).append(name)
+            else:
+                held.add(row["id"])
+                stay[name] = str(row["status"])
+        return free, held, stay
+
+    def claim(
+        self,
+        wanted: Iterable[str],
+        *,
+        server: str,
+        resend: Iterable[str],
+        write: Callable[[list[str]], list[tuple[str, Path, int, list[str]]]],
+        attempts: int | None = None,
+    ) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """Attach to the shards that hold wanted lines, and claim those that none holds, in one transaction.
+
+        Args:
+            wanted: As in ``look``.
+            server: As in ``look``.
+            resend: As in ``look``.
+            write: Gets the free custom_ids and returns the files made of them: digest, path, bytes, custom_ids.
+            attempts: As in ``look``.
+
+        Returns:
+            All shards concerned, oldest first; and the lines that stay as they are, with their status.
+        """
+        with self._transaction():
+            free, held, stay = self.look(wanted, server=server, resend=resend, attempts=attempts)
+            for attempt, names in free.items():
+                for shard, path, n_bytes, part in write(names):
+                    sql = "insert into shards (shard, attempt, server, path, n, bytes, state, owner, beat) values (?,?,?,?,?,?,'planned',?,?)"
+                    made = self.db.execute(
+                        sql, (shard, attempt, server, str(path), len(part), n_bytes, self.owner, time.time())
+                    ).lastrowid
+                    new = ((name, made) for name in part)
+                    self.db.executemany("insert into lines (custom_id, shard_id) values (?, ?)", new)
+                    held.add(int(made or 0))
+        return [row for row in self.rows() if row["id"] in held], stay
+
+    def note(self, row: dict[str, Any], **changes: Any) -> None:
+        """Write changed columns of a shard, and into ``row``."""
         row.update(changes)
         names = ", ".join(f"{name} = ?" for name in changes)
         self.db.execute(
-            f"update shards set {names}, changed_at = current_timestamp where shard = ? and attempt = ? and server = ?",
-            (*changes.values(), row["shard"], row["attempt"], row["server"]),
+            f"update shards set {names}, changed_at = current_timestamp where id = ?", (*changes.values(), row["id"])
         )
+
+    def settle(self, row: dict[str, Any], statuses: dict[str, str], *, state: str, error: str | None = None) -> None:
+        """Write what became of the lines of a shard, and its last state, in one transaction."""
+        with self._transaction():
+            sql = "update lines set status = ? where custom_id = ? and shard_id = ?"
+            self.db.executemany(sql, ((status, name, row["id"]) for name, status in statuses.items()))
+            self.note(row, state=state, error=error)
+
+    def withdraw(self, row: dict[str, Any]) -> None:
+        """Forget a shard that was planned and never sent: its lines are free again."""
+        with self._transaction():
+            self.db.execute("delete from lines where shard_id = ?", (row["id"],))
+            self.db.execute("delete from shards where id = ? and state = 'planned'", (row["id"],))
+
+    def hold(self, row: dict[str, Any]) -> bool:
+        """Take or keep the right to send a shard; False while another process that lives has it."""
+        with self._transaction():
+            now = self.db.execute("select owner, beat from shards where id = ?", (row["id"],)).fetchone()
+            if now is None:
+                return False
+            mine = now["owner"] in (None, self.owner)
+            if not mine and time.time() - (now["beat"] or 0) < _LEASE_S and _lives(now["owner"]):
+                return False
+            self.note(row, owner=self.owner, beat=time.time())
+        return True
+
+    def reload(self, row: dict[str, Any]) -> None:
+        """Read again what another process may have written."""
+        row.update(dict(self.db.execute("select * from shards where id = ?", (row["id"],)).fetchone()))
+
+    @contextmanager
+    def _transaction(self) -> Any:
+        if self.db.in_transaction:
+            yield
+            return
+        self.db.execute("begin immediate")
+        try:
+            yield
+            self.db.execute("commit")
+        finally:
+            if self.db.in_transaction:
+                self.db.execute("rollback")
+
+    def _make(self) -> None:
+        """Make the tables, and take over the shards of a ledger of version 0."""
+        old: list[sqlite3.Row] = []
+        if self.db.execute("select 1 from sqlite_master where name = 'shards'").fetchone():
+            old = self.db.execute("select * from shards").fetchall()
+            self.db.execute("drop table shards")
+        for statement in _TABLES.split(";"):
+            self.db.execute(statement)
+        for row in old:
+            if not row["batch_id"] or row["state"] == "fruitless" or not Path(row["path"]).is_file():
+                continue  # nothing of it can be on its way
+            content = Path(row["path"]).read_bytes()
+            sql = "insert into shards (shard, attempt, server, path, n, bytes, state, file_id, batch_id) values (?,?,?,?,?,?,?,?,?)"
+            values = [row[k] for k in ("shard", "attempt", "server", "path", "n")]
+            made = self.db.execute(sql, (*values, len(content), "submitted", row["file_id"], row["batch_id"])).lastrowid
+            names = [(parse(line) or {}).get("custom_id") for line in split(content)]
+            self.db.executemany("insert into lines (custom_id, shard_id) values (?, ?)", ((n, made) for n in names))
+
+
+def _lives(owner: str) -> bool:
+    """Whether a process can still be there; one on another machine is believed until its lease ends."""
+    pid, _, host = owner.partition("@")
+    if host != socket.gethostname():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
