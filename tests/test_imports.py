@@ -23,6 +23,7 @@ ARROWS = {
     "stats": set(),
     "plots": set(),
     "prices": set(),
+    "doctor": {"dialect", "lines"},
     "dialect": set(),
     "lines": set(),
     "connection": {"dialect"},
