@@ -603,8 +603,8 @@ class Job:
             except openai.NotFoundError:
                 raise _GoneError from None
             try:
-                size = self.server.patiently(lambda: client.files.retrieve(file_id).bytes)
-            except openai.APIStatusError:
+                size = client.files.retrieve(file_id).bytes
+            except openai.APIError:
                 size = None  # it does not say
             tail = content.rsplit(b"\n", 1)[-1]
             if (not size or size == len(content)) and (not tail or parse(tail) is not None):
@@ -622,7 +622,7 @@ class Job:
         """The lines that belong to a shard; at the first reading all others go into quarantine.
 
         Raises:
-            BatchError: Most lines belong to no request of this batch: the server gave the file of another.
+            BatchError: All lines belong to other requests: the server gave the file of another batch.
         """
         mine = self.ledger.lines(shard["id"])
         lines: dict[str, dict[str, Any]] = {}
@@ -650,11 +650,11 @@ class Job:
         if is_first:
             self._quarantine(shard, strange)
             n_foreign = sum(why == "foreign" for why, _ in strange)
-            if n_foreign > len(lines):
+            if n_foreign and not lines:
                 for kind in ("output", "error"):
                     self._results(shard, kind).unlink(missing_ok=True)
                 raise BatchError(
-                    f"{n_foreign:,} lines in the files of batch {shard['batch_id']} belong to other requests and {len(lines):,} to its own: the "
+                    f"all {n_foreign:,} lines in the files of batch {shard['batch_id']} belong to other requests: the "
                     f"server gave another batch's file. They are in {self.folder / 'quarantine.jsonl'}; run the cell again to fetch it anew."
                 )
         return lines

@@ -16,7 +16,7 @@ from conftest import people
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arislab import batch
+from arislab import batch, job
 from arislab.errors import BatchError, ParameterError, PrerequisiteError, TaskError
 from arislab.ledger import Ledger
 
@@ -146,18 +146,19 @@ def test_cutting_loses_no_request_and_keeps_the_limits(texts, max_lines, max_byt
         {"candidate_id": [f"{i}" for i in range(len(texts))], "profile": [json.dumps({"text": t}) for t in texts]}
     )
     made = batch.build_requests(frame, ask, model="m")
-    files = list(batch._cut(made, max_lines=max_lines, max_bytes=max_bytes))
-    lines = [line for file in files for line in file]
+    files = list(job.cut(made, max_lines=max_lines, max_bytes=max_bytes))
+    lines = [line + b"\n" for _, file in files for line in file.split(b"\n")[:-1]]
+    assert [name for ids, _ in files for name in ids] == made["custom_id"].to_list()
     assert [json.loads(line)["custom_id"] for line in lines] == made["custom_id"].to_list()
     assert all(line.endswith(b"\n") and line.isascii() and line.count(b"\n") == 1 for line in lines)
-    for file in files:
-        assert len(file) <= max_lines
-        assert len(file) == 1 or sum(map(len, file)) <= max_bytes
+    for ids, file in files:
+        assert len(ids) == file.count(b"\n") <= max_lines
+        assert len(ids) == 1 or len(file) <= max_bytes
 
 
 def test_a_file_holds_one_model():
     two = pl.concat([requests(2), batch.build_requests(people(2), ask, model="b")])
-    assert [len(f) for f in batch._cut(two, max_lines=10, max_bytes=10**6)] == [2, 2]
+    assert [len(ids) for ids, _ in job.cut(two, max_lines=10, max_bytes=10**6)] == [2, 2]
 
 
 # --- through a server -------------------------------------------------------------------------------------------------
@@ -309,10 +310,14 @@ class Scripted(BaseHTTPRequestHandler):
 
     def do_GET(self):
         kind = type(self)
-        if self.path.endswith("/models"):
+        if self.path.endswith("/arislab"):
+            self.reply({"error": {"message": "no such route"}}, code=404)
+        elif self.path.endswith("/models"):
             self.reply({"object": "list", "data": [{"id": "m", "object": "model", "created": 0, "owned_by": "x"}]})
         elif "/content" in self.path:
             self.reply(kind.output if "file-out" in self.path else kind.error, kind="application/octet-stream")
+        elif "/files/" in self.path:
+            self.reply({"error": {"message": "sizes are not told"}}, code=404)
         elif "/batches?" in self.path or self.path.endswith("/batches"):
             self.reply({"object": "list", "data": kind.batches, "has_more": False})
         else:
@@ -398,9 +403,9 @@ def test_reordered_doubled_missing_foreign_and_torn_lines_are_accounted_for(scri
     kind.error = json.dumps(
         {"id": "y", "custom_id": d, "response": None, "error": {"code": "batch_expired", "message": "late"}}
     ).encode()
-    job = batch.submit(frame, server=batch.connect(url, folder=folder), folder=folder)
-    rows = {row["custom_id"]: row for row in job.wait(poll_s=0.01).collect().to_dicts()}
-    assert [rows[x]["status"] for x in (a, b, c, d, e)] == ["ok", "empty", "ok", "expired", "lost"]
+    job_ = batch.submit(frame, server=batch.connect(url, folder=folder), folder=folder, attempts=1)
+    rows = {row["custom_id"]: row for row in job_.wait(poll_s=0.01).collect().to_dicts()}
+    assert [rows[x]["status"] for x in (a, b, c, d, e)] == ["ok", "empty", "ok", "expired", "unavailable"]
     assert rows[a]["llm_output"] == "first"
     quarantined = [json.loads(x)["line"] for x in (folder / "quarantine.jsonl").read_text().splitlines()]
     assert [q.get("custom_id", "torn") for q in quarantined] == [a, "r-foreign", "torn"]
@@ -417,8 +422,12 @@ def test_each_ending_has_its_status(scripted):
         + line(d, "   ")
         + line(e, "x", status=500)
     )
-    rows = batch.submit(frame, server=batch.connect(url, folder=folder), folder=folder).wait(poll_s=0.01).collect()
-    assert rows["status"].to_list() == ["truncated", "refused", "refused", "empty", "error"]
+    rows = (
+        batch.submit(frame, server=batch.connect(url, folder=folder), folder=folder, attempts=1)
+        .wait(poll_s=0.01)
+        .collect()
+    )
+    assert rows["status"].to_list() == ["truncated", "refused", "refused", "empty", "unavailable"]
     assert rows["llm_output"].to_list()[0] == "cut off"
     assert rows["error"].is_not_null().to_list() == [False] * 4 + [True]
 
@@ -437,10 +446,11 @@ def test_rows_without_an_answer_are_sent_again_as_a_new_attempt(scripted):
     kind, url, folder = scripted
     frame, table = requests(3), Lakelike()
     how = {"server": batch.connect(url, folder=folder), "folder": folder, "table": table, "task": "t"}
-    assert batch.answer(frame, **how)["status"].to_list() == ["lost"] * 3
+    assert batch.answer(frame, **how)["status"].to_list() == ["unavailable"] * 3
+    assert kind.creates == 3  # attempts of one run
     kind.output = b"".join(line(x) for x in frame["custom_id"])
     assert batch.answer(frame, **how)["status"].to_list() == ["ok"] * 3
-    assert kind.creates == 2
+    assert kind.creates == 4
 
 
 def test_a_batch_refused_as_a_whole_says_why(scripted):
