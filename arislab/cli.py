@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from arislab import batch_cli
 from arislab.errors import ArislabError, ParameterError, PrerequisiteError
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn batch LLM output into training data you can defend.",
 )
+app.add_typer(batch_cli.app, name="batch")
 
 Root = Annotated[
     Path | None, typer.Option("--root", help="Folder for data/ and papermill_runs/; default: the checkout.")

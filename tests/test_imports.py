@@ -24,6 +24,7 @@ ARROWS = {
     "plots": set(),
     "prices": set(),
     "doctor": {"dialect", "lines"},
+    "batch_cli": {"batch", "doctor", "lake", "ledger", "lines", "prices"},
     "dialect": set(),
     "lines": set(),
     "connection": {"dialect"},
@@ -45,7 +46,7 @@ ARROWS = {
     "runs": {"headline", "kernel", "parameters", "provenance"},
     "server": {"tiny"},
     "tiny": {"tables"},
-    "cli": {"inputs", "lake", "runs", "server", "task", "tiny"},
+    "cli": {"batch_cli", "inputs", "lake", "runs", "server", "task", "tiny"},
 }
 """module or sub-package -> what it may import from arislab; all may import errors."""
 

@@ -1,0 +1,269 @@
+# ruff: noqa: T201 - the command line prints
+"""The ``arislab batch`` commands: a file of requests to a file of results, through any Files + Batches server.
+
+What goes in and out is OpenAI's pair of files, so that any engine can take over; the ledger of a folder remembers what is on its way.
+Keys come from $ARISLAB_API_KEY or $OPENAI_API_KEY only.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from arislab.errors import ParameterError, PrerequisiteError
+
+app = typer.Typer(no_args_is_help=True, help="Send a file of requests through any Files + Batches server.")
+
+File = Annotated[Path, typer.Argument(help="Requests: one JSON object a line, as in OpenAI's batch input files.")]
+BaseUrl = Annotated[str, typer.Option("--base-url", help="URL of the server, ending in /v1; or embedded.")]
+Folder = Annotated[
+    Path | None, typer.Option("--folder", help="Folder of the ledger; default data/batches under the root.")
+]
+Root = Annotated[Path | None, typer.Option("--root", help="Folder that holds data/; default: the checkout.")]
+As = Annotated[
+    str, typer.Option("--dialect", help="openai, arislab, vllm, litellm, ogx, llm_d or control_layer; auto asks.")
+]
+Resend = Annotated[
+    list[str] | None, typer.Option(help="Send earlier failures again: error, lost or cancelled; repeat it.")
+]
+
+
+@app.command()
+def plan(
+    file: File,
+    base_url: BaseUrl,
+    folder: Folder = None,
+    root: Root = None,
+    dialect: As = "auto",
+    resend: Resend = None,
+) -> None:
+    """Say what submit would send, and what it may cost; nothing is sent."""
+    from arislab import batch
+    from arislab.prices import prices
+
+    where, requests = _folder(folder, root), _requests(file)
+    with _told(), batch.connect(base_url, folder=where, dialect=dialect) as server:
+        print(batch.plan(requests, server=server, folder=where, resend=_statuses(resend)))
+        for model in requests["model"].unique(maintain_order=True):
+            price = prices(server.model(model))
+            print(
+                f"price of {model}: "
+                + (
+                    f"{price.usd_per_million_prompt:g} USD a million prompt tokens, {price.usd_per_million_completion:g} USD a million answer tokens ({price.as_of}, {price.source})"
+                    if price
+                    else "unknown; data/prices.toml has no entry"
+                )
+            )
+
+
+@app.command()
+def submit(
+    file: File,
+    base_url: BaseUrl,
+    folder: Folder = None,
+    root: Root = None,
+    dialect: As = "auto",
+    resend: Resend = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until all is done.")] = False,  # noqa: FBT002 - a flag
+    budget_tokens: Annotated[int | None, typer.Option(help="Stop before the file that would pass it.", min=1)] = None,
+) -> None:
+    """Send what is not on its way or answered already; running it again continues."""
+    from arislab import batch
+
+    where, requests = _folder(folder, root), _requests(file)
+    budget = batch.Budget(tokens=budget_tokens) if budget_tokens is not None else None
+    with _told(), batch.connect(base_url, folder=where, dialect=dialect) as server:
+        for model in requests["model"].unique(maintain_order=True):
+            server.model(model)
+        job = batch.submit(requests, server=server, folder=where, resend=_statuses(resend), budget=budget)
+        try:
+            if wait:
+                job.wait()
+            _account(job.account(), requests.height)
+            for batch_id in job.batch_ids:
+                print(batch_id)
+        finally:
+            job.ledger.close()
+    if base_url == "embedded" and not wait:
+        print(
+            "the embedded server stops with this command and goes on with the next one; --wait stays until all is done"
+        )
+
+
+@app.command()
+def status(
+    base_url: Annotated[str, typer.Option("--base-url", help="Ask this server too; default: the ledger alone.")] = "",
+    folder: Folder = None,
+    root: Root = None,
+    dialect: As = "auto",
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the batches of the ledger, oldest first."""
+    from arislab import batch
+
+    where = _folder(folder, root)
+    if base_url:
+        with batch.connect(base_url, folder=where, dialect=dialect) as server:
+            _table(batch.status(where, server=server), as_json=as_json)
+    else:
+        _table(batch.status(where), as_json=as_json)
+
+
+@app.command()
+def collect(
+    file: File,
+    base_url: BaseUrl,
+    out: Annotated[Path, typer.Option(help="File to write: one result line per request that has one.")] = Path(
+        "results.jsonl"
+    ),
+    folder: Folder = None,
+    root: Root = None,
+    dialect: As = "auto",
+) -> None:
+    """Fetch what has ended, and write the results of FILE in its order; exit 1 while some have none."""
+    from arislab import batch
+    from arislab.ledger import Ledger
+
+    where, requests = _folder(folder, root), _requests(file)
+    with _told(), batch.connect(base_url, folder=where, dialect=dialect) as server:
+        batch.collect(where, server=server)
+        ledger = Ledger(where)
+        try:
+            names = requests["custom_id"].to_list()
+            _, held, _ = ledger.look(names, server=server.identity, resend=())
+            shards = [row for row in ledger.rows() if row["id"] in held]
+            job = batch.Job(requests, server, where, ledger, shards=shards)
+            lines, counts = _lines(job), job.account()
+        finally:
+            ledger.close()
+    _write(out, (json.dumps(lines[name]) for name in names if name in lines))
+    _account(counts, requests.height)
+    print(f"{len(lines):,} lines in {out}")
+    if len(lines) < requests.height:
+        raise typer.Exit(1)
+
+
+@app.command()
+def cancel(
+    batch_ids: Annotated[
+        list[str] | None, typer.Argument(help="Default: all that are on their way to the server.")
+    ] = None,
+    *,
+    base_url: BaseUrl,
+    folder: Folder = None,
+    root: Root = None,
+    dialect: As = "auto",
+) -> None:
+    """Cancel batches; answers so far stay."""
+    from arislab import batch
+
+    where = _folder(folder, root)
+    with _told(), batch.connect(base_url, folder=where, dialect=dialect) as server:
+        _table(batch.cancel(where, server=server, batch_ids=batch_ids or None), as_json=False)
+
+
+@app.command()
+def doctor(
+    base_url: Annotated[str, typer.Option("--base-url", help="URL of the server, ending in /v1.")],
+    model: Annotated[str, typer.Option(help="Name to ask for; default the first that the server lists.")] = "",
+    patience_s: Annotated[float, typer.Option(help="Longest wait for the batches to end.", min=1)] = 900,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Examine a server: what holds, what deviates, what the client does about it; about 25 tiny requests.
+
+    Exit 1 if something deviates that the client cannot bridge.
+    """
+    from arislab.doctor import as_text, diagnose
+
+    found = diagnose(base_url, _key(), model=model, patience_s=patience_s)
+    print(found.write_json() if as_json else as_text(found))
+    if not found["bridged"].all():
+        raise typer.Exit(1)
+
+
+def _key() -> str:
+    return os.environ.get("ARISLAB_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
+
+
+def _folder(folder: Path | None, root: Path | None) -> Path:
+    """Where the ledger lies; ``--root`` becomes the root of this process."""
+    from arislab import lake
+
+    if root is not None:
+        os.environ["ARISLAB_ROOT"] = str(root.resolve())
+    return folder if folder is not None else lake.root() / "data" / "batches"
+
+
+def _requests(file: Path) -> Any:
+    from arislab import batch
+
+    if not file.is_file():
+        raise ParameterError(f"there is no file {file}; give a JSONL file of requests.")
+    return batch.read_requests(file)
+
+
+def _lines(job: Any) -> dict[str, dict[str, Any]]:
+    """custom_id -> the line that the server wrote, or an error line that says why there is none; nothing for what is on its way."""
+    from arislab.lines import ANSWERED
+
+    lines: dict[str, dict[str, Any]] = {}
+    done: set[str] = set()
+    asked = set(job.requests["custom_id"])
+    for shard in job.shards:
+        came = job._read(shard) if shard["state"] == "collected" else {}
+        for name, status in job.ledger.lines(shard["id"]).items():
+            if name in asked and name not in done and status is not None:
+                why = {"code": status, "message": shard["error"] or f"no line came in batch {shard['batch_id']}"}
+                lines[name] = came.get(name) or {"id": None, "custom_id": name, "response": None, "error": why}
+                done |= {name} if status in ANSWERED else set()
+    return lines
+
+
+def _statuses(resend: list[str] | None) -> tuple[str, ...]:
+    return tuple(resend or ())
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Print warnings as one line each, without the place in the code."""
+    shown = warnings.showwarning
+    warnings.showwarning = lambda message, *_, **__: typer.echo(f"arislab: {message}", err=True)
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
+
+
+def _account(counts: dict[str, int], n: int) -> None:
+    print(f"{n:,} requests = " + " + ".join(f"{k:,} {name}" for name, k in counts.items()))
+    assert sum(counts.values()) == n
+
+
+def _table(frame: Any, *, as_json: bool) -> None:
+    if as_json:
+        print(frame.write_json())
+        return
+    for row in frame.to_dicts():
+        name = row["batch_id"] or Path(row["path"]).name
+        error = f"  {row['error']}" if row["error"] and row["error"] != row["state"] else ""
+        print(f"{name:<40} {row['state']:<11} try {row['attempt']}  {row['n']:>6,} requests: {row['lines']}{error}")
+    print(f"{frame.height} batches, {frame['n'].sum():,} requests")
+
+
+def _write(path: Path, lines: Iterator[str]) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            for line in lines:
+                file.write(line + "\n")
+        part.replace(path)
+    except OSError as error:
+        raise PrerequisiteError(f"cannot write {path} ({error.strerror}); choose another file with --out.") from None
