@@ -139,7 +139,7 @@ def collect(
             _, held, _ = ledger.look(names, server=server.identity, resend=())
             shards = [row for row in ledger.rows() if row["id"] in held]
             job = batch.Job(requests, server, where, ledger, shards=shards)
-            lines, counts = _lines(job), job.account()
+            lines, counts = job.lines(), job.account()
         finally:
             ledger.close()
     _write(out, (json.dumps(lines[name]) for name in names if name in lines))
@@ -207,23 +207,6 @@ def _requests(file: Path) -> Any:
     if not file.is_file():
         raise ParameterError(f"there is no file {file}; give a JSONL file of requests.")
     return batch.read_requests(file)
-
-
-def _lines(job: Any) -> dict[str, dict[str, Any]]:
-    """custom_id -> the line that the server wrote, or an error line that says why there is none; nothing for what is on its way."""
-    from arislab.lines import ANSWERED
-
-    lines: dict[str, dict[str, Any]] = {}
-    done: set[str] = set()
-    asked = set(job.requests["custom_id"])
-    for shard in job.shards:
-        came = job._read(shard) if shard["state"] == "collected" else {}
-        for name, status in job.ledger.lines(shard["id"]).items():
-            if name in asked and name not in done and status is not None:
-                why = {"code": status, "message": shard["error"] or f"no line came in batch {shard['batch_id']}"}
-                lines[name] = came.get(name) or {"id": None, "custom_id": name, "response": None, "error": why}
-                done |= {name} if status in ANSWERED else set()
-    return lines
 
 
 def _statuses(resend: list[str] | None) -> tuple[str, ...]:

@@ -138,7 +138,6 @@ class Job:
     seconds: float = 0.0
     """Time spent in ``wait``."""
     _unsendable: dict[str, str] = field(default_factory=dict, repr=False)
-    _sent_before: dict[int, float] = field(default_factory=dict, repr=False)
     _missing: dict[int, int] = field(default_factory=dict, repr=False)
     _cancelling: dict[int, float] = field(default_factory=dict, repr=False)
     _usage: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
@@ -175,7 +174,7 @@ class Job:
             while self._open():
                 n_before, states = bar.n, [shard["state"] for shard in self.shards]
                 live = self.look()
-                self._pump(live)
+                self._pump()
                 bar.n = min(self.requests.height, self._n_done(live))
                 bar.refresh()
                 if bar.n != n_before or states != [shard["state"] for shard in self.shards]:
@@ -230,6 +229,20 @@ class Job:
             counts[status] = counts.get(status, 0) + 1
         return dict(sorted(counts.items()))
 
+    def lines(self) -> dict[str, dict[str, Any]]:
+        """Return the line that a server wrote for each request, or an error line that says why there is none; nothing for what is on its way."""
+        lines: dict[str, dict[str, Any]] = {}
+        done: set[str] = set()
+        mine = set(self.requests["custom_id"])
+        for shard in self.shards:
+            came = self._read(shard) if shard["state"] == "collected" else {}
+            for name, status in self.ledger.lines(shard["id"]).items():
+                if name in mine and name not in done and status is not None:
+                    why = {"code": status, "message": shard["error"] or f"no line came in batch {shard['batch_id']}"}
+                    lines[name] = came.get(name) or {"id": None, "custom_id": name, "response": None, "error": why}
+                    done |= {name} if status in ANSWERED else set()
+        return lines
+
     def cancel(self) -> None:
         """Stop what is on its way; lines that have an answer stay, those that were not sent are let go."""
         for shard in self._open():
@@ -261,7 +274,7 @@ class Job:
                 f"{told} of earlier runs are not sent again by themselves, as that may cost or fail again; resend={names!r} sends them.",
                 stacklevel=3,
             )
-        self._pump({})
+        self._pump()
 
     def _claim(self, names: list[str], again: set[str], attempts: int | None = None) -> dict[str, str]:
         """Claim what is free, and attach to what is on its way; the lines that stay as they are come back."""
@@ -287,7 +300,7 @@ class Job:
             _keep(path, content)
         return digest, path, len(content), ids
 
-    def _pump(self, live: dict[int, Any]) -> None:
+    def _pump(self) -> None:
         """Send planned files while the window and the budget have room."""
         for shard in self._open():
             n_open = sum(s["state"] in ("uploading", "creating", "submitted") for s in self.shards)
@@ -295,7 +308,9 @@ class Job:
                 continue
             if shard["state"] == "planned" and n_open >= self.window:
                 break
-            if self._is_stopped or (self.budget and not self._affords(shard, live)):
+            if self.budget and n_open and self._mean_tokens() is None:
+                break  # the first file is the pilot: it tells what a request takes
+            if self._is_stopped or (self.budget and not self._affords(shard)):
                 if shard["state"] == "planned" and self.ledger.hold(shard):
                     self.ledger.withdraw(shard)
                     self.shards.remove(shard)
@@ -307,13 +322,11 @@ class Job:
             if shard["state"] != "submitted" and not self._send(shard):
                 break
 
-    def _affords(self, shard: dict[str, Any], live: dict[int, Any]) -> bool:
+    def _affords(self, shard: dict[str, Any]) -> bool:
         """Whether the budget allows one more file; says so once if it does not."""
         assert self.budget is not None
-        mean = self._mean_tokens()
+        mean = self._mean_tokens() or (0.0, 0.0)
         waiting = [s for s in self.shards if s["state"] == "submitted"]
-        if mean is None:
-            return not waiting  # the first file is the pilot: it tells what a request takes
         spent, n = self._spent(), shard["n"] + sum(s["n"] for s in waiting)
         if not self.budget.passed(spent[0] + n * mean[0], spent[1] + n * mean[1]):
             return True

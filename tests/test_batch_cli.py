@@ -35,9 +35,13 @@ def server(tmp_path_factory):
     command = [sys.executable, "-m", "arislab", "serve", "--data", str(folder / "d"), "--engine", "echo:0.2"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    yield json.loads(process.stdout.readline())
-    process.terminate()
-    process.communicate(timeout=20)
+    try:
+        told = process.stdout.readline()
+        assert told, (folder / "log").read_text()
+        yield json.loads(told)
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
 
 
 @pytest.fixture
