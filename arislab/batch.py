@@ -136,7 +136,7 @@ def build_requests(
                     row["candidate_id"],
                     sample,
                     custom_id(body, sample=sample),
-                    messages[-1]["content"],
+                    messages[-1]["content"].encode("utf-8", "replace").decode(),  # half a character cannot be stored
                     canonical(messages),
                     model,
                     whole,

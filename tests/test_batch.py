@@ -63,9 +63,10 @@ def echo(root, monkeypatch):
 class Lakelike:
     """A table in memory."""
 
-    def __init__(self):
+    def __init__(self, **more):
         self.frame = pl.DataFrame(
             schema={
+                **more,
                 "custom_id": pl.String,
                 "status": pl.String,
                 "llm_output": pl.String,
@@ -77,7 +78,8 @@ class Lakelike:
         )
 
     def read(self, *, columns=None, where=None):
-        return self.frame.select(columns) if columns else self.frame
+        found = self.frame.filter(pl.sql_expr(where)) if where else self.frame
+        return found.select(columns) if columns else found
 
     def upsert(self, frame):
         new = frame.select(self.frame.columns)
@@ -492,3 +494,149 @@ def test_with_every_answer_recorded_there_is_nothing_to_estimate(echo, root):
     assert "nothing to send" in repr(batch.dry_run(requests(5), **how, n=3))
     with pytest.raises(ParameterError, match="n must be >= 1"):
         batch.dry_run(requests(5), **how, n=0)
+
+
+# --- what the ledger decides ------------------------------------------------------------------------------------------
+
+
+def test_a_changed_set_attaches_to_what_is_on_its_way_and_sends_only_the_rest(echo, root):
+    _, url = echo(0.05)
+    how = {"server": batch.connect(url, folder=root / "b"), "folder": root / "b"}
+    first = batch.submit(requests(40), **how)
+    more = batch.submit(requests(60), **how)
+    assert [shard["n"] for shard in more.shards] == [40, 20]
+    assert more.shards[0]["batch_id"] == first.batch_ids[0]
+    rows = more.wait(poll_s=0.05).collect()
+    assert rows["llm_output"].to_list() == requests(60)["input"].to_list()
+    fewer = batch.submit(requests(10), **how)  # all of them lie in the folder, not yet in a lake
+    assert fewer.account() == {"ok": 10}
+    assert fewer.wait().collect()["llm_output"].to_list() == requests(10)["input"].to_list()
+    assert len(list(how["server"].client.batches.list())) == 2
+
+
+def test_the_plan_sums_to_all_rows_and_sends_nothing(echo, root):
+    _, url = echo(0.05)
+    how = {"server": batch.connect(url, folder=root / "b"), "folder": root / "b"}
+    batch.submit(requests(6), **how).wait(poll_s=0.05)
+    batch.submit(requests(30).tail(20), **how)
+    twins = pl.concat([people(40), people(1).with_columns(candidate_id=pl.lit("twin"))])
+    frame = batch.build_requests(twins, ask, model="echo", max_tokens=50)
+    told = batch.plan(frame, **how, answered=frame["custom_id"].to_list()[:2], max_lines=10)
+    assert (told.n_rows, told.n_same_request, told.n_recorded, told.n_received, told.n_open) == (41, 1, 2, 4, 20)
+    assert (told.n_to_send, [n for n, _ in told.files], told.n_blocked, told.n_unsendable) == (14, [10, 4], {}, 0)
+    assert "unknown before a dry run" in repr(told)
+    assert len(list(how["server"].client.batches.list())) == 2
+
+
+def test_what_may_cost_again_is_sent_again_on_consent_only(scripted):
+    kind, url, folder = scripted
+    frame = requests(2)
+    a, b = frame["custom_id"]
+    kind.output = line(a) + line(b, status=400)
+    how = {"server": batch.connect(url, folder=folder), "folder": folder}
+    rows = batch.submit(frame, **how).wait(poll_s=0.01).collect()
+    assert (rows["status"].to_list(), rows["attempt"].to_list(), kind.creates) == (["ok", "error"], [1, 1], 1)
+    with pytest.warns(UserWarning, match=r"1 error of earlier runs .* resend=\('error',\)"):
+        again = batch.submit(frame, **how).wait(poll_s=0.01).collect()
+    assert (again.equals(rows), kind.creates) == (True, 1)
+    kind.output = line(b, "now")
+    mended = batch.submit(frame, **how, resend=("error",)).wait(poll_s=0.01).collect()
+    assert (mended["status"].to_list(), mended["attempt"].to_list(), kind.creates) == (["ok", "ok"], [1, 2], 2)
+    assert mended["llm_output"].to_list() == ["fine", "now"]
+    with pytest.raises(ParameterError, match="resend must name"):
+        batch.submit(frame, **how, resend=("ok",))
+
+
+def test_a_row_that_cannot_be_sent_is_a_row_with_a_reason(echo, root):
+    _, url = echo()
+    how = {"server": batch.connect(url, folder=root / "b"), "folder": root / "b"}
+    texts = ["fine", "half a character \ud83d", "a whole one \U0001f600", "x" * 8_000_001]
+    frame = pl.DataFrame({"candidate_id": list("abcd"), "profile": [json.dumps({"text": t}) for t in texts]})
+    got = batch.submit(batch.build_requests(frame, ask, model="echo"), **how).wait(poll_s=0.05).collect()
+    assert got["status"].to_list() == ["ok", "error", "ok", "error"]
+    assert "lone surrogate" in got["error"][1]
+    assert "8,000,000" in got["error"][3]
+
+
+def test_raising_max_tokens_asks_only_what_was_cut_off(scripted):
+    kind, url, folder = scripted
+    table = Lakelike(request_sha256=pl.String, stem=pl.String)
+    how = {"server": batch.connect(url, folder=folder), "folder": folder, "table": table, "task": "t"}
+    short = batch.build_requests(people(3), ask, model="m", max_tokens=2)
+    long = batch.build_requests(people(3), ask, model="m", max_tokens=50)
+    assert [json.loads(b)["seed"] for b in short["body"]] == [json.loads(b)["seed"] for b in long["body"]]
+    assert (short["stem"] == long["stem"]).all()
+    assert not set(short["custom_id"]) & set(long["custom_id"])
+    a, b, c = short["custom_id"]
+    kind.output = line(a) + line(b, "cut o", reason="length") + line(c)
+    batch.answer(short, **how)
+    again = batch.reuse_finished(long, table=table)
+    assert again["custom_id"].to_list() == [a, long["custom_id"][1], c]
+    assert again["request_sha256"].to_list() == [
+        short["request_sha256"][0],
+        *long["request_sha256"][1:2],
+        short["request_sha256"][2],
+    ]
+    kind.output = line(long["custom_id"][1], "cut off no more")
+    rows = batch.answer(again, **how)
+    assert (rows["llm_output"].to_list(), rows["status"].to_list()) == (["fine", "cut off no more", "fine"], ["ok"] * 3)
+    assert Path(folder / "requests").is_dir()
+    assert sorted(len(f.read_bytes().splitlines()) for f in (folder / "requests").iterdir()) == [1, 3]
+    tiny = batch.build_requests(people(3), ask, model="m", max_tokens=1)  # what has two tokens does not fit into one
+    assert batch.reuse_finished(tiny, table=table)["custom_id"].to_list() == tiny["custom_id"].to_list()
+
+
+def test_a_budget_stops_before_the_file_that_would_pass_it(scripted):
+    kind, url, folder = scripted
+    frame = requests(12)
+    kind.output = b"".join(line(x) for x in frame["custom_id"])  # 5 tokens each
+    server = batch.connect(url, folder=folder)
+    with pytest.warns(UserWarning, match="has no room for the next 4 requests"):
+        job_ = batch.submit(frame, server=server, folder=folder, max_lines=4, budget=batch.Budget(tokens=45)).wait(
+            poll_s=0.01
+        )
+    assert (kind.creates, job_.account()) == (2, {"ok": 8, "unsent": 4})
+    assert job_.collect().height == 8
+    rest = batch.submit(frame, server=server, folder=folder, max_lines=4).wait(poll_s=0.01)
+    assert (kind.creates, rest.account()) == (3, {"ok": 12})
+    with pytest.raises(ParameterError, match="needs prices"):
+        batch.Budget(usd=1.0)
+    assert batch.Budget(usd=1.0, usd_per_million=(1.0, 2.0)).passed(500_001, 250_000)
+
+
+def test_two_notebooks_never_send_a_request_twice(echo, root):
+    _, url = echo(0.02)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from test_batch import *\n"
+        "from pathlib import Path; folder = Path(sys.argv[3])\n"
+        "rows = batch.submit(requests(200), server=batch.connect(sys.argv[2], folder=folder), folder=folder, max_lines=40)"
+        ".wait(poll_s=0.05).collect()\n"
+        "assert rows['status'].to_list() == ['ok'] * 200, rows\n"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), url, str(root / "b")]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
+    told = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    sent = list(batch.connect(url, folder=root / "b").client.batches.list())
+    assert sum(b.request_counts.total for b in sent) == 200
+
+
+def test_a_ledger_of_the_first_version_is_taken_over(scripted):
+    kind, url, folder = scripted
+    frame = requests(3)
+    server = batch.connect(url, folder=folder)
+    batch.submit(frame, server=server, folder=folder)
+    db = Ledger(folder).db
+    old = db.execute("select * from shards").fetchone()
+    for sql in ("drop table shards", "drop table lines", "pragma user_version = 0"):
+        db.execute(sql)
+    db.execute(
+        "create table shards (shard, attempt, server, path, n, state, file_id, batch_id, changed_at, primary key (shard, attempt, server))"
+    )
+    db.execute(
+        "insert into shards values (?, 1, ?, ?, 3, 'submitted', ?, ?, null)",
+        (old["shard"], url, old["path"], old["file_id"], old["batch_id"]),
+    )
+    kind.output = b"".join(line(x) for x in frame["custom_id"])
+    rows = batch.submit(frame, server=server, folder=folder).wait(poll_s=0.01).collect()
+    assert (rows["status"].to_list(), kind.creates) == (["ok"] * 3, 1)
