@@ -210,7 +210,7 @@ def _asked(raw: pl.DataFrame) -> pl.DataFrame:
 def from_batch_files(requests: Path, results: Path, *, task: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return (rows of ``candidates``, rows of ``training_data_raw``) from an OpenAI batch input file and its output file.
 
-    Every request is a row: one without a line in the output file has status lost.
+    Every request is a row: one without a line in the output file has status unavailable.
     """
     sent, came = read_lines(requests), {line.get("custom_id"): line for line in read_lines(results)}
     rows: list[dict[str, Any]] = []

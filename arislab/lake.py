@@ -208,7 +208,10 @@ class Table:
         """Return the table as a polars LazyFrame; an empty one if it does not exist."""
         if not self.exists:
             return tables.empty(self.name).lazy()
-        return pl.scan_delta(self._delta(version))
+        found = pl.scan_delta(self._delta(version))
+        have = found.collect_schema().names()  # a table, or a version of it, may be older than a column of its contract
+        late = [pl.lit(None, dtype=c.dtype).alias(n) for n, c in self.contract.columns.items() if n not in have]
+        return found.with_columns(late) if late else found
 
     def read(
         self, *, columns: list[str] | None = None, where: str | None = None, version: int | None = None

@@ -17,8 +17,9 @@ import polars as pl
 from arislab.errors import LakeError, closest
 
 SPLITS = ("train", "validation", "test")
-STATUSES = ("ok", "truncated", "refused", "empty", "error", "expired", "lost")
-"""What became of a request. ok, truncated, refused, empty: an answer came and is kept. error, expired, lost: none came; running the phase again sends it again."""
+STATUSES = ("ok", "truncated", "refused", "empty", "error", "unavailable", "expired", "lost", "cancelled")
+"""What became of a request. ok, truncated, refused, empty: an answer came and is kept. unavailable (failures that pass), expired: none came;
+running the phase again sends it again. error (refused for good), lost (gone at the server), cancelled: none came; sent again with ``resend``."""
 DECISIONS = ("approve", "reject", "edit", "label", "skip", "undo", "adjudicate")
 
 _TIME = pl.Datetime("us", "UTC")
@@ -108,12 +109,16 @@ TABLES: dict[str, Contract] = {
             "llm_output": _text("text of the answer, untouched; null if none came"),
             "model": _text("model name as sent to the server; null if unknown (imported)"),
             "status": _text("what became of the request", required=True, allowed=STATUSES),
-            "error": _text("what the server said; null unless status is error, expired or lost"),
+            "error": _text("JSON: what the server said; null if an answer came"),
             "finish_reason": _text("stop, length, content_filter; null if none came"),
             "prompt_tokens": Column(_INTEGER, "tokens of the prompt; null if the server did not say", low=0),
             "completion_tokens": Column(_INTEGER, "tokens of the answer; null if the server did not say", low=0),
             "logprob_mean": _number("mean log-probability of the answer's tokens; null if not asked for", high=0),
             "request_sha256": _text("sha256 of the canonical request body"),
+            "stem": _text("name of the question: as custom_id, but without max_tokens; null in rows of older versions"),
+            "model_returned": _text("model name that the server gave with the answer; null if it gave none"),
+            "attempt": Column(pl.Int32, "how often the request had been sent, from 1; null if it never was", low=1),
+            "batch_id": _text("batch that brought the row; null if none did"),
             "metadata": _text("JSON object with the columns kept at import; null otherwise"),
         },
     ),

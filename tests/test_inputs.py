@@ -128,7 +128,7 @@ def test_batch_files_are_joined_by_custom_id_and_nothing_is_lost(tmp_path):
     failed = {"custom_id": "x1", "response": None, "error": {"code": "batch_expired", "message": "late"}}
     came = write(tmp_path / "out.jsonl", "\n".join(json.dumps(x) for x in (answer(2, "b"), answer(0, "a"), failed)))
     people, raw = inputs.from_batch_files(asked, came, task="t")
-    assert raw["status"].to_list() == ["ok", "expired", "ok", "lost"]
+    assert raw["status"].to_list() == ["ok", "expired", "ok", "unavailable"]
     assert raw["llm_output"].to_list() == ["a", None, "b", None]
     assert people.height == 4
     foreign = write(tmp_path / "foreign.jsonl", json.dumps(answer(9, "z")))

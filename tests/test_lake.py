@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import polars as pl
 import pytest
@@ -248,3 +249,22 @@ def test_every_column_is_documented():
         assert spec.doc.startswith("One row per"), name
         assert set(spec.key) <= set(tables.columns_of(name)), name
         assert all(column.doc for column in tables.columns_of(name).values()), name
+
+
+def test_a_table_that_is_older_than_a_column_reads_it_as_null(lake):
+    from deltalake import write_deltalake
+
+    row = {
+        "custom_id": "r-1",
+        "candidate_id": "c",
+        "task": "t",
+        "status": "ok",
+        "run_id": "r",
+        "created_at": datetime.now(UTC),
+    }
+    write_deltalake(str(lake.path / "training_data_raw"), pl.DataFrame([row]).to_arrow())
+    raw = lake["training_data_raw"]
+    assert raw.read(columns=["custom_id", "stem", "attempt"], where="stem is null").row(0) == ("r-1", None, None)
+    raw.upsert(pl.DataFrame([{**row, "custom_id": "r-2", "stem": "s-2", "attempt": 1}]).drop("run_id", "created_at"))
+    assert raw.read(where="stem = 's-2'")["custom_id"].to_list() == ["r-2"]
+    assert raw.read().height == 2
