@@ -40,6 +40,11 @@ class Price:
     source: str
     """Where: a URL, or a sentence."""
 
+    @property
+    def usd_per_million(self) -> tuple[float, float]:
+        """Both prices, as ``batch.dry_run`` and ``batch.Budget`` take them."""
+        return self.usd_per_million_prompt, self.usd_per_million_completion
+
     def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
         """Return the cost in US dollars.
 

@@ -262,7 +262,7 @@ def test_a_table_that_is_older_than_a_column_reads_it_as_null(lake):
         "run_id": "r",
         "created_at": datetime.now(UTC),
     }
-    write_deltalake(str(lake.path / "training_data_raw"), pl.DataFrame([row]).to_arrow())
+    write_deltalake(f"{lake.path}/training_data_raw", pl.DataFrame([row]).to_arrow())
     raw = lake["training_data_raw"]
     assert raw.read(columns=["custom_id", "stem", "attempt"], where="stem is null").row(0) == ("r-1", None, None)
     raw.upsert(pl.DataFrame([{**row, "custom_id": "r-2", "stem": "s-2", "attempt": 1}]).drop("run_id", "created_at"))
