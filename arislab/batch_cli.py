@@ -189,7 +189,7 @@ def doctor(
 
 
 def _key() -> str:
-    return os.environ.get("ARISLAB_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
+    return (os.environ.get("ARISLAB_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none").strip()
 
 
 def _folder(folder: Path | None, root: Path | None) -> Path:

@@ -82,12 +82,13 @@ def diagnose(
         timeout_s: Longest wait for one HTTP reply.
 
     Raises:
-        ParameterError: Not a URL.
+        ParameterError: Not a URL, or no possible key.
         PrerequisiteError: Nothing answers there, or the key is refused.
     """
-    parts = urlsplit(server_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not _is_url(server_url):
         raise ParameterError(f"--base-url must be a URL such as http://127.0.0.1:8000/v1, got {server_url!r}.")
+    if not (key.isascii() and key.isprintable()):
+        raise ParameterError("the key holds characters that no HTTP header can carry; look at $ARISLAB_API_KEY.")
     exam = _Examination(server_url.rstrip("/"), key, model, patience_s, timeout_s)
     try:
         exam.service()
@@ -652,7 +653,16 @@ class _Examination:
             if self._status(batch) not in TERMINAL:
                 self.ask("POST", f"/batches/{batch['id']}/cancel")
         for file_id in self.files_made:
-            self.ask("DELETE", f"/files/{file_id}")
+            if self.ask("DELETE", f"/files/{file_id}")[0] == 0:
+                return  # the server is gone
+
+
+def _is_url(text: str) -> bool:
+    parts = urlsplit(text)
+    try:
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
+        return False
 
 
 def _jsonl(lines: list[dict[str, Any]], *, ascii_only: bool = True) -> bytes:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -121,8 +122,8 @@ def test_what_is_on_its_way_can_be_cancelled_and_the_file_still_sums_up(batch, r
     assert {x["error"]["code"] for x in lines if x["response"] is None} <= {"cancelled", "batch_cancelled"}
 
 
-def test_cancelled_rows_are_sent_again_on_consent_only(batch, root, capsys):
-    file = write(root / "in.jsonl", [line(n, max_tokens=6) for n in range(300)])
+def test_cancelled_rows_are_sent_again_on_consent_only(batch, root, server):
+    file = write(root / "in.jsonl", [line(n, max_tokens=6) for n in range(80)])
     batch("submit", file)
     batch("cancel")
     assert "cancelled" in summed(batch("submit", file, "--wait"))
@@ -131,6 +132,14 @@ def test_cancelled_rows_are_sent_again_on_consent_only(batch, root, capsys):
         batch("submit", file, "--resend", "everything")
     assert "to send" in summed(batch("plan", file, "--resend", "cancelled"))
     assert "cancelled (not" not in batch("plan", file, "--resend", "cancelled")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        told = RUN.invoke(app, ["submit", str(file), "--base-url", server["url"]]).stderr
+    assert re.fullmatch(r"arislab: \d+ cancelled of earlier runs are not sent again .*\n", told)
+    assert summed(batch("submit", file, "--resend", "cancelled", "--wait")) == "80 ok"
+    batch("collect", file, "--out", root / "out.jsonl")
+    lines = [json.loads(x) for x in (root / "out.jsonl").read_text().splitlines()]
+    assert [(x["custom_id"], x["error"]) for x in lines] == [(f"q-{n}", None) for n in range(80)]
 
 
 def test_a_price_is_shown_from_the_users_file_or_said_to_be_unknown(batch, root):

@@ -412,8 +412,12 @@ def test_nothing_there_a_wrong_key_and_no_url_are_one_clear_error(examine):
         diagnose(server.url, "wrong")
     with pytest.raises(PrerequisiteError, match=r"nothing answers at http://127\.0\.0\.1:1/v1"):
         diagnose("http://127.0.0.1:1/v1", KEY)
-    with pytest.raises(ParameterError, match="--base-url must be a URL"):
-        diagnose("localhost:8000", KEY)
+    for no_url in ("localhost:8000", "http://", "http://host:99999/v1"):
+        with pytest.raises(ParameterError, match="--base-url must be a URL"):
+            diagnose(no_url, KEY)
+    with pytest.raises(ParameterError, match="no HTTP header can carry") as caught:
+        diagnose(server.url, f"{KEY}\n")
+    assert KEY not in str(caught.value)
 
 
 def test_our_own_server_holds_every_check(tmp_path):
