@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from arislab.errors import PrerequisiteError
 from arislab.server import engines, guard, runner
+from arislab.server.limits import Limits
 from arislab.server.store import TERMINAL, Store
 from arislab.server.upstream import UpstreamEngine
 
@@ -250,16 +251,14 @@ def test_bad_lines_fail_the_batch_with_their_numbers(echo: Server) -> None:
         echo.client.batches.cancel(batch.id)  # terminal states do not change
 
 
-def test_limits_on_lines(echo: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_limits_on_lines(echo: Server, tmp_path: Path) -> None:
     empty = echo.wait(echo.submit(b"\n\n").id)
     assert empty.errors is not None
     assert empty.errors.data is not None
     assert [error.code for error in empty.errors.data] == ["empty_file"]
-    monkeypatch.setattr(runner, "MAX_LINES", 3)
-    monkeypatch.setattr(runner, "MAX_LINE_BYTES", 300)
     path = tmp_path / "in.jsonl"
     path.write_bytes(jsonl([line("a"), line("b", "x" * 1000), line("c"), line("d")]))
-    errors = runner.scan_input(path, ENDPOINT).errors
+    errors = runner.scan_input(path, ENDPOINT, Limits(requests=3, line_bytes=300)).errors
     assert [(error["line"], error["code"]) for error in errors] == [(2, "line_too_long"), (4, "too_many_requests")]
 
 
@@ -753,10 +752,13 @@ def test_every_line_is_found_again_by_its_offset(texts: list[str], ends: bytes, 
     path = tmp_path_factory.getbasetemp() / "property.jsonl"
     rows = [line(f"r-{i}", text.encode("utf-8", "replace").decode()) for i, text in enumerate(texts)]
     path.write_bytes(ends.join(json.dumps(row, ensure_ascii=i % 2 == 0).encode() for i, row in enumerate(rows)))
-    scan = runner.scan_input(path, ENDPOINT)
+    scan = runner.scan_input(path, ENDPOINT, Limits())
     assert not scan.errors
     with path.open("rb") as file:
-        found = [runner._request(file, offset, i, 0) for i, offset in enumerate(scan.offsets)]
+        found = [
+            runner._request(file, offset, i, {"created_at": 0, "endpoint": ENDPOINT})
+            for i, offset in enumerate(scan.offsets)
+        ]
     assert [(request.custom_id, request.body) for request in found] == [(row["custom_id"], row["body"]) for row in rows]
 
 
@@ -786,3 +788,87 @@ def test_a_gate_serves_in_order_and_loses_no_place() -> None:
         return order
 
     assert asyncio.run(run()) == [0, 1, 3, 4, 5]
+
+
+# -- what a batch does now ----------------------------------------------------------------------------------------------
+
+
+def test_the_server_says_what_it_is_and_keeps_its_name_over_restarts(tmp_path: Path) -> None:
+    server = Server(tmp_path / "data", {"engine": "echo", "max_window": 2}).start()
+    bearer = f"Bearer {server.token}"
+    status, about = server.http("GET", "/v1/arislab", Authorization=bearer)
+    assert (status, about["server"], about["engine"], about["response_format"]) == (200, "arislab", "echo", False)
+    limits = {"requests": 50_000, "file_bytes": 200_000_000, "line_bytes": 8 << 20, "window_s": 7200}
+    assert about["limits"] == limits
+    assert re.fullmatch("[0-9a-f]{32}", about["instance"])
+    batch = server.wait(server.submit([line("a")]).id)
+    assert batch.expires_at is not None
+    assert batch.expires_at - batch.created_at == 7200
+    server.stop()
+    server.start()
+    assert server.http("GET", "/v1/arislab", Authorization=f"Bearer {server.token}")[1] == about
+    server.stop()
+
+
+def test_a_running_batch_tells_its_speed_and_when_it_will_end(slow: Server) -> None:
+    bearer = f"Bearer {slow.token}"
+    batch = slow.submit([line(f"r-{i}", "one two three") for i in range(1200)])
+    slow.wait(batch.id, until=lambda b: b.request_counts.completed > 200)
+    status, now = slow.http("GET", f"/v1/batches/{batch.id}/live", Authorization=bearer)
+    assert status == 200
+    assert (now["total"], now["failed"]) == (1200, 0)
+    assert 0 < now["in_flight"] <= 32, "four chunks of eight lines"
+    assert 0 < now["requests_per_s"] <= 400
+    assert now["tokens_per_s"] == pytest.approx(3 * now["requests_per_s"], abs=0.01)
+    assert now["eta_s"] == pytest.approx((1200 - now["completed"]) / now["requests_per_s"], abs=0.11)
+    slow.wait(batch.id)
+    now = slow.http("GET", f"/v1/batches/{batch.id}/live", Authorization=bearer)[1]
+    assert (now["completed"], now["in_flight"], now["eta_s"]) == (1200, 0, 0)
+    assert slow.http("GET", "/v1/batches/batch_x/live", Authorization=bearer)[0] == 404
+
+
+def test_prometheus_can_read_the_numbers(echo: Server) -> None:
+    bearer = f"Bearer {echo.token}"
+    echo.wait(echo.submit([line("a", "planted-text"), line("b", n=2)]).id)
+    status, headers, body = echo.request("GET", "/metrics", Authorization=bearer)
+    assert status == 200
+    assert headers["content-type"].startswith("text/plain; version=0.0.4")
+    text = body.decode()
+    sample = re.compile(r'arislab_[a-z_]+(\{[a-z]+="[a-z_]+"\})? [0-9.e+]+')
+    rows = [row for row in text.splitlines() if not row.startswith("#")]
+    assert all(sample.fullmatch(row) for row in rows), rows
+    values = dict(row.rsplit(" ", 1) for row in rows)
+    assert int(values['arislab_lines_total{result="completed"}']) >= 1
+    assert int(values['arislab_lines_total{result="failed"}']) >= 1
+    assert int(values["arislab_disk_bytes"]) == sum(path.stat().st_size for path in (echo.data / "files").iterdir())
+    assert "planted-text" not in text
+    assert echo.request("GET", "/metrics")[0] == 401
+
+
+def test_lines_of_one_prefix_are_dispatched_together(tmp_path: Path) -> None:
+    shots = ["four examples", "eight examples"]
+    rows = [line(f"r-{i}", f"question {i}") for i in range(20)]
+    for i, row in enumerate(rows):
+        row["body"]["messages"].insert(0, {"role": "system", "content": shots[i % 2]})
+    store, seen = Store(tmp_path), []
+
+    class Watched(engines.EchoEngine):
+        async def run(self, chunk: Any, emit: Any) -> None:
+            seen.extend(request.body["messages"][0]["content"] for request in chunk)
+            await super().run(chunk, emit)
+
+    async def run(*, group_by_prefix: bool) -> list[str]:
+        seen.clear()
+        batch_id = add_batch(store, rows)
+        life = runner.Runner(store, Watched(), group_by_prefix=group_by_prefix)
+        life.take(batch_id)
+        while store.batch(batch_id)["status"] != "completed":
+            await asyncio.sleep(0.01)
+        await life.stop()
+        written = read(store.path(store.batch(batch_id)["output_file_id"]).read_bytes())
+        assert [r["custom_id"] for r in written] == [row["custom_id"] for row in rows], "the output keeps input order"
+        return list(seen)
+
+    assert asyncio.run(run(group_by_prefix=False)) == shots * 10
+    assert asyncio.run(run(group_by_prefix=True)) == [shots[0]] * 10 + [shots[1]] * 10
+    store.close()

@@ -1,13 +1,16 @@
 """The batch server: OpenAI Files and Batches, models, and direct chat completions, in front of an engine."""
 
 import asyncio
+import errno
 import json
 import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -22,6 +25,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from arislab.errors import PrerequisiteError
 from arislab.server import engines
 from arislab.server.guard import Guard, envelope, read_token
+from arislab.server.limits import Limits
 from arislab.server.routes import router
 from arislab.server.runner import Runner
 from arislab.server.store import Record, Store
@@ -29,7 +33,15 @@ from arislab.server.store import Record, Store
 log = logging.getLogger("arislab.server")
 
 
-def create_app(store: Store, engine: engines.Engine, *, token: str, host: str) -> FastAPI:
+def create_app(
+    store: Store,
+    engine: engines.Engine,
+    *,
+    token: str,
+    host: str,
+    limits: Limits | None = None,
+    group_by_prefix: bool = False,
+) -> FastAPI:
     """The application on an open store; it starts and stops the engine, and closes the store when it stops.
 
     Args:
@@ -37,11 +49,15 @@ def create_app(store: Store, engine: engines.Engine, *, token: str, host: str) -
         engine: what answers the lines.
         token: what clients send as ``Authorization: Bearer <token>``.
         host: the address that the server is bound to; decides which Host headers are served.
+        limits: what clients may send.
+        group_by_prefix: see :class:`Runner`.
     """
+    limits = limits or Limits()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        runner = Runner(store, engine)
+        runner = Runner(store, engine, limits=limits, group_by_prefix=group_by_prefix)
+        app.state.limits, app.state.began = limits, time.time()
         app.state.store, app.state.engine, app.state.runner = store, engine, runner
         await engine.start()
         runner.start()
@@ -56,7 +72,9 @@ def create_app(store: Store, engine: engines.Engine, *, token: str, host: str) -
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(router)
-    app.add_middleware(Guard, token=token, host=host)
+    app.add_middleware(Guard, token=token, host=host, limits=limits)
+    app.add_exception_handler(OSError, _disk_error)
+    app.add_exception_handler(sqlite3.OperationalError, _disk_error)
     app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(Exception, _server_error)
@@ -75,6 +93,11 @@ def serve(
     workers: int | None = None,
     parent_pid: int | None = None,
     engine: str | None = None,
+    vllm: str | None = None,
+    vllm_python: str | None = None,
+    vllm_args: Sequence[str] = (),
+    limits: Limits | None = None,
+    group_by_prefix: bool = False,
 ) -> None:
     """Serve until SIGTERM, Ctrl-C, or the end of the parent; print one JSON line with the url when ready.
 
@@ -89,6 +112,11 @@ def serve(
         workers: processes of the local model.
         parent_pid: stop when this process is gone.
         engine: ``echo`` or ``echo:SECONDS`` (per line) in place of a model, for tests.
+        vllm: model of a vLLM that is started here, in place of the others.
+        vllm_python: the interpreter that has vLLM; default this one.
+        vllm_args: options that are passed on to vLLM.
+        limits: what clients may send, and how much is kept.
+        group_by_prefix: dispatch lines that share all messages but the last together.
 
     Raises:
         PrerequisiteError: the folder is in use, the port is taken, the token file is open to others, no such model.
@@ -97,14 +125,24 @@ def serve(
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     os.umask(0o077)
     data = Path(data)
-    chosen = engines.make_engine(model=engine or model, adapters=adapters, upstream=upstream, workers=workers)
-    store = Store(data)
+    chosen = engines.make_engine(
+        model=engine or model,
+        adapters=adapters,
+        upstream=upstream,
+        workers=workers,
+        vllm=vllm,
+        vllm_python=vllm_python,
+        vllm_args=vllm_args,
+        vllm_log=data / "vllm.log",
+    )
+    limits = limits or Limits()
+    store = Store(data, quota_bytes=limits.quota_bytes)
     tempfile.tempdir = str(store.tmp_dir)  # uploads are spooled here, not to a small /tmp
     token_path = Path(token_file) if token_file is not None else data / "token"
     token = read_token(token_path)
     listener = _listen(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
-    app = create_app(store, chosen, token=token, host=host)
+    app = create_app(store, chosen, token=token, host=host, limits=limits, group_by_prefix=group_by_prefix)
     settings = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=3, server_header=False)
     ready = {"url": url, "token_file": str(token_path.resolve()), "pid": os.getpid()}
     asyncio.run(_run(_Server(settings), listener, chosen, ready, parent_pid))
@@ -194,6 +232,15 @@ async def _validation_error(_: Request, error: Exception) -> Response:
     first = error.errors()[0]
     param = ".".join(str(part) for part in first["loc"][1:]) or None
     return envelope(400, f"{param or 'the request'}: {first['msg']}", param=param, code=first["type"])
+
+
+async def _disk_error(_: Request, error: Exception) -> Response:
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if getattr(error, "errno", None) in full or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        log.error("refused: %s", error)
+        return envelope(507, f"the server's disk is full: {error}; delete files and try again", code="disk_full")
+    log.error("the disk or the database failed: %s", error)
+    return envelope(500, f"the server failed: {type(error).__name__}; its log has the reason")
 
 
 async def _server_error(_: Request, error: Exception) -> Response:

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from arislab.errors import PrerequisiteError
 from arislab.server.store import NO_USAGE, Usage
 
+CHAT = "/v1/chat/completions"
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -28,6 +30,7 @@ class Request:
     body: dict[str, Any]
     created_at: int
     """Unix time of the batch: answers carry it, so that a line that runs twice gives the same bytes."""
+    endpoint: str = CHAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +100,20 @@ class Gate:
 class Engine(Protocol):
     """What the server needs of an engine."""
 
+    name: str
+    """``echo``, ``local``, ``upstream`` or ``vllm``."""
+    endpoints: frozenset[str]
+    """Endpoints that a batch may have."""
     chunk_lines: int
     """Lines of a batch are cut into chunks of this many, by position."""
     whole_chunks: bool
     """A chunk with a missing line runs whole again (its texts depend on their neighbours by float rounding)."""
     gate: Gate
     """The caller enters before :meth:`run` and leaves after it."""
+
+    @property
+    def response_format(self) -> bool | None:
+        """Whether a ``json_schema`` binds the answer; None if the engine cannot know."""
 
     async def start(self) -> None:
         """Begin to load what is needed; return at once."""
@@ -120,7 +131,17 @@ class Engine(Protocol):
         """Answer all lines; call ``emit`` once for each of them, as soon as it is known."""
 
 
-def make_engine(*, model: str | None, adapters: Path | None, upstream: Sequence[str], workers: int | None) -> Engine:
+def make_engine(
+    *,
+    model: str | None,
+    adapters: Path | None,
+    upstream: Sequence[str],
+    workers: int | None,
+    vllm: str | None = None,
+    vllm_python: str | None = None,
+    vllm_args: Sequence[str] = (),
+    vllm_log: Path = Path("vllm.log"),
+) -> Engine:
     """Return the engine that the options of ``arislab serve`` ask for.
 
     Args:
@@ -128,10 +149,22 @@ def make_engine(*, model: str | None, adapters: Path | None, upstream: Sequence[
         adapters: a folder whose sub-folders are LoRA adapters; their names are model names.
         upstream: base URLs of OpenAI-compatible chat servers, e.g. ``http://127.0.0.1:8000/v1``; excludes ``model``.
         workers: processes of the local model; default two, or one where there is one core.
+        vllm: the model of a vLLM that is started here; excludes ``model`` and ``upstream``.
+        vllm_python: the interpreter that has vLLM.
+        vllm_args: options that are passed on to vLLM.
+        vllm_log: the file that takes what vLLM prints.
 
     Raises:
         PrerequisiteError: both or no working choice.
     """
+    if vllm is not None:
+        if upstream or model is not None:
+            raise PrerequisiteError(f"--vllm {vllm!r} excludes --model, --engine and --upstream; leave them out")
+        from arislab.server.vllm import VllmEngine
+
+        return VllmEngine(vllm, python=vllm_python, arguments=vllm_args, adapters=adapters, log_file=vllm_log)
+    if vllm_args or vllm_python is not None:
+        raise PrerequisiteError(f"{vllm_python or vllm_args[0]!r} is for vLLM only; say which model with --vllm MODEL")
     if upstream:
         if model is not None:
             raise PrerequisiteError(
@@ -199,6 +232,7 @@ class EchoEngine:
         delay_s: seconds that each line takes; four chunks of eight lines run at once.
     """
 
+    name, endpoints, response_format = "echo", frozenset({CHAT}), False
     chunk_lines, whole_chunks = 8, False
 
     def __init__(self, delay_s: float = 0.0):

@@ -1,22 +1,23 @@
 """Who may ask: Host allow-list, bearer token, size limits; and the form in which the server refuses."""
 
+import asyncio
 import hmac
 import ipaddress
 import os
 import secrets
 import socket
 import stat
+import time
 from pathlib import Path
 
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from arislab.errors import PrerequisiteError
+from arislab.server.limits import Limits
 
-MAX_UPLOAD_BYTES = 200 << 20
-MAX_BODY_BYTES = 8 << 20
+FORM_BYTES = 1 << 16  # what a multipart form has around its file
 
 
 def read_token(path: Path) -> str:
@@ -46,10 +47,10 @@ def read_token(path: Path) -> str:
 
 
 class Guard:
-    """What every request passes first: Host allow-list (against DNS rebinding), bearer token, size limit."""
+    """What every request passes first: Host allow-list (against DNS rebinding), bearer token, limits of size and time."""
 
-    def __init__(self, app: ASGIApp, *, token: str, host: str):
-        self.app, self._token = app, token.encode()
+    def __init__(self, app: ASGIApp, *, token: str, host: str, limits: Limits):
+        self.app, self._token, self._limits = app, token.encode(), limits
         wildcard = host in ("0.0.0.0", "::", "")
         self._any_address = wildcard  # a page in a browser can forge names, not addresses
         self._hosts = {"127.0.0.1", "localhost", "::1", host.lower()} | (
@@ -78,19 +79,27 @@ class Guard:
             refusal = envelope(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
             await refusal(scope, receive, send)
             return
-        limit = MAX_UPLOAD_BYTES + (1 << 16) if scope["path"] == "/v1/files" else MAX_BODY_BYTES
+        limits = self._limits
+        limit = limits.file_bytes + FORM_BYTES if scope["path"] == "/v1/files" else limits.body_bytes
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
             await envelope(413, too_large(limit), code="request_too_large")(scope, receive, send)
             return
-        n_bytes = 0
+        n_bytes, is_whole, began = 0, False, time.monotonic()
 
         async def counted() -> Message:
-            nonlocal n_bytes
-            message = await receive()
+            nonlocal n_bytes, is_whole
+            if is_whole:
+                return await receive()  # waits for the client to leave
+            deadline = began + limits.grace_s + n_bytes / limits.slow_bytes_per_s
+            try:
+                message = await asyncio.wait_for(receive(), deadline - time.monotonic())
+            except TimeoutError:
+                raise refuse(408, "the request came too slowly; send it again", code="request_timeout") from None
             n_bytes += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
             if n_bytes > limit:
-                raise StarletteHTTPException(413, too_large(limit))
+                raise refuse(413, too_large(limit), code="request_too_large")
             return message
 
         await self.app(scope, counted, send)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from arislab.errors import PrerequisiteError
-from arislab.server.engines import Emit, Gate, Request, Result, completion, failure, generation
+from arislab.server.engines import CHAT, Emit, Gate, Request, Result, completion, failure, generation
 
 log = logging.getLogger("arislab.server")
 
@@ -40,6 +40,7 @@ class LocalEngine:
         workers: number of processes.
     """
 
+    name, endpoints, response_format = "local", frozenset({CHAT}), False
     chunk_lines, whole_chunks = 128, True
 
     def __init__(self, model: Path, *, adapters: Path | None, workers: int):

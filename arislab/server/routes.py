@@ -1,31 +1,36 @@
 """The routes of OpenAI's Files and Batches, models and chat completions.
 
-The real openai SDK is the oracle of this protocol; what it does not know is one extra route,
-``GET /v1/batches/{id}/partial?offset=``, which gives the results of a running batch so far.
+The real openai SDK is the oracle of this protocol. What it does not know: ``GET /v1/batches/{id}/partial?offset=`` (the
+results of a running batch so far), ``GET /v1/batches/{id}/live`` (its speed), ``GET /v1/arislab`` (what this server is and
+takes), ``GET /metrics`` (Prometheus) and ``GET /openapi.json``.
 """
 
 import asyncio
+import dataclasses
 import json
 import logging
+import re
 import secrets
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import orjson
 from fastapi import APIRouter, Header, Query, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, PlainTextResponse, Response
 from pydantic import BaseModel, Field
+from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile
 
-from arislab.server import engines
-from arislab.server.guard import MAX_UPLOAD_BYTES, envelope, refuse, too_large
-from arislab.server.runner import ENDPOINT
-from arislab.server.store import KEEP_FILES_S, TERMINAL, Record, Store
+from arislab import __version__
+from arislab.server import engines, metrics
+from arislab.server.guard import envelope, refuse, too_large
+from arislab.server.limits import ForbiddenError, Limits, check_fields
+from arislab.server.runner import Runner
+from arislab.server.store import LIVE, TERMINAL, Record, Store
 
 log = logging.getLogger("arislab.server")
 
-WINDOW_S = 24 * 3600
 PARTIAL_BYTES = 16 << 20
 
 router = APIRouter()
@@ -35,7 +40,7 @@ class ExpiresAfter(BaseModel):
     """When a file goes away."""
 
     anchor: Literal["created_at"] = "created_at"
-    seconds: int = Field(ge=3600, le=KEEP_FILES_S)
+    seconds: int = Field(ge=3600, le=30 * 24 * 3600)
 
 
 class NewBatch(BaseModel):
@@ -59,15 +64,18 @@ async def health() -> Record:
 @router.post("/v1/files")
 async def create_file(request: Request) -> Record:
     """Take an upload."""
+    length = request.headers.get("content-length", "0")
+    _store(request).require_room(int(length) if length.isdigit() else 0)
     async with request.form(max_files=1, max_fields=10) as form:
         upload, purpose = form.get("file"), form.get("purpose")
         if not isinstance(upload, UploadFile):
             raise refuse(400, "missing the multipart field 'file'", param="file")
         if purpose != "batch":
             raise refuse(400, f"purpose must be 'batch', got {purpose!r}", param="purpose")
-        if upload.size is not None and upload.size > MAX_UPLOAD_BYTES:
-            raise refuse(413, too_large(MAX_UPLOAD_BYTES), code="request_too_large")
-        keep_s = _keep_s(form.get("expires_after[seconds]"))
+        limits = _limits(request)
+        if upload.size is not None and upload.size > limits.file_bytes:
+            raise refuse(413, too_large(limits.file_bytes), code="request_too_large")
+        keep_s = _keep_s(form.get("expires_after[seconds]"), limits.keep_s)
         name = Path((upload.filename or "input.jsonl").replace("\\", "/")).name[:255]
         row = await asyncio.to_thread(
             _store(request).add_file, upload.file, filename=name, purpose="batch", keep_s=keep_s
@@ -85,11 +93,10 @@ async def list_files(
     purpose: str | None = None,
 ) -> Record:
     """Files, newest first unless ``order`` is asc."""
-    where = "(expires_at is null or expires_at > ?)"
-    values: list[Any] = [int(time.time())]
+    where, values = LIVE, {"now": int(time.time()), "purpose": purpose}
     seq = _cursor(_store(request).file(after), after) if after else None
     if purpose is not None:
-        where, values = f"{where} and purpose = ?", [*values, purpose]
+        where += " and purpose = :purpose"
     return _page(_store(request), "files", where, values, limit=limit, seq=seq, order=order)
 
 
@@ -111,8 +118,12 @@ async def delete_file(request: Request, file_id: str) -> Record:
 @router.get("/v1/files/{file_id}/content")
 async def file_content(request: Request, file_id: str) -> Response:
     """The bytes of a file."""
-    path = _store(request).path(_file(request, file_id)["id"])
-    return FileResponse(path, media_type="application/octet-stream", headers={"X-Content-Type-Options": "nosniff"})
+    store, row = _store(request), _file(request, file_id)
+    sent = None
+    if row["pinned"] and "range" not in request.headers:
+        sent = BackgroundTask(store.collected, row["id"])  # runs once all bytes are sent
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return FileResponse(store.path(row["id"]), media_type="application/octet-stream", headers=headers, background=sent)
 
 
 @router.post("/v1/batches")
@@ -120,8 +131,8 @@ async def create_batch(
     request: Request, new: NewBatch, idempotency_key: Annotated[str | None, Header(max_length=255)] = None
 ) -> Record:
     """Create a batch; its lines are checked afterwards, in state ``validating``."""
-    if new.endpoint != ENDPOINT:
-        raise refuse(400, f"endpoint must be {ENDPOINT!r}, got {new.endpoint!r}", param="endpoint")
+    if new.endpoint not in (known := sorted(_engine(request).endpoints)):
+        raise refuse(400, f"endpoint must be one of {', '.join(known)}, got {new.endpoint!r}", param="endpoint")
     source = _file(request, new.input_file_id, param="input_file_id", status=400)
     if source["purpose"] != "batch":
         raise refuse(
@@ -129,20 +140,21 @@ async def create_batch(
             f"file {source['id']!r} has purpose {source['purpose']!r}; upload it with purpose 'batch'",
             param="input_file_id",
         )
-    now = int(time.time())
+    now, limits, after = int(time.time()), _limits(request), new.output_expires_after
     columns = {
         "endpoint": new.endpoint,
         "input_file_id": source["id"],
-        "output_expires_s": new.output_expires_after.seconds if new.output_expires_after else KEEP_FILES_S,
+        "output_expires_s": after.seconds if after else limits.keep_s,
+        "pin_outputs": after is None,
         "metadata": json.dumps(new.metadata) if new.metadata is not None else None,
         "idempotency_key": idempotency_key,
         "created_at": now,
-        "expires_at": now + WINDOW_S,
+        "expires_at": now + limits.window_s,
     }
     row, is_new = await asyncio.to_thread(_store(request).add_batch, columns)
     if is_new:
         log.info("%s: created from %s", row["id"], source["id"])
-        request.app.state.runner.take(row["id"])
+        _runner(request).take(row["id"])
     elif row["input_file_id"] != source["id"]:
         raise refuse(
             409,
@@ -158,7 +170,7 @@ async def list_batches(
 ) -> Record:
     """Batches, newest first."""
     seq = _cursor(_store(request).batch(after), after) if after else None
-    return _page(_store(request), "batches", "true", [], limit=limit, seq=seq, order="desc")
+    return _page(_store(request), "batches", "true", {}, limit=limit, seq=seq, order="desc")
 
 
 @router.get("/v1/batches/{batch_id}")
@@ -171,7 +183,7 @@ async def retrieve_batch(request: Request, batch_id: str) -> Record:
 async def cancel_batch(request: Request, batch_id: str) -> Record:
     """Stop a batch; lines that are done stay."""
     row = _batch(request, batch_id)
-    if row["status"] not in ("cancelling", "cancelled") and not await request.app.state.runner.cancel(row["id"]):
+    if row["status"] not in ("cancelling", "cancelled") and not await _runner(request).cancel(row["id"]):
         row = _batch(request, batch_id)
         if row["status"] not in ("cancelling", "cancelled"):
             raise refuse(
@@ -192,10 +204,39 @@ async def partial_results(request: Request, batch_id: str, offset: Annotated[int
     return Response(data, media_type="application/x-ndjson", headers={"X-Next-Offset": str(offset + len(data))})
 
 
+@router.get("/v1/batches/{batch_id}/live")
+async def live(request: Request, batch_id: str) -> Record:
+    """How fast a batch is, and when it will end (:meth:`Runner.live`)."""
+    return _runner(request).live(_batch(request, batch_id))
+
+
+@router.get("/v1/arislab")
+async def about(request: Request) -> Record:
+    """What this server is: a client knows by it that the extra routes exist, and whether a data folder is the one it knew."""
+    engine, limits = _engine(request), dataclasses.asdict(_limits(request))
+    return {
+        "server": "arislab",
+        "version": __version__,
+        "instance": _store(request).instance,
+        "engine": engine.name,
+        "response_format": engine.response_format,
+        "limits": {name: limits[name] for name in ("requests", "file_bytes", "line_bytes", "window_s")},
+    }
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def prometheus(request: Request) -> Response:
+    """Numbers for Prometheus (send the token as ``authorization.credentials``)."""
+    runner, width = _runner(request), _engine(request).gate.width
+    began = request.app.state.began
+    text = await asyncio.to_thread(metrics.text, _store(request), in_flight=runner.in_flight, width=width, began=began)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
 @router.get("/v1/models")
 async def list_models(request: Request) -> Record:
     """Names that a line may have in ``body.model``."""
-    names = await request.app.state.engine.models()
+    names = await _engine(request).models()
     return {
         "object": "list",
         "data": [{"id": name, "object": "model", "created": 0, "owned_by": "arislab"} for name in names],
@@ -211,7 +252,11 @@ async def chat_completion(request: Request) -> Response:
         raise refuse(400, f"the body is not valid JSON: {error.msg}") from None
     if not isinstance(body, dict) or body.get("stream"):
         raise refuse(400, "the body must be a JSON object without 'stream': this server answers whole", param="stream")
-    engine: engines.Engine = request.app.state.engine
+    try:
+        check_fields(body, _limits(request))
+    except ForbiddenError as error:
+        raise refuse(400, str(error), param=error.param or None, code=error.code) from None
+    engine = _engine(request)
     results: list[engines.Result] = []
     await engine.gate.enter()
     try:
@@ -265,11 +310,28 @@ def _store(request: Request) -> Store:
     return store
 
 
+def _engine(request: Request) -> engines.Engine:
+    engine: engines.Engine = request.app.state.engine
+    return engine
+
+
+def _runner(request: Request) -> Runner:
+    runner: Runner = request.app.state.runner
+    return runner
+
+
+def _limits(request: Request) -> Limits:
+    limits: Limits = request.app.state.limits
+    return limits
+
+
 def _file(request: Request, file_id: str, *, param: str = "id", status: int = 404) -> Record:
-    row = _store(request).file(file_id)
-    if row is None or (row["expires_at"] is not None and row["expires_at"] <= time.time()):
+    rows = _store(request).query(
+        f"select * from files where id = :id and {LIVE}", {"id": file_id, "now": int(time.time())}
+    )
+    if not rows:
         raise refuse(status, f"no such file: {file_id!r}", param=param, code="not_found")
-    return row
+    return rows[0]
 
 
 def _batch(request: Request, batch_id: str) -> Record:
@@ -285,23 +347,20 @@ def _cursor(row: Record | None, after: str) -> int:
     return int(row["seq"])
 
 
-def _page(
-    store: Store, table: str, where: str, values: list[Any], *, limit: int, seq: int | None, order: str
-) -> Record:
+def _page(store: Store, table: str, where: str, values: Record, *, limit: int, seq: int | None, order: str) -> Record:
     shown = {"files": file_object, "batches": batch_object}[table]
     if seq is not None:
-        where, values = f"{where} and seq {'<' if order == 'desc' else '>'} ?", [*values, seq]
-    rows = store.query(f"select * from {table} where {where} order by seq {order} limit ?", *values, limit + 1)
+        where += f" and seq {'<' if order == 'desc' else '>'} :seq"
+    values = {**values, "seq": seq, "limit": limit + 1}
+    rows = store.query(f"select * from {table} where {where} order by seq {order} limit :limit", values)
     page = [shown(row) for row in rows[:limit]]
     ends = {"first_id": page[0]["id"] if page else None, "last_id": page[-1]["id"] if page else None}
     return {"object": "list", "data": page, **ends, "has_more": len(rows) > limit}
 
 
-def _keep_s(seconds: object) -> int:
+def _keep_s(seconds: object, most: int) -> int:
     if seconds is None:
-        return KEEP_FILES_S
-    if not (isinstance(seconds, str) and seconds.isdigit() and 3600 <= int(seconds) <= KEEP_FILES_S):
-        raise refuse(
-            400, f"expires_after[seconds] must be in 3600..{KEEP_FILES_S}, got {seconds!r}", param="expires_after"
-        )
+        return most
+    if not (isinstance(seconds, str) and re.fullmatch("[0-9]{4,8}", seconds) and 3600 <= int(seconds) <= most):
+        raise refuse(400, f"expires_after[seconds] must be in 3600..{most}, got {seconds!r}", param="expires_after")
     return int(seconds)

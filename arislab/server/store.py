@@ -11,6 +11,7 @@ The crash rule: a line is done when its bytes are on disk *and* its offset is co
 committed offset is cut off at the next start, and its lines run again: inference happens at least once, a result exactly once.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -31,12 +32,16 @@ from arislab.errors import PrerequisiteError
 log = logging.getLogger("arislab.server")
 
 TERMINAL = ("failed", "completed", "expired", "cancelled")
-KEEP_FILES_S = 30 * 24 * 3600  # OpenAI's default for batch files
+COLLECTED_S = 24 * 3600  # an output stays for this long after its first whole download, should that one go wrong
+
+LIVE = "(expires_at > :now or (pinned and collected_at is null))"
+"""Files that can be read: an output without ``output_expires_after`` stays until somebody has downloaded it."""
 
 SCHEMA = """
 create table if not exists files(
   seq integer primary key autoincrement, id text unique not null, created_at integer not null, expires_at integer not null,
-  bytes integer not null, filename text not null, purpose text not null);
+  bytes integer not null, filename text not null, purpose text not null,
+  pinned integer not null default 0, collected_at integer);
 create table if not exists batches(
   seq integer primary key autoincrement, id text unique not null, status text not null, endpoint text not null,
   input_file_id text not null, output_file_id text, error_file_id text, output_expires_s integer not null,
@@ -46,11 +51,18 @@ create table if not exists batches(
   total integer not null default 0, completed integer not null default 0, failed integer not null default 0,
   input_tokens integer not null default 0, cached_tokens integer not null default 0,
   output_tokens integer not null default 0, reasoning_tokens integer not null default 0,
-  spool_bytes integer not null default 0);
+  spool_bytes integer not null default 0, pin_outputs integer not null default 1);
 create table if not exists results(
   batch integer not null, line integer not null, offset integer not null, length integer not null, ok integer not null,
   primary key (batch, line)) without rowid;
+create table if not exists meta(name text primary key, value text not null) without rowid;
 """
+# for folders of earlier versions
+ADDED = {
+    "files": {"pinned": "integer not null default 0", "collected_at": "integer"},
+    "batches": {"pin_outputs": "integer not null default 1"},
+}
+INDEX = f"create index if not exists open_batches on batches(input_file_id) where status not in {TERMINAL}"
 
 Usage = tuple[int, int, int, int]
 """Tokens: input, of these cached, output, of these reasoning."""
@@ -74,19 +86,31 @@ class Store:
 
     Args:
         data: the folder; made if absent.
+        quota_bytes: files and results together; beyond it uploads are refused and results wait. Making the output files
+            of a batch may pass it, for as long as its spool is still there.
+
+    Attributes:
+        instance: an id that was drawn when the folder was made.
 
     Raises:
         PrerequisiteError: another server uses the folder.
     """
 
-    def __init__(self, data: Path):
-        self.data = data
+    def __init__(self, data: Path, *, quota_bytes: int | None = None):
+        self.data, self._quota_bytes = data, quota_bytes
         self.files_dir, self.spool_dir, self.tmp_dir = data / "files", data / "spool", data / "tmp"
         for folder in (data, self.files_dir, self.spool_dir, self.tmp_dir):
             folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(data)
         self._db = _connect(data / "server.db")
         self._db.executescript(SCHEMA)
+        for table, columns in ADDED.items():
+            known = {row["name"] for row in self._db.execute(f"pragma table_info({table})")}
+            for name in columns.keys() - known:
+                self._db.execute(f"alter table {table} add column {name} {columns[name]}")
+        self._db.execute(INDEX)
+        self._db.execute("insert or ignore into meta values ('instance', ?)", (secrets.token_hex(16),))
+        self.instance = str(self._db.execute("select value from meta where name = 'instance'").fetchone()["value"])
         self._reader, self._reading = _connect(data / "server.db"), threading.Lock()
         self._spools: dict[int, int] = {}  # batch seq -> file descriptor, used by the writer thread only
         self._recover()
@@ -107,12 +131,13 @@ class Store:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def query(self, sql: str, *values: Any) -> list[Record]:
-        """Rows of a select, as dicts."""
+        """Rows of a select, as dicts; one dict gives values by name."""
+        named = values[0] if len(values) == 1 and isinstance(values[0], dict) else values
         with self._reading:
-            return [dict(row) for row in self._reader.execute(sql, values)]
+            return [dict(row) for row in self._reader.execute(sql, named)]
 
     def file(self, file_id: str) -> Record | None:
-        """The row of one file, or None."""
+        """The row of one file, expired or not, or None."""
         rows = self.query("select * from files where id = ?", file_id)
         return rows[0] if rows else None
 
@@ -120,6 +145,20 @@ class Store:
         """The row of one batch, or None."""
         rows = self.query("select * from batches where id = ?", batch_id)
         return rows[0] if rows else None
+
+    def used_bytes(self) -> int:
+        """Bytes of all files and of the results of running batches."""
+        with self._reading:
+            return _used_bytes(self._reader)
+
+    def require_room(self, n_bytes: int) -> None:
+        """Refuse what would pass the quota.
+
+        Raises:
+            OSError: EDQUOT.
+        """
+        if self._quota_bytes is not None:
+            _require_room(self.used_bytes(), n_bytes, self._quota_bytes)
 
     def unfinished(self) -> list[Record]:
         """Batches that are not in a terminal state, oldest first."""
@@ -163,15 +202,30 @@ class Store:
             return self._next_flush
 
     def add_file(self, source: IO[bytes], *, filename: str, purpose: str, keep_s: int) -> Record:
-        """Copy an upload to disk, then record it: a crash leaves no row without bytes."""
+        """Copy an upload to disk, then record it: a crash leaves no row without bytes, a failure no bytes without a row.
+
+        Raises:
+            OSError: the disk or the quota (EDQUOT) is full.
+        """
         file_id = "file-" + secrets.token_hex(16)
         partial = self.tmp_dir / file_id
-        with partial.open("wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-            _sync(target)
-        n_bytes = partial.stat().st_size
-        self._publish(partial, file_id)
-        self.write(lambda db: _insert_file(db, file_id, n_bytes, filename, purpose, keep_s)).result()
+
+        def insert(db: sqlite3.Connection) -> None:
+            if self._quota_bytes is not None:
+                _require_room(_used_bytes(db), n_bytes, self._quota_bytes)
+            _insert_file(db, file_id, n_bytes, filename, purpose, keep_s)
+
+        try:
+            with partial.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+                _sync(target)
+            n_bytes = partial.stat().st_size
+            self._publish(partial, file_id)
+            self.write(insert).result()
+        except (OSError, sqlite3.Error):
+            partial.unlink(missing_ok=True)
+            self._discard(file_id)
+            raise
         row = self.file(file_id)
         assert row is not None
         return row
@@ -187,6 +241,12 @@ class Store:
         if removed:
             self.path(file_id).unlink(missing_ok=True)
         return removed
+
+    def collected(self, file_id: str) -> None:
+        """Remember that an output was downloaded whole: from now on it may expire, in a day at the earliest."""
+        now = int(time.time())
+        sql = "update files set collected_at = ?, expires_at = max(expires_at, ?) where id = ? and pinned and collected_at is null"
+        self.write(lambda db: db.execute(sql, (now, now + COLLECTED_S, file_id))).result()
 
     def add_batch(self, columns: Record) -> tuple[Record, bool]:
         """Insert a batch in state ``validating``.
@@ -229,14 +289,14 @@ class Store:
         """Make the output and error files in input order and set the terminal state; can be run again after a crash.
 
         The files get their rows in the transaction that ends the batch, so a crash before it leaves orphans only, which
-        the next start removes.
+        the next start removes; an error of the disk leaves none.
+
+        Raises:
+            OSError, sqlite3.Error: the disk; nothing has changed.
         """
         self.write(lambda db: None).result()  # everything queued is on disk
-        seq, made = batch["seq"], {}
-        for ok, column in ((1, "output_file_id"), (0, "error_file_id")):
-            file_id = "file-" + secrets.token_hex(16)
-            if n_bytes := self._collect(seq, ok, file_id):
-                made[column] = (file_id, n_bytes)
+        seq = batch["seq"]
+        made: dict[str, tuple[str, int]] = {}
 
         def close(db: sqlite3.Connection) -> bool:
             (now,) = db.execute("select status from batches where id = ?", (batch["id"],)).fetchone()
@@ -248,24 +308,45 @@ class Store:
             db.execute(sql, (end, int(time.time()), *ids, batch["id"]))
             for column, (file_id, n_bytes) in made.items():
                 name = f"{batch['id']}_{column.split('_')[0]}.jsonl"
-                _insert_file(db, file_id, n_bytes, name, "batch_output", batch["output_expires_s"])
+                pinned = batch["pin_outputs"]
+                _insert_file(db, file_id, n_bytes, name, "batch_output", batch["output_expires_s"], pinned=pinned)
             db.execute("delete from results where batch = ?", (seq,))
             if (descriptor := self._spools.pop(seq, None)) is not None:
                 os.close(descriptor)
             return True
 
-        if self.write(close).result():
+        file_ids = {column: "file-" + secrets.token_hex(16) for column in ("output_file_id", "error_file_id")}
+        try:
+            for column, file_id in file_ids.items():
+                if n_bytes := self._collect(seq, int(column == "output_file_id"), file_id):
+                    made[column] = (file_id, n_bytes)
+            is_closed = self.write(close).result()
+        except (OSError, sqlite3.Error):
+            for file_id in file_ids.values():
+                self._discard(file_id)
+            raise
+        if is_closed:
             self._spool_path(seq).unlink(missing_ok=True)
 
     def sweep(self) -> int:
-        """Remove expired files that no running batch reads; returns how many."""
-        rows = self.query("select id from files where expires_at < ?", int(time.time()))
+        """Remove expired files; returns how many.
+
+        What a running batch reads stays, and so does an output that nobody has downloaded yet, unless its batch was made
+        with ``output_expires_after``.
+        """
+        rows = self.query(f"select id from files where not {LIVE}", {"now": int(time.time())})
         return sum(self.delete_file(row["id"]) for row in rows)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _spool_path(self, seq: int) -> Path:
         return self.spool_dir / f"{seq}.jsonl"
+
+    def _discard(self, file_id: str) -> None:
+        """Remove the bytes of a file that has got no row."""
+        if self.file(file_id) is None:
+            (self.tmp_dir / file_id).unlink(missing_ok=True)
+            self.path(file_id).unlink(missing_ok=True)
 
     def _publish(self, partial: Path, file_id: str) -> None:
         partial.rename(self.path(file_id))
@@ -332,6 +413,9 @@ class Store:
         for seq, rows in pending:
             by_batch[seq].extend(rows)
         with _transaction(self._db) as db:
+            if self._quota_bytes is not None:
+                n_bytes = sum(len(row.data) for rows in by_batch.values() for row in rows)
+                _require_room(_used_bytes(db), n_bytes, self._quota_bytes)
             for seq, rows in by_batch.items():
                 self._spool(db, seq, rows)
 
@@ -358,10 +442,25 @@ class Store:
         )
 
 
-def _insert_file(db: sqlite3.Connection, file_id: str, n_bytes: int, filename: str, purpose: str, keep_s: int) -> None:
+def _insert_file(
+    db: sqlite3.Connection, file_id: str, n_bytes: int, filename: str, purpose: str, keep_s: int, *, pinned: int = 0
+) -> None:
     now = int(time.time())
-    sql = "insert into files(id, created_at, expires_at, bytes, filename, purpose) values (?, ?, ?, ?, ?, ?)"
-    db.execute(sql, (file_id, now, now + keep_s, n_bytes, filename, purpose))
+    sql = "insert into files(id, created_at, expires_at, bytes, filename, purpose, pinned) values (?, ?, ?, ?, ?, ?, ?)"
+    db.execute(sql, (file_id, now, now + keep_s, n_bytes, filename, purpose, pinned))
+
+
+def _used_bytes(db: sqlite3.Connection) -> int:
+    sql = f"select (select coalesce(sum(bytes), 0) from files) + (select coalesce(sum(spool_bytes), 0) from batches where status not in {TERMINAL}) n"
+    return int(db.execute(sql).fetchone()["n"])
+
+
+def _require_room(used_bytes: int, n_bytes: int, quota_bytes: int) -> None:
+    if used_bytes + n_bytes > quota_bytes:
+        raise OSError(
+            errno.EDQUOT,
+            f"{used_bytes + n_bytes} bytes are more than the quota of {quota_bytes}; delete files, or raise --quota-gb",
+        )
 
 
 def _connect(path: Path) -> sqlite3.Connection:

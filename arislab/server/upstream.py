@@ -48,8 +48,12 @@ class UpstreamEngine:
         patience_s: seconds that one line may wait for a busy or absent server.
         timeout_s: seconds that one answer may take.
         backoff_s: seconds before the second try; doubles up to 30.
+        key: sent as the bearer token; default $ARISLAB_UPSTREAM_API_KEY.
     """
 
+    name = "upstream"
+    endpoints = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+    response_format: bool | None = None
     chunk_lines, whole_chunks = 1, False
 
     def __init__(
@@ -62,18 +66,19 @@ class UpstreamEngine:
         patience_s: float = 600.0,
         timeout_s: float = 600.0,
         backoff_s: float = 0.5,
+        key: str | None = None,
     ):
         self._upstreams = [_Upstream(url.rstrip("/"), float(start)) for url in urls]
         self._ceiling, self._attempts, self._patience_s = ceiling, attempts, patience_s
-        self._timeout_s, self._backoff_s = timeout_s, backoff_s
+        self._timeout_s, self._backoff_s, self._key = timeout_s, backoff_s, key
         self.gate = Gate(start * len(self._upstreams))
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
-        """Open the connection pool; the key, if any, comes from the environment only."""
+        """Open the connection pool; the key, if any, is never part of a URL or a log."""
         import aiohttp
 
-        key = os.environ.get("ARISLAB_UPSTREAM_API_KEY")
+        key = self._key or os.environ.get("ARISLAB_UPSTREAM_API_KEY")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=10),
@@ -111,7 +116,7 @@ class UpstreamEngine:
         data = orjson.dumps(request.body)
         while True:
             upstream = await self._free()
-            result, retry_after_s = await self._post(upstream, request.line, data)
+            result, retry_after_s = await self._post(upstream, request, data)
             if not _transient(result):
                 self._grow(upstream)
                 return result
@@ -137,12 +142,13 @@ class UpstreamEngine:
             wait_s = min(u.closed_until for u in self._upstreams) - now
             await asyncio.sleep(max(wait_s, 0.05) * random.uniform(1.0, 1.5))
 
-    async def _post(self, upstream: _Upstream, line: int, data: bytes) -> tuple[Result, float | None]:
+    async def _post(self, upstream: _Upstream, request: Request, data: bytes) -> tuple[Result, float | None]:
         """One try: its result, and the seconds that the server asked us to wait."""
         import aiohttp
 
         assert self._session is not None
-        url, headers = f"{upstream.url}/chat/completions", {"Content-Type": "application/json"}
+        line, url = request.line, upstream.url + request.endpoint.removeprefix("/v1")
+        headers = {"Content-Type": "application/json"}
         try:
             async with self._session.post(url, data=data, headers=headers) as response:
                 body = await response.read()
@@ -189,13 +195,13 @@ def _passed_through(line: int, status: int, body: bytes) -> Result:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
         answer = None
-    if not isinstance(answer, dict) or (status == 200 and "choices" not in answer):
+    if not isinstance(answer, dict) or (status == 200 and not {"choices", "data"} & answer.keys()):
         text = body[:300].decode(errors="replace")
         return failure(
             line,
             status if status >= 400 else 502,
             "bad_upstream_answer",
-            f"status {status}, but not a chat completion: {text}",
+            f"status {status}, but not an answer of this endpoint: {text}",
         )
     # a line break in valid JSON can only be layout, and would end the line of the output file
     return Result(line, status, body.strip().replace(b"\r", b" ").replace(b"\n", b" "), _usage(answer.get("usage")))
