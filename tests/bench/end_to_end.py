@@ -1,0 +1,128 @@
+"""A large generate through the real server and client, with the echo engine: 170,000 requests to rows of the lake, beside a floor.
+
+python tests/bench/end_to_end.py [--n 170000]
+
+Prints one JSON: wall and CPU seconds by step (client, server), peak memory, bytes on disk, and the floor: the same request bytes
+written to a file, and as many answer lines of the same size read back, parsed, and written as one Parquet file.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import orjson
+import polars as pl
+
+from arislab import batch
+from arislab.lake import Lake
+
+
+def clock(pid):
+    """CPU seconds of a process and its ended children, and its peak memory in MB."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    peak = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return sum(int(x) for x in fields[11:15]) / os.sysconf("SC_CLK_TCK"), int(peak.split()[1]) / 1024
+
+
+def ask(candidate):
+    return [
+        {"role": "system", "content": "Evaluate the candidate. " * 10},
+        {"role": "user", "content": candidate["profile"]["text"]},
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--n", type=int, default=170_000)
+    n = parser.parse_args().n
+    steps = {}
+
+    def step(name, work):
+        wall, cpu = time.monotonic(), time.process_time()
+        out = work()
+        steps[name] = {"wall_s": round(time.monotonic() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
+        return out
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        os.environ["ARISLAB_ROOT"] = folder
+        command = [sys.executable, "-m", "arislab", "serve", "--data", folder + "/srv", "--engine", "echo"]
+        command += ["--parent-pid", str(os.getpid())]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            told = json.loads(process.stdout.readline())
+            os.environ["ARISLAB_API_KEY"] = Path(told["token_file"]).read_text().strip()
+            text = "twelve years as a statistician, knows SQL and Julia; " * 8
+            people = pl.DataFrame(
+                {
+                    "candidate_id": [f"c{i:06d}" for i in range(n)],
+                    "profile": [json.dumps({"text": f"{i}: {text}"}) for i in range(n)],
+                }
+            )
+            requests = step("build_requests", lambda: batch.build_requests(people, ask, model="echo"))
+            server = batch.connect(told["url"], folder=root / "b")
+            job = step("submit", lambda: batch.submit(requests, server=server, folder=root / "b"))
+            step("wait_and_fetch", job.wait)
+            rows = step("collect", job.collect)
+            lake = Lake()
+            step("write_to_the_lake", lambda: lake["training_data_raw"].upsert(rows.with_columns(task=pl.lit("bench"))))
+            again = step(
+                "resume_with_nothing_to_do", lambda: batch.submit(requests, server=server, folder=root / "b").account()
+            )
+            server_cpu, server_peak = clock(process.pid)
+            stored = lake["training_data_raw"].read(columns=["custom_id", "status"])
+            assert stored["custom_id"].n_unique() == stored.height == n == again["ok"], (stored.height, again)
+            assert (rows["llm_output"] == rows["input"]).all()
+            disk = {
+                p.name: sum(f.stat().st_size for f in p.rglob("*") if f.is_file())
+                for p in (root / "b", root / "srv", root / "data")
+            }
+            sent = [path.read_bytes() for path in (root / "b" / "requests").iterdir()]
+            came = [path.read_bytes() for path in (root / "b" / "results").iterdir()]
+
+            def floor():
+                (root / "floor.jsonl").write_bytes(b"".join(sent))
+                parsed = [orjson.loads(line) for part in came for line in part.split(b"\n") if line]
+                texts = [(x["custom_id"], x["response"]["body"]["choices"][0]["message"]["content"]) for x in parsed]
+                pl.DataFrame(texts, schema=["custom_id", "llm_output"], orient="row").write_parquet(
+                    root / "floor.parquet"
+                )
+
+            step("floor", floor)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=30)
+            process.stdout.close()
+    total = sum(s["wall_s"] for name, s in steps.items() if name not in ("floor", "resume_with_nothing_to_do"))
+    print(
+        json.dumps(
+            {
+                "n": n,
+                "steps": steps,
+                "total_wall_s": round(total, 1),
+                "requests_per_s": round(n / total),
+                "times_the_floor": round(total / steps["floor"]["wall_s"], 1),
+                "server_cpu_s": round(server_cpu, 1),
+                "server_peak_mb": round(server_peak),
+                "client_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+                "client_threads": threading.active_count(),
+                "disk_bytes": disk,
+                "load": os.getloadavg(),
+                "python": platform.python_version(),
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
