@@ -19,7 +19,8 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
     """Return rows of ``training_data_curated`` for kept outputs; nobody has reviewed them yet.
 
     Args:
-        kept: custom_id, candidate_id, task, input, messages (null: written again by the task), output, quality, metadata.
+        kept: custom_id, candidate_id, task, input, messages (null: written again by the task), output, quality, metadata; repaired
+            (where true, the example's metadata say so).
         candidates: Rows of ``candidates`` behind them.
         task: Its to_messages, difficulty and category fill what the record does not have.
     """
@@ -38,6 +39,8 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
         facts: dict[str, Any] = json.loads(row["metadata"]) if row.get("metadata") else {}
         facts |= {name: candidate[name] for name in _METADATA if candidate.get(name) is not None}
         facts["difficulty"] = task.difficulty(candidate) if task.difficulty else None
+        if row.get("repaired"):
+            facts["repaired"] = True
         if task.category:
             facts["category"] = task.category(candidate)
         rows.append({

@@ -132,6 +132,12 @@ TABLES: dict[str, Contract] = {
             "task": _text("name of the task file", required=True),
             "quality": _number("weighted mean of the scores, 0..1; null = unscored, see reason", low=0, high=1),
             "reason": _text("why quality is null; null if it is not"),
+            "schema_error": _text(
+                "how the answer as it came breaks the task's SCHEMA; null if it does not, or there is none"
+            ),
+            "repaired": Column(
+                _FLAG, "true if a repaired text was scored, not the answer as it came; null in older rows"
+            ),
         },
         prefix="score_",
     ),
