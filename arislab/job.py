@@ -351,7 +351,7 @@ class Job:
 
     def _send(self, shard: dict[str, Any]) -> bool:
         """Upload a file and create its batch, unless the server says that this happened; False: it has no room now."""
-        mark = f"{shard['shard'][:48]}-{shard['attempt']}"
+        mark = self.ledger.mark(shard)
         if shard["state"] == "creating" and (found := self._adopt(mark)):
             self.ledger.note(shard, state="submitted", batch_id=found)
             return True

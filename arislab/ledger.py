@@ -6,6 +6,7 @@ transaction, so that two notebooks never send it twice. This module does not kno
 """
 
 import os
+import secrets
 import socket
 import sqlite3
 import time
@@ -28,6 +29,7 @@ create table shards (
 create table lines (
   custom_id text not null, shard_id integer not null, status text, primary key (custom_id, shard_id)) without rowid;
 create index lines_of on lines (shard_id);
+create table about (nonce text not null);
 pragma user_version = 2;
 """
 
@@ -56,6 +58,7 @@ class Ledger:
             raise PrerequisiteError(
                 f"cannot write the batch ledger in {folder} ({error}); choose another folder with --root."
             ) from None
+        (self._nonce,) = self.db.execute("select nonce from about").fetchone()
         self.owner = f"{os.getpid()}@{socket.gethostname()}"
 
     def close(self) -> None:
@@ -65,6 +68,10 @@ class Ledger:
     def rows(self, where: str = "true", *values: Any) -> list[dict[str, Any]]:
         """Return shards, oldest first."""
         return [dict(row) for row in self.db.execute(f"select * from shards where {where} order by id", values)]
+
+    def mark(self, row: dict[str, Any]) -> str:
+        """The name under which a shard is found again at a server; no other ledger gives it, and each attempt has its own."""
+        return f"{self._nonce}-{row['shard'][:40]}-{row['attempt']}"
 
     def lines(self, shard_id: int) -> dict[str, str | None]:
         """Return custom_id and status of the lines of a shard; the status is null until the shard is collected."""
@@ -208,6 +215,7 @@ class Ledger:
             self.db.execute("drop table shards")
         for statement in _TABLES.split(";"):
             self.db.execute(statement)
+        self.db.execute("insert into about values (?)", (secrets.token_hex(4),))
         for row in old:
             if not row["batch_id"] or row["state"] == "fruitless" or not Path(row["path"]).is_file():
                 continue  # nothing of it can be on its way

@@ -282,8 +282,6 @@ def test_a_server_killed_in_the_middle_costs_nothing(echo, root):
     process.wait()
     _, url = echo(0)
     again = batch.connect(url, folder=root / "b")
-    ledger = Ledger(root / "b")
-    ledger.db.execute("update shards set server = ?", (url,))  # the same server at another port
     rows = batch.submit(requests(60), server=again, folder=root / "b").wait(poll_s=0.05).collect()
     assert rows["status"].to_list() == ["ok"] * 60
     assert rows["llm_output"].to_list() == rows["input"].to_list()
@@ -514,6 +512,14 @@ def test_a_changed_set_attaches_to_what_is_on_its_way_and_sends_only_the_rest(ec
     assert len(list(how["server"].client.batches.list())) == 2
 
 
+def test_another_folder_asks_the_same_server_anew(echo, root):
+    _, url = echo()
+    for folder in (root / "b", root / "c"):
+        job_ = batch.submit(requests(5), server=batch.connect(url, folder=folder), folder=folder).wait(poll_s=0.05)
+        assert job_.account() == {"ok": 5}
+    assert len(list(batch.connect(url, folder=root / "b").client.batches.list())) == 2
+
+
 def test_the_plan_sums_to_all_rows_and_sends_nothing(echo, root):
     _, url = echo(0.05)
     how = {"server": batch.connect(url, folder=root / "b"), "folder": root / "b"}
@@ -628,7 +634,7 @@ def test_a_ledger_of_the_first_version_is_taken_over(scripted):
     batch.submit(frame, server=server, folder=folder)
     db = Ledger(folder).db
     old = db.execute("select * from shards").fetchone()
-    for sql in ("drop table shards", "drop table lines", "pragma user_version = 0"):
+    for sql in ("drop table shards", "drop table lines", "drop table about", "pragma user_version = 0"):
         db.execute(sql)
     db.execute(
         "create table shards (shard, attempt, server, path, n, state, file_id, batch_id, changed_at, primary key (shard, attempt, server))"
