@@ -22,12 +22,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from arislab import __version__
 from arislab.errors import PrerequisiteError
 from arislab.server import engines
 from arislab.server.guard import Guard, envelope, read_token
 from arislab.server.limits import Limits
 from arislab.server.routes import router
 from arislab.server.runner import Runner
+from arislab.server.schema import Api
 from arislab.server.store import Record, Store
 
 log = logging.getLogger("arislab.server")
@@ -70,7 +72,7 @@ def create_app(
             await engine.stop()
             store.close()
 
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = Api(lifespan=lifespan, version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.include_router(router)
     app.add_middleware(Guard, token=token, host=host, limits=limits)
     app.add_exception_handler(OSError, _disk_error)
