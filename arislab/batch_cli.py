@@ -48,9 +48,10 @@ def plan(
 
     where, requests = _folder(folder, root), _requests(file)
     with _told(), batch.connect(base_url, folder=where, dialect=dialect) as server:
+        models = [server.model(name) for name in requests["model"].unique(maintain_order=True)]
         print(batch.plan(requests, server=server, folder=where, resend=_statuses(resend)))
-        for model in requests["model"].unique(maintain_order=True):
-            price = prices(server.model(model))
+        for model in models:
+            price = prices(model)
             print(
                 f"price of {model}: "
                 + (
