@@ -113,6 +113,29 @@ def test_a_chat_server_behind_arislab_serve_answers_a_phase(tmp_path):
             process.stdout.close()
 
 
+def test_the_page_on_servers_names_options_limits_and_dialects_that_exist():
+    from typer.main import get_command
+
+    from arislab import cli, dialect
+    from arislab.server.limits import Limits
+
+    page = (CHECKOUT / "arislab" / "server" / "README.md").read_text()
+    groups = get_command(cli.app).commands
+    commands = [groups["serve"], groups["run"], *groups["batch"].commands.values()]
+    known = {option for command in commands for parameter in command.params for option in parameter.opts}
+    theirs = {"--port", "--enable-lora", "--max-model-len", "--model-path", "--parallel"}  # of vLLM, SGLang, llama.cpp
+    assert set(re.findall(r"--[a-z][a-z-]+", page)) <= known | theirs
+    assert {dialect.dialect(name).name for name in re.findall(r"--dialect (\w+)", page)} == {
+        "litellm",
+        "llm_d",
+        "control_layer",
+    }
+    limits = Limits()
+    assert (limits.requests, limits.file_bytes, limits.line_bytes) == (50_000, 200_000_000, 8 << 20)
+    assert "50,000; 200 MB; 8 MiB" in page
+    assert (limits.window_s, limits.keep_s) == (24 * 3600, 30 * 86_400)
+
+
 def test_the_phase_table_names_the_notebooks_that_are_there():
     named = set(re.findall(r"^\| `(\w+\.ipynb)` \|", README, re.MULTILINE))
     assert named == {p.name for p in (CHECKOUT / "notebooks").glob("*.ipynb")}
