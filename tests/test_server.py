@@ -569,6 +569,8 @@ class Upstream:
             app = web.Application()
             app.router.add_post("/v1/chat/completions", self.answer)
             app.router.add_get("/v1/models", self.models)
+            app.router.add_post("/v1/completions", self.complete)
+            app.router.add_post("/v1/embeddings", self.embed)
             self._runner = web.AppRunner(app)
             await self._runner.setup()
             site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -588,6 +590,14 @@ class Upstream:
 
     async def models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": "m", "object": "model"}]})
+
+    async def complete(self, request: web.Request) -> web.Response:
+        text = (await request.json())["prompt"]
+        return web.json_response({"object": "text_completion", "choices": [{"index": 0, "text": text.upper()}]})
+
+    async def embed(self, request: web.Request) -> web.Response:
+        vector = [float(len((await request.json())["input"]))]
+        return web.json_response({"object": "list", "data": [{"index": 0, "embedding": vector}]})
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.keys.add(request.headers.get("Authorization"))
@@ -872,3 +882,28 @@ def test_lines_of_one_prefix_are_dispatched_together(tmp_path: Path) -> None:
     assert asyncio.run(run(group_by_prefix=False)) == shots * 10
     assert asyncio.run(run(group_by_prefix=True)) == [shots[0]] * 10 + [shots[1]] * 10
     store.close()
+
+
+def test_completions_and_embeddings_run_where_the_engine_has_them(upstream: Upstream, tmp_path: Path) -> None:
+    server = Server(tmp_path / "data", {"upstream": upstream.url}).start()
+    got = {}
+    try:
+        for endpoint, body in (("/v1/completions", {"prompt": "abc"}), ("/v1/embeddings", {"input": "abcd"})):
+            row = {"custom_id": "r", "method": "POST", "url": endpoint, "body": {"model": "m", **body}}
+            empty = {**row, "body": {"model": "m"}}
+            made = [server.client.files.create(file=("x", jsonl([one])), purpose="batch") for one in (row, empty)]
+            done, failed = (
+                server.wait(
+                    server.client.batches.create(input_file_id=f.id, endpoint=endpoint, completion_window="24h").id
+                )  # type: ignore[arg-type]
+                for f in made
+            )
+            got[endpoint] = server.results(done.output_file_id)[0]["response"]["body"]
+            assert failed.status == "failed"
+            assert failed.errors is not None
+            assert failed.errors.data is not None
+            assert failed.errors.data[0].param == f"body.{next(iter(body))}"
+    finally:
+        server.stop()
+    assert got["/v1/completions"]["choices"][0]["text"] == "ABC"
+    assert got["/v1/embeddings"]["data"][0]["embedding"] == [4.0]
