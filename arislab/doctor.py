@@ -584,7 +584,7 @@ class _Examination:
         good = self.batches["good"]
         if self._status(good) in TERMINAL:
             status = self.ask("POST", f"/batches/{good['id']}/cancel")[0]
-            time.sleep(0.2)
+            time.sleep(0.05)
             now = self._look("good")
             files = ("status", "output_file_id", "error_file_id", "request_counts")
             same = all(now.get(name) == good.get(name) for name in files)
