@@ -352,7 +352,7 @@ class Job:
     def _send(self, shard: dict[str, Any]) -> bool:
         """Upload a file and create its batch, unless the server says that this happened; False: it has no room now."""
         mark = self.ledger.mark(shard)
-        if shard["state"] == "creating" and (found := self._adopt(mark)):
+        if shard["state"] == "creating" and (found := self._adopt(mark, shard["file_id"])):
             self.ledger.note(shard, state="submitted", batch_id=found)
             return True
         file_id = shard["file_id"] if shard["state"] == "creating" else None
@@ -417,7 +417,7 @@ class Job:
         except openai.RateLimitError:  # refused for now, so surely not made
             return False
         except (openai.APIConnectionError, openai.InternalServerError) as error:
-            found = self._adopt(mark)  # the answer was lost: was the batch made?
+            found = self._adopt(mark, shard["file_id"])  # the answer was lost: was the batch made?
             if not found:
                 raise BatchError(
                     f"the server did not confirm a batch of {shard['n']:,} requests ({error}); nothing is lost: run the cell again, it "
@@ -436,7 +436,7 @@ class Job:
         self.ledger.note(shard, state="submitted", batch_id=made.id)
         return True
 
-    def _adopt(self, mark: str) -> str | None:
+    def _adopt(self, mark: str, file_id: str | None) -> str | None:
         """The oldest batch that was made for a file, by metadata or by the name of its input; younger twins are cancelled."""
         import openai
 
@@ -445,7 +445,9 @@ class Job:
                 f"{self.server.base_url} cannot list its batches, so it cannot be known whether one was made; look there, then remove "
                 f"the shard {mark} from {self.folder / 'ledger.sqlite'} or run again when it is known."
             )
-        files = set(self._named(mark)) if not self.server.dialect.metadata else set()
+        files = {file_id} - {None}  # a proxy may strip metadata without saying so
+        if not self.server.dialect.metadata:
+            files |= set(self._named(mark))
         found = []
         for i, batch in enumerate(self.server.patiently(lambda: self.server.client.batches.list(limit=100))):
             if i >= _LISTED:
