@@ -1,0 +1,84 @@
+"""A real vLLM behind ``arislab serve --vllm``: opt-in by ARISLAB_EXPECT=vllm and ARISLAB_VLLM_PYTHON=<its Python>."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from conftest import need
+from test_server import Server, command, line, text_of
+
+from arislab.tiny.decoder import MODEL_DIR
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+SCHEMA = {
+    "type": "object",
+    "properties": {"label": {"enum": ["yes", "no"]}},
+    "required": ["label"],
+    "additionalProperties": False,
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
+ON_A_CPU = ["--dtype", "float32", "--enforce-eager", "--gpu-memory-utilization", "0.1"]
+COMPACT = ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
+
+
+def make_adapter(folder: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.05)
+    model.save_pretrained(folder)
+
+
+def servers_of(python: str) -> list[int]:
+    """Pids of vLLM's API servers, without the watcher that leads their group."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        words = entry.read_bytes().split(b"\0")
+        if words[0] == python.encode() and b"vllm.entrypoints.openai.api_server" in words:
+            found.append(int(entry.parent.name))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch and peft, while the adapter is made
+def test_every_row_of_a_batch_comes_back_though_vllm_is_killed_in_the_middle(tmp_path, monkeypatch):
+    python = os.environ.get("ARISLAB_VLLM_PYTHON", "")
+    need("vllm", present=shutil.which(python) is not None, why="ARISLAB_VLLM_PYTHON names no Python that has vLLM")
+    make_adapter(tmp_path / "adapters" / "tuned-1a2b")
+    options = {"vllm": "tiny", "vllm-python": python, "adapters": tmp_path / "adapters"}
+    monkeypatch.setattr("test_server.command", lambda *given: [*command(*given), "--", *ON_A_CPU, *COMPACT])
+    began = time.monotonic()
+    server = Server(tmp_path / "data", options).start()
+    print(f"ready after {time.monotonic() - began:.1f} s; load {os.getloadavg()}")
+    base, tuned = [model.id for model in server.client.models.list()]
+    began = time.monotonic()
+    limits = {"max_tokens": 32, "temperature": 0, "response_format": FORMAT}
+    rows = [line(f"r-{i}", f"Is {i} even?", model=[base, tuned][i % 2], **limits) for i in range(1000)]
+    batch = server.submit(rows)
+    batch = server.wait(batch.id, until=lambda b: b.request_counts.completed >= 200, timeout_s=120)
+    killed = servers_of(python)
+    print(f"kill -9 {killed} at {batch.request_counts.completed} rows, {time.monotonic() - began:.1f} s")
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    batch = server.wait(batch.id, timeout_s=400)
+    print(f"{batch.status}: {batch.request_counts}, {time.monotonic() - began:.1f} s; load {os.getloadavg()}")
+    answers = {row["custom_id"]: json.loads(text_of(row)) for row in server.results(batch.output_file_id)}
+    assert killed
+    assert answers.keys() == {row["custom_id"] for row in rows}
+    assert all(answer in ({"label": "yes"}, {"label": "no"}) for answer in answers.values())
+    free = {"max_tokens": 24, "temperature": 0}
+    both = [line(f"f-{i}-{name}", f"Tell {i}.", model=name, **free) for i in range(8) for name in (base, tuned)]
+    free_batch = server.wait(server.submit(both).id, timeout_s=60)
+    texts = {row["custom_id"]: text_of(row) for row in server.results(free_batch.output_file_id)}
+    assert any(texts[f"f-{i}-{base}"] != texts[f"f-{i}-{tuned}"] for i in range(8))
+    assert server.stop() == 0
+    assert servers_of(python) == []
