@@ -11,6 +11,7 @@ from arislab.errors import ParameterError, closest
 
 STATUSES = ("validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 TERMINAL = ("completed", "failed", "expired", "cancelled")
+_WORDS = {"queued": "validating", "pending": "validating", "running": "in_progress", "canceled": "cancelled"}
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,18 @@ class Dialect:
     """Source and version, and what else differs."""
 
     def status(self, given: str | None) -> str:
-        """Return OpenAI's word for a status; one that nobody knows counts as in_progress."""
-        word = (given or "").lower()
-        word = {"queued": "validating", "pending": "validating", "running": "in_progress", "canceled": "cancelled"}.get(
-            self.statuses.get(word, word), self.statuses.get(word, word)
-        )
+        """Return OpenAI's word for a status; one that nobody knows counts as in_progress (see ``knows``)."""
+        word = self._word(given)
         return word if word in STATUSES else "in_progress"
+
+    def knows(self, given: str | None) -> bool:
+        """Say whether a status is OpenAI's or has a word of OpenAI's."""
+        return self._word(given) in STATUSES
+
+    def _word(self, given: str | None) -> str:
+        word = (given or "").lower()
+        word = self.statuses.get(word, word)
+        return _WORDS.get(word, word)
 
 
 DIALECTS = {

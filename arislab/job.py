@@ -6,6 +6,7 @@ the name of the file). The ledger records each intent before it is acted on; run
 not know the lake or any task.
 """
 
+import calendar
 import hashlib
 import os
 import time
@@ -141,6 +142,7 @@ class Job:
     _missing: dict[int, int] = field(default_factory=dict, repr=False)
     _cancelling: dict[int, float] = field(default_factory=dict, repr=False)
     _usage: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
+    _strange: set[str] = field(default_factory=set, repr=False)
     _is_stopped: bool = False
 
     @property
@@ -209,6 +211,14 @@ class Job:
             row | found[row["custom_id"]] for row in self.requests.drop("body").to_dicts() if row["custom_id"] in found
         ]
         frame = pl.DataFrame(rows, schema={**self.requests.drop("body").schema, **_SCHEMA}, strict=False)
+        other = frame.filter(~pl.col("model_returned").str.starts_with(pl.col("model")))
+        if other.height:
+            asked, came = other.row(0, named=True)["model"], other.row(0, named=True)["model_returned"]
+            warnings.warn(
+                f"{other.height:,} answers come from a model of another name than was asked for (asked {asked!r}, answered {came!r}); both "
+                "names are recorded. If these are not the same weights, do not use the rows.",
+                stacklevel=2,
+            )
         n = self.account()
         if frame.height + n.get("unsent", 0) != self.requests.height or sum(n.values()) != self.requests.height:
             raise BatchError(
@@ -495,6 +505,7 @@ class Job:
                     self._lose(shard, "the server does not know the batch any more")
                 continue
             self._missing.pop(shard["id"], None)
+            self._check_words(shard, batch)
             status = self.server.dialect.status(batch.status)
             if (
                 status == "cancelling"
@@ -507,6 +518,28 @@ class Job:
                 live[shard["id"]] = batch
         self._watch_budget(live)
         return live
+
+    def _check_words(self, shard: dict[str, Any], batch: Any) -> None:
+        """Warn once of a status that nobody knows; stop waiting for a batch that has outlived its window.
+
+        Raises:
+            BatchError: The batch runs ten minutes longer than the window that the server gave it, by this machine's clock alone.
+        """
+        dialect = self.server.dialect
+        if not dialect.knows(batch.status) and batch.status not in self._strange:
+            self._strange.add(batch.status)
+            warnings.warn(
+                f"{self.server.base_url} says {batch.status!r} of a batch, which is no status of the protocol: it counts as in_progress.",
+                stacklevel=4,
+            )
+        if not batch.expires_at or dialect.status(batch.status) in TERMINAL:
+            return
+        age_s = time.time() - calendar.timegm(time.strptime(shard["changed_at"], "%Y-%m-%d %H:%M:%S"))
+        if age_s > batch.expires_at - batch.created_at + _OVERDUE_S:
+            raise BatchError(
+                f"batch {batch.id} is still {batch.status} {age_s / 3600:.1f} h after it was made, past its window; nothing is lost. "
+                f"`arislab batch cancel {batch.id}`, then run the cell again with resend=('cancelled',)."
+            )
 
     def _watch_budget(self, live: dict[int, Any]) -> None:
         """Cancel what runs when what it used already passes the budget."""

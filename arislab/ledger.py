@@ -159,11 +159,10 @@ class Ledger:
 
     def note(self, row: dict[str, Any], **changes: Any) -> None:
         """Write changed columns of a shard, and into ``row``."""
+        changes["changed_at"] = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
         row.update(changes)
         names = ", ".join(f"{name} = ?" for name in changes)
-        self.db.execute(
-            f"update shards set {names}, changed_at = current_timestamp where id = ?", (*changes.values(), row["id"])
-        )
+        self.db.execute(f"update shards set {names} where id = ?", (*changes.values(), row["id"]))
 
     def settle(self, row: dict[str, Any], statuses: dict[str, str], *, state: str, error: str | None = None) -> None:
         """Write what became of the lines of a shard, and its last state, in one transaction."""

@@ -138,7 +138,12 @@ def test_26_a_status_that_nobody_knows_is_waited_for(server, tmp_path, status):
     job = batch.submit(FRAME, server=batch.connect(url, folder=tmp_path), folder=tmp_path)
     (made,) = faults.batches.values()
     made["status"] = status
-    job.look()
+    if status != "daydreaming":
+        job.look()
+    else:
+        with pytest.warns(UserWarning, match="no status of the protocol"):
+            job.look()
+    job.look()  # warned once
     assert job.account() == {"open": N}
     made["status"] = "completed"
     assert job.wait(poll_s=0.01).account() == {"ok": N}
@@ -206,3 +211,34 @@ def test_33_a_full_queue_is_waited_for_and_nothing_is_asked_twice(server, tmp_pa
     faults.end = lambda n: {"status": "failed", "errors": full} if n == 0 else {"status": "completed"}
     assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
     assert set(faults.asked.values()) == {1}
+
+
+def test_24_a_batch_that_outlives_its_window_is_not_waited_for_for_ever(server, tmp_path):
+    faults, url = server
+    job = batch.submit(FRAME, server=batch.connect(url, folder=tmp_path), folder=tmp_path)
+    (made,) = faults.batches.values()
+    made |= {
+        "status": "in_progress",
+        "created_at": 10**9,
+        "expires_at": 10**9 + 86_400,
+    }  # the server's clock may be far off
+    job.look()
+    job.shards[0]["changed_at"] = "2020-01-01 00:00:00"
+    with pytest.raises(BatchError, match=r"past its window.*arislab batch cancel batch-0.*resend"):
+        job.look()
+    assert job.account() == {"open": N}
+
+
+def test_19_answers_of_a_model_with_another_name_are_recorded_and_said(server, tmp_path):
+    faults, url = server
+
+    def other(name, n):
+        line = good(name)
+        line["response"]["body"]["model"] = "m-2026" if name == A else "quite-another"
+        return line
+
+    faults.line = other
+    job = batch.submit(FRAME, server=batch.connect(url, folder=tmp_path), folder=tmp_path).wait(poll_s=0.01)
+    with pytest.warns(UserWarning, match=rf"{N - 1} answers come from .*asked 'm', answered 'quite-another'"):
+        rows = job.collect()
+    assert set(rows["model_returned"]) == {"m-2026", "quite-another"}
