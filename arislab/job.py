@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from random import uniform
 from typing import Any
@@ -362,7 +363,7 @@ class Job:
     def _send(self, shard: dict[str, Any]) -> bool:
         """Upload a file and create its batch, unless the server says that this happened; False: it has no room now."""
         mark = self.ledger.mark(shard)
-        if shard["state"] == "creating" and (found := self._adopt(mark, shard["file_id"])):
+        if shard["state"] == "creating" and (found := self._adopt(shard, mark, shard["file_id"])):
             self.ledger.note(shard, state="submitted", batch_id=found)
             return True
         file_id = shard["file_id"] if shard["state"] == "creating" else None
@@ -427,7 +428,7 @@ class Job:
         except openai.RateLimitError:  # refused for now, so surely not made
             return False
         except (openai.APIConnectionError, openai.InternalServerError) as error:
-            found = self._adopt(mark, shard["file_id"])  # the answer was lost: was the batch made?
+            found = self._adopt(shard, mark, shard["file_id"])  # the answer was lost: was the batch made?
             if not found:
                 raise BatchError(
                     f"the server did not confirm a batch of {shard['n']:,} requests ({error}); nothing is lost: run the cell again, it "
@@ -446,22 +447,24 @@ class Job:
         self.ledger.note(shard, state="submitted", batch_id=made.id)
         return True
 
-    def _adopt(self, mark: str, file_id: str | None) -> str | None:
+    def _adopt(self, shard: dict[str, Any], mark: str, file_id: str | None) -> str | None:
         """The oldest batch that was made for a file, by metadata or by the name of its input; younger twins are cancelled."""
         import openai
 
-        if not self.server.dialect.lists:
+        listed = self._listed("batches")
+        if listed is None:
+            self.ledger.settle(
+                shard, dict.fromkeys(self.ledger.lines(shard["id"]), "lost"), state="lost", error="unconfirmed"
+            )
             raise BatchError(
-                f"{self.server.base_url} cannot list its batches, so it cannot be known whether one was made; look there, then remove "
-                f"the shard {mark} from {self.folder / 'ledger.sqlite'} or run again when it is known."
+                f"{self.server.base_url} did not confirm a batch of {shard['n']:,} requests and cannot list its batches, so nobody here knows "
+                f"whether it was made (file {mark}.jsonl); look there. If it was not, run the cell again with resend=('lost',)."
             )
         files = {file_id} - {None}  # a proxy may strip metadata without saying so
         if not self.server.dialect.metadata:
             files |= set(self._named(mark))
         found = []
-        for i, batch in enumerate(self.server.patiently(lambda: self.server.client.batches.list(limit=100))):
-            if i >= _LISTED:
-                break
+        for batch in listed:
             if (batch.metadata or {}).get("arislab_shard") == mark or batch.input_file_id in files:
                 found.append(batch)
         found.sort(key=lambda batch: batch.created_at)
@@ -473,16 +476,27 @@ class Job:
         return str(found[0].id) if found else None
 
     def _named(self, mark: str) -> list[str]:
-        listed = self.server.patiently(lambda: list(self.server.client.files.list(purpose="batch")))
-        return [str(file.id) for file in listed if file.filename == f"{mark}.jsonl"]
+        return [str(file.id) for file in self._listed("files") or () if file.filename == f"{mark}.jsonl"]
 
     def _uploaded(self, mark: str, n_bytes: int) -> str | None:
         """The file of an upload that was not confirmed, if it arrived whole."""
-        if not self.server.dialect.lists:
-            return None
-        listed = self.server.patiently(lambda: list(self.server.client.files.list(purpose="batch")))
+        listed = self._listed("files") or ()
         same = [str(f.id) for f in listed if f.filename == f"{mark}.jsonl" and f.bytes == n_bytes]
         return same[-1] if same else None
+
+    def _listed(self, what: str, n: int = _LISTED) -> list[Any] | None:
+        """The newest ``n`` files or batches of the server; null if it cannot list them."""
+        import openai
+
+        if not self.server.dialect.lists:
+            return None
+        client = self.server.client
+        try:
+            if what == "files":
+                return list(self.server.patiently(lambda: list(islice(client.files.list(purpose="batch"), n))))
+            return list(self.server.patiently(lambda: list(islice(client.batches.list(limit=100), n))))
+        except openai.APIStatusError:
+            return None
 
     # -- watching ------------------------------------------------------------------------------------------------------
 
@@ -492,10 +506,7 @@ class Job:
     def look(self) -> dict[int, Any]:
         """Ask for the open batches, fetch those that have ended, and say what the others tell."""
         sent = [shard for shard in self.shards if shard["state"] == "submitted"]
-        listed = {}
-        if len(sent) > 3 and self.server.dialect.lists:  # one look for all
-            page = self.server.patiently(lambda: self.server.client.batches.list(limit=100))
-            listed = {batch.id: batch for batch in page.data}
+        listed = {b.id: b for b in self._listed("batches", 100) or ()} if len(sent) > 3 else {}  # one look for all
         live: dict[int, Any] = {}
         for shard in sent:
             batch = listed.get(shard["batch_id"]) or find_batch(self.server, shard["batch_id"])

@@ -242,3 +242,16 @@ def test_19_answers_of_a_model_with_another_name_are_recorded_and_said(server, t
     with pytest.warns(UserWarning, match=rf"{N - 1} answers come from .*asked 'm', answered 'quite-another'"):
         rows = job.collect()
     assert set(rows["model_returned"]) == {"m-2026", "quite-another"}
+
+
+def test_38_a_server_that_cannot_list_leaves_a_lost_create_to_its_user(server, tmp_path):
+    faults, url = server
+    faults.is_without_list, faults.script = True, {"create": ["drop"]}
+    how = {"server": batch.connect(url, folder=tmp_path), "folder": tmp_path}
+    with pytest.raises(BatchError, match=r"cannot list its batches.*resend=\('lost',\)"):
+        batch.submit(FRAME, **how)
+    with pytest.warns(UserWarning, match=f"{N} lost"):
+        again = batch.submit(FRAME, **how)
+    assert (again.account(), len(faults.batches)) == ({"lost": N}, 1)
+    assert batch.submit(FRAME, **how, resend=("lost",)).wait(poll_s=0.01).account() == {"ok": N}
+    assert len(faults.batches) == 2
