@@ -258,7 +258,12 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(help="Processes of the in-process engine; default min(2, cores).")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="echo: answer with the question (tests).")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="For tests: echo (answers with the question), faulty, or faulty:NAME=NUMBER,… (echo with faults)."
+        ),
+    ] = None,
     vllm: Annotated[str | None, typer.Option(help="Start a vLLM with this model: a folder, a name, or tiny.")] = None,
     vllm_python: Annotated[str | None, typer.Option(help="The Python that has vLLM; default this one.")] = None,
     vllm_args: Annotated[list[str] | None, typer.Argument(help="After --: options passed on to vLLM.")] = None,

@@ -766,7 +766,7 @@ def test_every_line_is_found_again_by_its_offset(texts: list[str], ends: bytes, 
     assert not scan.errors
     with path.open("rb") as file:
         found = [
-            runner._request(file, offset, i, {"created_at": 0, "endpoint": ENDPOINT})
+            runner._request(file, offset, i, {"id": "b", "created_at": 0, "endpoint": ENDPOINT})
             for i, offset in enumerate(scan.offsets)
         ]
     assert [(request.custom_id, request.body) for request in found] == [(row["custom_id"], row["body"]) for row in rows]

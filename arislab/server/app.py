@@ -113,7 +113,7 @@ def serve(
         upstream: base URLs of chat servers to use in place of a model.
         workers: processes of the local model.
         parent_pid: stop when this process is gone.
-        engine: ``echo`` or ``echo:SECONDS`` (per line) in place of a model, for tests.
+        engine: ``echo``, ``echo:SECONDS`` (per line), ``faulty`` or ``faulty:SPEC`` in place of a model, for tests.
         vllm: model of a vLLM that is started here, in place of the others.
         vllm_python: the interpreter that has vLLM; default this one.
         vllm_args: options that are passed on to vLLM.
@@ -128,14 +128,15 @@ def serve(
     os.umask(0o077)
     data = Path(data)
     chosen = engines.make_engine(
-        model=engine or model,
+        model=model,
         adapters=adapters,
         upstream=upstream,
         workers=workers,
+        engine=engine,
         vllm=vllm,
         vllm_python=vllm_python,
         vllm_args=vllm_args,
-        vllm_log=data / "vllm.log",
+        data=data,
     )
     limits = limits or Limits()
     store = Store(data, quota_bytes=limits.quota_bytes)

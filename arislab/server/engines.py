@@ -1,4 +1,4 @@
-"""What answers the lines of a batch: a local model (local.py), other chat servers (upstream.py), or an echo.
+"""What answers the lines of a batch: a local model (local.py), other chat servers (upstream.py), an echo, or an echo with faults (faulty.py).
 
 An engine takes a chunk of lines and emits one :class:`Result` for each, in any order. A line that fails is a result too.
 """
@@ -6,6 +6,7 @@ An engine takes a chunk of lines and emits one :class:`Result` for each, in any 
 import asyncio
 import hashlib
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class Request:
     created_at: int
     """Unix time of the batch: answers carry it, so that a line that runs twice gives the same bytes."""
     endpoint: str = CHAT
+    batch: str = ""
+    """Id of the batch; empty for a direct chat completion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class Engine(Protocol):
     """What the server needs of an engine."""
 
     name: str
-    """``echo``, ``local``, ``upstream`` or ``vllm``."""
+    """``echo``, ``faulty``, ``local``, ``upstream`` or ``vllm``."""
     endpoints: frozenset[str]
     """Endpoints that a batch may have."""
     chunk_lines: int
@@ -137,47 +140,48 @@ def make_engine(
     adapters: Path | None,
     upstream: Sequence[str],
     workers: int | None,
+    engine: str | None = None,
     vllm: str | None = None,
     vllm_python: str | None = None,
     vllm_args: Sequence[str] = (),
-    vllm_log: Path = Path("vllm.log"),
+    data: Path = Path(),
 ) -> Engine:
     """Return the engine that the options of ``arislab serve`` ask for.
 
     Args:
-        model: ``tiny`` (the embedded model), a folder with a Llama checkpoint, or ``echo`` / ``echo:SECONDS`` (tests).
+        model: ``tiny`` (the embedded model), or a folder with a Llama checkpoint.
         adapters: a folder whose sub-folders are LoRA adapters; their names are model names.
         upstream: base URLs of OpenAI-compatible chat servers, e.g. ``http://127.0.0.1:8000/v1``; excludes ``model``.
         workers: processes of the local model; default two, or one where there is one core.
+        engine: ``echo``, ``echo:SECONDS``, ``faulty`` or ``faulty:SPEC`` (tests); excludes all others.
         vllm: the model of a vLLM that is started here; excludes ``model`` and ``upstream``.
         vllm_python: the interpreter that has vLLM.
         vllm_args: options that are passed on to vLLM.
-        vllm_log: the file that takes what vLLM prints.
+        data: the server's folder; takes what vLLM prints, and what the faulty engine must remember.
 
     Raises:
         PrerequisiteError: both or no working choice.
     """
     if vllm is not None:
-        if upstream or model is not None:
+        if upstream or (model or engine) is not None:
             raise PrerequisiteError(f"--vllm {vllm!r} excludes --model, --engine and --upstream; leave them out")
         from arislab.server.vllm import VllmEngine
 
-        return VllmEngine(vllm, python=vllm_python, arguments=vllm_args, adapters=adapters, log_file=vllm_log)
+        return VllmEngine(vllm, python=vllm_python, arguments=vllm_args, adapters=adapters, log_file=data / "vllm.log")
     if vllm_args or vllm_python is not None:
         raise PrerequisiteError(f"{vllm_python or vllm_args[0]!r} is for vLLM only; say which model with --vllm MODEL")
     if upstream:
-        if model is not None:
+        if (model or engine) is not None:
             raise PrerequisiteError(
-                f"--model {model!r} and --upstream {list(upstream)!r} exclude each other; leave one out"
+                f"--model {model or engine!r} and --upstream {list(upstream)!r} exclude each other; leave one out"
             )
         if bad := [url for url in upstream if not url.startswith(("http://", "https://"))]:
             raise PrerequisiteError(f"--upstream must be a base URL like 'http://127.0.0.1:8000/v1', got {bad[0]!r}")
         from arislab.server.upstream import UpstreamEngine
 
         return UpstreamEngine(upstream)
-    name, _, delay = (model or "tiny").partition(":")
-    if name == "echo":
-        return EchoEngine(delay_s=float(delay or 0))
+    if engine is not None:
+        return _toy(engine, data)
     folder = Path(__file__).parent.parent / "tiny" / "model" if model in (None, "tiny") else Path(str(model))
     if not (folder / "config.json").is_file():
         raise PrerequisiteError(
@@ -186,6 +190,20 @@ def make_engine(
     from arislab.server.local import LocalEngine
 
     return LocalEngine(folder, adapters=adapters, workers=workers or min(2, os.cpu_count() or 1))
+
+
+def _toy(engine: str, data: Path) -> Engine:
+    """The engine of ``--engine``."""
+    name, _, told = engine.partition(":")
+    if name == "faulty":
+        from arislab.server.faulty import FaultyEngine
+
+        return FaultyEngine(told, tries_file=data / "faulty.tries")
+    if name != "echo" or not re.fullmatch(r"(\d+(\.\d*)?|\.\d+)?", told):
+        raise PrerequisiteError(
+            f"--engine must be echo, echo:SECONDS, faulty or faulty:SPEC, got {engine!r}; a model is named with --model or --vllm"
+        )
+    return EchoEngine(delay_s=float(told or 0))
 
 
 def failure(line: int, status: int, code: str, message: str) -> Result:
@@ -256,15 +274,19 @@ class EchoEngine:
         for request in chunk:
             if self._delay_s:
                 await asyncio.sleep(self._delay_s)
-            job = generation(request)
-            if isinstance(job, Result):
-                emit(job)
-                continue
-            users = [message["content"] for message in job["messages"] if message["role"] == "user"]
-            text = users[-1] if users else ""
-            n_prompt = sum(len(message["content"].split()) for message in job["messages"])
-            answer = {"model": job["model"], "text": text, "finish_reason": "stop"}
-            emit(completion(request, **answer, prompt_tokens=n_prompt, completion_tokens=len(text.split())))
+            emit(echo(request))
+
+
+def echo(request: Request) -> Result:
+    """The last user message; a token is a word."""
+    job = generation(request)
+    if isinstance(job, Result):
+        return job
+    users = [message["content"] for message in job["messages"] if message["role"] == "user"]
+    text = users[-1] if users else ""
+    n_prompt = sum(len(message["content"].split()) for message in job["messages"])
+    answer = {"model": job["model"], "text": text, "finish_reason": "stop"}
+    return completion(request, **answer, prompt_tokens=n_prompt, completion_tokens=len(text.split()))
 
 
 class _Part(BaseModel):

@@ -388,7 +388,7 @@ def _lines(path: Path, line_bytes: int) -> Iterator[tuple[int, int, bytes]]:
 def _request(file: IO[bytes], offset: int, line: int, batch: Record) -> Request:
     file.seek(offset)
     fields = orjson.loads(file.readline())
-    return Request(line, fields["custom_id"], fields["body"], batch["created_at"], batch["endpoint"])
+    return Request(line, fields["custom_id"], fields["body"], batch["created_at"], batch["endpoint"], batch["id"])
 
 
 def _line(batch_id: str, custom_id: str, result: Result) -> bytes:
