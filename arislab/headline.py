@@ -68,7 +68,7 @@ class Headline:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         rows = "".join(
-            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{html.escape(_number_text(value))}</td></tr>"
+            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{html.escape(number_text(value))}</td></tr>"
             for name, value in self.numbers.items()
             if name != "account"
         )
@@ -111,9 +111,10 @@ def _scalar(name: str, value: Any) -> Any:
     )
 
 
-def _number_text(value: Any) -> str:
+def number_text(value: Any) -> str:
+    """Return a number of a headline as text, with its interval if it has one."""
     if isinstance(value, dict) and {"mean", "low", "high"} <= value.keys():
-        mean, low, high = (_number_text(value[part]) for part in ("mean", "low", "high"))
+        mean, low, high = (number_text(value[part]) for part in ("mean", "low", "high"))
         return f"{mean} [{low}, {high}]" + (f" n={value['n']:,}" if value.get("n") is not None else "")
     if value is None:
         return "unknown"
@@ -128,7 +129,7 @@ def _account_text(numbers: Mapping[str, Any]) -> str:
 
 def as_text(numbers: Mapping[str, Any], *, indent: str = "") -> str:
     """Return a headline as lines of text: the account, then one number a line."""
-    rows = {name: _number_text(value) for name, value in numbers.items() if name != "account"}
+    rows = {name: number_text(value) for name, value in numbers.items() if name != "account"}
     width = max(map(len, rows), default=0)
     lines = [_account_text(numbers)] if "account" in numbers else []
     lines += [f"{name:<{width}}  {text}" for name, text in rows.items()]

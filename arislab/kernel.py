@@ -1,25 +1,28 @@
-"""One notebook in one fresh kernel, by papermill, and what really became of it.
+"""One notebook in one fresh kernel, and what really became of it.
 
-papermill alone cannot be asked: it marks cells that a killed kernel never ran as completed, calls ``sys.exit(0)`` a success,
-and takes the kernel named python3 from wherever Jupyter finds one first. Here hooks on the cells see each error, the kernel
-is always this interpreter, and SIGINT and SIGTERM end the run in order. This module does not write the record.
+papermill calls the engine, the engine calls ``run`` here, also when somebody types plain ``papermill``. The kernel is always this
+interpreter. What ended the run is told apart: an exception, ``sys.exit``, a signal to the kernel or to us, a time limit, a full disk.
+This module does not write the record.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import re
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from arislab import engine
 from arislab.headline import HEADLINE_MIME
-from arislab.parameters import notebook_json
+from arislab.parameters import plain
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -29,15 +32,50 @@ class Outcome:
     """What became of a notebook."""
 
     status: str
-    """ok, failed or interrupted."""
+    """ok, failed, interrupted, timeout or killed."""
+    cause: str | None = None
+    """exception, exit, signal, time-limit, kernel-died, out-of-memory, disk-full or no-start; null if ok."""
     reason: str | None = None
     """Why it is not ok, in a few words."""
+    signal: str | None = None
+    """Name of the signal that ended the kernel or the run."""
     cell: dict[str, Any] | None = None
     """The cell that ran when it ended: index in the source notebook (from 0), id, heading, ename, evalue."""
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    """Every code cell: id, status (completed, failed, running, not-run), duration_s."""
     headline: dict[str, Any] | None = None
     """The last headline that a cell showed, in its order (a saved notebook has its keys sorted)."""
     peak_rss_mb: float | None = None
     """Largest memory of the kernel process, without its children; null if it died or the system cannot tell."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A notebook to run."""
+
+    source: list[dict[str, Any]]
+    """Cells of the notebook as the user edits it."""
+    output: Path
+    """Where the executed notebook is saved."""
+    cwd: Path
+    """Working directory of the kernel."""
+    env: dict[str, str]
+    """The kernel's environment."""
+    log: "Log"
+    """Gets the kernel's streams."""
+    started: Callable[[], object]
+    """Called when the kernel is there."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """Injected below the cell tagged ``parameters``."""
+    timeout_s: float | None = None
+    """Longest run of all cells, seconds."""
+    cell_timeout_s: float | None = None
+    """Longest run of one cell, seconds."""
+    also_save: Callable[[Any], object] | None = None
+    """Gets the notebook whenever it is saved."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Log:
@@ -47,9 +85,13 @@ class Log:
         self._file, self._clean, self._echo = file, clean, echo
 
     def write(self, text: str) -> None:
-        """Add what the kernel printed."""
-        self._file.write(self._clean(text))
-        self._file.flush()
+        """Add what the kernel printed; a full disk loses it, and ends nothing."""
+        try:
+            self._file.write(self._clean(text))
+            self._file.flush()
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
 
     def flush(self) -> None:
         """Nothing to do: each write is flushed."""
@@ -65,73 +107,188 @@ class Stopped(KeyboardInterrupt):
     """SIGINT or SIGTERM reached the supervisor; asyncio lets only KeyboardInterrupt through at once."""
 
 
-def supervise(
-    notebook: Path, output: Path, *, parameters: dict[str, Any], cwd: Path, env: dict[str, str], log: Log
-) -> Outcome:
-    """Execute a notebook to ``output`` and return what became of it; a failure is an outcome, never an exception.
+def supervise(notebook: Path, job: Job) -> Outcome:
+    """Execute a notebook by papermill and return what became of it; a failure is an outcome, never an exception.
 
     Inside ``stoppable``, SIGINT and SIGTERM end it as interrupted, and later ones are ignored.
 
     Args:
         notebook: Source; not changed.
-        output: Executed notebook, saved after each cell.
-        parameters: Injected below the cell tagged ``parameters``.
-        cwd: Working directory of the kernel.
-        env: The kernel's environment.
-        log: Gets the kernel's streams.
+        job: How to run it.
     """
-    watch = _Watch(notebook_json(notebook)["cells"], log)
-    kernel: dict[str, Any] = {}
-    with tempfile.TemporaryFile() as raw:
-        try:
-            status, reason = _execute(notebook, output, parameters, watch, _manager_class(cwd, env, raw, kernel))
-            _hold()
-        except Stopped as stop:
-            status, reason = "interrupted", str(stop)
-        if status == "failed" and not watch.error:
-            log.write(_last_words(raw))
-    if kernel.get("pid"):  # the kernel leads a process group of its own: what it started ends with it
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(kernel["pid"], signal.SIGTERM)
-    cell = None if status == "ok" or watch.cell is None else {**watch.cell, **(watch.error or {})}
-    return Outcome(status, reason, cell, watch.headline, kernel.get("peak_rss_mb"))
-
-
-def _execute(
-    notebook: Path, output: Path, parameters: dict[str, Any], watch: "_Watch", manager: type
-) -> tuple[str, str | None]:
-    """Return status and reason."""
     import papermill
-    from nbclient.exceptions import CellControlSignal, DeadKernelError
     from nbformat import ValidationError
+    from papermill.engines import papermill_engines
     from papermill.exceptions import PapermillException
+    from papermill.translators import papermill_translators
 
+    from arislab.plugin import Engine, translator
+
+    papermill_engines.register("arislab", Engine)  # also where the package is not installed
+    papermill_translators.register("python", translator())
+    ended: list[Outcome] = []
     try:
-        with _papermill_log(watch.log):
+        with _papermill_log(job.log):
             papermill.execute_notebook(
-                _escaped(notebook),
-                _escaped(output),
-                parameters=parameters,
+                str(notebook).replace("{", "{{").replace("}", "}}"),  # papermill reads braces as places to fill in
+                None,
+                parameters=job.parameters,
+                engine_name="arislab",
                 kernel_name="python3",
                 language="python",
                 progress_bar=False,
-                start_timeout=180,
-                iopub_timeout=60,  # 4 s, the default, turns a busy machine into a failure
-                stdout_file=watch.log,
-                stderr_file=watch.log,
-                kernel_manager_class=manager,
-                coalesce_streams=True,
-                on_cell_execute=watch.cell_starts,
-                on_cell_executed=watch.cell_ends,
+                arislab_run=lambda nb: ended.append(run(nb, job)),
             )
-    except DeadKernelError:
-        return "failed", "kernel died"
-    except (CellControlSignal, PapermillException, ValidationError, RuntimeError, OSError, ValueError) as error:
-        if not watch.error:
-            return "failed", f"{type(error).__name__}: {error}"
-    if watch.error:  # papermill itself takes sys.exit(0) for a success
-        return "failed", ": ".join(filter(None, watch.error.values()))
-    return "ok", None
+    except (PapermillException, ValidationError, OSError, ValueError) as error:
+        if not ended:
+            return Outcome("failed", "no-start", f"{type(error).__name__}: {error}")
+    except Stopped as stop:
+        if not ended:
+            return Outcome("interrupted", "signal", str(stop), signal=str(stop))
+    return ended[0]
+
+
+def run(nb: Any, job: Job) -> Outcome:
+    """Run the cells of a notebook that papermill has prepared, in a kernel of this interpreter.
+
+    Args:
+        nb: The notebook with its parameters; it gets outputs and states.
+        job: How to run it.
+    """
+    parameters = nb.metadata.get("papermill", {}).get("parameters")
+    if parameters is not None:
+        nb.metadata.papermill["parameters"] = plain(parameters)
+    watch = _Watch(job.source, job.log)
+    notebook = engine.Notebook(nb, path=job.output, overflow=job.output.parent / "outputs", also=job.also_save)
+    kernel: dict[str, Any] = {"oom_kills": _oom_kills()}
+    widgets: dict[str, Any] = {}
+    with tempfile.TemporaryFile() as raw:
+        try:
+            told = _run(notebook, job, watch, _manager_class(job.cwd, job.env, raw, kernel), kernel, widgets)
+            _hold()
+        except Stopped as stop:
+            told = {"status": "interrupted", "cause": "signal", "reason": str(stop), "signal": str(stop)}
+        if told["status"] != "ok" and not watch.error:
+            job.log.write(_last_words(raw))
+    if kernel.get("pid"):  # the kernel leads a process group of its own: what it started ends with it
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(kernel["pid"], signal.SIGTERM)
+    try:
+        notebook.ends(exception=told["status"] != "ok", widgets=widgets)
+    except OSError as error:
+        if told["status"] == "ok":
+            told = {"status": "failed", "cause": "disk-full" if error.errno in _FULL else "exception"}
+            told["reason"] = f"the executed notebook could not be written: {error.strerror}"
+    cells = [
+        {"id": cell.get("id"), "status": cell.metadata.papermill.status, "duration_s": cell.metadata.papermill.duration}
+        for cell in nb.cells
+        if cell.cell_type == "code"
+    ]
+    last = None if told["status"] == "ok" or watch.cell is None else {**watch.cell, **(watch.error or {})}
+    return Outcome(**told, cell=last, cells=cells, headline=watch.headline, peak_rss_mb=kernel.get("peak_rss_mb"))
+
+
+def _run(
+    notebook: engine.Notebook, job: Job, watch: "_Watch", manager: type, kernel: dict[str, Any], widgets: dict[str, Any]
+) -> dict[str, Any]:
+    """Return status, cause, reason and signal."""
+    from nbclient.exceptions import CellControlSignal, CellExecutionError, CellTimeoutError, DeadKernelError
+
+    until = None if job.timeout_s is None else time.monotonic() + job.timeout_s
+
+    def left_s(_: Any) -> int | None:
+        limits = [job.cell_timeout_s, None if until is None else max(0.0, until - time.monotonic())]
+        known = [limit for limit in limits if limit is not None]
+        return max(1, round(min(known))) if known else None
+
+    client = engine.make_client(
+        notebook,
+        write=job.log.write,
+        kernel_manager_class=manager,
+        startup_timeout=180,
+        iopub_timeout=60,  # 4 s, the default, turns a busy machine into a failure
+        timeout_func=left_s,
+    )
+    client.reset_execution_trackers()
+    told: dict[str, Any] = {}
+    try:
+        with client.setup_kernel():
+            job.started()
+            try:
+                for index, cell in enumerate(notebook.nb.cells):
+                    if cell.cell_type != "code" or not cell.source.strip():
+                        continue
+                    _run_cell(client, notebook, watch, cell, index)
+                told = {"status": "ok"}
+            except CellExecutionError:
+                told = _exception(watch.error or {})
+            except CellTimeoutError:
+                kernel["now"] = True
+                limit = (
+                    f"{job.cell_timeout_s:g} s a cell"
+                    if job.cell_timeout_s is not None
+                    else f"{job.timeout_s:g} s in all"
+                )
+                told = {"status": "timeout", "cause": "time-limit", "reason": f"the cell passed its limit ({limit})"}
+            except DeadKernelError:
+                told = _death(client.km, kernel)
+            client.set_widgets_metadata()
+            widgets.update(client.widget_state)
+    except (CellControlSignal, RuntimeError) as error:  # from a kernel that does not start, or one that does not end
+        if not told:
+            return _death(client.km, kernel) | {"reason": f"the kernel did not start: {error}", "cause": "no-start"}
+    return told
+
+
+def _run_cell(client: Any, notebook: engine.Notebook, watch: "_Watch", cell: Any, index: int) -> None:
+    from nbclient.exceptions import CellExecutionError
+
+    watch.cell_starts(cell, index)
+    notebook.cell_starts(cell)
+    try:
+        client.execute_cell(cell, index)
+    except CellExecutionError as error:
+        watch.cell_fails(error)
+        notebook.cell_ends(cell, failed=True, widgets=client.widget_state)
+        raise
+    watch.cell_ends(cell)
+    notebook.cell_ends(cell, failed=False, widgets=client.widget_state)
+
+
+def _exception(error: dict[str, str]) -> dict[str, Any]:
+    """What an error of a cell means."""
+    cause = "exit" if error.get("ename") == "SystemExit" else "exception"
+    said = error.get("evalue", "")
+    if os.strerror(errno.ENOSPC) in said or os.strerror(errno.EDQUOT) in said:
+        cause = "disk-full"
+    elif error.get("ename") in ("MemoryError", "OutOfMemoryError"):
+        cause = "out-of-memory"
+    return {"status": "failed", "cause": cause, "reason": ": ".join(filter(None, error.values()))}
+
+
+def _death(manager: Any, kernel: dict[str, Any]) -> dict[str, Any]:
+    """What the end of the kernel's process means."""
+    process = getattr(getattr(manager, "provisioner", None), "process", None)
+    code = process.poll() if process is not None else kernel.get("code")
+    name = signal.Signals(-code).name if code is not None and code < 0 else None
+    if name == "SIGKILL" and _oom_kills() > kernel["oom_kills"]:
+        return {
+            "status": "killed",
+            "cause": "out-of-memory",
+            "reason": "the system ended the kernel: out of memory",
+            "signal": name,
+        }
+    how = f"by {name}" if name else f"with exit code {code}" if code is not None else "for an unknown reason"
+    return {"status": "killed", "cause": "kernel-died", "reason": f"kernel died {how}", "signal": name}
+
+
+def _oom_kills() -> int:
+    """How many processes the system has ended for lack of memory since it started; 0 where it does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text(encoding="utf-8").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 class _Watch:
@@ -147,7 +304,7 @@ class _Watch:
         self._done = 0
 
     def cell_starts(self, cell: Any, cell_index: int) -> None:
-        if "injected-parameters" in cell.metadata.get("tags", []):
+        if engine.INJECTED in cell.metadata.get("tags", []):
             return
         self._done += 1
         ids = [c.get("id") for c in self._source]
@@ -155,14 +312,13 @@ class _Watch:
         self.cell = {"index": index, "id": cell.get("id"), "heading": self._heading(index, cell.source)}
         self.log.line(f"cell {self._done}/{self._total}: {self.cell['heading']}")
 
-    def cell_ends(self, cell: Any, cell_index: int, execute_reply: dict[str, Any]) -> None:
+    def cell_ends(self, cell: Any) -> None:
         for output in cell.outputs:
             self.headline = output.get("data", {}).get(HEADLINE_MIME, self.headline)
-        content = execute_reply["content"]
-        if content["status"] != "error":
-            return
-        self.error = {"ename": str(content.get("ename", "")), "evalue": str(content.get("evalue", ""))}
-        self.log.write("".join(f"{_ANSI.sub('', line)}\n" for line in content.get("traceback", [])))
+
+    def cell_fails(self, error: Any) -> None:
+        self.error = {"ename": str(error.ename), "evalue": str(error.evalue)}
+        self.log.write(f"{_ANSI.sub('', str(error.traceback))}\n")
 
     def _heading(self, index: int, source: str) -> str:
         """Return the heading right above the cell, else its first line."""
@@ -202,7 +358,7 @@ def _manager_class(cwd: Path, env: dict[str, str], raw: Any, kernel: dict[str, A
                 text = Path(f"/proc/{kernel['pid']}/status").read_text(encoding="utf-8")
                 kernel["peak_rss_mb"] = round(int(text.split("VmHWM:")[1].split()[0]) / 1024, 1)
             # once the run was stopped, the end of the running cell is not waited for
-            stopped = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+            stopped = kernel.get("now") or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
             return await super().shutdown_kernel(now=now or stopped, restart=restart)
 
     return ThisInterpreter
@@ -247,8 +403,3 @@ def _papermill_log(log: Log) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = passed
-
-
-def _escaped(path: Path) -> str:
-    """Return the path as papermill wants it: it reads braces as places to fill in."""
-    return str(path).replace("{", "{{").replace("}", "}}")

@@ -6,13 +6,24 @@
     lake.sql("select category, avg(quality_score) from training_data_curated group by 1")
 
 What a table holds stands in ``tables.py``. The lake does not know phases, scorers or models. Under a run
-(``ARISLAB_RUN_DIR`` is set) each read and write adds a line to the run's ``tables.jsonl``, so the record is not kept by hand.
+(``ARISLAB_RUN_DIR`` is set) each read and write adds a line to the run's ``tables.jsonl``, so the record is not kept by hand::
+
+    {
+        "op": "read",
+        "table": "reviews",
+        "version": 3,
+        "rows": 40,
+        "digest": "ab…",
+        "columns": null,
+        "where": "reviewer = 'k'",
+    }
+    {"op": "write", "table": "reviews", "version_before": 3, "version": 4, "rows": 2, "digest": "cd…"}
 """
 
-import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,11 +31,10 @@ from typing import Any
 
 import polars as pl
 
-from arislab import tables
+from arislab import digests, tables
 from arislab.errors import LakeError, PrerequisiteError
 
 _RETRIES = 20
-_CHUNK_ROWS = 100_000
 
 
 def root() -> Path:
@@ -96,8 +106,9 @@ class Lake:
         with duckdb.connect() as connection:
             for name in self.tables():
                 if re.search(rf"\b{name}\b", query):
-                    connection.register(name, self[name]._dataset())
-                    self[name]._log("read", None)
+                    table = self[name]._delta()
+                    connection.register(name, table.to_pyarrow_dataset())
+                    self[name]._log("read", version=table.version(), rows=None, sql=query)
             try:
                 answer: pl.DataFrame = connection.sql(query).pl()
                 return answer
@@ -193,7 +204,7 @@ class Table:
     @property
     def rows(self) -> int:
         """Number of rows of the newest version."""
-        return int(self.scan().select(pl.len()).collect().item()) if self.exists else 0
+        return int(self._frame(self._delta()).select(pl.len()).collect().item()) if self.exists else 0
 
     def history(self) -> pl.DataFrame:
         """Return one row per version, newest first: version, timestamp, operation."""
@@ -206,9 +217,14 @@ class Table:
 
     def scan(self, *, version: int | None = None) -> pl.LazyFrame:
         """Return the table as a polars LazyFrame; an empty one if it does not exist."""
-        if not self.exists:
+        delta = self._delta(version) if self.exists else None
+        self._log("read", version=delta.version() if delta else None, rows=None)
+        return self._frame(delta)
+
+    def _frame(self, delta: Any) -> pl.LazyFrame:
+        if delta is None:
             return tables.empty(self.name).lazy()
-        found = pl.scan_delta(self._delta(version))
+        found = pl.scan_delta(delta)
         have = found.collect_schema().names()  # a table, or a version of it, may be older than a column of its contract
         late = [pl.lit(None, dtype=c.dtype).alias(n) for n, c in self.contract.columns.items() if n not in have]
         return found.with_columns(late) if late else found
@@ -223,7 +239,8 @@ class Table:
             where: Condition in SQL, such as ``"status = 'ok' and quality >= 0.8"``.
             version: Version to read; default the newest.
         """
-        lazy = self.scan(version=version)
+        delta = self._delta(version) if self.exists else None
+        lazy = self._frame(delta)
         try:
             if where:
                 lazy = lazy.filter(pl.sql_expr(where))
@@ -233,7 +250,14 @@ class Table:
             raise LakeError(
                 f"cannot read {self.name} where {where!r}: {str(error).splitlines()[0]}. Columns: {known}."
             ) from None
-        self._log("read", frame, version=version)
+        if "ARISLAB_RUN_DIR" in os.environ:
+            told = {
+                "rows": frame.height,
+                "digest": digests.digest(self.name, frame),
+                "columns": columns,
+                "where": where,
+            }
+            self._log("read", version=delta.version() if delta else None, **told)
         return frame
 
     def latest(self, *, where: str) -> dict[str, Any]:
@@ -249,16 +273,16 @@ class Table:
         """Add rows; several processes may do so at once."""
         from deltalake import write_deltalake
 
-        checked = self._checked(frame, run_id)
-        if checked.height or not self.exists:
+        checked, before = self._checked(frame, run_id), self.version
+        if checked.height or before is None:
             self._commit(lambda: write_deltalake(self.uri, checked.to_arrow(), mode="append", schema_mode="merge"))
-        self._log("write", checked)
+        self._log_write(checked, before)
         return self
 
     def upsert(self, frame: pl.DataFrame, *, on: str | list[str] | None = None, run_id: str | None = None) -> "Table":
         """Add rows whose key is new and replace those whose key exists (older versions keep the replaced row)."""
-        checked = self._checked(frame, run_id)
-        if not self.exists:
+        checked, before = self._checked(frame, run_id), self.version
+        if before is None:
             return self.append(frame, run_id=run_id)
         keys = [on] if isinstance(on, str) else list(on or self.contract.key)
         joined = " and ".join(f"t.{k} = s.{k}" for k in keys)
@@ -272,7 +296,7 @@ class Table:
 
         if checked.height:
             self._commit(merge)
-        self._log("write", checked)
+        self._log_write(checked, before)
         return self
 
     def replace(self, frame: pl.DataFrame, *, where: str, run_id: str | None = None) -> "Table":
@@ -285,16 +309,44 @@ class Table:
         """
         from deltalake import write_deltalake
 
-        checked = self._checked(frame, run_id)
-        if not self.exists:
+        checked, before = self._checked(frame, run_id), self.version
+        if before is None:
             return self.append(frame, run_id=run_id)
         self._commit(
             lambda: write_deltalake(
                 self.uri, checked.to_arrow(), mode="overwrite", predicate=where, schema_mode="merge"
             )
         )
-        self._log("write", checked)
+        self._log_write(checked, before)
         return self
+
+    def link(self, lake: "Lake", *, version: int) -> None:
+        """Make another lake's table of this name what this one was at a version: same rows, version and history, no bytes copied.
+
+        Args:
+            lake: The other lake, in a folder of the same file system; it has no table of this name.
+            version: The version that becomes the newest one there.
+
+        Raises:
+            LakeError: There is no such version, or one of the lakes is no folder.
+        """
+        if "://" in self.uri or "://" in lake.path:
+            raise LakeError(
+                f"{self.name} of {self.uri} cannot be taken back to a version: only lakes in folders can; copy it to one."
+            )
+        self._delta(version)
+        source, target = Path(self.uri), Path(lake.path) / self.name
+        for path in source.rglob("*"):
+            inside = path.relative_to(source)
+            number = re.match(r"(\d{20})\.", path.name)
+            is_later = inside.parts[0] == "_delta_log" and (number is None or int(number[1]) > version)
+            if path.is_dir() or is_later:  # without _last_checkpoint a reader looks for it itself
+                continue
+            (target / inside).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, target / inside)
+            except OSError:  # another file system, or one without links
+                shutil.copy2(path, target / inside)
 
     def _checked(self, frame: pl.DataFrame, run_id: str | None) -> pl.DataFrame:
         stamp = {
@@ -358,8 +410,17 @@ class Table:
 
     def _delta(self, version: int | None = None) -> Any:
         from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
 
-        table = DeltaTable(self.uri, version=version)
+        try:
+            table = DeltaTable(self.uri, version=version)
+        except DeltaError as error:
+            if version is None:
+                raise
+            raise LakeError(
+                f"{self.name} under {self.lake.path} has no version {version} ({str(error).splitlines()[0]}); "
+                f"lake[{self.name!r}].history() lists those that exist."
+            ) from None
         have = {field.name for field in table.schema().fields}
         missing = [k for k in self.contract.key if k not in have]
         if missing:
@@ -369,37 +430,22 @@ class Table:
             )
         return table
 
-    def _dataset(self) -> Any:
-        return self._delta().to_pyarrow_dataset()
+    def _log_write(self, frame: pl.DataFrame, before: int | None) -> None:
+        if "ARISLAB_RUN_DIR" in os.environ:
+            told = {"rows": frame.height, "digest": digests.digest(self.name, frame), "version_before": before}
+            self._log("write", version=self.version, **told)
 
-    def _log(self, op: str, frame: pl.DataFrame | None, *, version: int | None = None) -> None:
+    def _log(self, op: str, *, version: int | None, **told: Any) -> None:
         folder = os.environ.get("ARISLAB_RUN_DIR")
-        if not folder:
-            return
-        line: dict[str, Any] = {"op": op, "table": self.name, "version": self.version if version is None else version}
-        line["rows"] = frame.height if frame is not None else self.rows
-        if op == "write" and frame is not None:
-            line["digest"] = digest(frame, key=self.contract.key)
-        with (Path(folder) / "tables.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        if folder:
+            line = json.dumps({"op": op, "table": self.name, "version": version} | told) + "\n"
+            with (Path(folder) / "tables.jsonl").open("a", encoding="utf-8") as log:
+                log.write(line)
 
     def __repr__(self) -> str:
         if not self.exists:
             return f"Table {self.name}: does not exist yet. {self.contract.doc}"
         return f"Table {self.name}: {self.rows:,} rows, version {self.version}. {self.contract.doc}"
-
-
-def digest(frame: pl.DataFrame, *, key: tuple[str, ...]) -> str:
-    """Return a sha256 over the rows sorted by key, without run_id and the times of writing.
-
-    Equal content gives an equal digest, whatever the files, versions or order of the rows.
-    """
-    columns = sorted(set(frame.columns) - {"run_id", "created_at", "updated_at"})
-    ordered = frame.sort([k for k in key if k in frame.columns]).select(columns)
-    sha = hashlib.sha256(json.dumps(columns).encode())
-    for part in ordered.iter_slices(_CHUNK_ROWS):
-        sha.update(part.write_ndjson().encode())
-    return sha.hexdigest()
 
 
 def _delta_type(dtype: Any) -> str:

@@ -20,6 +20,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,14 @@ class Parameter:
     """The comment on the line; empty if there is none."""
 
 
-def parameters_of(notebook: Path) -> dict[str, Parameter]:
-    """Return the parameters that a notebook declares, in its order; empty if no cell is tagged ``parameters``."""
-    cells = notebook_json(notebook)["cells"]
+def parameters_of(notebook: Path, *, cells: list[Any] | None = None) -> dict[str, Parameter]:
+    """Return the parameters that a notebook declares, in its order; empty if no cell is tagged ``parameters``.
+
+    Args:
+        notebook: Its path.
+        cells: Its cells, if they are known already.
+    """
+    cells = notebook_json(notebook)["cells"] if cells is None else cells
     tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", [])]
     if not tagged:
         return {}
@@ -71,14 +77,21 @@ def parameters_of(notebook: Path) -> dict[str, Parameter]:
         else:
             continue
         try:
-            default = ast.literal_eval(value)
+            default = _literal(value)
         except ValueError:
             raise ParameterError(
-                f"parameter {name} of {notebook.name} is {ast.unparse(value)!r}; a default must be a literal such as 0.2 or 'x'."
+                f"parameter {name} of {notebook.name} is {ast.unparse(value)!r}; a default must be a literal such as 0.2, 'x' or date(2026, 1, 31)."
             ) from None
         kind = annotation or ("str" if default is None else type(default).__name__)
         found[name] = Parameter(name, kind, default, comments.get(line.end_lineno or line.lineno, ""))
     return found
+
+
+def _literal(value: ast.expr) -> Any:
+    """The value of a literal, or of ``date(year, month, day)``."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func) in ("date", "datetime.date") and not value.keywords:
+        return date(*(ast.literal_eval(part) for part in value.args))
+    return ast.literal_eval(value)
 
 
 def convert(parameters: Mapping[str, Parameter], given: Mapping[str, object]) -> dict[str, Any]:
@@ -120,9 +133,15 @@ _ALLOWED = {
     "list": "a list such as '[1, 2]'",
     "list[float]": "numbers with commas between",
     "list[int]": "whole numbers with commas between",
+    "tuple": "a list such as '[1, 2]'",
     "dict": "a JSON object",
+    "date": "a date such as 2026-01-31",
 }
-_NAMES = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "dict": dict, "None": None}
+_NAMES = {
+    **{kind.__name__: kind for kind in (int, float, bool, str, list, tuple, dict, date)},
+    "datetime": types.SimpleNamespace(date=date),
+    "None": None,
+}
 
 
 def _type_of(parameter: Parameter) -> Any:
@@ -132,8 +151,8 @@ def _type_of(parameter: Parameter) -> Any:
         return eval(parameter.type, known)
     except (NameError, TypeError, SyntaxError, AttributeError):
         raise ParameterError(
-            f"parameter {parameter.name} is declared as {parameter.type!r}; use int, float, bool, str, list, dict, "
-            f"Literal[…], or one of them with | None."
+            f"parameter {parameter.name} is declared as {parameter.type!r}; use int, float, bool, str, date, list, tuple, "
+            f"dict, Literal[…], or one of them with | None."
         ) from None
 
 
@@ -157,9 +176,18 @@ def _typed(value: Any, kind: Any) -> Any:
         if isinstance(value, str) and not value.lstrip().startswith("["):
             value = [part.strip() for part in value.split(",") if part.strip()]
         return [_typed(item, members[0]) for item in _typed(value, list)]
+    if origin is tuple:
+        return _tuple(_typed(value, tuple), members)
     if origin is dict:
         return {str(key): _typed(item, members[1]) for key, item in _typed(value, dict).items()}
     return _text_as(value, kind) if isinstance(value, str) else _exactly(value, kind)
+
+
+def _tuple(found: tuple[Any, ...], members: tuple[Any, ...]) -> tuple[Any, ...]:
+    kinds = members[:1] * len(found) if members[1:] == (...,) else members
+    if len(kinds) != len(found):
+        raise ValueError(f" ({len(found)} values)")
+    return tuple(_typed(item, kind) for item, kind in zip(found, kinds, strict=True))
 
 
 def _text_as(text: str, kind: Any) -> Any:
@@ -176,6 +204,13 @@ def _text_as(text: str, kind: Any) -> Any:
     if kind is float:
         number = float(text) if re.fullmatch(r"[+-]?[0-9_.]+([eE][+-]?[0-9]+)?", text.strip()) else math.nan
         return _exactly(number, float)
+    if kind is date:
+        try:
+            return date.fromisoformat(text.strip())
+        except ValueError as error:
+            raise ValueError(f" ({error})") from None
+    if kind is tuple and not text.lstrip().startswith("["):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
     try:
         return _exactly(json.loads(text), kind)
     except json.JSONDecodeError as error:
@@ -187,11 +222,66 @@ def _exactly(value: Any, kind: Any) -> Any:
         value = value.item()  # numpy scalar
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    if kind is list and isinstance(value, tuple):
-        return list(value)
+    if kind in (list, tuple) and isinstance(value, (list, tuple)):
+        return kind(value)
     if type(value) is not kind or kind is float:
         raise ValueError("")
     return value
+
+
+def plain(value: Any) -> Any:
+    """Return a parameter's value as JSON can hold it; ``convert`` gives it back, as its type is declared."""
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def as_text(value: Any) -> str:
+    """Return a parameter's value as the text that ``-p NAME`` reads back to it."""
+    value = plain(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def as_code(value: Any) -> str:
+    """Return the Python expression of a parameter's value, exactly."""
+    if isinstance(value, date):
+        return f'__import__("datetime").date({value.year}, {value.month}, {value.day})'
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {as_code(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        inner = ", ".join(map(as_code, value))
+        return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
+    return repr(value)
+
+
+def from_file(path: Path) -> dict[str, Any]:
+    """Return the parameters of a YAML (or JSON) file: one mapping of names to values.
+
+    Raises:
+        PrerequisiteError: The file is missing, or is no mapping.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PrerequisiteError(
+            f"cannot read the parameters file {path} ({error}); it must be YAML: one 'name: value' a line."
+        ) from None
+    if not isinstance(found, dict):
+        raise PrerequisiteError(f"{path} holds {type(found).__name__}, not parameters; write one 'name: value' a line.")
+    return {str(name): value for name, value in found.items()}
+
+
+def describe(parameters: Mapping[str, Parameter]) -> str:
+    """Return one line a parameter: name, type, default, and what the notebook says of it (meaning, unit, range)."""
+    rows = [(p.name, p.type, repr(plain(p.default)), p.help) for p in parameters.values()]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows
+    )
 
 
 def notebook_json(path: Path) -> dict[str, Any]:

@@ -20,25 +20,46 @@ _SHORTEST_SECRET = 8  # shorter values are words such as "true"; cutting them ou
 def code(folder: Path) -> tuple[dict[str, Any], bytes]:
     """Return the state of the git checkout around a folder, and the uncommitted changes as a binary diff.
 
-    Without git or a commit the state says so with nulls.
+    Source files that git does not know yet are part of the diff, as new ones. Without git or a commit the state says so with nulls.
     """
-    top = _git(folder, "rev-parse", "--show-toplevel")
-    if top is None:
+    checkout = checkout_of(folder)
+    if checkout is None:
         return {"commit": None, "dirty": None, "untracked": []}, b""
-    checkout = Path(top.decode().strip())
     commit = _git(checkout, "rev-parse", "--verify", "HEAD")
     diff = _git(checkout, "diff", "HEAD", "--binary", "--no-color", "--no-ext-diff") or b""
-    untracked = _git(checkout, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", "*.ipynb") or b""
+    listed = _git(checkout, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", "*.ipynb") or b""
+    untracked = sorted(name.decode() for name in listed.split(b"\0") if name)
+    for name in untracked:
+        new = ["diff", "--no-index", "--binary", "--no-color", "--no-ext-diff", "/dev/null", name]
+        diff += _git(checkout, *new, fine=(0, 1)) or b""
+    branch = _git(checkout, "symbolic-ref", "--short", "-q", "HEAD")
     state = {
         "commit": commit.decode().strip() if commit else None,
+        "branch": branch.decode().strip() if branch else None,
         "dirty": bool(diff or _git(checkout, "status", "--porcelain")),
         "diff_sha256": hashlib.sha256(diff).hexdigest() if diff else None,
-        "untracked": sorted(name.decode() for name in untracked.split(b"\0") if name),
+        "untracked": untracked,
     }
     return state, diff
 
 
-def _git(folder: Path, *arguments: str) -> bytes | None:
+def package_sha256() -> str:
+    """Return a digest of arislab's own source files: what ran, whatever git says."""
+    base = Path(__file__).resolve().parent
+    files = sorted(p for p in base.rglob("*") if p.suffix in (".py", ".js", ".css", ".json") and "model" not in p.parts)
+    sha = hashlib.sha256()
+    for path in files:
+        sha.update(f"{path.relative_to(base).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return sha.hexdigest()
+
+
+def checkout_of(folder: Path) -> Path | None:
+    """Return the top of the git checkout around a folder; null if there is none."""
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    return Path(top.decode().strip()) if top else None
+
+
+def _git(folder: Path, *arguments: str, fine: tuple[int, ...] = (0,)) -> bytes | None:
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],
@@ -48,7 +69,7 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
         )
     except FileNotFoundError:
         return None
-    return done.stdout if done.returncode == 0 else None
+    return done.stdout if done.returncode in fine else None
 
 
 def environment() -> tuple[dict[str, Any], str]:

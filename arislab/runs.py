@@ -2,15 +2,17 @@
 
 One run is one folder ``papermill_runs/<UTC>-<phase>-<4 hex>/``::
 
-    run.json        {"run_id": "20261122T221500Z-curate-3f9a", "phase": "curate", "status": "ok", "parameters": {"seed": 0, …}, …}
-    notebook.ipynb  the executed notebook       log.txt      what the kernel printed, and the supervisor's remarks
-    code.diff       uncommitted changes         env.lock     name==version of every installed package
-    task.py         the task file as it was     tables.jsonl one line per read or write of the lake
+    run.json        {"schema_version": 2, "run_id": "20261122T221500Z-curate-3f9a", "phase": "curate", "status": "ok", …}
+    notebook.ipynb  the executed notebook       log.txt       what the kernel printed, and the supervisor's remarks
+    code.diff       uncommitted changes         env.lock      name==version of every installed package
+    task.py         the task file as it was     tables.jsonl  one line per read or write of the lake
+    events.jsonl    OpenLineage RunEvents       servers.jsonl what the batch servers said of themselves
+    outputs/        outputs too large for the notebook        heartbeat  touched every two seconds while it runs
 
-``run.json`` is written first as ``running`` and last as the verdict, by the process that supervises the kernel: papermill
-marks the cells that a killed kernel never ran as completed, so a notebook's own statuses are never asked.
-Statuses: running, ok, failed, interrupted (SIGINT or SIGTERM), and, seen by the reader only: lost (``running``, but the
-supervisor is gone) and unreadable. This module does not know what any phase does, and does not open the lake.
+``run.json`` is on disk as ``created`` before the kernel starts, then ``running``, and last the verdict, by the process that supervises
+the kernel: ok, failed, interrupted (SIGINT or SIGTERM to us), timeout, killed (the kernel's process was ended). A reader sees two more:
+lost (no verdict, and the supervisor is gone) and unreadable. A notebook's own cell states are never asked. ``records`` reads what is
+written here. This module does not know what any phase does.
 """
 
 import contextlib
@@ -22,20 +24,22 @@ import os
 import re
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import polars as pl
-
-from arislab import provenance
-from arislab.errors import PrerequisiteError, closest
+from arislab import digests, openlineage, provenance
+from arislab.engine import INJECTED, replace
+from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.headline import Account, Headline, account, as_text, headline
-from arislab.kernel import Log, Outcome, Stopped, stoppable, supervise
-from arislab.parameters import Parameter, convert, parameters_of
+from arislab.kernel import Job, Log, Outcome, Stopped, run, stoppable, supervise
+from arislab.parameters import Parameter, as_code, convert, notebook_json, parameters_of, plain
+from arislab.records import Runs, as_json, list_runs, reads_and_writes
 
 __all__ = [
     "PHASES",
@@ -43,10 +47,13 @@ __all__ = [
     "Headline",
     "Parameter",
     "Record",
+    "Runs",
     "account",
     "as_json",
     "convert",
     "execute",
+    "find_notebook",
+    "from_papermill",
     "headline",
     "list_runs",
     "lock",
@@ -60,44 +67,77 @@ PHASES = {
     "finetune": "4_finetune.ipynb",
     "evaluate": "5_evaluate.ipynb",
 }
+SCHEMA_VERSION = 2
 
-_RUN_ID = re.compile(r"(\d{8}T\d{6}Z)-(\w+)-[0-9a-f]{4}")
+_HEARTBEAT_S = 2.0
+_RESERVE_BYTES = 256_000  # given back before the verdict is written, so that a full disk has room for it
 
 
 @dataclass(frozen=True, repr=False)
 class Record:
-    """What ``run.json`` says about one run."""
+    """What ``run.json`` says about one run; ``run.schema.json`` in this package is its JSON Schema."""
 
     run_id: str
     phase: str
     status: str
-    """running, ok, failed or interrupted."""
-    started_at: str
-    """UTC, ISO 8601."""
+    """created, running, ok, failed, interrupted, timeout or killed."""
+    created_at: str
+    """UTC, ISO 8601; on disk before the kernel starts."""
     folder: Path
+    schema_version: int = SCHEMA_VERSION
+    run_key: str | None = None
+    """Digest of code, task file, parameters, inputs, environment and seed: equal keys must give equal results. Null until the end."""
+    launched_by: str = "arislab"
+    """arislab, papermill, or jupyter (then nobody supervised it)."""
+    resumed_from: str | None = None
+    """The run that this one goes on from."""
+    rerun_of: str | None = None
+    """The run that this one repeats."""
+    started_at: str | None = None
+    """When the kernel was there."""
     finished_at: str | None = None
     duration_s: float | None = None
+    """From created_at to finished_at."""
+    cause: str | None = None
+    """Kind of reason: exception, exit, signal, time-limit, kernel-died, out-of-memory, disk-full, no-start."""
     reason: str | None = None
     """Why it is not ok."""
+    signal: str | None = None
     cell: dict[str, Any] | None = None
-    """The failing cell: index in the source notebook (from 0), id, heading, ename, evalue."""
+    """The cell that ran when it ended: index in the source notebook (from 0), id, heading, ename, evalue."""
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    """Every code cell: id, status (completed, failed, running, not-run), duration_s."""
     parameters: dict[str, Any] = field(default_factory=dict)
-    """In force, typed."""
+    """In force, as JSON can hold them; ``parameter_types`` says what they are in Python."""
     parameters_passed: dict[str, Any] = field(default_factory=dict)
+    parameters_from: dict[str, str] = field(default_factory=dict)
+    """Name to where its value came from: default, -p, the name of a file, papermill, …"""
+    parameter_types: dict[str, str] = field(default_factory=dict)
+    """Name to the type that the notebook declares."""
     seed: int | None = None
     headline: dict[str, Any] | None = None
     tables_read: dict[str, Any] = field(default_factory=dict)
-    """Table to {version, rows}; only reads before the run's own first write to it: its inputs."""
+    """Table to {version, rows, digest}; only reads before the run's own first write to it: its inputs."""
     tables_written: dict[str, Any] = field(default_factory=dict)
-    """Table to {version, rows, digest}: the last version, and what this run wrote in all."""
+    """Table to {version_before, version, rows, digest, columns}: what this run left in it; columns gives a digest each."""
+    servers: list[dict[str, Any]] = field(default_factory=list)
+    """Batch servers that were asked: base_url, identity, models, about."""
     notebook: dict[str, Any] = field(default_factory=dict)
+    """path, sha256 (of the file), source_sha256 (of the sources of its code cells)."""
     task: dict[str, Any] | None = None
     code: dict[str, Any] = field(default_factory=dict)
+    """commit, branch, dirty, diff_sha256, untracked, package_sha256."""
     environment: dict[str, Any] = field(default_factory=dict)
     supervisor: dict[str, Any] = field(default_factory=dict)
     """pid, its start time and the boot it belongs to: how a reader knows that a running record is lost."""
+    root: str | None = None
+    """Folder of data/ and papermill_runs/ when it ran."""
     peak_rss_mb: float | None = None
     """Largest memory of the kernel process, without its children; null if the kernel died or the system cannot tell."""
+    files: dict[str, Any] = field(default_factory=dict)
+    """Every other file of the folder: bytes, sha256."""
+    record_sha256: str | None = None
+    """Digest of all other fields: a record that was changed by hand says so."""
 
     def __repr__(self) -> str:
         took = "" if self.duration_s is None else f" in {self.duration_s:.1f} s"
@@ -120,6 +160,11 @@ def execute(
     root: Path,
     notebooks: Path | None = None,
     echo: Callable[[str], object] | None = None,
+    given_from: Mapping[str, str] | None = None,
+    wait: bool = False,
+    timeout_s: float | None = None,
+    cell_timeout_s: float | None = None,
+    resumed_from: str | None = None,
 ) -> Record:
     """Run the notebook of a phase as a recorded run.
 
@@ -131,100 +176,305 @@ def execute(
         root: Folder of ``data/`` and ``papermill_runs/``.
         notebooks: Folder of the notebooks; default: the checkout's.
         echo: Gets one line a cell.
+        given_from: Where each given parameter came from; recorded.
+        wait: Wait for another run of this phase instead of being refused.
+        timeout_s: Longest run, seconds; null: no limit.
+        cell_timeout_s: Longest run of one cell, seconds; null: no limit.
+        resumed_from: Run that this one goes on from; recorded. What is finished returns from the lake.
 
     Raises:
         PrerequisiteError: Unknown phase, parameter or task, or the phase is running already; nothing was made.
     """
     root = root.resolve()
-    name, notebook = _find(phase, notebooks or Path(__file__).resolve().parent.parent / "notebooks")
+    name, notebook = find_notebook(phase, notebooks)
     declared = parameters_of(notebook)
     passed = convert(declared, given or {})
     if "task" in passed:
         passed["task"] = _task_argument(passed["task"])
-    in_force = {p.name: p.default for p in declared.values()} | passed
-    hidden = provenance.secrets_of(dict(os.environ))
-    task, task_source = _task(in_force["task"], notebook.parent) if "task" in in_force else (None, "")
+    _task(_in_force(declared, passed), notebook.parent)  # what cannot run is refused before anything is made
+    fields = {
+        "launched_by": "arislab",
+        "resumed_from": resumed_from,
+        "rerun_of": os.environ.get("ARISLAB_RERUN_OF"),
+        "parameters_from": {n: (given_from or {}).get(n, "given") for n in passed},
+    }
+    with lock(root, name, wait=wait), stoppable():
+        recording = _Recording(name, notebook, declared, passed, root=root, echo=echo, **fields)
+        return recording.run(
+            lambda job: supervise(notebook, job),
+            cwd=notebook.parent,
+            timeout_s=timeout_s,
+            cell_timeout_s=cell_timeout_s,
+        )
+
+
+def from_papermill(nb: Any, **settings: Any) -> Any:
+    """Run a notebook that plain papermill has prepared as a recorded run, and return it as papermill expects.
+
+    Args:
+        nb: The notebook with the injected cell; it gets outputs and states.
+        settings: What papermill gives an engine: input_path, output_path, execution_timeout, …
+
+    Raises:
+        PrerequisiteError: As in ``execute``.
+        nbclient's errors: The kernel died, or a cell passed its limit, as papermill's own engine raises them.
+    """
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.iorw import write_ipynb
+
+    from arislab.lake import root as found_root
+
+    root, source, output = found_root(), Path(settings["input_path"]), settings.get("output_path")
+    name = str(nb.metadata.get("arislab", {}).get("phase") or re.sub(r"\W+", "_", source.stem))
+    declared = parameters_of(source, cells=nb.cells)
+    asked = nb.metadata.get("papermill", {}).get("parameters") or {}
+    passed = convert(declared, asked)
+    for cell in nb.cells:
+        if INJECTED in cell.metadata.get("tags", []):  # papermill's own text loses types
+            cell.source = "# Parameters\n" + "".join(f"{n} = {as_code(v)}\n" for n, v in passed.items())
+    fields = {"launched_by": "papermill", "parameters_from": dict.fromkeys(passed, "papermill")}
     with lock(root, name), stoppable():
+        recording = _Recording(name, source.resolve(), declared, passed, root=root, echo=None, **fields)
+        record = recording.run(
+            lambda job: run(nb, job),
+            cwd=Path.cwd(),
+            cell_timeout_s=settings.get("execution_timeout"),
+            also_save=(lambda found: write_ipynb(found, output)) if output else None,
+        )
+    if output:
+        write_ipynb(nb, output)
+    if record.status == "interrupted":
+        raise KeyboardInterrupt(record.reason)
+    if record.status == "timeout":
+        raise CellTimeoutError(str(record.reason))
+    if record.status == "killed":
+        raise DeadKernelError(str(record.reason))
+    return nb
+
+
+class _Recording:
+    """A run that is being recorded: the record is on disk before anything runs, and ends with a verdict."""
+
+    def __init__(
+        self,
+        name: str,
+        notebook: Path,
+        declared: dict[str, Parameter],
+        passed: dict[str, Any],
+        *,
+        root: Path,
+        echo: Callable[[str], object] | None,
+        **fields: Any,
+    ) -> None:
+        in_force = _in_force(declared, passed)
+        self.hidden = provenance.secrets_of(dict(os.environ))
+        task, task_source = _task(in_force, notebook.parent)
         environment, installed = provenance.environment()
         code, diff = provenance.code(notebook.parent)
-        now, began = datetime.now(UTC), time.monotonic()
+        source = notebook_json(notebook)["cells"] if notebook.is_file() else []
+        sources = [[c.get("id"), "".join(c["source"])] for c in source if c["cell_type"] == "code"]
+        now, self.began = datetime.now(UTC), time.monotonic()
+        self.source, self.root, self.echo, self.notebook = source, root, echo, notebook
         folder = _new_folder(root, f"{now:%Y%m%dT%H%M%SZ}-{name}")
-        record = Record(
+        self.record = Record(
             run_id=folder.name,
             phase=name,
-            status="running",
-            started_at=now.isoformat(timespec="milliseconds"),
+            status="created",
+            created_at=now.isoformat(timespec="milliseconds"),
             folder=folder,
-            parameters=in_force,
-            parameters_passed=passed,
+            parameters=plain(in_force),
+            parameters_passed=plain(passed),
+            parameter_types={p.name: p.type for p in declared.values()},
             seed=in_force.get("seed"),
-            notebook={"path": str(notebook), "sha256": hashlib.sha256(notebook.read_bytes()).hexdigest()},
+            notebook={
+                "path": str(notebook),
+                "sha256": hashlib.sha256(notebook.read_bytes()).hexdigest() if notebook.is_file() else None,
+                "source_sha256": hashlib.sha256(json.dumps(sources).encode()).hexdigest(),
+            },
             task=task,
-            code=code,
+            code=code | {"package_sha256": provenance.package_sha256()},
             environment=environment,
             supervisor=provenance.process(os.getpid()),
+            root=str(root),
+            **fields | {"parameters_from": dict.fromkeys(in_force, "default") | fields["parameters_from"]},
         )
-        _save(record, hidden)
+        self.passed = passed
+        self.files = {"env.lock": installed.encode(), "code.diff": diff, "task.py": task_source.encode()}
+
+    def run(
+        self,
+        work: Callable[[Job], Outcome],
+        *,
+        cwd: Path,
+        timeout_s: float | None = None,
+        cell_timeout_s: float | None = None,
+        also_save: Callable[[Any], object] | None = None,
+    ) -> Record:
+        """Record, run, and write the verdict."""
+        folder = self.record.folder
+        self._save()
+        ended = threading.Event()
+        beat = threading.Thread(target=_beat, args=(folder / "heartbeat", ended), daemon=True)
         try:
-            files = {"env.lock": installed.encode(), "code.diff": diff, "task.py": task_source.encode()}
-            for file, content in files.items():
+            (folder / ".reserve").write_bytes(b"\0" * _RESERVE_BYTES)
+            for name, content in self.files.items():
                 if content:
-                    (folder / file).write_bytes(content)
-            outcome = _run(record, notebook, passed, root, hidden, echo)
+                    (folder / name).write_bytes(content)
+            self._event()
+            beat.start()
+            with (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+                log = Log(file, clean=lambda text: str(provenance.without(text, self.hidden)), echo=self.echo)
+                log.line(f"{self.record.run_id} on {sys.executable}")
+                job = Job(
+                    self.source,
+                    folder / "notebook.ipynb",
+                    cwd,
+                    self._variables(),
+                    log,
+                    self._started,
+                    parameters=self.passed,
+                    timeout_s=timeout_s,
+                    cell_timeout_s=cell_timeout_s,
+                    also_save=also_save,
+                )
+                outcome = work(job)
+                log.line(": ".join(filter(None, (outcome.status, outcome.reason))))
         except Stopped as stop:
-            outcome = Outcome("interrupted", str(stop))
-        return _finish(record, outcome, began, hidden)
+            outcome = Outcome("interrupted", "signal", str(stop), signal=str(stop))
+        except OSError as error:
+            outcome = Outcome(
+                "failed", "disk-full" if error.errno == 28 else "exception", f"{type(error).__name__}: {error}"
+            )
+        finally:
+            ended.set()
+        return self._finish(outcome)
+
+    def _variables(self) -> dict[str, str]:
+        tasks = self.notebook.parent / "tasks"
+        return {
+            **({"ARISLAB_TASKS": str(tasks)} if tasks.is_dir() else {}),
+            **os.environ,
+            "ARISLAB_ROOT": str(self.root),
+            "ARISLAB_RUN_ID": self.record.run_id,
+            "ARISLAB_RUN_DIR": str(self.record.folder),
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "PYTHONHASHSEED": "0",
+        }
+
+    def _started(self) -> None:
+        self.record = dataclasses.replace(self.record, status="running", started_at=_now())
+        self._save()
+
+    def _finish(self, outcome: Outcome) -> Record:
+        """Write the verdict, after the files that it sums up."""
+        folder = self.record.folder
+        (folder / ".reserve").unlink(missing_ok=True)
+        told = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
+        read, written = reads_and_writes(folder / "tables.jsonl")
+        self.record = dataclasses.replace(
+            self.record,
+            **told,
+            finished_at=_now(),
+            duration_s=round(time.monotonic() - self.began, 3),
+            tables_read=read,
+            tables_written=self._left(written),
+            servers=_json_lines(folder / "servers.jsonl"),
+        )
+        self.record = dataclasses.replace(self.record, run_key=run_key(vars(self.record)))
+        try:
+            for path in folder.iterdir():
+                cleaned = provenance.hide_in(path, self.hidden) if path.is_file() and path.name != "run.json" else None
+                if cleaned is not None:
+                    replace(path, cleaned)
+            if (folder / "notebook.ipynb").is_file():
+                _trust(folder / "notebook.ipynb")
+            self._event()
+            (folder / "heartbeat").unlink(missing_ok=True)
+        except OSError as error:
+            if self.record.status == "ok":
+                self.record = dataclasses.replace(
+                    self.record,
+                    status="failed",
+                    cause="disk-full",
+                    reason=f"the record's files could not be written: {error}",
+                )
+        files = {
+            path.relative_to(folder).as_posix(): digests.of_file(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != "run.json" and not path.name.startswith(".")
+        }
+        self.record = dataclasses.replace(self.record, files=files)
+        self._save()
+        return self.record
+
+    def _left(self, written: dict[str, Any]) -> dict[str, Any]:
+        """Add to each table what this run left in it: rows and digests of the rows that carry its name."""
+        from arislab.lake import Lake
+
+        lake = Lake(self.root / "data" / "lake")
+        for name, told in written.items():
+            if not lake[name].exists:
+                told["problem"] = "the table is gone"
+                continue
+            try:
+                rows = lake[name].read(where=f"run_id = '{self.record.run_id}'", version=told["version"])
+            except LakeError as error:
+                told["problem"] = str(error)
+                continue
+            columns = digests.columns(name, rows)
+            told |= {"rows": rows.height, "digest": digests.of_columns(columns, rows.height), "columns": columns}
+        return written
+
+    def _event(self) -> None:
+        found = openlineage.event(fields_of(self.record), at=_now(), lake=f"file://{self.root / 'data' / 'lake'}")
+        line = json.dumps(provenance.without(found, self.hidden), ensure_ascii=False, default=str) + "\n"
+        descriptor = os.open(self.record.folder / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _save(self) -> None:
+        """Write run.json whole or not at all, without secrets."""
+        found = provenance.without(fields_of(self.record), self.hidden)
+        found["record_sha256"] = record_sha256(found)
+        replace(self.record.folder / "run.json", json.dumps(found, indent=1, ensure_ascii=False, default=str))
+        self.record = dataclasses.replace(self.record, record_sha256=found["record_sha256"])
 
 
-def _run(
-    record: Record,
-    notebook: Path,
-    passed: dict[str, Any],
-    root: Path,
-    hidden: list[str],
-    echo: Callable[[str], object] | None,
-) -> Outcome:
-    """Run the notebook in its kernel, with a log."""
-    tasks = notebook.parent / "tasks"
-    variables = {
-        **({"ARISLAB_TASKS": str(tasks)} if tasks.is_dir() else {}),
-        **os.environ,
-        "ARISLAB_ROOT": str(root),
-        "ARISLAB_RUN_ID": record.run_id,
-        "ARISLAB_RUN_DIR": str(record.folder),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "PYTHONHASHSEED": "0",
+def fields_of(record: Record) -> dict[str, Any]:
+    """Return the fields of a record as run.json has them."""
+    return {name: value for name, value in vars(record).items() if name != "folder"}
+
+
+def record_sha256(found: Mapping[str, Any]) -> str:
+    """Return the digest of all fields of a run.json but this one."""
+    rest = {name: value for name, value in found.items() if name != "record_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def run_key(found: Mapping[str, Any]) -> str:
+    """Return the digest of what decides a run's result: code, task file, parameters, inputs, environment, seed."""
+    decides = {
+        "notebook": found["notebook"].get("source_sha256"),
+        "package": found["code"].get("package_sha256"),
+        "task": (found["task"] or {}).get("sha256"),
+        "parameters": found["parameters"] | ({"task": found["task"]["name"]} if found["task"] else {}),
+        "inputs": {name: told.get("digest") for name, told in found["tables_read"].items()},
+        "environment": [found["environment"].get(name) for name in ("python", "lock_sha256")],
+        "seed": found["seed"],
     }
-    with (record.folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
-        log = Log(file, clean=lambda text: str(provenance.without(text, hidden)), echo=echo)
-        log.line(f"{record.run_id} on {sys.executable}")
-        executed = record.folder / "notebook.ipynb"
-        outcome = supervise(notebook, executed, parameters=passed, cwd=notebook.parent, env=variables, log=log)
-        log.line(": ".join(filter(None, (outcome.status, outcome.reason))))
-    return outcome
+    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _finish(record: Record, outcome: Outcome, began: float, hidden: list[str]) -> Record:
-    """Write the verdict, after the files that it sums up."""
-    folder = record.folder
-    for path in folder.iterdir():
-        cleaned = provenance.hide_in(path, hidden) if path.name != "run.json" else None
-        if cleaned is not None:
-            _replace(path, cleaned)
-    read, written = _tables(folder / "tables.jsonl")
-    finished = dataclasses.replace(
-        record,
-        **vars(outcome),
-        finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        duration_s=round(time.monotonic() - began, 3),
-        tables_read=read,
-        tables_written=written,
-    )
-    return _save(finished, hidden)
+def find_notebook(phase: str, notebooks: Path | None = None) -> tuple[str, Path]:
+    """Return the phase's short name and its notebook.
 
-
-def _find(phase: str, notebooks: Path) -> tuple[str, Path]:
-    """Return the phase's short name and its notebook."""
+    Raises:
+        PrerequisiteError: There is no such phase or notebook.
+    """
+    notebooks = notebooks or Path(__file__).resolve().parent.parent / "notebooks"
     stems = {Path(file).stem: name for name, file in PHASES.items()}
     path = Path(phase)
     if path.suffix == ".ipynb":
@@ -257,8 +507,15 @@ def _task_argument(task: Any) -> Any:
     )
 
 
-def _task(task: Any, notebooks: Path) -> tuple[dict[str, Any], str]:
-    """Return path and digest of the task file, and its text."""
+def _in_force(declared: Mapping[str, Parameter], passed: Mapping[str, Any]) -> dict[str, Any]:
+    return {p.name: p.default for p in declared.values()} | dict(passed)
+
+
+def _task(in_force: Mapping[str, Any], notebooks: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return path and digest of the task file, and its text; null and no text where there is no parameter ``task``."""
+    if "task" not in in_force:
+        return None, ""
+    task = in_force["task"]
     folder = Path(os.environ.get("ARISLAB_TASKS", notebooks / "tasks"))
     path = notebooks / str(task) if str(task).endswith(".py") else folder / f"{task}.py"
     try:
@@ -272,8 +529,13 @@ def _task(task: Any, notebooks: Path) -> tuple[dict[str, Any], str]:
 
 
 @contextlib.contextmanager
-def lock(root: Path, phase: str) -> Iterator[None]:
+def lock(root: Path, phase: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the right to run a phase under a root; the system frees it when the process ends, however it ends.
+
+    Args:
+        root: Folder of ``papermill_runs/``.
+        phase: Name of the phase.
+        wait: Wait in line until it is free.
 
     Raises:
         PrerequisiteError: Another run holds it, or the folder cannot be written.
@@ -288,12 +550,12 @@ def lock(root: Path, phase: str) -> Iterator[None]:
         ) from None
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             raise PrerequisiteError(
                 f"phase {phase!r} is already running under {root} ({file.read().strip() or 'another process'}); "
-                f"wait for it, stop it, or choose another folder with --root."
+                f"wait for it (--wait), stop it, or choose another folder with --root."
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
@@ -301,117 +563,47 @@ def lock(root: Path, phase: str) -> Iterator[None]:
         yield
 
 
-def _tables(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Merge the lines of tables.jsonl to what was read before it was written, and what was written, by table."""
-    read: dict[str, Any] = {}
-    written: dict[str, Any] = {}
-    digests: dict[str, list[str]] = {}
+def _beat(path: Path, ended: threading.Event) -> None:
+    """Touch a file until the run has ended; a reader on another machine has nothing else to go by."""
+    while True:
+        with contextlib.suppress(OSError):
+            path.touch()
+        if ended.wait(_HEARTBEAT_S):
+            return
+
+
+def _trust(path: Path) -> None:
+    """Sign an executed notebook for the user who ran it, so that JupyterLab shows its widgets and HTML."""
+    import sqlite3
+
+    from nbformat.sign import NotebookNotary
+    from nbformat.v4 import reads
+
+    with contextlib.suppress(sqlite3.Error, OSError, ValueError):  # an unsigned notebook is still whole
+        NotebookNotary().sign(reads(path.read_text(encoding="utf-8")))
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file that was written line by line, without a torn last one."""
+    found = []
     for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
-        try:
-            entry = json.loads(line)
-            table, version, rows = entry["table"], entry["version"], entry["rows"]
-        except (ValueError, KeyError):
-            continue  # a torn last line: the kernel died while it wrote
-        if entry["op"] == "read":
-            if table not in written:
-                read[table] = {"version": version, "rows": rows}
-            continue
-        digests.setdefault(table, []).append(entry.get("digest", ""))
-        written[table] = {"version": version, "rows": rows + written.get(table, {"rows": 0})["rows"]}
-    for table, several in digests.items():
-        joined = hashlib.sha256("\n".join(sorted(several)).encode()).hexdigest()
-        written[table]["digest"] = several[0] if len(several) == 1 else joined
-    return read, written
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
-def _save(record: Record, hidden: list[str]) -> Record:
-    """Write run.json whole or not at all, without secrets."""
-    plain = {name: value for name, value in vars(record).items() if name != "folder"}
-    text = json.dumps(provenance.without(plain, hidden), indent=1, ensure_ascii=False, default=str)
-    _replace(record.folder / "run.json", text)
-    return record
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+class _Callable(ModuleType):
+    """This module; ``arislab.runs()`` lists the runs, which is what a user types first."""
+
+    def __call__(self, root: Path | str | None = None) -> Runs:
+        """Return the recorded runs under a root (default: the checkout's, or $ARISLAB_ROOT), newest first."""
+        from arislab.lake import root as found
+
+        return list_runs(Path(root) if root is not None else found())
 
 
-# ---- reading ----------------------------------------------------------------------------------------------------------
-
-_SCHEMA: dict[str, Any] = {
-    "run_id": pl.String,
-    "phase": pl.String,
-    "status": pl.String,
-    "started_at": pl.Datetime("ms", "UTC"),
-    "duration_s": pl.Float64,
-    "parameters": pl.String,
-    "headline": pl.String,
-    "reason": pl.String,
-    "commit": pl.String,
-    "folder": pl.String,
-}
-
-
-def as_json(root: Path) -> list[dict[str, Any]]:
-    """Return every record under a root, newest first, as plain dicts with at least the columns of ``list_runs``.
-
-    A record that says running is shown as ``lost`` if its supervisor is gone; a folder without a readable record as
-    ``unreadable``.
-    """
-    base = root / "papermill_runs"
-    folders = [f for f in base.iterdir() if f.is_dir()] if base.is_dir() else []
-    runs = [_read(f) for f in folders if _RUN_ID.fullmatch(f.name) or (f / "run.json").exists()]
-    return sorted(runs, key=lambda run: (str(run["started_at"] or ""), str(run["run_id"])), reverse=True)
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(_SCHEMA) | {
-        "run_id": folder.name,
-        "folder": str(folder),
-        "status": "unreadable",
-    }
-    named = _RUN_ID.fullmatch(folder.name)
-    if named:
-        began = datetime.strptime(named[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-        row |= {"phase": named[2], "started_at": began.isoformat(timespec="milliseconds")}
-    try:
-        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        began = datetime.fromisoformat(found["started_at"])
-        if not (began.tzinfo and isinstance(found["run_id"], str) and isinstance(found["parameters"], dict)):
-            raise ValueError("fields of other types")
-        row |= found | {"commit": found.get("code", {}).get("commit")}
-        if row["status"] == "running" and provenance.gone(row["supervisor"]):
-            row |= {"status": "lost", "reason": "the process that ran it is gone and wrote no verdict"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        row |= {"status": "unreadable", "reason": f"run.json: {type(error).__name__}: {error}"}
-    return row
-
-
-def list_runs(root: Path) -> pl.DataFrame:
-    """Return the recorded runs under a root, newest first.
-
-    Returns:
-        One row per run: run_id, phase, status, started_at, duration_s, parameters and headline (JSON), reason, commit, folder.
-        Null: not known, or not yet.
-    """
-    rows = []
-    for run in as_json(root):
-        row = {name: run.get(name) for name in _SCHEMA}
-        row |= {"started_at": row["started_at"] and datetime.fromisoformat(row["started_at"])}
-        row |= {name: row[name] if row[name] is None else json.dumps(row[name]) for name in ("parameters", "headline")}
-        rows.append(row)
-    return pl.DataFrame(rows, schema=_SCHEMA, strict=False)  # one row per run
+sys.modules[__name__].__class__ = _Callable

@@ -40,6 +40,10 @@ class Column:
     low: float | None = None
     high: float | None = None
     """Closed range of numbers, if there is one."""
+    volatile: bool = False
+    """True: differs between two equal runs (a measured time, a name that a server gave); left out of digests."""
+    names_run: bool = False
+    """True: the text may hold the run's id, which digests replace."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,14 @@ class Contract:
     """Columns with this prefix may be added freely as Float64 (score_<scorer>)."""
 
 
-def _text(doc: str, *, required: bool = False, allowed: tuple[str, ...] = ()) -> Column:
-    return Column(pl.String, doc, required=required, allowed=allowed)
+def _text(
+    doc: str, *, required: bool = False, allowed: tuple[str, ...] = (), volatile: bool = False, names_run: bool = False
+) -> Column:
+    return Column(pl.String, doc, required=required, allowed=allowed, volatile=volatile, names_run=names_run)
 
 
-def _number(doc: str, *, low: float | None = None, high: float | None = None) -> Column:
-    return Column(pl.Float64, doc, low=low, high=high)
+def _number(doc: str, *, low: float | None = None, high: float | None = None, volatile: bool = False) -> Column:
+    return Column(pl.Float64, doc, low=low, high=high, volatile=volatile)
 
 
 _RUN = {
@@ -89,7 +95,7 @@ TABLES: dict[str, Contract] = {
         ("run_id",),
         {
             "task": _text("name of the task file", required=True),
-            "batch_ids": Column(_LIST, "batches at the server"),
+            "batch_ids": Column(_LIST, "batches at the server", volatile=True),
             "total_candidates": Column(_INTEGER, "candidates asked for, the N of the account", low=0),
             "model": _text("model name as sent to the server", required=True),
             "params": _text("JSON object: temperature, max_tokens, samples, seed"),
@@ -117,8 +123,10 @@ TABLES: dict[str, Contract] = {
             "request_sha256": _text("sha256 of the canonical request body"),
             "stem": _text("name of the question: as custom_id, but without max_tokens; null in rows of older versions"),
             "model_returned": _text("model name that the server gave with the answer; null if it gave none"),
-            "attempt": Column(pl.Int32, "how often the request had been sent, from 1; null if it never was", low=1),
-            "batch_id": _text("batch that brought the row; null if none did"),
+            "attempt": Column(
+                pl.Int32, "how often the request had been sent, from 1; null if it never was", low=1, volatile=True
+            ),
+            "batch_id": _text("batch that brought the row; null if none did", volatile=True),
             "metadata": _text("JSON object with the columns kept at import; null otherwise"),
         },
     ),
@@ -229,7 +237,7 @@ TABLES: dict[str, Contract] = {
             "hyperparameters": _text("JSON object"),
             "data_version": _text("table@version of the examples"),
             "adapter_sha256": _text("digest of the adapter's weights", required=True),
-            "seconds": _number("wall time of the training", low=0),
+            "seconds": _number("wall time of the training", low=0, volatile=True),
             "device": _text("where it ran"),
             "approve_policy": _text("reviewed: people approved the rows; score: only the scorers did"),
         },
@@ -263,7 +271,9 @@ TABLES: dict[str, Contract] = {
         "One row per arm and test candidate.",
         ("evaluation_id", "arm", "candidate_id"),
         {
-            "evaluation_id": _text("one evaluation of several arms on the same candidates", required=True),
+            "evaluation_id": _text(
+                "one evaluation of several arms on the same candidates", required=True, names_run=True
+            ),
             "arm": _text("baseline, icl, finetuned, icl+finetuned, control, …", required=True),
             "candidate_id": _text("test candidate", required=True),
             "task": _text("name of the task file", required=True),
@@ -272,7 +282,7 @@ TABLES: dict[str, Contract] = {
             "status": _text("what became of the request", required=True, allowed=STATUSES),
             "output": _text("text of the answer; null if none came"),
             "quality": _number("0..1; null = unscored or no answer", low=0, high=1),
-            "latency_s": _number("seconds at the server; null if it did not say", low=0),
+            "latency_s": _number("seconds at the server; null if it did not say", low=0, volatile=True),
             "tokens": Column(_INTEGER, "tokens of prompt and answer; null if the server did not say", low=0),
         },
     ),

@@ -48,7 +48,7 @@ PINNED = {
     evaluate.leaks: "test used threshold",
     stats.compare: "scores baseline contrasts level seed n_boot",
     stats.paired_difference: "a b level seed n_boot",
-    runs.execute: "phase given root notebooks echo",
+    runs.execute: "phase given root notebooks echo given_from wait timeout_s cell_timeout_s resumed_from",
     runs.account: "total label states",
     runs.headline: "account numbers",
     plots.quality_distribution: "frame threshold by ax",

@@ -10,12 +10,15 @@ import time
 from collections import namedtuple
 from pathlib import Path
 
+import jsonschema
 import nbformat
 import pytest
+from conftest import people
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from arislab import kernel, provenance, runs
+from arislab import digests, engine, kernel, provenance, runs
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
+from arislab.lake import Lake
 
 PARAMETERS = """\
 from typing import Literal
@@ -248,15 +251,27 @@ def test_a_record_is_complete(root, toy, monkeypatch):
     monkeypatch.setenv("SHORT_TOKEN", "true")
     notebooks = toy(
         "import os, sys, json\nprint('to stdout', os.environ['PLANTED_API_KEY'])\nprint('to stderr', file=sys.stderr)",
+        "import polars as pl\n"
+        "from arislab.lake import Lake\n"
+        "lake = Lake()\n"
+        "lake['candidates'].read(where=\"split = 'train'\", columns=['candidate_id'])\n"
+        "def review(*names):\n"
+        "    now = pl.datetime(2026, 1, 1, time_unit='us', time_zone='UTC')\n"
+        "    rows = [{'event_id': n, 'custom_id': n, 'reviewer': 'ann', 'decision': 'approve'} for n in names]\n"
+        "    lake['reviews'].append(pl.DataFrame(rows).with_columns(decided_at=now))\n"
+        "review('a', 'b')\n"
+        "review('c', 'd', 'e')\n"
+        "lake['reviews'].read()\n"
         "with open(os.environ['ARISLAB_RUN_DIR'] + '/tables.jsonl', 'a') as log:\n"
-        "    for line in [('read', 'candidates', 4, 10, None), ('write', 'reviews', 0, 2, 'aa'), ('write', 'reviews', 1, 3, 'bb'), ('read', 'reviews', 1, 5, None)]:\n"
-        "        log.write(json.dumps(dict(zip(('op', 'table', 'version', 'rows', 'digest'), line))) + '\\n')\n"
         '    log.write(\'{"op": "wri\')',
         "from arislab import runs\n"
         "runs.headline(runs.account(n, ok=n), zeta=(0.5, 0.4, 0.6, 9), label=label, python=sys.executable, cwd=os.getcwd(),\n"
         "    root=os.environ['ARISLAB_ROOT'], run=os.environ['ARISLAB_RUN_ID'], backend=os.environ['MPLBACKEND'],\n"
         "    hashseed=os.environ['PYTHONHASHSEED'], tasks=os.environ['ARISLAB_TASKS'])",
     )
+    lake = Lake()
+    lake["candidates"].append(people(3))
+    lake["candidates"].append(people(4).tail(1))
     git = ["git", "-C", str(root), "-c", "user.name=t", "-c", "user.email=t@localhost"]
     for command in (["init", "-q"], ["add", "notebooks"], ["commit", "-q", "-m", "toy"]):
         subprocess.run([*git, *command], check=True)
@@ -278,9 +293,18 @@ def test_a_record_is_complete(root, toy, monkeypatch):
     assert (head["python"], head["cwd"], head["hashseed"]) == (sys.executable, str(notebooks), "0")
     assert (head["root"], head["run"], head["tasks"]) == (str(root), record.run_id, str(notebooks / "tasks"))
     assert "inline" in head["backend"]
-    assert found["tables_read"] == {"candidates": {"version": 4, "rows": 10}}
-    assert {**found["tables_written"]["reviews"], "digest": ""} == {"version": 1, "rows": 5, "digest": ""}
-    assert len(found["tables_written"]["reviews"]["digest"]) == 64
+    assert found["tables_read"].keys() == {"candidates"}
+    assert {**found["tables_read"]["candidates"], "digest": ""} == {"version": 1, "rows": 4, "digest": ""}
+    left = found["tables_written"].pop("reviews")
+    assert (left["version_before"], left["version"], left["rows"]) == (None, 1, 5)
+    assert left["digest"] == digests.digest("reviews", lake["reviews"].read())
+    assert set(left["columns"]) == {"event_id", "custom_id", "reviewer", "decision", "decided_at"}
+    assert found["tables_written"] == {}
+    assert record.parameters_from["n"] == "given"
+    assert record.parameters_from["seed"] == "default"
+    assert found["record_sha256"] == runs.record_sha256(saved(record))
+    schema = json.loads((Path(runs.__file__).parent / "run.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(json.loads((record.folder / "run.json").read_text()))
     assert found["task"]["name"] == "shout"
     assert (record.folder / "task.py").read_text() == "SYSTEM = 'SHOUT!'\n"
     assert (len(found["code"]["commit"]), found["code"]["dirty"]) == (40, True)
@@ -331,7 +355,7 @@ def test_a_killed_kernel_is_a_failure(root, toy):
         "1",
     )
     found = saved(runs.execute("curate", root=root, notebooks=notebooks))
-    assert (found["status"], found["reason"], found["cell"]["index"]) == ("failed", "kernel died", 3)
+    assert (found["status"], found["reason"], found["cell"]["index"]) == ("killed", "kernel died by SIGKILL", 3)
     assert ended(int((root / "child").read_text())), "what the kernel started ends with it"
 
 
@@ -492,7 +516,7 @@ def test_a_running_record_of_this_process_another_boot_or_another_machine(root):
 
 def test_a_record_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
-    runs._replace(path, '"old"')
+    engine.replace(path, '"old"')
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
@@ -500,14 +524,14 @@ def test_a_record_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
-            runs._replace(path, '"new"')
+            engine.replace(path, '"new"')
     assert path.read_text() == '"old"'
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_a_reader_never_sees_half_a_record(tmp_path):
     path, texts, seen = tmp_path / "run.json", [json.dumps([c] * 20_000) for c in "ab"], set()
-    runs._replace(path, texts[0])
+    engine.replace(path, texts[0])
     done = threading.Event()
 
     def read():
@@ -517,7 +541,7 @@ def test_a_reader_never_sees_half_a_record(tmp_path):
     reader = threading.Thread(target=read)
     reader.start()
     for i in range(60):
-        runs._replace(path, texts[i % 2])
+        engine.replace(path, texts[i % 2])
     done.set()
     reader.join()
     assert seen <= set(texts)

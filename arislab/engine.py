@@ -1,0 +1,270 @@
+"""One notebook in one kernel, cell by cell, saved as it goes: what papermill's engine should have told the truth about.
+
+papermill's own engine marks cells that a killed kernel never ran as completed, writes the whole file twice a cell in place, and keeps
+what a cell prints without bound. Here a cell is ``completed``, ``failed``, ``running`` (it was when everything ended) or ``not-run``;
+the file is replaced whole, at most every two seconds; streams are joined as they come; and a cell keeps ``CAP_BYTES`` of output, the
+rest goes to the log and to files. This module does not know run records: ``kernel`` says what became of the notebook.
+"""
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from html import escape
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+CAP_BYTES = 256_000
+"""Most bytes of output that a cell keeps in the notebook."""
+SAVE_S = 2.0
+"""Least seconds between two saves while cells run; a save that takes long is made less often."""
+INJECTED = "injected-parameters"
+"""papermill's tag of the cell with the parameters that were passed, and here its id in every run."""
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_ENDINGS = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg", "text/html": "html", "text/plain": "txt"}
+
+
+class Notebook:
+    """A notebook that is being executed, and its file.
+
+    Args:
+        nb: An nbformat 4 notebook; its outputs and states are cleared.
+        path: Where it is saved; null: nowhere.
+        overflow: Folder for outputs that are too large for the notebook; made when needed.
+        also: Gets the notebook after each save.
+    """
+
+    def __init__(
+        self, nb: Any, *, path: Path | None, overflow: Path, also: Callable[[Any], object] | None = None
+    ) -> None:
+        self.nb, self._path, self._overflow, self._also = nb, path, overflow, also
+        self._saved_at, self._pause_s = float("-inf"), SAVE_S
+        self.n_saves = 0
+        nb.metadata.setdefault("papermill", {})
+        for cell in nb.cells:
+            cell.metadata["papermill"] = {
+                "status": "pending",
+                "exception": None,
+                "start_time": None,
+                "end_time": None,
+                "duration": None,
+            }
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+            if INJECTED in cell.metadata.get("tags", []):
+                cell["id"] = INJECTED
+
+    def cell_starts(self, cell: Any) -> None:
+        """Note that a cell runs."""
+        cell.metadata.papermill |= {"status": "running", "start_time": _now()}
+        self.save(at_once=False)
+
+    def cell_ends(self, cell: Any, *, failed: bool, widgets: dict[str, Any]) -> None:
+        """Note how a cell ended, and bring its outputs into the bounds."""
+        state = cell.metadata.papermill
+        took = datetime.fromisoformat(_now()) - datetime.fromisoformat(state.start_time)
+        state |= {
+            "end_time": _now(),
+            "duration": took.total_seconds(),
+            "status": "failed" if failed else "completed",
+            "exception": failed,
+        }
+        self._bound(cell)
+        show_widgets([cell], widgets)
+        self.save(at_once=False)
+
+    def ends(self, *, exception: bool, widgets: dict[str, Any]) -> None:
+        """Note the end of all: what did not run says so. The file is written, or the disk's error raised.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        for cell in self.nb.cells:
+            state = cell.metadata.papermill
+            if state.status == "pending":
+                state.status = "not-run" if cell.cell_type == "code" else "completed"
+        show_widgets(self.nb.cells, widgets)
+        self.nb.metadata.papermill |= {"exception": exception, "end_time": _now()}
+        self.save()
+
+    def save(self, *, at_once: bool = True) -> None:
+        """Write the file whole; unless ``at_once``, not more often than it is worth.
+
+        Raises:
+            OSError: The file cannot be written, and it was at once; else the next save tries again.
+        """
+        began = time.monotonic()
+        if self._path is None or (not at_once and began - self._saved_at < self._pause_s):
+            return
+        from nbformat.v4 import writes
+
+        try:
+            replace(self._path, writes(self.nb) + "\n")
+            if self._also is not None:
+                self._also(self.nb)
+        except OSError:
+            if at_once:
+                raise
+        self.n_saves += 1
+        self._saved_at = time.monotonic()
+        self._pause_s = max(SAVE_S, 20 * (self._saved_at - began))
+
+    def _bound(self, cell: Any) -> None:
+        """Move the outputs that do not fit into the notebook to files, and say where they are."""
+        room, n_moved = CAP_BYTES, 0
+        for number, output in enumerate(cell.outputs):
+            room -= 100
+            if output.output_type == "stream":
+                output.text = _overwritten(output.text)
+                room -= len(output.text)
+            for kind, value in sorted(output.get("data", {}).items(), key=lambda pair: len(_text(pair[1]))):
+                size = len(_text(value))
+                if size <= room:
+                    room -= size
+                    continue
+                n_moved += 1
+                name = f"{cell.get('id', 'cell')}-{number}.{_ENDINGS.get(kind, 'json')}"
+                note = f"[{size:,} bytes of {kind}: more than a cell keeps; {self._keep(name, kind, value)}]"
+                del output["data"][kind]
+                output["data"]["text/plain"] = f"{output['data'].get('text/plain', '')}\n{note}".lstrip("\n")
+            if n_moved >= _MOST_FILES:
+                rest, cell.outputs = cell.outputs[number + 1 :], cell.outputs[: number + 1]
+                if rest:
+                    name = f"{cell.get('id', 'cell')}-rest.json"
+                    output["data"]["text/plain"] += f"\n[{len(rest):,} more outputs; {self._keep(name, 'json', rest)}]"
+                return
+
+    def _keep(self, name: str, kind: str, value: Any) -> str:
+        """Store an output in a file, and say where it is, or why it is not."""
+        import base64
+
+        is_binary = kind in ("image/png", "image/jpeg")
+        data = base64.b64decode(_text(value)) if is_binary else _text(value).encode("utf-8", "backslashreplace")
+        try:
+            self._overflow.mkdir(exist_ok=True)
+            (self._overflow / name).write_bytes(data)
+        except OSError as error:
+            return f"not stored: {error.strerror}"
+        return f"whole in {self._overflow.name}/{name}"
+
+
+def _text(value: Any) -> str:
+    return "".join(value) if isinstance(value, list) else value if isinstance(value, str) else json.dumps(value)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all; it is on disk when this returns.
+
+    Raises:
+        OSError: It cannot be written; what stood there still does.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def show_widgets(cells: list[Any], widgets: dict[str, Any]) -> None:
+    """Put words beside every widget, for readers without its kernel: progress bars end where they ended, panels say what they are.
+
+    Args:
+        cells: Cells of a notebook.
+        widgets: State of each widget model by its id, as nbclient collects it.
+    """
+    for cell in cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if _WIDGET not in data:
+                continue
+            told = " ".join(_words(data[_WIDGET].get("model_id", ""), widgets)).strip()
+            if told and ("text/html" not in data or data.get("text/html") == _pre(data.get("text/plain", ""))):
+                data["text/plain"], data["text/html"] = told, _pre(told)
+
+
+def _pre(text: str) -> str:
+    return f"<pre>{escape(text)}</pre>"
+
+
+def _words(model_id: str, widgets: dict[str, Any]) -> list[str]:
+    """What a widget and its children say, depth first."""
+    state = widgets.get(model_id, {})
+    kind, value = str(state.get("_model_name", "")), state.get("value")
+    words = [str(state["description"])] if state.get("description") else []
+    if "Progress" in kind and value is not None:
+        words.append(f"{value:g}/{state.get('max', 100):g}")
+    elif isinstance(value, str) and value:
+        words.append(re.sub(r"<[^>]+>", "", value) if "HTML" in kind else value)
+    elif isinstance(value, (bool, int, float)) and not isinstance(state.get("children"), list):
+        words.append(str(value))
+    for child in state.get("children") or []:
+        words += _words(str(child).removeprefix("IPY_MODEL_"), widgets)
+    return words
+
+
+def make_client(notebook: Notebook, *, write: Callable[[str], object], **settings: Any) -> Any:
+    """Return an nbclient for the notebook, whose streams are joined as they come and bounded a cell.
+
+    Args:
+        notebook: Saved now and then while messages come.
+        write: Gets all text that cells print.
+        settings: nbclient's.
+    """
+    from nbclient import NotebookClient
+
+    class Client(NotebookClient):  # type: ignore[misc]
+        def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+            if msg["msg_type"] == "stream":
+                write(msg["content"]["text"])
+            found = super().process_message(msg, cell, cell_index)
+            notebook.save(at_once=False)
+            return found
+
+        def output(self, outs: list[Any], msg: dict[str, Any], display_id: str | None, cell_index: int) -> Any:
+            content = msg["content"]
+            is_plain = msg["msg_type"] == "stream" and not self.clear_before_next_output
+            if not is_plain or self.output_hook_stack[msg["parent_header"].get("msg_id")]:
+                return super().output(outs, msg, display_id, cell_index)
+            streams = list(takewhile(lambda o: o.output_type == "stream", reversed(outs)))
+            last = next((o for o in streams if o.name == content["name"]), None)
+            if last is None:
+                return super().output(outs, msg, display_id, cell_index)
+            kept = sum(len(o.text) for o in outs if o.output_type == "stream")
+            if kept < CAP_BYTES // 2:
+                last.text += content["text"][: CAP_BYTES // 2 - kept]
+            elif not last.text.endswith(_MORE):
+                last.text += _MORE
+            return None
+
+    return Client(notebook.nb, **settings)
+
+
+_MORE = "\n[more was printed than a cell keeps; all of it stands in log.txt]\n"
+_MOST_FILES = 20
+
+
+def _overwritten(text: str) -> str:
+    r"""What a terminal shows of text with carriage returns: each ``\r`` starts its line again (progress bars)."""
+    if "\r" not in text:
+        return text
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
