@@ -1,7 +1,5 @@
 """The ``arislab`` command. Each verb joins the package with the lake; what decides a result stands in the notebooks."""
 
-import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -9,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from arislab import batch_cli
-from arislab.errors import ArislabError, ParameterError, PrerequisiteError
+from arislab import batch_cli, runs_cli
+from arislab.errors import ArislabError, ParameterError
+from arislab.runs_cli import enter, perform
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,33 +18,20 @@ app = typer.Typer(
     help="Turn batch LLM output into training data you can defend.",
 )
 app.add_typer(batch_cli.app, name="batch")
+app.add_typer(runs_cli.app, name="runs")
+app.command()(runs_cli.rerun)
+app.command()(runs_cli.verify)
+app.command()(runs_cli.resume)
 
-Root = Annotated[
-    Path | None, typer.Option("--root", help="Folder for data/ and papermill_runs/; default: the checkout.")
-]
+Root = runs_cli.Root
 Seed = Annotated[int, typer.Option("--seed", help="Base of every random choice.")]
 
 
 def _lake(root: Path | None) -> Any:
     from arislab.lake import Lake
 
-    _enter(root)
+    enter(root)
     return Lake(run_id=f"cli-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
-
-
-def _enter(root: Path | None) -> Path:
-    """Make ``--root`` the root of this process and of the kernels that it starts."""
-    from arislab.lake import root as found
-
-    if root is not None:
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PrerequisiteError(
-                f"cannot write to {root} ({error.strerror}); choose another folder with --root."
-            ) from None
-        os.environ["ARISLAB_ROOT"] = str(root.resolve())
-    return found()
 
 
 @app.command()
@@ -57,7 +43,7 @@ def demo(
     """Run the five phases on synthetic candidates with the embedded server and model: no network, no GPU."""
     from arislab import runs
 
-    where = _enter(root)
+    where = enter(root)
     phases = list(runs.PHASES)
     if until not in phases:
         raise ParameterError(f"--until must be one of {', '.join(phases)}, got {until!r}.")
@@ -70,7 +56,7 @@ def demo(
         )
     began = time.monotonic()
     for phase in phases[: phases.index(until) + 1]:
-        _execute(phase, {"seed": seed}, where)
+        perform(phase, {"seed": seed}, where)
     print(
         f"demo finished in {time.monotonic() - began:.0f} s; records in {where / 'papermill_runs'}; `arislab runs` lists them, `arislab sql` asks the lake"
     )
@@ -78,53 +64,32 @@ def demo(
         print("approval policy: score (nobody reviewed; review in notebooks/review.ipynb, then run 2_curate again)")
 
 
-@app.command()
+@app.command(context_settings={"help_option_names": []})
 def run(
-    phase: Annotated[str, typer.Argument(help="generate, curate, icl, finetune or evaluate.")],
+    context: typer.Context,
+    phase: Annotated[str | None, typer.Argument(help="generate, curate, icl, finetune or evaluate.")] = None,
     parameters: Annotated[
         list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="A parameter of the notebook; repeat it.")
     ] = None,
+    files: Annotated[
+        list[Path] | None, typer.Option("-f", help="YAML file with parameters; -p goes before it; repeat it.")
+    ] = None,
     root: Root = None,
+    timeout_s: Annotated[float | None, typer.Option("--timeout", min=1, help="Longest run, seconds.")] = None,
+    cell_timeout_s: Annotated[
+        float | None, typer.Option("--cell-timeout", min=1, help="Longest cell, seconds.")
+    ] = None,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for another run of this phase to end.")] = False,
+    show_help: Annotated[bool, typer.Option("--help", help="Of a phase: its parameters.")] = False,
 ) -> None:
-    """Run one phase as a recorded run."""
-    given = [text.partition("=") for text in parameters or ()]
-    _execute(phase, {name: value for name, _, value in given}, _enter(root))
-
-
-def _execute(phase: str, given: dict[str, Any], root: Path) -> None:
-    from arislab import runs
-
-    print(f"{phase}: running …", flush=True)
-    record = runs.execute(phase, given, root=root)
-    print(record, flush=True)
-    if record.status != "ok":
-        raise typer.Exit(1)
-
-
-@app.command(name="runs")
-def list_runs(
-    root: Root = None, *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
-) -> None:
-    """List the recorded runs, newest first."""
-    from arislab import runs
-
-    where = _enter(root)
-    if as_json:
-        print(json.dumps(runs.as_json(where), indent=1, default=str))
-        return
-    for row in runs.as_json(where):
-        print(
-            f"{row['run_id']:<40} {row['phase']:<10} {row['status']:<12} {row['duration_s'] or 0:7.1f} s  {_short(row['headline'])}"
-        )
-
-
-def _short(headline: dict[str, Any] | None) -> str:
-    def number(x: Any) -> str:
-        if isinstance(x, dict) and "mean" in x:
-            return f"{x['mean']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"
-        return f"{x:.3f}" if isinstance(x, float) else str(x)
-
-    return ", ".join(f"{k} {number(v)}" for k, v in (headline or {}).items() if k != "account")[:160]
+    """Run one phase as a recorded run; `arislab run PHASE --help` lists its parameters."""
+    if phase is None or show_help:
+        print(context.get_help() if phase is None else runs_cli.help_of(phase))
+        raise typer.Exit(0 if show_help else 2)
+    given, origin = runs_cli.given(parameters or (), files or ())
+    limits = {"timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s}
+    perform(phase, given, enter(root), given_from=origin, wait=wait, **limits)
 
 
 @app.command()

@@ -45,12 +45,13 @@ class Server:
             raise ParameterError(
                 f"base_url must be 'embedded' or a URL such as http://127.0.0.1:8000/v1, got {base_url!r}."
             )
-        self.base_url, self.folder = base_url, Path(folder)
+        self._replay = os.environ.get("ARISLAB_REPLAY")
+        self.base_url, self.folder = "embedded" if self._replay else base_url, Path(folder)
         self._adapters, self._model_path = adapters, model_path
         self._process: subprocess.Popen[str] | None = None
         self._client: Any = None
         self._url = base_url
-        if base_url == "embedded":
+        if self.base_url == "embedded":
             self._start()
             atexit.register(self.close)
         self.models = self._models()
@@ -61,16 +62,34 @@ class Server:
         """How the server differs from OpenAI's."""
         self.identity = str(self.about.get("instance") or base_url)
         """Under this name the ledger keeps the server's batches: arislab's own server keeps it across ports and restarts."""
+        self._note(
+            base_url=base_url, identity=self.identity, dialect=self.dialect.name, models=self.models, about=self.about
+        )
+
+    def decided(self, form: Any, why: str) -> None:
+        """Record, under a run, which response_format its requests have: repeating the run must not ask again."""
+        self._note(form=form, why=why)
+
+    def _note(self, **told: Any) -> None:
+        folder = os.environ.get("ARISLAB_RUN_DIR")
+        if folder:
+            with (Path(folder) / "servers.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(told) + "\n")
 
     def _about(self) -> dict[str, Any]:
-        """Ask a server whether it is arislab's own; any other has no such route."""
+        """Ask a server whether it is arislab's own; any other has no such route. A replayed one says what was decided then."""
         import openai
 
         try:
             told = self.patiently(lambda: self.client.get("/arislab", cast_to=object))
         except openai.APIStatusError:
             return {}
-        return told if isinstance(told, dict) and told.get("server") == "arislab" else {}
+        if not isinstance(told, dict) or told.get("server") != "arislab":
+            return {}
+        if self._replay:
+            with Path(self._replay).open(encoding="utf-8") as file:
+                told["replayed"] = json.loads(file.readline())["form"]
+        return told
 
     def _dialect(self, name: str) -> Dialect:
         if name != "auto":
@@ -90,10 +109,9 @@ class Server:
             str(data),
             "--port",
             "0",
-            "--model",
-            self._model_path,
             "--parent-pid",
             str(os.getpid()),
+            *(["--engine", f"replay:{self._replay}"] if self._replay else ["--model", self._model_path]),
         ]
         if self._adapters is not None:
             command += ["--adapters", str(self._adapters)]

@@ -215,6 +215,12 @@ class Table:
         rows = [{k: h.get(k) for k in ("version", "timestamp", "operation")} for h in self._delta().history()]
         return pl.DataFrame(rows).with_columns(pl.from_epoch("timestamp", time_unit="ms").dt.replace_time_zone("UTC"))
 
+    def version_at(self, at: str) -> int | None:
+        """Number of the version that was the newest at a time (ISO 8601 with an offset); null if there was none."""
+        before = self.history().filter(pl.col("timestamp") <= datetime.fromisoformat(at))["version"]
+        newest = before.max()
+        return int(str(newest)) if newest is not None else None
+
     def scan(self, *, version: int | None = None) -> pl.LazyFrame:
         """Return the table as a polars LazyFrame; an empty one if it does not exist."""
         delta = self._delta(version) if self.exists else None

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import subprocess
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,15 @@ def code(folder: Path) -> tuple[dict[str, Any], bytes]:
         return {"commit": None, "dirty": None, "untracked": []}, b""
     commit = _git(checkout, "rev-parse", "--verify", "HEAD")
     diff = _git(checkout, "diff", "HEAD", "--binary", "--no-color", "--no-ext-diff") or b""
-    listed = _git(checkout, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", "*.ipynb") or b""
+    kinds = ["*.py", "*.ipynb", "arislab/*"]
+    listed = _git(checkout, "ls-files", "-z", "--others", "--exclude-standard", "--", *kinds) or b""
     untracked = sorted(name.decode() for name in listed.split(b"\0") if name)
     for name in untracked:
         new = ["diff", "--no-index", "--binary", "--no-color", "--no-ext-diff", "/dev/null", name]
         diff += _git(checkout, *new, fine=(0, 1)) or b""
     branch = _git(checkout, "symbolic-ref", "--short", "-q", "HEAD")
     state = {
+        "checkout": str(checkout),
         "commit": commit.decode().strip() if commit else None,
         "branch": branch.decode().strip() if branch else None,
         "dirty": bool(diff or _git(checkout, "status", "--porcelain")),
@@ -109,6 +112,11 @@ def gone(named: dict[str, Any]) -> bool | None:
     except PermissionError:
         pass
     return False
+
+
+def made_before(path: Path, at: str) -> bool:
+    """Say whether a file was last changed before a time, ISO 8601 with an offset."""
+    return path.stat().st_mtime < datetime.fromisoformat(at).timestamp()
 
 
 def _start_ticks(pid: int) -> int | None:

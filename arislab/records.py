@@ -82,7 +82,8 @@ def list_runs(root: Path) -> Runs:
     rows = []
     for run in as_json(root):
         row = {name: run.get(name) for name in _SCHEMA}
-        row |= {name: row[name] and datetime.fromisoformat(row[name]) for name in ("created_at", "started_at")}
+        for name in ("created_at", "started_at"):
+            row[name] = datetime.fromisoformat(str(row[name])) if row[name] else None
         row |= {name: row[name] if row[name] is None else json.dumps(row[name]) for name in ("parameters", "headline")}
         rows.append(row)
     return Runs(rows, schema=_SCHEMA, strict=False)  # one row per run

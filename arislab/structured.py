@@ -41,6 +41,15 @@ def response_format(schema: dict[str, Any] | None, *, server: Any, model: str) -
     if schema is None:
         return None, "no response_format: the task has no SCHEMA"
     _validator(json.dumps(schema, sort_keys=True))
+    if server.about.get("replayed"):
+        form, why = server.about["replayed"]
+        return form, why
+    form, why = _decide(schema, server, model)
+    server.decided(form, why)
+    return form, why
+
+
+def _decide(schema: dict[str, Any], server: Any, model: str) -> tuple[dict[str, Any] | None, str]:
     told = server.about.get("response_format")
     if told is False:
         return None, f"no response_format: the server's engine ({server.about.get('engine')}) does not honour one"

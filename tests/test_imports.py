@@ -51,7 +51,9 @@ ARROWS = {
     "runs": {"digests", "engine", "headline", "kernel", "lake", "openlineage", "parameters", "provenance", "records"},
     "server": {"tiny"},
     "tiny": {"tables"},
-    "cli": {"batch_cli", "inputs", "lake", "runs", "server", "task", "tiny"},
+    "verify": {"digests", "headline", "lake", "parameters", "provenance", "records", "runs"},
+    "runs_cli": {"headline", "lake", "parameters", "records", "runs", "verify"},
+    "cli": {"batch_cli", "inputs", "lake", "runs", "runs_cli", "server", "task", "tiny"},
 }
 """module or sub-package -> what it may import from arislab; all may import errors."""
 

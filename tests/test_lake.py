@@ -8,8 +8,8 @@ import pytest
 from conftest import people
 
 from arislab import tables
-from arislab.errors import LakeError, PrerequisiteError
 from arislab.digests import digest
+from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import Lake
 
 

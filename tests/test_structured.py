@@ -32,6 +32,8 @@ def toy(*answers, about=None):
 
     client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
     server = SimpleNamespace(client=client, about=about or {}, base_url="http://toy/v1", patiently=lambda call: call())
+    server.decisions = []
+    server.decided = lambda form, why: server.decisions.append((form, why))
     return server, asked
 
 
@@ -56,6 +58,9 @@ def test_our_own_server_is_believed_and_not_asked(honours):
     assert (form is not None) == honours
     assert ("local" in why) != honours
     assert asked == []
+    assert server.decisions == [(form, why)]
+    server.about = {"replayed": [{"type": "x"}, "as it was"]}
+    assert structured.response_format(SCHEMA, server=server, model="m") == ({"type": "x"}, "as it was")
 
 
 def test_another_server_is_asked_for_one_token_in_the_form_of_openai():

@@ -1,0 +1,290 @@
+"""``arislab runs``, ``rerun``, ``verify``, ``resume``: what was run, whether it is true, and running it again."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from arislab.errors import ParameterError, PrerequisiteError
+
+app = typer.Typer(invoke_without_command=True, help="List the recorded runs, newest first; show one, compare two.")
+
+Root = Annotated[
+    Path | None, typer.Option("--root", help="Folder for data/ and papermill_runs/; default: the checkout.")
+]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="Its id, the start or the last four characters of it, or a phase.")
+]
+NOT_EQUAL = 3
+"""Exit code of a verification that found a difference."""
+
+
+def enter(root: Path | None) -> Path:
+    """Make ``--root`` the root of this process and of the kernels that it starts."""
+    from arislab.lake import root as found
+
+    if root is not None:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PrerequisiteError(
+                f"cannot write to {root} ({error.strerror}); choose another folder with --root."
+            ) from None
+        os.environ["ARISLAB_ROOT"] = str(root.resolve())
+    return found()
+
+
+def given(parameters: Iterable[str], files: Iterable[Path]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the parameters of files and of ``-p NAME=VALUE``, which go before, and where each came from."""
+    from arislab.parameters import from_file
+
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for path in files:
+        found = from_file(path)
+        values |= found
+        origin |= dict.fromkeys(found, f"-f {path.name}")
+    for text in parameters:
+        name, _, value = text.partition("=")
+        values[name], origin[name] = value, "-p"
+    return values, origin
+
+
+def help_of(phase: str) -> str:
+    """Return what ``arislab run PHASE --help`` prints."""
+    from arislab import parameters, runs
+
+    name, notebook = runs.find_notebook(phase)
+    lines = parameters.describe(runs.parameters_of(notebook))
+    return f"Parameters of {name} ({notebook.name}); give them with -p NAME VALUE, or -f FILE.yaml:\n\n{lines}"
+
+
+def perform(phase: str, given: Mapping[str, Any], root: Path, **how: Any) -> None:
+    """Run a phase and print its record; exit code 1 if it is not ok."""
+    from arislab import runs
+
+    typer.echo(f"{phase}: running …")
+    record = runs.execute(phase, given, root=root, **how)
+    typer.echo(record)
+    if record.status != "ok":
+        raise typer.Exit(1)
+
+
+@app.callback()
+def list_runs(
+    context: typer.Context,
+    root: Root = None,
+    where: Annotated[str, typer.Option(help="Condition in SQL: columns, parameters, headline numbers by name.")] = "",
+    sort: Annotated[str, typer.Option(help="Column or headline number to sort by, largest first.")] = "",
+    limit: Annotated[int | None, typer.Option("-n", min=1, help="Most runs to list.")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the recorded runs, newest first; `arislab runs show RUN`, `arislab runs diff RUN RUN`."""
+    if context.invoked_subcommand is not None:
+        return
+    from arislab import records
+
+    found = records.as_json(enter(root))
+    found = records.where(found, where) if where else found
+    if sort:
+        found = sorted(found, key=lambda run: _sortable(run, sort), reverse=True)
+        if found and all(_sortable(run, sort) == (0, 0.0, "") for run in found):
+            raise ParameterError(f"--sort {sort!r}: no run has it; give a column, a parameter or a headline number.")
+    found = found[:limit]
+    if as_json:
+        typer.echo(json.dumps(found, indent=1, default=str))
+        return
+    for row in found:
+        took = f"{row['duration_s']:7.1f} s" if row["duration_s"] is not None else "        –"
+        told = records.short(row["headline"]) if row["status"] in ("ok", *records.OPEN) else row["reason"]
+        typer.echo(f"{row['run_id']:<40} {row['phase'] or '':<10} {row['status']:<12} {took}  {str(told or '')[:160]}")
+
+
+def _sortable(run: Mapping[str, Any], name: str) -> tuple[int, float, str]:
+    """Numbers after texts after nothing."""
+    value = run.get(name)
+    for part in ("headline", "parameters"):
+        value = (run.get(part) or {}).get(name) if value is None else value
+    value = value.get("mean") if isinstance(value, dict) else value
+    if isinstance(value, (int, float)):
+        return 2, float(value), ""
+    return (0, 0.0, "") if value is None else (1, 0.0, str(value))
+
+
+@app.command()
+def show(run: Run, root: Root = None, *, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Show one record whole."""
+    from arislab import headline, records
+
+    found = records.find(enter(root), run)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1, default=str))
+        return
+    typer.echo(f"{found['run_id']}: {found['status']}" + (f" ({found['cause']})" if found.get("cause") else ""))
+    if found["reason"]:
+        typer.echo(f"  {found['reason']}")
+    if found.get("cell"):
+        typer.echo(f"  cell {found['cell']['index']} of the notebook: {found['cell']['heading']}")
+    took = found["duration_s"]
+    typer.echo(
+        f"  {found['created_at']}, {'' if took is None else f'{took:.1f} s, '}launched by {found['launched_by'] or 'arislab'}"
+    )
+    for name in ("resumed_from", "rerun_of", "run_key", "commit"):
+        if found.get(name):
+            typer.echo(
+                f"  {name} {found[name]}"
+                + (" + uncommitted changes" if name == "commit" and found["code"]["dirty"] else "")
+            )
+    origin = found.get("parameters_from", {})
+    typer.echo("parameters")
+    for name, value in found["parameters"].items():
+        typer.echo(f"  {name:<22} {value!r:<28} {origin.get(name, '')}")
+    for title in ("tables_read", "tables_written"):
+        typer.echo(title.replace("_", " "))
+        for name, told in found[title].items():
+            rows = "" if told["rows"] is None else f"{told['rows']:>10,} rows"
+            typer.echo(f"  {name:<24} version {told['version']!s:<5} {rows}  {str(told.get('digest') or '')[:16]}")
+    if found["headline"]:
+        typer.echo("headline")
+        typer.echo(headline.as_text(found["headline"], indent="  "))
+    typer.echo(f"files in {found['folder']}")
+
+
+@app.command()
+def diff(
+    before: Run,
+    now: Run,
+    root: Root = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what differs between two runs: parameters, code, task file, environment, inputs, headline, cell outputs."""
+    from arislab import records
+
+    where = enter(root)
+    found = records.diff(records.find(where, before), records.find(where, now))
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    for title, lines in found.items():
+        typer.echo(title)
+        for line in lines[:40]:
+            typer.echo(f"  {line}")
+        if len(lines) > 40:
+            typer.echo(f"  … {len(lines) - 40} more lines")
+    if not found:
+        typer.echo("no difference")
+
+
+def rerun(
+    run: Run,
+    into: Annotated[
+        Path | None, typer.Option(help="Folder that becomes the root of the new run; default beside the records.")
+    ] = None,
+    root: Root = None,
+    *,
+    ask_again: Annotated[
+        bool, typer.Option("--ask-again", help="Ask the model anew; else its recorded answers come again.")
+    ] = False,
+    allow_drift: Annotated[bool, typer.Option("--allow-drift", help="Run although installed packages differ.")] = False,
+) -> None:
+    """Run a recorded run again: its commit and changes, parameters and input versions, in a root of its own."""
+    from arislab import headline, records, verify
+
+    found = records.find(enter(root), run)
+    target = _target(found, into)
+    made = verify.rerun(found, into=target, replay=not ask_again, allow_drift=allow_drift)
+    typer.echo(f"{made['run_id']}: {made['status']}, a rerun of {found['run_id']}, under {target}")
+    if made["headline"]:
+        typer.echo(headline.as_text(made["headline"], indent="  "))
+    if made["status"] != found["status"]:
+        typer.echo(f"  {found['run_id']} was {found['status']}; {made['reason'] or ''}")
+        raise typer.Exit(1)
+
+
+def _target(found: Mapping[str, Any], into: Path | None) -> Path:
+    """The root of a rerun; it must not exist."""
+    import secrets
+
+    if into is not None:
+        if into.exists():
+            raise PrerequisiteError(
+                f"--into {into} exists; give a folder that does not: it becomes the root of the run."
+            )
+        return into.resolve()
+    return Path(found["folder"]).parent / ".reruns" / f"{found['run_id']}-{secrets.token_hex(2)}"
+
+
+def verify(
+    run: Run,
+    root: Root = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with this run's folder instead of running again.")
+    ] = None,
+    level: Annotated[
+        str, typer.Option(help="0: the files and tables; 2: and run again; 3: and ask the model anew.")
+    ] = "2",
+    *,
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="Run again although installed packages differ.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the folder in which it was run again.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check that a record is true: its files, and that running it again gives the same, bit for bit. Exit code 3 if not."""
+    import dataclasses
+
+    from arislab import records
+    from arislab import verify as verifying
+
+    if level not in ("0", "1", "2", "3"):
+        raise ParameterError(f"--level must be 0, 1, 2 or 3, got {level!r}.")
+    found = records.find(enter(root), run)
+    verdicts = [verifying.check_files(found)]
+    if against is not None:
+        verdicts.append(verifying.compare(found, records.read(against.resolve())))
+    elif level != "0":
+        target = _target(found, None)
+        try:
+            made = verifying.rerun(found, into=target, replay=level != "3", allow_drift=allow_drift)
+            verdicts.append((verifying.within if level == "3" else verifying.compare)(found, made))
+        finally:
+            if not keep:
+                shutil.rmtree(target, ignore_errors=True)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(verdict) for verdict in verdicts], indent=1))
+    else:
+        for verdict in verdicts:
+            typer.echo(verdict)
+    if any(verdict.findings for verdict in verdicts):
+        raise typer.Exit(NOT_EQUAL)
+
+
+def resume(run: Run, root: Root = None) -> None:
+    """Go on from a run that did not end well: the same phase and parameters, as a new run; what is in the lake is not done again."""
+    from arislab import records
+    from arislab.parameters import as_text
+
+    where = enter(root)
+    found = records.find(where, run)
+    if found["status"] in ("ok", *records.OPEN):
+        raise PrerequisiteError(
+            f"{found['run_id']} is {found['status']}; only a run that ended without being ok is resumed."
+        )
+    passed = {name: as_text(value) for name, value in found["parameters_passed"].items()}
+    notebook = found["notebook"]["path"]
+    from arislab.runs import PHASES
+
+    phase = found["phase"] if found["phase"] in PHASES else notebook
+    perform(
+        phase,
+        passed,
+        where,
+        resumed_from=found["run_id"],
+        given_from=dict.fromkeys(passed, f"resume {found['run_id']}"),
+    )

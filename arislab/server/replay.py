@@ -1,0 +1,91 @@
+"""The engine that gives recorded answers again, so that a run can be repeated without asking a model.
+
+The file has one JSON object a line. The first says what the server was; each other one is a recorded row::
+
+    {"models": ["arislab-tiny"], "engine": "local", "response_format": false, "form": null}
+    {"custom_id": "r-0b6f…", "status": "ok", "llm_output": "{…}", "finish_reason": "stop", "prompt_tokens": 96, …}
+
+A request that is not in the file is an error of its line: it was not asked in the run that is repeated.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from arislab.errors import PrerequisiteError
+from arislab.server.engines import CHAT, Emit, Gate, Request, Result, completion, failure
+
+
+class ReplayEngine:
+    """Answers with what was recorded.
+
+    Args:
+        path: The file described above.
+
+    Raises:
+        PrerequisiteError: There is no such file, or it is another.
+    """
+
+    endpoints = frozenset({CHAT})
+    chunk_lines, whole_chunks = 64, False
+
+    def __init__(self, path: Path):
+        self.gate = Gate(4)
+        try:
+            head, *rest = path.read_bytes().split(b"\n")
+            told = orjson.loads(head)
+            self._models, self.name = list(told["models"]), str(told["engine"])
+            self.response_format: bool | None = told["response_format"]
+            self.form: Any = told.get("form")
+            self._rows = {row["custom_id"]: row for row in map(orjson.loads, filter(None, rest))}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PrerequisiteError(
+                f"--engine replay:{path} is no file of recorded answers ({type(error).__name__}: {error}); `arislab rerun` makes one."
+            ) from None
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def loaded(self) -> None:
+        """Nothing to wait for."""
+
+    async def stop(self) -> None:
+        """Nothing to end."""
+
+    async def models(self) -> list[str]:
+        """The models that the server had, in its order."""
+        return self._models
+
+    async def run(self, chunk: Sequence[Request], emit: Emit) -> None:
+        """Answer each line with its recorded row."""
+        for request in chunk:
+            row = self._rows.get(request.custom_id)
+            emit(_answer(request, row) if row is not None else failure(request.line, 400, "not_recorded", _UNKNOWN))
+
+
+_UNKNOWN = "this request was not asked in the run that is repeated"
+
+
+def _answer(request: Request, row: dict[str, Any]) -> Result:
+    """A line whose outcome is the recorded row."""
+    if row["error"] is not None:
+        told = orjson.loads(row["error"])
+        if row["status"] == "error":
+            return Result(request.line, 400, orjson.dumps({"error": told}))
+        return Result(request.line, 0, orjson.dumps(told))
+    made = completion(
+        request,
+        model=row["model_returned"],
+        text=row["llm_output"],
+        finish_reason=row["finish_reason"],
+        prompt_tokens=row["prompt_tokens"],
+        completion_tokens=row["completion_tokens"],
+    )
+    body = orjson.loads(made.body)
+    if row["status"] == "refused" and row["finish_reason"] != "content_filter":
+        body["choices"][0]["message"] |= {"content": None, "refusal": row["llm_output"]}
+    if row["logprob_mean"] is not None:
+        body["choices"][0]["logprobs"] = {"content": [{"logprob": row["logprob_mean"]}]}
+    return Result(request.line, 200, orjson.dumps(body), made.usage)
