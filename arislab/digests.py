@@ -134,12 +134,12 @@ def _short(value: Any) -> str:
 # ---- notebooks --------------------------------------------------------------------------------------------------------
 
 
-def cells(notebook: dict[str, Any], *, root: str) -> tuple[list[dict[str, Any]], int]:
+def cells(notebook: dict[str, Any], *, places: dict[str, str]) -> tuple[list[dict[str, Any]], int]:
     """Return the code cells of an executed notebook in canonical form, and how many have outputs that are left out.
 
     Args:
         notebook: The notebook's JSON.
-        root: The run's root folder; its path is replaced in texts.
+        places: Name to path of the folders of the run (its root, its checkout), which are replaced in texts.
 
     Returns:
         One dict a code cell: id, source, outputs.
@@ -154,7 +154,7 @@ def cells(notebook: dict[str, Any], *, root: str) -> tuple[list[dict[str, Any]],
         source = cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
         is_injected = "injected-parameters" in cell.get("metadata", {}).get("tags", [])
         name = "injected-parameters" if is_injected else cell.get("id")
-        found.append({"id": name, "source": source, "outputs": _replaced(outputs, root)})
+        found.append({"id": name, "source": source, "outputs": _replaced(outputs, places)})
     return found, n_left_out
 
 
@@ -172,12 +172,14 @@ def _output(output: dict[str, Any]) -> dict[str, Any] | None:
     return {kind: "".join(v) if isinstance(v, list) else v for kind, v in sorted(data.items())}
 
 
-def _replaced(value: Any, root: str) -> Any:
+def _replaced(value: Any, places: dict[str, str]) -> Any:
     if isinstance(value, str):
-        return _OBJECT_AT.sub("", RUN_ID.sub("<run>", value.replace(root, "<root>") if root else value))
+        for name, path in sorted(places.items(), key=lambda place: -len(place[1])):
+            value = value.replace(path, f"<{name}>") if path else value
+        return _OBJECT_AT.sub("", RUN_ID.sub("<run>", value))
     if isinstance(value, dict):
-        return {k: _replaced(v, root) for k, v in value.items()}
-    return [_replaced(v, root) for v in value] if isinstance(value, list) else value
+        return {k: _replaced(v, places) for k, v in value.items()}
+    return [_replaced(v, places) for v in value] if isinstance(value, list) else value
 
 
 def first_differing_cell(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> str | None:

@@ -7,7 +7,6 @@ This module is the only one that may be given rows of the test split.
 
 import json
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,7 +177,6 @@ def gate(comparison: pl.DataFrame, *, arm: str, baseline: str = "baseline", marg
         "verdict": verdict,
         **{k: row[k] for k in ("difference", "low", "high", "p_holm", "n")},
         "margin": margin,
-        "decided_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 

@@ -315,6 +315,12 @@ def diff(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[str]]:
     return {name: lines for name, lines in found.items() if lines}
 
 
+def places(run: Mapping[str, Any]) -> dict[str, str]:
+    """Return the folders that a run's outputs may name, for comparisons."""
+    root = run.get("root") or str(Path(run["folder"]).parent.parent)
+    return {"root": root, "code": run.get("code", {}).get("checkout") or ""}
+
+
 def _pair(one: Any, other: Any) -> list[str]:
     return [] if one == other else [f"{one} → {other}"]
 
@@ -361,7 +367,7 @@ def _cells(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             notebook = json.loads((Path(run["folder"]) / "notebook.ipynb").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return []
-        found.append({cell["id"]: cell for cell in digests.cells(notebook, root=run.get("root") or "")[0]})
+        found.append({cell["id"]: cell for cell in digests.cells(notebook, places=places(run))[0]})
     one, other = found
     lines = []
     for name in dict.fromkeys([*one, *other]):

@@ -225,7 +225,7 @@ def _cells(run: dict[str, Any]) -> tuple[list[dict[str, Any]], int] | None:
         notebook = json.loads((Path(run["folder"]) / "notebook.ipynb").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return digests.cells(notebook, root=run.get("root") or str(_root(run)))
+    return digests.cells(notebook, places=records.places(run))
 
 
 def level_of(run: dict[str, Any]) -> str:
