@@ -1,5 +1,6 @@
 """The ``arislab`` command. Each verb joins the package with the lake; what decides a result stands in the notebooks."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -118,6 +119,23 @@ def sql(
         print(answer.with_columns(pl.col(name).list.join(" ") for name in lists).write_csv())
     else:
         print(answer.write_json())
+
+
+@app.command()
+def lineage(
+    custom_id: Annotated[
+        str, typer.Argument(help="Of the request, the start of it, or a candidate_id that was asked about once.")
+    ],
+    root: Root = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every row, by table, as JSON.")] = False,
+) -> None:
+    """Show the life of a row: candidate, request, output, scores, reviews, sets, adapters, test answers."""
+    from arislab.lineage import as_text
+
+    found = _lake(root).lineage(custom_id)
+    rows = {table: frame.to_dicts() for table, frame in found.items()}
+    print(json.dumps(rows, indent=1, default=str) if as_json else as_text(found))
 
 
 @app.command()

@@ -59,9 +59,17 @@ class Lake:
 
     def __init__(self, path: str | Path | None = None, *, run_id: str | None = None) -> None:
         self.path = str(path) if path is not None else str(root() / "data" / "lake")
-        self.run_id = run_id or os.environ.get("ARISLAB_RUN_ID", "interactive")
+        self.run_id = run_id or os.environ.get("ARISLAB_RUN_ID") or self._by_hand() or "interactive"
         self.data = Path(self.path).parent if "://" not in self.path else root() / "data"
         """Folder beside the tables: batches, models and exports live there."""
+
+    def _by_hand(self) -> str | None:
+        """The run that a kernel of JupyterLab records, if this is one and the notebook is a phase."""
+        if "JPY_SESSION_NAME" not in os.environ or "://" in self.path:
+            return None
+        from arislab.interactive import begin
+
+        return begin(Path(self.path).parent.parent)
 
     @property
     def models(self) -> Path:
@@ -117,20 +125,18 @@ class Lake:
                 raise LakeError(f"cannot answer {query!r}: {str(error).splitlines()[0]}. Tables: {known}.") from None
 
     def lineage(self, custom_id: str) -> dict[str, pl.DataFrame]:
-        """Return every row that belongs to one request, by table."""
-        found = {}
-        for name in ("training_data_raw", "training_data_scored", "reviews", "training_data_curated", "evaluations"):
-            rows = self[name].read(where=f"custom_id = '{_quoted(custom_id)}'")
-            if rows.height:
-                found[name] = rows
-        if "training_data_raw" in found:
-            candidate_id = _quoted(found["training_data_raw"]["candidate_id"][0])
-            found["candidates"] = self["candidates"].read(where=f"candidate_id = '{candidate_id}'")
-        for name in ("icl_examples", "icl_trials"):
-            rows = self[name].read().filter(pl.col("example_ids").list.contains(custom_id))
-            if rows.height:
-                found[name] = rows
-        return found
+        """Return every row that belongs to one request and to what was made with its output, by table in the order of life.
+
+        Args:
+            custom_id: Of the request, the start of it, or a candidate_id that was asked about once. What the frames hold beyond their
+                tables' columns, and what the lake cannot know, stands in ``lineage.py``.
+
+        Raises:
+            PrerequisiteError: No row, or several.
+        """
+        from arislab.lineage import follow
+
+        return follow(self, custom_id)
 
     def compact(self) -> dict[str, int]:
         """Merge small files of every table; returns files removed by table. Older versions stay readable."""
@@ -463,7 +469,3 @@ def _delta_type(dtype: Any) -> str:
     return {pl.String: "string", pl.Int64: "long", pl.Int32: "integer", pl.Float64: "double", pl.Boolean: "boolean"}[
         dtype
     ]
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")

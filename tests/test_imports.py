@@ -15,7 +15,8 @@ ARROWS = {
     "__main__": {"cli"},
     "errors": set(),
     "tables": set(),
-    "lake": {"digests", "tables"},
+    "lake": {"digests", "interactive", "lineage", "tables"},
+    "lineage": {"lake"},  # for type checkers only
     "digests": {"tables"},
     "task": set(),
     "scoring": {"task"},
@@ -48,12 +49,13 @@ ARROWS = {
     "kernel": {"engine", "headline", "parameters", "plugin"},
     "plugin": {"parameters", "runs"},  # papermill loads it; what it needs of runs it imports when a notebook runs
     "records": {"digests", "headline", "provenance"},
+    "interactive": {"parameters", "runs"},
     "runs": {"digests", "engine", "headline", "kernel", "lake", "openlineage", "parameters", "provenance", "records"},
     "server": {"tiny"},
     "tiny": {"tables"},
     "verify": {"digests", "headline", "lake", "parameters", "provenance", "records", "runs"},
     "runs_cli": {"headline", "lake", "parameters", "records", "runs", "verify"},
-    "cli": {"batch_cli", "inputs", "lake", "runs", "runs_cli", "server", "task", "tiny"},
+    "cli": {"batch_cli", "inputs", "lake", "lineage", "runs", "runs_cli", "server", "task", "tiny"},
 }
 """module or sub-package -> what it may import from arislab; all may import errors."""
 

@@ -1,0 +1,307 @@
+"""The life of one row: from the candidate through request, output, scores, reviews and curated set to what was made with it.
+
+    for table, rows in follow(lake, "r-70c14ed7…").items(): …   # candidates, training_runs, training_data_raw, …
+
+Three things the lake does not know, and so nothing here claims them: which examples of a curated set a training held out for the loss,
+which random outputs a control adapter was trained on, and what a prompt showed whose messages were not kept.
+"""
+
+import json
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from arislab.errors import PrerequisiteError
+
+if TYPE_CHECKING:
+    from arislab.lake import Lake
+
+_ANSWER_CHARS = 300
+
+
+def find(lake: "Lake", name: str) -> str:
+    """Return the custom_id that is, or starts with, a text; or that of a candidate who was asked about once.
+
+    Raises:
+        PrerequisiteError: No row, or several.
+    """
+    matches = pl.col("custom_id").str.starts_with(name) | (pl.col("candidate_id") == name)
+    found = lake["training_data_raw"].scan().filter(matches).select("custom_id").collect()["custom_id"].sort()
+    if name and name in found:
+        return name
+    if found.len() == 1:
+        return str(found[0])
+    what = (
+        f"{found.len():,} rows match {name!r}, such as {found[0]} and {found[1]}; give more of the custom_id"
+        if found.len()
+        else f"no row of training_data_raw matches {name!r}; give a custom_id, the start of one, or a candidate_id"
+    )
+    raise PrerequisiteError(f'{what}. `arislab sql "select custom_id from training_data_raw limit 5"` lists some.')
+
+
+def follow(lake: "Lake", name: str) -> dict[str, pl.DataFrame]:
+    """Return every row that belongs to one request, and to what was made with its output, by table in the order of life.
+
+    Args:
+        lake: Where to look.
+        name: A custom_id, or what ``find`` takes.
+
+    Returns:
+        Table to rows; tables without one are left out. ``training_data_curated`` has one row per version that was looked at (column
+        version): the newest, and those that a set or a training used. ``finetuning_runs``: trainings on curated data that had the row
+        among their ``n_examples`` (column added), some of which were held out for the loss. ``evaluations``: answers of these adapters,
+        and answers whose prompt showed the row.
+    """
+    custom_id = find(lake, name)
+    where = f"custom_id = '{_quoted(custom_id)}'"
+    raw = lake["training_data_raw"].read(where=where)
+    asked = raw.row(0, named=True)
+    scored, reviews, answered = (
+        lake[table].read(where=where) for table in ("training_data_scored", "reviews", "evaluations")
+    )
+    trials, sets = (
+        lake[table].scan().filter(pl.col("example_ids").list.contains(custom_id)).collect()
+        for table in ("icl_trials", "icl_examples")
+    )
+    trained = _trainings(lake, asked["task"])
+    used = _versions(sets) | _versions(trained)
+    curated = _curated(lake, custom_id, used)
+    trained = _with_row(lake, trained, curated)
+    models = trained["model_path"].unique().to_list()
+    versions = lake["models"].scan().filter(pl.col("version").is_in(models)).collect().sort("created_at")
+    answers = lake["evaluations"].scan().filter(pl.col("model").is_in(models)).collect()
+    shown = lake["evaluations"].scan().join(_shown(lake, curated).lazy(), on=["evaluation_id", "arm"], how="semi")
+    found = {
+        "candidates": lake["candidates"].read(where=f"candidate_id = '{_quoted(asked['candidate_id'])}'"),
+        "training_runs": lake["training_runs"].read(where=f"run_id = '{_quoted(asked['run_id'])}'"),
+        "training_data_raw": raw,
+        "training_data_scored": scored.sort("created_at"),
+        "reviews": reviews.sort("decided_at"),
+        "training_data_curated": curated,
+        "icl_trials": trials,
+        "icl_examples": sets.sort("created_at"),
+        "finetuning_runs": trained.sort("created_at"),
+        "models": versions,
+        "deployments": lake["deployments"].scan().filter(pl.col("version").is_in(models)).collect(),
+        "evaluations": pl.concat([answered, answers, shown.collect()]).unique(
+            ["evaluation_id", "arm", "candidate_id"], maintain_order=True
+        ),
+    }
+    return {table: rows for table, rows in found.items() if rows.height}
+
+
+def _trainings(lake: "Lake", task: str) -> pl.DataFrame:
+    """Trainings on the curated set of a task; 4_finetune names the family after it."""
+    runs = lake["finetuning_runs"].scan().filter(pl.col("arm") == "curated", pl.col("data_version").is_not_null())
+    return runs.filter(pl.col("name") == task.replace("_", "-")).collect()
+
+
+def _versions(rows: pl.DataFrame) -> set[int]:
+    named = rows["data_version"].drop_nulls().str.extract(r"^training_data_curated@(\d+)$").drop_nulls()
+    return set(named.cast(pl.Int64).to_list())
+
+
+def _curated(lake: "Lake", custom_id: str, versions: set[int]) -> pl.DataFrame:
+    """The row as it stood in each version, by version."""
+    table = lake["training_data_curated"]
+    newest = table.version
+    looked_at = sorted(versions | ({newest} if newest is not None else set()))
+    rows = [
+        table.read(where=f"id = '{_quoted(custom_id)}'", version=n).with_columns(version=pl.lit(n)) for n in looked_at
+    ]
+    empty = table.scan().limit(0).collect().with_columns(version=pl.lit(0))
+    return pl.concat([empty, *rows])
+
+
+def _allowed(policy: str | None) -> pl.Expr:
+    """What ``curation.approved`` takes under a policy."""
+    approved = pl.col("approved") if policy == "reviewed" else pl.col("approved") | pl.col("needs_review")
+    return (pl.col("split") == "train") & approved
+
+
+def _with_row(lake: "Lake", trained: pl.DataFrame, curated: pl.DataFrame) -> pl.DataFrame:
+    """The trainings whose data had the row, with the number of examples that the data had."""
+    kept = []
+    for number, run in enumerate(trained.to_dicts()):
+        versions = _versions(trained[number])
+        allowed = curated.filter(pl.col("version").is_in(versions), _allowed(run["approve_policy"]))
+        if allowed.height:
+            table = lake["training_data_curated"].scan(version=versions.pop())
+            data = table.filter(pl.col("task") == allowed["task"][0], _allowed(run["approve_policy"]))
+            n_examples = data.select(pl.len()).collect().item()
+            kept.append(trained[number].with_columns(n_examples=pl.lit(n_examples, dtype=pl.Int64)))
+    return pl.concat(kept) if kept else trained.head(0).with_columns(n_examples=pl.lit(0, dtype=pl.Int64))
+
+
+def _shown(lake: "Lake", curated: pl.DataFrame) -> pl.DataFrame:
+    """Evaluation and arm of the prompts that showed the row as an example: one request of each arm is read, since all show the same."""
+    arms = lake["evaluations"].scan().filter(pl.col("task").is_in(curated["task"].unique().to_list()))
+    first = arms.group_by("evaluation_id", "arm").agg(pl.col("custom_id").drop_nulls().first()).collect()
+    asked = pl.col("custom_id").is_in(first["custom_id"].drop_nulls().to_list())
+    prompts = lake["training_data_raw"].scan().filter(asked).select("custom_id", "messages").collect()
+    turns = set(curated.select("input", "output").iter_rows())
+    showing = [
+        row["custom_id"] for row in prompts.to_dicts() if turns & set(_turns(json.loads(row["messages"] or "[]")))
+    ]
+    return first.filter(pl.col("custom_id").is_in(showing)).select("evaluation_id", "arm")
+
+
+def _turns(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Question and answer of the examples in a prompt (``icl.with_examples``)."""
+    return [
+        (a["content"], b["content"]) for a, b in pairwise(messages) if (a["role"], b["role"]) == ("user", "assistant")
+    ]
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
+
+
+# ---- in words ---------------------------------------------------------------------------------------------------------
+
+
+def as_text(found: dict[str, pl.DataFrame]) -> str:
+    """Return the life of a row, from ``follow``, as text: one step a block, with the runs that wrote it."""
+    raw = found["training_data_raw"].row(0, named=True)
+    blocks = [f"{raw['custom_id']}: sample {raw['sample']} about {raw['candidate_id']}, task {raw['task']}"]
+    for title, tables, say in _STEPS:
+        rows = [found[table] for table in tables if table in found]
+        runs = dict.fromkeys(run for frame in rows for run in frame["run_id"].to_list())
+        lines = [line for line in say(found) if line]
+        if lines:
+            blocks.append("\n  ".join([title + "".join(f" · {run}" for run in runs), *lines]))
+    return "\n\n".join(blocks)
+
+
+def _rows(found: dict[str, pl.DataFrame], table: str) -> list[dict[str, Any]]:
+    return found[table].to_dicts() if table in found else []
+
+
+def _candidate(found: dict[str, pl.DataFrame]) -> list[str]:
+    lines = []
+    for row in _rows(found, "candidates"):
+        facts = [row[name] for name in ("candidate_id", "title", "company", "category") if row[name]]
+        lines.append(", ".join([*facts, f"{row['split']} split", f"group {row['group_id']}"]))
+    return lines or ["not in the lake"]
+
+
+def _request(found: dict[str, pl.DataFrame]) -> list[str]:
+    raw = found["training_data_raw"].row(0, named=True)
+    batch = f"batch {raw['batch_id']}" if raw["batch_id"] else "no batch recorded"
+    lines = [f"model {raw['model'] or 'unknown'}, {batch}, attempt {raw['attempt'] or 'unknown'}"]
+    for row in _rows(found, "training_runs"):
+        lines.append(f"one of a generate run over {row['total_candidates']:,} candidates, {row['params'] or ''}")
+    return lines
+
+
+def _output(found: dict[str, pl.DataFrame]) -> list[str]:
+    raw = found["training_data_raw"].row(0, named=True)
+    tokens = f"{_known(raw['prompt_tokens'])} + {_known(raw['completion_tokens'])} tokens"
+    return [f"{raw['status']}, finish_reason {_known(raw['finish_reason'])}, {tokens}", _cut(raw["llm_output"])]
+
+
+def _scores(found: dict[str, pl.DataFrame]) -> list[str]:
+    lines = []
+    for row in _rows(found, "training_data_scored"):
+        quality = "unscored: " + str(row["reason"]) if row["quality"] is None else f"quality {row['quality']:.3f}"
+        parts = [
+            f"{c.removeprefix('score_')} {v:.2f}" for c, v in row.items() if c.startswith("score_") and v is not None
+        ]
+        marks = ["repaired before it was scored"] if row["repaired"] else []
+        marks += [f"as it came it broke the SCHEMA: {row['schema_error']}"] if row["schema_error"] else []
+        lines.append("; ".join([f"{quality} by scorers {row['scorer_version']}", ", ".join(parts), *marks]))
+    return lines or ["never scored"]
+
+
+def _reviews(found: dict[str, pl.DataFrame]) -> list[str]:
+    return [
+        f"{row['decided_at']:%Y-%m-%d %H:%M} {row['reviewer']}: {row['decision']}"
+        + (f" to {_cut(row['edited_output'])}" if row["edited_output"] else "")
+        for row in _rows(found, "reviews")
+    ] or ["nobody reviewed it"]
+
+
+def _kept(found: dict[str, pl.DataFrame]) -> list[str]:
+    lines = []
+    for row in _rows(found, "training_data_curated"):
+        stand = "approved" if row["approved"] else "not reviewed" if row["needs_review"] else "rejected"
+        by = f" by {row['reviewed_by']}" if row["reviewed_by"] else ""
+        quality = "unknown" if row["quality_score"] is None else f"{row['quality_score']:.3f}"
+        lines.append(f"version {row['version']}: quality {quality}, {row['split']} split, {stand}{by}")
+    return lines or ["not in the curated set"]
+
+
+def _sets(found: dict[str, pl.DataFrame]) -> list[str]:
+    trials = _rows(found, "icl_trials")
+    lines = []
+    if trials:
+        best = max(trials, key=lambda row: row["score"] or 0.0)
+        lines.append(
+            f"in {len(trials):,} trials of {len({row['search_id'] for row in trials}):,} searches, "
+            f"the best with {_known(best['score'])} on {_known(best['n_validation'])} rows"
+        )
+    for row in _rows(found, "icl_examples"):
+        place = row["example_ids"].index(found["training_data_raw"]["custom_id"][0]) + 1
+        lines.append(
+            f"chosen, as number {place} of {len(row['example_ids'])}: {row['id']}, validation {_known(row['validation_score'])} "
+            f"[{_known(row['ci_low'])}, {_known(row['ci_high'])}] n={_known(row['n_validation'])}"
+        )
+    return lines or ["in no set of examples"]
+
+
+def _adapters(found: dict[str, pl.DataFrame]) -> list[str]:
+    states = {row["version"]: row["alias"] for row in _rows(found, "models")}
+    lines = []
+    for row in _rows(found, "finetuning_runs"):
+        left = row["n_examples"] - (row["training_examples"] or row["n_examples"])
+        held = f"; {left:,} of them were held out for the loss, the lake does not say which" if left > 0 else ""
+        lines.append(f"{row['model_path']} ({states.get(row['model_path'], 'not registered')})")
+        lines.append(f"  it was among the {row['n_examples']:,} examples of this training, {row['data_version']}{held}")
+    served = [f"promoted: {row['version']} at {_known(row['endpoint'])}" for row in _rows(found, "deployments")]
+    unknown = "whether a control adapter learned from it is not known: these train on random outputs, and the lake does not say which"
+    return [*(lines or ["in the data of no curated training"]), *served, unknown]
+
+
+def _answers(found: dict[str, pl.DataFrame]) -> list[str]:
+    rows = found.get("evaluations")
+    if rows is None:
+        return ["none came of it"]
+    own = rows.filter(pl.col("custom_id") == found["training_data_raw"]["custom_id"][0])
+    lines = [f"it is itself the answer of {row['arm']} in {row['evaluation_id']}" for row in own.to_dicts()]
+    quality = pl.col("quality")
+    others = rows.join(own, on="custom_id", how="anti", nulls_equal=True, maintain_order="left")
+    means = others.group_by("evaluation_id", "arm", "model", maintain_order=True).agg(
+        n=pl.len(), mean=pl.col("quality").mean(), scored=pl.col("quality").count()
+    )
+    lines += [
+        f"{row['evaluation_id']} {row['arm']}: n={row['n']:,}, mean quality {_known(row['mean'])} over {row['scored']:,} scored, {row['model']}"
+        for row in means.to_dicts()
+    ]
+    return lines
+
+
+_STEPS: list[tuple[str, tuple[str, ...], Any]] = [
+    ("candidate", ("candidates",), _candidate),
+    ("request", ("training_data_raw",), _request),
+    ("output", ("training_data_raw",), _output),
+    ("scores", ("training_data_scored",), _scores),
+    ("reviews", ("reviews",), _reviews),
+    ("curated set", ("training_data_curated",), _kept),
+    ("in-context sets", ("icl_trials", "icl_examples"), _sets),
+    ("adapters", ("finetuning_runs", "models", "deployments"), _adapters),
+    ("test answers", ("evaluations",), _answers),
+]
+
+
+def _known(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _cut(text: str | None) -> str:
+    if text is None:
+        return ""
+    line = " ".join(text.split())
+    return line if len(line) <= _ANSWER_CHARS else f"{line[:_ANSWER_CHARS]} …"
