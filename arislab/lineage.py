@@ -269,7 +269,6 @@ def _answers(found: dict[str, pl.DataFrame]) -> list[str]:
         return ["none came of it"]
     own = rows.filter(pl.col("custom_id") == found["training_data_raw"]["custom_id"][0])
     lines = [f"it is itself the answer of {row['arm']} in {row['evaluation_id']}" for row in own.to_dicts()]
-    quality = pl.col("quality")
     others = rows.join(own, on="custom_id", how="anti", nulls_equal=True, maintain_order="left")
     means = others.group_by("evaluation_id", "arm", "model", maintain_order=True).agg(
         n=pl.len(), mean=pl.col("quality").mean(), scored=pl.col("quality").count()
