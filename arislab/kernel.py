@@ -173,6 +173,7 @@ def run(nb: Any, job: Job) -> Outcome:
     if kernel.get("pid"):  # the kernel leads a process group of its own: what it started ends with it
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(kernel["pid"], signal.SIGTERM)
+    last = None if told["status"] == "ok" or watch.cell is None else {**watch.cell, **(watch.error or {})}
     try:
         notebook.ends(exception=told["status"] != "ok", widgets=widgets)
     except OSError as error:
@@ -184,7 +185,6 @@ def run(nb: Any, job: Job) -> Outcome:
         for cell in nb.cells
         if cell.cell_type == "code"
     ]
-    last = None if told["status"] == "ok" or watch.cell is None else {**watch.cell, **(watch.error or {})}
     return Outcome(**told, cell=last, cells=cells, headline=watch.headline, peak_rss_mb=kernel.get("peak_rss_mb"))
 
 

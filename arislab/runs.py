@@ -80,7 +80,7 @@ class Record:
     run_id: str
     phase: str
     status: str
-    """created, running, ok, failed, interrupted, timeout or killed."""
+    """created, running, ok, failed, interrupted, timeout or killed; interactive: run by hand, no verdict."""
     created_at: str
     """UTC, ISO 8601; on disk before the kernel starts."""
     folder: Path
@@ -199,7 +199,7 @@ def execute(
         "parameters_from": {n: (given_from or {}).get(n, "given") for n in passed},
     }
     with lock(root, name, wait=wait), stoppable():
-        recording = _Recording(name, notebook, declared, passed, root=root, echo=echo, **fields)
+        recording = Recording(name, notebook, declared, passed, root=root, echo=echo, **fields)
         return recording.run(
             lambda job: supervise(notebook, job),
             cwd=notebook.parent,
@@ -234,7 +234,7 @@ def from_papermill(nb: Any, **settings: Any) -> Any:
             cell.source = "# Parameters\n" + "".join(f"{n} = {as_code(v)}\n" for n, v in passed.items())
     fields = {"launched_by": "papermill", "parameters_from": dict.fromkeys(passed, "papermill")}
     with lock(root, name), stoppable():
-        recording = _Recording(name, source.resolve(), declared, passed, root=root, echo=None, **fields)
+        recording = Recording(name, source.resolve(), declared, passed, root=root, echo=None, **fields)
         record = recording.run(
             lambda job: run(nb, job),
             cwd=Path.cwd(),
@@ -252,8 +252,18 @@ def from_papermill(nb: Any, **settings: Any) -> Any:
     return nb
 
 
-class _Recording:
-    """A run that is being recorded: the record is on disk before anything runs, and ends with a verdict."""
+class Recording:
+    """A run that is being recorded: the record is on disk before anything runs, and ends with a verdict.
+
+    Args:
+        name: Of the phase.
+        notebook: Its path.
+        declared: Its parameters.
+        passed: Values that were passed, in the declared types.
+        root: Folder of ``data/`` and ``papermill_runs/``.
+        echo: Gets one line a cell.
+        fields: Further fields of the record: launched_by, parameters_from, …
+    """
 
     def __init__(
         self,
@@ -312,16 +322,10 @@ class _Recording:
     ) -> Record:
         """Record, run, and write the verdict."""
         folder = self.record.folder
-        self._save()
         ended = threading.Event()
-        beat = threading.Thread(target=_beat, args=(folder / "heartbeat", ended), daemon=True)
         try:
-            (folder / ".reserve").write_bytes(b"\0" * _RESERVE_BYTES)
-            for name, content in self.files.items():
-                if content:
-                    (folder / name).write_bytes(content)
-            self._event()
-            beat.start()
+            self._begin()
+            threading.Thread(target=_beat, args=(folder / "heartbeat", ended), daemon=True).start()
             with (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
                 log = Log(file, clean=lambda text: str(provenance.without(text, self.hidden)), echo=self.echo)
                 log.line(f"{self.record.run_id} on {sys.executable}")
@@ -349,6 +353,35 @@ class _Recording:
             ended.set()
         return self._finish(outcome)
 
+    def _begin(self) -> None:
+        """Have the record on disk before anything runs."""
+        folder = self.record.folder
+        self._save()
+        (folder / ".reserve").write_bytes(b"\0" * _RESERVE_BYTES)
+        for name, content in self.files.items():
+            if content:
+                (folder / name).write_bytes(content)
+        self._event()
+
+    def open(self) -> None:
+        """Begin a run that nobody supervises: the kernel itself keeps the record."""
+        self._begin()
+        self._started()
+
+    def note(self, **changes: Any) -> None:
+        """Change fields of a run that goes on."""
+        self.record = dataclasses.replace(self.record, **changes)
+        self._save()
+
+    def note_headline(self, shown: Any) -> None:
+        """Keep the headline that a cell showed."""
+        if isinstance(shown, Headline):
+            self.record = dataclasses.replace(self.record, headline=shown.numbers)
+
+    def end(self, **told: Any) -> Record:
+        """Write the verdict of a run that nobody supervised."""
+        return self._finish(Outcome(headline=self.record.headline, **told))
+
     def _variables(self) -> dict[str, str]:
         tasks = self.notebook.parent / "tasks"
         return {
@@ -362,8 +395,7 @@ class _Recording:
         }
 
     def _started(self) -> None:
-        self.record = dataclasses.replace(self.record, status="running", started_at=_now())
-        self._save()
+        self.note(status="running", started_at=_now())
 
     def _finish(self, outcome: Outcome) -> Record:
         """Write the verdict, after the files that it sums up."""
@@ -493,7 +525,7 @@ def _new_folder(root: Path, start: str) -> Path:
     for _ in range(100):
         folder = root / "papermill_runs" / f"{start}-{secrets.token_hex(2)}"
         with contextlib.suppress(FileExistsError):
-            folder.mkdir()
+            folder.mkdir(parents=True)
             return folder
     raise PrerequisiteError(
         f"no free name for a run under {root / 'papermill_runs'}; remove folders that start with {start}."
