@@ -9,11 +9,12 @@ not know the lake or any task.
 import calendar
 import hashlib
 import os
+import secrets
 import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from random import uniform
 from typing import Any
@@ -23,7 +24,7 @@ import polars as pl
 from arislab.connection import Server
 from arislab.dialect import TERMINAL
 from arislab.errors import BatchError, ParameterError
-from arislab.ledger import OPEN, Ledger
+from arislab.ledger import OPEN, UNSENT, Ledger
 from arislab.lines import AGAIN, ANSWERED, ASK, URL, canonical, encode, outcome, parse, split
 
 MAX_LINE_BYTES = 8_000_000
@@ -322,16 +323,20 @@ class Job:
             if self.budget and n_open and self._mean_tokens() is None:
                 break  # the first file is the pilot: it tells what a request takes
             if self._is_stopped or (self.budget and not self._affords(shard)):
-                if shard["state"] == "planned" and self.ledger.hold(shard):
-                    self.ledger.withdraw(shard)
-                    self.shards.remove(shard)
+                if shard["state"] == "planned":
+                    self._withdraw(shard)
                 continue
-            if not self.ledger.hold(shard):
-                self.ledger.reload(shard)  # another process is sending it: watch
-                continue
-            self.ledger.reload(shard)
-            if shard["state"] != "submitted" and not self._send(shard):
+            if self.ledger.hold(shard) and shard["state"] in UNSENT and not self._send(shard):
                 break
+            if shard["state"] not in OPEN:  # another process sent it, and saw its end
+                self._follow(shard)
+        self.shards = [s for s in self.shards if s["state"] != "withdrawn"]
+
+    def _withdraw(self, shard: dict[str, Any]) -> None:
+        """Let go of a shard for which no batch was asked."""
+        if self.ledger.hold(shard) and shard["state"] in ("planned", "uploading"):
+            self.ledger.withdraw(shard)
+        self.shards = [s for s in self.shards if s["state"] != "withdrawn"]
 
     def _affords(self, shard: dict[str, Any]) -> bool:
         """Whether the budget allows one more file; says so once if it does not."""
@@ -364,15 +369,17 @@ class Job:
         """Upload a file and create its batch, unless the server says that this happened; False: it has no room now."""
         mark = self.ledger.mark(shard)
         if shard["state"] == "creating" and (found := self._adopt(shard, mark, shard["file_id"])):
-            self.ledger.note(shard, state="submitted", batch_id=found)
+            self.ledger.advance(shard, state="submitted", batch_id=found)
             return True
         file_id = shard["file_id"] if shard["state"] == "creating" else None
         if file_id is None and shard["state"] == "uploading":
             file_id = self._uploaded(mark, shard["bytes"])
         if file_id is None:
-            self.ledger.note(shard, state="uploading")
+            if not self.ledger.advance(shard, state="uploading"):
+                return True
             file_id = self._upload(shard, mark)
-        self.ledger.note(shard, state="creating", file_id=file_id)
+        if not self.ledger.advance(shard, state="creating", file_id=file_id):
+            return True  # another process took over while the file was on its way
         return self._create(shard, mark)
 
     def _upload(self, shard: dict[str, Any], mark: str) -> str:
@@ -396,7 +403,7 @@ class Job:
                     rewind=file,
                 )
             except openai.APIStatusError as error:
-                self.ledger.note(shard, state="planned")
+                self.ledger.advance(shard, state="planned")
                 hint = "nothing was spent"
                 if error.status_code == 404:
                     hint = "it has no Files API: put `arislab serve --upstream URL` in front of it"
@@ -434,17 +441,17 @@ class Job:
                     f"the server did not confirm a batch of {shard['n']:,} requests ({error}); nothing is lost: run the cell again, it "
                     "looks for the batch first."
                 ) from None
-            self.ledger.note(shard, state="submitted", batch_id=found)
+            self.ledger.advance(shard, state="submitted", batch_id=found)
             return True
         except openai.NotFoundError:
-            self.ledger.note(shard, state="planned", file_id=None)  # the file is gone: it is uploaded again
+            self.ledger.advance(shard, state="planned", file_id=None)  # the file is gone: it is uploaded again
             return False
         except openai.APIStatusError as error:
-            self.ledger.note(shard, state="planned", file_id=None)
+            self.ledger.advance(shard, state="planned", file_id=None)
             raise BatchError(
                 f"the server refused a batch of {shard['n']:,} requests ({error.status_code}: {error.message}); nothing was spent."
             ) from None
-        self.ledger.note(shard, state="submitted", batch_id=made.id)
+        self.ledger.advance(shard, state="submitted", batch_id=made.id)
         return True
 
     def _adopt(self, shard: dict[str, Any], mark: str, file_id: str | None) -> str | None:
@@ -508,7 +515,12 @@ class Job:
         sent = [shard for shard in self.shards if shard["state"] == "submitted"]
         listed = {b.id: b for b in self._listed("batches", 100) or ()} if len(sent) > 3 else {}  # one look for all
         live: dict[int, Any] = {}
+        broken: list[_BrokenError] = []
         for shard in sent:
+            self.ledger.reload(shard)
+            if shard["state"] != "submitted":  # another process saw its end
+                self._follow(shard)
+                continue
             batch = listed.get(shard["batch_id"]) or find_batch(self.server, shard["batch_id"])
             if batch is None:
                 self._missing[shard["id"]] = self._missing.get(shard["id"], 0) + 1
@@ -523,10 +535,15 @@ class Job:
                 and time.monotonic() - self._cancelling.setdefault(shard["id"], time.monotonic()) > _CANCELLING_S
             ):
                 status = "cancelled"
-            if status in TERMINAL:
-                self._end(shard, batch, status)
-            else:
+            if status not in TERMINAL:
                 live[shard["id"]] = batch
+                continue
+            try:
+                self._end(shard, batch, status)
+            except _BrokenError as error:
+                broken.append(error)
+        if broken:
+            raise broken[0]
         self._watch_budget(live)
         return live
 
@@ -572,11 +589,15 @@ class Job:
     def _cancel(self, shard: dict[str, Any]) -> None:
         import openai
 
-        if shard["state"] == "planned":
-            if self.ledger.hold(shard):
-                self.ledger.withdraw(shard)
-                self.shards.remove(shard)
-        elif shard["batch_id"]:
+        if shard["state"] in UNSENT and self.ledger.hold(shard) and shard["state"] == "creating":
+            if found := self._adopt(shard, self.ledger.mark(shard), shard["file_id"]):
+                self.ledger.advance(shard, state="submitted", batch_id=found)
+            else:  # it may still be made: whether it is sent again is for the user to say
+                names = self.ledger.lines(shard["id"])
+                self.ledger.settle(shard, dict.fromkeys(names, "cancelled"), state="lost", error="unconfirmed")
+        if shard["state"] in ("planned", "uploading"):
+            self._withdraw(shard)
+        elif shard["state"] == "submitted":
             try:
                 self.server.patiently(lambda: self.server.client.batches.cancel(shard["batch_id"]))
             except openai.APIStatusError:
@@ -612,111 +633,150 @@ class Job:
         if status == "failed":
             self._refused(shard, batch)
             return
+        came, is_cut = {}, False
         try:
             for kind, file_id in (("output", batch.output_file_id), ("error", batch.error_file_id)):
                 if file_id:
-                    _keep(self._results(shard, kind), self._content(file_id))
+                    came[kind], is_short = self._content(file_id)
+                    is_cut = is_cut or is_short
         except _GoneError:
             self._lose(shard, "the result file is gone at the server")
             return
-        lines = self._read(shard, is_first=True)
+        lines, strange = self._sorted(shard, came.values())
+        self._check_whole(shard, lines, strange, is_cut=is_cut)
         found = {name: outcome(lines.get(name), status) for name in self.ledger.lines(shard["id"])}
         for one in found.values():
             if shard["attempt"] > 1 and one["status"] == "unavailable" and '"code":"empty_response"' in one["error"]:
                 one["status"] = "error"  # twice nothing: the model has no answer to this
         tokens = [(one["prompt_tokens"] or 0, one["completion_tokens"] or 0) for one in found.values()]
         self._usage[shard["id"]] = (sum(t[0] for t in tokens), sum(t[1] for t in tokens))
-        self.ledger.settle(shard, {name: one["status"] for name, one in found.items()}, state="collected", error=status)
-        mine = set(self.requests["custom_id"])
-        failed = [name for name, one in found.items() if one["status"] in AGAIN and name in mine]
-        if failed and not self._is_stopped:
-            self._claim(failed, set(AGAIN), self.attempts)
+
+        def write() -> None:
+            for kind, content in came.items():
+                _keep(self._results(shard, kind), content)
+
+        statuses = {name: one["status"] for name, one in found.items()}
+        if self.ledger.settle(shard, statuses, state="collected", error=status, write=write):
+            self._quarantine(shard, strange)
+        self._follow(shard)
+
+    def _check_whole(
+        self, shard: dict[str, Any], lines: dict[str, Any], strange: list[tuple[str, dict[str, Any]]], *, is_cut: bool
+    ) -> None:
+        """Refuse result files that are surely not what the server has.
+
+        Raises:
+            BatchError: All lines belong to other requests, or lines are missing in a file that is shorter than stated.
+        """
+        n_foreign = sum(why == "foreign" for why, _ in strange)
+        if n_foreign and not lines:
+            self._quarantine(shard, strange)
+            raise _BrokenError(
+                f"all {n_foreign:,} lines in the files of batch {shard['batch_id']} belong to other requests: the "
+                f"server gave another batch's file. They are in {self.folder / 'quarantine.jsonl'}; run the cell again to fetch it anew."
+            )
+        if is_cut and len(lines) < shard["n"]:  # the others may have answers, which are not paid again
+            raise _BrokenError(
+                f"a result file of batch {shard['batch_id']} came three times shorter than {self.server.base_url} states, and "
+                f"{shard['n'] - len(lines):,} lines are missing; nothing is lost: run the cell again to fetch it anew."
+            )
 
     def _refused(self, shard: dict[str, Any], batch: Any) -> None:
         """A batch that failed as a whole: its rows are errors, or wait, if all that it lacked was room."""
         told, codes = _problems(batch, Path(shard["path"]))
         if "token_limit_exceeded" in codes:
-            self.ledger.note(shard, state="planned", batch_id=None, file_id=None, attempt=shard["attempt"] + 1)
+            self.ledger.advance(shard, state="planned", batch_id=None, file_id=None, attempt=shard["attempt"] + 1)
             return
         status = "unavailable" if "server_error" in codes else "error"
         self.ledger.settle(shard, dict.fromkeys(self.ledger.lines(shard["id"]), status), state="refused", error=told)
-        if status == "unavailable":
-            self._claim(list(self.ledger.lines(shard["id"])), set(AGAIN), self.attempts)
+        self._follow(shard)
 
     def _lose(self, shard: dict[str, Any], why: str) -> None:
         """A batch that is gone. Where it cost nothing its lines are sent again; else that is for the user to say."""
-        free = self.server.dialect.name == "arislab"
-        statuses = dict.fromkeys(self.ledger.lines(shard["id"]), "unavailable" if free else "lost")
-        self.ledger.settle(shard, statuses, state="lost", error=why)
-        if free:
-            self._claim(list(statuses), set(AGAIN), self.attempts)
+        status = "unavailable" if self.server.dialect.name == "arislab" else "lost"
+        self.ledger.settle(shard, dict.fromkeys(self.ledger.lines(shard["id"]), status), state="lost", error=why)
+        self._follow(shard)
 
-    def _content(self, file_id: str) -> bytes:
-        """The bytes of a result file, whole: against the size that the server states, and its last line."""
+    def _follow(self, shard: dict[str, Any]) -> None:
+        """Claim again the lines of a settled shard that failed for a while, or attach to the process that did."""
+        mine = set(self.requests["custom_id"])
+        failed = [n for n, status in self.ledger.lines(shard["id"]).items() if status in AGAIN and n in mine]
+        if failed and not self._is_stopped:
+            self._claim(failed, set(AGAIN), self.attempts)
+
+    def _content(self, file_id: str) -> tuple[bytes, bool]:
+        """The bytes of a result file, whole: against the size that the server states, and its last line.
+
+        After three tries it is taken as it came: what can be read is, the rest is quarantined.
+
+        Returns:
+            The bytes, and whether they are fewer than the server states.
+        """
         import openai
 
-        client = self.server.client
         for last in (False, False, True):
             try:
-                content = bytes(self.server.patiently(lambda: client.files.content(file_id).content))
+                content = bytes(self.server.patiently(lambda: self.server.client.files.content(file_id).content))
             except openai.NotFoundError:
                 raise _GoneError from None
-            try:
-                size = client.files.retrieve(file_id).bytes
-            except openai.APIError:
-                size = None  # it does not say
+            size = self._size(file_id)
             tail = content.rsplit(b"\n", 1)[-1]
             if (not size or size == len(content)) and (not tail or parse(tail) is not None):
-                return content
-            if last:
-                break
-            time.sleep(0.5)
-        return content  # three times the same: what can be read is, the rest is quarantined
+                return content, False
+            if not last:
+                time.sleep(0.5)
+        return content, bool(size and len(content) < size)
+
+    def _size(self, file_id: str) -> int | None:
+        """The size of a file as the server states it; null if it does not."""
+        import openai
+
+        for _ in range(3):
+            try:
+                size = self.server.client.files.retrieve(file_id).bytes
+            except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError):
+                time.sleep(0.5)
+            except openai.APIStatusError:
+                return None
+            else:
+                return int(size) if size else None
+        return None
 
     def _results(self, shard: dict[str, Any], kind: str) -> Path:
         name = hashlib.sha256(str(shard["batch_id"]).encode()).hexdigest()[:16]
         return self.folder / "results" / f"{name}-{kind}.jsonl"
 
-    def _read(self, shard: dict[str, Any], *, is_first: bool = False) -> dict[str, dict[str, Any]]:
-        """The lines that belong to a shard; at the first reading all others go into quarantine.
+    def _read(self, shard: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The lines of a collected shard."""
+        paths = [self._results(shard, kind) for kind in ("output", "error")]
+        return self._sorted(shard, (path.read_bytes() for path in paths if path.is_file()))[0]
 
-        Raises:
-            BatchError: All lines belong to other requests: the server gave the file of another batch.
-        """
+    def _sorted(
+        self, shard: dict[str, Any], contents: Iterable[bytes]
+    ) -> tuple[dict[str, dict[str, Any]], list[tuple[str, dict[str, Any]]]]:
+        """The lines of result files that belong to a shard, by custom_id; and all others, each with the reason."""
         mine = self.ledger.lines(shard["id"])
         lines: dict[str, dict[str, Any]] = {}
         strange: list[tuple[str, dict[str, Any]]] = []
-        for kind in ("output", "error"):
-            path = self._results(shard, kind)
-            for raw in split(path.read_bytes()) if path.is_file() else ():
-                line = parse(raw)
-                if line is None:
-                    strange.append(("unreadable", {"text": raw.decode("utf-8", "replace")}))
-                    continue
-                name = line.get("custom_id")
-                before = lines.get(name) if isinstance(name, str) else None
-                if not isinstance(name, str) or name not in mine:
-                    strange.append(("foreign", line))
-                elif before is None:
-                    lines[name] = line
-                elif _same(before, line):
-                    continue
-                elif outcome(before, "")["status"] not in ANSWERED and outcome(line, "")["status"] in ANSWERED:
-                    strange.append(("doubled", before))
-                    lines[name] = line
-                else:
-                    strange.append(("doubled", line))
-        if is_first:
-            self._quarantine(shard, strange)
-            n_foreign = sum(why == "foreign" for why, _ in strange)
-            if n_foreign and not lines:
-                for kind in ("output", "error"):
-                    self._results(shard, kind).unlink(missing_ok=True)
-                raise BatchError(
-                    f"all {n_foreign:,} lines in the files of batch {shard['batch_id']} belong to other requests: the "
-                    f"server gave another batch's file. They are in {self.folder / 'quarantine.jsonl'}; run the cell again to fetch it anew."
-                )
-        return lines
+        for raw in chain.from_iterable(map(split, contents)):
+            line = parse(raw)
+            if line is None:
+                strange.append(("unreadable", {"text": raw.decode("utf-8", "replace")}))
+                continue
+            name = line.get("custom_id")
+            before = lines.get(name) if isinstance(name, str) else None
+            if not isinstance(name, str) or name not in mine:
+                strange.append(("foreign", line))
+            elif before is None:
+                lines[name] = line
+            elif _same(before, line):
+                continue
+            elif outcome(before, "")["status"] not in ANSWERED and outcome(line, "")["status"] in ANSWERED:
+                strange.append(("doubled", before))
+                lines[name] = line
+            else:
+                strange.append(("doubled", line))
+        return lines, strange
 
     def _quarantine(self, shard: dict[str, Any], strange: list[tuple[str, dict[str, Any]]]) -> None:
         """Keep lines that belong to no request of ours, cannot be read, or contradict another."""
@@ -771,6 +831,10 @@ class _GoneError(Exception):
     """A file that the server does not have any more."""
 
 
+class _BrokenError(BatchError):
+    """A result file that cannot be used as it came; other batches can be fetched all the same."""
+
+
 def cut(todo: pl.DataFrame, *, max_lines: int, max_bytes: int) -> Iterator[tuple[list[str], bytes]]:
     """Yield custom_ids and bytes of each file for requests (reads custom_id, body, model): one model a file, as OpenAI demands."""
     for part in todo.partition_by("model", maintain_order=True):
@@ -804,7 +868,7 @@ def find_batch(server: Server, batch_id: str) -> Any:
 
 def _keep(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
-    part = path.with_suffix(".part")
+    part = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.part")  # another process may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:

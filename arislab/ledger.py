@@ -18,8 +18,9 @@ from typing import Any
 from arislab.errors import PrerequisiteError
 from arislab.lines import ANSWERED, parse, split
 
-OPEN = ("planned", "uploading", "creating", "submitted")
-_LEASE_S = 60.0
+UNSENT = ("planned", "uploading", "creating")
+OPEN = (*UNSENT, "submitted")
+_LEASE_S = 300.0  # longer than a create may take
 _TABLES = """
 create table shards (
   id integer primary key, shard text not null, attempt integer not null, server text not null, path text not null,
@@ -164,34 +165,82 @@ class Ledger:
         names = ", ".join(f"{name} = ?" for name in changes)
         self.db.execute(f"update shards set {names} where id = ?", (*changes.values(), row["id"]))
 
-    def settle(self, row: dict[str, Any], statuses: dict[str, str], *, state: str, error: str | None = None) -> None:
-        """Write what became of the lines of a shard, and its last state, in one transaction."""
+    def advance(self, row: dict[str, Any], **changes: Any) -> bool:
+        """Take the shard and write changed columns, unless another process has moved it since ``row`` was read.
+
+        Of two that send one shard (a lease may end while a file is uploaded), only the first comes past each state.
+
+        Returns:
+            False: nothing was written, and ``row`` shows what the other did.
+        """
         with self._transaction():
+            if not self._is_as(row):
+                return False
+            self.note(row, owner=self.owner, beat=time.time(), **changes)
+        return True
+
+    def settle(
+        self,
+        row: dict[str, Any],
+        statuses: dict[str, str],
+        *,
+        state: str,
+        error: str | None = None,
+        write: Callable[[], None] | None = None,
+    ) -> bool:
+        """Write what became of the lines of a shard, and its last state, in one transaction; False as in ``advance``.
+
+        Args:
+            row: The shard.
+            statuses: Of its lines.
+            state: Of the shard, from now on.
+            error: Reason, or the batch's last status.
+            write: Puts the results into the folder; only the process that settles the shard does that.
+        """
+        with self._transaction():
+            if not self._is_as(row):
+                return False
+            if write is not None:
+                write()
             sql = "update lines set status = ? where custom_id = ? and shard_id = ?"
             self.db.executemany(sql, ((status, name, row["id"]) for name, status in statuses.items()))
             self.note(row, state=state, error=error)
+        return True
 
-    def withdraw(self, row: dict[str, Any]) -> None:
-        """Forget a shard that was planned and never sent: its lines are free again."""
+    def withdraw(self, row: dict[str, Any]) -> bool:
+        """Forget a shard that was never sent: its lines are free again; False as in ``advance``."""
         with self._transaction():
+            if not self._is_as(row):
+                return False
             self.db.execute("delete from lines where shard_id = ?", (row["id"],))
-            self.db.execute("delete from shards where id = ? and state = 'planned'", (row["id"],))
+            self.db.execute("delete from shards where id = ?", (row["id"],))
+            row["state"] = "withdrawn"
+        return True
 
     def hold(self, row: dict[str, Any]) -> bool:
-        """Take or keep the right to send a shard; False while another process that lives has it."""
+        """Take or keep the right to send a shard; False while another process that lives has it, or if it is gone.
+
+        ``row`` then shows what stands in the ledger.
+        """
         with self._transaction():
-            now = self.db.execute("select owner, beat from shards where id = ?", (row["id"],)).fetchone()
-            if now is None:
+            if not self.reload(row):
                 return False
-            mine = now["owner"] in (None, self.owner)
-            if not mine and time.time() - (now["beat"] or 0) < _LEASE_S and _lives(now["owner"]):
+            mine = row["owner"] in (None, self.owner)
+            if not mine and time.time() - (row["beat"] or 0) < _LEASE_S and _lives(row["owner"]):
                 return False
             self.note(row, owner=self.owner, beat=time.time())
         return True
 
-    def reload(self, row: dict[str, Any]) -> None:
-        """Read again what another process may have written."""
-        row.update(dict(self.db.execute("select * from shards where id = ?", (row["id"],)).fetchone()))
+    def reload(self, row: dict[str, Any]) -> bool:
+        """Read again what another process may have written; False if it withdrew the shard."""
+        sql = "select * from shards where id = ? and shard = ?"  # the id of a withdrawn shard may be given again
+        now = self.db.execute(sql, (row["id"], row["shard"])).fetchone()
+        row.update(dict(now) if now is not None else {"state": "withdrawn"})
+        return now is not None
+
+    def _is_as(self, row: dict[str, Any]) -> bool:
+        before = row["state"], row["batch_id"]
+        return self.reload(row) and (row["state"], row["batch_id"]) == before
 
     @contextmanager
     def _transaction(self) -> Any:

@@ -25,7 +25,8 @@ class Faults:
         self.calls = Counter()
         """Calls by route: upload, create, retrieve, list, content, cancel, models."""
         self.script = {}
-        """Route to a list of faults, used up one a call: "drop" (done, but no answer comes) or (status, body, headers)."""
+        """Route to a list of faults, used up one a call: "refuse" (not done, no answer), "drop" (done, but no answer comes),
+        "done-503" (done, and denied), or (status, body, headers)."""
         self.line = lambda name, n: good(name)
         """custom_id and number of the attempt to an output line (dict or bytes), None for no line at all."""
         self.end = lambda n: {"status": "completed"}
@@ -33,6 +34,12 @@ class Faults:
         self.content = lambda data: data
         """What is sent of a result file; with ``is_chunked`` no length is told."""
         self.is_chunked = self.is_without_metadata = self.is_without_list = False
+        self.is_ours = False
+        """It says that it is arislab's own server, and knows Idempotency-Key."""
+        self.is_lazy = False
+        """Batches stay in progress until ``finish``."""
+        self.keys, self.watch = {}, lambda batch, names: None
+        """What is told of each batch that is made."""
 
     def fault(self, route):
         self.calls[route] += 1
@@ -48,22 +55,46 @@ class Faults:
         self.files[file["id"]] = (file, content)
         return file
 
-    def create(self, asked):
-        n = len(self.batches)
-        names = [json.loads(x)["custom_id"] for x in self.files[asked["input_file_id"]][1].split(b"\n") if x.strip()]
-        made = {"id": f"batch-{n}", "object": "batch", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-        made |= {"input_file_id": asked["input_file_id"], "created_at": n, "output_file_id": None}
-        made |= {"error_file_id": "", "metadata": None if self.is_without_metadata else asked.get("metadata")}
+    def create(self, asked, key=None):
+        if self.is_ours and (made := self.batches.get(self.keys.get(key))):
+            return made if made["input_file_id"] == asked["input_file_id"] else (409, "this Idempotency-Key was used")
+        n = len(self.files)
+        names = self.names(asked["input_file_id"])
+        made = {"id": f"batch-{len(self.keys)}", "object": "batch", "endpoint": "/v1/chat/completions"}
+        made |= {"completion_window": "24h", "status": "in_progress", "created_at": n, "output_file_id": None}
+        made |= {"input_file_id": asked["input_file_id"], "error_file_id": ""}
+        made |= {"metadata": None if self.is_without_metadata else asked.get("metadata")}
         made |= {"request_counts": {"total": len(names), "completed": len(names), "failed": 0}}  # counts lie
-        end = self.end(n)
+        self.watch(made, names)
+        self.batches[made["id"]] = made
+        self.keys[key or made["id"]] = made["id"]
+        if not self.is_lazy:
+            self.finish(made["id"], self.end(len(self.keys) - 1))
+        return made
+
+    def names(self, file_id):
+        return [json.loads(x)["custom_id"] for x in self.files[file_id][1].split(b"\n") if x.strip()]
+
+    def finish(self, batch_id, end):
+        """End a batch: the lines that come are computed now."""
+        made = self.batches[batch_id]
         if end["status"] in ("completed", "expired", "cancelled"):
+            names = self.names(made["input_file_id"])
             self.asked.update(names)
             lines = [self.line(name, self.asked[name]) for name in names]
             raw = [x if isinstance(x, bytes) else json.dumps(x).encode() + b"\n" for x in lines if x is not None]
-            self.files[f"file-out-{n}"] = ({"id": f"file-out-{n}", "bytes": sum(map(len, raw))}, b"".join(raw))
-            made["output_file_id"] = f"file-out-{n}"
-        self.batches[made["id"]] = made | end
-        return self.batches[made["id"]]
+            name = f"file-out-{batch_id}"
+            self.files[name] = ({"id": name, "bytes": sum(map(len, raw))}, b"".join(raw))
+            made["output_file_id"] = name
+        made |= end
+
+    def cancel(self, batch_id):
+        made = self.batches.get(batch_id)
+        if made is not None and made["status"] in ("completed", "expired", "failed"):
+            return (409, "it has ended")
+        if made is not None and made["status"] == "in_progress":
+            made["status"] = "cancelling"
+        return made
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -85,14 +116,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def serve(self, route, do):
         fault = self.faults.fault(route)
-        if fault == "drop":
-            do()
+        if fault in ("drop", "refuse", "done-503"):
+            if fault != "refuse":
+                do()
+            if fault == "done-503":
+                self.reply({"error": {"message": "busy"}}, 503)
             self.close_connection = True
         elif fault is not None:
             self.reply({"error": {"message": fault[1]}}, fault[0], fault[2])
         else:
-            found = do()
-            self.reply(found if found is not None else {"error": {"message": "no such thing"}}, 200 if found else 404)
+            found = do() or (404, "no such thing")
+            code, body = (200, found) if isinstance(found, dict) else (found[0], {"error": {"message": found[1]}})
+            self.reply(body, code)
 
     def do_GET(self):
         it, path = self.faults, self.path.split("?")[0].removeprefix("/v1")
@@ -100,9 +135,13 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/models":
             model = {"id": "m", "object": "model", "created": 0, "owned_by": "x"}
             self.serve("models", lambda: {"object": "list", "data": [model]})
+        elif path == "/arislab" and it.is_ours:
+            self.serve("arislab", lambda: {"server": "arislab", "instance": "i"})
         elif path.endswith("/content"):
             fault = it.fault("content")
-            if fault is not None or key not in it.files:
+            if isinstance(fault, str):
+                self.close_connection = True
+            elif fault is not None or key not in it.files:
                 self.reply({"error": {"message": "gone"}}, *((fault[0], fault[2]) if fault else (404,)))
             else:
                 self.reply(it.content(it.files[key][1]), has_length=not it.is_chunked)
@@ -122,9 +161,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/files"):
             self.serve("upload", lambda: self.faults.upload(data))
         elif self.path.endswith("/batches"):
-            self.serve("create", lambda: self.faults.create(json.loads(data)))
+            self.serve("create", lambda: self.faults.create(json.loads(data), self.headers.get("idempotency-key")))
         else:
-            self.serve("cancel", lambda: self.faults.batches.get(self.path.split("/")[3]))
+            self.serve("cancel", lambda: self.faults.cancel(self.path.split("/")[3]))
 
 
 @contextmanager

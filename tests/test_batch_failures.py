@@ -8,6 +8,7 @@ from faults import good, serving
 
 from arislab import batch
 from arislab.errors import BatchError
+from arislab.ledger import Ledger
 
 N = 4
 FRAME = batch.build_requests(people(N), lambda c: [{"role": "user", "content": c["profile"]["text"]}], model="m")
@@ -132,6 +133,26 @@ def test_20_a_download_cut_short_without_a_length_is_fetched_again_not_paid_agai
     assert (set(faults.asked.values()), cuts) == ({1}, [])
 
 
+def test_20_a_file_that_stays_cut_at_the_end_of_a_line_is_not_taken_for_whole(server, tmp_path):
+    faults, url = server
+    faults.is_chunked, faults.script["file"] = True, [(500, "oops", ())]
+    faults.content = lambda data: b"".join(data.splitlines(keepends=True)[:-1])
+    with pytest.raises(BatchError, match=r"three times shorter than .* 1 lines are missing; .* run the cell again"):
+        run(url, tmp_path)
+    faults.content = lambda data: data
+    assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
+    assert set(faults.asked.values()) == {1}
+
+
+def test_20_one_broken_file_does_not_keep_the_others_from_being_fetched(server, tmp_path):
+    faults, url = server
+    faults.content = lambda data: data.replace(b"r-", b"x-") if A.encode() in data else data
+    with pytest.raises(BatchError, match="another batch's file"):
+        run(url, tmp_path, max_lines=1)
+    states = [row["state"] for row in Ledger(tmp_path).rows()]
+    assert states == ["submitted"] + ["collected"] * (N - 1)
+
+
 @pytest.mark.parametrize("status", ["pending", "queued", "running", "IN_PROGRESS", "daydreaming"])
 def test_26_a_status_that_nobody_knows_is_waited_for(server, tmp_path, status):
     faults, url = server
@@ -223,7 +244,7 @@ def test_24_a_batch_that_outlives_its_window_is_not_waited_for_for_ever(server, 
         "expires_at": 10**9 + 86_400,
     }  # the server's clock may be far off
     job.look()
-    job.shards[0]["changed_at"] = "2020-01-01 00:00:00"
+    job.ledger.db.execute("update shards set changed_at = '2020-01-01 00:00:00'")
     with pytest.raises(BatchError, match=r"past its window.*arislab batch cancel batch-0.*resend"):
         job.look()
     assert job.account() == {"open": N}
@@ -255,3 +276,96 @@ def test_38_a_server_that_cannot_list_leaves_a_lost_create_to_its_user(server, t
     assert (again.account(), len(faults.batches)) == ({"lost": N}, 1)
     assert batch.submit(FRAME, **how, resend=("lost",)).wait(poll_s=0.01).account() == {"ok": N}
     assert len(faults.batches) == 2
+
+
+# -- two notebooks on one folder ---------------------------------------------------------------------------------------
+
+
+def test_3_a_notebook_that_slept_through_its_lease_sends_nothing_that_another_has_sent(server, tmp_path):
+    faults, url = server
+    upload = faults.upload
+
+    def slow(data):
+        faults.upload = upload
+        Ledger(tmp_path).db.execute("update shards set owner = '1@another-machine', beat = 0")
+        assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
+        return upload(data)
+
+    faults.upload = slow
+    assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
+    assert (len(faults.batches), set(faults.asked.values())) == (1, {1})
+
+
+def test_3_what_another_notebook_sent_and_fetched_in_the_meantime_is_not_sent_again(server, tmp_path):
+    faults, url = server
+    how = {"server": batch.connect(url, folder=tmp_path), "folder": tmp_path, "max_lines": 2}
+    first = batch.submit(FRAME, **how, window=1)
+    batch.submit(FRAME, **how).wait(poll_s=0.01)
+    assert first.wait(poll_s=0.01).account() == {"ok": N}
+    assert (len(faults.batches), set(faults.asked.values())) == (2, {1})
+
+
+def test_3_two_notebooks_that_see_one_failed_batch_send_it_again_once(server, tmp_path):
+    faults, url = server
+    how = {"server": batch.connect(url, folder=tmp_path), "folder": tmp_path}
+    full = {"object": "list", "data": [{"code": "token_limit_exceeded", "message": "enqueued", "line": None}]}
+    faults.is_lazy = True
+    both = [batch.submit(FRAME, **how) for _ in range(2)]
+    faults.finish("batch-0", {"status": "failed", "errors": full})
+    for job in both:
+        job.look()
+        job._pump()
+    assert len(faults.batches) == 2
+    faults.finish("batch-1", {"status": "completed"})
+    assert [job.wait(poll_s=0.01).account() for job in both] == [{"ok": N}] * 2
+    assert set(faults.asked.values()) == {1}
+
+
+def test_3_a_notebook_follows_the_lines_that_another_sends_again(server, tmp_path):
+    faults, url = server
+    how = {"server": batch.connect(url, folder=tmp_path), "folder": tmp_path}
+    faults.line = lambda name, n: good(name, code=500) if n == 1 else good(name)
+    faults.is_lazy = True
+    both = [batch.submit(FRAME, **how) for _ in range(2)]
+    faults.finish("batch-0", {"status": "completed"})
+    faults.is_lazy = False
+    assert [job.wait(poll_s=0.01).account() for job in both] == [{"ok": N}] * 2
+    assert set(faults.asked.values()) == {2}
+
+
+def test_3_cancelling_does_not_free_what_another_notebook_has_sent(server, tmp_path):
+    faults, url = server
+    faults.is_lazy = True
+    how = {"server": batch.connect(url, folder=tmp_path), "folder": tmp_path, "max_lines": 2}
+    first = batch.submit(FRAME, **how, window=1)
+    batch.submit(FRAME, **how)
+    first.cancel()
+    assert [made["status"] for made in faults.batches.values()] == ["cancelling"] * 2
+    assert batch.submit(FRAME, **how).account() == {"open": N}
+    assert len(faults.batches) == 2
+
+
+def test_1_cancelling_what_was_never_confirmed_leaves_it_to_its_user(server, tmp_path):
+    faults, url = server
+    faults.script["create"] = ["refuse"]
+    how = {"server": batch.connect(url, folder=tmp_path), "folder": tmp_path}
+    with pytest.raises(BatchError, match="did not confirm"):
+        batch.submit(FRAME, **how)
+    batch.cancel(tmp_path, server=how["server"])
+    with pytest.warns(UserWarning, match=f"{N} cancelled"):
+        assert batch.submit(FRAME, **how).account() == {"cancelled": N}
+    assert batch.submit(FRAME, **how, resend=("cancelled",)).wait(poll_s=0.01).account() == {"ok": N}
+    assert set(faults.asked.values()) == {1}
+
+
+def test_3_results_that_another_notebook_has_fetched_are_not_written_over(server, tmp_path):
+    faults, url = server
+
+    def content(data):
+        faults.content = lambda data: data
+        assert set(run(url, tmp_path)["llm_output"]) == {"fine"}  # the other is faster
+        return data.replace(b"fine", b"torn")
+
+    faults.content = content
+    assert set(run(url, tmp_path)["llm_output"]) == {"fine"}
+    assert list(tmp_path.rglob("*.part")) == []
