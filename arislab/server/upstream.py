@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,24 +21,33 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("arislab.server")
 
+GROWTH = 4
+"""By how much an answer raises the limit: fivefold each round, as a refusal costs little and idle slots cost much."""
+BUSY_PER_S = 2000
+"""Answers a second beyond which this process is what is slow: more in flight would cost CPU (aiohttp: 0.11 ms a request
+with 64 in flight, 0.19 with 512) and bring nothing, so the limit shrinks to its start."""
+HOLD_S = 30.0
+"""From a refusal until the limit grows again."""
+
 
 @dataclass
 class _Upstream:
     url: str
-    limit: float
-    """Requests that may be in flight: grows while answers come, is halved when the server says that it has too many."""
+    limit: int
+    """Requests that may be in flight: grows while answers come, and becomes what the server holds when it refuses more."""
     in_flight: int = 0
-    steady: bool = False
-    """False: the limit doubles each round (as TCP starts); True: it grows by one each round, after the first refusal."""
-    cut_at: float = field(default=float("-inf"))
+    mean_s: float = 0.0
+    """Seconds of an answer, over about the last round; ``in_flight / mean_s`` come in a second."""
+    held_at: float = float("-inf")
     closed_until: float = 0.0
 
 
 class UpstreamEngine:
     """Sends each line to one of several OpenAI-compatible chat servers and passes the answer through.
 
-    A refusal for load (429, 503) or a server that cannot be reached is waited out for up to ``patience_s``, and halves
-    what is in flight; 408, other 5xx and broken connections are tried ``attempts`` times; other answers are final.
+    A refusal for load (429, 503) or a server that cannot be reached is waited out for up to ``patience_s``; 408, other 5xx
+    and broken connections are tried ``attempts`` times; other answers are final. What is in flight when a server refuses
+    one more is what it holds: the limit stays there for a while.
 
     Args:
         urls: base URLs, ``.../v1``.
@@ -60,7 +69,7 @@ class UpstreamEngine:
         self,
         urls: Sequence[str],
         *,
-        start: int = 16,
+        start: int = 32,
         ceiling: int = 512,
         attempts: int = 5,
         patience_s: float = 600.0,
@@ -68,8 +77,8 @@ class UpstreamEngine:
         backoff_s: float = 0.5,
         key: str | None = None,
     ):
-        self._upstreams = [_Upstream(url.rstrip("/"), float(start)) for url in urls]
-        self._ceiling, self._attempts, self._patience_s = ceiling, attempts, patience_s
+        self._upstreams = [_Upstream(url.rstrip("/"), start) for url in urls]
+        self._start, self._ceiling, self._attempts, self._patience_s = start, ceiling, attempts, patience_s
         self._timeout_s, self._backoff_s, self._key = timeout_s, backoff_s, key
         self.gate = Gate(start * len(self._upstreams))
         self._session: aiohttp.ClientSession | None = None
@@ -116,25 +125,31 @@ class UpstreamEngine:
         data = orjson.dumps(request.body)
         while True:
             upstream = await self._free()
+            asked = time.monotonic()
             result, retry_after_s = await self._post(upstream, request, data)
             if not _transient(result):
-                self._grow(upstream)
+                self._adapt(upstream, time.monotonic() - asked)
                 return result
-            is_load = result.status in (429, 503) or result.body == _UNREACHABLE
+            is_absent = result.body == _UNREACHABLE
+            is_load = is_absent or result.status in (429, 503)
             attempt += not is_load
-            if is_load:
-                self._cut(upstream, retry_after_s if retry_after_s is not None else delay_s)
             if attempt >= self._attempts or time.monotonic() - began > self._patience_s:
                 return result
-            if not is_load:  # under load the line keeps its place, so a server in trouble is not given more lines
-                await self.gate.step_out(delay_s * random.uniform(0.5, 1.5))
+            wait_s = delay_s * random.uniform(0.5, 1.5)
+            if is_load:  # the line keeps its place, so a server in trouble is not given more lines
+                if is_absent or retry_after_s or not upstream.in_flight:
+                    self._close(upstream, retry_after_s or wait_s)
+                if not is_absent:
+                    self._hold(upstream, upstream.in_flight)
+            else:
+                await self.gate.step_out(wait_s)
             delay_s = min(30.0, delay_s * 2)
 
     async def _free(self) -> _Upstream:
         """Take a slot of the server that has most of them free; wait while all are full or asked us to wait."""
         while True:
             now = time.monotonic()
-            free = [u for u in self._upstreams if u.closed_until <= now and u.in_flight < max(1.0, u.limit)]
+            free = [u for u in self._upstreams if u.closed_until <= now and u.in_flight < u.limit]
             if free:
                 upstream = max(free, key=lambda u: u.limit - u.in_flight)
                 upstream.in_flight += 1
@@ -156,28 +171,40 @@ class UpstreamEngine:
         except aiohttp.ClientConnectorError:
             return Result(line, 0, _UNREACHABLE), None
         except TimeoutError:
+            self._hold(upstream, upstream.in_flight // 2)
             return failure(line, 0, "upstream_timeout", f"no answer within {self._timeout_s:g} s"), None
         except aiohttp.ClientError as error:
             return failure(line, 0, "upstream_connection_error", f"the connection broke: {type(error).__name__}"), None
         finally:
             upstream.in_flight -= 1
 
-    def _grow(self, upstream: _Upstream) -> None:
-        if upstream.in_flight + 1 >= upstream.limit / 2:  # only what is used can be known to be healthy
-            upstream.limit = min(self._ceiling, upstream.limit + (1 / upstream.limit if upstream.steady else 1))
-            self._fit()
+    def _adapt(self, upstream: _Upstream, took_s: float) -> None:
+        """Allow more in flight after an answer, unless that would only make lines wait."""
+        upstream.mean_s += (took_s - upstream.mean_s) / (upstream.in_flight + 1)
+        is_used = upstream.in_flight + 1 >= upstream.limit / 2  # only what is used can be known to be healthy
+        if upstream.in_flight > BUSY_PER_S * upstream.mean_s:
+            upstream.limit -= upstream.limit > self._start
+        elif is_used and upstream.mean_s < self._timeout_s / 2 and time.monotonic() - upstream.held_at > HOLD_S:
+            upstream.limit = min(self._ceiling, upstream.limit + GROWTH)
+        self._fit()
 
-    def _cut(self, upstream: _Upstream, wait_s: float) -> None:
-        """Halve what is in flight, once for all refusals of a moment, and leave the server alone for a while."""
+    def _close(self, upstream: _Upstream, wait_s: float) -> None:
+        """Leave a server alone that is absent, takes nothing, or asks for it."""
         now = time.monotonic()
+        if now > upstream.closed_until:
+            log.info("%s takes nothing now: no requests for %.1f s", upstream.url, wait_s)
         upstream.closed_until = max(upstream.closed_until, now + wait_s)
-        if now - upstream.cut_at > 1.0:
-            upstream.limit, upstream.steady, upstream.cut_at = max(1.0, upstream.limit / 2), True, now
-            log.info("%s is busy or absent: %d requests in flight from now on", upstream.url, upstream.limit)
-            self._fit()
+
+    def _hold(self, upstream: _Upstream, n: int) -> None:
+        """Have ``n`` in flight at most. Refusals that come together each lower it, until it is what the server took."""
+        now = time.monotonic()
+        if now - upstream.held_at > 1.0:
+            log.info("%s is busy: at most %d requests in flight from now on", upstream.url, n)
+        upstream.limit, upstream.held_at = max(1, min(upstream.limit, n)), now
+        self._fit()
 
     def _fit(self) -> None:
-        self.gate.widen(sum(int(upstream.limit) for upstream in self._upstreams))
+        self.gate.widen(sum(upstream.limit for upstream in self._upstreams))
 
 
 _UNREACHABLE = orjson.dumps(
