@@ -32,6 +32,7 @@ from arislab.errors import PrerequisiteError
 log = logging.getLogger("arislab.server")
 
 TERMINAL = ("failed", "completed", "expired", "cancelled")
+GROUP_S = 0.02  # a flush waits so long for company, as it costs as much as the lines of a whole group
 COLLECTED_S = 24 * 3600  # an output stays for this long after its first whole download, should that one go wrong
 
 LIVE = "(expires_at > :now or (pinned and collected_at is null))"
@@ -407,6 +408,7 @@ class Store:
 
     def _flush(self) -> None:
         """Write all result lines that came while the last flush waited for the disk: two fsyncs for the whole group."""
+        time.sleep(GROUP_S)
         with self._pending_lock:
             pending, self._pending, self._next_flush = self._pending, [], None
         by_batch: dict[int, list[Row]] = defaultdict(list)
