@@ -46,10 +46,10 @@ def canonical(table: str, frame: pl.DataFrame) -> pl.DataFrame:
             continue
         if column and column.names_run:
             values = values.str.replace_all(RUN_ID.pattern.replace("(?![0-9a-f])", ""), "<run>")
-        if values.dtype.is_float():  # -0.0 + 0.0 is 0.0
-            values = pl.select(
-                pl.when(values.is_nan()).then(float("nan")).otherwise(values + 0.0).alias(name)
-            ).to_series()
+        if values.dtype.is_float():
+            zero, nan = pl.lit(0.0, values.dtype), pl.lit(float("nan"), values.dtype)
+            clean = pl.when(values == 0).then(zero).when(values.is_nan()).then(nan).otherwise(values)
+            values = pl.select(clean.alias(name)).to_series()
         columns.append(values)
     out = pl.DataFrame(columns)
     keys = [name for name in tables.contract(table).key if name in out.columns]

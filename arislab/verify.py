@@ -70,6 +70,10 @@ class Verdict:
         return "\n".join(lines)
 
 
+_UNREADABLE = (LakeError, OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What reading a damaged Parquet file raises; polars panics at some."""
+
+
 # ---- V0: what is recorded is still there --------------------------------------------------------------------------------
 
 
@@ -126,7 +130,7 @@ def _check_read(lake: Lake, line: dict[str, Any]) -> list[Finding]:
     name, version = line["table"], line["version"]
     try:
         frame = lake[name].read(columns=line.get("columns"), where=line.get("where"), version=version)
-    except (LakeError, OSError, pl.exceptions.PolarsError) as error:
+    except _UNREADABLE as error:
         return [Finding("V0", name, f"version {version}, an input, cannot be read: {str(error).splitlines()[0]}")]
     if digests.digest(name, frame) == line["digest"]:
         return []
@@ -137,7 +141,7 @@ def _check_read(lake: Lake, line: dict[str, Any]) -> list[Finding]:
 def _check_left(lake: Lake, name: str, told: dict[str, Any], run_id: str) -> list[Finding]:
     try:
         frame = lake[name].read(where=f"run_id = '{run_id}'", version=told["version"])
-    except (LakeError, OSError, pl.exceptions.PolarsError) as error:
+    except _UNREADABLE as error:
         return [
             Finding("V0", name, f"version {told['version']}, an output, cannot be read: {str(error).splitlines()[0]}")
         ]
