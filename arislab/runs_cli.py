@@ -181,6 +181,32 @@ def diff(
         typer.echo("no difference")
 
 
+@app.command()
+def export(
+    run: Run,
+    root: Root = None,
+    ro_crate: Annotated[
+        Path | None, typer.Option("--ro-crate", metavar="DIR", help="Folder to make: a Process Run Crate 0.5.")
+    ] = None,
+    mlflow: Annotated[
+        str | None, typer.Option("--mlflow", metavar="URI", help="MLflow store, such as sqlite:///mlflow.db.")
+    ] = None,
+) -> None:
+    """Write one record in a form that other tools read."""
+    from arislab import export as exporting
+    from arislab import records
+
+    if ro_crate is None and mlflow is None:
+        raise ParameterError("runs export needs --ro-crate DIR or --mlflow URI: what to write.")
+    found = records.find(enter(root), run)
+    if ro_crate is not None:
+        typer.echo(f"{found['run_id']}: RO-Crate in {exporting.ro_crate(found, ro_crate)}")
+    if mlflow is not None:
+        told = exporting.mlflow(found, mlflow)
+        state = f"written (artifacts: {told.artifacts})" if told.is_new else "stands already"
+        typer.echo(f"{found['run_id']}: {state} as MLflow run {told.mlflow_run_id} in {exporting.public(mlflow)}")
+
+
 def rerun(
     run: Run,
     into: Annotated[

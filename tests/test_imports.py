@@ -54,7 +54,8 @@ ARROWS = {
     "server": {"tiny"},
     "tiny": {"tables"},
     "verify": {"digests", "headline", "lake", "parameters", "provenance", "records", "runs"},
-    "runs_cli": {"headline", "lake", "parameters", "records", "runs", "verify"},
+    "export": {"digests", "headline"},
+    "runs_cli": {"export", "headline", "lake", "parameters", "records", "runs", "verify"},
     "cli": {"batch_cli", "inputs", "lake", "lineage", "runs", "runs_cli", "server", "task", "tiny"},
 }
 """module or sub-package -> what it may import from arislab; all may import errors."""

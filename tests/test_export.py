@@ -1,0 +1,298 @@
+"""Records in the forms of others: what they say is what the record says, and nothing is written into a record."""
+
+import hashlib
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+from conftest import CHECKOUT, need
+from nbformat.v4 import new_code_cell, new_notebook
+
+from arislab import cli, export, records, runs
+from arislab.errors import PrerequisiteError
+
+PARAMETERS = 'n: int = 3  # rows\nnames: list[str] = ["a"]  # of rows\nnote: str = ""  # free text'
+GOOD = """\
+import polars as pl
+from arislab import runs
+from arislab.lake import Lake
+lake = Lake()
+lake["candidates"].read()
+rows = {"candidate_id": ["c"], "profile": ["{}"], "group_id": ["g"], "split": ["train"]}
+lake["candidates"].append(pl.DataFrame(rows))
+runs.headline(runs.account(3, ok=3), **{"icl+tuned": (0.5, 0.4, 0.6, 9), "verdict": "keep", "loss": float("nan"), "k": 5})"""
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A root with one run that is ok and one that failed."""
+    root = tmp_path_factory.mktemp("root")
+    for name, source in (("good", GOOD), ("bad", "raise ValueError('no such luck')")):
+        cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(source)]
+        nbformat.write(new_notebook(cells=cells), root / f"{name}.ipynb")
+        runs.execute(str(root / f"{name}.ipynb"), {"n": 4}, root=root)
+    return root
+
+
+@pytest.fixture
+def good(recorded):
+    return records.find(recorded, "good")
+
+
+@pytest.fixture
+def bad(recorded):
+    return records.find(recorded, "bad")
+
+
+def graph(folder):
+    found = json.loads((folder / "ro-crate-metadata.json").read_text())
+    return {entity["@id"]: entity for entity in found["@graph"]}
+
+
+def references(value):
+    if isinstance(value, dict):
+        yield from [value["@id"]] if set(value) == {"@id"} else []
+        for inner in value.values():
+            yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# ---- RO-Crate
+
+
+@pytest.mark.parametrize("phase", ["good", "bad"])
+def test_a_crate_refers_only_to_what_it_has(recorded, phase, tmp_path):
+    found = graph(export.ro_crate(records.find(recorded, phase), tmp_path / "crate"))
+    open_ends = {r for entity in found.values() for r in references(entity)} - found.keys()
+    assert open_ends == {export.CRATE}
+    assert found["./"]["conformsTo"] == {"@id": export.PROFILE}
+    assert found["ro-crate-metadata.json"]["about"] == {"@id": "./"}
+    assert Counter(e["@type"] for e in found.values())["CreateAction"] == 1
+    assert {"name", "description", "datePublished", "license"} <= found["./"].keys()
+
+
+def test_every_file_stands_in_the_crate_with_its_digest_and_size(good, tmp_path):
+    (Path(good["folder"]) / "outputs").mkdir(exist_ok=True)
+    (Path(good["folder"]) / "outputs" / "a plot.png").write_bytes(b"png")
+    crate = export.ro_crate(good, tmp_path / "deep" / "crate")
+    files = {name: entity for name, entity in graph(crate).items() if entity["@type"] == "File"}
+    assert {r["@id"] for r in graph(crate)["./"]["hasPart"]} == set(files)
+    assert {"run.json", "notebook.ipynb", "env.lock", "events.jsonl", "outputs/a%20plot.png"} <= set(files)
+    for name, entity in files.items():
+        path = crate / unquote(name)
+        assert (entity["sha256"], entity["contentSize"]) == (sha256(path), str(path.stat().st_size))
+        assert sha256(path) == sha256(Path(good["folder"]) / unquote(name))
+    on_disk = {p.relative_to(crate).as_posix() for p in crate.rglob("*") if p.is_file()}
+    assert on_disk == {unquote(name) for name in files} | {"ro-crate-metadata.json"}
+
+
+def test_the_action_says_what_ran_on_what_and_what_came_of_it(good, tmp_path):
+    found = graph(export.ro_crate(good, tmp_path / "crate"))
+    action = found["#" + good["run_id"]]
+    assert (action["startTime"], action["endTime"]) == (good["started_at"], good["finished_at"])
+    assert action["actionStatus"] == "http://schema.org/CompletedActionStatus"
+    assert "error" not in action
+    assert found[action["instrument"]["@id"]]["sha256"] == good["notebook"]["sha256"]
+    given = [found[r["@id"]] for r in action["object"]]
+    assert {e["name"]: e["value"] for e in given if e["@type"] == "PropertyValue"} == {
+        "n": 4,
+        "names": '["a"]',
+        "note": "",
+    }
+    read, written = found["#read-candidates"], found["#written-candidates"]
+    assert {"@id": "#read-candidates"} in action["object"]
+    assert {"@id": "#written-candidates"} in action["result"]
+    assert {"@id": "notebook.ipynb"} in action["result"]
+    assert "version" not in read, "there was no table yet"
+    assert (written["version"], written["identifier"]) == ("0", good["tables_written"]["candidates"]["digest"])
+    assert "agent" not in action, "the record does not know who ran it"
+
+
+def test_a_failed_run_is_a_failed_action_with_its_error(bad, tmp_path):
+    action = graph(export.ro_crate(bad, tmp_path / "crate"))["#" + bad["run_id"]]
+    assert action["actionStatus"] == "http://schema.org/FailedActionStatus"
+    assert action["error"] == "failed: ValueError: no such luck"
+
+
+def test_a_crate_names_no_folder_and_no_host_of_the_machine(good, recorded, tmp_path):
+    text = (export.ro_crate(good, tmp_path / "crate") / "ro-crate-metadata.json").read_text()
+    assert str(recorded) not in text
+    assert str(CHECKOUT) not in text
+    assert good["supervisor"]["boot_id"] is None or good["supervisor"]["boot_id"] not in text
+
+
+def test_a_crate_is_made_whole_or_not_at_all(good, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("keep")
+    with pytest.raises(PrerequisiteError, match="give a folder that does not exist, or is empty"):
+        export.ro_crate(good, tmp_path / "full")
+    assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))] == ["full", "full/mine"]
+    with pytest.raises(PrerequisiteError, match="inside the record"):
+        export.ro_crate(good, Path(good["folder"]) / "crate")
+    (tmp_path / "empty").mkdir()
+    export.ro_crate(good, tmp_path / "empty")
+
+
+def test_what_has_not_ended_or_was_changed_is_not_exported(good, recorded, tmp_path):
+    with pytest.raises(PrerequisiteError, match="is running; only a run that has ended"):
+        export.ro_crate(good | {"status": "running"}, tmp_path / "crate")
+    notebook = Path(good["folder"]) / "notebook.ipynb"
+    before = notebook.read_bytes()
+    try:
+        notebook.write_bytes(before + b"\n")
+        with pytest.raises(PrerequisiteError, match=r"notebook\.ipynb of .* was changed after the run"):
+            export.ro_crate(good, tmp_path / "crate")
+    finally:
+        notebook.write_bytes(before)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("phase", runs.PHASES)
+def test_a_record_of_an_older_version_can_be_exported(phase, tmp_path):
+    run = records.read(CHECKOUT / "papermill_runs" / "example" / phase)
+    found = graph(export.ro_crate(run, tmp_path / "crate"))
+    assert {r for entity in found.values() for r in references(entity)} - found.keys() == {export.CRATE}
+
+
+# ---- MLflow
+
+
+def arislab(*arguments, root):
+    """The command in a process of its own, so that no warning or thread of MLflow stays in this one."""
+    return subprocess.run(
+        [sys.executable, "-m", "arislab", "runs", "export", *arguments, "--root", root],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT) + os.pathsep + os.environ.get("PYTHONPATH", "")},
+    )
+
+
+@pytest.fixture
+def mlflow():
+    missing = [name for name in ("mlflow", "sqlalchemy", "alembic") if find_spec(name) is None]
+    need("mlflow", present=not missing, why=f"{', '.join(missing)} not installed ({export.INSTALL})")
+
+
+def test_numbers_of_a_headline_are_metrics_and_intervals_are_four():
+    headline = {"account": {"total": 3, "label": "rows", "states": {"ok": 3}}, "a": (1), "b": "text", "c": True}
+    interval = {"icl": {"mean": 0.5, "low": None, "high": 0.6, "n": 9}}
+    assert export.numbers(headline | interval) == {
+        "account.total": 3.0,
+        "account.ok": 3.0,
+        "a": 1.0,
+        "icl": 0.5,
+        "icl.high": 0.6,
+        "icl.n": 9.0,
+    }
+
+
+def test_without_mlflow_one_error_names_the_extra(good, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    with pytest.raises(PrerequisiteError) as error:
+        export.mlflow(good, "sqlite:///x.db")
+    assert str(error.value) == (
+        'the export to MLflow needs mlflow, sqlalchemy, alembic, not installed here; run: pip install -e ".[mlflow]"'
+    )
+    with pytest.raises(PrerequisiteError, match="needs mlflow, not installed"):
+        export.mlflow(good, "http://127.0.0.1:1")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mlflow")
+def test_a_run_is_in_the_store_once_with_all_it_says(good, bad, recorded, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for phase, says in (("good", "written"), ("good", "stands already"), ("bad", "written")):
+        done = arislab(phase, "--mlflow", uri, root=recorded)
+        assert done.returncode == 0, done.stderr
+        assert says in done.stdout
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        found = {row[0]: row[1:] for row in store.execute("select name, run_uuid, status, start_time from runs")}
+        assert {name: row[1] for name, row in found.items()} == {good["run_id"]: "FINISHED", bad["run_id"]: "FAILED"}
+        mine = found[good["run_id"]][0]
+
+        def values(table):
+            return dict(store.execute(f"select key, value from {table} where run_uuid = ?", [mine]))
+
+        assert values("params") == {"n": "4", "names": '["a"]', "note": ""}
+        numbers = {"icl_tuned": 0.5, "icl_tuned.low": 0.4, "icl_tuned.high": 0.6, "icl_tuned.n": 9.0, "k": 5.0}
+        assert values("metrics") == numbers | {"account.total": 3.0, "account.ok": 3.0}
+        tags = values("tags")
+    assert (tags["arislab.run_id"], tags["status"], tags["phase"]) == (good["run_id"], "ok", "good")
+    assert tags["run_key"] == good["run_key"]
+    stored = tmp_path / "mlartifacts" / mine / "artifacts"
+    for name in ("run.json", "notebook.ipynb"):
+        assert sha256(stored / name) == sha256(Path(good["folder"]) / name)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mlflow")
+def test_an_export_that_was_cut_off_is_finished_not_doubled(recorded, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    first = arislab("good", "--mlflow", uri, root=recorded)
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        store.execute("delete from tags where key = 'arislab.record_sha256'")
+    again = arislab("good", "--mlflow", uri, root=recorded)
+    assert again.stdout == first.stdout
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        assert store.execute("select count(*) from runs").fetchone() == (1,)
+        assert store.execute("select count(*), count(distinct key) from metrics").fetchone() == (7, 7)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mlflow")
+def test_nothing_leaves_the_machine(good, tmp_path):
+    code = (
+        "import sys, json; seen = []\n"
+        "sys.addaudithook(lambda e, a: seen.append(e) if e in ('socket.connect', 'socket.getaddrinfo', 'socket.sendto') else None)\n"
+        "from pathlib import Path; from arislab import export, records\n"
+        f"export.mlflow(records.read(Path({good['folder']!r})), 'sqlite:///' + {str(tmp_path / 'x.db')!r})\n"
+        "import time; time.sleep(2); print(json.dumps(seen))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mlflow")
+def test_a_store_that_cannot_be_used_is_one_error_without_its_password(recorded, tmp_path):
+    (tmp_path / "bad.db").write_text("rubbish, and more than a few bytes of it")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    for uri in (f"sqlite:///{tmp_path / 'bad.db'}", "nonsense://x", f"http://me:sk-planted@127.0.0.1:{port}"):
+        done = arislab("good", "--mlflow", uri, root=recorded)
+        assert done.returncode == 2
+        assert "MLflow refused" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "sk-planted" not in done.stderr
+
+
+# ---- the command
+
+
+def test_the_command_makes_a_crate_or_says_what_it_needs(recorded, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ARISLAB_ROOT", str(recorded))
+    for more, code in ((["--ro-crate", str(tmp_path / "crate")], 0), ([], 2)):
+        monkeypatch.setattr(sys, "argv", ["arislab", "runs", "export", "good", *more])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == code
+    told = capsys.readouterr()
+    assert f"RO-Crate in {tmp_path / 'crate'}" in told.out
+    assert told.err == "arislab: runs export needs --ro-crate DIR or --mlflow URI: what to write.\n"
