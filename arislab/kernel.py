@@ -122,9 +122,9 @@ def supervise(notebook: Path, job: Job) -> Outcome:
     from papermill.exceptions import PapermillException
     from papermill.translators import papermill_translators
 
-    from arislab.plugin import Engine, translator
+    from arislab.plugin import RecordedRun, translator
 
-    papermill_engines.register("arislab", Engine)  # also where the package is not installed
+    papermill_engines.register("arislab", RecordedRun)  # also where the package is not installed
     papermill_translators.register("python", translator())
     ended: list[Outcome] = []
     try:

@@ -1,23 +1,22 @@
 """What papermill loads of arislab: an engine that tells the truth, for ``arislab run`` and for plain ``papermill`` alike.
 
-The entry point ``papermill.engine: arislab`` names ``Engine``. Loading it also makes papermill ask ``Chooser`` first when no engine is
-named: a notebook that declares a phase of arislab (``metadata.arislab.phase``) runs as a recorded run, any other as ever. This module
-is imported by papermill while it starts, so it imports nothing heavy itself.
+The entry point ``papermill.engine: arislab`` names ``Engine``. Whoever asks for it also makes papermill ask ``Chooser`` first when no
+engine is named: a notebook that declares a phase of arislab (``metadata.arislab.phase``) runs as a recorded run, any other as ever.
+papermill loads this module while it starts itself, so nothing of papermill is imported here before a notebook runs.
 """
 
+import sys
 from typing import Any
-
-from papermill.engines import NBClientEngine, papermill_engines
 
 from arislab.parameters import as_code
 
 
-class Engine(NBClientEngine):  # type: ignore[misc]
-    """papermill's engine named ``arislab``: every notebook becomes a recorded run."""
+class RecordedRun:
+    """papermill's engine named ``arislab``: every notebook becomes a recorded run. Its methods have papermill's signatures."""
 
     @classmethod
     def execute_notebook(cls, nb: Any, kernel_name: str, **settings: Any) -> Any:
-        """Execute a notebook that papermill has prepared; its signature is papermill's."""
+        """Execute a notebook that papermill has prepared."""
         supervised = settings.pop("arislab_run", None)
         if supervised is not None:
             supervised(nb)
@@ -26,15 +25,31 @@ class Engine(NBClientEngine):  # type: ignore[misc]
 
         return runs.from_papermill(nb, **settings)
 
+    @classmethod
+    def nb_kernel_name(cls, nb: Any, name: str | None = None) -> str:
+        """Return the kernel that a notebook asks for."""
+        from papermill.utils import nb_kernel_name
 
-class Chooser(NBClientEngine):  # type: ignore[misc]
-    """papermill's engine when none is named: ``Engine`` for the phases of arislab, papermill's own for the rest."""
+        return str(nb_kernel_name(nb, name))
+
+    @classmethod
+    def nb_language(cls, nb: Any, language: str | None = None) -> str:
+        """Return the language that a notebook is in."""
+        from papermill.utils import nb_language
+
+        return str(nb_language(nb, language))
+
+
+class Chooser(RecordedRun):
+    """papermill's engine when none is named: ``RecordedRun`` for the phases of arislab, papermill's own for the rest."""
 
     @classmethod
     def execute_notebook(cls, nb: Any, kernel_name: str, **settings: Any) -> Any:
-        """Execute a notebook that papermill has prepared; its signature is papermill's."""
+        """Execute a notebook that papermill has prepared."""
+        from papermill.engines import NBClientEngine
+
         is_ours = "phase" in nb.metadata.get("arislab", {})
-        engine = Engine if is_ours else NBClientEngine
+        engine = RecordedRun if is_ours else NBClientEngine
         return engine.execute_notebook(nb, kernel_name, **settings)
 
 
@@ -50,4 +65,11 @@ def translator() -> type:
     return Exact
 
 
-papermill_engines.register(None, Chooser)
+def __getattr__(name: str) -> Any:
+    """Give ``Engine`` to papermill, and register ``Chooser`` then: this module may have been imported before papermill was."""
+    if name != "Engine":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    engines = getattr(sys.modules.get("papermill.engines"), "papermill_engines", None)
+    if engines is not None:
+        engines.register(None, Chooser)
+    return RecordedRun

@@ -77,7 +77,7 @@ def _git(folder: Path, *arguments: str, fine: tuple[int, ...] = (0,)) -> bytes |
 
 def environment() -> tuple[dict[str, Any], str]:
     """Return interpreter, machine and digest of the lock, and the lock: one ``name==version`` a line."""
-    names = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions()}
+    names = {"==".join(_name_and_version(d)) for d in metadata.distributions()}
     lock = "".join(f"{name}\n" for name in sorted(names, key=str.lower))
     state = {
         "python": platform.python_version(),
@@ -88,6 +88,13 @@ def environment() -> tuple[dict[str, Any], str]:
         "n_packages": len(names),
     }
     return state, lock
+
+
+def _name_and_version(found: metadata.Distribution) -> tuple[str, str]:
+    """Of an installed package; its own properties parse the whole README each time, which costs a second in all."""
+    head = (found.read_text("METADATA") or found.read_text("PKG-INFO") or "").partition("\n\n")[0]
+    fields = dict(re.findall(r"^(Name|Version): *(.+?)\s*$", head, re.MULTILINE))
+    return fields.get("Name") or found.metadata["Name"], fields.get("Version") or found.version
 
 
 def process(pid: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import sys
 import threading
 import time
@@ -34,7 +35,7 @@ from types import ModuleType
 from typing import Any
 
 from arislab import digests, openlineage, provenance
-from arislab.engine import INJECTED, replace
+from arislab.engine import INJECTED, replace, sync_folder
 from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.headline import Account, Headline, account, as_text, headline
 from arislab.kernel import Job, Log, Outcome, Stopped, run, stoppable, supervise
@@ -285,7 +286,7 @@ class Recording:
         sources = [[c.get("id"), "".join(c["source"])] for c in source if c["cell_type"] == "code"]
         now, self.began = datetime.now(UTC), time.monotonic()
         self.source, self.root, self.echo, self.notebook = source, root, echo, notebook
-        folder = _new_folder(root, f"{now:%Y%m%dT%H%M%SZ}-{name}")
+        folder = root / "papermill_runs" / f"{now:%Y%m%dT%H%M%SZ}-{name}-{secrets.token_hex(2)}"
         self.record = Record(
             run_id=folder.name,
             phase=name,
@@ -321,10 +322,11 @@ class Recording:
         also_save: Callable[[Any], object] | None = None,
     ) -> Record:
         """Record, run, and write the verdict."""
-        folder = self.record.folder
         ended = threading.Event()
+        self._begin()
+        folder = self.record.folder
         try:
-            self._begin()
+            self._begin_files()
             threading.Thread(target=_beat, args=(folder / "heartbeat", ended), daemon=True).start()
             with (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
                 log = Log(file, clean=lambda text: str(provenance.without(text, self.hidden)), echo=self.echo)
@@ -355,8 +357,12 @@ class Recording:
 
     def _begin(self) -> None:
         """Have the record on disk before anything runs."""
+        while not _make_folder(self.record.folder, self._text()):
+            folder = self.record.folder.with_name(f"{self.record.folder.name[:-4]}{secrets.token_hex(2)}")
+            self.record = dataclasses.replace(self.record, folder=folder, run_id=folder.name)
+
+    def _begin_files(self) -> None:
         folder = self.record.folder
-        self._save()
         (folder / ".reserve").write_bytes(b"\0" * _RESERVE_BYTES)
         for name, content in self.files.items():
             if content:
@@ -366,6 +372,7 @@ class Recording:
     def open(self) -> None:
         """Begin a run that nobody supervises: the kernel itself keeps the record."""
         self._begin()
+        self._begin_files()
         self._started()
 
     def note(self, **changes: Any) -> None:
@@ -441,6 +448,8 @@ class Recording:
 
     def _left(self, written: dict[str, Any]) -> dict[str, Any]:
         """Add to each table what this run left in it: rows and digests of the rows that carry its name."""
+        if not written:
+            return written
         from arislab.lake import Lake
 
         lake = Lake(self.root / "data" / "lake")
@@ -467,12 +476,16 @@ class Recording:
         finally:
             os.close(descriptor)
 
-    def _save(self) -> None:
-        """Write run.json whole or not at all, without secrets."""
+    def _text(self) -> str:
+        """What run.json says now, without secrets."""
         found = provenance.without(fields_of(self.record), self.hidden)
         found["record_sha256"] = record_sha256(found)
-        replace(self.record.folder / "run.json", json.dumps(found, indent=1, ensure_ascii=False, default=str))
         self.record = dataclasses.replace(self.record, record_sha256=found["record_sha256"])
+        return json.dumps(found, indent=1, ensure_ascii=False, default=str)
+
+    def _save(self) -> None:
+        """Write run.json whole or not at all."""
+        replace(self.record.folder / "run.json", self._text())
 
 
 def fields_of(record: Record) -> dict[str, Any]:
@@ -521,15 +534,24 @@ def find_notebook(phase: str, notebooks: Path | None = None) -> tuple[str, Path]
     return name, (notebooks / PHASES[name]).resolve()
 
 
-def _new_folder(root: Path, start: str) -> Path:
-    for _ in range(100):
-        folder = root / "papermill_runs" / f"{start}-{secrets.token_hex(2)}"
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
-    raise PrerequisiteError(
-        f"no free name for a run under {root / 'papermill_runs'}; remove folders that start with {start}."
-    )
+def _make_folder(folder: Path, record: str) -> bool:
+    """Make the folder of a run with its run.json in it, at once: no reader ever sees one without the other.
+
+    Returns:
+        False if there is such a folder already.
+    """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    replace(part / "run.json", record)
+    try:
+        part.rename(folder)
+    except OSError:
+        shutil.rmtree(part)
+        if folder.exists():
+            return False
+        raise
+    sync_folder(folder.parent)
+    return True
 
 
 def _task_argument(task: Any) -> Any:
