@@ -303,10 +303,8 @@ def resume(run: Run, root: Root = None) -> None:
             f"{found['run_id']} is {found['status']}; only a run that ended without being ok is resumed."
         )
     passed = {name: as_text(value) for name, value in found["parameters_passed"].items()}
-    notebook = found["notebook"]["path"]
-    from arislab.runs import PHASES
-
-    phase = found["phase"] if found["phase"] in PHASES else notebook
+    notebook = Path(found["notebook"]["path"])
+    phase = str(notebook) if notebook.is_file() else found["phase"]
     perform(
         phase,
         passed,

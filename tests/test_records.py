@@ -1,0 +1,196 @@
+"""Ten thousand records are listed, filtered and compared without a server; the index is only a memory and may go at any time."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from test_runs import notebook
+
+import arislab
+from arislab import provenance, records, runs
+from arislab.errors import ParameterError, PrerequisiteError
+
+
+def plant(root, name, **fields):
+    """Write a record as a run leaves it."""
+    folder = root / "papermill_runs" / name
+    folder.mkdir(parents=True)
+    began = f"{name[:4]}-{name[4:6]}-{name[6:8]}T{name[9:11]}:{name[11:13]}:{name[13:15]}.000+00:00"
+    record = {
+        "run_id": name,
+        "phase": name.split("-")[1],
+        "status": "ok",
+        "created_at": began,
+        "parameters": {},
+        "code": {"commit": "a" * 40, "dirty": False},
+        "environment": {"python": "3.11.7"},
+        "notebook": {"path": "n.ipynb", "sha256": "b"},
+        "task": None,
+        "tables_read": {},
+        "tables_written": {},
+        "headline": None,
+    }
+    (folder / "run.json").write_text(json.dumps(record | fields))
+    return folder
+
+
+@pytest.fixture
+def three(root):
+    interval = {"mean": 0.7, "low": 0.6, "high": 0.8, "n": 10}
+    plant(root, "20260101T000000Z-icl-aaaa", parameters={"k": 3}, headline={"gain": interval})
+    plant(
+        root, "20260102T000000Z-icl-bbbb", parameters={"k": 5}, headline={"gain": interval | {"mean": 0.9, "low": 0.85}}
+    )
+    plant(root, "20260103T000000Z-curate-cccc", status="failed", reason="ValueError: no")
+    return root
+
+
+def ids(found):
+    return [run["run_id"][-4:] for run in found]
+
+
+def test_the_index_follows_what_is_on_disk(three):
+    assert ids(records.as_json(three)) == ["cccc", "bbbb", "aaaa"]
+    index = three / "papermill_runs" / ".index.sqlite"
+    assert index.is_file()
+    plant(three, "20260104T000000Z-icl-dddd")
+    path = three / "papermill_runs" / "20260101T000000Z-icl-aaaa" / "run.json"
+    path.write_text(path.read_text().replace('"status": "ok"', '"status": "timeout"'))
+    (three / "papermill_runs" / "20260102T000000Z-icl-bbbb" / "run.json").unlink()
+    found = records.as_json(three)
+    assert [(run["run_id"][-4:], run["status"]) for run in found] == [
+        ("dddd", "ok"),
+        ("cccc", "failed"),
+        ("bbbb", "unreadable"),
+        ("aaaa", "timeout"),
+    ]
+    index.write_bytes(b"this is no database")
+    assert records.as_json(three) == found
+    index.unlink()
+    assert records.as_json(three) == found
+
+
+def test_an_index_that_cannot_be_written_is_done_without(three, monkeypatch):
+    def refuse(_):
+        raise records.sqlite3.OperationalError("attempt to write a readonly database")
+
+    monkeypatch.setattr(records, "_index", refuse)
+    assert ids(records.as_json(three)) == ["cccc", "bbbb", "aaaa"]
+
+
+def test_runs_are_found_by_phase_by_ends_and_by_numbers(three):
+    found = records.as_json(three)
+    assert ids(records.where(found, "phase = 'icl' and gain > 0.8")) == ["bbbb"]
+    assert ids(records.where(found, "k = 3 or status = 'failed'")) == ["cccc", "aaaa"]
+    assert records.find(three, "aaaa")["run_id"] == "20260101T000000Z-icl-aaaa"
+    assert records.find(three, "20260103")["phase"] == "curate"
+    assert records.find(three, "icl")["run_id"].endswith("bbbb"), "the newest of a phase"
+    with pytest.raises(PrerequisiteError, match="there is no run 'zzzz'"):
+        records.find(three, "zzzz")
+    with pytest.raises(PrerequisiteError, match="3 runs match"):
+        records.find(three, "2026")
+    with pytest.raises(ParameterError, match=r"--where 'nonsense = 1' cannot be answered.*gain"):
+        records.where(found, "nonsense = 1")
+
+
+def test_a_silent_run_on_another_machine_is_lost(root):
+    far = provenance.process(os.getpid()) | {"boot_id": "other", "hostname": "elsewhere"}
+    folder = plant(root, "20260101T000000Z-icl-aaaa", status="running", supervisor=far)
+    (folder / "heartbeat").touch()
+    assert records.as_json(root)[0]["status"] == "running"
+    os.utime(folder / "heartbeat", (0, 0))
+    assert records.as_json(root)[0]["status"] == "lost"
+
+
+def test_a_record_of_the_first_version_is_read(root):
+    folder = plant(root, "20260101T000000Z-icl-aaaa", started_at="2026-01-01T00:00:01.000+00:00")
+    old = json.loads((folder / "run.json").read_text())
+    del old["created_at"]
+    (folder / "run.json").write_text(json.dumps(old))
+    assert records.as_json(root)[0]["created_at"] == "2026-01-01T00:00:01.000+00:00"
+
+
+def test_what_differs_between_two_runs_is_said_by_heading(three):
+    one, other = (records.find(three, name) for name in ("aaaa", "bbbb"))
+    (Path(one["folder"]) / "task.py").write_text("SYSTEM = 'a'\n")
+    (Path(other["folder"]) / "task.py").write_text("SYSTEM = 'b'\n")
+    (Path(one["folder"]) / "env.lock").write_text("polars==1\nx==1\n")
+    (Path(other["folder"]) / "env.lock").write_text("polars==2\nx==1\n")
+    found = records.diff(one, other)
+    assert found == {
+        "parameters": ["k: 3 → 5"],
+        "task file": ["-SYSTEM = 'a'", "+SYSTEM = 'b'"],
+        "environment": ["-polars==1", "+polars==2"],
+        "headline": ["gain: 0.700 [0.600, 0.800] n=10 → 0.900 [0.850, 0.800] n=10 (intervals apart)"],
+    }
+    assert records.diff(one, one) == {}
+
+
+def test_cell_outputs_are_compared_without_clocks(root):
+    book = notebook(
+        root / "notebooks", "print(n)", "import time\nprint('x' * n)\nprint(time.time(), file=__import__('sys').stderr)"
+    )
+    made = [runs.execute("curate", {"n": n}, root=root, notebooks=book) for n in (3, 3, 4)]
+    one, same, other = (records.find(root, record.run_id) for record in made)
+    assert records.diff(one, same) == {}
+    found = records.diff(one, other)
+    assert found["parameters"] == ["n: 3 → 4"]
+    assert len(found["cells"]) == 3, found["cells"]  # injected, and both that print
+
+
+def test_the_frame_shows_what_a_researcher_compares(three):
+    frame = arislab.runs(three)
+    assert isinstance(frame, pl.DataFrame)
+    assert frame["run_id"].to_list()[0].endswith("cccc")
+    shown = frame._repr_html_()
+    assert "0.900 [0.850, 0.800] n=10" in shown
+    assert "ValueError: no" in shown
+    assert "<script" not in shown
+    assert frame.filter(pl.col("status") == "ok").height == 2
+    assert "arislab demo" in arislab.runs(three / "nowhere")._repr_html_()
+
+
+def arislab_command(root, *words):
+    command = [sys.executable, "-m", "arislab", *words, "--root", str(root)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_lists_filters_sorts_shows_and_compares(three):
+    listed = arislab_command(three, "runs", "--where", "phase = 'icl'", "--sort", "gain", "-n", "1")
+    assert listed.returncode == 0, listed
+    assert listed.stdout.split()[0].endswith("bbbb")
+    assert len(listed.stdout.splitlines()) == 1
+    assert [run["status"] for run in json.loads(arislab_command(three, "runs", "--json").stdout)] == [
+        "failed",
+        "ok",
+        "ok",
+    ]
+    refused = arislab_command(three, "runs", "--sort", "gane")
+    assert (refused.returncode, "no run has it" in refused.stderr) == (2, True)
+    shown = arislab_command(three, "runs", "show", "bbbb").stdout
+    assert "k " in shown
+    assert "gain" in shown
+    assert json.loads(arislab_command(three, "runs", "show", "bbbb", "--json").stdout)["parameters"] == {"k": 5}
+    assert "k: 3 → 5" in arislab_command(three, "runs", "diff", "aaaa", "bbbb").stdout
+    assert arislab_command(three, "runs", "diff", "aaaa", "aaaa").stdout == "no difference\n"
+    gone = arislab_command(three, "runs", "show", "nope")
+    assert (gone.returncode, "Traceback" in gone.stderr) == (2, False)
+
+
+def test_a_run_that_failed_is_resumed_as_a_new_one_with_the_same_parameters(root):
+    book = notebook(root / "notebooks", "from pathlib import Path\nassert Path('go').exists(), 'not yet'")
+    runs.execute(str(book / "2_curate.ipynb"), {"n": 4, "label": "007"}, root=root)
+    first = records.as_json(root)[0]
+    assert first["status"] == "failed"
+    (book / "go").touch()
+    done = arislab_command(root, "resume", first["run_id"][-4:])
+    assert done.returncode == 0, done
+    new, old = records.as_json(root)
+    assert (new["resumed_from"], old["run_id"]) == (first["run_id"], first["run_id"])
+    assert new["parameters"] == old["parameters"]
+    again = arislab_command(root, "resume", new["run_id"])
+    assert (again.returncode, "only a run that ended without being ok" in again.stderr) == (2, True)
