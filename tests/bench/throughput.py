@@ -12,8 +12,9 @@ so all systems wait for the same sum. Each system runs in its own process, with 
     curator   bespokelabs-curator, online, its openai backend
     litellm   litellm.Router in process, with a semaphore
 
-The last two are installed into throw-away environments, or into DIR, where they are found again. Ratios are of rates in one round; at 0 ms
-openai, curator and litellm get --peer-n requests only (their ``n`` says so), as they are slow. "memory" is one batch of 50,000 lines of 4 KB. Prints one JSON; exit code 1 if a line of a batch was not answered exactly once.
+The last two are installed into throw-away environments, or into DIR, where they are found again. Ratios are of rates in one round; at
+0 ms openai, curator and litellm get --peer-n requests only (their ``n`` says so), as they are slow. "memory" is one batch of 50,000
+lines of 4 KB. Prints one JSON; exit code 1 if a line of a batch was not answered exactly once.
 """
 
 import argparse
