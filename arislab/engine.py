@@ -154,7 +154,9 @@ class Notebook:
 
 
 def _text(value: Any) -> str:
-    return "".join(value) if isinstance(value, list) else value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return "".join(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _now() -> str:
@@ -253,7 +255,10 @@ def make_client(notebook: Notebook, *, write: Callable[[str], object], **setting
             streams = list(takewhile(lambda o: o.output_type == "stream", reversed(outs)))
             last = next((o for o in streams if o.name == content["name"]), None)
             if last is None:
-                return super().output(outs, msg, display_id, cell_index)
+                made = super().output(outs, msg, display_id, cell_index)
+                if len(made.text) > CAP_BYTES // 2:
+                    made.text = made.text[: CAP_BYTES // 2] + _MORE
+                return made
             kept = sum(len(o.text) for o in outs if o.output_type == "stream")
             if kept < CAP_BYTES // 2:
                 last.text += content["text"][: CAP_BYTES // 2 - kept]

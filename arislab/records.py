@@ -6,9 +6,11 @@ file, and may be deleted at any time. This module writes no record.
 
 import contextlib
 import difflib
+import gc
 import html
 import json
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
@@ -16,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 import polars as pl
 
 from arislab import digests, provenance
@@ -65,12 +68,16 @@ class Runs(pl.DataFrame):
 _COLOURS = {"ok": "#2e7d32", "failed": "#c62828", "killed": "#c62828", "timeout": "#c62828", "lost": "#ef6c00"}
 
 
-def as_json(root: Path) -> list[dict[str, Any]]:
-    """Return every record under a root, newest first, as plain dicts with at least the columns of ``list_runs``.
+def as_json(root: Path, *, limit: int | None = None) -> list[dict[str, Any]]:
+    """Return every record under a root, newest first, as plain dicts: the columns of ``list_runs``, cause, signal, cell and some more.
 
-    A record without a verdict is shown as ``lost`` if its supervisor is gone; a folder without a readable record as ``unreadable``.
+    ``read`` gives one whole. A record without a verdict is shown as ``lost`` if its supervisor is gone; a folder without a readable record as ``unreadable``.
+
+    Args:
+        root: Folder of ``papermill_runs/``.
+        limit: The newest so many; null: all.
     """
-    return [_seen(run) for run in _indexed(root / "papermill_runs")]
+    return [_seen(run) for run in _indexed(root / "papermill_runs", limit)]
 
 
 def list_runs(root: Path) -> Runs:
@@ -125,27 +132,36 @@ def where(runs: list[dict[str, Any]], condition: str) -> list[dict[str, Any]]:
         >>> where([{"run_id": "a", "status": "ok", "headline": {"n": 3}}], "status = 'ok' and n > 2")[0]["run_id"]
         'a'
     """
-    flat = []
-    for number, run in enumerate(runs):
-        numbers = {k: v.get("mean") if isinstance(v, dict) else v for k, v in (run.get("headline") or {}).items()}
-        known = {n: run.get(n) for n in (*_SCHEMA, "cause", "signal") if not isinstance(run.get(n), dict)}
-        texts = {n: v if isinstance(v, (int, float, str, bool)) or v is None else str(v) for n, v in numbers.items()}
-        flat.append({**_scalars(run.get("parameters")), **texts, **known, "_row": number})
-    names = {name for row in flat for name in row}
-    frame = pl.DataFrame(
-        {name: pl.Series(name, [row.get(name) for row in flat], strict=False) for name in sorted(names)}
-    )
+    asked = set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*|\"[^\"]+\"", condition))
+    wanted = {name.strip('"') for name in asked}
+    columns: dict[str, list[Any]] = {"_row": list(range(len(runs)))}
+    for name in wanted:
+        values = [_value(run, name) for run in runs]
+        if any(value is not None for value in values):
+            columns[name] = values
+    frame = pl.DataFrame({name: pl.Series(name, values, strict=False) for name, values in columns.items()})
     try:
         kept = frame.filter(pl.sql_expr(condition))["_row"].to_list()
     except pl.exceptions.PolarsError as error:
+        names = dict.fromkeys(
+            name for run in runs for name in (*(run.get("headline") or ()), *(run.get("parameters") or ()))
+        )
         raise ParameterError(
-            f"--where {condition!r} cannot be answered: {str(error).splitlines()[0]}. Known: {', '.join(sorted(names - {'_row'}))}."
+            f"--where {condition!r} cannot be answered: {str(error).splitlines()[0]}. Known: {', '.join([*_SCHEMA, *names])}."
         ) from None
     return [runs[number] for number in kept]
 
 
-def _scalars(values: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {k: v for k, v in (values or {}).items() if isinstance(v, (int, float, str, bool))}
+def _value(run: Mapping[str, Any], name: str) -> Any:
+    """A column, else a number of the headline (its mean), else a parameter."""
+    if name in _SCHEMA and name not in ("parameters", "headline"):
+        return run.get(name)
+    for part in ("headline", "parameters"):
+        value = (run.get(part) or {}).get(name)
+        value = value.get("mean") if isinstance(value, dict) else value
+        if isinstance(value, (int, float, str)):
+            return value
+    return run.get(name) if isinstance(run.get(name), (int, float, str)) else None
 
 
 def short(headline: Mapping[str, Any] | None) -> str:
@@ -158,11 +174,42 @@ def short(headline: Mapping[str, Any] | None) -> str:
 # ---- from files to rows -----------------------------------------------------------------------------------------------
 
 
-def _indexed(base: Path) -> list[dict[str, Any]]:
-    """Return the records as they are on disk; files that have not changed since are taken from the index."""
-    if not base.is_dir():
+def _indexed(base: Path, limit: int | None) -> list[dict[str, Any]]:
+    """Return the records as they are on disk, newest first; files that have not changed since are taken from the index."""
+    stamps = _stamps(base) if base.is_dir() else {}
+    if not stamps:
         return []
-    stamps: dict[str, str] = {}
+    known: dict[str, tuple[str, str]] = {}
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_index(base)) as index:
+        known = {name: (stamp, row) for name, stamp, row in index.execute("select name, stamp, row from runs")}
+    fresh: dict[str, dict[str, Any]] = {}
+    for name, stamp in stamps.items():
+        if not stamp or known.get(name, ("",))[0] != stamp:
+            fresh[name] = _summary(_read(base / name))
+    gone = known.keys() - stamps.keys()
+    if fresh or gone:
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(_index(base)) as index, index:
+            new = ((n, stamps[n], json.dumps(row, default=str)) for n, row in fresh.items() if stamps[n])
+            index.executemany("insert or replace into runs values (?, ?, ?)", new)
+            index.executemany("delete from runs where name = ?", [(name,) for name in gone])
+    names = sorted(stamps, key=lambda name: (_time_of(name, fresh), name), reverse=True)[:limit]
+    rows = []
+    was_on = gc.isenabled()
+    gc.disable()  # ten thousand dicts make the collector look at all of them again and again
+    try:
+        for name in names:
+            row = fresh.get(name) or orjson.loads(known[name][1])
+            row["folder"] = f"{base}/{name}"
+            rows.append(row)
+    finally:
+        if was_on:
+            gc.enable()
+    return rows
+
+
+def _stamps(base: Path) -> dict[str, str]:
+    """Name of each run's folder to what changes when its run.json is written; empty where there is none."""
+    stamps = {}
     with os.scandir(base) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -173,43 +220,30 @@ def _indexed(base: Path) -> list[dict[str, Any]]:
             except OSError:
                 if digests.RUN_ID.fullmatch(entry.name) and entry.is_dir():
                     stamps[entry.name] = ""
-    known: dict[str, tuple[str, str]] = {}
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(_index(base)) as index:
-        known = {name: (stamp, row) for name, stamp, row in index.execute("select name, stamp, row from runs")}
-    rows, fresh = [], []
-    for name, stamp in stamps.items():
-        if stamp and known.get(name, ("",))[0] == stamp:
-            row = json.loads(known[name][1])
-            row["folder"] = str(base / name)
-        else:
-            row = _summary(_read(base / name))
-            fresh.append((name, stamp, json.dumps(row, default=str)))
-        rows.append(row)
-    gone = known.keys() - stamps.keys()
-    if fresh or gone:
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(_index(base)) as index, index:
-            index.executemany("insert or replace into runs values (?, ?, ?)", [row for row in fresh if row[1]])
-            index.executemany("delete from runs where name = ?", [(name,) for name in gone])
-    return sorted(rows, key=lambda run: (str(run["created_at"] or ""), str(run["run_id"])), reverse=True)
+    return stamps
+
+
+def _time_of(name: str, fresh: Mapping[str, Mapping[str, Any]]) -> str:
+    """When a run was made: its folder's name begins with it; others (examples) are looked into."""
+    if digests.RUN_ID.match(name) or name not in fresh:
+        return name[:16]
+    return str(fresh[name]["created_at"] or "").replace("-", "").replace(":", "")[:15] + "Z"
 
 
 def _index(base: Path) -> sqlite3.Connection:
     index = sqlite3.connect(base / ".index.sqlite", timeout=2)
+    index.execute("pragma page_size = 32768")
     index.execute("create table if not exists runs (name text primary key, stamp text not null, row text not null)")
     return index
 
 
-_DETAILS = ("cells", "files", "servers", "parameter_types", "parameters_from")
+_LISTED = (*_SCHEMA, "cause", "signal", "cell", "resumed_from", "rerun_of", "seed", "finished_at", "root")
 
 
 def _summary(run: dict[str, Any]) -> dict[str, Any]:
-    """A record without what a list does not need."""
-    kept = {name: value for name, value in run.items() if name not in _DETAILS}
-    kept["tables_written"] = {
-        name: {k: v for k, v in told.items() if k != "columns"}
-        for name, told in (run.get("tables_written") or {}).items()
-    }
-    return kept
+    """What a list needs of a record; one without a verdict keeps what tells whether it is lost."""
+    more = ("supervisor",) if run["status"] in OPEN else ()
+    return {name: run.get(name) for name in (*_LISTED, *more)}
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -421,7 +421,7 @@ class Recording:
         )
         self.record = dataclasses.replace(self.record, run_key=run_key(vars(self.record)))
         try:
-            for path in folder.iterdir():
+            for path in folder.rglob("*"):
                 cleaned = provenance.hide_in(path, self.hidden) if path.is_file() and path.name != "run.json" else None
                 if cleaned is not None:
                     replace(path, cleaned)

@@ -80,7 +80,7 @@ def list_runs(
     root: Root = None,
     where: Annotated[str, typer.Option(help="Condition in SQL: columns, parameters, headline numbers by name.")] = "",
     sort: Annotated[str, typer.Option(help="Column or headline number to sort by, largest first.")] = "",
-    limit: Annotated[int | None, typer.Option("-n", min=1, help="Most runs to list.")] = None,
+    limit: Annotated[int, typer.Option("-n", min=1, help="Most runs to list.")] = 50,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -89,13 +89,14 @@ def list_runs(
         return
     from arislab import records
 
-    found = records.as_json(enter(root))
+    base = enter(root)
+    found = records.as_json(base, limit=None if where or sort else limit + 1)
     found = records.where(found, where) if where else found
     if sort:
         found = sorted(found, key=lambda run: _sortable(run, sort), reverse=True)
         if found and all(_sortable(run, sort) == (0, 0.0, "") for run in found):
             raise ParameterError(f"--sort {sort!r}: no run has it; give a column, a parameter or a headline number.")
-    found = found[:limit]
+    more, found = len(found) > limit, found[:limit]
     if as_json:
         typer.echo(json.dumps(found, indent=1, default=str))
         return
@@ -103,6 +104,8 @@ def list_runs(
         took = f"{row['duration_s']:7.1f} s" if row["duration_s"] is not None else "        –"
         told = records.short(row["headline"]) if row["status"] in ("ok", *records.OPEN) else row["reason"]
         typer.echo(f"{row['run_id']:<40} {row['phase'] or '':<10} {row['status']:<12} {took}  {str(told or '')[:160]}")
+    if more:
+        typer.echo(f"and more: -n N lists so many, --where filters; newest first in {base / 'papermill_runs'}")
 
 
 def _sortable(run: Mapping[str, Any], name: str) -> tuple[int, float, str]:

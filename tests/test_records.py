@@ -163,7 +163,7 @@ def test_the_command_lists_filters_sorts_shows_and_compares(three):
     listed = arislab_command(three, "runs", "--where", "phase = 'icl'", "--sort", "gain", "-n", "1")
     assert listed.returncode == 0, listed
     assert listed.stdout.split()[0].endswith("bbbb")
-    assert len(listed.stdout.splitlines()) == 1
+    assert [line[:8] for line in listed.stdout.splitlines()] == ["20260102", "and more"]
     assert [run["status"] for run in json.loads(arislab_command(three, "runs", "--json").stdout)] == [
         "failed",
         "ok",
