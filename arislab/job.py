@@ -731,15 +731,22 @@ class Job:
         """The size of a file as the server states it; null if it does not."""
         import openai
 
+        def look() -> Any:
+            try:
+                return self.server.client.files.retrieve(file_id).bytes
+            except openai.InternalServerError as error:
+                if error.status_code in (500, 501):  # it may never answer this
+                    return error
+                raise
+
         for _ in range(3):
             try:
-                size = self.server.client.files.retrieve(file_id).bytes
-            except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError):
-                time.sleep(0.5)
+                size = self.server.patiently(look)
             except openai.APIStatusError:
                 return None
-            else:
+            if not isinstance(size, Exception):
                 return int(size) if size else None
+            time.sleep(0.5)
         return None
 
     def _results(self, shard: dict[str, Any], kind: str) -> Path:

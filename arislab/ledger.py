@@ -1,7 +1,7 @@
 """The ledger of a folder of batches: what was intended, and what was done, in SQLite.
 
 A shard is one file of requests on its way: planned -> uploading -> creating -> submitted -> collected; or refused (as a whole),
-lost (gone at the server). Each state is on disk before the call that it announces. A line is claimed by one shard at a time, in one
+lost (gone at the server), withdrawn (never sent; it has no lines any more). Each state is on disk before the call that it announces. A line is claimed by one shard at a time, in one
 transaction, so that two notebooks never send it twice. This module does not know servers or requests.
 """
 
@@ -68,11 +68,12 @@ class Ledger:
 
     def rows(self, where: str = "true", *values: Any) -> list[dict[str, Any]]:
         """Return shards, oldest first."""
-        return [dict(row) for row in self.db.execute(f"select * from shards where {where} order by id", values)]
+        sql = f"select * from shards where state != 'withdrawn' and ({where}) order by id"
+        return [dict(row) for row in self.db.execute(sql, values)]
 
     def mark(self, row: dict[str, Any]) -> str:
-        """The name under which a shard is found again at a server; no other ledger gives it, and each attempt has its own."""
-        return f"{self._nonce}-{row['shard'][:40]}-{row['attempt']}"
+        """The name under which a shard is found again at a server: given once, and by no other ledger."""
+        return f"{self._nonce}-{row['shard'][:40]}-{row['id']}-{row['attempt']}"
 
     def lines(self, shard_id: int) -> dict[str, str | None]:
         """Return custom_id and status of the lines of a shard; the status is null until the shard is collected."""
@@ -213,17 +214,17 @@ class Ledger:
             if not self._is_as(row):
                 return False
             self.db.execute("delete from lines where shard_id = ?", (row["id"],))
-            self.db.execute("delete from shards where id = ?", (row["id"],))
-            row["state"] = "withdrawn"
+            self.note(row, state="withdrawn", attempt=-row["id"])  # the row stays, so that its id is not given again
         return True
 
     def hold(self, row: dict[str, Any]) -> bool:
-        """Take or keep the right to send a shard; False while another process that lives has it, or if it is gone.
+        """Take or keep the right to send a shard; False while another process that lives has it, or if it was withdrawn.
 
         ``row`` then shows what stands in the ledger.
         """
         with self._transaction():
-            if not self.reload(row):
+            self.reload(row)
+            if row["state"] == "withdrawn":
                 return False
             mine = row["owner"] in (None, self.owner)
             if not mine and time.time() - (row["beat"] or 0) < _LEASE_S and _lives(row["owner"]):
@@ -231,16 +232,14 @@ class Ledger:
             self.note(row, owner=self.owner, beat=time.time())
         return True
 
-    def reload(self, row: dict[str, Any]) -> bool:
-        """Read again what another process may have written; False if it withdrew the shard."""
-        sql = "select * from shards where id = ? and shard = ?"  # the id of a withdrawn shard may be given again
-        now = self.db.execute(sql, (row["id"], row["shard"])).fetchone()
-        row.update(dict(now) if now is not None else {"state": "withdrawn"})
-        return now is not None
+    def reload(self, row: dict[str, Any]) -> None:
+        """Read again what another process may have written."""
+        row.update(dict(self.db.execute("select * from shards where id = ?", (row["id"],)).fetchone()))
 
     def _is_as(self, row: dict[str, Any]) -> bool:
         before = row["state"], row["batch_id"]
-        return self.reload(row) and (row["state"], row["batch_id"]) == before
+        self.reload(row)
+        return (row["state"], row["batch_id"]) == before
 
     @contextmanager
     def _transaction(self) -> Any:

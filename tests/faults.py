@@ -38,7 +38,7 @@ class Faults:
         """It says that it is arislab's own server, and knows Idempotency-Key."""
         self.is_lazy = False
         """Batches stay in progress until ``finish``."""
-        self.keys, self.watch = {}, lambda batch, names: None
+        self.keys, self.n_made, self.watch = {}, 0, lambda batch, names: None
         """What is told of each batch that is made."""
 
     def fault(self, route):
@@ -50,7 +50,7 @@ class Faults:
         rest = data.partition(b"filename=")[2]
         name = rest.split(b'"')[1].decode()
         content = rest.partition(b"\r\n\r\n")[2].partition(b"\r\n--")[0] + b"\n"
-        file = {"id": f"file-{len(self.files)}", "object": "file", "bytes": len(content), "created_at": 0}
+        file = {"id": f"file-{self.calls['upload']}", "object": "file", "bytes": len(content), "created_at": 0}
         file |= {"filename": name, "purpose": "batch", "status": "processed"}
         self.files[file["id"]] = (file, content)
         return file
@@ -58,10 +58,15 @@ class Faults:
     def create(self, asked, key=None):
         if self.is_ours and (made := self.batches.get(self.keys.get(key))):
             return made if made["input_file_id"] == asked["input_file_id"] else (409, "this Idempotency-Key was used")
-        n = len(self.files)
-        names = self.names(asked["input_file_id"])
-        made = {"id": f"batch-{len(self.keys)}", "object": "batch", "endpoint": "/v1/chat/completions"}
-        made |= {"completion_window": "24h", "status": "in_progress", "created_at": n, "output_file_id": None}
+        names, n = self.names(asked["input_file_id"]), self.n_made
+        self.n_made += 1
+        made = {"id": f"batch-{n}", "object": "batch", "endpoint": "/v1/chat/completions"}
+        made |= {
+            "completion_window": "24h",
+            "status": "in_progress",
+            "created_at": len(self.keys),
+            "output_file_id": None,
+        }
         made |= {"input_file_id": asked["input_file_id"], "error_file_id": ""}
         made |= {"metadata": None if self.is_without_metadata else asked.get("metadata")}
         made |= {"request_counts": {"total": len(names), "completed": len(names), "failed": 0}}  # counts lie
@@ -69,7 +74,7 @@ class Faults:
         self.batches[made["id"]] = made
         self.keys[key or made["id"]] = made["id"]
         if not self.is_lazy:
-            self.finish(made["id"], self.end(len(self.keys) - 1))
+            self.finish(made["id"], self.end(n))
         return made
 
     def names(self, file_id):

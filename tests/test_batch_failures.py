@@ -369,3 +369,27 @@ def test_3_results_that_another_notebook_has_fetched_are_not_written_over(server
     faults.content = content
     assert set(run(url, tmp_path)["llm_output"]) == {"fine"}
     assert list(tmp_path.rglob("*.part")) == []
+
+
+def test_33_what_waits_for_room_and_is_let_go_is_sent_under_a_new_name(server, tmp_path):
+    faults, url = server
+    faults.is_ours = True  # it takes one input file for each Idempotency-Key
+    full = {"object": "list", "data": [{"code": "token_limit_exceeded", "message": "enqueued", "line": None}]}
+    faults.end = lambda n: {"status": "failed", "errors": full} if n == 0 else {"status": "completed"}
+    how = {"server": batch.connect(url, folder=tmp_path), "folder": tmp_path}
+    job = batch.submit(FRAME, **how)
+    job.look()
+    job.cancel()
+    assert job.account() == {"unsent": N}
+    assert batch.status(tmp_path).height == 0
+    assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
+    assert set(faults.asked.values()) == {1}
+
+
+def test_20_the_size_of_a_cut_file_is_asked_until_the_server_is_back(server, tmp_path):
+    faults, url = server
+    faults.is_chunked, faults.script["file"] = True, [(503, "restarting", ())] * 3 + ["refuse"] * 3
+    cuts = [1, 1]
+    faults.content = lambda data: b"".join(data.splitlines(keepends=True)[: -cuts.pop()]) if cuts else data
+    assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
+    assert set(faults.asked.values()) == {1}
