@@ -55,19 +55,30 @@ def test_the_commands_for_own_data_run_in_order(tmp_path):
 
 
 def test_the_commands_on_records_run(tmp_path):
+    root = tmp_path / "root"
+    imported = commands("data/sample/candidates.jsonl")[3]
+    arislab(*shlex.split(imported)[1:-2], root=root)
+    arislab("run", "curate", "-p", "task", "instruction_following", root=root)
+    (name,) = [p.name[-4:] for p in (root / "papermill_runs").glob("2*")]
+    row = json.loads(arislab("sql", "--format", "json", "select id from training_data_curated limit 1", root=root))[0][
+        "id"
+    ]
     for line in commands("arislab runs --json"):
-        words = shlex.split(line)
+        words = [name if word == "3f9a" else row if word == "CUSTOM_ID" else word for word in shlex.split(line)]
         done = subprocess.run(
-            [sys.executable, "-m", "arislab", *words[1:], "--root", str(tmp_path)],
+            [sys.executable, "-m", "arislab", *words[1:], "--root", str(root)],
             capture_output=True,
             text=True,
             check=False,
-            cwd=CHECKOUT,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         )
         if "evaluations" in line:
-            assert "arislab demo" in done.stderr  # nothing was run in this root: the message says what to do
+            assert "evaluations does not exist" in done.stderr  # nothing was evaluated in this root
         else:
-            assert done.returncode == 0, done.stderr
+            assert done.returncode == 0, (line, done.stdout, done.stderr)
+    assert (tmp_path / "again" / "data" / "lake" / "training_data_curated").is_dir()
+    assert (tmp_path / "crate" / "ro-crate-metadata.json").is_file()
 
 
 def test_a_chat_server_behind_arislab_serve_answers_a_phase(tmp_path):

@@ -2,13 +2,14 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import people
+from conftest import CHECKOUT, need, people
 from test_runs import PARAMETERS, notebook
 
 from arislab import digests, provenance, records, runs, verify
@@ -235,6 +236,34 @@ def test_equal_runs_under_two_roots_are_equal(project, tmp_path, monkeypatch):
     other = runs.execute("curate", {"n": 2}, root=tmp_path / "second", notebooks=notebooks)
     said = [f.where for f in verify.compare(one, records.find(tmp_path / "second", other.run_id)).findings]
     assert said == ["input candidates"]
+
+
+OLD = "1d7d6e24c747f3a025cd3afc9063dc7eae37eef3"
+"""A commit from before records could be verified."""
+
+
+def test_a_run_of_an_older_commit_of_this_repository_is_run_again_by_its_own_code(tmp_path):
+    known = subprocess.run(["git", "-C", str(CHECKOUT), "cat-file", "-e", OLD], capture_output=True, check=False)
+    need("history", present=known.returncode == 0, why=f"commit {OLD[:7]} is not in this clone")
+    old, root = tmp_path / "old", tmp_path / "root"
+    subprocess.run(["git", "clone", "-q", "--no-checkout", str(CHECKOUT), str(old)], check=True)
+    subprocess.run(["git", "-C", str(old), "checkout", "-q", OLD], check=True)
+    verify._installed(old)
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ARISLAB_")} | {"PYTHONPATH": str(old)}
+    outputs = ["--as", "outputs", "--task", "instruction_following", "--input", "question", "--output", "answer"]
+    for words in (
+        ["import", "data/sample/outputs.jsonl", *outputs, "--model", "model"],
+        ["run", "curate", "-p", "task", "instruction_following", "-p", "keep_fraction", "0.3"],
+    ):
+        command = [sys.executable, "-m", "arislab", *words, "--root", str(root)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=old, env=env)
+        assert done.returncode == 0, done
+    found = records.find(root, "curate")
+    assert "schema_version" not in found
+    made = verify.rerun(found, into=tmp_path / "again")
+    assert made["headline"] == found["headline"]
+    assert made["code"]["commit"] == OLD
+    assert verify.compare(found, made).findings == []
 
 
 # ---- canonical forms
