@@ -22,7 +22,7 @@ RUN_ID = re.compile(r"(\d{8}T\d{6}Z)-(\w+?)-([0-9a-f]{4})(?![0-9a-f])")
 VOLATILE_TAG = "volatile-output"
 """Tag of a cell whose output shows measured times; such outputs are left out of comparisons, and counted."""
 
-_CHUNK_ROWS = 100_000
+_CHUNK_ROWS = 10_000
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _HEADLINE = "application/vnd.arislab.headline+json"
 _MEASURED = re.compile(r"(^|_)(seconds|s)$")

@@ -87,7 +87,7 @@ class Notebook:
         for cell in self.nb.cells:
             state = cell.metadata.papermill
             if state.status == "pending":
-                state.status = "not-run" if cell.cell_type == "code" else "completed"
+                state.status = "not-run" if cell.cell_type == "code" and cell.source.strip() else "completed"
         show_widgets(self.nb.cells, widgets)
         self.nb.metadata.papermill |= {"exception": exception, "end_time": _now()}
         self.save()

@@ -207,6 +207,7 @@ def _run(
         kernel_manager_class=manager,
         startup_timeout=180,
         iopub_timeout=60,  # 4 s, the default, turns a busy machine into a failure
+        raise_on_iopub_timeout=True,  # else outputs would be missing and nobody told
         timeout_func=left_s,
     )
     client.reset_execution_trackers()
@@ -232,11 +233,13 @@ def _run(
                 told = {"status": "timeout", "cause": "time-limit", "reason": f"the cell passed its limit ({limit})"}
             except DeadKernelError:
                 told = _death(client.km, kernel)
+            except RuntimeError as error:  # outputs that did not come in time
+                told = {"status": "failed", "cause": "exception", "reason": f"{type(error).__name__}: {error}"}
             client.set_widgets_metadata()
             widgets.update(client.widget_state)
-    except (CellControlSignal, RuntimeError) as error:  # from a kernel that does not start, or one that does not end
-        if not told:
-            return _death(client.km, kernel) | {"reason": f"the kernel did not start: {error}", "cause": "no-start"}
+    except (CellControlSignal, RuntimeError) as error:
+        if not told:  # else it is the end of a kernel that had done its work
+            return {"status": "failed", "cause": "no-start", "reason": f"the kernel did not start: {error}"}
     return told
 
 

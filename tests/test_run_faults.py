@@ -168,3 +168,13 @@ def test_a_phase_has_a_limit_over_all_its_cells(root):
     record = runs.execute("curate", root=root, notebooks=notebooks, timeout_s=3)
     assert (record.status, record.cell["index"]) == ("timeout", 3)
     assert "3 s in all" in record.reason
+
+
+def test_a_kernel_that_does_not_start_is_a_failure_with_its_own_words(root):
+    notebooks = notebook(root / "notebooks", "1")
+    (notebooks / "ipykernel_launcher.py").write_text("raise SystemExit('no such luck')\n")
+    record = runs.execute("curate", root=root, notebooks=notebooks)
+    assert (record.status, record.cause) == ("failed", "no-start")
+    assert "did not start" in record.reason
+    assert "no such luck" in (record.folder / "log.txt").read_text()
+    assert [cell["status"] for cell in record.cells] == ["not-run", "not-run"]
