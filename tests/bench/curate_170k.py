@@ -93,6 +93,7 @@ def main():
                 [*arislab, "runs", "--json", "--root", folder], capture_output=True, text=True, check=True
             ).stdout
         )[0]
+        notebook_bytes = (Path(record["folder"]) / "notebook.ipynb").stat().st_size
     total = sum(seconds.values())
     print(
         json.dumps(
@@ -102,6 +103,7 @@ def main():
                 "ratio_to_floor": round(total / floor, 1),
                 "peak_rss_mb_of_any_process": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
                 "cpu_s": round(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]), 1),
+                "executed_notebook_bytes": notebook_bytes,
                 "account": record["headline"]["account"],
                 "last_line": done.stdout.splitlines()[-1],
                 "load": os.getloadavg(),
