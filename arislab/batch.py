@@ -116,6 +116,11 @@ def build_requests(
         raise ParameterError(
             f"samples and max_tokens must be >= 1 and temperature >= 0, got {samples}, {max_tokens}, {temperature}."
         )
+    if parameters.get("stream") or parameters.get("n", 1) != 1:
+        raise ParameterError(
+            f"a request of a batch has one answer, whole; got stream={parameters.get('stream')!r}, n={parameters.get('n', 1)!r}. samples=3 gives "
+            "three requests, each with a seed and a row of its own."
+        )
     rows = []
     for row in candidates.to_dicts():
         messages = _written(to_messages, row | {"profile": json.loads(row["profile"])})
@@ -217,6 +222,8 @@ def read_requests(path: Path) -> pl.DataFrame:
             )
         if line.get("url", URL) != URL:
             raise ParameterError(f"{path}, line {number}: url must be {URL!r}, got {line['url']!r}.")
+        if body.get("stream"):
+            raise ParameterError(f"{path}, line {number}: stream is not possible in a batch; leave it out.")
         seen[name] = number
         whole = canonical(body)
         said = messages[-1].get("content") if isinstance(messages, list) and isinstance(messages[-1], dict) else None

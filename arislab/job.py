@@ -386,7 +386,7 @@ class Job:
         import openai
 
         path, dialect = Path(shard["path"]), self.server.dialect
-        if not path.is_file() or path.stat().st_size != shard["bytes"]:
+        if not path.is_file() or _digest(path) != shard["shard"]:
             raise BatchError(
                 f"{path} is not the file that was written for this batch; restore it, or remove the ledger."
             )
@@ -873,6 +873,11 @@ def find_batch(server: Server, batch_id: str) -> Any:
     return server.patiently(look)
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _keep(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     part = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.part")  # another process may write the same file
@@ -884,6 +889,7 @@ def _keep(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise BatchError(
             f"cannot write {path} ({error.strerror}); make room and run the cell again: nothing is lost at the server."
         ) from None

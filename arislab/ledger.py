@@ -46,9 +46,10 @@ class Ledger:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._path = folder / "ledger.sqlite"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.db = sqlite3.connect(folder / "ledger.sqlite", timeout=60, isolation_level=None)
+            self.db = sqlite3.connect(self._path, timeout=60, isolation_level=None)
             self.db.row_factory = sqlite3.Row
             self.db.execute("pragma synchronous = full")
             with self._transaction():
@@ -246,10 +247,14 @@ class Ledger:
         if self.db.in_transaction:
             yield
             return
-        self.db.execute("begin immediate")
         try:
+            self.db.execute("begin immediate")
             yield
             self.db.execute("commit")
+        except sqlite3.OperationalError as error:  # the disk is full, or another process holds the file for long
+            raise PrerequisiteError(
+                f"cannot write the batch ledger {self._path} ({error}); mend this and run the cell again: nothing is lost."
+            ) from None
         finally:
             if self.db.in_transaction:
                 self.db.execute("rollback")

@@ -49,7 +49,7 @@ class Faults:
     def upload(self, data):
         rest = data.partition(b"filename=")[2]
         name = rest.split(b'"')[1].decode()
-        content = rest.partition(b"\r\n\r\n")[2].partition(b"\r\n--")[0] + b"\n"
+        content = rest.partition(b"\r\n\r\n")[2].partition(b"\r\n--")[0]
         file = {"id": f"file-{self.calls['upload']}", "object": "file", "bytes": len(content), "created_at": 0}
         file |= {"filename": name, "purpose": "batch", "status": "processed"}
         self.files[file["id"]] = (file, content)

@@ -1,13 +1,16 @@
 """What a client must survive, each against a server that does it; numbers in the ids are those of the project's list of failures."""
 
 import json
+import re
 
 import pytest
 from conftest import people
 from faults import good, serving
 
-from arislab import batch
-from arislab.errors import BatchError
+from arislab import batch, connection
+from arislab import job as job_module
+from arislab.dialect import dialect
+from arislab.errors import BatchError, ParameterError, PrerequisiteError
 from arislab.ledger import Ledger
 
 N = 4
@@ -38,7 +41,11 @@ def failed(name, told, **more):
     ("route", "fault", "n_creates"),
     [
         pytest.param("create", "drop", 1, id="2-create-done-but-its-answer-lost"),
+        pytest.param("create", "done-503", 1, id="2-create-done-but-denied"),
         pytest.param("upload", (503, "busy", ()), 1, id="8-upload-503"),
+        pytest.param("upload", "drop", 1, id="8-upload-reset"),
+        pytest.param("retrieve", "refuse", 1, id="8-retrieve-reset"),
+        pytest.param("content", "refuse", 1, id="8-download-reset"),
         pytest.param("upload", (429, "slow down", (("retry-after", "0"),)), 1, id="8-upload-429-with-retry-after"),
         pytest.param("retrieve", (500, "oops", ()), 1, id="8-retrieve-500"),
         pytest.param("list", (502, "oops", ()), 1, id="8-list-502"),
@@ -59,8 +66,11 @@ def test_a_control_call_that_fails_once_costs_nothing(server, tmp_path, route, f
         pytest.param(good(A, code=429), "ok", 2, id="9-status-429"),
         pytest.param(good(A, code=500), "ok", 2, id="9-status-500"),
         pytest.param(good(A, code=0), "ok", 2, id="9-status-0"),
+        pytest.param(good(A, code=408), "ok", 2, id="9-status-408"),
         pytest.param(good(A, code=400), "error", 1, id="10-status-400"),
+        pytest.param(good(A, code=404), "error", 1, id="10-status-404"),
         pytest.param(good(A, code=413), "error", 1, id="10-status-413"),
+        pytest.param(good(A, code=422), "error", 1, id="10-status-422"),
         pytest.param(failed(A, {"code": "content_filter", "message": "no"}), "error", 1, id="10-content-filter"),
         pytest.param(failed(A, "it broke"), "ok", 2, id="11-error-as-text"),
         pytest.param(good(A, code=422, error="bad field"), "error", 1, id="11-response-and-error"),
@@ -74,6 +84,7 @@ def test_a_control_call_that_fails_once_costs_nothing(server, tmp_path, route, f
         pytest.param(good(A, "cut", reason="length"), "truncated", 1, id="15-truncated"),
         pytest.param(b'{"torn": \n', "ok", 2, id="28-a-line-that-is-no-json"),
         pytest.param(b'{"custom_id": "\xff"}\n', "ok", 2, id="28-bytes-that-are-no-utf-8"),
+        pytest.param(json.dumps(good(A, float("nan"))).encode() + b"\n", "ok", 2, id="28-nan"),
     ],
 )
 def test_a_line_that_fails_first_is_asked_again_only_where_that_can_help(server, tmp_path, first, status, n_asked):
@@ -97,6 +108,7 @@ def test_a_line_that_fails_first_is_asked_again_only_where_that_can_help(server,
             id="27-separators-not-escaped",
         ),
         pytest.param(lambda x: json.dumps(good(x)).encode() + b"\r\n", "fine", id="28-crlf"),
+        pytest.param(lambda x: good(x, "a\x00b\ud83d\ude00"), "a\x00b\U0001f600", id="28-nul-and-surrogate-pairs"),
         pytest.param(lambda x: b"\n\n" + json.dumps(good(x)).encode() + b"\n", "fine", id="28-blank-lines"),
         pytest.param(
             lambda x: good(x) | {"response": {"status_code": 200, "body": json.dumps(good(x)["response"]["body"])}},
@@ -276,6 +288,238 @@ def test_38_a_server_that_cannot_list_leaves_a_lost_create_to_its_user(server, t
     assert (again.account(), len(faults.batches)) == ({"lost": N}, 1)
     assert batch.submit(FRAME, **how, resend=("lost",)).wait(poll_s=0.01).account() == {"ok": N}
     assert len(faults.batches) == 2
+
+
+def submit(url, folder, **more):
+    return batch.submit(FRAME, server=batch.connect(url, folder=folder), folder=folder, **more)
+
+
+def test_1_a_file_that_was_uploaded_before_a_crash_is_found_by_its_name_and_used(server, tmp_path):
+    faults, url = server
+    faults.script["create"] = ["refuse"]
+    with pytest.raises(BatchError, match="run the cell again"):
+        run(url, tmp_path)
+    Ledger(tmp_path).db.execute("update shards set state = 'uploading', file_id = null")  # as a crash leaves it
+    assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
+    assert (faults.calls["upload"], set(faults.asked.values())) == (1, {1})
+
+
+def test_2_of_two_batches_for_one_file_the_older_is_kept_and_the_other_cancelled(server, tmp_path):
+    faults, url = server
+    faults.is_lazy = True
+    submit(url, tmp_path)
+    (made,) = faults.batches.values()
+    faults.batches["batch-x"] = made | {"id": "batch-x", "created_at": 5}
+    Ledger(tmp_path).db.execute("update shards set state = 'creating', batch_id = null")
+    assert submit(url, tmp_path).batch_ids == ["batch-0"]
+    assert [b["status"] for b in faults.batches.values()] == ["in_progress", "cancelling"]
+
+
+@pytest.mark.parametrize("absent", ["no line", "a line that says so"])
+def test_4_an_expired_batch_is_taken_in_and_only_what_is_missing_is_sent_again(server, tmp_path, absent):
+    faults, url = server
+    late = failed(A, {"code": "batch_expired", "message": "late"}) if absent == "a line that says so" else None
+    faults.line = lambda name, n: late if name == A and n == 1 else good(name)
+    faults.end = lambda n: {"status": "completed" if n else "expired"}
+    rows = run(url, tmp_path)
+    assert (rows["status"].to_list(), rows["attempt"].to_list()) == (["ok"] * N, [2] + [1] * (N - 1))
+    assert faults.asked == {**dict.fromkeys(FRAME["custom_id"], 1), A: 2}
+
+
+def test_6_a_batch_that_fails_validation_names_the_requests_and_is_not_sent_again_by_itself(server, tmp_path):
+    faults, url = server
+    told = [{"code": "invalid_value", "message": "temperature is too high", "line": 2}]
+    faults.end = lambda n: {"status": "failed", "errors": {"object": "list", "data": told}}
+    with pytest.raises(BatchError, match=rf"line 2 \({FRAME['custom_id'][1]}\): temperature is too high"):
+        run(url, tmp_path)
+    with pytest.warns(UserWarning, match="4 error of earlier runs"), pytest.raises(BatchError, match="as a whole"):
+        run(url, tmp_path)
+    assert (len(faults.batches), sum(faults.asked.values())) == (1, 0)
+
+
+@pytest.mark.parametrize("error_file", ["file-out-batch-0", None])
+def test_13_a_completed_batch_without_an_output_file_is_read_from_its_error_file(server, tmp_path, error_file):
+    faults, url = server
+    faults.line = lambda name, n: good(name, code=400)
+    faults.end = lambda n: {"status": "completed", "output_file_id": None, "error_file_id": error_file}
+    rows = run(url, tmp_path, attempts=2)
+    assert rows["status"].to_list() == ["error" if error_file else "unavailable"] * N
+    assert len(faults.batches) == (1 if error_file else 2)
+
+
+def test_14_an_answer_without_choices_twice_is_an_error_and_not_asked_for_ever(server, tmp_path):
+    faults, url = server
+    faults.line = lambda name, n: {"custom_id": name, "response": {"status_code": 200, "body": {"choices": []}}}
+    assert run(url, tmp_path)["status"].to_list() == ["error"] * N
+    assert set(faults.asked.values()) == {2}
+
+
+def test_17_of_two_answers_to_one_request_the_first_counts_and_the_other_is_kept_aside(server, tmp_path):
+    faults, url = server
+    faults.line = lambda name, n: b"".join(json.dumps(good(name, x)).encode() + b"\n" for x in ("first", "second"))
+    assert run(url, tmp_path)["llm_output"].to_list() == ["first"] * N
+    assert run(url, tmp_path)["llm_output"].to_list() == ["first"] * N
+    aside = [json.loads(x) for x in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert [(x["why"], x["line"]["custom_id"]) for x in aside] == [("doubled", name) for name in FRAME["custom_id"]]
+
+
+def test_21_where_files_expire_early_a_longer_life_is_asked_for(server, tmp_path):
+    faults, url = server
+    uploads, creates = [], []
+    upload, create = faults.upload, faults.create
+    faults.upload = lambda data: uploads.append(data) or upload(data)
+    faults.create = lambda asked, key=None: creates.append(asked) or create(asked, key)
+    connected = batch.connect(url, folder=tmp_path, dialect="control_layer")
+    batch.submit(FRAME, server=connected, folder=tmp_path).wait(poll_s=0.01)
+    assert b'name="expires_after[seconds]"\r\n\r\n2592000' in uploads[0]
+    assert creates[0]["output_expires_after"] == {"anchor": "created_at", "seconds": 2_592_000}
+
+
+def test_23_a_server_that_restarts_is_waited_for_and_one_that_stays_away_is_not_for_ever(server, tmp_path, monkeypatch):
+    faults, url = server
+    faults.script["retrieve"] = ["refuse"] * 4
+    assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
+    faults.script["create"] = [(429, "later", ())]
+    job = batch.submit(FRAME, server=batch.connect(url, folder=tmp_path / "b"), folder=tmp_path / "b")
+    monkeypatch.setattr(connection, "_PATIENCE_S", 0.05)
+    faults.script["retrieve"] = ["refuse"] * 500
+    with pytest.raises(BatchError, match=r"did not answer for 0 s .* run the cell again"):
+        job.wait(poll_s=0.01)
+    faults.script.clear()
+    assert job.wait(poll_s=0.01).account() == {"ok": N}
+
+
+def test_24_a_batch_without_any_progress_is_not_waited_for_for_ever(server, tmp_path, monkeypatch):
+    faults, url = server
+    faults.is_lazy = True
+    monkeypatch.setattr(job_module, "_REMOTE_STALL_S", 0.05)
+    job = submit(url, tmp_path)
+    with pytest.raises(BatchError, match=r"batch batch-0 made no progress .*arislab batch cancel batch-0.*resend"):
+        job.wait(poll_s=0.02)
+    assert job.account() == {"open": N}
+
+
+def test_25_a_batch_that_stays_in_cancelling_counts_as_cancelled(server, tmp_path, monkeypatch):
+    faults, url = server
+    faults.is_lazy = True
+    job = submit(url, tmp_path)
+    job.cancel()
+    monkeypatch.setattr(job_module, "_CANCELLING_S", 0.02)
+    assert job.wait(poll_s=0.03).account() == {"cancelled": N}
+
+
+def test_29_30_files_are_cut_by_lines_and_bytes_and_no_line_is_too_long(tmp_path):
+    files = list(job_module.cut(FRAME, max_lines=3, max_bytes=10**6))
+    assert [len(ids) for ids, _ in files] == [3, 1]
+    size = max(len(line) for _, content in files for line in content.splitlines(keepends=True))
+    assert [len(ids) for ids, _ in job_module.cut(FRAME, max_lines=100, max_bytes=2 * size)] == [2, 2]
+    limits = dialect("openai")
+    assert (limits.max_requests, limits.max_bytes) == (50_000, 190_000_000)
+    assert "8,000,000" in job_module.unsendable("x" * 8_000_001)
+
+
+def test_31_names_of_requests_are_short_plain_and_the_same_in_any_process():
+    assert all(re.fullmatch("[A-Za-z0-9_.-]{1,64}", name) for name in FRAME["custom_id"])
+    assert A == "r-71dd00a9537384f5fc73b89785db3368ea812a75"
+
+
+def test_32_a_file_that_was_altered_before_it_was_sent_is_not_sent(server, tmp_path):
+    faults, url = server
+    faults.script["upload"] = [(413, "too large", ())]
+    with pytest.raises(BatchError, match="refused a file"):
+        run(url, tmp_path)
+    (path,) = (tmp_path / "requests").iterdir()
+    path.write_bytes(path.read_bytes().replace(b"number 1", b"number 7"))
+    with pytest.raises(BatchError, match="is not the file that was written for this batch"):
+        run(url, tmp_path)
+    assert faults.batches == {}
+
+
+def test_34_a_full_disk_stops_the_download_and_nothing_is_paid_again(server, tmp_path, monkeypatch):
+    faults, url = server
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    job = submit(url, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(job_module.os, "fsync", full)
+        with pytest.raises(BatchError, match=r"cannot write .*results.* \(No space left on device\); make room"):
+            job.wait(poll_s=0.01)
+    assert list(tmp_path.rglob("*.part")) == []
+    assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
+    assert set(faults.asked.values()) == {1}
+
+
+def test_34_a_full_disk_under_the_ledger_is_one_clear_error_before_anything_is_sent(server, tmp_path):
+    faults, url = server
+    book = Ledger(tmp_path)
+    (pages,) = book.db.execute("pragma page_count").fetchone()
+    book.db.execute(f"pragma max_page_count = {pages}")
+    many = [(f"d{i}", tmp_path, 1, [f"r-{i}-{j}" for j in range(99)]) for i in range(99)]
+    with pytest.raises(PrerequisiteError, match=r"cannot write the batch ledger .*full.*nothing is lost"):
+        book.claim([name for *_, names in many for name in names], server=url, resend=(), write=lambda _: many)
+    assert (book.rows(), faults.calls["upload"]) == ([], 0)
+
+
+def test_36_a_key_that_was_changed_stops_the_wait_and_a_new_one_goes_on(server, tmp_path):
+    faults, url = server
+    job = submit(url, tmp_path)
+    faults.script["retrieve"] = [(401, "sk-planted is unknown", ())]
+    with pytest.raises(BatchError, match=r"refuses the key .* set ARISLAB_API_KEY .* nothing is lost") as caught:
+        job.wait(poll_s=0.01)
+    assert "planted" not in str(caught.value)
+    assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
+    assert set(faults.asked.values()) == {1}
+
+
+def test_39_many_batches_are_watched_with_one_call(server, tmp_path):
+    faults, url = server
+    faults.is_lazy = True
+    job = submit(url, tmp_path, max_lines=1)
+    faults.calls.clear()
+    job.look()
+    assert (faults.calls["list"], faults.calls["retrieve"]) == (1, 0)
+
+
+def test_33_only_a_window_of_batches_is_open_at_once(server, tmp_path):
+    faults, url = server
+    faults.is_lazy = True
+    job = submit(url, tmp_path, max_lines=1, window=2)
+    assert len(faults.batches) == 2
+    faults.finish("batch-0", {"status": "completed"})
+    job.look()
+    job._pump()
+    assert [b["status"] for b in faults.batches.values()] == ["completed", "in_progress", "in_progress"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"url": "/v1/embeddings"}, "line 1: url must be '/v1/chat/completions', got '/v1/embeddings'"),
+        ({"body": {"model": "m", "messages": [{}], "stream": True}}, "line 1: stream is not possible"),
+        ({"custom_id": "x" * 65}, "line 1: custom_id must be unique and 1 to 64 plain ASCII"),
+        ({"body": {"model": "m"}}, "line 1: no request"),
+    ],
+)
+def test_40_what_no_batch_can_hold_is_refused_before_it_is_sent(tmp_path, line, told):
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    (tmp_path / "in.jsonl").write_text(
+        json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body} | line)
+    )
+    with pytest.raises(ParameterError, match=told):
+        batch.read_requests(tmp_path / "in.jsonl")
+    for more in ({"stream": True}, {"n": 2}):
+        with pytest.raises(ParameterError, match=r"one answer, whole; .*samples=3"):
+            batch.build_requests(people(1), lambda c: [{"role": "user", "content": "x"}], model="m", **more)
+
+
+def test_progress_stands_in_a_log_without_a_terminal(server, tmp_path, capfd):
+    _, url = server
+    run(url, tmp_path)
+    told = capfd.readouterr().err
+    assert "batch: 100%" in told
+    assert f"{N}/{N}" in told
 
 
 # -- two notebooks on one folder ---------------------------------------------------------------------------------------
