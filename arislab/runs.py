@@ -17,6 +17,7 @@ written here. This module does not know what any phase does.
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -325,9 +326,10 @@ class Recording:
         ended = threading.Event()
         self._begin()
         folder = self.record.folder
+        beat = threading.Thread(target=_beat, args=(folder / "heartbeat", ended), daemon=True)
+        beat.start()
         try:
             self._begin_files()
-            threading.Thread(target=_beat, args=(folder / "heartbeat", ended), daemon=True).start()
             with (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
                 log = Log(file, clean=lambda text: str(provenance.without(text, self.hidden)), echo=self.echo)
                 log.line(f"{self.record.run_id} on {sys.executable}")
@@ -349,10 +351,13 @@ class Recording:
             outcome = Outcome("interrupted", "signal", str(stop), signal=str(stop))
         except OSError as error:
             outcome = Outcome(
-                "failed", "disk-full" if error.errno == 28 else "exception", f"{type(error).__name__}: {error}"
+                "failed",
+                "disk-full" if error.errno == errno.ENOSPC else "exception",
+                f"{type(error).__name__}: {error}",
             )
         finally:
             ended.set()
+            beat.join()
         return self._finish(outcome)
 
     def _begin(self) -> None:

@@ -14,7 +14,6 @@ other commits of arislab by their own command line, so it knows of them only ``a
 
 import json
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -432,8 +431,11 @@ def _installed(folder: Path) -> None:
 
 def _inside(path: str, run: dict[str, Any]) -> str | None:
     """The place of a file inside the checkout in which a run ran; null if it lay elsewhere, or nobody knows."""
-    match = re.search(r"(^|/)(notebooks/.*)$", path)
-    return str(match[2]) if match and run["code"].get("commit") else None
+    if run["code"].get("commit") is None:
+        return None
+    if checkout := run["code"].get("checkout"):
+        return path[len(checkout) + 1 :] if path.startswith(f"{checkout}/") else None
+    return "notebooks/" + path.rpartition("/notebooks/")[2] if "/notebooks/" in path else None  # an older record
 
 
 def _phase(run: dict[str, Any], checkout: Path) -> str:
