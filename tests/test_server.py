@@ -554,7 +554,8 @@ def test_the_server_ends_with_its_parent(tmp_path: Path) -> None:
 class Upstream:
     """A chat server that misbehaves as the last word of the prompt says, each line's first time only."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        self._port = port
         self.tries: dict[str, int] = {}
         self.keys: set[str | None] = set()
         self.busy = self.most_busy = 0
@@ -573,7 +574,7 @@ class Upstream:
             app.router.add_post("/v1/embeddings", self.embed)
             self._runner = web.AppRunner(app)
             await self._runner.setup()
-            site = web.TCPSite(self._runner, "127.0.0.1", 0)
+            site = web.TCPSite(self._runner, "127.0.0.1", self._port)
             await site.start()
             self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
             return self._runner
@@ -619,6 +620,10 @@ class Upstream:
         if kind == "droponce" and n == 1:
             assert request.transport is not None
             request.transport.close()
+        if kind == "hang":
+            await asyncio.sleep(1)
+        if kind == "errorbody" or (kind == "errorbodyonce" and n == 1):
+            return web.json_response({"error": {"message": "out of memory", "code": 500}})
         if kind == "html":
             return web.Response(text="<html>welcome</html>")
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
