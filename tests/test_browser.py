@@ -22,7 +22,7 @@ import polars as pl
 import pytest
 from conftest import need
 
-from arislab import review
+from arislab import records, review
 from arislab.lake import Lake
 from arislab.task import load
 
@@ -319,4 +319,9 @@ def test_2_curate_runs_from_top_to_bottom_and_folds_what_people_decided(open_lab
     decided = set(lake["reviews"].read()["custom_id"])
     assert all(row["needs_review"] == (row["custom_id"] not in decided) for row in kept.to_dicts())
     assert lake["reviews"].rows == n_reviews
+    (found,) = [run for run in records.as_json(lab.root) if run["launched_by"] == "jupyter"]
+    assert (found["phase"], found["status"]) == ("curate", "ok"), found
+    whole = records.read(Path(found["folder"]))
+    assert whole["tables_written"]["training_data_curated"]["version"] == before + 1
+    assert whole["headline"]["n_kept"] == kept.height
     assert not lab.strayed, lab.strayed
