@@ -558,7 +558,10 @@ class Upstream:
         self._port = port
         self.tries: dict[str, int] = {}
         self.keys: set[str | None] = set()
-        self.busy = self.most_busy = 0
+        self.busy = self.most_busy = self.refused = 0
+        self.slots: int | None = None
+        """Requests that it answers at once; it refuses more with 503."""
+        self.retry_after: str | None = None
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -605,6 +608,10 @@ class Upstream:
         text = (await request.json())["messages"][-1]["content"]
         self.tries[text] = n = self.tries.get(text, 0) + 1
         kind = text.split()[-1]
+        if self.slots is not None and self.busy >= self.slots:
+            self.refused += 1
+            headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
+            return web.json_response({"error": {"message": "busy"}}, status=503, headers=headers)
         self.busy += 1
         self.most_busy = max(self.most_busy, self.busy)
         await asyncio.sleep(0.005)
@@ -712,7 +719,7 @@ def test_retries_end(upstream: Upstream) -> None:
     assert (result.status, json.loads(result.body)["code"]) == (0, "upstream_unreachable")
 
 
-def test_a_refusal_for_load_halves_what_is_in_flight(upstream: Upstream) -> None:
+def test_what_is_in_flight_grows_while_answers_come_and_becomes_less_at_a_refusal(upstream: Upstream) -> None:
     engine = UpstreamEngine([upstream.url], start=8)
     ask(engine, [f"{i} fine" for i in range(100)])
     assert engine.gate.width > 8, "it grows while answers come"
@@ -721,6 +728,29 @@ def test_a_refusal_for_load_halves_what_is_in_flight(upstream: Upstream) -> None
     results = ask(engine, [f"{i} 503once" for i in range(4)])
     assert [result.status for result in results] == [200] * 4
     assert engine.gate.width < 8
+
+
+def test_a_server_with_few_slots_is_given_as_many_requests_as_it_holds(upstream: Upstream) -> None:
+    upstream.slots = 12
+    engine = UpstreamEngine([upstream.url], start=8, backoff_s=0.01)
+    results = ask(engine, [f"{i} fine" for i in range(400)])
+    assert [result.status for result in results] == [200] * 400
+    assert 10 <= engine.gate.width <= 12, "neither the ceiling nor half of what it holds"
+    assert upstream.refused < 40, "and few are refused on the way"
+
+
+def test_retry_after_zero_is_no_invitation_to_ask_without_pause(upstream: Upstream) -> None:
+    upstream.slots, upstream.retry_after = 1, "0"
+    engine = UpstreamEngine([upstream.url], start=8, backoff_s=0.05)
+    assert all(result.status == 200 for result in ask(engine, [f"{i} fine" for i in range(24)]))
+    assert upstream.refused < 24
+
+
+def test_time_outs_lower_what_is_in_flight(upstream: Upstream) -> None:
+    engine = UpstreamEngine([upstream.url], start=16, timeout_s=0.2, attempts=2, backoff_s=0.01)
+    results = ask(engine, [f"{i} hang" for i in range(16)])
+    assert {result.status for result in results} == {0}
+    assert engine.gate.width < 16
 
 
 # -- the local model ----------------------------------------------------------------------------------------------------
