@@ -67,10 +67,7 @@ class Notebook:
     def cell_ends(self, cell: Any, *, failed: bool, widgets: dict[str, Any]) -> None:
         """Note how a cell ended, and bring its outputs into the bounds."""
         state = cell.metadata.papermill
-        took = datetime.fromisoformat(_now()) - datetime.fromisoformat(state.start_time)
-        state |= {
-            "end_time": _now(),
-            "duration": took.total_seconds(),
+        state |= _ended(state.start_time) | {
             "status": "failed" if failed else "completed",
             "exception": failed,
         }
@@ -89,7 +86,7 @@ class Notebook:
             if state.status == "pending":
                 state.status = "not-run" if cell.cell_type == "code" and cell.source.strip() else "completed"
         show_widgets(self.nb.cells, widgets)
-        self.nb.metadata.papermill |= {"exception": exception, "end_time": _now()}
+        self.nb.metadata.papermill |= {"exception": exception} | _ended(self.nb.metadata.papermill.start_time)
         self.save()
 
     def save(self, *, at_once: bool = True) -> None:
@@ -161,6 +158,12 @@ def _text(value: Any) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _ended(started: str) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    took = now - datetime.fromisoformat(started)
+    return {"end_time": now.isoformat(timespec="milliseconds"), "duration": took.total_seconds()}
 
 
 def replace(path: Path, text: str) -> None:
