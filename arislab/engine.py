@@ -45,7 +45,8 @@ class Notebook:
         self.nb, self._path, self._overflow, self._also = nb, path, overflow, also
         self._saved_at, self._pause_s = float("-inf"), SAVE_S
         self.n_saves = 0
-        nb.metadata.setdefault("papermill", {})
+        began = {"start_time": _now(), "end_time": None, "duration": None, "exception": None}
+        nb.metadata["papermill"] = {**nb.metadata.get("papermill", {}), **began}
         for cell in nb.cells:
             cell.metadata["papermill"] = {
                 "status": "pending",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from arislab import digests
+from arislab import canonical
 from arislab.errors import PrerequisiteError
 from arislab.headline import as_text
 
@@ -58,7 +58,7 @@ def _files(run: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         name = path.relative_to(folder).as_posix()
         if not path.is_file() or name.startswith(".") or name == "heartbeat":
             continue
-        found, told = digests.of_file(path), run.get("files", {}).get(name)
+        found, told = canonical.of_file(path), run.get("files", {}).get(name)
         if told is not None and told["sha256"] != found["sha256"]:
             raise PrerequisiteError(
                 f"{name} of {run['run_id']} was changed after the run (sha256 {found['sha256'][:12]}, the record says {told['sha256'][:12]}); "
@@ -307,7 +307,7 @@ def _write(client: Any, run: Mapping[str, Any], uri: str, *, artifacts: list[str
     experiment = _experiment(client, uri)
     name = run["run_id"]
     found = client.search_runs([experiment], filter_string=f"tags.`{_RUN_ID}` = '{name}'", max_results=1)
-    digest = run.get("record_sha256") or digests.of_file(Path(run["folder"]) / "run.json")["sha256"]
+    digest = run.get("record_sha256") or canonical.of_file(Path(run["folder"]) / "run.json")["sha256"]
     if found and found[0].data.tags.get(_DONE) == digest:
         return Exported(str(found[0].info.run_id), False, "as they are")
     began = _milliseconds(run.get("started_at") or run["created_at"])

@@ -33,20 +33,11 @@ import polars as pl
 
 from arislab import digests, tables
 from arislab.errors import LakeError, PrerequisiteError
+from arislab.place import root
+
+__all__ = ["Lake", "Table", "root"]
 
 _RETRIES = 20
-
-
-def root() -> Path:
-    """Return the folder that holds ``data/`` and ``papermill_runs/``: $ARISLAB_ROOT, else the checkout around the working directory."""
-    given = os.environ.get("ARISLAB_ROOT")
-    if given:
-        return Path(given).resolve()
-    for folder in [Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parent.parent]:
-        project = folder / "pyproject.toml"
-        if project.is_file() and 'name = "arislab"' in project.read_text(encoding="utf-8"):
-            return folder
-    raise PrerequisiteError("no arislab checkout around the working directory; set ARISLAB_ROOT or pass --root DIR.")
 
 
 class Lake:

@@ -7,65 +7,41 @@ file, and may be deleted at any time. This module writes no record.
 import contextlib
 import difflib
 import gc
-import html
+import hashlib
 import json
 import os
-import re
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
-import polars as pl
 
-from arislab import digests, provenance
+from arislab import canonical, provenance
 from arislab.errors import ParameterError, PrerequisiteError, closest
 from arislab.headline import number_text
 
 OPEN = ("created", "running")
 _SILENT_S = 30.0  # without a sign of life from another machine for this long, a run is lost
 
-_SCHEMA: dict[str, Any] = {
-    "run_id": pl.String,
-    "phase": pl.String,
-    "status": pl.String,
-    "created_at": pl.Datetime("ms", "UTC"),
-    "started_at": pl.Datetime("ms", "UTC"),
-    "duration_s": pl.Float64,
-    "parameters": pl.String,
-    "headline": pl.String,
-    "reason": pl.String,
-    "commit": pl.String,
-    "run_key": pl.String,
-    "launched_by": pl.String,
-    "folder": pl.String,
-}
-
-
-class Runs(pl.DataFrame):
-    """One row per run, newest first; in a notebook it shows what a researcher compares.
-
-    Columns: run_id, phase, status, created_at, started_at, duration_s, parameters and headline (JSON), reason, commit, run_key, launched_by, folder.
-    Null: not known, or not yet.
-    """
-
-    def _repr_html_(self, *, _from_series: bool = False) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(row['run_id'])}</td><td>{html.escape(row['phase'] or '')}</td>"
-            f"<td><b style='color:{_COLOURS.get(row['status'], 'inherit')}'>{row['status']}</b></td>"
-            f"<td style='text-align:right'>{'' if row['duration_s'] is None else format(row['duration_s'], '.1f')}</td>"
-            f"<td style='text-align:left'>{html.escape(row['reason'] or short(json.loads(row['headline'] or 'null')))}</td></tr>"
-            for row in self.head(50).to_dicts()
-        )
-        more = f"<caption>the newest 50 of {self.height:,} runs</caption>" if self.height > 50 else ""
-        head = "<tr><th>run</th><th>phase</th><th>status</th><th>seconds</th><th>headline, or why not ok</th></tr>"
-        return f"<table>{more}{head}{rows}</table>" if rows else "<i>No runs yet: <code>arislab demo</code></i>"
-
-
-_COLOURS = {"ok": "#2e7d32", "failed": "#c62828", "killed": "#c62828", "timeout": "#c62828", "lost": "#ef6c00"}
+COLUMNS = (
+    "run_id",
+    "phase",
+    "status",
+    "created_at",
+    "started_at",
+    "duration_s",
+    "parameters",
+    "headline",
+    "reason",
+    "commit",
+    "run_key",
+    "launched_by",
+    "folder",
+)
+"""What a list of runs has for each; null: not known, or not yet."""
 
 
 def as_json(root: Path, *, limit: int | None = None) -> list[dict[str, Any]]:
@@ -77,23 +53,7 @@ def as_json(root: Path, *, limit: int | None = None) -> list[dict[str, Any]]:
         root: Folder of ``papermill_runs/``.
         limit: The newest so many; null: all.
     """
-    return [_seen(run) for run in _indexed(root / "papermill_runs", limit)]
-
-
-def list_runs(root: Path) -> Runs:
-    """Return the recorded runs under a root, newest first.
-
-    Returns:
-        One row per run, in the columns of ``Runs``.
-    """
-    rows = []
-    for run in as_json(root):
-        row = {name: run.get(name) for name in _SCHEMA}
-        for name in ("created_at", "started_at"):
-            row[name] = datetime.fromisoformat(str(row[name])) if row[name] else None
-        row |= {name: row[name] if row[name] is None else json.dumps(row[name]) for name in ("parameters", "headline")}
-        rows.append(row)
-    return Runs(rows, schema=_SCHEMA, strict=False)  # one row per run
+    return select(root, limit=limit)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -122,46 +82,42 @@ def find(root: Path, name: str) -> dict[str, Any]:
     return read(Path(found[0]["folder"]))
 
 
-def where(runs: list[dict[str, Any]], condition: str) -> list[dict[str, Any]]:
-    """Return the runs that fulfil a condition in SQL, over the columns of ``Runs`` and the numbers of the headline by name.
+def select(root: Path, *, where: str = "", sort: str = "", limit: int | None = None) -> list[dict[str, Any]]:
+    """Return the runs that fulfil a condition, newest first or sorted.
+
+    Args:
+        root: Folder of ``papermill_runs/``.
+        where: Condition in SQL (SQLite) over ``COLUMNS``, and the numbers of the headline (of intervals: the mean) and the parameters by name.
+        sort: One of these; the largest first.
+        limit: Most runs.
 
     Raises:
-        ParameterError: The condition cannot be read.
-
-    Example:
-        >>> where([{"run_id": "a", "status": "ok", "headline": {"n": 3}}], "status = 'ok' and n > 2")[0]["run_id"]
-        'a'
+        ParameterError: The condition cannot be read, or no run has what is sorted by.
     """
-    asked = set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*|\"[^\"]+\"", condition))
-    wanted = {name.strip('"') for name in asked}
-    columns: dict[str, list[Any]] = {"_row": list(range(len(runs)))}
-    for name in wanted:
-        values = [_value(run, name) for run in runs]
-        if any(value is not None for value in values):
-            columns[name] = values
-    frame = pl.DataFrame({name: pl.Series(name, values, strict=False) for name, values in columns.items()})
-    try:
-        kept = frame.filter(pl.sql_expr(condition))["_row"].to_list()
-    except pl.exceptions.PolarsError as error:
-        names = dict.fromkeys(
-            name for run in runs for name in (*(run.get("headline") or ()), *(run.get("parameters") or ()))
-        )
-        raise ParameterError(
-            f"--where {condition!r} cannot be answered: {str(error).splitlines()[0]}. Known: {', '.join([*_SCHEMA, *names])}."
-        ) from None
-    return [runs[number] for number in kept]
-
-
-def _value(run: Mapping[str, Any], name: str) -> Any:
-    """A column, else a number of the headline (its mean), else a parameter."""
-    if name in _SCHEMA and name not in ("parameters", "headline"):
-        return run.get(name)
-    for part in ("headline", "parameters"):
-        value = (run.get(part) or {}).get(name)
-        value = value.get("mean") if isinstance(value, dict) else value
-        if isinstance(value, (int, float, str)):
-            return value
-    return run.get(name) if isinstance(run.get(name), (int, float, str)) else None
+    base = root / "papermill_runs"
+    if not where and not sort:
+        return _indexed(base, limit)
+    known = _known(base)
+    briefs = [_seen(brief | {"folder": f"{base}/{name}"}) for name, brief in known.items()]
+    named = dict.fromkeys(name for brief in briefs for name in (*brief["numbers"], *COLUMNS))
+    rows = [[row["numbers"].get(name) if row.get(name) is None else row[name] for name in named] for row in briefs]
+    columns = ", ".join(f'"{name.lower()}"' for name in named)
+    with contextlib.closing(sqlite3.connect(":memory:")) as memory:
+        memory.execute(f"create table runs ({columns})")
+        memory.executemany(f"insert into runs values ({', '.join('?' * len(named))})", rows)
+        order = f'"{sort}"' if sort else "created_at"
+        try:
+            chosen = memory.execute(
+                f"select rowid from runs where {where or 'true'} order by {order} is null, {order} desc, run_id desc"
+            ).fetchall()
+        except sqlite3.Error as error:
+            raise ParameterError(
+                f"--where {where!r} --sort {sort!r} cannot be answered: {error}. Known: {', '.join(named)}."
+            ) from None
+    if sort and sort not in named:
+        raise ParameterError(f"--sort {sort!r}: no run has it; known: {', '.join(named)}.")
+    names = list(known)
+    return _wholes(base, [names[number - 1] for (number,) in chosen[:limit]])
 
 
 def short(headline: Mapping[str, Any] | None) -> str:
@@ -176,35 +132,91 @@ def short(headline: Mapping[str, Any] | None) -> str:
 
 def _indexed(base: Path, limit: int | None) -> list[dict[str, Any]]:
     """Return the records as they are on disk, newest first; files that have not changed since are taken from the index."""
-    stamps = _stamps(base) if base.is_dir() else {}
-    if not stamps:
-        return []
-    known: dict[str, tuple[str, str]] = {}
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(_index(base)) as index:
-        known = {name: (stamp, row) for name, stamp, row in index.execute("select name, stamp, row from runs")}
-    fresh: dict[str, dict[str, Any]] = {}
-    for name, stamp in stamps.items():
-        if not stamp or known.get(name, ("",))[0] != stamp:
-            fresh[name] = _summary(_read(base / name))
-    gone = known.keys() - stamps.keys()
-    if fresh or gone:
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(_index(base)) as index, index:
-            new = ((n, stamps[n], json.dumps(row, default=str)) for n, row in fresh.items() if stamps[n])
-            index.executemany("insert or replace into runs values (?, ?, ?)", new)
-            index.executemany("delete from runs where name = ?", [(name,) for name in gone])
-    names = sorted(stamps, key=lambda name: (_time_of(name, fresh), name), reverse=True)[:limit]
-    rows = []
+    known = _refreshed(base)
+
+    def made_at(name: str) -> str:
+        if canonical.RUN_ID.match(name):
+            return name[:16]  # the folder's name begins with it
+        return str(_parsed(known[name])["created_at"] or "").replace("-", "").replace(":", "")[:15]
+
+    names = sorted(known, key=lambda name: (made_at(name), name), reverse=True)
+    return _wholes(base, names[:limit])
+
+
+def _known(base: Path) -> dict[str, dict[str, Any]]:
+    """Return what a list needs of each run, by folder."""
+    known = _refreshed(base)
+    with _no_collector():
+        return {name: _parsed(brief) for name, brief in known.items()}
+
+
+def _parsed(brief: bytes | dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = orjson.loads(brief) if isinstance(brief, bytes) else brief
+    return found
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """Keep the garbage collector from looking at ten thousand new dicts again and again."""
     was_on = gc.isenabled()
-    gc.disable()  # ten thousand dicts make the collector look at all of them again and again
+    gc.disable()
     try:
-        for name in names:
-            row = fresh.get(name) or orjson.loads(known[name][1])
-            row["folder"] = f"{base}/{name}"
-            rows.append(row)
+        yield
     finally:
         if was_on:
             gc.enable()
-    return rows
+
+
+def _refreshed(base: Path) -> dict[str, bytes | dict[str, Any]]:
+    """Bring the index up to what is on disk; return what a list needs of each run, by folder, as JSON where it was known."""
+    stamps = _stamps(base) if base.is_dir() else {}
+    if not stamps:
+        return {}
+    known: dict[str, tuple[str, bytes]] = {}
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_index(base)) as index:
+        known = {name: (stamp, brief) for name, stamp, brief in index.execute("select name, stamp, brief from listed")}
+    fresh, new = {}, []
+    for name, stamp in stamps.items():
+        if not stamp or known.get(name, ("",))[0] != stamp:
+            run = _read(base / name)
+            fresh[name] = _brief(run)
+            new.append((name, stamp, *(orjson.dumps(told, default=str) for told in (fresh[name], _shown(run)))))
+    gone = known.keys() - stamps.keys()
+    if fresh or gone:
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(_index(base)) as index, index:
+            index.executemany("insert or replace into listed values (?, ?, ?, ?)", [row for row in new if row[1]])
+            changed = [*gone, *(row[0] for row in new if not row[1])]
+            index.executemany("delete from listed where name = ?", [(name,) for name in changed])
+    return {name: fresh[name] if name in fresh else known[name][1] for name in stamps}
+
+
+def _wholes(base: Path, names: list[str]) -> list[dict[str, Any]]:
+    """Return what a list shows of these runs, in this order."""
+    stored: dict[str, bytes] = {}
+    few = names if len(names) <= 500 else []
+    condition = f" where name in ({', '.join('?' * len(few))})" if few else ""
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_index(base)) as index:
+        stored = dict(index.execute(f"select name, whole from listed{condition}", few))
+    with _no_collector():
+        rows = [orjson.loads(stored[name]) if name in stored else _shown(_read(base / name)) for name in names]
+    return [_seen(row | {"folder": f"{base}/{name}"}) for name, row in zip(names, rows, strict=True)]
+
+
+def _shown(run: dict[str, Any]) -> dict[str, Any]:
+    return {key: run.get(key) for key in (*_LISTED, *(("supervisor",) if run["status"] in OPEN else ()))}
+
+
+def _brief(run: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a run, its numbers and parameters by name, and what tells whether one without a verdict is lost."""
+    told = {name: run.get(name) for name in COLUMNS if name not in ("parameters", "headline", "folder")}
+    numbers = {}
+    for part in ("parameters", "headline"):
+        for name, value in (run.get(part) or {}).items():
+            value = value.get("mean") if isinstance(value, dict) else value
+            if isinstance(value, (int, float, str)):
+                numbers[name.lower()] = value
+    more = {"supervisor": run["supervisor"]} if run["status"] in OPEN else {}
+    return told | {"numbers": numbers} | more
 
 
 def _stamps(base: Path) -> dict[str, str]:
@@ -218,41 +230,27 @@ def _stamps(base: Path) -> dict[str, str]:
                 seen = os.stat(f"{entry.path}/run.json")  # noqa: PTH116 - ten thousand Paths would cost more than the stats
                 stamps[entry.name] = f"{seen.st_mtime_ns} {seen.st_size} {seen.st_ino}"
             except OSError:
-                if digests.RUN_ID.fullmatch(entry.name) and entry.is_dir():
+                if canonical.RUN_ID.fullmatch(entry.name) and entry.is_dir():
                     stamps[entry.name] = ""
     return stamps
 
 
-def _time_of(name: str, fresh: Mapping[str, Mapping[str, Any]]) -> str:
-    """When a run was made: its folder's name begins with it; others (examples) are looked into."""
-    if digests.RUN_ID.match(name) or name not in fresh:
-        return name[:16]
-    return str(fresh[name]["created_at"] or "").replace("-", "").replace(":", "")[:15] + "Z"
-
-
 def _index(base: Path) -> sqlite3.Connection:
     index = sqlite3.connect(base / ".index.sqlite", timeout=2)
-    index.execute("pragma page_size = 32768")
-    index.execute("create table if not exists runs (name text primary key, stamp text not null, row text not null)")
+    index.execute("create table if not exists listed (name text primary key, stamp text, brief blob, whole blob)")
     return index
 
 
-_LISTED = (*_SCHEMA, "cause", "signal", "cell", "resumed_from", "rerun_of", "seed", "finished_at", "root")
-
-
-def _summary(run: dict[str, Any]) -> dict[str, Any]:
-    """What a list needs of a record; one without a verdict keeps what tells whether it is lost."""
-    more = ("supervisor",) if run["status"] in OPEN else ()
-    return {name: run.get(name) for name in (*_LISTED, *more)}
+_LISTED = (*COLUMNS, "cause", "signal", "cell", "resumed_from", "rerun_of", "seed", "finished_at", "root")
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(_SCHEMA) | {
+    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {
         "run_id": folder.name,
         "folder": str(folder),
         "status": "unreadable",
     }
-    named = digests.RUN_ID.fullmatch(folder.name)
+    named = canonical.RUN_ID.fullmatch(folder.name)
     if named:
         began = datetime.strptime(named[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
         row |= {"phase": named[2], "created_at": began.isoformat(timespec="milliseconds")}
@@ -300,7 +298,7 @@ def reads_and_writes(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             asked = [entry.get(name) for name in ("columns", "where", "sql", "digest")]
             parts.setdefault(table, set()).add(json.dumps(asked))
     for table, several in parts.items():
-        read[table]["digest"] = digests.of_columns(dict.fromkeys(several, ""), len(several))
+        read[table]["digest"] = hashlib.sha256(json.dumps(sorted(several)).encode()).hexdigest()
     return read, written
 
 
@@ -401,12 +399,12 @@ def _cells(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             notebook = json.loads((Path(run["folder"]) / "notebook.ipynb").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return []
-        found.append({cell["id"]: cell for cell in digests.cells(notebook, places=places(run))[0]})
+        found.append({cell["id"]: cell for cell in canonical.cells(notebook, places=places(run))[0]})
     one, other = found
     lines = []
     for name in dict.fromkeys([*one, *other]):
         if name not in one or name not in other:
             lines.append(f"{name}: only in {'the first' if name in one else 'the second'}")
-        elif difference := digests.first_differing_cell([one[name]], [other[name]]):
+        elif difference := canonical.first_differing_cell([one[name]], [other[name]]):
             lines.append(difference.partition(" ")[2].partition(" ")[2].partition(" ")[2])
     return lines

@@ -35,13 +35,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from arislab import digests, openlineage, provenance
+from arislab import canonical, digests, openlineage, provenance
 from arislab.engine import INJECTED, replace, sync_folder
 from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.headline import Account, Headline, account, as_text, headline
 from arislab.kernel import Job, Log, Outcome, Stopped, run, stoppable, supervise
 from arislab.parameters import Parameter, as_code, convert, notebook_json, parameters_of, plain
-from arislab.records import Runs, as_json, list_runs, reads_and_writes
+from arislab.records import as_json, reads_and_writes
+from arislab.runs_frame import Runs, list_runs
 
 __all__ = [
     "PHASES",
@@ -224,7 +225,7 @@ def from_papermill(nb: Any, **settings: Any) -> Any:
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.iorw import write_ipynb
 
-    from arislab.lake import root as found_root
+    from arislab.place import root as found_root
 
     root, source, output = found_root(), Path(settings["input_path"]), settings.get("output_path")
     name = str(nb.metadata.get("arislab", {}).get("phase") or re.sub(r"\W+", "_", source.stem))
@@ -443,7 +444,7 @@ class Recording:
                     reason=f"the record's files could not be written: {error}",
                 )
         files = {
-            path.relative_to(folder).as_posix(): digests.of_file(path)
+            path.relative_to(folder).as_posix(): canonical.of_file(path)
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path.name != "run.json" and not path.name.startswith(".")
         }
@@ -660,7 +661,7 @@ class _Callable(ModuleType):
 
     def __call__(self, root: Path | str | None = None) -> Runs:
         """Return the recorded runs under a root (default: the checkout's, or $ARISLAB_ROOT), newest first."""
-        from arislab.lake import root as found
+        from arislab.place import root as found
 
         return list_runs(Path(root) if root is not None else found())
 

@@ -25,7 +25,7 @@ NOT_EQUAL = 3
 
 def enter(root: Path | None) -> Path:
     """Make ``--root`` the root of this process and of the kernels that it starts."""
-    from arislab.lake import root as found
+    from arislab.place import root as found
 
     if root is not None:
         try:
@@ -90,12 +90,7 @@ def list_runs(
     from arislab import records
 
     base = enter(root)
-    found = records.as_json(base, limit=None if where or sort else limit + 1)
-    found = records.where(found, where) if where else found
-    if sort:
-        found = sorted(found, key=lambda run: _sortable(run, sort), reverse=True)
-        if found and all(_sortable(run, sort) == (0, 0.0, "") for run in found):
-            raise ParameterError(f"--sort {sort!r}: no run has it; give a column, a parameter or a headline number.")
+    found = records.select(base, where=where, sort=sort, limit=limit + 1)
     more, found = len(found) > limit, found[:limit]
     if as_json:
         typer.echo(json.dumps(found, indent=1, default=str))
@@ -106,17 +101,6 @@ def list_runs(
         typer.echo(f"{row['run_id']:<40} {row['phase'] or '':<10} {row['status']:<12} {took}  {str(told or '')[:160]}")
     if more:
         typer.echo(f"and more: -n N lists so many, --where filters; newest first in {base / 'papermill_runs'}")
-
-
-def _sortable(run: Mapping[str, Any], name: str) -> tuple[int, float, str]:
-    """Numbers after texts after nothing."""
-    value = run.get(name)
-    for part in ("headline", "parameters"):
-        value = (run.get(part) or {}).get(name) if value is None else value
-    value = value.get("mean") if isinstance(value, dict) else value
-    if isinstance(value, (int, float)):
-        return 2, float(value), ""
-    return (0, 0.0, "") if value is None else (1, 0.0, str(value))
 
 
 @app.command()

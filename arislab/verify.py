@@ -26,7 +26,7 @@ from typing import Any
 
 import polars as pl
 
-from arislab import digests, provenance, records
+from arislab import canonical, digests, provenance, records
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.headline import number_text
 from arislab.lake import Lake
@@ -88,7 +88,7 @@ def check_files(run: dict[str, Any]) -> Verdict:
         findings += _changed_fields(raw, folder)
     for name, told in run.get("files", {}).items():
         try:
-            same = digests.of_file(folder / name)["sha256"] == told["sha256"]
+            same = canonical.of_file(folder / name)["sha256"] == told["sha256"]
         except OSError as error:
             findings.append(Finding("V0", name, f"cannot be read ({error.strerror})"))
             continue
@@ -190,7 +190,7 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> Verdict:
     books = [_cells(run) for run in (before, now)]
     if books[0] is not None and books[1] is not None:
         n_cells, n_left_out = len(books[0][0]), books[0][1]
-        if difference := digests.first_differing_cell(books[0][0], books[1][0]):
+        if difference := canonical.first_differing_cell(books[0][0], books[1][0]):
             found.append(("notebook", difference))
     counts = {
         "code cells": n_cells - n_left_out,
@@ -228,7 +228,7 @@ def _cells(run: dict[str, Any]) -> tuple[list[dict[str, Any]], int] | None:
         notebook = json.loads((Path(run["folder"]) / "notebook.ipynb").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return digests.cells(notebook, places=records.places(run))
+    return canonical.cells(notebook, places=records.places(run))
 
 
 def level_of(run: dict[str, Any]) -> str:
@@ -443,7 +443,7 @@ def _phase(run: dict[str, Any], checkout: Path) -> str:
     path = run["notebook"]["path"]
     if (inside := _inside(path, run)) and (checkout / inside).is_file():
         return str(checkout / inside)
-    if Path(path).is_file() and digests.of_file(Path(path))["sha256"] == run["notebook"]["sha256"]:
+    if Path(path).is_file() and canonical.of_file(Path(path))["sha256"] == run["notebook"]["sha256"]:
         return str(path)
     raise PrerequisiteError(
         f"the notebook of {run['run_id']} ({path}) is gone, or was changed and is in no commit; restore it."

@@ -83,9 +83,10 @@ def test_an_index_that_cannot_be_written_is_done_without(three, monkeypatch):
 
 
 def test_runs_are_found_by_phase_by_ends_and_by_numbers(three):
-    found = records.as_json(three)
-    assert ids(records.where(found, "phase = 'icl' and gain > 0.8")) == ["bbbb"]
-    assert ids(records.where(found, "k = 3 or status = 'failed'")) == ["cccc", "aaaa"]
+    assert ids(records.select(three, where="phase = 'icl' and gain > 0.8")) == ["bbbb"]
+    assert ids(records.select(three, where="k = 3 or status = 'failed'")) == ["cccc", "aaaa"]
+    assert ids(records.select(three, sort="gain")) == ["bbbb", "aaaa", "cccc"]
+    assert ids(records.select(three, limit=2)) == ["cccc", "bbbb"]
     assert records.find(three, "aaaa")["run_id"] == "20260101T000000Z-icl-aaaa"
     assert records.find(three, "20260103")["phase"] == "curate"
     assert records.find(three, "icl")["run_id"].endswith("bbbb"), "the newest of a phase"
@@ -93,8 +94,10 @@ def test_runs_are_found_by_phase_by_ends_and_by_numbers(three):
         records.find(three, "zzzz")
     with pytest.raises(PrerequisiteError, match="3 runs match"):
         records.find(three, "2026")
-    with pytest.raises(ParameterError, match=r"--where 'nonsense = 1' cannot be answered.*gain"):
-        records.where(found, "nonsense = 1")
+    with pytest.raises(ParameterError, match=r"'nonsense = 1' .*cannot be answered.*gain"):
+        records.select(three, where="nonsense = 1")
+    with pytest.raises(ParameterError, match=r"--sort 'gane'"):
+        records.select(three, sort="gane")
 
 
 def test_a_silent_run_on_another_machine_is_lost(root):
@@ -170,7 +173,7 @@ def test_the_command_lists_filters_sorts_shows_and_compares(three):
         "ok",
     ]
     refused = arislab_command(three, "runs", "--sort", "gane")
-    assert (refused.returncode, "no run has it" in refused.stderr) == (2, True)
+    assert (refused.returncode, "known: " in refused.stderr.lower()) == (2, True)
     shown = arislab_command(three, "runs", "show", "bbbb").stdout
     assert "k " in shown
     assert "gain" in shown

@@ -137,11 +137,11 @@ def main():
 
 def whole(found):
     """Whether a record that says ok has all its files as recorded: then it had ended, and only its process had not."""
-    from arislab import digests, runs
+    from arislab import canonical, runs
 
     folder = Path(found["folder"])
     raw = json.loads((folder / "run.json").read_text())
-    same = all(digests.of_file(folder / name)["sha256"] == told["sha256"] for name, told in raw["files"].items())
+    same = all(canonical.of_file(folder / name)["sha256"] == told["sha256"] for name, told in raw["files"].items())
     return same and raw["record_sha256"] == runs.record_sha256(raw)
 
 

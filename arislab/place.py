@@ -1,0 +1,18 @@
+"""Where everything lies: the root folder of ``data/`` and ``papermill_runs/``. This module loads nothing but the standard library."""
+
+import os
+from pathlib import Path
+
+from arislab.errors import PrerequisiteError
+
+
+def root() -> Path:
+    """Return the folder that holds ``data/`` and ``papermill_runs/``: $ARISLAB_ROOT, else the checkout around the working directory."""
+    given = os.environ.get("ARISLAB_ROOT")
+    if given:
+        return Path(given).resolve()
+    for folder in [Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parent.parent]:
+        project = folder / "pyproject.toml"
+        if project.is_file() and 'name = "arislab"' in project.read_text(encoding="utf-8"):
+            return folder
+    raise PrerequisiteError("no arislab checkout around the working directory; set ARISLAB_ROOT or pass --root DIR.")
