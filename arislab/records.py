@@ -100,11 +100,13 @@ def select(root: Path, *, where: str = "", sort: str = "", limit: int | None = N
     known = _known(base)
     briefs = [_seen(brief | {"folder": f"{base}/{name}"}) for name, brief in known.items()]
     named = dict.fromkeys(name for brief in briefs for name in (*brief["numbers"], *COLUMNS))
-    rows = [[row["numbers"].get(name) if row.get(name) is None else row[name] for name in named] for row in briefs]
-    columns = ", ".join(f'"{name.lower()}"' for name in named)
+    said = f"{where} {sort}".lower()
+    asked = [name for name in named if name.lower() in said or name in ("created_at", "run_id")]
+    rows = [[row["numbers"].get(name) if row.get(name) is None else row[name] for name in asked] for row in briefs]
+    columns = ", ".join(f'"{name.lower()}"' for name in asked)
     with contextlib.closing(sqlite3.connect(":memory:")) as memory:
         memory.execute(f"create table runs ({columns})")
-        memory.executemany(f"insert into runs values ({', '.join('?' * len(named))})", rows)
+        memory.executemany(f"insert into runs values ({', '.join('?' * len(asked))})", rows)
         order = f'"{sort}"' if sort else "created_at"
         try:
             chosen = memory.execute(
