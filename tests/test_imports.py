@@ -34,7 +34,10 @@ ARROWS = {
     "job": {"connection", "dialect", "ledger", "lines"},
     "batch": {"connection", "job", "ledger", "lines"},
     "inputs": {"batch", "selection", "tables"},
-    "icl": set(),
+    "surrogate": set(),
+    "designs": {"surrogate"},
+    "climb": {"designs", "surrogate"},
+    "icl": {"climb", "designs", "surrogate"},
     "evaluate": {"batch", "scoring", "stats", "task"},
     "finetune": set(),
     "trainer": {"finetune"},  # the child process that finetune starts
