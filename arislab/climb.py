@@ -22,9 +22,12 @@ _SHARES = (0.35, 0.20, 0.20, 0.15, 0.10)  # of the budget, by round
 _ROWS = (8, 12, 20, 30, 100)  # per set, by round; the last is the race
 _NOISE = (1.0, 0.7, 0.7, 0.5, 0.5)  # of the draws, by round
 _N_ELITES = 25
-_HALVING_ROWS = 6  # rows of the first round, doubled each round
+_HALVING_ROWS = (
+    16  # rows of the first round, doubled each round: from 16 on the embedded server reads a shared prompt once
+)
 
 CELLS: dict[str, Any] = {
+    "search_id": pl.String,
     "set_id": pl.String,
     "example_ids": pl.List(pl.String),
     "candidate_id": pl.String,
@@ -61,7 +64,7 @@ def plan(*, budget: int, n_validation: int, method: str = "auto") -> pl.DataFram
         >>> plan(budget=10_000, n_validation=250)["n_requests"].to_list()
         [3496, 2004, 2000, 1500, 1000]
         >>> plan(budget=2_000, n_validation=300).select("n_sets", "n_rows").rows()
-        [(80, 6), (40, 6), (20, 12), (10, 24), (5, 48), (3, 96), (2, 108)]
+        [(36, 16), (18, 16), (9, 32), (5, 64), (3, 128), (2, 44)]
     """
     methods = ("auto", "surrogate", "halving")
     if method not in methods:

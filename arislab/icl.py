@@ -14,7 +14,7 @@ This module does not know servers, tasks or the lake: it gets a function that an
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,12 @@ from arislab.errors import ParameterError, closest
 
 Messages = list[dict[str, str]]
 Ask = Callable[[pl.DataFrame], pl.DataFrame]
-"""Wanted cells (set_id, example_ids, candidate_id, round; one set's cells stand together, sets with the same first examples too) -> one
+"""Wanted cells (search_id, set_id, example_ids, candidate_id, round; one set's cells stand together, sets with the same first examples too) -> one
 row per cell: set_id, candidate_id, quality (0..1; null = missing, never 0) and, optionally, status and tokens. A missing row is a missing
 cell. A prompt that does not fit the model's context is quality 0: it would be so in use."""
 
 _MOST_MISSING = 0.05  # share of a round's cells without an answer; more, and something is broken
+_OVERFLOW = r"(?i)context.?length|maximum context|context.?window|exceed.{0,40}context"  # what servers say
 _ANSWERED = ("ok", "truncated", "refused", "empty", "overflow")  # an answer came, or never can
 
 
@@ -198,7 +199,7 @@ def search(
     n_rounds = min(rounds or 99, max(climb.steps.height for climb in climbs))
     while done < n_rounds and not stopped:
         done += 1
-        wanted = pl.concat([climb.wanted(done) for climb in climbs])
+        wanted = pl.concat([climb.wanted(done) for climb in climbs]).with_columns(search_id=pl.lit(search_id))
         cells = _answered(wanted, facts, ask)
         for climb in climbs:
             climb.learn(cells, done)
@@ -206,6 +207,58 @@ def search(
         if share > _MOST_MISSING and done < n_rounds:
             stopped = f"{share:.0%} of the cells of round {done} got no answer; see why, then search again with the known cells"
     return _result(climbs, search_id=search_id, done=done, stopped=stopped)
+
+
+def requested(
+    cells: pl.DataFrame, arms: Mapping[str, pl.DataFrame], *, task: str, scorer_version: str, purpose: str = "search"
+) -> pl.DataFrame:
+    """Return the manifest of a round: rows of ``icl_cells`` that are wanted and not answered yet.
+
+    Args:
+        cells: As ``Ask`` gets them.
+        arms: set_id to its requests (from ``batch.build_requests``): candidate_id, custom_id.
+        task: Name of the task.
+        scorer_version: Of the task.
+        purpose: ``search``, or ``holdout``.
+    """
+    asked = pl.concat([r.select("candidate_id", "custom_id", set_id=pl.lit(name)) for name, r in arms.items()])
+    facts = {"task": task, "scorer_version": scorer_version, "purpose": purpose}
+    keep = ["search_id", "set_id", "candidate_id", "example_ids", *(["round"] if "round" in cells.columns else [])]
+    return (
+        cells.select(keep)
+        .join(asked, on=["set_id", "candidate_id"], how="left", maintain_order="left")
+        .with_columns(pl.lit(value).alias(name) for name, value in facts.items())
+    )
+
+
+def answered(manifest: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+    """Return the manifest with what came: status, quality and tokens; a prompt that the model cannot hold is overflow and 0.
+
+    Args:
+        manifest: From ``requested``.
+        scores: From ``evaluate.ask``, with the sets as arms: arm, candidate_id, status, error, quality, tokens.
+    """
+    overflow = (pl.col("status") == "error") & pl.col("error").str.contains(_OVERFLOW)
+    came = scores.select(
+        "candidate_id",
+        "tokens",
+        set_id="arm",
+        status=pl.when(overflow).then(pl.lit("overflow")).otherwise("status"),
+        quality=pl.when(overflow).then(0.0).otherwise("quality"),
+    )
+    return manifest.join(came, on=["set_id", "candidate_id"], how="left", maintain_order="left")
+
+
+def holdout_uses(cells: pl.DataFrame, rows: pl.DataFrame, *, search_id: str) -> int:
+    """Return how many searches have reported on some of these rows, this one included: 1 means that they are fresh.
+
+    Args:
+        cells: Rows of ``icl_cells``: search_id, candidate_id, purpose.
+        rows: Candidates of the hold-out: candidate_id.
+        search_id: Of this search.
+    """
+    used = cells.filter((pl.col("purpose") == "holdout") & (pl.col("search_id") != search_id))
+    return 1 + used.join(rows, on="candidate_id", how="semi")["search_id"].n_unique()
 
 
 def _checked(

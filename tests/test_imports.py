@@ -36,6 +36,7 @@ ARROWS = {
     "inputs": {"batch", "selection", "tables"},
     "surrogate": set(),
     "designs": {"surrogate"},
+    "references": {"climb", "surrogate"},
     "climb": {"designs", "surrogate"},
     "icl": {"climb", "designs", "surrogate"},
     "evaluate": {"batch", "scoring", "stats", "task"},
