@@ -40,8 +40,9 @@ def ask(
         task: Its scorers judge.
 
     Returns:
-        One row per arm and request: arm, candidate_id, sample, custom_id, model, status, output (null if none came), quality
-        (0..1, null = no answer or unscored), score_<scorer>, tokens, latency_s (null: batches do not tell).
+        One row per arm and request: arm, candidate_id, sample, custom_id, model, status, output (null if none came), error (what the
+        server said; null if an answer came), quality (0..1, null = no answer or unscored), score_<scorer>, tokens, latency_s (null: batches do not
+        tell).
     """
     requests = pl.concat([frame.with_columns(arm=pl.lit(name)) for name, frame in arms.items()])
     answers = batch.answer(requests, server=server, folder=folder, table=table, task=task.name)
@@ -55,7 +56,19 @@ def ask(
     out = out.with_columns(
         tokens=pl.col("prompt_tokens") + pl.col("completion_tokens"), latency_s=pl.lit(None, dtype=pl.Float64)
     )
-    keep = ["arm", "candidate_id", "sample", "custom_id", "model", "status", "output", "quality", "tokens", "latency_s"]
+    keep = [
+        "arm",
+        "candidate_id",
+        "sample",
+        "custom_id",
+        "model",
+        "status",
+        "error",
+        "output",
+        "quality",
+        "tokens",
+        "latency_s",
+    ]
     return out.select(*keep, pl.col("^score_.*$"))  # one row per arm and request
 
 
@@ -79,17 +92,33 @@ def summary(scores: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides={"tokens": pl.Float64})
 
 
-def table(means: pl.DataFrame, comparison: pl.DataFrame) -> str:
-    """Return the result as text: one line per arm, one per contrast, each with its 95 % interval."""
+def table(means: pl.DataFrame, comparison: pl.DataFrame, *, level: float = 0.95) -> str:
+    """Return the result as text: one line per arm, one per contrast, each with its interval.
+
+    Args:
+        means: From ``summary``.
+        comparison: From ``stats.compare``; with verdict and mde from ``stats.verdicts``, if they are to be shown.
+        level: Of the comparison's intervals.
+    """
     lines = [f"{'arm':<16} {'quality':>8}  {'95 % interval':<16} {'n':>6}"]
     for r in means.to_dicts():
         missing = f" ({r['n_missing']:,} without a score)" if r["n_missing"] else ""
         lines.append(f"{r['arm']:<16} {r['mean']:>8.3f}  [{r['low']:.3f}, {r['high']:.3f}]   {r['n']:>6,}{missing}")
-    lines += ["", f"{'paired difference':<28} {'gain':>7}  {'95 % interval':<18} {'p (Holm)':>9}"]
+    lines += ["", f"{'paired difference':<28} {'gain':>7}  {f'{100 * level:.3g} % interval':<18} {'p (Holm)':>9}"]
     for r in comparison.to_dicts():
         name = f"{r['arm']} - {r['baseline']}"
-        lines.append(f"{name:<28} {r['difference']:>+7.3f}  [{r['low']:+.3f}, {r['high']:+.3f}]   {r['p_holm']:>9.4f}")
+        lines.append(
+            f"{name:<28} {r['difference']:>+7.3f}  [{r['low']:+.3f}, {r['high']:+.3f}]   {r['p_holm']:>9.4f}{_said(r)}"
+        )
     return "\n".join(lines)
+
+
+def _said(contrast: dict[str, Any]) -> str:
+    """Return the verdict of a contrast; what was not shown is at most about as large as what these rows could show."""
+    if "verdict" not in contrast:
+        return ""
+    unseen = contrast["verdict"] == "not shown" and contrast["mde"] is not None
+    return f"   {contrast['verdict']}" + (f" (these rows show {contrast['mde']:.3f} or more)" if unseen else "")
 
 
 def leaks(test: pl.DataFrame, used: pl.DataFrame, *, threshold: float = 0.8) -> pl.DataFrame:

@@ -1,30 +1,41 @@
 """Search for the in-context examples that help most, on validation rows, within a budget of requests.
 
-Paired successive halving (Jamieson & Talwalkar 2016, on common instances as in F-race, Birattari et al. 2002): all sets of a
-round answer the same validation rows with the same random seeds; the better part of them goes on to more rows. Each round is one batch.
-The score by which a set won is biased upward, since it was the luckiest of many: report ``holdout`` instead, on fresh rows.
-This module does not know servers or tasks: it gets a function that answers and scores.
+A few rounds, each one batch. A surrogate (``surrogate``) learns from scattered cells, a set of examples on a validation row, what
+examples, pairs and positions are worth; each round asks the sets that are best in draws of its posterior, the last one races the
+leaders on common rows. Below about 3,000 requests paired successive halving of random sets is as good, and used instead (Jamieson and
+Talwalkar 2016, on common instances as in F-race, Birattari et al. 2002).
+
+The truth is the table of cells. What is asked next is a pure function of the cells of earlier rounds and of the seed, so a search that was
+killed goes on where it was when its cells are given back as ``known``: same cells, same winner, none asked twice.
+
+The score by which a set won is biased upward, since it was the luckiest of many: report fresh rows instead (``halves``).
+This module does not know servers, tasks or the lake: it gets a function that answers and scores.
 """
 
 import hashlib
-import math
-import random
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from arislab.errors import ParameterError
+from arislab import surrogate
+from arislab.climb import CELLS, Climb
+from arislab.climb import plan as plan
+from arislab.climb import set_id as set_id
+from arislab.designs import Rules
+from arislab.errors import ParameterError, closest
 
 Messages = list[dict[str, str]]
-Ask = Callable[[list[tuple[str, ...]], pl.DataFrame], pl.DataFrame]
-"""(ordered sets of example ids, candidates) -> one row per cell: set_id, candidate_id, quality (null = missing)."""
+Ask = Callable[[pl.DataFrame], pl.DataFrame]
+"""Wanted cells (search_id, set_id, example_ids, candidate_id, round; one set's cells stand together, sets with the same first examples too) -> one
+row per cell: set_id, candidate_id, quality (0..1; null = missing, never 0) and, optionally, status and tokens. A missing row is a missing
+cell. A prompt that does not fit the model's context is quality 0: it would be so in use."""
 
-
-def set_id(example_ids: Sequence[str]) -> str:
-    """Return the name of an ordered set of examples; the empty set is ``zero-shot``."""
-    return "set-" + hashlib.sha256("\n".join(example_ids).encode()).hexdigest()[:16] if example_ids else "zero-shot"
+_MOST_MISSING = 0.05  # share of a round's cells without an answer; more, and something is broken
+_OVERFLOW = r"(?i)context.?length|maximum context|context.?window|exceed.{0,40}context"  # what servers say
+_ANSWERED = ("ok", "truncated", "refused", "empty", "overflow")  # an answer came, or never can
 
 
 def with_examples(
@@ -75,146 +86,310 @@ def halves(
     return shuffled.head(n), shuffled.slice(n, n_holdout)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Search:
-    """What a search tried and chose."""
+    """What a search tried and chose; valid after every round."""
 
     trials: pl.DataFrame
-    """One row per set and round: trial_id, search_id, example_ids, k, order, score, n_validation, round, chosen."""
+    """One row per set and round: trial_id, search_id, example_ids, k, order, score, n_validation, estimate, low, high (the surrogate's,
+    95 %), round, chosen."""
+    cells: pl.DataFrame
+    """One row per cell: the columns of ``CELLS``."""
     example_ids: tuple[str, ...]
     """The chosen set, in prompt order."""
     score: float
-    """Its mean quality on the rows of the search. The luckiest of many: never report it as the result."""
+    """Its mean quality on the rows that it saw. The luckiest of many: never report it as the result."""
+    estimate: tuple[float, float, float]
+    """What the surrogate expects of it on the rows of the search: mean, low, high (95 %). Shrunken, so far less biased than ``score``; measure
+    on fresh rows what you report."""
+    effects: pl.DataFrame
+    """One row per example: id, effect (quality gained by taking the place of an average example), low, high, last_minus_first, last_low,
+    last_high, n_sets. Of the chosen k."""
+    winners: pl.DataFrame
+    """One row per k: k, set_id, example_ids, score, estimate, low, high, evidence."""
+    evidence: float
+    """Log evidence, nats, that sets of the chosen k differ at all."""
     n_requests: int
-    """Cells asked."""
+    """Cells wanted, known ones included: what counts against the budget."""
+    n_asked: int
+    """Cells asked in this call."""
+    n_missing: int
+    """Cells without a quality."""
     search_id: str
+    round: int
+    """Rounds done."""
+    stopped: str
+    """Why the search ended before its plan; empty if it did not."""
+
+    @property
+    def matters(self) -> bool:
+        """Whether the search shows that the choice of examples matters."""
+        return self.evidence > surrogate.CLEAR
 
     def __repr__(self) -> str:
-        return f"Search {self.search_id}: {self.trials['example_ids'].n_unique()} sets, {self.n_requests:,} requests; chose {set_id(self.example_ids)} (search score {self.score:.3f}, optimistic)"
-
-
-def plan(*, budget: int, n_sets: int, n_validation: int, rounds: int = 4, keep: float = 0.4) -> list[tuple[int, int]]:
-    """Return (sets, validation rows each has seen by its end) for each round: about equal cost a round, at most ``budget`` in all.
-
-    Example:
-        >>> plan(budget=2000, n_sets=36, n_validation=300)
-        [(36, 13), (14, 49), (5, 151), (2, 300)]
-    """
-    if budget < 2 * n_sets:
-        raise ParameterError(
-            f"budget must be at least 2 requests a set, got {budget} for {n_sets} sets; raise it, or try fewer sets."
+        mean, low, high = self.estimate
+        told = "the choice of examples matters" if self.matters else "that the choice of examples matters is not shown"
+        missing = f", {self.n_missing:,} missing" if self.n_missing else ""
+        stopped = f"; stopped: {self.stopped}" if self.stopped else ""
+        return (
+            f"Search {self.search_id}: {self.cells['set_id'].n_unique():,} sets in {self.round} rounds, {self.n_requests:,} requests "
+            f"({self.n_asked:,} asked now{missing}){stopped}; chose {set_id(self.example_ids)}, expected {mean:.3f} [{low:.3f}, {high:.3f}] "
+            f"(search score {self.score:.3f}, optimistic); {told}"
         )
-    steps, seen, sets, left = [], 0, n_sets, budget
-    for i in range(rounds):
-        more = min(max(1, left // (rounds - i) // sets), n_validation - seen)
-        if more < 1 or more * sets > left:
-            break
-        seen, left = seen + more, left - more * sets
-        steps.append((sets, seen))
-        if sets == 1:
-            break
-        sets = max(2, int(sets * keep))
-    return steps
 
 
 def search(
     pool: pl.DataFrame,
     validation: pl.DataFrame,
     *,
-    k: int,
+    k: int | Sequence[int],
     budget: int,
     ask: Ask,
     seed: int = 0,
-    n_sets: int = 36,
-    rounds: int = 4,
+    method: str = "auto",
+    rounds: int | None = None,
+    known: pl.DataFrame | None = None,
+    pinned: Sequence[str] = (),
+    banned: Sequence[str] = (),
+    one_per: str | None = None,
     label: str = "",
 ) -> Search:
     """Find a good ordered set of ``k`` examples.
 
     Args:
-        pool: Examples to choose from: id.
+        pool: Examples to choose from: id, and the column ``one_per`` if given.
         validation: Candidates to judge by: candidate_id. None of them may be a source of the pool.
-        k: Examples a set.
-        budget: Most requests to spend.
-        ask: Answers and scores; called once a round, a cell is never asked twice.
-        seed: Of the sets and of the order of rows.
-        n_sets: Sets of the first round, drawn so that every example occurs about equally often; order at random.
-        rounds: Batches.
+        k: Examples a set; several numbers share the budget equally and are compared (on the rows of the search: compare the winners on
+            fresh rows).
+        budget: Most requests to spend, known cells included.
+        ask: Answers and scores; called once a round with the cells that are not known.
+        seed: Of everything drawn.
+        method: ``surrogate``, ``halving``, or ``auto``: halving below 3,000 requests for each k.
+        rounds: Stop after so many; the choice is valid after each. None: all of the plan.
+        known: Cells that need not be asked: set_id, candidate_id, quality (null: answered, but without a score), optionally status and tokens.
+            They are used where the search wants them, and change nothing else: with the cells of a killed search it goes on where it was.
+        pinned: Ids of examples that every set holds.
+        banned: Ids of examples that no set holds.
+        one_per: Column of the pool; no set holds two examples with the same value (null: its own).
         label: What else the answers depend on (model, temperature): part of the search's name.
 
     Raises:
-        ParameterError: Pool or validation too small, or shared between each other.
+        ParameterError: Pool, validation or budget too small; pool and validation share candidates; a rule that no set can keep.
     """
-    if not 1 <= k <= pool.height:
-        raise ParameterError(f"k must be 1..{pool.height} (the size of the pool), got {k}.")
+    ks = sorted({k} if isinstance(k, int) else set(k))
+    pool = _checked(pool, validation, ks=ks, pinned=pinned, banned=banned)
+    ids = pool["id"].to_list()
+    rows = validation.sort("candidate_id")["candidate_id"].to_list()
+    asked_for = [label, seed, ks, budget, method, ids, rows, list(pinned), pool[one_per].to_list() if one_per else None]
+    search_id = "icl-" + hashlib.sha256(json.dumps(asked_for, default=str).encode()).hexdigest()[:12]
+    at = {name: i for i, name in enumerate(ids)}
+    groups = _groups(pool[one_per]) if one_per else ()
+    climbs = [
+        Climb(
+            Rules(len(ids), size, tuple(at[i] for i in pinned), groups),
+            ids=ids,
+            rows=rows,
+            steps=plan(budget=budget // len(ks), n_validation=len(rows), method=method),
+            seed=[seed, size],
+        )
+        for size in ks
+    ]
+    facts = _facts(known)
+    stopped, done = "", 0
+    n_rounds = min(rounds or 99, max(climb.steps.height for climb in climbs))
+    while done < n_rounds and not stopped:
+        done += 1
+        wanted = pl.concat([climb.wanted(done) for climb in climbs]).with_columns(search_id=pl.lit(search_id))
+        cells = _answered(wanted, facts, ask)
+        for climb in climbs:
+            climb.learn(cells, done)
+        share = _missing_share(cells)
+        if share > _MOST_MISSING and done < n_rounds:
+            stopped = f"{share:.0%} of the cells of round {done} got no answer; see why, then search again with the known cells"
+    return _result(climbs, search_id=search_id, done=done, stopped=stopped)
+
+
+def requested(
+    cells: pl.DataFrame, arms: Mapping[str, pl.DataFrame], *, task: str, scorer_version: str, purpose: str = "search"
+) -> pl.DataFrame:
+    """Return the manifest of a round: rows of ``icl_cells`` that are wanted and not answered yet.
+
+    Args:
+        cells: As ``Ask`` gets them.
+        arms: set_id to its requests (from ``batch.build_requests``): candidate_id, custom_id.
+        task: Name of the task.
+        scorer_version: Of the task.
+        purpose: ``search``, or ``holdout``.
+    """
+    asked = pl.concat([r.select("candidate_id", "custom_id", set_id=pl.lit(name)) for name, r in arms.items()])
+    facts = {"task": task, "scorer_version": scorer_version, "purpose": purpose}
+    keep = ["search_id", "set_id", "candidate_id", "example_ids", *(["round"] if "round" in cells.columns else [])]
+    return (
+        cells.select(keep)
+        .join(asked, on=["set_id", "candidate_id"], how="left", maintain_order="left")
+        .with_columns(pl.lit(value).alias(name) for name, value in facts.items())
+    )
+
+
+def answered(manifest: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+    """Return the manifest with what came: status, quality and tokens; a prompt that the model cannot hold is overflow and 0.
+
+    Args:
+        manifest: From ``requested``.
+        scores: From ``evaluate.ask``, with the sets as arms: arm, candidate_id, status, error, quality, tokens.
+    """
+    overflow = (pl.col("status") == "error") & pl.col("error").str.contains(_OVERFLOW)
+    came = scores.select(
+        "candidate_id",
+        "tokens",
+        set_id="arm",
+        status=pl.when(overflow).then(pl.lit("overflow")).otherwise("status"),
+        quality=pl.when(overflow).then(0.0).otherwise("quality"),
+    )
+    return manifest.join(came, on=["set_id", "candidate_id"], how="left", maintain_order="left")
+
+
+def holdout_uses(cells: pl.DataFrame, rows: pl.DataFrame, *, search_id: str) -> int:
+    """Return how many searches have reported on some of these rows, this one included: 1 means that they are fresh.
+
+    Args:
+        cells: Rows of ``icl_cells``: search_id, candidate_id, purpose.
+        rows: Candidates of the hold-out: candidate_id.
+        search_id: Of this search.
+    """
+    used = cells.filter((pl.col("purpose") == "holdout") & (pl.col("search_id") != search_id))
+    return 1 + used.join(rows, on="candidate_id", how="semi")["search_id"].n_unique()
+
+
+def _checked(
+    pool: pl.DataFrame,
+    validation: pl.DataFrame,
+    *,
+    ks: list[int],
+    pinned: Sequence[str],
+    banned: Sequence[str],
+) -> pl.DataFrame:
+    """Return the examples that may be chosen, sorted by id, or refuse."""
+    if not ks:
+        raise ParameterError("k is an empty list; give the number of examples a set, or several.")
     if not validation.height:
         raise ParameterError(
             "there are no validation candidates; compose or import more, so that the validation split has some."
         )
+    for name in [*pinned, *banned]:
+        if name not in pool["id"]:
+            raise ParameterError(f"the pool has no example {name!r}; {closest(name, pool['id'].to_list())}.")
+    if set(pinned) & set(banned):
+        raise ParameterError(f"example {min(set(pinned) & set(banned))!r} is both pinned and banned; decide.")
+    if pool["id"].is_duplicated().any() or validation["candidate_id"].is_duplicated().any():
+        raise ParameterError("an id of the pool, or a candidate_id of validation, occurs twice; drop the doubles.")
     if "candidate_id" in pool.columns and pool.join(validation, on="candidate_id", how="semi").height:
         raise ParameterError(
             "the pool holds answers about validation candidates; take examples from the train split only."
         )
-    chance = random.Random(seed)
-    sets = _draw(pool["id"].to_list(), k=k, n=n_sets, chance=chance)
-    rows = validation.sort("candidate_id").sample(fraction=1.0, shuffle=True, seed=seed)
-    search_id = (
-        "icl-"
-        + hashlib.sha256(
-            f"{label}:{seed}:{k}:{budget}:{sorted(pool['id'])}:{rows['candidate_id'].to_list()}".encode()
-        ).hexdigest()[:12]
-    )
-    names = {set_id(s): s for s in sets}
-    cells = pl.DataFrame(schema={"set_id": pl.String, "candidate_id": pl.String, "quality": pl.Float64})
-    trials: list[dict[str, Any]] = []
-    for i, (n, seen) in enumerate(
-        plan(budget=budget, n_sets=len(sets), n_validation=rows.height, rounds=rounds), start=1
-    ):
-        sets = sets[:n]
-        asked = trials[-1]["_seen"] if trials else 0
-        fresh = ask(sets, rows[asked:seen])
-        cells = pl.concat([cells, fresh.select("set_id", "candidate_id", pl.col("quality").cast(pl.Float64))])
-        alive = cells.filter(pl.col("set_id").is_in([set_id(s) for s in sets]))
-        means = (
-            alive.group_by("set_id")
-            .agg(score=pl.col("quality").mean(), n=pl.col("quality").count())
-            .sort(["score", "set_id"], descending=[True, False], nulls_last=True)
+    pool = pool.filter(~pl.col("id").is_in(list(banned))).sort("id")
+    for k in ks:
+        if not 1 <= k <= pool.height:
+            raise ParameterError(f"k must be 1..{pool.height} (the size of the pool), got {k}.")
+    return pool
+
+
+def _groups(values: pl.Series) -> tuple[int, ...]:
+    """Return a number per example, the same where the values are; null is its own group."""
+    own = pl.int_range(pl.len()).cast(pl.String)
+    key = pl.when(pl.col("v").is_null()).then("own " + own).otherwise("of " + pl.col("v").cast(pl.String))
+    return tuple(values.alias("v").to_frame().select(key.rank("dense").cast(pl.Int64) - 1).to_series().to_list())
+
+
+_ANSWER = {name: CELLS[name] for name in ("set_id", "candidate_id", "quality", "status", "tokens")}
+
+
+def _facts(cells: pl.DataFrame | None) -> pl.DataFrame:
+    """Return cells in the columns of an answer; NaN is null."""
+    if cells is None:
+        return pl.DataFrame(schema=_ANSWER)
+    frame = cells.select(
+        (pl.col(name) if name in cells.columns else pl.lit(None)).cast(dtype).alias(name)
+        for name, dtype in _ANSWER.items()
+    ).with_columns(pl.col("quality").fill_nan(None))
+    doubled = frame.filter(pl.struct("set_id", "candidate_id").is_duplicated())
+    if doubled.height:
+        raise ParameterError(
+            f"{doubled.height:,} cells share set and candidate with another (first: {doubled['set_id'][0]!r}, {doubled['candidate_id'][0]!r}); "
+            "a cell has one answer: keep one row of each."
         )
-        for name, score, count in means.iter_rows():
-            trials.append(
-                {
-                    "trial_id": f"{search_id}-{i}-{name}",
-                    "search_id": search_id,
-                    "example_ids": list(names[name]),
-                    "k": k,
-                    "order": "as drawn",
-                    "score": score,
-                    "n_validation": count,
-                    "round": i,
-                    "chosen": False,
-                    "_seen": seen,
-                }
+    outside = frame.filter(~pl.col("quality").is_between(0, 1))
+    if outside.height:
+        raise ParameterError(f"quality must be in 0..1, got {outside['quality'][0]!r}; scale it.")
+    return frame
+
+
+def _answered(wanted: pl.DataFrame, known: pl.DataFrame, ask: Ask) -> pl.DataFrame:
+    """Return the wanted cells with their answers, asking for those that are not known."""
+    cell = ["set_id", "candidate_id"]
+    missing = wanted.join(known, on=cell, how="anti", maintain_order="left")
+    answers = _facts(ask(missing)) if missing.height else known.clear()
+    answers = answers.join(missing, on=cell, how="semi")
+    both = pl.concat([known.with_columns(known=pl.lit(value=True)), answers.with_columns(known=pl.lit(value=False))])
+    cells = wanted.join(both, on=cell, how="left", maintain_order="left")
+    return cells.with_columns(pl.col("known").fill_null(value=False)).select(CELLS.keys())
+
+
+def _missing_share(cells: pl.DataFrame) -> float:
+    """Return the share of cells without an answer; an answer without a score is an answer."""
+    unanswered = cells.filter(pl.col("quality").is_null() & ~pl.col("status").is_in(_ANSWERED).fill_null(value=False))
+    return unanswered.height / max(1, cells.height)
+
+
+def _result(climbs: list[Climb], *, search_id: str, done: int, stopped: str) -> Search:
+    winners = pl.concat(
+        [
+            climb.table([climb.best]).with_columns(
+                k=pl.lit(climb.rules.k, dtype=pl.Int64), evidence=pl.lit(climb.fit.evidence if climb.fit else 0.0)
             )
-        sets = [names[name] for name in means["set_id"]]
-    best = sets[0]
-    last = trials[-1]["round"]
-    for trial in trials:
-        trial["chosen"] = trial["round"] == last and tuple(trial["example_ids"]) == best
-    frame = pl.DataFrame(trials, schema_overrides={"score": pl.Float64}).drop("_seen")
-    score = frame.filter("chosen")["score"][0]
-    return Search(frame, best, float("nan") if score is None else float(score), cells.height, search_id)
-
-
-def _draw(ids: list[str], *, k: int, n: int, chance: random.Random) -> list[tuple[str, ...]]:
-    """Draw distinct ordered sets from shuffled decks, so that every example occurs about equally often."""
-    most = math.perm(len(ids), k)
-    sets: dict[tuple[str, ...], None] = {}
-    deck: list[str] = []
-    while len(sets) < min(n, most):
-        if len(deck) < k:
-            rest = [i for i in ids if i not in deck]
-            chance.shuffle(rest)
-            deck += rest
-        drawn, deck = tuple(deck[:k]), deck[k:]
-        sets[drawn] = None
-    return list(sets)
+            for climb in climbs
+        ]
+    ).select("k", "set_id", "example_ids", "score", "estimate", "low", "high", "evidence")
+    at = winners["estimate"].fill_null(-1).arg_max() or 0
+    climb, won = climbs[at], winners.row(at, named=True)
+    trials = pl.concat(
+        [table.with_columns(k=pl.lit(c.rules.k, dtype=pl.Int64)) for c in climbs for table in c.trials]
+    ).with_columns(
+        trial_id=pl.concat_str(pl.lit(search_id), pl.col("round").cast(pl.String), "set_id", separator="-"),
+        search_id=pl.lit(search_id),
+        order=pl.lit("searched"),
+    )
+    last = trials.filter(pl.col("set_id") == won["set_id"])["round"].max()
+    trials = trials.with_columns(chosen=(pl.col("set_id") == won["set_id"]) & (pl.col("round") == last))
+    cells = pl.concat([frame for c in climbs for frame in c.cells])
+    nan = float("nan")
+    return Search(
+        trials=trials.select(
+            "trial_id",
+            "search_id",
+            "set_id",
+            "example_ids",
+            "k",
+            "order",
+            "score",
+            "n_validation",
+            "estimate",
+            "low",
+            "high",
+            "round",
+            "chosen",
+        ),
+        cells=cells,
+        example_ids=tuple(won["example_ids"]),
+        score=nan if won["score"] is None else won["score"],
+        estimate=(nan, nan, nan) if won["estimate"] is None else (won["estimate"], won["low"], won["high"]),
+        effects=surrogate.effects(climb.fit, climb.ids) if climb.fit else pl.DataFrame(),
+        winners=winners,
+        evidence=won["evidence"],
+        n_requests=cells.height,
+        n_asked=cells.filter(~pl.col("known")).height,
+        n_missing=cells["quality"].null_count(),
+        search_id=search_id,
+        round=done,
+        stopped=stopped,
+    )

@@ -105,22 +105,28 @@ def trials(trials: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
 
     Args:
         trials: Columns round (Int), score (Float64 in 0..1, null = no answer), n_validation (Int) and, optionally,
-            chosen (Boolean) for the set that the search decided for, example_ids (a set that goes on is one set).
+            chosen (Boolean) for the set that the search decided for, example_ids (a set that goes on is one set), estimate, low and
+            high (what the surrogate made of the score, drawn in its place with its 95 % interval).
         ax: Where to draw.
     """
     ax = _axes(ax, height=3.6)
+    modelled = "estimate" in trials.columns and trials["estimate"].null_count() < len(trials)
+    if modelled:
+        trials = trials.with_columns(score="estimate")
     scored = trials.drop_nulls(["round", "score"])
     missing = f", {len(trials) - len(scored):,} without score" if len(scored) < len(trials) else ""
     n_rounds = scored["round"].n_unique()
     n_sets = scored["example_ids"].n_unique() if "example_ids" in scored.columns else len(scored)
     _style(ax, title=f"{n_sets:,} sets of examples in {n_rounds} {_plural('round', n_rounds)}{missing}")
     ax.set_xlabel("round")
-    ax.set_ylabel("validation score (0 to 1)")
+    ax.set_ylabel("expected quality, 95 % interval" if modelled else "validation score (0 to 1)")
     if len(scored) == 0:
         return _empty(ax)
     rounds, score, n = (scored[c].cast(pl.Float64).to_numpy() for c in ("round", "score", "n_validation"))
     spread = ((np.arange(len(scored)) * 0.618034) % 1 - 0.5) * 0.56  # even, and the same each time
     area = 8 + 72 * n / max(n.max(), 1)
+    if modelled:
+        ax.vlines(rounds + spread, scored["low"].to_numpy(), scored["high"].to_numpy(), color=_BLUE, alpha=0.15, lw=0.8)
     ax.scatter(rounds + spread, score, s=area, color=_BLUE, alpha=0.4, lw=0)
     for r in np.unique(rounds):
         mean = score[rounds == r].mean()

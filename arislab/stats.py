@@ -320,6 +320,45 @@ def minimal_detectable_effect(
     return (_NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(power)) * sd / math.sqrt(n)
 
 
+def verdicts(comparison: pl.DataFrame, *, level: float = 0.95, power: float = 0.8) -> pl.DataFrame:
+    """Return the comparison with what may be said about each contrast.
+
+    Args:
+        comparison: From `compare`, made with the same `level`.
+        level: Confidence over all contrasts together (Holm).
+        power: Of the minimal detectable effect.
+
+    Returns:
+        The columns of `comparison` and mde (the smallest true difference that these rows show with that power, from the width of the
+        interval; null below two pairs) and verdict: improves or worse (p_holm below 1 - level), else not shown. "Not shown" says nothing
+        about differences smaller than mde.
+
+    Example:
+        >>> scores = pl.DataFrame(
+        ...     {
+        ...         "arm": ["a"] * 9 + ["b"] * 9,
+        ...         "candidate_id": [*"123456789"] * 2,
+        ...         "quality": [0.9, 0.8, 0.7] * 3 + [0.2, 0.3, 0.4] * 3,
+        ...     }
+        ... )
+        >>> verdicts(compare(scores, baseline="b"))["verdict"].to_list()
+        ['improves']
+    """
+    _check_level(level)
+    z = _NORMAL.inv_cdf((1 + level) / 2)
+    sd = (pl.col("high") - pl.col("low")) / (2 * z)  # of the mean of the pairs
+    mde = minimal_detectable_effect(1.0, 1, level=level, power=power)
+    clear = pl.col("p_holm") < 1 - level
+    said = (
+        pl.when(clear & (pl.col("difference") > 0))
+        .then(pl.lit("improves"))
+        .when(clear & (pl.col("difference") < 0))
+        .then(pl.lit("worse"))
+        .otherwise(pl.lit("not shown"))
+    )
+    return comparison.with_columns(mde=(mde * sd).fill_nan(None), verdict=said)
+
+
 def _bca(values: Floats, *, level: float, seed: int, n_boot: int) -> tuple[float, float, float]:
     """Return low, high and the two-sided p against 0 of the mean."""
     n = len(values)

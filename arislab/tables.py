@@ -199,6 +199,36 @@ TABLES: dict[str, Contract] = {
             "score": _number("mean quality over all validation rows seen so far, 0..1", low=0, high=1),
             "n_validation": Column(_INTEGER, "validation rows with a score", low=0),
             "round": Column(_INTEGER, "round of the search, from 1", low=0),
+            "estimate": _number(
+                "what the surrogate expects on all rows of the search, 0..1; null in older rows", low=0, high=1
+            ),
+            "low": _number("lower end of its 95 % interval"),
+            "high": _number("upper end of its 95 % interval"),
+        },
+    ),
+    "icl_cells": Contract(
+        "One row per set of examples and validation candidate that a search, or its report, wants; written before it is asked.",
+        ("search_id", "set_id", "candidate_id"),
+        {
+            "search_id": _text("search that wants it", required=True),
+            "set_id": _text("ordered set of examples; zero-shot without any", required=True),
+            "candidate_id": _text("validation candidate", required=True),
+            "custom_id": _text(
+                "request behind it: a digest of everything that is asked, paid once in all searches", required=True
+            ),
+            "scorer_version": _text("first 12 hex of the sha256 of the task file", required=True),
+            "task": _text("name of the task file", required=True),
+            "purpose": _text(
+                "search, or holdout: the candidate served a report", required=True, allowed=("search", "holdout")
+            ),
+            "round": Column(_INTEGER, "round of the search, from 1; null in the hold-out", low=0),
+            "example_ids": Column(_LIST, "ids in training_data_curated, in prompt order"),
+            "status": _text(
+                "what became of the request; overflow: the prompt does not fit the model; null: wanted, not answered yet",
+                allowed=(*STATUSES, "overflow"),
+            ),
+            "quality": _number("0..1; null = missing, never 0; 0 where status is overflow", low=0, high=1),
+            "tokens": Column(_INTEGER, "tokens of prompt and answer; null if the server did not say", low=0),
         },
     ),
     "icl_examples": Contract(
@@ -214,6 +244,10 @@ TABLES: dict[str, Contract] = {
             "ci_low": _number("lower end of its 95 % interval"),
             "ci_high": _number("upper end of its 95 % interval"),
             "n_validation": Column(_INTEGER, "rows behind validation_score", low=0),
+            "n_holdout_uses": Column(
+                _INTEGER, "searches that reported on some of these rows, this one included", low=1
+            ),
+            "verdict": _text("against zero-shot: improves, not shown or worse"),
             "model": _text("model that was asked"),
             "data_version": _text("table@version of the examples"),
             "use_case": _text("which requests it serves", required=True),

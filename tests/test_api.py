@@ -4,7 +4,21 @@ import inspect
 
 import pytest
 
-from arislab import batch, curation, evaluate, finetune, icl, plots, review, runs, scoring, selection, stats, task
+from arislab import (
+    batch,
+    curation,
+    evaluate,
+    finetune,
+    icl,
+    plots,
+    references,
+    review,
+    runs,
+    scoring,
+    selection,
+    stats,
+    task,
+)
 from arislab.lake import Lake, Table
 
 PINNED = {
@@ -43,11 +57,18 @@ PINNED = {
     curation.approved: "curated approve",
     review.fold: "curated reviews",
     review.queue: "curated reviews n seed",
-    icl.search: "pool validation k budget ask seed n_sets rounds label",
+    icl.search: "pool validation k budget ask seed method rounds known pinned banned one_per label",
+    icl.plan: "budget n_validation method",
+    icl.requested: "cells arms task scorer_version purpose",
+    icl.answered: "manifest scores",
+    icl.holdout_uses: "cells rows search_id",
+    references.cells: "pool questions chosen k seed n_random n_nearest",
+    references.nearest: "pool questions k",
     evaluate.ask: "arms candidates server folder table task",
     evaluate.leaks: "test used threshold",
     stats.compare: "scores baseline contrasts level seed n_boot",
     stats.paired_difference: "a b level seed n_boot",
+    stats.verdicts: "comparison level power",
     runs.execute: "phase given root notebooks echo given_from wait timeout_s cell_timeout_s resumed_from",
     runs.account: "total label states",
     runs.headline: "account numbers",

@@ -36,7 +36,11 @@ ARROWS = {
     "job": {"connection", "dialect", "ledger", "lines"},
     "batch": {"connection", "job", "ledger", "lines"},
     "inputs": {"batch", "selection", "tables"},
-    "icl": set(),
+    "surrogate": set(),
+    "designs": {"surrogate"},
+    "references": {"climb", "surrogate"},
+    "climb": {"designs", "surrogate"},
+    "icl": {"climb", "designs", "surrogate"},
     "evaluate": {"batch", "scoring", "stats", "task"},
     "finetune": set(),
     "trainer": {"finetune"},  # the child process that finetune starts

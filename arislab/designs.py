@@ -1,0 +1,166 @@
+"""Which ordered sets of examples to try, and on which validation rows: a balanced start, then proposals of a surrogate.
+
+Sets are tuples of indices into the pool. Every function is deterministic in its arguments and the state of ``rng``.
+What this module does not know: servers, scores, or what has been paid for.
+
+Source:
+    Thompson 1933; Kandasamy et al. 2018, Parallelised Bayesian Optimisation via Thompson Sampling (one draw per set of a batch).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from arislab import surrogate
+from arislab.errors import ParameterError
+from arislab.surrogate import Fit, Floats, Ints
+
+Set = tuple[int, ...]
+
+_N_DRAWS, _N_MOVES = 250, 400  # ways in which a pool of candidate sets is made
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a set may look like."""
+
+    n: int
+    """Examples in the pool."""
+    k: int
+    """Examples a set."""
+    pinned: Set = ()
+    """Examples that every set holds."""
+    group_of: tuple[int, ...] = ()
+    """Of each example; no set holds two of one group. Empty: no such rule."""
+
+    def __post_init__(self) -> None:
+        groups = [self.group(i) for i in range(self.n)]
+        if not 1 <= self.k <= self.n:
+            raise ParameterError(f"k must be 1..{self.n} (the size of the pool), got {self.k}.")
+        if len(self.pinned) > self.k:
+            raise ParameterError(f"{len(self.pinned)} examples are pinned and k is {self.k}; raise k, or pin fewer.")
+        if len({groups[i] for i in self.pinned}) < len(self.pinned):
+            raise ParameterError("two pinned examples share a category, and a set may hold one of each; unpin one.")
+        if len(set(groups)) < self.k:
+            raise ParameterError(
+                f"k={self.k} examples of different categories are asked for, and the pool has {len(set(groups))}; lower k, or drop the rule."
+            )
+
+    def group(self, example: int) -> int:
+        """Return the group of an example; without groups, each is its own."""
+        return self.group_of[example] if self.group_of else example
+
+    def allows(self, members: Sequence[int]) -> bool:
+        """Return whether a set keeps the rules."""
+        return len({self.group(i) for i in members}) == self.k and set(self.pinned) <= set(members)
+
+    def fill(self, ranked: Iterable[int], n: int) -> list[int]:
+        """Return the first ``n`` of ``ranked`` that go with the pinned ones and with each other."""
+        taken = {self.group(i) for i in self.pinned}
+        chosen: list[int] = []
+        for i in ranked:
+            if len(chosen) == n:
+                break
+            if self.group(i) not in taken:
+                taken.add(self.group(i))
+                chosen.append(i)
+        return chosen
+
+
+def draw(rules: Rules, n: int, rng: np.random.Generator) -> list[Set]:
+    """Return up to ``n`` distinct ordered sets from shuffled decks, so that every example occurs about equally often."""
+    sets: dict[Set, None] = {}
+    free = [i for i in range(rules.n) if i not in rules.pinned]
+    deck: list[int] = []
+    again = 0
+    while len(sets) < n and again < 100:  # few sets exist: most draws are known already
+        members = rules.fill(deck, rules.k - len(rules.pinned))
+        if len(members) + len(rules.pinned) < rules.k:
+            deck += [int(i) for i in rng.permutation(free)]
+            members = rules.fill(deck, rules.k - len(rules.pinned))
+        for i in members:
+            deck.remove(i)
+        before = len(sets)
+        sets[tuple(int(i) for i in rng.permutation([*rules.pinned, *members]))] = None
+        again = 0 if len(sets) > before else again + 1
+    return list(sets)
+
+
+def rows(n_rows: int, each: int, n: int, rng: np.random.Generator) -> list[Ints]:
+    """Return ``n`` draws of ``each`` distinct rows from shuffled decks, so that every row occurs about equally often."""
+    drawn, deck = [], np.empty(0, dtype=np.int64)
+    for _ in range(n):
+        if len(deck) < each:
+            rest = rng.permutation(n_rows)
+            deck = np.concatenate([deck, rest[~np.isin(rest, deck)], rest[np.isin(rest, deck)]])
+        drawn.append(deck[:each])
+        deck = deck[each:]
+    return drawn
+
+
+def propose(
+    fit: Fit, rules: Rules, n: int, rng: np.random.Generator, *, elites: Sequence[Set], noise: float = 1.0
+) -> list[Set]:
+    """Return up to ``n`` sets, each the best in one draw of the surrogate's posterior (batched Thompson sampling).
+
+    Args:
+        fit: The surrogate.
+        rules: What a set may look like.
+        n: Sets.
+        rng: Of the draws.
+        elites: Best sets so far: proposals are also near them.
+        noise: Scale of the draws, 1 is the posterior's own; less explores less.
+    """
+    pool = _candidates(fit, rules, rng, elites=elites, noise=noise)
+    mean, cov = surrogate.joint(fit, np.array(pool))
+    jitter = 1e-8 * max(1e-3, float(np.trace(cov)) / len(pool)) + 1e-10
+    root = noise * np.linalg.cholesky(cov + jitter * np.eye(len(pool)))
+    chosen: dict[int, None] = {}
+    for _ in range(40):
+        draws = mean[:, None] + root @ rng.standard_normal((len(pool), max(16, n)))
+        for best in np.argsort(-draws, axis=0, kind="stable")[:4].T:
+            new = [int(i) for i in best if int(i) not in chosen]
+            if new:
+                chosen[new[0]] = None
+            if len(chosen) >= n:
+                return [pool[i] for i in chosen]
+    return [pool[i] for i in chosen]
+
+
+def _candidates(fit: Fit, rules: Rules, rng: np.random.Generator, *, elites: Sequence[Set], noise: float) -> list[Set]:
+    """Return about 600 sets worth a look: tops of drawn example effects, small changes of the elites, the elites."""
+    n, k, n_free = rules.n, rules.k, rules.k - len(rules.pinned)
+    mean, cov = surrogate.linear(fit)
+    values, vectors = np.linalg.eigh((cov + cov.T) / 2)
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    found: dict[Set, None] = {}
+
+    def drawn() -> Floats:
+        return np.asarray(mean + noise * (root @ rng.standard_normal(2 * n)))
+
+    for _ in range(_N_DRAWS):
+        effects = drawn()
+        best = rules.fill((int(i) for i in np.argsort(-effects[:n], kind="stable")), n_free + 3)
+        if rng.random() < 0.3:
+            best = [int(i) for i in rng.permutation(best)]
+        held = np.array([*rules.pinned, *best[:n_free]])
+        found[tuple(held[np.argsort(effects[n:][held], kind="stable")].tolist())] = None
+    good = [int(i) for i in np.argsort(-mean[:n], kind="stable")[: max(2 * k, 10)]]
+    for _ in range(_N_MOVES):
+        members = list(elites[int(rng.integers(len(elites)))])
+        kind = rng.random()
+        if kind < 0.6:
+            new = good[int(rng.integers(len(good)))] if rng.random() < 0.7 else int(rng.integers(n))
+            at = int(rng.integers(k))
+            if new not in members:
+                members[at] = new
+        elif kind < 0.85 and k > 1:
+            i, j = (int(x) for x in rng.permutation(k)[:2])
+            members[i], members[j] = members[j], members[i]
+        else:
+            places = drawn()[n:]
+            members.sort(key=lambda i: (places[i], i))
+        if rules.allows(members):
+            found[tuple(members)] = None
+    return list(found | dict.fromkeys(elites))

@@ -1,0 +1,129 @@
+"""What a searched set of examples must beat: sets and choices that cost no search.
+
+Texts are compared by words (BM25): no model is needed, and nothing is learned from validation.
+
+Source:
+    Robertson and Zaragoza 2009, The Probabilistic Relevance Framework: BM25 and Beyond; Gonzalez 1985, k-centre (farthest first).
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from arislab.climb import set_id
+from arislab.errors import ParameterError
+from arislab.surrogate import Floats
+
+_WORD = re.compile(r"\w+")
+_K1, _B = 1.2, 0.75
+
+
+def cells(
+    pool: pl.DataFrame,
+    questions: pl.DataFrame,
+    *,
+    chosen: Sequence[str],
+    k: int,
+    seed: int = 0,
+    n_random: int = 3,
+    n_nearest: int | None = None,
+) -> pl.DataFrame:
+    """Return what to ask to compare a chosen set with sets that cost no search, all on the same rows.
+
+    Args:
+        pool: id, input, output and quality_score.
+        questions: The rows: candidate_id and text (as it is asked).
+        chosen: The set that the search chose.
+        k: Examples a set of the others.
+        seed: Of the random sets.
+        n_random: Random sets; their arm is their mean.
+        n_nearest: Most questions of the arm nearest: no two of its prompts begin alike, so servers have no prefix to share. None: all.
+
+    Returns:
+        One row per arm, set and candidate: arm, set_id, example_ids, candidate_id. Arms: zero-shot (no example), chosen, top quality (best
+        last), diverse (k-centre by words, around the best), nearest (for each question its own, see ``nearest``) and random.
+
+    Raises:
+        ParameterError: k is not in 1..size of the pool.
+    """
+    if not 1 <= k <= pool.height:
+        raise ParameterError(f"k must be 1..{pool.height} (the size of the pool), got {k}.")
+    ranked = pool.sort(["quality_score", "id"], descending=[True, False], nulls_last=True)
+    ids = ranked["id"].to_list()
+    rng = np.random.default_rng(seed)
+    sets: list[tuple[str, Sequence[str]]] = [
+        ("zero-shot", ()),
+        ("chosen", chosen),
+        ("top quality", ids[:k][::-1]),
+        ("diverse", _diverse(ranked, k)),
+        *[("random", [ids[int(i)] for i in rng.permutation(len(ids))[:k]]) for _ in range(n_random)],
+    ]
+    schema: dict[str, Any] = {"arm": pl.String, "example_ids": pl.List(pl.String)}
+    fixed = pl.DataFrame([(arm, list(members)) for arm, members in sets], schema=schema, orient="row")
+    near = nearest(pool, questions.head(n_nearest or questions.height), k=k).select(
+        pl.lit("nearest").alias("arm"), "example_ids", "candidate_id"
+    )
+    every = pl.concat([fixed.join(questions.select("candidate_id"), how="cross"), near])
+    names = pl.Series([set_id(members) for members in every["example_ids"].to_list()], dtype=pl.String)
+    return every.with_columns(set_id=names).unique(["arm", "set_id", "candidate_id"], maintain_order=True)
+
+
+def nearest(pool: pl.DataFrame, questions: pl.DataFrame, *, k: int) -> pl.DataFrame:
+    """Return for each question the ``k`` examples whose input is most like it, the nearest last.
+
+    Args:
+        pool: id and input.
+        questions: candidate_id and text.
+        k: Examples each.
+
+    Returns:
+        One row per question: candidate_id, example_ids.
+    """
+    order = np.argsort(pool["id"].to_numpy())
+    ids = [pool["id"][int(i)] for i in order]
+    scores = _bm25(questions["text"].to_list(), [pool["input"][int(i)] for i in order])
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k][:, ::-1]
+    return questions.select("candidate_id").with_columns(
+        example_ids=pl.Series([[ids[int(i)] for i in row] for row in best], dtype=pl.List(pl.String))
+    )
+
+
+def _diverse(ranked: pl.DataFrame, k: int) -> tuple[str, ...]:
+    texts: list[str | None] = [f"{a or ''} {b or ''}" for a, b in ranked.select("input", "output").iter_rows()]
+    likeness = _bm25(texts, texts)
+    likeness = likeness / np.maximum(np.diag(likeness)[:, None], 1e-9)
+    likeness = (likeness + likeness.T) / 2
+    chosen = [0]
+    while len(chosen) < k:
+        closest = likeness[:, chosen].max(axis=1)
+        closest[chosen] = math.inf
+        chosen.append(int(np.argmin(closest)))
+    return tuple(ranked["id"][i] for i in reversed(chosen))
+
+
+def _bm25(questions: list[str | None], documents: list[str | None]) -> Floats:
+    """Return one row per question, one column per document."""
+    counts = [Counter(_WORD.findall((text or "").lower())) for text in documents]
+    lengths = np.array([sum(c.values()) for c in counts], dtype=np.float64)
+    norm = _K1 * (1 - _B + _B * lengths / max(float(lengths.mean()), 1e-9))
+    holders: dict[str, list[tuple[int, int]]] = {}
+    for i, words in enumerate(counts):
+        for word, n in words.items():
+            holders.setdefault(word, []).append((i, n))
+    n_documents = len(documents)
+    weights: dict[str, Floats] = {}
+    for word, found in holders.items():
+        at, times = np.array([i for i, _ in found]), np.array([n for _, n in found], dtype=np.float64)
+        weight = np.zeros(n_documents)
+        weight[at] = times * (_K1 + 1) / (times + norm[at])
+        weights[word] = weight * math.log(1 + (n_documents - len(found) + 0.5) / (len(found) + 0.5))
+    scores = np.zeros((len(questions), n_documents))
+    for row, text in enumerate(questions):
+        for word in sorted(set(_WORD.findall((text or "").lower())) & weights.keys()):
+            scores[row] += weights[word]
+    return scores

@@ -1,0 +1,97 @@
+"""The sets that a search must beat, and what may be said of rows that served before."""
+
+import polars as pl
+import pytest
+
+from arislab import icl, references
+from arislab.errors import ParameterError
+
+POOL = pl.DataFrame(
+    {
+        "id": ["a", "b", "c", "d", "e"],
+        "input": ["python kafka spark", "python kafka sql", "nurse ward night", "baker oven flour", "python spark sql"],
+        "output": ["hire", "hire", "hire", "no", "no"],
+        "quality_score": [0.9, 0.8, 0.7, None, 0.6],
+    }
+)
+QUESTIONS = pl.DataFrame({"candidate_id": ["x", "y"], "text": ["A nurse on the ward", "kafka, SQL and python"]})
+
+
+def test_the_nearest_example_stands_last():
+    near = references.nearest(POOL, QUESTIONS, k=2)
+    assert near["candidate_id"].to_list() == ["x", "y"]
+    assert near["example_ids"][0][-1] == "c"
+    assert near["example_ids"][1][-1] == "b"
+
+
+def test_every_arm_answers_every_row_and_random_sets_are_one_arm():
+    cells = references.cells(POOL, QUESTIONS, chosen=("d", "a"), k=2, seed=1)
+    arms = cells.group_by("arm", maintain_order=True).agg(
+        pl.col("set_id").n_unique(), pl.col("candidate_id").n_unique()
+    )
+    assert arms["arm"].to_list() == ["zero-shot", "chosen", "top quality", "diverse", "random", "nearest"]
+    assert arms["candidate_id"].to_list() == [2] * 6
+    assert dict(arms.select("arm", "set_id").iter_rows())["random"] == 3
+    sets = dict(cells.select("arm", "example_ids").iter_rows())
+    assert sets["zero-shot"] == []
+    assert sets["top quality"] == ["b", "a"]  # best last; without a score comes never
+    assert sets["diverse"][-1] == "a"
+    assert sets["diverse"][0] in ("c", "d")  # shares no word with a
+    assert cells["set_id"].to_list() == [icl.set_id(ids) for ids in cells["example_ids"].to_list()]
+    assert references.cells(POOL.reverse(), QUESTIONS, chosen=("d", "a"), k=2, seed=1).equals(cells)
+
+
+def test_the_costly_arm_can_be_shorter_and_a_k_beyond_the_pool_is_refused():
+    few = references.cells(POOL, QUESTIONS, chosen=("a",), k=1, n_nearest=1)
+    assert few.filter(arm="nearest")["candidate_id"].to_list() == ["x"]
+    with pytest.raises(ParameterError, match=r"k must be 1\.\.5"):
+        references.cells(POOL, QUESTIONS, chosen=("a",), k=6)
+
+
+def manifest():
+    cells = pl.DataFrame(
+        {
+            "search_id": "s",
+            "set_id": ["p", "p", "q"],
+            "example_ids": [["a"], ["a"], ["b"]],
+            "candidate_id": ["x", "y", "x"],
+            "round": 1,
+        }
+    )
+    arms = {
+        "p": pl.DataFrame({"candidate_id": ["x", "y"], "custom_id": ["r1", "r2"]}),
+        "q": pl.DataFrame({"candidate_id": ["x"], "custom_id": ["r3"]}),
+    }
+    return icl.requested(cells, arms, task="t", scorer_version="v")
+
+
+def test_a_manifest_names_every_request_before_it_is_sent(lake):
+    lake["icl_cells"].upsert(manifest())
+    stored = lake["icl_cells"].read().sort("custom_id")
+    assert stored["custom_id"].to_list() == ["r1", "r2", "r3"]
+    assert stored["status"].to_list() == [None] * 3
+    assert stored["purpose"].unique().to_list() == ["search"]
+    scores = pl.DataFrame(
+        {
+            "arm": ["p", "p", "q"], "candidate_id": ["x", "y", "x"], "status": ["ok", "error", "error"],
+            "error": [None, '{"code": "context_length_exceeded"}', '{"code": "boom"}'], "quality": [0.5, None, None], "tokens": [7, None, None],
+        }
+    )  # fmt: skip
+    lake["icl_cells"].upsert(icl.answered(manifest(), scores))
+    stored = lake["icl_cells"].read().sort("custom_id")
+    assert stored.select("status", "quality").rows() == [("ok", 0.5), ("overflow", 0.0), ("error", None)]
+
+
+def test_a_holdout_that_served_another_search_is_told():
+    cells = pl.DataFrame(
+        {
+            "search_id": ["old", "old", "older", "new", "other"],
+            "candidate_id": ["x", "y", "y", "x", "z"],
+            "purpose": ["holdout"] * 4 + ["search"],
+        }
+    )
+    rows = pl.DataFrame({"candidate_id": ["x", "y", "z"]})
+    assert icl.holdout_uses(cells, rows, search_id="new") == 3
+    assert icl.holdout_uses(cells, rows, search_id="old") == 3
+    assert icl.holdout_uses(cells, rows.tail(1), search_id="new") == 1
+    assert icl.holdout_uses(cells.head(0), rows, search_id="new") == 1
