@@ -98,8 +98,10 @@ def select(root: Path, *, where: str = "", sort: str = "", limit: int | None = N
     if not where and not sort:
         return _indexed(base, limit)
     known = _known(base)
-    briefs = [_seen(brief | {"folder": f"{base}/{name}"}) for name, brief in known.items()]
-    named = dict.fromkeys(name for brief in briefs for name in (*brief["numbers"], *COLUMNS))
+    briefs = [_seen(b | {"folder": f"{base}/{n}"}) if b["status"] in OPEN else b for n, b in known.items()]
+    named: dict[str, Any] = dict.fromkeys(COLUMNS)
+    for brief in briefs:
+        named |= brief["numbers"]
     said = f"{where} {sort}".lower()
     asked = [name for name in named if name.lower() in said or name in ("created_at", "run_id")]
     rows = [[row["numbers"].get(name) if row.get(name) is None else row[name] for name in asked] for row in briefs]
