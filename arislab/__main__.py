@@ -1,5 +1,26 @@
-"""``python -m arislab`` is the ``arislab`` command."""
+"""``python -m arislab`` is the ``arislab`` command: one verb a call, and what the user must mend as one message."""
 
-from arislab.cli import main
+import sys
 
-main()
+from arislab.errors import ArislabError
+
+
+def main() -> None:
+    """Run the command; what the user must fix prints as one message, without a traceback."""
+    words = sys.argv[1:]
+    try:
+        if words[:1] == ["runs"] and (len(words) == 1 or words[1].startswith("-")):
+            from arislab import listing
+
+            listing.main(words[1:])
+        else:
+            from arislab import cli
+
+            cli.app(cli.joined(words), standalone_mode=True)
+    except ArislabError as error:
+        print(f"arislab: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,6 @@
 """The ``arislab`` command. Each verb joins the package with the lake; what decides a result stands in the notebooks."""
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from arislab import batch_cli, runs_cli
-from arislab.errors import ArislabError, ParameterError
-from arislab.runs_cli import enter, perform
+from arislab.errors import ParameterError
+from arislab.place import enter
+from arislab.runs_cli import perform
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -291,16 +291,7 @@ def serve(
     )
 
 
-def main() -> None:
-    """Run the command; what the user must fix prints as one message, without a traceback."""
-    try:
-        app(_joined(sys.argv[1:]), standalone_mode=True)
-    except ArislabError as error:
-        print(f"arislab: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def _joined(arguments: list[str]) -> list[str]:
+def joined(arguments: list[str]) -> list[str]:
     """Write ``-p NAME VALUE`` as ``-p NAME=VALUE``: the parser knows options with one value only."""
     out, rest = [], list(arguments)
     while rest:

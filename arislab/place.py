@@ -16,3 +16,16 @@ def root() -> Path:
         if project.is_file() and 'name = "arislab"' in project.read_text(encoding="utf-8"):
             return folder
     raise PrerequisiteError("no arislab checkout around the working directory; set ARISLAB_ROOT or pass --root DIR.")
+
+
+def enter(folder: Path | str | None) -> Path:
+    """Make ``--root`` the root of this process and of the kernels that it starts."""
+    if folder is not None:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PrerequisiteError(
+                f"cannot write to {folder} ({error.strerror}); choose another folder with --root."
+            ) from None
+        os.environ["ARISLAB_ROOT"] = str(Path(folder).resolve())
+    return root()

@@ -8,11 +8,12 @@ import json
 import os
 import platform
 import re
-import subprocess
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 _SHORTEST_SECRET = 8  # shorter values are words such as "true"; cutting them out would wreck the record
@@ -63,6 +64,8 @@ def checkout_of(folder: Path) -> Path | None:
 
 
 def _git(folder: Path, *arguments: str, fine: tuple[int, ...] = (0,)) -> bytes | None:
+    import subprocess
+
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],
@@ -77,6 +80,8 @@ def _git(folder: Path, *arguments: str, fine: tuple[int, ...] = (0,)) -> bytes |
 
 def environment() -> tuple[dict[str, Any], str]:
     """Return interpreter, machine and digest of the lock, and the lock: one ``name==version`` a line."""
+    from importlib import metadata
+
     names = {"==".join(_name_and_version(d)) for d in metadata.distributions()}
     lock = "".join(f"{name}\n" for name in sorted(names, key=str.lower))
     state = {
@@ -90,7 +95,7 @@ def environment() -> tuple[dict[str, Any], str]:
     return state, lock
 
 
-def _name_and_version(found: metadata.Distribution) -> tuple[str, str]:
+def _name_and_version(found: "metadata.Distribution") -> tuple[str, str]:
     """Of an installed package; its own properties parse the whole README each time, which costs a second in all."""
     head = (found.read_text("METADATA") or found.read_text("PKG-INFO") or "").partition("\n\n")[0]
     fields = dict(re.findall(r"^(Name|Version): *(.+?)\s*$", head, re.MULTILINE))

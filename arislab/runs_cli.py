@@ -1,7 +1,6 @@
 """``arislab runs``, ``rerun``, ``verify``, ``resume``: what was run, whether it is true, and running it again."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from arislab.errors import ParameterError, PrerequisiteError
+from arislab.place import enter
 
-app = typer.Typer(invoke_without_command=True, help="List the recorded runs, newest first; show one, compare two.")
+app = typer.Typer(help="List the recorded runs (`arislab runs --help`); show one, compare two.")
 
 Root = Annotated[
     Path | None, typer.Option("--root", help="Folder for data/ and papermill_runs/; default: the checkout.")
@@ -21,21 +21,6 @@ Run = Annotated[
 ]
 NOT_EQUAL = 3
 """Exit code of a verification that found a difference."""
-
-
-def enter(root: Path | None) -> Path:
-    """Make ``--root`` the root of this process and of the kernels that it starts."""
-    from arislab.place import root as found
-
-    if root is not None:
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PrerequisiteError(
-                f"cannot write to {root} ({error.strerror}); choose another folder with --root."
-            ) from None
-        os.environ["ARISLAB_ROOT"] = str(root.resolve())
-    return found()
 
 
 def given(parameters: Iterable[str], files: Iterable[Path]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -72,35 +57,6 @@ def perform(phase: str, given: Mapping[str, Any], root: Path, **how: Any) -> Non
     typer.echo(record)
     if record.status != "ok":
         raise typer.Exit(1)
-
-
-@app.callback()
-def list_runs(
-    context: typer.Context,
-    root: Root = None,
-    where: Annotated[str, typer.Option(help="Condition in SQL: columns, parameters, headline numbers by name.")] = "",
-    sort: Annotated[str, typer.Option(help="Column or headline number to sort by, largest first.")] = "",
-    limit: Annotated[int, typer.Option("-n", min=1, help="Most runs to list.")] = 50,
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """List the recorded runs, newest first; `arislab runs show RUN`, `arislab runs diff RUN RUN`."""
-    if context.invoked_subcommand is not None:
-        return
-    from arislab import records
-
-    base = enter(root)
-    found = records.select(base, where=where, sort=sort, limit=limit + 1)
-    more, found = len(found) > limit, found[:limit]
-    if as_json:
-        typer.echo(json.dumps(found, indent=1, default=str))
-        return
-    for row in found:
-        took = f"{row['duration_s']:7.1f} s" if row["duration_s"] is not None else "        –"
-        told = records.short(row["headline"]) if row["status"] in ("ok", *records.OPEN) else row["reason"]
-        typer.echo(f"{row['run_id']:<40} {row['phase'] or '':<10} {row['status']:<12} {took}  {str(told or '')[:160]}")
-    if more:
-        typer.echo(f"and more: -n N lists so many, --where filters; newest first in {base / 'papermill_runs'}")
 
 
 @app.command()

@@ -18,7 +18,8 @@ import pytest
 from conftest import CHECKOUT, need
 from nbformat.v4 import new_code_cell, new_notebook
 
-from arislab import cli, export, records, runs
+from arislab import export, records, runs
+from arislab.__main__ import main
 from arislab.errors import PrerequisiteError
 
 PARAMETERS = 'n: int = 3  # rows\nnames: list[str] = ["a"]  # of rows\nnote: str = ""  # free text'
@@ -310,7 +311,7 @@ def test_the_command_makes_a_crate_or_says_what_it_needs(recorded, tmp_path, mon
     for more, code in ((["--ro-crate", str(tmp_path / "crate")], 0), ([], 2)):
         monkeypatch.setattr(sys, "argv", ["arislab", "runs", "export", "good", *more])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main()
         assert ended.value.code == code
     told = capsys.readouterr()
     assert f"RO-Crate in {tmp_path / 'crate'}" in told.out

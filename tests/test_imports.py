@@ -12,7 +12,8 @@ from conftest import CHECKOUT
 PACKAGE = CHECKOUT / "arislab"
 ARROWS = {
     "__init__": set(),
-    "__main__": {"cli"},
+    "__main__": {"cli", "listing"},
+    "listing": {"place", "records"},
     "errors": set(),
     "tables": set(),
     "lake": {"digests", "interactive", "lineage", "place", "tables"},
@@ -76,7 +77,7 @@ ARROWS = {
     "verify": {"canonical", "digests", "headline", "lake", "parameters", "provenance", "records", "runs"},
     "export": {"canonical", "headline"},
     "runs_cli": {"export", "headline", "place", "parameters", "records", "runs", "verify"},
-    "cli": {"batch_cli", "inputs", "lake", "lineage", "runs", "runs_cli", "server", "task", "tiny"},
+    "cli": {"batch_cli", "inputs", "lake", "lineage", "place", "runs", "runs_cli", "server", "task", "tiny"},
 }
 """module or sub-package -> what it may import from arislab; all may import errors."""
 

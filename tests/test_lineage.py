@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 from conftest import people
 
-from arislab import cli, lineage
+from arislab import lineage
+from arislab.__main__ import main
 from arislab.errors import PrerequisiteError
 
 SETTINGS = {"base_model": "m", "method": "lora", "adapter_sha256": "0", "approve_policy": "score"}
@@ -186,7 +187,7 @@ def test_the_command_prints_text_or_every_row(lived, monkeypatch, capsys):
     for more in ([], ["--json"]):
         monkeypatch.setattr(sys, "argv", ["arislab", "lineage", "r-0000", *more])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main()
         assert ended.value.code == 0
     text, _, printed = capsys.readouterr().out.partition("{\n")
     assert text.startswith("r-0000: sample 0")

@@ -1,0 +1,71 @@
+"""``arislab runs``: the list of runs.
+
+The one verb that does not go through the other verbs' command-line library: loading that takes longer than listing ten thousand runs.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from arislab import records
+from arislab.place import enter
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the recorded runs, newest first.
+
+    Args:
+        arguments: What follows ``arislab runs``.
+
+    Raises:
+        ParameterError: A condition that cannot be read, or no run has what is sorted by.
+        SystemExit: 2 and the usage, for an option that does not exist.
+    """
+    given = _parser().parse_args(arguments)
+    base = enter(given.root)
+    found = records.select(base, where=given.where, sort=given.sort, limit=given.n + 1)
+    more, found = len(found) > given.n, found[: given.n]
+    if given.as_json:
+        print(json.dumps(found, indent=1, default=str))
+        return
+    for row in found:
+        took = f"{row['duration_s']:7.1f} s" if row["duration_s"] is not None else "        –"
+        told = records.short(row["headline"]) if row["status"] in ("ok", *records.OPEN) else row["reason"]
+        print(f"{row['run_id']:<40} {row['phase'] or '':<10} {row['status']:<12} {took}  {str(told or '')[:160]}")
+    if more:
+        print(f"and more: -n N lists so many, --where filters; newest first in {base / 'papermill_runs'}")
+
+
+class _Help(argparse.HelpFormatter):
+    """As the other verbs write it."""
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = "Usage: ") -> None:
+        super().add_usage(usage, actions, groups, prefix)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="arislab runs",
+        description="List the recorded runs, newest first.",
+        epilog="One or two of them: arislab runs show RUN, diff RUN RUN, export RUN; each has --help.",
+        allow_abbrev=False,
+        formatter_class=_Help,
+    )
+    parser.add_argument("--root", metavar="DIR", help="folder of data/ and papermill_runs/; default: the checkout")
+    parser.add_argument(
+        "--where", metavar="SQL", default="", help="condition: columns, parameters, headline numbers by name"
+    )
+    parser.add_argument(
+        "--sort", metavar="NAME", default="", help="column or headline number to sort by, largest first"
+    )
+    parser.add_argument("-n", metavar="N", type=_positive, default=50, help="most runs to list; default 50")
+    parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
