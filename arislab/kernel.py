@@ -303,6 +303,7 @@ class _Watch:
         self.error: dict[str, str] | None = None
         self.headline: dict[str, Any] | None = None
         self._source = source
+        self._index = {cell.get("id"): index for index, cell in enumerate(source) if "id" in cell}
         self._total = sum(cell["cell_type"] == "code" for cell in source)
         self._done = 0
 
@@ -310,8 +311,7 @@ class _Watch:
         if engine.INJECTED in cell.metadata.get("tags", []):
             return
         self._done += 1
-        ids = [c.get("id") for c in self._source]
-        index = ids.index(cell.get("id")) if cell.get("id") in ids else cell_index
+        index = self._index.get(cell.get("id"), cell_index)
         self.cell = {"index": index, "id": cell.get("id"), "heading": self._heading(index, cell.source)}
         self.log.line(f"cell {self._done}/{self._total}: {self.cell['heading']}")
 

@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import gc
 import hashlib
 import json
 import os
@@ -201,7 +202,7 @@ def execute(
         "rerun_of": os.environ.get("ARISLAB_RERUN_OF"),
         "parameters_from": {n: (given_from or {}).get(n, "given") for n in passed},
     }
-    with lock(root, name, wait=wait), stoppable():
+    with lock(root, name, wait=wait), stoppable(), _frozen():
         recording = Recording(name, notebook, declared, passed, root=root, echo=echo, **fields)
         return recording.run(
             lambda job: supervise(notebook, job),
@@ -209,6 +210,16 @@ def execute(
             timeout_s=timeout_s,
             cell_timeout_s=cell_timeout_s,
         )
+
+
+@contextlib.contextmanager
+def _frozen() -> Iterator[None]:
+    """Spare the garbage collector what is loaded by now: looking at it again and again costs a tenth of a second each time."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def from_papermill(nb: Any, **settings: Any) -> Any:
