@@ -13,9 +13,11 @@ True quality is the mean over rows that nobody sees. `example x row` makes any f
 A additive, B mixed, C weak, D interacting, E a few harmful examples, F as B but graded, H coverage of the row, O order, X a random net that no
 method's model contains, N null: the choice is irrelevant. Synthetic evidence only; the constants of the search were chosen on seeds 1000-1023.
 
-Reported per method: gain (points of true quality above an average random set), the same minus random search paired by surface and seed with a
-95 % bootstrap interval, wins over it, optimism (own estimate minus truth), coverage of the hold-out's 95 % interval for the true difference to a fixed
-random set, claims (share of runs in which that interval lies above 0), calls, rounds, CPU seconds.
+Reported per method: gain (points of true quality above an average random set), the same minus random search with a 95 % bootstrap interval over
+seeds (the surfaces of one seed share their rows: their mean is one observation), wins over it by surface and seed, optimism (own estimate minus truth)
+as it is and without the luck of the drawn validation rows (what an average set has on them more than on the population: shared by all methods of a seed,
+and 0 on average), coverage of the hold-out's 95 % interval for the true difference to a fixed random set, claims (share of runs in which that interval
+lies above 0), in how many runs the search said that the choice matters, calls, rounds, CPU seconds. A long run is kept with --out FILE.jsonl, and goes on there when it is started again.
 """
 
 import argparse
@@ -30,6 +32,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -149,10 +152,10 @@ class Surface:
             out = out + self.scale * math.sqrt(self.shares["coverage"]) * (self.coverage(sets, rows) - centre) / sd
         return out + self.clash[:, rows][sets].sum(1)
 
-    def truth(self, sets: np.ndarray) -> np.ndarray:
-        """Mean quality over the population, 0..1."""
+    def truth(self, sets: np.ndarray, rows: slice | None = None) -> np.ndarray:
+        """Mean quality over the population (or other rows), 0..1."""
         shrink = math.sqrt(1 + _NOISE**2 * 0.35) if self.graded else 1.0
-        rows = slice(self.n_rows + _HOLDOUT, None)
+        rows = rows or slice(self.n_rows + _HOLDOUT, None)
         return np.concatenate(
             [sigmoid(self.logits(sets[i : i + 200], rows) / shrink).mean(1) for i in range(0, len(sets), 200)]
         )
@@ -180,6 +183,7 @@ class Found:
     estimate: float
     calls: int
     rounds: int
+    matters: bool | None = None
 
 
 def random_search(surface: Surface, budget: int, rng: np.random.Generator) -> Found:
@@ -267,7 +271,7 @@ def ours(surface: Surface, budget: int, rng: np.random.Generator, *, method: str
 
     seed = int(rng.integers(1 << 30))
     found = icl.search(pool, validation, k=surface.k, budget=budget, ask=ask, seed=seed, method=method)
-    return Found(tuple(map(int, found.example_ids)), found.estimate[0], found.n_requests, found.round)
+    return Found(tuple(map(int, found.example_ids)), found.estimate[0], found.n_requests, found.round, found.matters)
 
 
 METHODS: dict[str, Callable[[Surface, int, np.random.Generator], Found]] = {
@@ -281,14 +285,21 @@ METHODS: dict[str, Callable[[Surface, int, np.random.Generator], Found]] = {
 }
 
 
-def run(surfaces: str, seeds: Iterable[int], methods: Iterable[str], *, budget: int, n_rows: int) -> pl.DataFrame:
+def run(
+    surfaces: str, seeds: Iterable[int], methods: Iterable[str], *, budget: int, n_rows: int, kept: Path | None = None
+) -> pl.DataFrame:
     """One row per surface, seed and method."""
-    out = []
+    out = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.is_file() else []
+    done = {(r["surface"], r["seed"], r["method"]) for r in out}
     for seed, kind in itertools.product(seeds, surfaces):
+        todo = [method for method in methods if (kind, seed, method) not in done]
+        if not todo:
+            continue
         surface = Surface(kind, seed, n_rows=n_rows)
         sample = surface.random(400, np.random.default_rng(1))
         base, other = float(surface.truth(sample).mean()), tuple(int(i) for i in sample[0])
-        for method in methods:
+        luck = float(surface.truth(sample, slice(0, n_rows)).mean()) - base
+        for method in todo:
             surface.answers.clear()
             started = time.process_time()
             found = METHODS[method](surface, budget, np.random.default_rng([seed, 3]))
@@ -300,21 +311,27 @@ def run(surfaces: str, seeds: Iterable[int], methods: Iterable[str], *, budget: 
             out.append(
                 {
                     "surface": kind, "seed": seed, "method": method, "gain": 100 * (truth - base), "truth": truth,
-                    "optimism": 100 * (found.estimate - truth), "calls": found.calls, "rounds": found.rounds, "cpu_s": cpu_s,
-                    "covered": bool(shown.low <= truth - truth_other <= shown.high), "claims": shown.low > 0,
+                    "optimism": 100 * (found.estimate - truth), "luck_of_rows": 100 * luck, "calls": found.calls, "rounds": found.rounds, "cpu_s": cpu_s,
+                    "covered": bool(shown.low <= truth - truth_other <= shown.high), "claims": bool(shown.low > 0), "matters": found.matters,
                 }
             )  # fmt: skip
+            if kept:
+                with kept.open("a") as file:
+                    file.write(json.dumps(out[-1]) + "\n")
     return pl.DataFrame(out)
 
 
 def against_random(runs: pl.DataFrame, method: str) -> tuple[stats.Difference, float]:
-    """Paired gain over random search, points, over surfaces where the choice matters; and the share of runs won, ties count half."""
+    """Gain over random search, points, over surfaces where the choice matters, one observation a seed; and the share of runs won, ties count half."""
     real = runs.filter(pl.col("surface") != "N")
     both = real.filter(pl.col("method") == method).join(
         real.filter(pl.col("method") == "random"), on=["surface", "seed"], suffix="_random"
     )
-    difference = stats.paired_difference(both["gain"], both["gain_random"])
-    return difference, (difference.wins + difference.ties / 2) / max(1, difference.n)
+    by_seed = both.group_by("seed").agg(pl.col("gain", "gain_random").mean()).sort("seed")
+    more = both["gain"] - both["gain_random"]
+    return stats.paired_difference(by_seed["gain"], by_seed["gain_random"]), float(
+        ((more > 0) + 0.5 * (more == 0)).mean() or 0.0
+    )
 
 
 def report(runs: pl.DataFrame) -> dict:
@@ -327,11 +344,14 @@ def report(runs: pl.DataFrame) -> dict:
             "gain": {s: round(g, 2) for s, g in real.group_by("surface").agg(pl.col("gain").mean()).sort("surface").iter_rows()},
             "gain_mean": _round(real["gain"].mean()),
             "minus_random": [_round(x) for x in (difference.mean, difference.low, difference.high)],
-            "n": difference.n,
+            "seeds": difference.n,
             "wins": _round(wins),
-            "optimism": _round(real["optimism"].mean()),
+            "optimism": _interval(real, pl.col("optimism")),
+            "optimism_without_luck_of_rows": _interval(real, pl.col("optimism") - pl.col("luck_of_rows")),
             "holdout_coverage": _round(mine["covered"].mean()),
-            "null_claims": _round(null["claims"].mean()) if null.height else None,
+            "holdouts": mine.height,
+            "told_that_the_choice_matters": {s: f"{m} of {n}" for s, m, n in mine.group_by("surface").agg(pl.col("matters").sum(), pl.len()).sort("surface").iter_rows()},
+            "null_claims": f"{null['claims'].sum()} of {null.height}",
             "calls": int(mine["calls"].max()),
             "rounds": int(mine["rounds"].max()),
             "cpu_s": _round(mine["cpu_s"].mean()),
@@ -339,14 +359,23 @@ def report(runs: pl.DataFrame) -> dict:
     return out
 
 
+def _interval(runs: pl.DataFrame, value: pl.Expr) -> list[float | None]:
+    """Mean over seeds, with the ends of its 95 % interval."""
+    shown = stats.mean_interval(runs.group_by("seed").agg(value.mean().alias("x")).sort("seed")["x"])
+    return [_round(x) for x in (shown.mean, shown.low, shown.high)]
+
+
 def _round(x: float | None) -> float | None:
     return None if x is None or math.isnan(x) else round(float(x), 3)
 
 
-def small(seeds: Iterable[int], surfaces: str) -> dict:
+def small(seeds: Iterable[int], surfaces: str, kept: Path | None = None) -> dict:
     """n=12, k=3: what searching all 220 sets (in one order) and all 1,320 orders gains, and ours with a part of the calls."""
-    out = []
+    out = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.is_file() else []
+    done = {(row["surface"], row["seed"]) for row in out}
     for seed, kind in itertools.product(seeds, surfaces):
+        if (kind, seed) in done:
+            continue
         surface = Surface(kind, seed, n=12, k=3)
         orders = np.array(list(itertools.permutations(range(12), 3)))
         truth = dict(zip(map(tuple, orders.tolist()), surface.truth(orders), strict=True))
@@ -363,6 +392,9 @@ def small(seeds: Iterable[int], surfaces: str) -> dict:
             row[f"surrogate, {budget:,}"] = 100 * (truth[found.members] - base)
             row[f"optimism: surrogate, {budget:,}"] = 100 * (found.estimate - truth[found.members])
         out.append(row)
+        if kept:
+            with kept.open("a") as file:
+                file.write(json.dumps(row) + "\n")
     frame = pl.DataFrame(out)
     means = frame.group_by("surface").mean().sort("surface").drop("seed")
     return {
@@ -405,6 +437,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--methods", default="random,greedy,halving,main effects,tpe,surrogate")
+    parser.add_argument("--out", type=Path, help="keep each run in this file, and do not repeat those that it has")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--cells", type=int, help="only this many, in this process")
@@ -418,7 +451,7 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, "--cells", str(cells)], check=True)
         return
     if options.small:
-        print(json.dumps({"seeds": options.seeds, "small": small(seeds, "ABCDO")}, indent=1))
+        print(json.dumps({"seeds": options.seeds, "small": small(seeds, "ABCDO", options.out)}, indent=1))
         return
     methods, notes = options.methods.split(","), []
     if "tpe" in methods:
@@ -427,7 +460,7 @@ def main() -> None:
         except ImportError:
             methods.remove("tpe")
             notes.append("tpe: skipped, optuna is not installed (pip install optuna)")
-    runs = run(options.surfaces, seeds, methods, budget=options.budget, n_rows=options.rows)
+    runs = run(options.surfaces, seeds, methods, budget=options.budget, n_rows=options.rows, kept=options.out)
     head = {"budget": options.budget, "seeds": options.seeds, "surfaces": options.surfaces, "rows": options.rows}
     print(json.dumps(head | {"load": round(os.getloadavg()[0], 2), "notes": notes, "methods": report(runs)}, indent=1))
 
