@@ -70,6 +70,7 @@ COLUMNS = [
     "seconds",
     "device",
     "losses",
+    "left_out",
 ]
 NUMBERS = {"training_examples": pl.Int64, "train_loss": pl.Float64, "eval_loss": pl.Float64, "seconds": pl.Float64}
 TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
@@ -356,7 +357,8 @@ def train(
         One row per set: id (the same for the same inputs), name, arm, base_model, method, training_examples, train_loss (nats per
         trained token, mean of the last epoch), eval_loss (the same over `validation`, at the end; null without), model_path,
         hyperparameters (JSON; its `rows` counts the set's examples by status, their sum is the set's height), adapter_sha256 (of the
-        weights file), seconds (wall, start-up included), device, losses (JSON, see `losses`).
+        weights file), seconds (wall, start-up included), device, losses (JSON, see `losses`), left_out (JSON: id to status of the
+        set's examples that were not trained on).
 
     Raises:
         TrainingError: a set or `validation` has no usable row, they share an id, or a training process failed.
@@ -407,6 +409,30 @@ def losses(trained: pl.DataFrame) -> pl.DataFrame:
         {"arm": arm, **row} for arm, curve in trained.select("arm", "losses").iter_rows() for row in json.loads(curve)
     ]
     return pl.DataFrame(rows, schema=columns)
+
+
+def rows(trained: pl.DataFrame, sets: Mapping[str, pl.DataFrame], validation: pl.DataFrame | None) -> pl.DataFrame:
+    """Return what each adapter learned from, in the columns of ``training_rows``.
+
+    Args:
+        trained: What ``train`` returned.
+        sets: What it was given: arm -> examples (reads id).
+        validation: What it was given (reads id).
+
+    Returns:
+        One row per adapter and example: model_path, arm, id, role (trained; held out: scored for the loss, not learned from; or one of
+        ``STATUSES``: why it was left out).
+    """
+    parts = []
+    for arm, path, left_out in trained.select("arm", "model_path", "left_out").iter_rows():
+        role = pl.col("id").replace_strict(json.loads(left_out), default="trained", return_dtype=pl.String)
+        learned = sets[arm].select("id", role=role)
+        held = [] if validation is None else [validation.select("id", role=pl.lit("held out"))]
+        both = pl.concat([learned, *held]).select(
+            pl.lit(path).alias("model_path"), pl.lit(arm).alias("arm"), "id", "role"
+        )
+        parts.append(both)
+    return pl.concat(parts)
 
 
 def _check_settings(settings: Mapping[str, Any], names: Sequence[str]) -> None:

@@ -2,8 +2,7 @@
 
     for table, rows in follow(lake, "r-70c14ed7…").items(): …   # candidates, training_runs, training_data_raw, …
 
-Three things the lake does not know, and so nothing here claims them: which examples of a curated set a training held out for the loss,
-which random outputs a control adapter was trained on, and what a prompt showed whose messages were not kept.
+One thing the lake does not know, and so nothing here claims it: what a prompt showed whose messages were not kept.
 """
 
 import json
@@ -49,9 +48,9 @@ def follow(lake: "Lake", name: str) -> dict[str, pl.DataFrame]:
 
     Returns:
         Table to rows; tables without one are left out. ``training_data_curated`` has one row per version that was looked at (column
-        version): the newest, and those that a set or a training used. ``finetuning_runs``: trainings on curated data that had the row
-        among their ``n_examples`` (column added), some of which were held out for the loss. ``evaluations``: answers of these adapters,
-        and answers whose prompt showed the row.
+        version): the newest, and those that a set or a training used. ``finetuning_runs``: trainings that were given the row, with its role
+        (column added, see ``training_rows``). ``evaluations``: answers of the adapters that learned from it, and answers whose prompt
+        showed it.
     """
     custom_id = find(lake, name)
     where = f"custom_id = '{_quoted(custom_id)}'"
@@ -64,12 +63,11 @@ def follow(lake: "Lake", name: str) -> dict[str, pl.DataFrame]:
         lake[table].scan().filter(pl.col("example_ids").list.contains(custom_id)).collect()
         for table in ("icl_trials", "icl_examples")
     )
-    trained = _trainings(lake, asked["task"])
-    used = _versions(sets) | _versions(trained)
-    curated = _curated(lake, custom_id, used)
-    trained = _with_row(lake, trained, curated)
-    models = trained["model_path"].unique().to_list()
-    versions = lake["models"].scan().filter(pl.col("version").is_in(models)).collect().sort("created_at")
+    trainings = _trainings(lake, custom_id)
+    curated = _curated(lake, custom_id, _versions(sets) | _versions(trainings))
+    given_to = trainings["model_path"].unique().to_list()
+    models = trainings.filter(pl.col("role") == "trained")["model_path"].unique().to_list()
+    versions = lake["models"].scan().filter(pl.col("version").is_in(given_to)).collect().sort("created_at")
     answers = lake["evaluations"].scan().filter(pl.col("model").is_in(models)).collect()
     shown = lake["evaluations"].scan().join(_shown(lake, curated).lazy(), on=["evaluation_id", "arm"], how="semi")
     found = {
@@ -81,7 +79,7 @@ def follow(lake: "Lake", name: str) -> dict[str, pl.DataFrame]:
         "training_data_curated": curated,
         "icl_trials": trials,
         "icl_examples": sets.sort("created_at"),
-        "finetuning_runs": trained.sort("created_at"),
+        "finetuning_runs": trainings,
         "models": versions,
         "deployments": lake["deployments"].scan().filter(pl.col("version").is_in(models)).collect(),
         "evaluations": pl.concat([answered, answers, shown.collect()]).unique(
@@ -89,12 +87,6 @@ def follow(lake: "Lake", name: str) -> dict[str, pl.DataFrame]:
         ),
     }
     return {table: rows for table, rows in found.items() if rows.height}
-
-
-def _trainings(lake: "Lake", task: str) -> pl.DataFrame:
-    """Trainings on the curated set of a task; 4_finetune names the family after it."""
-    runs = lake["finetuning_runs"].scan().filter(pl.col("arm") == "curated", pl.col("data_version").is_not_null())
-    return runs.filter(pl.col("name") == task.replace("_", "-")).collect()
 
 
 def _versions(rows: pl.DataFrame) -> set[int]:
@@ -114,24 +106,10 @@ def _curated(lake: "Lake", custom_id: str, versions: set[int]) -> pl.DataFrame:
     return pl.concat([empty, *rows])
 
 
-def _allowed(policy: str | None) -> pl.Expr:
-    """What ``curation.approved`` takes under a policy."""
-    approved = pl.col("approved") if policy == "reviewed" else pl.col("approved") | pl.col("needs_review")
-    return (pl.col("split") == "train") & approved
-
-
-def _with_row(lake: "Lake", trained: pl.DataFrame, curated: pl.DataFrame) -> pl.DataFrame:
-    """The trainings whose data had the row, with the number of examples that the data had."""
-    kept = []
-    for number, run in enumerate(trained.to_dicts()):
-        versions = _versions(trained[number])
-        allowed = curated.filter(pl.col("version").is_in(versions), _allowed(run["approve_policy"]))
-        if allowed.height:
-            table = lake["training_data_curated"].scan(version=versions.pop())
-            data = table.filter(pl.col("task") == allowed["task"][0], _allowed(run["approve_policy"]))
-            n_examples = data.select(pl.len()).collect().item()
-            kept.append(trained[number].with_columns(n_examples=pl.lit(n_examples, dtype=pl.Int64)))
-    return pl.concat(kept) if kept else trained.head(0).with_columns(n_examples=pl.lit(0, dtype=pl.Int64))
+def _trainings(lake: "Lake", custom_id: str) -> pl.DataFrame:
+    """Trainings whose examples had the row, with its role in each."""
+    roles = lake["training_rows"].scan().filter(pl.col("id") == custom_id).select("model_path", "role")
+    return lake["finetuning_runs"].scan().join(roles, on="model_path").collect().sort("created_at", "model_path")
 
 
 def _shown(lake: "Lake", curated: pl.DataFrame) -> pl.DataFrame:
@@ -254,13 +232,16 @@ def _adapters(found: dict[str, pl.DataFrame]) -> list[str]:
     states = {row["version"]: row["alias"] for row in _rows(found, "models")}
     lines = []
     for row in _rows(found, "finetuning_runs"):
-        left = row["n_examples"] - (row["training_examples"] or row["n_examples"])
-        held = f"; {left:,} of them were held out for the loss, the lake does not say which" if left > 0 else ""
         lines.append(f"{row['model_path']} ({states.get(row['model_path'], 'not registered')})")
-        lines.append(f"  it was among the {row['n_examples']:,} examples of this training, {row['data_version']}{held}")
+        roles = {
+            "trained": f"one of the {_known(row['training_examples'])} examples that it learned from",
+            "held out": "held out for its loss",
+        }
+        role = roles.get(row["role"], f"left out of its training: {row['role']}")
+        data = f", {_known(row['data_version'])}" if row["arm"] == "curated" else ""
+        lines.append(f"  {role}; arm {row['arm']}{data}")
     served = [f"promoted: {row['version']} at {_known(row['endpoint'])}" for row in _rows(found, "deployments")]
-    unknown = "whether a control adapter learned from it is not known: these train on random outputs, and the lake does not say which"
-    return [*(lines or ["in the data of no curated training"]), *served, unknown]
+    return [*(lines or ["no adapter learned from it"]), *served]
 
 
 def _answers(found: dict[str, pl.DataFrame]) -> list[str]:

@@ -276,6 +276,19 @@ TABLES: dict[str, Contract] = {
             "approve_policy": _text("reviewed: people approved the rows; score: only the scorers did"),
         },
     ),
+    "training_rows": Contract(
+        "One row per adapter and example of its training.",
+        ("model_path", "id"),
+        {
+            "model_path": _text("folder of the adapter, relative to data/models", required=True),
+            "arm": _text("curated, or the control it is: random, longest", required=True),
+            "id": _text("custom_id of the row that was the example", required=True),
+            "role": _text(
+                "trained; held out: scored for the loss, not learned from; else why it was left out (finetune.STATUSES)",
+                required=True,
+            ),
+        },
+    ),
     "models": Contract(
         "One row per event of a model version; the newest row of a version is its state.",
         ("name", "version", "alias"),

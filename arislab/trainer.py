@@ -58,10 +58,10 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         torch.set_num_threads(1)
     transformers.set_seed(settings["seed"])  # the adapter's first weights; the trainer seeds the order of examples
     tokenizer = load_tokenizer(base)
-    examples, rows = _usable(work / "examples.parquet", tokenizer, spec)
+    examples, rows, left_out = _usable(work / "examples.parquet", tokenizer, spec)
     validation = None
     if (work / "validation.parquet").exists():
-        validation, _ = _usable(work / "validation.parquet", tokenizer, spec)
+        validation, *_ = _usable(work / "validation.parquet", tokenizer, spec)
     trainer = _trainer(spec, tokenizer, examples, work)
     meter = _Meter(trainer, validation, work / "progress.jsonl", spec["parent_pid"])
     trainer.add_callback(meter.callback())
@@ -105,11 +105,12 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         "adapter_sha256": adapter_sha256,
         "device": spec["device"] if spec["device"] == "cpu" else torch.cuda.get_device_name(0),
         "losses": json.dumps(meter.records),
+        "left_out": json.dumps(left_out),
     }
 
 
-def _usable(path: Path, tokenizer: Any, spec: dict[str, Any]) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Return the rows that can be trained on, and the count of all rows by status."""
+def _usable(path: Path, tokenizer: Any, spec: dict[str, Any]) -> tuple[pl.DataFrame, dict[str, int], dict[str, str]]:
+    """Return the rows that can be trained on, the count of all rows by status, and the status of each of the others."""
     settings = spec["settings"]
     tokenized = tokenize(
         pl.read_parquet(path),
@@ -124,7 +125,8 @@ def _usable(path: Path, tokenizer: Any, spec: dict[str, Any]) -> tuple[pl.DataFr
         raise TrainingError(
             f"none of the {tokenized.height} {path.stem} of arm {spec['arm']!r} can be used: {counts}; first reasons: {reasons}"
         )
-    return usable, counts
+    others = tokenized.filter(pl.col("status") != "ok")
+    return usable, counts, dict(others.select("id", "status").iter_rows())
 
 
 def _trainer(spec: dict[str, Any], tokenizer: Any, examples: pl.DataFrame, work: Path) -> Any:

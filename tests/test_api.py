@@ -74,6 +74,7 @@ PINNED = {
     runs.headline: "account numbers",
     plots.quality_distribution: "frame threshold by ax",
     finetune.export_jsonl: "examples path",
+    finetune.rows: "trained sets validation",
 }
 
 

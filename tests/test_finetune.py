@@ -406,7 +406,12 @@ def test_training_again_reuses_the_folder_and_refuses_one_that_somebody_changed(
     again = {"base_model": "tiny", "folder": folder, "num_train_epochs": 1, "batch_size": 8, "seed": 1, "name": "other"}
     adapter = Path(other["model_path"][0])
     written = (adapter / "manifest.json").stat().st_mtime_ns
-    rows = finetune.train({"curated": pl.concat([frame(range(8)), one([USER], "")])}, None, **again)
+    sets = {"curated": pl.concat([frame(range(8)), one([USER], "")])}
+    rows = finetune.train(sets, None, **again)
+    roles = finetune.rows(rows, sets, frame([20, 21]))
+    assert dict(roles.group_by("role").len().iter_rows()) == {"trained": 8, "empty": 1, "held out": 2}
+    assert roles.filter(role="empty")["id"].to_list() == one([USER], "")["id"].to_list()
+    assert set(roles["model_path"]) == set(rows["model_path"])
     assert rows["adapter_sha256"][0] == other["adapter_sha256"][0]
     assert (adapter / "manifest.json").stat().st_mtime_ns == written
     assert json.loads(rows["hyperparameters"][0])["rows"] == {"empty": 1, "ok": 8}
