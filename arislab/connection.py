@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import uniform
@@ -46,11 +47,12 @@ class Server:
                 f"base_url must be 'embedded' or a URL such as http://127.0.0.1:8000/v1, got {base_url!r}."
             )
         self._replay = os.environ.get("ARISLAB_REPLAY")
+        self._then = _as_it_was(Path(self._replay), base_url) if self._replay else {}
         self.base_url, self.folder = "embedded" if self._replay else base_url, Path(folder)
         self._adapters, self._model_path = adapters, model_path
         self._process: subprocess.Popen[str] | None = None
         self._client: Any = None
-        self._url = base_url
+        self._url = self._asked_url = base_url
         if self.base_url == "embedded":
             self._start()
             atexit.register(self.close)
@@ -63,12 +65,16 @@ class Server:
         self.identity = str(self.about.get("instance") or base_url)
         """Under this name the ledger keeps the server's batches: arislab's own server keeps it across ports and restarts."""
         self._note(
-            base_url=base_url, identity=self.identity, dialect=self.dialect.name, models=self.models, about=self.about
+            base_url=self._asked_url,
+            identity=self.identity,
+            dialect=self.dialect.name,
+            models=self.models,
+            about=self.about,
         )
 
     def decided(self, form: Any, why: str) -> None:
         """Record, under a run, which response_format its requests have: repeating the run must not ask again."""
-        self._note(form=form, why=why)
+        self._note(base_url=self._asked_url, form=form, why=why)
 
     def _note(self, **told: Any) -> None:
         folder = os.environ.get("ARISLAB_RUN_DIR")
@@ -86,10 +92,8 @@ class Server:
             return {}
         if not isinstance(told, dict) or told.get("server") != "arislab":
             return {}
-        if self._replay:
-            with Path(self._replay).open(encoding="utf-8") as file:
-                told["replayed"] = json.loads(file.readline())["form"]
-        return told
+        then = {name: value for name, value in self._then.items() if name not in ("base_url", "models")}
+        return told | then
 
     def _dialect(self, name: str) -> Dialect:
         if name != "auto":
@@ -155,6 +159,8 @@ class Server:
     def _models(self) -> list[str]:
         import openai
 
+        if self._then:
+            return list(self._then["models"])
         try:
             return [m.id for m in self.client.models.list()]
         except openai.APIConnectionError:
@@ -240,6 +246,19 @@ class Server:
 
     def __repr__(self) -> str:
         return f"Server {self._url} ({self.base_url if self.base_url == 'embedded' else 'given'}): {', '.join(self.models)}"
+
+
+_N_CONNECTED: Counter[tuple[Path, str]] = Counter()
+
+
+def _as_it_was(recorded: Path, base_url: str) -> dict[str, Any]:
+    """What a server said when the run that is repeated connected to it: at the same base_url, for the same time."""
+    with recorded.open(encoding="utf-8") as file:
+        connections: list[dict[str, Any]] = json.loads(file.readline())["connections"]
+    here = [told for told in connections if told["base_url"] == base_url] or connections
+    at = _N_CONNECTED[recorded, base_url]
+    _N_CONNECTED[recorded, base_url] += 1
+    return here[min(at, len(here) - 1)]
 
 
 def _client(url: str, key: str) -> Any:

@@ -356,17 +356,24 @@ def _answers(run: dict[str, Any], into: Path) -> Path | None:
         lake = Lake(_root(run) / "data" / "lake")
         where = f"run_id = '{run['run_id']}'"
         rows = lake["training_data_raw"].read(columns=columns, where=where, version=written["version"])
-    decided = [[told["form"], told["why"]] for told in run["servers"] if "form" in told]
-    about = asked[-1]["about"]
-    head = {
-        "models": asked[-1]["models"],
-        "engine": about.get("engine", "unknown"),
-        "response_format": about.get("response_format"),
-        "form": decided[-1] if decided else None,
-    }
     path = into / "answers.jsonl"
-    path.write_bytes(json.dumps(head).encode() + b"\n" + rows.write_ndjson().encode())
+    path.write_bytes(
+        json.dumps({"connections": _connections(run["servers"])}).encode() + b"\n" + rows.write_ndjson().encode()
+    )
     return path
+
+
+def _connections(servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each server said each time that the run connected, and which response_format was decided on then."""
+    found: list[dict[str, Any]] = []
+    for told in servers:
+        if "models" in told:
+            about = {name: told["about"].get(name) for name in ("engine", "response_format")}
+            found.append({"base_url": told["base_url"], "models": told["models"], **about, "replayed": None})
+        elif "form" in told:
+            here = [one for one in found if one["base_url"] == told.get("base_url", one["base_url"])]
+            here[-1]["replayed"] = [told["form"], told["why"]]
+    return found
 
 
 @contextmanager

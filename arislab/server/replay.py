@@ -1,8 +1,8 @@
 """The engine that gives recorded answers again, so that a run can be repeated without asking a model.
 
-The file has one JSON object a line. The first says what the server was; each other one is a recorded row::
+The file has one JSON object a line. The first says what each server was that the run connected to; each other one is a recorded row::
 
-    {"models": ["arislab-tiny"], "engine": "local", "response_format": false, "form": null}
+    {"connections": [{"base_url": "embedded", "models": ["arislab-tiny"], "engine": "local", "response_format": false, "replayed": null}]}
     {"custom_id": "r-0b6f…", "status": "ok", "llm_output": "{…}", "finish_reason": "stop", "prompt_tokens": 96, …}
 
 A request that is not in the file is an error of its line: it was not asked in the run that is repeated.
@@ -35,12 +35,12 @@ class ReplayEngine:
         self.gate = Gate(4)
         try:
             head, *rest = path.read_bytes().split(b"\n")
-            told = orjson.loads(head)
-            self._models, self.name = list(told["models"]), str(told["engine"])
-            self.response_format: bool | None = told["response_format"]
-            self.form: Any = told.get("form")
+            servers = orjson.loads(head)["connections"]
+            self._models = list(dict.fromkeys(name for told in servers for name in told["models"]))
+            self.name = str(servers[-1]["engine"] or "unknown")
+            self.response_format: bool | None = servers[-1]["response_format"]
             self._rows = {row["custom_id"]: row for row in map(orjson.loads, filter(None, rest))}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise PrerequisiteError(
                 f"--engine replay:{path} is no file of recorded answers ({type(error).__name__}: {error}); `arislab rerun` makes one."
             ) from None
@@ -55,7 +55,7 @@ class ReplayEngine:
         """Nothing to end."""
 
     async def models(self) -> list[str]:
-        """The models that the server had, in its order."""
+        """The models that the servers had, in their order."""
         return self._models
 
     async def run(self, chunk: Sequence[Request], emit: Emit) -> None:
