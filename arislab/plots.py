@@ -149,6 +149,54 @@ def trials(trials: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
+def effects(frame: pl.DataFrame, *, by: str = "effect", n: int = 16, ax: "Axes | None" = None) -> "Axes":
+    """Draw what the examples of an ICL search add, or what their place in the prompt does, with 95 % intervals: the largest and the smallest.
+
+    Args:
+        frame: ``Search.effects``: id, n_sets, and effect, low, high or last_minus_first, last_low, last_high (Float64, quality);
+            optionally example (String) as a name to read instead of the id.
+        by: ``effect``: gained when it takes the place of an average example. ``last_minus_first``: gained when it stands last instead of first.
+        n: Most examples to draw, half from either end.
+        ax: Where to draw.
+
+    Raises:
+        ParameterError: Another ``by``.
+    """
+    names = {
+        "effect": ("low", "high", "in the place of an average example"),
+        "last_minus_first": ("last_low", "last_high", "standing last instead of first"),
+    }
+    if by not in names:
+        raise ParameterError(f"there is no effect {by!r}; {closest(by, names)}.")
+    low, high, what = names[by]
+    rows = frame.sort([by, "id"], descending=[True, False]) if frame.width else frame
+    if rows.height > n:
+        rows = pl.concat([rows.head(n - n // 2), rows.tail(n // 2)])
+    clear = frame.filter((pl.col(low) > 0) | (pl.col(high) < 0)).height if frame.width else 0
+    ax = _axes(ax, height=1.3 + 0.27 * max(1, rows.height))
+    _style(ax, title=f"Quality gained by an example {what}", grid="x")
+    ax.set_xlabel(f"points of quality × 100, 95 % interval; {clear:,} of {frame.height:,} exclude 0")
+    if not rows.height:
+        return _empty(ax)
+    ax.axvline(0, color=_MUTED, lw=1.0, ls=(0, (4, 3)), zorder=1)
+    for i, row in enumerate(rows.iter_rows(named=True)):
+        mean, ends = 100 * row[by], (100 * row[low], 100 * row[high])
+        colour = _BLUE if ends[0] > 0 else _ORANGE if ends[1] < 0 else _GREY
+        ax.plot(ends, [i, i], color=colour, lw=2.2, solid_capstyle="round")
+        ax.plot([mean], [i], color=colour, marker="o", ms=6)
+        label = f"{mean:+.1f} [{ends[0]:+.1f}, {ends[1]:+.1f}]  in {row['n_sets']:,} {_plural('set', row['n_sets'])}"
+        place = _text(size=_SMALL, ha="left", va="center")
+        ax.text(1.015, i, label.replace("-", "−"), transform=ax.get_yaxis_transform(), **place)
+    if frame.height > n:
+        ax.axhline(n - n // 2 - 0.5, color=_FAINT, lw=1.4)
+    ax.set_yticks(
+        range(rows.height), [_short(row.get("example") or row["id"], 30) for row in rows.iter_rows(named=True)]
+    )
+    ax.tick_params(axis="y", labelsize=_SMALL, labelcolor=_INK)
+    ax.set_ylim(rows.height - 0.4, -0.6)
+    return ax
+
+
 def losses(frame: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     """Draw the training loss (thin) and the validation loss (with dots) of each arm by step.
 
