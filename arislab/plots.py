@@ -126,15 +126,16 @@ def trials(trials: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     spread = ((np.arange(len(scored)) * 0.618034) % 1 - 0.5) * 0.56  # even, and the same each time
     area = 8 + 72 * n / max(n.max(), 1)
     if modelled:
-        ax.vlines(rounds + spread, scored["low"].to_numpy(), scored["high"].to_numpy(), color=_BLUE, alpha=0.15, lw=0.8)
+        low, high = scored["low"].to_numpy(), scored["high"].to_numpy()
+        ax.vlines(rounds + spread, low, high, color=_BLUE, alpha=0.15, lw=0.8)
     ax.scatter(rounds + spread, score, s=area, color=_BLUE, alpha=0.4, lw=0)
     for r in np.unique(rounds):
         mean = score[rounds == r].mean()
         ax.plot([r - 0.34, r + 0.34], [mean, mean], color=_INK, lw=1.6)
-        ax.text(r + 0.36, mean, f"{mean:.2f}", **_text(size=_SMALL, ha="left", va="center"), bbox=_halo())
+        ax.text(r + 0.36, mean, f"{mean:.3f}", **_text(size=_SMALL, ha="left", va="center"), bbox=_halo())
     ax.set_xticks(np.unique(rounds), [f"{r:g}" for r in np.unique(rounds)])
     ax.set_xlim(rounds.min() - 0.55, rounds.max() + 0.75)
-    _headroom(ax, score)
+    _headroom(ax, np.concatenate([score, low, high]) if modelled else score)
     chosen = scored["chosen"].fill_null(value=False) if "chosen" in scored.columns else pl.Series([], dtype=pl.Boolean)
     for i in chosen.arg_true():
         at = (rounds[i] + spread[i], score[i])
@@ -149,7 +150,7 @@ def trials(trials: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def effects(frame: pl.DataFrame, *, by: str = "effect", n: int = 16, ax: "Axes | None" = None) -> "Axes":
+def effects(frame: pl.DataFrame, *, by: str = "effect", n: int = 12, ax: "Axes | None" = None) -> "Axes":
     """Draw what the examples of an ICL search add, or what their place in the prompt does, with 95 % intervals: the largest and the smallest.
 
     Args:
@@ -175,7 +176,7 @@ def effects(frame: pl.DataFrame, *, by: str = "effect", n: int = 16, ax: "Axes |
     clear = frame.filter((pl.col(low) > 0) | (pl.col(high) < 0)).height if frame.width else 0
     ax = _axes(ax, height=1.3 + 0.27 * max(1, rows.height))
     _style(ax, title=f"Quality gained by an example {what}", grid="x")
-    ax.set_xlabel(f"points of quality × 100, 95 % interval; {clear:,} of {frame.height:,} exclude 0")
+    ax.set_xlabel(f"points (quality × 100), 95 % interval; {clear:,} of {frame.height:,} exclude 0")
     if not rows.height:
         return _empty(ax)
     ax.axvline(0, color=_MUTED, lw=1.0, ls=(0, (4, 3)), zorder=1)
