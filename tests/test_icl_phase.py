@@ -22,14 +22,15 @@ N_BATCHES = 3  # two rounds and the hold-out
 
 
 def planted(root):
-    """A root with 48 validation candidates, of whom 24 are tech, and ten curated examples."""
+    """A root with 48 validation and 48 test candidates, of whom half are tech, and ten curated examples, seven of them tech."""
     root.mkdir(exist_ok=True)
     (root / "shout.py").write_text(TASK)
     lake = Lake(root / "data" / "lake")
-    about = pl.Series(["tech" if i % 2 else "general" for i in range(48)])
-    who = people(48, "validation").with_columns(use_case=about)
+    every = people(96).with_columns(
+        split=pl.Series(["validation"] * 48 + ["test"] * 48), use_case=pl.Series(["tech", "general"] * 48)
+    )
     authors = people(10).with_columns(candidate_id=pl.concat_str(pl.lit("t"), "candidate_id"), use_case=pl.lit("tech"))
-    lake["candidates"].append(pl.concat([who, authors.with_columns(group_id="candidate_id")]))
+    lake["candidates"].append(pl.concat([every, authors.with_columns(group_id="candidate_id")]))
     rows = [
         {
             "id": f"e{i}", "candidate_id": name, "custom_id": f"e{i}", "task": "shout", "input": f"candidate number {i}",
@@ -125,3 +126,59 @@ def test_a_phase_killed_in_each_round_and_in_the_holdout_goes_on_and_asks_no_cel
     arislab("run", "icl", *options(broken, url), root=broken)
     assert faults.n_made == N_BATCHES  # all is known
     assert outcome(broken) == outcome(whole)
+
+
+def test_a_use_case_has_a_search_of_its_own_under_its_rules_and_phase_5_takes_its_set(tmp_path, server):
+    _, url = server
+    root = planted(tmp_path / "root")
+    lake = Lake(root / "data" / "lake")
+    rules = {"k": "1,2", "pinned": "e3", "banned": "e1", "one_per": "category", "use_case": "tech"}
+    arislab("run", "icl", *options(root, url, **rules), root=root)
+    arislab("run", "icl", *options(root, url), root=root)  # general, and newer
+
+    sets = {row["use_case"]: row for row in lake["icl_examples"].read().to_dicts()}
+    assert set(sets) == {"tech", "general"}
+    assert (sets["general"]["k"], sets["general"]["n_validation"]) == (2, 24)
+    assert sets["tech"]["n_validation"] == 12
+    who = lake["candidates"].read().select("candidate_id", "use_case", "split")
+    cells = lake["icl_cells"].read().join(who, on="candidate_id")
+    assert cells["split"].unique().to_list() == ["validation"]
+    assert cells.filter(pl.col("search_id") == sets["general"]["search_id"])["use_case"].n_unique() == 2
+    mine = cells.filter(pl.col("search_id") == sets["tech"]["search_id"])
+    assert mine["use_case"].unique().to_list() == ["tech"]
+    category = {f"e{i}": i % 3 for i in range(10)}
+    tried = mine.filter(pl.col("purpose") == "search")["example_ids"].unique().to_list()
+    assert {len(ids) for ids in tried} == {1, 2}
+    for ids in tried:
+        assert "e3" in ids
+        assert set(ids) <= {"e0", "e2", "e3", "e4", "e5", "e6"}
+        assert len({category[i] for i in ids}) == len(ids)
+
+    book = min((root / "papermill_runs").glob("*icl*")) / "notebook.ipynb"  # the first
+    told = "".join(
+        "".join(o.get("text", "")) for c in json.loads(book.read_text())["cells"] for o in c.get("outputs", [])
+    )
+    other = 3 - sets["tech"]["k"]
+    assert f"chosen - best of k={other}" in told  # paired on fresh rows, corrected with the other contrasts
+    assert "p (Holm)" in told
+
+    tuned = {
+        "id": "t", "name": "shout", "base_model": "m", "method": "lora", "model_path": "m", "adapter_sha256": "0",
+        "data_version": "training_data_curated@0", "approve_policy": "score", "training_examples": 1, "hyperparameters": "{}",
+    }  # fmt: skip
+    lake["finetuning_runs"].append(pl.DataFrame([tuned | {"id": arm, "arm": arm} for arm in ("curated", "control")]))
+    arguments = ["-p", f"task={root / 'shout.py'}", "-p", f"base_url={url}", "-p", "leak_threshold=1.0"]
+    arislab("run", "evaluate", *arguments, "-p", "use_case=tech", root=root)
+    asked = lake["evaluations"].read().join(who, on="candidate_id")
+    assert asked.select("use_case", "split").unique().rows() == [("tech", "test")]
+    assert asked["candidate_id"].n_unique() == 24
+    shown = asked.filter(pl.col("arm") == "icl").join(lake["training_data_raw"].read(), on="custom_id")
+    expected = [
+        text for i in sets["tech"]["example_ids"] for text in (f"candidate number {i[1:]}", f"CANDIDATE NUMBER {i[1:]}")
+    ]
+    for messages in shown["messages"]:
+        assert [m["content"] for m in json.loads(messages)[1:-1]] == expected
+    assert shown.height == 24
+
+    found = json.loads(arislab("export", "--icl", "--use-case", "tech", "--task", root / "shout.py", root=root))
+    assert [m["content"] for m in found["messages"][1:-1]] == expected
