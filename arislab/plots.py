@@ -106,7 +106,7 @@ def trials(trials: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     Args:
         trials: Columns round (Int), score (Float64 in 0..1, null = no answer), n_validation (Int) and, optionally,
             chosen (Boolean) for the set that the search decided for, example_ids (a set that goes on is one set), estimate, low and
-            high (what the surrogate made of the score, drawn in its place with its 95 % interval).
+            high (what the surrogate made of the score, drawn in its place with its 95 % interval), k (Int; several get a colour each).
         ax: Where to draw.
     """
     ax = _axes(ax, height=3.6)
@@ -125,10 +125,21 @@ def trials(trials: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     rounds, score, n = (scored[c].cast(pl.Float64).to_numpy() for c in ("round", "score", "n_validation"))
     spread = ((np.arange(len(scored)) * 0.618034) % 1 - 0.5) * 0.56  # even, and the same each time
     area = 8 + 72 * n / max(n.max(), 1)
+    sizes = scored["k"].unique().sort().to_list() if "k" in scored.columns else []
+    colours = [_ARM_COLOURS[sizes.index(k) % len(_ARM_COLOURS)] for k in scored["k"]] if sizes else _BLUE
     if modelled:
         low, high = scored["low"].to_numpy(), scored["high"].to_numpy()
-        ax.vlines(rounds + spread, low, high, color=_BLUE, alpha=0.15, lw=0.8)
-    ax.scatter(rounds + spread, score, s=area, color=_BLUE, alpha=0.4, lw=0)
+        ax.vlines(rounds + spread, low, high, color=colours, alpha=0.15, lw=0.8)
+    ax.scatter(rounds + spread, score, s=area, color=colours, alpha=0.4, lw=0)
+    for i, size in enumerate(sizes if len(sizes) > 1 else []):
+        colour = _ARM_COLOURS[i % len(_ARM_COLOURS)]
+        ax.text(
+            0.995,
+            0.03 + 0.075 * (len(sizes) - 1 - i),
+            f"k={size}",
+            transform=ax.transAxes,
+            **_text(colour, ha="right", va="bottom", weight="bold"),
+        )
     for r in np.unique(rounds):
         mean = score[rounds == r].mean()
         ax.plot([r - 0.34, r + 0.34], [mean, mean], color=_INK, lw=1.6)
@@ -164,18 +175,18 @@ def effects(frame: pl.DataFrame, *, by: str = "effect", n: int = 12, ax: "Axes |
         ParameterError: Another ``by``.
     """
     names = {
-        "effect": ("low", "high", "in the place of an average example"),
-        "last_minus_first": ("last_low", "last_high", "standing last instead of first"),
+        "effect": ("low", "high", "Quality gained over an average example"),
+        "last_minus_first": ("last_low", "last_high", "Quality gained by standing last, not first"),
     }
     if by not in names:
         raise ParameterError(f"there is no effect {by!r}; {closest(by, names)}.")
-    low, high, what = names[by]
+    low, high, title = names[by]
     rows = frame.sort([by, "id"], descending=[True, False]) if frame.width else frame
     if rows.height > n:
         rows = pl.concat([rows.head(n - n // 2), rows.tail(n // 2)])
     clear = frame.filter((pl.col(low) > 0) | (pl.col(high) < 0)).height if frame.width else 0
     ax = _axes(ax, height=1.3 + 0.27 * max(1, rows.height))
-    _style(ax, title=f"Quality gained by an example {what}", grid="x")
+    _style(ax, title=title, grid="x")
     ax.set_xlabel(f"points (quality × 100), 95 % interval; {clear:,} of {frame.height:,} exclude 0")
     if not rows.height:
         return _empty(ax)

@@ -120,11 +120,21 @@ def test_effects_show_both_ends_with_their_intervals_and_how_many_are_clear():
     assert "+1.9 [−48.1, +51.9]" in place
     assert "0 of 20 exclude 0" in place
     assert "a question of great length, a…" in place
-    assert "standing last instead of first" in place
+    assert "by standing last, not first" in place
     assert "no rows" in drawn(plots.effects(pl.DataFrame()))
     assert "e19" in drawn(plots.effects(EFFECTS, n=20))
     with pytest.raises(ParameterError, match="no effect 'efect'; did you mean 'effect'"):
         plots.effects(EFFECTS, by="efect")
+
+
+def test_trials_of_several_k_have_a_colour_each_that_is_named():
+    assert "k=" not in drawn(plots.trials(TRIALS.with_columns(k=pl.lit(3))))
+    ax = plots.trials(TRIALS.with_columns(k=pl.Series([3, 3, 5])))
+    assert "k=3 | k=5" in drawn(ax)
+    named = {text.get_text(): text.get_color() for text in ax.texts}
+    assert named["k=3"] != named["k=5"]
+    dots = [tuple(colour) for part in ax.collections for colour in part.get_facecolor()]
+    assert len(set(dots)) >= 2
 
 
 def test_losses_are_named_with_their_last_value():
