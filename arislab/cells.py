@@ -6,7 +6,7 @@ This module does not know how sets are searched (icl) or what a run decides (the
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from statistics import fmean
 import polars as pl
 
 from arislab import batch, evaluate, icl
+from arislab.errors import ParameterError
 from arislab.task import Task
 
 _PAID = ("ok", "truncated", "refused", "empty", "overflow")  # an answer came, or never can
@@ -75,6 +76,24 @@ def ask(
     ]
     answers = pl.concat(every, how="vertical_relaxed")
     return cells.select(key).join(answers, on=key, how="left", maintain_order="left").drop("search_id")
+
+
+def plan(k: int | Sequence[int], *, budget: int, n_validation: int) -> pl.DataFrame:
+    """Return what a search will ask: the plans of all k (see ``icl.plan``), which share the budget equally, with a column k.
+
+    Args:
+        k: Examples a set; one number, or several.
+        budget: Most requests in all.
+        n_validation: Rows for the search.
+
+    Raises:
+        ParameterError: No k at all, or a budget too small for as many.
+    """
+    sizes = sorted({k} if isinstance(k, int) else set(k))
+    if not sizes:
+        raise ParameterError("k is an empty list; give the number of examples a set, or several.")
+    each = icl.plan(budget=budget // len(sizes), n_validation=n_validation)
+    return pl.concat([each.with_columns(k=pl.lit(size, dtype=pl.Int64)) for size in sizes])
 
 
 def paid(wanted: pl.DataFrame, table: batch.Table) -> pl.DataFrame:
@@ -152,7 +171,7 @@ def cost(
     the mean of its recorded answers. Time: the rate of the newest search of this model. Embeddings are not counted.
 
     Args:
-        plans: ``icl.plan`` of each k, one below the other.
+        plans: From ``plan``.
         drawn: A few requests of the search: messages (JSON) and model.
         n_report: Requests of the report.
         raw: The lake's ``training_data_raw``.

@@ -59,6 +59,7 @@ PINNED = {
     review.fold: "curated reviews",
     review.queue: "curated reviews n seed",
     cells.ask: "cells arms candidates server folder raw table task purpose",
+    cells.plan: "k budget n_validation",
     cells.cost: "plans drawn n_report raw table task usd_per_million",
     curation.pool: "examples n use_case column pinned banned one_per seed",
     curation.serves: "candidates use_case column",

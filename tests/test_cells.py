@@ -9,6 +9,7 @@ from conftest import people
 from faults import good, serving
 
 from arislab import batch, cells, icl
+from arislab.errors import ParameterError
 from arislab.task import load
 
 TEXTS = {f"e{i}": (f"question {i}", f"ANSWER {i}") for i in range(6)}
@@ -161,7 +162,7 @@ def icl_cells(ids, *, n, search_id="s"):
 
 
 def test_the_cost_is_told_from_what_is_recorded_and_the_rest_is_unknown(world):
-    plans = icl.plan(budget=400, n_validation=24)
+    plans = cells.plan(2, budget=400, n_validation=24)
     sets = icl_cells(["e0", "e1"], n=4)
     (drawn,) = world.arms(sets).values()
     how = {
@@ -185,6 +186,16 @@ def test_the_cost_is_told_from_what_is_recorded_and_the_rest_is_unknown(world):
     assert known.usd == pytest.approx(known.prompt_tokens + 2 * known.completion_tokens)
     assert known.seconds > 0
     assert "requests a second in icl-" in repr(known)
+
+
+def test_several_k_share_the_budget_and_no_k_is_refused():
+    both = cells.plan([5, 3, 5], budget=400, n_validation=24)
+    assert both["k"].unique().sort().to_list() == [3, 5]
+    assert both["n_requests"].sum() <= 400
+    assert both.filter(pl.col("k") == 3).drop("k").equals(icl.plan(budget=200, n_validation=24))
+    assert cells.plan(3, budget=200, n_validation=24).equals(cells.plan([3], budget=200, n_validation=24))
+    with pytest.raises(ParameterError, match="k is an empty list"):
+        cells.plan([], budget=400, n_validation=24)
 
 
 def test_a_rate_is_that_of_the_newest_search_and_needs_a_round_of_some_size():
