@@ -18,7 +18,7 @@ from arislab import batch, evaluate, icl
 from arislab.errors import ParameterError
 from arislab.task import Task
 
-_PAID = ("ok", "truncated", "refused", "empty", "overflow")  # an answer came, or never can
+_PAID = (*batch.ANSWERED, "overflow")  # an answer came, or never can
 _LEAST_CELLS = 64  # of a round that tells a rate
 _LIKE = 500  # recorded requests whose tokens a character are counted
 _FACTS = ["status", "quality", "tokens"]
@@ -50,8 +50,8 @@ def ask(
         purpose: ``search``, or ``holdout``.
 
     Returns:
-        One row per cell, as ``icl.search`` takes them: set_id, candidate_id, custom_id, status, quality, tokens, known (true: an earlier
-        cell had the answer).
+        One row per cell, as ``icl.search`` takes them: set_id, candidate_id, custom_id, status, quality, tokens, known (true: the answer
+        was recorded before; it is judged anew if the scorers are others now).
     """
     wanted = icl.requested(cells, arms, task=task.name, scorer_version=task.version, purpose=purpose)
     earlier = paid(wanted, table)
@@ -59,7 +59,9 @@ def ask(
     known = wanted.join(earlier.drop(key), on="custom_id", how="inner")
     noted = known.join(earlier, on=key, how="anti")  # paid for by another search; this one has no row of it yet
     new = wanted.join(earlier, on="custom_id", how="anti", maintain_order="left")
-    new = new.with_columns(asked_at=pl.lit(datetime.now(UTC)))
+    answered = raw.read(columns=["custom_id"], where=f"status in {tuple(batch.ANSWERED)}")["custom_id"]
+    recorded = pl.col("custom_id").is_in(answered.implode())  # before a crash, or under other scorers
+    new = new.with_columns(asked_at=pl.when(~recorded).then(pl.lit(datetime.now(UTC))))
     if noted.height + new.height:
         table.upsert(pl.concat([noted, new], how="diagonal_relaxed"))
     came = new.with_columns(pl.lit(None, dtype=known.schema[name]).alias(name) for name in _FACTS)
@@ -72,7 +74,8 @@ def ask(
         came = icl.answered(new, scores)
         table.upsert(came)
     every = [
-        part.select(*key, "custom_id", *_FACTS, known=pl.lit(value=v)) for part, v in ((known, True), (came, False))
+        part.select(*key, "custom_id", *_FACTS, known=how)
+        for part, how in ((known, pl.lit(value=True)), (came, pl.col("asked_at").is_null()))
     ]
     answers = pl.concat(every, how="vertical_relaxed")
     return cells.select(key).join(answers, on=key, how="left", maintain_order="left").drop("search_id")
@@ -203,7 +206,9 @@ def cost(
     money = f"no price of {model} in data/prices.toml"
     if usd_per_million is not None:
         money = f"{usd_per_million[0]:g} and {usd_per_million[1]:g} USD a million tokens"
-        if prompt is not None and completion is not None:
+        if prompt is None or completion is None:
+            money += ", for an unknown number"
+        else:
             usd = (prompt * usd_per_million[0] + completion * usd_per_million[1]) / 1e6
     seconds = n / rate if rate else None
     n_rounds = plans["round"].n_unique()

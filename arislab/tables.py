@@ -231,7 +231,7 @@ TABLES: dict[str, Contract] = {
             "tokens": Column(_INTEGER, "tokens of prompt and answer; null if the server did not say", low=0),
             "asked_at": Column(
                 _TIME,
-                "when it was about to be asked, UTC; null: an earlier cell had the answer, or an older row",
+                "when it was about to be asked, UTC; null: its answer was recorded already, or an older row",
                 volatile=True,
             ),
         },

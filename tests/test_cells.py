@@ -93,7 +93,7 @@ def test_what_changes_an_answer_or_its_quality_is_another_cell(world):
     before = world.told[-1]
     world.task_file.write_text(world.task_file.read_text().replace('"loud": 3', '"loud": 1'))
     world.ask(wanted.reverse())
-    assert not world.told[-1]["known"].any()  # judged anew, but
+    assert world.told[-1]["known"].all()  # judged anew, but
     assert sum(world.faults.asked.values()) == 16  # not asked anew
     assert set(world.told[-1]["quality"]) == {0.0, 0.5}
     assert set(before["quality"]) == {0.0, 0.75}
@@ -178,6 +178,8 @@ def test_the_cost_is_told_from_what_is_recorded_and_the_rest_is_unknown(world):
     assert "tokens: unknown (no prompt and answer of m are recorded)" in told
     assert "time: unknown" in told
     assert "money: unknown (no price of m in data/prices.toml)" in told
+    priced = repr(cells.cost(plans, drawn, **how, usd_per_million=(1e6, 2e6)))
+    assert "money: unknown (1e+06 and 2e+06 USD a million tokens, for an unknown number)" in priced
     world.search(budget=200)  # 3 prompt tokens and 2 of the answer each, whatever it says
     n = plans["n_requests"].sum() + 100
     known = cells.cost(plans, drawn, **how, usd_per_million=(1e6, 2e6))
