@@ -128,11 +128,26 @@ def test_a_phase_killed_in_each_round_and_in_the_holdout_goes_on_and_asks_no_cel
     assert outcome(broken) == outcome(whole)
 
 
+def digits(asked):
+    """Embed a text as how often it has each digit."""
+    vectors = [[float(text.count(digit)) for digit in "0123456789"] for text in asked["input"]]
+    data = [{"object": "embedding", "index": i, "embedding": v} for i, v in enumerate(vectors)]
+    return {"object": "list", "model": "e", "data": data, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+
+
 def test_a_use_case_has_a_search_of_its_own_under_its_rules_and_phase_5_takes_its_set(tmp_path, server):
-    _, url = server
+    faults, url = server
+    faults.embed = digits
     root = planted(tmp_path / "root")
     lake = Lake(root / "data" / "lake")
-    rules = {"k": "1,2", "pinned": "e3", "banned": "e1", "one_per": "category", "use_case": "tech"}
+    rules = {
+        "k": "1,2",
+        "pinned": "e3",
+        "banned": "e1",
+        "one_per": "category",
+        "use_case": "tech",
+        "embedding_model": "e",
+    }
     arislab("run", "icl", *options(root, url, **rules), root=root)
     arislab("run", "icl", *options(root, url), root=root)  # general, and newer
 
@@ -161,6 +176,8 @@ def test_a_use_case_has_a_search_of_its_own_under_its_rules_and_phase_5_takes_it
     other = 3 - sets["tech"]["k"]
     assert f"chosen - best of k={other}" in told  # paired on fresh rows, corrected with the other contrasts
     assert "p (Holm)" in told
+    assert "nearest (embedding) - chosen" in told
+    assert faults.calls["embeddings"] == 2  # questions, and examples
 
     tuned = {
         "id": "t", "name": "shout", "base_model": "m", "method": "lora", "model_path": "m", "adapter_sha256": "0",
