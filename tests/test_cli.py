@@ -128,7 +128,7 @@ BAD = [
     (["sql", "select 1", "--format", "xml"], "--format must be"),
     (["export"], "export needs --icl"),
     (["export", "--icl"], "no examples were chosen for use case 'general'; there are: none"),
-    (["run", "icl", "-p", "k", "three"], "k must be int | list[int], got 'three'"),
+    (["run", "icl", "-p", "k", "three"], "k must be a whole number, or several with commas between, got 'three'"),
 ]
 
 
