@@ -1,6 +1,7 @@
 """The ``arislab`` command. Each verb joins the package with the lake; what decides a result stands in the notebooks."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from arislab import batch_cli, runs_cli
-from arislab.errors import ParameterError
+from arislab.errors import ParameterError, PrerequisiteError
 from arislab.place import enter
 from arislab.runs_cli import perform
 
@@ -158,6 +159,66 @@ def candidates(
         + " + ".join(f"{splits.get(s, 0):,} {s}" for s in ("train", "validation", "test"))
         + f"; {frame['group_id'].n_unique():,} groups; in {lake.path}"
     )
+
+
+@app.command()
+def export(
+    use_case: Annotated[str, typer.Option("--use-case", help="Whose examples.")] = "general",
+    task: Annotated[
+        str | None, typer.Option("--task", help="Task file: a name or a path; default that of the set.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Model that was asked; default any.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; default: print.")] = None,
+    root: Root = None,
+    *,
+    icl: Annotated[
+        bool, typer.Option("--icl", help="The newest chosen in-context examples, as chat messages.")
+    ] = False,
+) -> None:
+    """Write what was chosen in the form that other programs take (run records: `arislab runs export`)."""
+    if not icl:
+        raise ParameterError("export needs --icl: what to write.")
+    from arislab import export as forms
+    from arislab.task import load
+
+    lake = _lake(root)
+    chosen = _chosen(lake, use_case=use_case, task=task, model=model)
+    spec = load(task or chosen["task"])
+    table, _, version = chosen["data_version"].partition("@")
+    found = forms.messages(
+        chosen, lake[table].read(version=int(version)), lake["candidates"].read(where="split = 'train'"), spec
+    )
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    if chosen["scorer_version"] not in (None, spec.version):
+        print(
+            f"arislab: the task file is another one now ({spec.version}) than when the examples were chosen ({chosen['scorer_version']}).",
+            file=sys.stderr,
+        )
+    if out is None:
+        print(text)
+        return
+    try:
+        out.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PrerequisiteError(
+            f"cannot write {out} ({error.strerror or error}); give another file with --out."
+        ) from None
+    print(f"{chosen['k']} examples of {chosen['id']} for {use_case}, as {len(found['messages'])} messages, in {out}")
+
+
+def _chosen(lake: Any, *, use_case: str, task: str | None, model: str | None) -> dict[str, Any]:
+    """Return the newest set of examples that fits, or say which there are."""
+    sets = lake["icl_examples"].read().sort("created_at")
+    fits = sets
+    for column, value in (("use_case", use_case), ("task", Path(task).stem if task else None), ("model", model)):
+        fits = fits if value is None else fits.filter(fits[column] == value)
+    if not fits.height:
+        asked = ", ".join(f"{n} {v!r}" for n, v in (("use case", use_case), ("task", task), ("model", model)) if v)
+        known = sorted({f"{s['use_case']} ({s['task']}, {s['model']})" for s in sets.to_dicts()})
+        raise PrerequisiteError(
+            f"no examples were chosen for {asked}; there are: {', '.join(known) or 'none'}. `arislab run icl -p use_case {use_case}` searches some."
+        )
+    return dict(fits.row(-1, named=True))
 
 
 @app.command(name="import")

@@ -5,11 +5,12 @@ This module does not know how rows were scored or cut (scoring, selection) nor h
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
-from arislab.errors import ParameterError
+from arislab.errors import ParameterError, closest
 from arislab.task import Task
 
 _METADATA = ("company", "title", "category", "use_case")
@@ -111,28 +112,84 @@ def one_per_group(candidates: pl.DataFrame) -> pl.DataFrame:
     return candidates.sort("candidate_id").unique("group_id", keep="first", maintain_order=True)
 
 
-def pool(examples: pl.DataFrame, *, n: int, use_case: str = "general", seed: int = 0) -> pl.DataFrame:
+def serves(candidates: pl.DataFrame, *, use_case: str, column: str = "use_case") -> pl.DataFrame:
+    """Return the candidates that a use case is about.
+
+    Args:
+        candidates: Rows of ``candidates``.
+        use_case: ``general`` takes all; another name only those that have it in ``column``.
+        column: Column of ``candidates``.
+
+    Raises:
+        ParameterError: There is no such column, or nobody has this use case.
+    """
+    if use_case == "general":
+        return candidates
+    if column not in candidates.columns:
+        raise ParameterError(f"candidates have no column {column!r}; {closest(column, candidates.columns)}.")
+    found = candidates.filter(pl.col(column) == use_case)
+    if not found.height:
+        known = candidates[column].drop_nulls().unique().to_list()
+        raise ParameterError(f"no candidate has {column} {use_case!r}; {closest(use_case, [*known, 'general'])}.")
+    return found
+
+
+def pool(
+    examples: pl.DataFrame,
+    *,
+    n: int,
+    use_case: str = "general",
+    column: str = "use_case",
+    pinned: Sequence[str] = (),
+    banned: Sequence[str] = (),
+    one_per: str = "",
+    seed: int = 0,
+) -> pl.DataFrame:
     """Return up to ``n`` examples for the in-context search: the best by quality, one per candidate, ties by a stable hash.
 
     Args:
         examples: From ``approved``.
         n: Size of the pool.
-        use_case: ``general`` takes all; another name only examples whose metadata say so.
+        use_case: ``general`` takes all; another name only examples whose metadata have it in ``column``.
+        column: As in ``serves``.
+        pinned: Ids that are in the pool whatever their quality and use case; they count.
+        banned: Ids that are not.
+        one_per: Name of a fact in the metadata that becomes a column of the pool (null where an example has none), for
+            ``icl.search(one_per=…)``; empty: none.
         seed: Of the hash.
+
+    Raises:
+        ParameterError: An id that no example has, more pins than places, or no example left.
     """
-    rows = (
-        examples
-        if use_case == "general"
-        else examples.filter(pl.col("metadata").str.json_path_match("$.use_case") == use_case)
-    )
+    for name in [*pinned, *banned]:
+        if name not in examples["id"]:
+            raise ParameterError(
+                f'example {name!r} is not among the {examples.height:,} approved; `arislab sql "select id, input, output from training_data_curated"` lists them.'
+            )
+    fits = pl.lit(value=True)
+    if use_case != "general":
+        fits = (pl.col("metadata").str.json_path_match(f"$.{column}") == use_case).fill_null(value=False)
+    is_pinned = pl.col("id").is_in(list(pinned))
+    rows = examples.filter(fits | is_pinned, ~pl.col("id").is_in(list(banned)))
     if not rows.height:
         raise ParameterError(
-            f"no example has use_case {use_case!r} in its metadata; use 'general', or another use case."
+            f"no example has {column} {use_case!r} in its metadata; use 'general', or another use case."
         )
-    rows = rows.with_columns(_tie=_hash(rows["id"], seed)).sort(
-        "quality_score", "_tie", descending=[True, False], nulls_last=True
+    rows = rows.with_columns(_tie=_hash(rows["id"], seed), _pinned=is_pinned).sort(
+        "_pinned", "quality_score", "_tie", descending=[True, True, False], nulls_last=True
     )
-    return rows.unique("candidate_id", keep="first", maintain_order=True).drop("_tie").head(n)
+    rows = rows.unique("candidate_id", keep="first", maintain_order=True).drop("_tie", "_pinned").head(n)
+    if lost := set(pinned) - set(rows["id"]):
+        raise ParameterError(
+            f"pinned example {min(lost)!r} has no place in a pool of {n} with one example a candidate; pin fewer, or raise pool_size."
+        )
+    if not one_per:
+        return rows
+    found = rows.with_columns(pl.col("metadata").str.json_path_match(f"$.{one_per}").alias(one_per))
+    if found[one_per].null_count() == found.height:
+        known = {name for text in rows["metadata"].drop_nulls() for name in json.loads(text)}
+        raise ParameterError(f"no example has {one_per!r} in its metadata; {closest(one_per, known)}.")
+    return found
 
 
 def control(raw: pl.DataFrame, candidates: pl.DataFrame, task: Task, *, n: int, seed: int = 0) -> pl.DataFrame:

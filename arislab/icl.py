@@ -30,8 +30,8 @@ from arislab.errors import ParameterError, closest
 Messages = list[dict[str, str]]
 Ask = Callable[[pl.DataFrame], pl.DataFrame]
 """Wanted cells (search_id, set_id, example_ids, candidate_id, round; one set's cells stand together, sets with the same first examples too) -> one
-row per cell: set_id, candidate_id, quality (0..1; null = missing, never 0) and, optionally, status and tokens. A missing row is a missing
-cell. A prompt that does not fit the model's context is quality 0: it would be so in use."""
+row per cell: set_id, candidate_id, quality (0..1; null = missing, never 0) and, optionally, status, tokens and known (true: paid for earlier, not
+asked now). A missing row is a missing cell. A prompt that does not fit the model's context is quality 0: it would be so in use."""
 
 _MOST_MISSING = 0.05  # share of a round's cells without an answer; more, and something is broken
 _OVERFLOW = r"(?i)context.?length|maximum context|context.?window|exceed.{0,40}context"  # what servers say
@@ -112,7 +112,7 @@ class Search:
     n_requests: int
     """Cells wanted, known ones included: what counts against the budget."""
     n_asked: int
-    """Cells asked in this call."""
+    """Cells asked in this call: neither known beforehand, nor told by ``ask`` to be known."""
     n_missing: int
     """Cells without a quality."""
     search_id: str
@@ -301,7 +301,7 @@ def _groups(values: pl.Series) -> tuple[int, ...]:
     return tuple(values.alias("v").to_frame().select(key.rank("dense").cast(pl.Int64) - 1).to_series().to_list())
 
 
-_ANSWER = {name: CELLS[name] for name in ("set_id", "candidate_id", "quality", "status", "tokens")}
+_ANSWER = {name: CELLS[name] for name in ("set_id", "candidate_id", "quality", "status", "tokens", "known")}
 
 
 def _facts(cells: pl.DataFrame | None) -> pl.DataFrame:
@@ -330,7 +330,7 @@ def _answered(wanted: pl.DataFrame, known: pl.DataFrame, ask: Ask) -> pl.DataFra
     missing = wanted.join(known, on=cell, how="anti", maintain_order="left")
     answers = _facts(ask(missing)) if missing.height else known.clear()
     answers = answers.join(missing, on=cell, how="semi")
-    both = pl.concat([known.with_columns(known=pl.lit(value=True)), answers.with_columns(known=pl.lit(value=False))])
+    both = pl.concat([known.with_columns(known=pl.lit(value=True)), answers])
     cells = wanted.join(both, on=cell, how="left", maintain_order="left")
     return cells.with_columns(pl.col("known").fill_null(value=False)).select(CELLS.keys())
 

@@ -133,6 +133,7 @@ _ALLOWED = {
     "list": "a list such as '[1, 2]'",
     "list[float]": "numbers with commas between",
     "list[int]": "whole numbers with commas between",
+    "int | list[int]": "a whole number, or several with commas between",
     "tuple": "a list such as '[1, 2]'",
     "dict": "a JSON object",
     "date": "a date such as 2026-01-31",

@@ -1,6 +1,7 @@
 """What a searched set of examples must beat: sets and choices that cost no search.
 
-Texts are compared by words (BM25): no model is needed, and nothing is learned from validation.
+Texts are compared by words (BM25), for which no model is needed, and by their embeddings where a model is given. Nothing is learned
+from validation.
 
 Source:
     Robertson and Zaragoza 2009, The Probabilistic Relevance Framework: BM25 and Beyond; Gonzalez 1985, k-centre (farthest first).
@@ -9,18 +10,22 @@ Source:
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from arislab.climb import set_id
-from arislab.errors import ParameterError
+from arislab.errors import ParameterError, PrerequisiteError
 from arislab.surrogate import Floats
 
 _WORD = re.compile(r"\w+")
 _K1, _B = 1.2, 0.75
+_TEXTS = 256  # of one call for embeddings
+
+Embed = Callable[[Sequence[str | None]], Floats]
+"""Texts to vectors, one row each."""
 
 
 def cells(
@@ -32,6 +37,8 @@ def cells(
     seed: int = 0,
     n_random: int = 3,
     n_nearest: int | None = None,
+    others: Mapping[str, Sequence[str]] | None = None,
+    embed: Embed | None = None,
 ) -> pl.DataFrame:
     """Return what to ask to compare a chosen set with sets that cost no search, all on the same rows.
 
@@ -42,11 +49,14 @@ def cells(
         k: Examples a set of the others.
         seed: Of the random sets.
         n_random: Random sets; their arm is their mean.
-        n_nearest: Most questions of the arm nearest: no two of its prompts begin alike, so servers have no prefix to share. None: all.
+        n_nearest: Most questions of the arms nearest: no two of their prompts begin alike, so servers have no prefix to share. None: all.
+        others: More sets to compare, by the name of their arm: winners of other k.
+        embed: Texts to one vector each, see ``embedder``; adds the arm nearest (embedding).
 
     Returns:
-        One row per arm, set and candidate: arm, set_id, example_ids, candidate_id. Arms: zero-shot (no example), chosen, top quality (best
-        last), diverse (k-centre by words, around the best), nearest (for each question its own, see ``nearest``) and random.
+        One row per arm, set and candidate: arm, set_id, example_ids, candidate_id. Arms: zero-shot (no example), chosen, those of
+        ``others``, top quality (best last), diverse (k-centre by words, around the best), random, and nearest (for each question its own,
+        see ``nearest``).
 
     Raises:
         ParameterError: k is not in 1..size of the pool.
@@ -59,38 +69,86 @@ def cells(
     sets: list[tuple[str, Sequence[str]]] = [
         ("zero-shot", ()),
         ("chosen", chosen),
+        *(others or {}).items(),
         ("top quality", ids[:k][::-1]),
         ("diverse", _diverse(ranked, k)),
         *[("random", [ids[int(i)] for i in rng.permutation(len(ids))[:k]]) for _ in range(n_random)],
     ]
     schema: dict[str, Any] = {"arm": pl.String, "example_ids": pl.List(pl.String)}
     fixed = pl.DataFrame([(arm, list(members)) for arm, members in sets], schema=schema, orient="row")
-    near = nearest(pool, questions.head(n_nearest or questions.height), k=k).select(
-        pl.lit("nearest").alias("arm"), "example_ids", "candidate_id"
-    )
-    every = pl.concat([fixed.join(questions.select("candidate_id"), how="cross"), near])
+    some = questions.head(n_nearest or questions.height)
+    likeness: dict[str, Embed | None] = {"nearest": None} | ({"nearest (embedding)": embed} if embed else {})
+    near = [
+        nearest(pool, some, k=k, embed=by).select(pl.lit(arm).alias("arm"), "example_ids", "candidate_id")
+        for arm, by in likeness.items()
+    ]
+    every = pl.concat([fixed.join(questions.select("candidate_id"), how="cross"), *near])
     names = pl.Series([set_id(members) for members in every["example_ids"].to_list()], dtype=pl.String)
     return every.with_columns(set_id=names).unique(["arm", "set_id", "candidate_id"], maintain_order=True)
 
 
-def nearest(pool: pl.DataFrame, questions: pl.DataFrame, *, k: int) -> pl.DataFrame:
+def nearest(pool: pl.DataFrame, questions: pl.DataFrame, *, k: int, embed: Embed | None = None) -> pl.DataFrame:
     """Return for each question the ``k`` examples whose input is most like it, the nearest last.
 
     Args:
         pool: id and input.
         questions: candidate_id and text.
         k: Examples each.
+        embed: Compare by the cosine of these vectors; None: by words (BM25).
 
     Returns:
         One row per question: candidate_id, example_ids.
     """
     order = np.argsort(pool["id"].to_numpy())
     ids = [pool["id"][int(i)] for i in order]
-    scores = _bm25(questions["text"].to_list(), [pool["input"][int(i)] for i in order])
+    asked, inputs = questions["text"].to_list(), [pool["input"][int(i)] for i in order]
+    scores = _bm25(asked, inputs) if embed is None else _cosine(embed(asked), embed(inputs))
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k][:, ::-1]
     return questions.select("candidate_id").with_columns(
         example_ids=pl.Series([[ids[int(i)] for i in row] for row in best], dtype=pl.List(pl.String))
     )
+
+
+def embedder(server: Any, *, model: str) -> Embed:
+    """Return a function from texts to vectors, by ``/v1/embeddings`` of a server.
+
+    Args:
+        server: From ``batch.connect``.
+        model: Embedding model as the server names it.
+
+    Raises:
+        PrerequisiteError: The server has no such route or model, or gave another number of vectors; raised where texts are embedded.
+    """
+    import openai
+
+    def embed(texts: Sequence[str | None]) -> Floats:
+        rows: list[list[float]] = []
+        for begin in range(0, len(texts), _TEXTS):
+            part = [text or " " for text in texts[begin : begin + _TEXTS]]
+            try:
+                came = server.patiently(
+                    lambda part=part: server.client.embeddings.create(model=model, input=part, encoding_format="float")
+                )
+            except openai.APIStatusError as error:
+                raise PrerequisiteError(
+                    f"{server.base_url} refuses embeddings of {model!r} ({error.status_code}: {error.message}); name a model that it "
+                    "embeds with, or leave embedding_model empty."
+                ) from None
+            found = sorted(came.data, key=lambda vector: vector.index)
+            if [vector.index for vector in found] != list(range(len(part))):
+                raise PrerequisiteError(
+                    f"{server.base_url} gave {len(found)} vectors for {len(part)} texts; leave embedding_model empty."
+                )
+            rows += [vector.embedding for vector in found]
+        return np.array(rows, dtype=np.float64)
+
+    return embed
+
+
+def _cosine(a: Floats, b: Floats) -> Floats:
+    """Return one row per row of a, one column per row of b."""
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
+    return np.asarray(a @ b.T)
 
 
 def _diverse(ranked: pl.DataFrame, k: int) -> tuple[str, ...]:

@@ -229,6 +229,11 @@ TABLES: dict[str, Contract] = {
             ),
             "quality": _number("0..1; null = missing, never 0; 0 where status is overflow", low=0, high=1),
             "tokens": Column(_INTEGER, "tokens of prompt and answer; null if the server did not say", low=0),
+            "asked_at": Column(
+                _TIME,
+                "when it was about to be asked, UTC; null: its answer was recorded already, or an older row",
+                volatile=True,
+            ),
         },
     ),
     "icl_examples": Contract(
@@ -250,7 +255,10 @@ TABLES: dict[str, Contract] = {
             "verdict": _text("against zero-shot: improves, not shown or worse"),
             "model": _text("model that was asked"),
             "data_version": _text("table@version of the examples"),
-            "use_case": _text("which requests it serves", required=True),
+            "use_case": _text("which requests it serves; general: all", required=True),
+            "use_case_column": _text("column of candidates that holds the use case; null in older rows: use_case"),
+            "scorer_version": _text("first 12 hex of the sha256 of the task file that judged; null in older rows"),
+            "params": _text("JSON object: temperature, max_tokens, seed, response_format; null in older rows"),
             "approve_policy": _text("reviewed: people approved the pool; score: only the scorers did", required=True),
         },
     ),

@@ -29,6 +29,8 @@ class Faults:
         "done-503" (done, and denied), or (status, body, headers)."""
         self.line = lambda name, n: good(name)
         """custom_id and number of the attempt to an output line (dict or bytes), None for no line at all."""
+        self.embed = lambda asked: (404, "no embeddings here")
+        """What a call of /embeddings gives."""
         self.end = lambda n: {"status": "completed"}
         """Number of the batch to the fields that it ends with."""
         self.content = lambda data: data
@@ -167,6 +169,8 @@ class Handler(BaseHTTPRequestHandler):
             self.serve("upload", lambda: self.faults.upload(data))
         elif self.path.endswith("/batches"):
             self.serve("create", lambda: self.faults.create(json.loads(data), self.headers.get("idempotency-key")))
+        elif self.path.endswith("/embeddings"):
+            self.serve("embeddings", lambda: self.faults.embed(json.loads(data)))
         else:
             self.serve("cancel", lambda: self.faults.cancel(self.path.split("/")[3]))
 

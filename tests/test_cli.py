@@ -126,6 +126,9 @@ BAD = [
     (["import", "nothing.csv", "--as", "candidates"], "needs --id"),
     (["import", "nothing.csv", "--as", "outputs"], "needs --task"),
     (["sql", "select 1", "--format", "xml"], "--format must be"),
+    (["export"], "export needs --icl"),
+    (["export", "--icl"], "no examples were chosen for use case 'general'; there are: none"),
+    (["run", "icl", "-p", "k", "three"], "k must be a whole number, or several with commas between, got 'three'"),
 ]
 
 
@@ -189,7 +192,7 @@ def test_a_planted_key_stands_in_no_record(generated, tmp_path):
 
 
 def test_every_command_has_help():
-    for name in ("demo", "run", "runs", "sql", "candidates", "import", "serve"):
+    for name in ("demo", "run", "runs", "sql", "candidates", "import", "export", "serve"):
         done = subprocess.run(
             [sys.executable, "-m", "arislab", name, "--help"], capture_output=True, text=True, check=True
         )

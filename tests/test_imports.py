@@ -42,6 +42,7 @@ ARROWS = {
     "references": {"climb", "surrogate"},
     "climb": {"designs", "surrogate"},
     "icl": {"climb", "designs", "surrogate"},
+    "cells": {"batch", "evaluate", "icl", "task"},
     "evaluate": {"batch", "scoring", "stats", "task"},
     "finetune": set(),
     "trainer": {"finetune"},  # the child process that finetune starts
@@ -75,9 +76,21 @@ ARROWS = {
     "server": {"tiny"},
     "tiny": {"tables"},
     "verify": {"canonical", "digests", "headline", "lake", "parameters", "provenance", "records", "runs"},
-    "export": {"canonical", "headline"},
+    "export": {"canonical", "headline", "icl", "lines", "task"},
     "runs_cli": {"export", "headline", "place", "parameters", "records", "runs", "verify"},
-    "cli": {"batch_cli", "inputs", "lake", "lineage", "place", "runs", "runs_cli", "server", "task", "tiny"},
+    "cli": {
+        "batch_cli",
+        "export",
+        "inputs",
+        "lake",
+        "lineage",
+        "place",
+        "runs",
+        "runs_cli",
+        "server",
+        "task",
+        "tiny",
+    },
 }
 """module or sub-package -> what it may import from arislab; all may import errors."""
 

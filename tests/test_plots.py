@@ -90,6 +90,53 @@ def test_trials_without_a_score_are_counted_and_the_chosen_one_is_named():
     assert "chosen" not in drawn(plots.trials(TRIALS.drop("chosen")))
 
 
+EFFECTS = pl.DataFrame(
+    {
+        "id": [f"e{i}" for i in range(20)],
+        "effect": [0.03 - i / 300 for i in range(20)],
+        "low": [0.01 - i / 300 for i in range(20)],
+        "high": [0.05 - i / 300 for i in range(20)],
+        "last_minus_first": [i / 1000 for i in range(20)],
+        "last_low": [i / 1000 - 0.5 for i in range(20)],
+        "last_high": [i / 1000 + 0.5 for i in range(20)],
+        "n_sets": [1, *[7] * 19],
+    }
+)
+
+
+def test_effects_show_both_ends_with_their_intervals_and_how_many_are_clear():
+    words = drawn(plots.effects(EFFECTS))
+    assert "+3.0 [+1.0, +5.0]  in 1 set |" in words
+    assert "−3.3 [−5.3, −1.3]  in 7 sets" in words
+    assert "e5" in words
+    assert "e6" not in words
+    assert "e13" not in words
+    assert "e14" in words
+    clear = EFFECTS.filter((pl.col("low") > 0) | (pl.col("high") < 0)).height
+    assert f"{clear} of 20 exclude 0" in words
+    place = drawn(
+        plots.effects(EFFECTS.with_columns(example=pl.lit("a question of great length, " * 3)), by="last_minus_first")
+    )
+    assert "+1.9 [−48.1, +51.9]" in place
+    assert "0 of 20 exclude 0" in place
+    assert "a question of great length, a…" in place
+    assert "by standing last, not first" in place
+    assert "no rows" in drawn(plots.effects(pl.DataFrame()))
+    assert "e19" in drawn(plots.effects(EFFECTS, n=20))
+    with pytest.raises(ParameterError, match="no effect 'efect'; did you mean 'effect'"):
+        plots.effects(EFFECTS, by="efect")
+
+
+def test_trials_of_several_k_have_a_colour_each_that_is_named():
+    assert "k=" not in drawn(plots.trials(TRIALS.with_columns(k=pl.lit(3))))
+    ax = plots.trials(TRIALS.with_columns(k=pl.Series([3, 3, 5])))
+    assert "k=3 | k=5" in drawn(ax)
+    named = {text.get_text(): text.get_color() for text in ax.texts}
+    assert named["k=3"] != named["k=5"]
+    dots = [tuple(colour) for part in ax.collections for colour in part.get_facecolor()]
+    assert len(set(dots)) >= 2
+
+
 def test_losses_are_named_with_their_last_value():
     words = drawn(plots.losses(LOSSES))
     assert "curated 1.200" in words

@@ -1,10 +1,15 @@
 """The sets that a search must beat, and what may be said of rows that served before."""
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
 import polars as pl
 import pytest
 
-from arislab import icl, references
-from arislab.errors import ParameterError
+from arislab import batch, icl, references
+from arislab.errors import ParameterError, PrerequisiteError
 
 POOL = pl.DataFrame(
     {
@@ -95,3 +100,86 @@ def test_a_holdout_that_served_another_search_is_told():
     assert icl.holdout_uses(cells, rows, search_id="old") == 3
     assert icl.holdout_uses(cells, rows.tail(1), search_id="new") == 1
     assert icl.holdout_uses(cells.head(0), rows, search_id="new") == 1
+
+
+# --- embeddings -------------------------------------------------------------------------------------------------------
+
+WORDS = ["python", "kafka", "sql", "nurse", "ward", "oven", "baker"]
+
+
+class Embeddings(BaseHTTPRequestHandler):
+    """A server that embeds a text as its counts of seven words; its script decides what it does wrong."""
+
+    calls: ClassVar[list[int]] = []
+    script: ClassVar[list[str]] = []
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.reply({"object": "list", "data": [{"id": "chat", "object": "model", "created": 0, "owned_by": "x"}]})
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.calls.append(len(asked["input"]))
+        does = self.script.pop(0) if self.script else ""
+        vectors = [
+            [float(text.lower().replace(",", "").split().count(word)) for word in WORDS] for text in asked["input"]
+        ]
+        data = [{"object": "embedding", "index": i, "embedding": v} for i, v in enumerate(vectors)]
+        if does == "busy":
+            self.reply({"error": {"message": "busy"}}, 503)
+        elif asked["model"] != "embedder":
+            self.reply({"error": {"message": f"no model {asked['model']}"}}, 404)
+        else:
+            usage = {"prompt_tokens": 1, "total_tokens": 1}
+            self.reply({"object": "list", "model": "embedder", "data": data[::-1][does == "short" :], "usage": usage})
+
+    def reply(self, body, code=200):
+        data = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("content-length", str(len(data)))
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def embedding_server(root):
+    Embeddings.calls.clear()
+    Embeddings.script.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Embeddings)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield batch.connect(f"http://127.0.0.1:{server.server_port}/v1", folder=root)
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_with_an_embedding_model_the_nearest_are_found_by_meaning_too(embedding_server):
+    embed = references.embedder(embedding_server, model="embedder")
+    Embeddings.script.append("busy")  # passes: asked again
+    cells = references.cells(POOL, QUESTIONS, chosen=("a",), k=1, embed=embed)
+    assert cells["arm"].unique(maintain_order=True).to_list()[-2:] == ["nearest", "nearest (embedding)"]
+    near = cells.filter(arm="nearest (embedding)").select("candidate_id", "example_ids").rows()
+    assert near == [("x", ["c"]), ("y", ["b"])]  # answers came in another order than asked: the index counts
+    assert Embeddings.calls == [2, 2, 5]
+    many = [f"python {i}" for i in range(600)]
+    assert embed(many).shape == (600, 7)
+    assert Embeddings.calls[-3:] == [256, 256, 88]
+    assert (embed(["", None]) == 0).all()
+
+
+def test_a_server_that_does_not_embed_is_one_clear_error(embedding_server):
+    with pytest.raises(PrerequisiteError, match=r"refuses embeddings of 'chat' \(404.*leave embedding_model empty"):
+        references.embedder(embedding_server, model="chat")(["x"])
+    Embeddings.script.append("short")
+    with pytest.raises(PrerequisiteError, match="gave 1 vectors for 2 texts"):
+        references.embedder(embedding_server, model="embedder")(["x", "y"])
+
+
+def test_winners_of_other_k_are_arms_of_their_own():
+    cells = references.cells(POOL, QUESTIONS, chosen=("d", "a"), k=2, others={"best of k=1": ["c"]})
+    assert cells["arm"].unique(maintain_order=True).to_list()[:3] == ["zero-shot", "chosen", "best of k=1"]
+    assert cells.filter(arm="best of k=1")["example_ids"].to_list() == [["c"], ["c"]]

@@ -179,6 +179,41 @@ def test_the_pool_takes_the_best_one_of_each_candidate():
         curation.pool(curated(), n=2, use_case="executive")
 
 
+def test_a_pool_keeps_pins_whatever_their_quality_and_leaves_bans_out():
+    assert curation.pool(curated(), n=2, pinned=["d"])["id"].to_list()[0] == "d"
+    assert set(curation.pool(curated(), n=3, pinned=["a"])["id"]) == {"a", "c", "d"}  # a and b are of one candidate
+    assert set(curation.pool(curated(), n=3, banned=["b"])["id"]) == {"a", "c", "d"}
+    facts = ['{"use_case": "tech", "category": "x"}'] * 3 + ['{"use_case": "general"}']
+    mixed = curated(metadata=facts)
+    assert set(curation.pool(mixed, n=3, use_case="tech")["id"]) == {"b", "c"}
+    assert set(curation.pool(mixed, n=3, use_case="tech", pinned=["d"])["id"]) == {"b", "c", "d"}
+    assert set(curation.pool(mixed, n=3, use_case="x", column="category")["id"]) == {"b", "c"}
+    assert dict(curation.pool(mixed, n=3, one_per="category").select("id", "category").iter_rows()) == {
+        "b": "x",
+        "c": "x",
+        "d": None,
+    }
+    for options, message in (
+        ({"pinned": ["e"]}, "example 'e' is not among the 4 approved"),
+        ({"banned": ["e"]}, "example 'e' is not among"),
+        ({"pinned": ["a", "b"]}, "pinned example 'b' has no place|pinned example 'a' has no place"),
+        ({"one_per": "categry"}, "did you mean 'category'"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            curation.pool(mixed, n=2, **options)
+
+
+def test_a_use_case_takes_its_candidates():
+    people = pl.DataFrame({"candidate_id": ["a", "b"], "use_case": ["tech", None], "title": ["x", "y"]})
+    assert curation.serves(people, use_case="general").equals(people)
+    assert curation.serves(people, use_case="tech")["candidate_id"].to_list() == ["a"]
+    assert curation.serves(people, use_case="y", column="title")["candidate_id"].to_list() == ["b"]
+    with pytest.raises(ParameterError, match="no candidate has use_case 'techs'; did you mean 'tech'"):
+        curation.serves(people, use_case="techs")
+    with pytest.raises(ParameterError, match="no column 'titel'; did you mean 'title'"):
+        curation.serves(people, use_case="y", column="titel")
+
+
 def test_examples_carry_the_messages_and_the_facts(task_file):
     kept = pl.DataFrame(
         {

@@ -191,6 +191,8 @@ def test_prompts_with_one_prefix_are_read_together():
     assert [(n, len(members)) for n, members in found] == [(301, 20), (301, 20), (2, 3)]
     assert sum(len(members) for _, members in found) == len(rows)
     assert [n for n, _ in clusters([row(1, *common)] * 2)] == [300]
+    pairs = [row(*start, 7, i) for start in (common, other) for i in range(2)]  # as few rows a set as a search asks
+    assert [(n, len(members)) for n, members in clusters([*pairs, row(5, 6, 7)])] == [(301, 2), (301, 2), (2, 1)]
 
 
 def test_the_decoder_needs_no_transformers():

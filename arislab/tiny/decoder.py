@@ -23,7 +23,7 @@ MODEL_DIR = Path(__file__).parent / "model"
 BATCH_ROWS = 128
 KEY_VALUE_BYTES = 512 * 2**20
 """Room for keys and values; larger models get smaller batches."""
-SHARED_TOKENS, SHARING_ROWS = 64, 16
+SHARED_TOKENS, SHARING_ROWS = 64, 2
 """A prefix is kept apart when it is this much longer than what all rows share, and this many rows share it."""
 MERGED_MODELS = 4
 """Merged adapters kept in memory."""
