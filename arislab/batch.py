@@ -1,7 +1,7 @@
 """Requests to raw outputs, through any server of the OpenAI Files + Batches protocol: what is asked, what it will take, what came.
 
-The bytes of the protocol are described in ``lines``, the way of a request in ``job``, the differences of servers in ``dialect``; what
-users type is all reachable here. This module does not know the lake or any task.
+The bytes of the protocol are described in ``lines``, the way of a request in ``job`` (there ``sending``, back ``results``), the
+differences of servers in ``dialect``; what users type is all reachable here. This module does not know the lake or any task.
 """
 
 import hashlib
@@ -15,11 +15,13 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from arislab.budget import Budget
 from arislab.connection import Server, connect
 from arislab.errors import BatchError, ParameterError, TaskError
-from arislab.job import Budget, Job, cut, find_batch, submit, unsendable
+from arislab.job import Job, submit
 from arislab.ledger import OPEN, Ledger
 from arislab.lines import AGAIN, ANSWERED, ASK, URL, canonical, outcome, parse
+from arislab.sending import cut, find_batch, unsendable
 
 __all__ = [
     "AGAIN",
@@ -224,6 +226,11 @@ def read_requests(path: Path) -> pl.DataFrame:
             raise ParameterError(f"{path}, line {number}: url must be {URL!r}, got {line['url']!r}.")
         if body.get("stream"):
             raise ParameterError(f"{path}, line {number}: stream is not possible in a batch; leave it out.")
+        if body.get("n") not in (None, 1):
+            raise ParameterError(
+                f"{path}, line {number}: a request has one answer, so that none is lost; got n={body['n']!r}. Leave n out, and write one line "
+                "with a custom_id and a seed of its own for each answer."
+            )
         seen[name] = number
         whole = canonical(body)
         said = messages[-1].get("content") if isinstance(messages, list) and isinstance(messages[-1], dict) else None
@@ -432,8 +439,9 @@ def status(folder: Path, *, server: Server | None = None) -> pl.DataFrame:
         server: Asked for the counts of batches that are on their way; null: the ledger alone speaks.
 
     Returns:
-        batch_id (null before it was made), state (planned, uploading, creating, submitted, collected, refused, lost), attempt, n
-        (requests), done (requests with a result, null if unknown), lines (counts by status), server, changed_at (UTC), error, path.
+        batch_id (null before it was made), state (planned, uploading, creating, submitted, collected, fruitless, refused, lost), attempt,
+        n (requests), done (requests with a result, null if unknown), lines (counts by status, and what twins brought), server, changed_at
+        (UTC), error, path.
     """
     ledger, rows = Ledger(Path(folder)), []
     for shard in ledger.rows():
@@ -445,6 +453,11 @@ def status(folder: Path, *, server: Server | None = None) -> pl.DataFrame:
             counts = getattr(batch, "request_counts", None)
             done = counts.completed + counts.failed if counts else None
         lines = ", ".join(f"{n:,} {what}" for what, n in ledger.counts(shard["id"]).items())
+        for twin in ledger.twins(shard["id"]):
+            brought = (
+                f"{twin['n_used']:,} used, {twin['n_doubled']:,} doubled" if twin["state"] == "merged" else "on its way"
+            )
+            lines += f"; twin {twin['batch_id']}: {brought}"
         rows.append({**shard, "state": state, "done": done, "lines": lines})
     ledger.close()
     schema = {

@@ -73,7 +73,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Stay until all is done.")] = False,  # noqa: FBT002 - a flag
     budget_tokens: Annotated[int | None, typer.Option(help="Stop before the file that would pass it.", min=1)] = None,
 ) -> None:
-    """Send what is not on its way or answered already; running it again continues."""
+    """Send what is not on its way or answered already; running it again continues. Exit 1 if all has ended without a single answer."""
     from arislab import batch
 
     where, requests = _folder(folder, root), _requests(file)
@@ -85,7 +85,8 @@ def submit(
         try:
             if wait:
                 job.wait()
-            _account(job.account(), requests.height)
+            counts = job.account()
+            _account(counts, requests.height)
             for batch_id in job.batch_ids:
                 print(batch_id)
         finally:
@@ -94,6 +95,8 @@ def submit(
         print(
             "the embedded server stops with this command and goes on with the next one; --wait stays until all is done"
         )
+    if wait:
+        _check_answers(counts)
 
 
 @app.command()
@@ -127,7 +130,7 @@ def collect(
     root: Root = None,
     dialect: As = "auto",
 ) -> None:
-    """Fetch what has ended, and write the results of FILE in its order; exit 1 while some have none."""
+    """Fetch what has ended, and write the results of FILE in its order; exit 1 while some have none, or if none is an answer."""
     from arislab import batch
     from arislab.ledger import Ledger
 
@@ -143,11 +146,12 @@ def collect(
             lines, counts = job.lines(), job.account()
         finally:
             ledger.close()
-    _write(out, (json.dumps(lines[name]) for name in names if name in lines))
+    _write(out, (json.dumps(json.loads(lines[name])) for name in names if name in lines))  # ASCII, whatever came
     _account(counts, requests.height)
     print(f"{len(lines):,} lines in {out}")
     if len(lines) < requests.height:
         raise typer.Exit(1)
+    _check_answers(counts)
 
 
 @app.command()
@@ -228,6 +232,15 @@ def _told() -> Iterator[None]:
 def _account(counts: dict[str, int], n: int) -> None:
     print(f"{n:,} requests = " + " + ".join(f"{k:,} {name}" for name, k in counts.items()))
     assert sum(counts.values()) == n
+
+
+def _check_answers(counts: dict[str, int]) -> None:
+    """Exit 1 if there are requests, and none has an answer."""
+    from arislab.lines import ANSWERED
+
+    if counts and not any(counts.get(status) for status in ANSWERED):
+        typer.echo("arislab: no request has an answer; `arislab batch status` shows why.", err=True)
+        raise typer.Exit(1)
 
 
 def _table(frame: Any, *, as_json: bool) -> None:

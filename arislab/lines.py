@@ -22,7 +22,8 @@ servers or batches.
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from io import BytesIO
+from typing import IO, Any
 
 import orjson
 
@@ -63,10 +64,17 @@ def encode(custom_id: str, body: str) -> bytes:
     )
 
 
-def split(content: bytes) -> Iterator[bytes]:
-    r"""Yield the lines that are not blank; only ``\n`` ends one. A byte order mark and ``\r`` before the end are dropped."""
-    for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
-        if stripped := line.strip(b" \t\r"):
+def split(content: bytes | IO[bytes]) -> Iterator[bytes]:
+    r"""Yield the lines that are not blank; only ``\n`` ends one. A byte order mark and ``\r`` before the end are dropped.
+
+    Args:
+        content: The bytes of a file, or the file itself, which is then read line by line.
+    """
+    source = BytesIO(content) if isinstance(content, bytes) else content  # neither knows another end of a line than \n
+    if source.read(3) != b"\xef\xbb\xbf":
+        source.seek(0)
+    for line in source:
+        if stripped := line.strip(b" \t\r\n"):
             yield stripped
 
 
@@ -104,6 +112,14 @@ def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
         told = problem or inner or body or {"message": f"status {code}"}
         return _failed(_kind(told, code), told)
     return _answer(body)
+
+
+def n_choices(line: dict[str, Any]) -> int:
+    """Return how many choices an answer has; 0 for a line without an answer, 1 for most."""
+    body = _fields(line.get("response")).get("body")
+    body = parse(body.encode()) if isinstance(body, str) else body
+    choices = _fields(body).get("choices")
+    return len(choices) if isinstance(choices, list) else 0
 
 
 def _answer(body: Any) -> dict[str, Any]:

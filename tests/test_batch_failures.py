@@ -7,8 +7,7 @@ import pytest
 from conftest import people
 from faults import good, serving
 
-from arislab import batch, connection
-from arislab import job as job_module
+from arislab import batch, connection, ledger, sending, watch
 from arislab.dialect import dialect
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
 from arislab.ledger import Ledger
@@ -392,7 +391,7 @@ def test_23_a_server_that_restarts_is_waited_for_and_one_that_stays_away_is_not_
 def test_24_a_batch_without_any_progress_is_not_waited_for_for_ever(server, tmp_path, monkeypatch):
     faults, url = server
     faults.is_lazy = True
-    monkeypatch.setattr(job_module, "_REMOTE_STALL_S", 0.05)
+    monkeypatch.setattr(watch, "_REMOTE_STALL_S", 0.05)
     job = submit(url, tmp_path)
     with pytest.raises(BatchError, match=r"batch batch-0 made no progress .*arislab batch cancel batch-0.*resend"):
         job.wait(poll_s=0.02)
@@ -404,18 +403,18 @@ def test_25_a_batch_that_stays_in_cancelling_counts_as_cancelled(server, tmp_pat
     faults.is_lazy = True
     job = submit(url, tmp_path)
     job.cancel()
-    monkeypatch.setattr(job_module, "_CANCELLING_S", 0.02)
+    monkeypatch.setattr(watch, "_CANCELLING_S", 0.02)
     assert job.wait(poll_s=0.03).account() == {"cancelled": N}
 
 
 def test_29_30_files_are_cut_by_lines_and_bytes_and_no_line_is_too_long(tmp_path):
-    files = list(job_module.cut(FRAME, max_lines=3, max_bytes=10**6))
+    files = list(sending.cut(FRAME, max_lines=3, max_bytes=10**6))
     assert [len(ids) for ids, _ in files] == [3, 1]
     size = max(len(line) for _, content in files for line in content.splitlines(keepends=True))
-    assert [len(ids) for ids, _ in job_module.cut(FRAME, max_lines=100, max_bytes=2 * size)] == [2, 2]
+    assert [len(ids) for ids, _ in sending.cut(FRAME, max_lines=100, max_bytes=2 * size)] == [2, 2]
     limits = dialect("openai")
     assert (limits.max_requests, limits.max_bytes) == (50_000, 190_000_000)
-    assert "8,000,000" in job_module.unsendable("x" * 8_000_001)
+    assert "8,000,000" in sending.unsendable("x" * 8_000_001)
 
 
 def test_31_names_of_requests_are_short_plain_and_the_same_in_any_process():
@@ -443,7 +442,7 @@ def test_34_a_full_disk_stops_the_download_and_nothing_is_paid_again(server, tmp
 
     job = submit(url, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(job_module.os, "fsync", full)
+        patch.setattr(ledger.os, "fsync", full)
         with pytest.raises(BatchError, match=r"cannot write .*results.* \(No space left on device\); make room"):
             job.wait(poll_s=0.01)
     assert list(tmp_path.rglob("*.part")) == []

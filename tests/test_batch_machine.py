@@ -31,10 +31,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from arislab import batch, connection, job, ledger
+from arislab import batch, connection, job, ledger, results, watch
 from arislab.errors import BatchError
 from arislab.ledger import Ledger
-from arislab.lines import AGAIN, ANSWERED, ASK, outcome, parse, split
+from arislab.lines import AGAIN, ANSWERED, ASK, canonical, outcome, parse, split
 
 N = 9
 FRAME = batch.build_requests(people(N), lambda c: [{"role": "user", "content": c["profile"]["text"]}], model="m")
@@ -108,7 +108,7 @@ class Watched(Ledger):
         return found
 
 
-def keep(path, content, *, write=job._keep):
+def keep(path, content, *, write=ledger.keep):
     FATE.event("write")
     write(path, content)
     FATE.event("write")
@@ -206,13 +206,16 @@ class Machine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(job, "Ledger", Watched)
         self.patch.setattr(batch, "Ledger", Watched)
-        self.patch.setattr(job, "_keep", keep)
+        self.patch.setattr(job, "keep", keep)
+        self.patch.setattr(results, "keep", keep)
         self.patch.setattr(ledger, "_lives", lambda owner: owner in {c.owner for c in self.clients.values()})
         still = {"strftime": time.strftime, "gmtime": time.gmtime, "strptime": time.strptime, "time": time.time}
         still |= {"monotonic": time.monotonic}
         self.patch.setattr(ledger, "time", SimpleNamespace(**still | {"time": lambda: time.time() + self.clock}))
         self.patch.setattr(connection, "time", SimpleNamespace(**still, sleep=lambda s: None))
         self.patch.setattr(job, "time", SimpleNamespace(**still, sleep=self.sleep))
+        self.patch.setattr(results, "time", SimpleNamespace(**still, sleep=self.sleep))
+        self.patch.setattr(watch, "time", SimpleNamespace(**still))
         self.act("ann", first)
 
     # -- the server ----------------------------------------------------------------------------------------------------
@@ -232,12 +235,12 @@ class Machine(RuleBasedStateMachine):
         if kind == "no choices":
             return {"custom_id": name, "response": {"status_code": 200, "body": {"choices": []}}, "error": None}
         if kind == "twice":
-            return job.canonical(fine).encode() + b"\n" + job.canonical(fine).encode() + b"\n"
+            return canonical(fine).encode() + b"\n" + canonical(fine).encode() + b"\n"
         if kind == "contradicted":
             other = good(name, f"{name} {n} otherwise")
-            return job.canonical(fine).encode() + b"\n" + job.canonical(other).encode() + b"\n"
+            return canonical(fine).encode() + b"\n" + canonical(other).encode() + b"\n"
         if kind == "foreign":
-            return job.canonical(fine).encode() + b"\n" + job.canonical(good("r-foreign", "r-foreign")).encode() + b"\n"
+            return canonical(fine).encode() + b"\n" + canonical(good("r-foreign", "r-foreign")).encode() + b"\n"
         return {
             None: fine,
             "none": None,
