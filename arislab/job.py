@@ -449,7 +449,7 @@ class Job:
             state, error = "lost", "the result file is gone at the server"
             error = error if batch is not None else "the server does not know the batch any more"
         elif ended == "completed" and not any(status in ANSWERED for status in statuses.values()):
-            state, error = "fruitless", "completed without a single answer; " + found.first(names)
+            state, error = "fruitless", "completed without a single answer; " + found.example(names)
 
         def write() -> None:
             for part in parts:

@@ -95,7 +95,7 @@ def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
         batch_status: Terminal status of its batch.
 
     Returns:
-        status (one of ANSWERED, AGAIN, ASK), error (JSON text), llm_output, finish_reason, prompt_tokens, completion_tokens,
+        status (one of ANSWERED, AGAIN, ASK), error (JSON text), llm_output (of an answer that calls tools: the calls as JSON), finish_reason, prompt_tokens, completion_tokens,
         logprob_mean, model_returned; null where nothing is known.
     """
     if line is None:
@@ -129,6 +129,8 @@ def _answer(body: Any) -> dict[str, Any]:
         return _failed("unavailable", {"code": "empty_response", "message": "status 200 without choices"})
     message, usage = _fields(choice.get("message")), _fields(body.get("usage"))
     reason, text, refusal = choice.get("finish_reason"), _text(message.get("content")), message.get("refusal")
+    if not text and message.get("tool_calls"):
+        text = canonical(message["tool_calls"])
     if refusal or reason == "content_filter":
         status = "refused"
     elif not (text or "").strip():

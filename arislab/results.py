@@ -83,10 +83,11 @@ class Sorted:
                 used.append(name)
         return used, doubled
 
-    def first(self, names: Iterable[str]) -> str:
-        """Say what is wrong with the first of some requests."""
-        name = next(iter(names))
-        return f"the first, {name}: {self.outcomes[name]['error'] if name in self.outcomes else 'no line at all'}"[:500]
+    def example(self, names: Iterable[str]) -> str:
+        """Say what is wrong with one of some requests; with one that has a line, if any has."""
+        for name, one in self.outcomes.items():
+            return f"for instance {name}: {one['error']}"[:500]
+        return f"for instance {next(iter(names))}: no line at all"
 
     @property
     def tokens(self) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 
 Two clients share one folder; each may die at any control call (before it is sent, or after it was done and before the answer is read)
 and around any write to the ledger or the folder, and the other may act in between, also after an hour of silence. The server loses answers,
-refuses, denies what it did, cuts downloads, shuffles, doubles and contradicts lines, expires, cancels, fails and forgets batches.
+refuses, denies what it did, cuts downloads, shuffles, doubles and contradicts lines, expires, cancels, fails and forgets batches. A
+proxy in between repeats creates, so that one file has two batches; what either answered is never asked again.
 
 A request that has an answer is asked again only where nobody can know better:
 
@@ -171,9 +172,11 @@ ENDS = [
 LINES = ["429", "500", "0", "400", "no choices", "none", "torn", "text", "length", "twice", "contradicted", "foreign"]
 TROUBLE = st.one_of(
     st.tuples(st.just("call"), st.sampled_from(ROUTES), st.sampled_from(WAYS)),
+    st.tuples(st.just("call"), st.just("create"), st.sampled_from(["twice", "twice-drop"])),
     st.tuples(st.just("restart"), st.integers(1, 3)),
     st.tuples(st.just("cut"), st.lists(st.sampled_from(["line", 0.0, 0.3, 0.9]), min_size=1, max_size=4)),
     st.just(("wrong file",)),
+    st.tuples(st.just("forget"), st.integers(0, 5), st.booleans()),
     st.tuples(st.just("forget"), st.integers(0, 5), st.booleans()),
 )
 ENDING = st.none() | st.tuples(
@@ -251,6 +254,9 @@ class Machine(RuleBasedStateMachine):
 
     def watch(self, made, names):
         """A batch is made: none of its requests may be on its way, or have an answer that can be had."""
+        if self.faults.is_repeated:
+            KINDS["twin"] += 1
+            return
         for other in self.faults.batches.values():
             shared = set(names) & set(self.faults.names(other["input_file_id"]))
             if shared and other["status"] in ("in_progress", "cancelling"):
@@ -516,6 +522,7 @@ def test_the_machine_has_met_trouble_of_every_sort():
 
     assert len(kinds("end ")) >= 5
     assert len(kinds("line ")) >= 6
+    assert kinds("twin")
     assert kinds("died before POST")
     assert kinds("died after")
     assert kinds("died commit")
