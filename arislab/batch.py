@@ -52,7 +52,18 @@ __all__ = [
     "submit",
 ]
 
-_REQUEST = ["candidate_id", "sample", "custom_id", "input", "messages", "model", "body", "request_sha256", "stem"]
+_REQUEST = {
+    "candidate_id": pl.String,
+    "sample": pl.Int32,
+    "custom_id": pl.String,
+    "input": pl.String,
+    "messages": pl.String,
+    "model": pl.String,
+    "body": pl.String,
+    "request_sha256": pl.String,
+    "stem": pl.String,
+}
+_PART = 10_000
 _LIMITS = ("max_tokens", "max_completion_tokens")
 """Fields that bound the length of an answer and change nothing else of it."""
 
@@ -123,37 +134,39 @@ def build_requests(
             f"a request of a batch has one answer, whole; got stream={parameters.get('stream')!r}, n={parameters.get('n', 1)!r}. samples=3 gives "
             "three requests, each with a seed and a row of its own."
         )
-    rows = []
-    for row in candidates.to_dicts():
-        messages = _written(to_messages, row | {"profile": json.loads(row["profile"])})
-        body = {
-            "model": model,
-            "messages": messages,
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-            **parameters,
-        }
-        text = canonical({name: value for name, value in body.items() if name not in _LIMITS})
-        for sample in range(samples):
-            drawn = f"{seed}:{sample}:{row['candidate_id'] if pair_by_candidate else text}"
-            body["seed"] = int(hashlib.sha256(drawn.encode()).hexdigest()[:8], 16) >> 1
-            whole = canonical(body)
-            rows.append(
-                (
-                    row["candidate_id"],
-                    sample,
-                    custom_id(body, sample=sample),
-                    messages[-1]["content"].encode("utf-8", "replace").decode(),  # half a character cannot be stored
-                    canonical(messages),
-                    model,
-                    whole,
-                    hashlib.sha256(whole.encode()).hexdigest(),
-                    _stem(body, sample),
-                )
-            )
-    return pl.DataFrame(rows, schema=_REQUEST, orient="row").with_columns(
-        pl.col("sample").cast(pl.Int32)
-    )  # one row per candidate and sample
+    frames = []
+    for part in candidates.iter_slices(_PART):  # few rows as Python objects at once
+        rows: list[tuple[Any, ...]] = []
+        for row in part.iter_rows(named=True):
+            messages = _written(to_messages, row | {"profile": json.loads(row["profile"])})
+            body = {
+                "model": model,
+                "messages": messages,
+                "temperature": temperature,
+                "max_tokens": max_tokens,
+                **parameters,
+            }
+            text = canonical({name: value for name, value in body.items() if name not in _LIMITS})
+            for sample in range(samples):
+                drawn = f"{seed}:{sample}:{row['candidate_id'] if pair_by_candidate else text}"
+                body["seed"] = int(hashlib.sha256(drawn.encode()).hexdigest()[:8], 16) >> 1
+                rows.append((row["candidate_id"], sample, *_request(body, sample)))
+        frames.append(pl.DataFrame(rows, schema=_REQUEST | {"candidate_id": part.schema["candidate_id"]}, orient="row"))
+    return pl.concat(frames)  # one row per candidate and sample
+
+
+def _request(body: dict[str, Any], sample: int) -> tuple[str, ...]:
+    """The columns of a request from custom_id on."""
+    whole, said = canonical(body), body["messages"][-1]["content"]
+    return (
+        custom_id(body, sample=sample),
+        said.encode("utf-8", "replace").decode(),  # half a character cannot be stored
+        canonical(body["messages"]),
+        body["model"],
+        whole,
+        hashlib.sha256(whole.encode()).hexdigest(),
+        _stem(body, sample),
+    )
 
 
 def _written(
@@ -239,9 +252,7 @@ def read_requests(path: Path) -> pl.DataFrame:
         rows.append((name, 0, name, text, canonical(messages), body["model"], whole, digest, _stem(body, 0)))
     if not rows:
         raise ParameterError(f"{path} has no requests; each line must be one.")
-    return pl.DataFrame(rows, schema=_REQUEST, orient="row").with_columns(
-        pl.col("sample").cast(pl.Int32)
-    )  # one row per line
+    return pl.DataFrame(rows, schema=_REQUEST, orient="row")  # one row per line
 
 
 def reuse_finished(requests: pl.DataFrame, *, table: Table) -> pl.DataFrame:
@@ -304,7 +315,7 @@ def answer(
     known = _recorded(requests, table)
     answered = known.filter(pl.col("status").is_in(ANSWERED))["custom_id"]
     job = submit(
-        requests.select(_REQUEST), server=server, folder=folder, answered=answered, resend=resend, budget=budget
+        requests.select(*_REQUEST), server=server, folder=folder, answered=answered, resend=resend, budget=budget
     )
     if job.requests.height:
         table.upsert(job.wait().collect().with_columns(task=pl.lit(task)))
@@ -486,7 +497,7 @@ def _rest(folder: Path, server: Server, batch_ids: Iterable[str] | None = None) 
                 f"no batch {sorted(strange)[0]!r} is on its way from {folder}; on their way: {', '.join(sorted(known)) or 'none'}."
             )
         shards = [shard for shard in shards if shard["batch_id"] in set(batch_ids)]
-    empty = pl.DataFrame(schema=dict.fromkeys(_REQUEST, pl.String))
+    empty = pl.DataFrame(schema=_REQUEST)
     return Job(empty, server, Path(folder), ledger, shards=shards)
 
 
