@@ -146,13 +146,22 @@ def build_requests(
                 "max_tokens": max_tokens,
                 **parameters,
             }
-            text = canonical({name: value for name, value in body.items() if name not in _LIMITS})
+            text = _finite({name: value for name, value in body.items() if name not in _LIMITS})
             for sample in range(samples):
                 drawn = f"{seed}:{sample}:{row['candidate_id'] if pair_by_candidate else text}"
                 body["seed"] = int(hashlib.sha256(drawn.encode()).hexdigest()[:8], 16) >> 1
                 rows.append((row["candidate_id"], sample, *_request(body, sample)))
         frames.append(pl.DataFrame(rows, schema=_REQUEST | {"candidate_id": part.schema["candidate_id"]}, orient="row"))
     return pl.concat(frames)  # one row per candidate and sample
+
+
+def _finite(body: dict[str, Any]) -> str:
+    """Canonical JSON of a request body without its limits."""
+    try:
+        return canonical(body)
+    except ValueError as error:  # JSON has no NaN and no infinity
+        told = {name: value for name, value in body.items() if name != "messages"}
+        raise ParameterError(f"a parameter of a request must be a finite number, got {told}; mend it.") from error
 
 
 def _request(body: dict[str, Any], sample: int) -> tuple[str, ...]:

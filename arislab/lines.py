@@ -95,8 +95,8 @@ def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
         batch_status: Terminal status of its batch.
 
     Returns:
-        status (one of ANSWERED, AGAIN, ASK), error (JSON text), llm_output (of an answer that calls tools: the calls as JSON), finish_reason, prompt_tokens, completion_tokens,
-        logprob_mean, model_returned; null where nothing is known.
+        status (one of ANSWERED, AGAIN, ASK), error (JSON text), llm_output (of an answer that calls tools: the calls as JSON),
+        finish_reason, prompt_tokens, completion_tokens, logprob_mean, model_returned; null where nothing is known.
     """
     if line is None:
         status = {"expired": "expired", "cancelled": "cancelled"}.get(batch_status, "unavailable")

@@ -59,6 +59,7 @@ def test_a_control_call_that_fails_once_costs_nothing(server, tmp_path, route, f
     faults.script[route] = [fault]
     assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
     assert (len(faults.batches), set(faults.asked.values())) == (n_creates, {1})
+    assert faults.script[route] == [], "the call was made"
 
 
 @pytest.mark.parametrize(
@@ -809,6 +810,11 @@ def test_40_an_answer_that_calls_a_tool_is_its_call_and_not_nothing(server, tmp_
     rows = run(url, tmp_path)
     assert set(rows["status"]) == {"ok"}
     assert json.loads(rows["llm_output"][0]) == [call]
+
+
+def test_28_a_parameter_that_json_does_not_have_is_one_clear_error():
+    with pytest.raises(ParameterError, match=r"must be a finite number, got .*'top_p': nan"):
+        batch.build_requests(people(1), lambda c: [{"role": "user", "content": "x"}], model="m", top_p=float("nan"))
 
 
 def test_progress_stands_in_a_log_without_a_terminal(server, tmp_path, capfd):
