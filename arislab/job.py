@@ -174,10 +174,9 @@ class Job:
                 "server lacks, and run the cell again with resend=('error',)."
             )
         n = self.account()
-        fruitless = [shard for shard in self.shards if shard["state"] == "fruitless"]
-        if fruitless and not self.n_recorded and not any(n.get(status) for status in ANSWERED):
+        if (first := self.fruitless()) and not self.n_recorded:
             raise BatchError(
-                f"none of {self.requests.height:,} requests has an answer: batch {fruitless[0]['batch_id']} {fruitless[0]['error']}. "
+                f"none of {self.requests.height:,} requests has an answer: batch {first['batch_id']} {first['error']}. "
                 f"{self._next(n)} What came lies in {self.folder / 'results'}."
             )
         frame = self.requests.drop("body").join(self._outcomes(), on="custom_id", how="inner", maintain_order="left")
@@ -207,6 +206,12 @@ class Job:
         for status in known.values():
             counts[status] = counts.get(status, 0) + 1
         return dict(sorted(counts.items()))
+
+    def fruitless(self) -> dict[str, Any] | None:
+        """Return the first batch that completed without a single answer, if nothing else that was asked has an answer either."""
+        counts = self.account()
+        found = [shard for shard in self.shards if shard["state"] == "fruitless"]
+        return found[0] if found and not any(counts.get(status) for status in ANSWERED) else None
 
     def lines(self) -> dict[str, bytes]:
         """Return the line that a server wrote for each request, or an error line that says why there is none; nothing for what is on its way."""

@@ -28,7 +28,7 @@ ARROWS = {
     "plots": set(),
     "prices": set(),
     "doctor": {"dialect", "lines"},
-    "batch_cli": {"batch", "doctor", "lake", "ledger", "lines", "prices"},
+    "batch_cli": {"batch", "doctor", "lake", "ledger", "prices"},
     "dialect": set(),
     "lines": set(),
     "connection": {"dialect"},
