@@ -1,7 +1,7 @@
 """Requests to raw outputs, through any server of the OpenAI Files + Batches protocol: what is asked, what it will take, what came.
 
-The bytes of the protocol are described in ``lines``, the way of a request in ``job``, the differences of servers in ``dialect``; what
-users type is all reachable here. This module does not know the lake or any task.
+The bytes of the protocol are described in ``lines``, the way of a request in ``job`` (there ``sending``, back ``results``), the
+differences of servers in ``dialect``; what users type is all reachable here. This module does not know the lake or any task.
 """
 
 import hashlib
@@ -15,11 +15,13 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from arislab.budget import Budget
 from arislab.connection import Server, connect
 from arislab.errors import BatchError, ParameterError, TaskError
-from arislab.job import Budget, Job, cut, find_batch, submit, unsendable
+from arislab.job import Job, submit
 from arislab.ledger import OPEN, Ledger
 from arislab.lines import AGAIN, ANSWERED, ASK, URL, canonical, outcome, parse
+from arislab.sending import cut, find_batch, unsendable
 
 __all__ = [
     "AGAIN",
@@ -50,7 +52,18 @@ __all__ = [
     "submit",
 ]
 
-_REQUEST = ["candidate_id", "sample", "custom_id", "input", "messages", "model", "body", "request_sha256", "stem"]
+_REQUEST = {
+    "candidate_id": pl.String,
+    "sample": pl.Int32,
+    "custom_id": pl.String,
+    "input": pl.String,
+    "messages": pl.String,
+    "model": pl.String,
+    "body": pl.String,
+    "request_sha256": pl.String,
+    "stem": pl.String,
+}
+_PART = 10_000
 _LIMITS = ("max_tokens", "max_completion_tokens")
 """Fields that bound the length of an answer and change nothing else of it."""
 
@@ -121,37 +134,48 @@ def build_requests(
             f"a request of a batch has one answer, whole; got stream={parameters.get('stream')!r}, n={parameters.get('n', 1)!r}. samples=3 gives "
             "three requests, each with a seed and a row of its own."
         )
-    rows = []
-    for row in candidates.to_dicts():
-        messages = _written(to_messages, row | {"profile": json.loads(row["profile"])})
-        body = {
-            "model": model,
-            "messages": messages,
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-            **parameters,
-        }
-        text = canonical({name: value for name, value in body.items() if name not in _LIMITS})
-        for sample in range(samples):
-            drawn = f"{seed}:{sample}:{row['candidate_id'] if pair_by_candidate else text}"
-            body["seed"] = int(hashlib.sha256(drawn.encode()).hexdigest()[:8], 16) >> 1
-            whole = canonical(body)
-            rows.append(
-                (
-                    row["candidate_id"],
-                    sample,
-                    custom_id(body, sample=sample),
-                    messages[-1]["content"].encode("utf-8", "replace").decode(),  # half a character cannot be stored
-                    canonical(messages),
-                    model,
-                    whole,
-                    hashlib.sha256(whole.encode()).hexdigest(),
-                    _stem(body, sample),
-                )
-            )
-    return pl.DataFrame(rows, schema=_REQUEST, orient="row").with_columns(
-        pl.col("sample").cast(pl.Int32)
-    )  # one row per candidate and sample
+    frames = []
+    for part in candidates.iter_slices(_PART):  # few rows as Python objects at once
+        rows: list[tuple[Any, ...]] = []
+        for row in part.iter_rows(named=True):
+            messages = _written(to_messages, row | {"profile": json.loads(row["profile"])})
+            body = {
+                "model": model,
+                "messages": messages,
+                "temperature": temperature,
+                "max_tokens": max_tokens,
+                **parameters,
+            }
+            text = _finite({name: value for name, value in body.items() if name not in _LIMITS})
+            for sample in range(samples):
+                drawn = f"{seed}:{sample}:{row['candidate_id'] if pair_by_candidate else text}"
+                body["seed"] = int(hashlib.sha256(drawn.encode()).hexdigest()[:8], 16) >> 1
+                rows.append((row["candidate_id"], sample, *_request(body, sample)))
+        frames.append(pl.DataFrame(rows, schema=_REQUEST | {"candidate_id": part.schema["candidate_id"]}, orient="row"))
+    return pl.concat(frames)  # one row per candidate and sample
+
+
+def _finite(body: dict[str, Any]) -> str:
+    """Canonical JSON of a request body without its limits."""
+    try:
+        return canonical(body)
+    except ValueError as error:  # JSON has no NaN and no infinity
+        told = {name: value for name, value in body.items() if name != "messages"}
+        raise ParameterError(f"a parameter of a request must be a finite number, got {told}; mend it.") from error
+
+
+def _request(body: dict[str, Any], sample: int) -> tuple[str, ...]:
+    """The columns of a request from custom_id on."""
+    whole, said = canonical(body), body["messages"][-1]["content"]
+    return (
+        custom_id(body, sample=sample),
+        said.encode("utf-8", "replace").decode(),  # half a character cannot be stored
+        canonical(body["messages"]),
+        body["model"],
+        whole,
+        hashlib.sha256(whole.encode()).hexdigest(),
+        _stem(body, sample),
+    )
 
 
 def _written(
@@ -224,6 +248,11 @@ def read_requests(path: Path) -> pl.DataFrame:
             raise ParameterError(f"{path}, line {number}: url must be {URL!r}, got {line['url']!r}.")
         if body.get("stream"):
             raise ParameterError(f"{path}, line {number}: stream is not possible in a batch; leave it out.")
+        if body.get("n") not in (None, 1):
+            raise ParameterError(
+                f"{path}, line {number}: a request has one answer, so that none is lost; got n={body['n']!r}. Leave n out, and write one line "
+                "with a custom_id and a seed of its own for each answer."
+            )
         seen[name] = number
         whole = canonical(body)
         said = messages[-1].get("content") if isinstance(messages, list) and isinstance(messages[-1], dict) else None
@@ -232,9 +261,7 @@ def read_requests(path: Path) -> pl.DataFrame:
         rows.append((name, 0, name, text, canonical(messages), body["model"], whole, digest, _stem(body, 0)))
     if not rows:
         raise ParameterError(f"{path} has no requests; each line must be one.")
-    return pl.DataFrame(rows, schema=_REQUEST, orient="row").with_columns(
-        pl.col("sample").cast(pl.Int32)
-    )  # one row per line
+    return pl.DataFrame(rows, schema=_REQUEST, orient="row")  # one row per line
 
 
 def reuse_finished(requests: pl.DataFrame, *, table: Table) -> pl.DataFrame:
@@ -297,7 +324,7 @@ def answer(
     known = _recorded(requests, table)
     answered = known.filter(pl.col("status").is_in(ANSWERED))["custom_id"]
     job = submit(
-        requests.select(_REQUEST), server=server, folder=folder, answered=answered, resend=resend, budget=budget
+        requests.select(*_REQUEST), server=server, folder=folder, answered=answered, resend=resend, budget=budget
     )
     if job.requests.height:
         table.upsert(job.wait().collect().with_columns(task=pl.lit(task)))
@@ -432,8 +459,9 @@ def status(folder: Path, *, server: Server | None = None) -> pl.DataFrame:
         server: Asked for the counts of batches that are on their way; null: the ledger alone speaks.
 
     Returns:
-        batch_id (null before it was made), state (planned, uploading, creating, submitted, collected, refused, lost), attempt, n
-        (requests), done (requests with a result, null if unknown), lines (counts by status), server, changed_at (UTC), error, path.
+        batch_id (null before it was made), state (planned, uploading, creating, submitted, collected, fruitless, refused, lost), attempt,
+        n (requests), done (requests with a result, null if unknown), lines (counts by status, and what twins brought), server, changed_at
+        (UTC), error, path.
     """
     ledger, rows = Ledger(Path(folder)), []
     for shard in ledger.rows():
@@ -445,6 +473,11 @@ def status(folder: Path, *, server: Server | None = None) -> pl.DataFrame:
             counts = getattr(batch, "request_counts", None)
             done = counts.completed + counts.failed if counts else None
         lines = ", ".join(f"{n:,} {what}" for what, n in ledger.counts(shard["id"]).items())
+        for twin in ledger.twins(shard["id"]):
+            brought = (
+                f"{twin['n_used']:,} used, {twin['n_doubled']:,} doubled" if twin["state"] == "merged" else "on its way"
+            )
+            lines += f"; twin {twin['batch_id']}: {brought}"
         rows.append({**shard, "state": state, "done": done, "lines": lines})
     ledger.close()
     schema = {
@@ -473,7 +506,7 @@ def _rest(folder: Path, server: Server, batch_ids: Iterable[str] | None = None) 
                 f"no batch {sorted(strange)[0]!r} is on its way from {folder}; on their way: {', '.join(sorted(known)) or 'none'}."
             )
         shards = [shard for shard in shards if shard["batch_id"] in set(batch_ids)]
-    empty = pl.DataFrame(schema=dict.fromkeys(_REQUEST, pl.String))
+    empty = pl.DataFrame(schema=_REQUEST)
     return Job(empty, server, Path(folder), ledger, shards=shards)
 
 

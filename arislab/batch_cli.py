@@ -73,7 +73,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Stay until all is done.")] = False,  # noqa: FBT002 - a flag
     budget_tokens: Annotated[int | None, typer.Option(help="Stop before the file that would pass it.", min=1)] = None,
 ) -> None:
-    """Send what is not on its way or answered already; running it again continues."""
+    """Send what is not on its way or answered already; running it again continues. Exit 1 if batches completed without a single answer."""
     from arislab import batch
 
     where, requests = _folder(folder, root), _requests(file)
@@ -88,12 +88,14 @@ def submit(
             _account(job.account(), requests.height)
             for batch_id in job.batch_ids:
                 print(batch_id)
+            fruitless = job.fruitless()
         finally:
             job.ledger.close()
     if base_url == "embedded" and not wait:
         print(
             "the embedded server stops with this command and goes on with the next one; --wait stays until all is done"
         )
+    _check(fruitless)
 
 
 @app.command()
@@ -127,7 +129,7 @@ def collect(
     root: Root = None,
     dialect: As = "auto",
 ) -> None:
-    """Fetch what has ended, and write the results of FILE in its order; exit 1 while some have none."""
+    """Fetch what has ended, and write the results of FILE in its order; exit 1 while some have none, or if none of them is an answer."""
     from arislab import batch
     from arislab.ledger import Ledger
 
@@ -140,14 +142,15 @@ def collect(
             _, held, _ = ledger.look(names, server=server.identity, resend=())
             shards = [row for row in ledger.rows() if row["id"] in held]
             job = batch.Job(requests, server, where, ledger, shards=shards)
-            lines, counts = job.lines(), job.account()
+            lines, counts, fruitless = job.lines(), job.account(), job.fruitless()
         finally:
             ledger.close()
-    _write(out, (json.dumps(lines[name]) for name in names if name in lines))
+    _write(out, (json.dumps(json.loads(lines[name])) for name in names if name in lines))  # ASCII, whatever came
     _account(counts, requests.height)
     print(f"{len(lines):,} lines in {out}")
     if len(lines) < requests.height:
         raise typer.Exit(1)
+    _check(fruitless)
 
 
 @app.command()
@@ -228,6 +231,13 @@ def _told() -> Iterator[None]:
 def _account(counts: dict[str, int], n: int) -> None:
     print(f"{n:,} requests = " + " + ".join(f"{k:,} {name}" for name, k in counts.items()))
     assert sum(counts.values()) == n
+
+
+def _check(fruitless: dict[str, Any] | None) -> None:
+    """Exit 1 if batches completed and nothing that was asked has an answer."""
+    if fruitless is not None:
+        typer.echo(f"arislab: no request has an answer: batch {fruitless['batch_id']} {fruitless['error']}", err=True)
+        raise typer.Exit(1)
 
 
 def _table(frame: Any, *, as_json: bool) -> None:

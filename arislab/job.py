@@ -1,72 +1,30 @@
 """Requests on their way: cut into files, sent, watched, fetched and accounted for, through crashes of either side.
 
-What is trusted: bytes and custom_ids. What is not: the order of lines, counts, a status of ``completed``, retries of the SDK (a
-create that it repeats is a batch paid twice, so creates are never repeated blindly; a lost answer is reconciled by metadata, or by
-the name of the file). The ledger records each intent before it is acted on; running the same cell again continues. This module does
-not know the lake or any task.
+What is trusted: bytes and custom_ids. What is not: the order of lines, counts, a status of ``completed``, retries of others. The
+ledger records each intent before it is acted on; running the same cell again continues. How a file becomes a batch is in ``sending``,
+what its result files say in ``results``. This module does not know the lake or any task.
 """
 
-import calendar
 import hashlib
-import os
-import secrets
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from random import uniform
 from typing import Any
 
 import polars as pl
 
+from arislab import results, sending
+from arislab.budget import Budget
 from arislab.connection import Server
-from arislab.dialect import TERMINAL
 from arislab.errors import BatchError, ParameterError
-from arislab.ledger import OPEN, UNSENT, Ledger
-from arislab.lines import AGAIN, ANSWERED, ASK, URL, canonical, encode, outcome, parse, split
-
-MAX_LINE_BYTES = 8_000_000
-_STALL_S = 300.0
-_REMOTE_STALL_S = 6 * 3600.0
-_CANCELLING_S = 900.0
-_OVERDUE_S = 600.0
-_LISTED = 2_000  # batches that are looked through for one whose answer was lost
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a job may spend. It stops before the file that would pass it, and cancels what runs when the real usage passes it.
-
-    Raises:
-        ParameterError: No limit at all, or a limit in USD without prices.
-    """
-
-    usd: float | None = None
-    """Most money, in USD; needs ``usd_per_million``."""
-    tokens: int | None = None
-    """Most tokens, of prompts and answers together."""
-    usd_per_million: tuple[float, float] | None = None
-    """Price of a million prompt and of a million answer tokens."""
-    per_request: tuple[float, float] | None = None
-    """Expected prompt and answer tokens of a request (a dry run tells); null: learnt from the first file."""
-
-    def __post_init__(self) -> None:
-        if self.usd is None and self.tokens is None:
-            raise ParameterError("a budget needs usd or tokens, got neither; leave the budget out for no limit.")
-        if self.usd is not None and self.usd_per_million is None:
-            raise ParameterError(
-                f"a budget of {self.usd} USD needs prices: give usd_per_million=(prompt, answer), or a budget in tokens."
-            )
-
-    def passed(self, prompt_tokens: float, completion_tokens: float) -> bool:
-        """Say whether so much is more than allowed."""
-        if self.tokens is not None and prompt_tokens + completion_tokens > self.tokens:
-            return True
-        if self.usd is None or self.usd_per_million is None:
-            return False
-        return (prompt_tokens * self.usd_per_million[0] + completion_tokens * self.usd_per_million[1]) / 1e6 > self.usd
+from arislab.ledger import FETCHED, OPEN, UNSENT, Ledger, keep
+from arislab.lines import AGAIN, ANSWERED, ASK, canonical, outcome
+from arislab.results import BrokenError, Part, Sorted
+from arislab.sending import cut, find_batch, unsendable
+from arislab.watch import Watch
 
 
 def submit(
@@ -104,8 +62,8 @@ def submit(
     if strange := given - set(ASK) - set(AGAIN):
         raise ParameterError(f"resend must name statuses of {', '.join(ASK)}, got {sorted(strange)[0]!r}.")
     done = set(answered)
-    todo = requests.unique("custom_id", keep="first", maintain_order=True)
-    todo = todo.filter(~pl.col("custom_id").is_in(list(done))) if done else todo
+    distinct = requests.unique("custom_id", keep="first", maintain_order=True)
+    todo = distinct.filter(~pl.col("custom_id").is_in(list(done))) if done else distinct
     most = server.dialect
     job = Job(
         requests=todo,
@@ -117,6 +75,7 @@ def submit(
         budget=budget,
         max_lines=min(max_lines or most.max_requests, most.max_requests),
         max_bytes=min(max_bytes or most.max_bytes, most.max_bytes),
+        n_recorded=distinct.height - todo.height,
     )
     job._begin(given)
     return job
@@ -138,14 +97,18 @@ class Job:
     max_bytes: int = 190_000_000
     shards: list[dict[str, Any]] = field(default_factory=list, repr=False)
     """Rows of the ledger: this job's own files and the earlier ones that hold its requests."""
+    n_recorded: int = 0
+    """Distinct requests whose answer was recorded before; they are no part of the job."""
     seconds: float = 0.0
     """Time spent in ``wait``."""
     _unsendable: dict[str, str] = field(default_factory=dict, repr=False)
-    _missing: dict[int, int] = field(default_factory=dict, repr=False)
-    _cancelling: dict[int, float] = field(default_factory=dict, repr=False)
-    _usage: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
-    _strange: set[str] = field(default_factory=set, repr=False)
+    _answered: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)  # tokens of the lines that count
+    _paid: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)  # and of twins
+    _paired: set[int] = field(default_factory=set, repr=False)
     _is_stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self._watch = Watch(self.server)
 
     @property
     def batch_ids(self) -> list[str]:
@@ -183,8 +146,9 @@ class Job:
                 bar.refresh()
                 if bar.n != n_before or states != [shard["state"] for shard in self.shards]:
                     moved, pause = time.monotonic(), min(pause, 2.0)
-                self._check_stall(time.monotonic() - moved, bar.n)
-                if self._open():
+                if left := self._open():
+                    done = f"{bar.n:,} of {self.requests.height:,} done"
+                    self._watch.check_stall(str(left[0]["batch_id"]), still_s=time.monotonic() - moved, done=done)
                     time.sleep(poll_s if poll_s is not None else uniform(0.7, 1.0) * pause)
                     pause = min(longest, pause * 1.3)
         self.seconds += time.monotonic() - began
@@ -196,7 +160,8 @@ class Job:
         Requests that were not sent because the budget was reached have no row. Collecting again is free: results lie in the folder.
 
         Raises:
-            BatchError: A batch is still on its way, or the server refused everything that was sent.
+            BatchError: A batch is still on its way; the server refused everything that was sent; or a batch completed without a single
+                answer, and nothing else of what was asked has one either.
         """
         if left := self._open():
             raise BatchError(
@@ -208,11 +173,13 @@ class Job:
                 f"the server refused batch {refused[0]['batch_id']} as a whole ({refused[0]['error']}); mend the requests, or what the "
                 "server lacks, and run the cell again with resend=('error',)."
             )
-        found = self._outcomes()
-        rows = [
-            row | found[row["custom_id"]] for row in self.requests.drop("body").to_dicts() if row["custom_id"] in found
-        ]
-        frame = pl.DataFrame(rows, schema={**self.requests.drop("body").schema, **_SCHEMA}, strict=False)
+        n = self.account()
+        if (first := self.fruitless()) and not self.n_recorded:
+            raise BatchError(
+                f"none of {self.requests.height:,} requests has an answer: batch {first['batch_id']} {first['error']}. "
+                f"{self._next(n)} What came lies in {self.folder / 'results'}."
+            )
+        frame = self.requests.drop("body").join(self._outcomes(), on="custom_id", how="inner", maintain_order="left")
         other = frame.filter(~pl.col("model_returned").str.starts_with(pl.col("model")))
         if other.height:
             asked, came = other.row(0, named=True)["model"], other.row(0, named=True)["model_returned"]
@@ -221,7 +188,6 @@ class Job:
                 "names are recorded. If these are not the same weights, do not use the rows.",
                 stacklevel=2,
             )
-        n = self.account()
         if frame.height + n.get("unsent", 0) != self.requests.height or sum(n.values()) != self.requests.height:
             raise BatchError(
                 f"{self.requests.height:,} requests, {frame.height:,} accounted for ({n}); this is a defect of arislab."
@@ -241,17 +207,24 @@ class Job:
             counts[status] = counts.get(status, 0) + 1
         return dict(sorted(counts.items()))
 
-    def lines(self) -> dict[str, dict[str, Any]]:
+    def fruitless(self) -> dict[str, Any] | None:
+        """Return the first batch that completed without a single answer, if nothing else that was asked has an answer either."""
+        counts = self.account()
+        found = [shard for shard in self.shards if shard["state"] == "fruitless"]
+        return found[0] if found and not any(counts.get(status) for status in ANSWERED) else None
+
+    def lines(self) -> dict[str, bytes]:
         """Return the line that a server wrote for each request, or an error line that says why there is none; nothing for what is on its way."""
-        lines: dict[str, dict[str, Any]] = {}
+        lines: dict[str, bytes] = {}
         done: set[str] = set()
         mine = set(self.requests["custom_id"])
         for shard in self.shards:
-            came = self._read(shard) if shard["state"] == "collected" else {}
+            came = self._read(shard).raws
             for name, status in self.ledger.lines(shard["id"]).items():
                 if name in mine and name not in done and status is not None:
                     why = {"code": status, "message": shard["error"] or f"no line came in batch {shard['batch_id']}"}
-                    lines[name] = came.get(name) or {"id": None, "custom_id": name, "response": None, "error": why}
+                    absent = {"id": None, "custom_id": name, "response": None, "error": why}
+                    lines[name] = came.get(name) or canonical(absent).encode()
                     done |= {name} if status in ANSWERED else set()
         return lines
 
@@ -309,7 +282,7 @@ class Job:
         digest = hashlib.sha256(content).hexdigest()
         path = self.folder / "requests" / f"{digest[:16]}.jsonl"
         if not path.is_file():
-            _keep(path, content)
+            keep(path, content)
         return digest, path, len(content), ids
 
     def _pump(self) -> None:
@@ -326,7 +299,8 @@ class Job:
                 if shard["state"] == "planned":
                     self._withdraw(shard)
                 continue
-            if self.ledger.hold(shard) and shard["state"] in UNSENT and not self._send(shard):
+            is_held = self.ledger.hold(shard) and shard["state"] in UNSENT
+            if is_held and not sending.send(shard, server=self.server, ledger=self.ledger):
                 break
             if shard["state"] not in OPEN:  # another process sent it, and saw its end
                 self._follow(shard)
@@ -343,7 +317,7 @@ class Job:
         assert self.budget is not None
         mean = self._mean_tokens() or (0.0, 0.0)
         waiting = [s for s in self.shards if s["state"] == "submitted"]
-        spent, n = self._spent(), shard["n"] + sum(s["n"] for s in waiting)
+        spent, n = _sum(self._paid.values()), shard["n"] + sum(s["n"] for s in waiting)
         if not self.budget.passed(spent[0] + n * mean[0], spent[1] + n * mean[1]):
             return True
         if not self._is_stopped:
@@ -356,154 +330,11 @@ class Job:
         return False
 
     def _mean_tokens(self) -> tuple[float, float] | None:
-        n = sum(self.ledger.counts(i).get("ok", 0) + self.ledger.counts(i).get("truncated", 0) for i in self._usage)
+        n = sum(sum(self.ledger.counts(i).get(s, 0) for s in ("ok", "truncated")) for i in self._answered)
         if n:
-            spent = self._spent()
-            return spent[0] / n, spent[1] / n
+            prompt, answers = _sum(self._answered.values())
+            return prompt / n, answers / n
         return self.budget.per_request if self.budget else None
-
-    def _spent(self) -> tuple[int, int]:
-        return sum(u[0] for u in self._usage.values()), sum(u[1] for u in self._usage.values())
-
-    def _send(self, shard: dict[str, Any]) -> bool:
-        """Upload a file and create its batch, unless the server says that this happened; False: it has no room now."""
-        mark = self.ledger.mark(shard)
-        if shard["state"] == "creating" and (found := self._adopt(shard, mark, shard["file_id"])):
-            self.ledger.advance(shard, state="submitted", batch_id=found)
-            return True
-        file_id = shard["file_id"] if shard["state"] == "creating" else None
-        if file_id is None and shard["state"] == "uploading":
-            file_id = self._uploaded(mark, shard["bytes"])
-        if file_id is None:
-            if not self.ledger.advance(shard, state="uploading"):
-                return True
-            file_id = self._upload(shard, mark)
-        if not self.ledger.advance(shard, state="creating", file_id=file_id):
-            return True  # another process took over while the file was on its way
-        return self._create(shard, mark)
-
-    def _upload(self, shard: dict[str, Any], mark: str) -> str:
-        import openai
-
-        path, dialect = Path(shard["path"]), self.server.dialect
-        if not path.is_file() or _digest(path) != shard["shard"]:
-            raise BatchError(
-                f"{path} is not the file that was written for this batch; restore it, or remove the ledger."
-            )
-        more: dict[str, Any] = {}
-        if dialect.expires_after_s:
-            more["expires_after"] = {"anchor": "created_at", "seconds": dialect.expires_after_s}
-        if dialect.upload_model_field:
-            first = parse(path.open("rb").readline()) or {}
-            more["extra_body"] = {dialect.upload_model_field: first["body"]["model"]}
-        with path.open("rb") as file:
-            try:
-                made = self.server.patiently(
-                    lambda: self.server.client.files.create(file=(f"{mark}.jsonl", file), purpose="batch", **more),
-                    rewind=file,
-                )
-            except openai.APIStatusError as error:
-                self.ledger.advance(shard, state="planned")
-                hint = "nothing was spent"
-                if error.status_code == 404:
-                    hint = "it has no Files API: put `arislab serve --upstream URL` in front of it"
-                raise BatchError(
-                    f"{self.server.base_url} refused a file of {shard['n']:,} requests ({error.status_code}: {error.message}); {hint}."
-                ) from None
-        return str(made.id)
-
-    def _create(self, shard: dict[str, Any], mark: str) -> bool:
-        """Create the batch; never twice: a create whose answer was lost is looked for."""
-        import openai
-
-        dialect = self.server.dialect
-        more: dict[str, Any] = {"extra_headers": {"Idempotency-Key": mark}} if dialect.idempotency_key else {}
-        if dialect.expires_after_s:
-            more["output_expires_after"] = {"anchor": "created_at", "seconds": dialect.expires_after_s}
-
-        def create() -> Any:
-            return self.server.client.batches.create(
-                input_file_id=shard["file_id"],
-                endpoint=URL,
-                completion_window="24h",
-                metadata={"arislab_shard": mark},
-                **more,
-            )
-
-        try:
-            made = self.server.patiently(create) if dialect.idempotency_key else create()
-        except openai.RateLimitError:  # refused for now, so surely not made
-            return False
-        except (openai.APIConnectionError, openai.InternalServerError) as error:
-            found = self._adopt(shard, mark, shard["file_id"])  # the answer was lost: was the batch made?
-            if not found:
-                raise BatchError(
-                    f"the server did not confirm a batch of {shard['n']:,} requests ({error}); nothing is lost: run the cell again, it "
-                    "looks for the batch first."
-                ) from None
-            self.ledger.advance(shard, state="submitted", batch_id=found)
-            return True
-        except openai.NotFoundError:
-            self.ledger.advance(shard, state="planned", file_id=None)  # the file is gone: it is uploaded again
-            return False
-        except openai.APIStatusError as error:
-            self.ledger.advance(shard, state="planned", file_id=None)
-            raise BatchError(
-                f"the server refused a batch of {shard['n']:,} requests ({error.status_code}: {error.message}); nothing was spent."
-            ) from None
-        self.ledger.advance(shard, state="submitted", batch_id=made.id)
-        return True
-
-    def _adopt(self, shard: dict[str, Any], mark: str, file_id: str | None) -> str | None:
-        """The oldest batch that was made for a file, by metadata or by the name of its input; younger twins are cancelled."""
-        import openai
-
-        listed = self._listed("batches")
-        if listed is None:
-            self.ledger.settle(
-                shard, dict.fromkeys(self.ledger.lines(shard["id"]), "lost"), state="lost", error="unconfirmed"
-            )
-            raise BatchError(
-                f"{self.server.base_url} did not confirm a batch of {shard['n']:,} requests and cannot list its batches, so nobody here knows "
-                f"whether it was made (file {mark}.jsonl); look there. If it was not, run the cell again with resend=('lost',)."
-            )
-        files = {file_id} - {None}  # a proxy may strip metadata without saying so
-        if not self.server.dialect.metadata:
-            files |= set(self._named(mark))
-        found = []
-        for batch in listed:
-            if (batch.metadata or {}).get("arislab_shard") == mark or batch.input_file_id in files:
-                found.append(batch)
-        found.sort(key=lambda batch: batch.created_at)
-        for twin in found[1:]:
-            try:
-                self.server.client.batches.cancel(twin.id)
-            except openai.APIStatusError:
-                continue  # it has ended already
-        return str(found[0].id) if found else None
-
-    def _named(self, mark: str) -> list[str]:
-        return [str(file.id) for file in self._listed("files") or () if file.filename == f"{mark}.jsonl"]
-
-    def _uploaded(self, mark: str, n_bytes: int) -> str | None:
-        """The file of an upload that was not confirmed, if it arrived whole."""
-        listed = self._listed("files") or ()
-        same = [str(f.id) for f in listed if f.filename == f"{mark}.jsonl" and f.bytes == n_bytes]
-        return same[-1] if same else None
-
-    def _listed(self, what: str, n: int = _LISTED) -> list[Any] | None:
-        """The newest ``n`` files or batches of the server; null if it cannot list them."""
-        import openai
-
-        if not self.server.dialect.lists:
-            return None
-        client = self.server.client
-        try:
-            if what == "files":
-                return list(self.server.patiently(lambda: list(islice(client.files.list(purpose="batch"), n))))
-            return list(self.server.patiently(lambda: list(islice(client.batches.list(limit=100), n))))
-        except openai.APIStatusError:
-            return None
 
     # -- watching ------------------------------------------------------------------------------------------------------
 
@@ -513,68 +344,65 @@ class Job:
     def look(self) -> dict[int, Any]:
         """Ask for the open batches, fetch those that have ended, and say what the others tell."""
         sent = [shard for shard in self.shards if shard["state"] == "submitted"]
-        listed = {b.id: b for b in self._listed("batches", 100) or ()} if len(sent) > 3 else {}  # one look for all
+        listed = self._sweep(sent)
         live: dict[int, Any] = {}
-        broken: list[_BrokenError] = []
+        twins_live: list[Any] = []
+        broken: list[BrokenError] = []
         for shard in sent:
             self.ledger.reload(shard)
             if shard["state"] != "submitted":  # another process saw its end
                 self._follow(shard)
                 continue
             batch = listed.get(shard["batch_id"]) or find_batch(self.server, shard["batch_id"])
-            if batch is None:
-                self._missing[shard["id"]] = self._missing.get(shard["id"], 0) + 1
-                if self._missing[shard["id"]] >= 3:
-                    self._lose(shard, "the server does not know the batch any more")
-                continue
-            self._missing.pop(shard["id"], None)
-            self._check_words(shard, batch)
-            status = self.server.dialect.status(batch.status)
-            if (
-                status == "cancelling"
-                and time.monotonic() - self._cancelling.setdefault(shard["id"], time.monotonic()) > _CANCELLING_S
-            ):
-                status = "cancelled"
-            if status not in TERMINAL:
-                live[shard["id"]] = batch
+            ended = self._watch.ended(shard["batch_id"], batch)
+            if batch is not None:
+                self._watch.check_words(shard, batch)
+            twins = self._twins(shard)
+            still = [twin for _, twin, how in twins if how is None]
+            if ended is None or still:  # the answers of a twin are paid: they are waited for
+                live |= {shard["id"]: batch} if batch is not None else {}
+                twins_live += still
                 continue
             try:
-                self._end(shard, batch, status)
-            except _BrokenError as error:
+                self._end(shard, batch, ended, twins)
+            except BrokenError as error:
                 broken.append(error)
         if broken:
             raise broken[0]
-        self._watch_budget(live)
+        self._watch_budget([*live.values(), *twins_live])
         return live
 
-    def _check_words(self, shard: dict[str, Any], batch: Any) -> None:
-        """Warn once of a status that nobody knows; stop waiting for a batch that has outlived its window.
+    def _sweep(self, sent: list[dict[str, Any]]) -> dict[str, Any]:
+        """List the newest batches where that is one call for many, and once for each new one, to see whether it has a twin."""
+        is_once = self.server.dialect.idempotency_key
+        new = [] if is_once else [shard for shard in sent if shard["id"] not in self._paired]
+        if not new and len(sent) <= 3:
+            return {}
+        batches = sending.listed(self.server, "batches", 100) or []
+        for shard in new:
+            sending.find_twins(shard, batches, server=self.server, ledger=self.ledger)
+            self._paired.add(shard["id"])
+        return {batch.id: batch for batch in batches} if len(sent) > 3 else {}
 
-        Raises:
-            BatchError: The batch runs ten minutes longer than the window that the server gave it, by this machine's clock alone.
-        """
-        dialect = self.server.dialect
-        if not dialect.knows(batch.status) and batch.status not in self._strange:
-            self._strange.add(batch.status)
-            warnings.warn(
-                f"{self.server.base_url} says {batch.status!r} of a batch, which is no status of the protocol: it counts as in_progress.",
-                stacklevel=4,
-            )
-        if not batch.expires_at or dialect.status(batch.status) in TERMINAL:
-            return
-        age_s = time.time() - calendar.timegm(time.strptime(shard["changed_at"], "%Y-%m-%d %H:%M:%S"))
-        if age_s > batch.expires_at - batch.created_at + _OVERDUE_S:
-            raise BatchError(
-                f"batch {batch.id} is still {batch.status} {age_s / 3600:.1f} h after it was made, past its window; nothing is lost. "
-                f"`arislab batch cancel {batch.id}`, then run the cell again with resend=('cancelled',)."
-            )
+    def _twins(self, shard: dict[str, Any]) -> list[tuple[str, Any, str | None]]:
+        """The twins of a shard's batch: name, the server's view, and how each ended; one that runs is cancelled."""
+        found = []
+        for twin in self.ledger.twins(shard["id"]):
+            if twin["state"] != "found":
+                continue
+            batch = find_batch(self.server, twin["batch_id"])
+            ended = self._watch.ended(twin["batch_id"], batch)
+            if ended is None and batch is not None and self.server.dialect.status(batch.status) != "cancelling":
+                sending.cancel_batch(self.server, twin["batch_id"])
+            found.append((twin["batch_id"], batch, ended))
+        return found
 
-    def _watch_budget(self, live: dict[int, Any]) -> None:
+    def _watch_budget(self, live: list[Any]) -> None:
         """Cancel what runs when what it used already passes the budget."""
         if self.budget is None or self._is_stopped:
             return
-        prompt, answers = self._spent()
-        for batch in live.values():
+        prompt, answers = _sum(self._paid.values())
+        for batch in live:
             usage = getattr(batch, "usage", None)
             prompt += getattr(usage, "input_tokens", 0) or 0
             answers += getattr(usage, "output_tokens", 0) or 0
@@ -587,115 +415,99 @@ class Job:
                 self._cancel(shard)
 
     def _cancel(self, shard: dict[str, Any]) -> None:
-        import openai
-
-        if shard["state"] in UNSENT and self.ledger.hold(shard) and shard["state"] == "creating":
-            if found := self._adopt(shard, self.ledger.mark(shard), shard["file_id"]):
-                self.ledger.advance(shard, state="submitted", batch_id=found)
-            else:  # it may still be made: whether it is sent again is for the user to say
-                names = self.ledger.lines(shard["id"])
-                self.ledger.settle(shard, dict.fromkeys(names, "cancelled"), state="lost", error="unconfirmed")
+        is_creating = shard["state"] in UNSENT and self.ledger.hold(shard) and shard["state"] == "creating"
+        if is_creating and not sending.adopt(shard, server=self.server, ledger=self.ledger):
+            # it may still be made: whether it is sent again is for the user to say
+            names = self.ledger.lines(shard["id"])
+            self.ledger.settle(shard, dict.fromkeys(names, "cancelled"), state="lost", error="unconfirmed")
         if shard["state"] in ("planned", "uploading"):
             self._withdraw(shard)
         elif shard["state"] == "submitted":
-            try:
-                self.server.patiently(lambda: self.server.client.batches.cancel(shard["batch_id"]))
-            except openai.APIStatusError:
-                return  # it has ended meanwhile, and is fetched as it is
+            sending.cancel_batch(self.server, shard["batch_id"])  # if it has ended meanwhile, it is fetched as it is
 
     def _n_done(self, live: dict[int, Any]) -> int:
         counts = [batch.request_counts for batch in live.values() if batch.request_counts is not None]
         ended = sum(s["n"] for s in self.shards if s["state"] not in OPEN)
         return int(ended + sum(c.completed + c.failed for c in counts))
 
-    def _check_stall(self, still_s: float, n_done: int) -> None:
-        left = self._open()
-        if not left:
-            return
-        embedded = self.server.base_url == "embedded"
-        if still_s > (_STALL_S if embedded else _REMOTE_STALL_S):
-            if embedded:
-                self.server.close()
-                log = self.server.folder / "server" / "server.log"
-                raise BatchError(
-                    f"the embedded server finished no request for {_STALL_S:.0f} s ({n_done:,} of {self.requests.height:,} done); nothing is "
-                    f"lost: run the cell again, it goes on there. The server's log: {log}"
-                )
-            raise BatchError(
-                f"batch {left[0]['batch_id']} made no progress for {still_s / 3600:.0f} h; nothing is lost. Run the cell again to go on "
-                f"waiting, or `arislab batch cancel {left[0]['batch_id']}` and then resend=('cancelled',)."
-            )
+    # -- what came -----------------------------------------------------------------------------------------------------
 
-    # -- fetching ------------------------------------------------------------------------------------------------------
-
-    def _end(self, shard: dict[str, Any], batch: Any, status: str) -> None:
-        """Fetch what a batch brought, settle its lines, and claim again those that failed for a while."""
-        if status == "failed":
-            self._refused(shard, batch)
-            return
-        came, is_cut = {}, False
-        try:
-            for kind, file_id in (("output", batch.output_file_id), ("error", batch.error_file_id)):
-                if file_id:
-                    came[kind], is_short = self._content(file_id)
-                    is_cut = is_cut or is_short
-        except _GoneError:
-            self._lose(shard, "the result file is gone at the server")
-            return
-        lines, strange = self._sorted(shard, came.values())
-        self._check_whole(shard, lines, strange, is_cut=is_cut)
-        found = {name: outcome(lines.get(name), status) for name in self.ledger.lines(shard["id"])}
-        for one in found.values():
-            if shard["attempt"] > 1 and one["status"] == "unavailable" and '"code":"empty_response"' in one["error"]:
-                one["status"] = "error"  # twice nothing: the model has no answer to this
-        tokens = [(one["prompt_tokens"] or 0, one["completion_tokens"] or 0) for one in found.values()]
-        self._usage[shard["id"]] = (sum(t[0] for t in tokens), sum(t[1] for t in tokens))
-
-        def write() -> None:
-            for kind, content in came.items():
-                _keep(self._results(shard, kind), content)
-
-        statuses = {name: one["status"] for name, one in found.items()}
-        if self.ledger.settle(shard, statuses, state="collected", error=status, write=write):
-            self._quarantine(shard, strange)
-        self._follow(shard)
-
-    def _check_whole(
-        self, shard: dict[str, Any], lines: dict[str, Any], strange: list[tuple[str, dict[str, Any]]], *, is_cut: bool
-    ) -> None:
-        """Refuse result files that are surely not what the server has.
-
-        Raises:
-            BatchError: All lines belong to other requests, or lines are missing in a file that is shorter than stated.
-        """
-        n_foreign = sum(why == "foreign" for why, _ in strange)
-        if n_foreign and not lines:
-            self._quarantine(shard, strange)
-            raise _BrokenError(
-                f"all {n_foreign:,} lines in the files of batch {shard['batch_id']} belong to other requests: the "
-                f"server gave another batch's file. They are in {self.folder / 'quarantine.jsonl'}; run the cell again to fetch it anew."
-            )
-        if is_cut and len(lines) < shard["n"]:  # the others may have answers, which are not paid again
-            raise _BrokenError(
-                f"a result file of batch {shard['batch_id']} came three times shorter than {self.server.base_url} states, and "
-                f"{shard['n'] - len(lines):,} lines are missing; nothing is lost: run the cell again to fetch it anew."
-            )
-
-    def _refused(self, shard: dict[str, Any], batch: Any) -> None:
-        """A batch that failed as a whole: its rows are errors, or wait, if all that it lacked was room."""
-        told, codes = _problems(batch, Path(shard["path"]))
-        if "token_limit_exceeded" in codes:
+    def _end(self, shard: dict[str, Any], batch: Any, ended: str, twins: list[tuple[str, Any, str | None]]) -> None:
+        """Fetch what a batch and its twins brought, settle its lines, and claim again those that failed for a while."""
+        names = self.ledger.lines(shard["id"])
+        ends = [(str(shard["batch_id"]), batch, ended), *twins]
+        found, parts = results.gather(ends, names, server=self.server, folder=self.folder)
+        ended = "lost" if parts[0].fetched.is_gone else ended
+        told, codes = results.problems(batch, Path(shard["path"])) if ended == "failed" else ("", set())
+        if "token_limit_exceeded" in codes and not found.raws:  # all that it lacked was room
             self.ledger.advance(shard, state="planned", batch_id=None, file_id=None, attempt=shard["attempt"] + 1)
             return
-        status = "unavailable" if "server_error" in codes else "error"
-        self.ledger.settle(shard, dict.fromkeys(self.ledger.lines(shard["id"]), status), state="refused", error=told)
-        self._follow(shard)
+        statuses = dict.fromkeys(names, self._absent(ended, codes))
+        for name, one in found.outcomes.items():
+            is_empty = one["status"] == "unavailable" and '"code":"empty_response"' in one["error"]
+            is_second = is_empty and shard["attempt"] > 1  # twice nothing: the model has no answer to this
+            statuses[name] = "error" if is_second else one["status"]
+        state, error = "collected", ended
+        if ended == "failed" and not found.raws:
+            state, error = "refused", told
+        elif ended == "lost" and not found.raws:
+            state, error = "lost", "the result file is gone at the server"
+            error = error if batch is not None else "the server does not know the batch any more"
+        elif ended == "completed" and not any(status in ANSWERED for status in statuses.values()):
+            state, error = "fruitless", "completed without a single answer; " + found.example(names)
 
-    def _lose(self, shard: dict[str, Any], why: str) -> None:
-        """A batch that is gone. Where it cost nothing its lines are sent again; else that is for the user to say."""
-        status = "unavailable" if self.server.dialect.name == "arislab" else "lost"
-        self.ledger.settle(shard, dict.fromkeys(self.ledger.lines(shard["id"]), status), state="lost", error=why)
+        def write() -> None:
+            for part in parts:
+                results.store(self.folder, part.batch_id, part.fetched)
+            for twin in parts[1:]:
+                self.ledger.note_twin(shard, twin.batch_id, n_used=len(twin.used), n_doubled=len(twin.doubled))
+
+        self._answered[shard["id"]], self._paid[shard["id"]] = found.tokens, _sum(part.tokens for part in parts)
+        is_mine = self.ledger.settle(shard, statuses, state=state, error=error, write=write)
+        if is_mine:
+            for part in parts:
+                results.quarantine(self.folder, part.batch_id, part.strange)
         self._follow(shard)
+        if is_mine:
+            self._tell(shard, parts, found)
+
+    def _absent(self, ended: str, codes: set[str]) -> str:
+        """The status of requests that have no line in a batch that ended so. What cost nothing is sent again; else that is for the user to say."""
+        if ended == "lost":
+            return "unavailable" if self.server.dialect.name == "arislab" else "lost"
+        if ended == "failed":
+            return "unavailable" if codes & {"server_error", "token_limit_exceeded"} else "error"
+        return str(outcome(None, ended)["status"])
+
+    def _tell(self, shard: dict[str, Any], parts: list[Part], found: Sorted) -> None:
+        """Say what is not as it should be with a batch that was settled just now."""
+        for twin in parts[1:]:
+            warnings.warn(
+                f"batch {shard['batch_id']} has a twin, {twin.batch_id}: a create was repeated on its way to the server, and "
+                f"{sum(twin.tokens):,} tokens were spent twice. {len(twin.used):,} of its answers fill gaps, {len(twin.doubled):,} are doubled "
+                f"and not used; they are in {self.folder / 'results'}, and listed in quarantine.jsonl.",
+                stacklevel=5,
+            )
+        if found.n_more:
+            warnings.warn(
+                f"{found.n_more:,} answers of batch {shard['batch_id']} have further choices, which nobody asked for: the first counts, all are "
+                f"in {self.folder / 'results'}.",
+                stacklevel=5,
+            )
+        if shard["state"] == "fruitless":
+            counts = self.ledger.counts(shard["id"])
+            warnings.warn(
+                f"batch {shard['batch_id']} of {shard['n']:,} requests {shard['error']}. {self._next(counts)}",
+                stacklevel=5,
+            )
+
+    def _next(self, counts: dict[str, int]) -> str:
+        """What to do about requests without an answer."""
+        again = " or ".join(status for status in AGAIN if counts.get(status))
+        asked = tuple(status for status in ASK if counts.get(status) and self.server.dialect.name != "arislab")
+        told = f"What is {again} is sent again by itself, {self.attempts} times a run at most. " if again else ""
+        consent = f" with resend={asked!r}" if asked else ""
+        return f"{told}Mend the requests or the server, as the error says, and run the cell again{consent}."
 
     def _follow(self, shard: dict[str, Any]) -> None:
         """Claim again the lines of a settled shard that failed for a while, or attach to the process that did."""
@@ -704,217 +516,29 @@ class Job:
         if failed and not self._is_stopped:
             self._claim(failed, set(AGAIN), self.attempts)
 
-    def _content(self, file_id: str) -> tuple[bytes, bool]:
-        """The bytes of a result file, whole: against the size that the server states, and its last line.
+    def _read(self, shard: dict[str, Any]) -> Sorted:
+        """The lines of a shard that was fetched, with those of its twins."""
+        if shard["state"] not in FETCHED:
+            return Sorted()
+        twins = [twin["batch_id"] for twin in self.ledger.twins(shard["id"]) if twin["state"] == "merged"]
+        return results.read(self.folder, [str(shard["batch_id"]), *twins], self.ledger.lines(shard["id"]))
 
-        After three tries it is taken as it came: what can be read is, the rest is quarantined.
-
-        Returns:
-            The bytes, and whether they are fewer than the server states.
-        """
-        import openai
-
-        for last in (False, False, True):
-            try:
-                content = bytes(self.server.patiently(lambda: self.server.client.files.content(file_id).content))
-            except openai.NotFoundError:
-                raise _GoneError from None
-            size = self._size(file_id)
-            tail = content.rsplit(b"\n", 1)[-1]
-            if (not size or size == len(content)) and (not tail or parse(tail) is not None):
-                return content, False
-            if not last:
-                time.sleep(0.5)
-        return content, bool(size and len(content) < size)
-
-    def _size(self, file_id: str) -> int | None:
-        """The size of a file as the server states it; null if it does not."""
-        import openai
-
-        def look() -> Any:
-            try:
-                return self.server.client.files.retrieve(file_id).bytes
-            except openai.InternalServerError as error:
-                if error.status_code in (500, 501):  # it may never answer this
-                    return error
-                raise
-
-        for _ in range(3):
-            try:
-                size = self.server.patiently(look)
-            except openai.APIStatusError:
-                return None
-            if not isinstance(size, Exception):
-                return int(size) if size else None
-            time.sleep(0.5)
-        return None
-
-    def _results(self, shard: dict[str, Any], kind: str) -> Path:
-        name = hashlib.sha256(str(shard["batch_id"]).encode()).hexdigest()[:16]
-        return self.folder / "results" / f"{name}-{kind}.jsonl"
-
-    def _read(self, shard: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """The lines of a collected shard."""
-        paths = [self._results(shard, kind) for kind in ("output", "error")]
-        return self._sorted(shard, (path.read_bytes() for path in paths if path.is_file()))[0]
-
-    def _sorted(
-        self, shard: dict[str, Any], contents: Iterable[bytes]
-    ) -> tuple[dict[str, dict[str, Any]], list[tuple[str, dict[str, Any]]]]:
-        """The lines of result files that belong to a shard, by custom_id; and all others, each with the reason."""
-        mine = self.ledger.lines(shard["id"])
-        lines: dict[str, dict[str, Any]] = {}
-        strange: list[tuple[str, dict[str, Any]]] = []
-        for raw in chain.from_iterable(map(split, contents)):
-            line = parse(raw)
-            if line is None:
-                strange.append(("unreadable", {"text": raw.decode("utf-8", "replace")}))
-                continue
-            name = line.get("custom_id")
-            before = lines.get(name) if isinstance(name, str) else None
-            if not isinstance(name, str) or name not in mine:
-                strange.append(("foreign", line))
-            elif before is None:
-                lines[name] = line
-            elif _same(before, line):
-                continue
-            elif outcome(before, "")["status"] not in ANSWERED and outcome(line, "")["status"] in ANSWERED:
-                strange.append(("doubled", before))
-                lines[name] = line
-            else:
-                strange.append(("doubled", line))
-        return lines, strange
-
-    def _quarantine(self, shard: dict[str, Any], strange: list[tuple[str, dict[str, Any]]]) -> None:
-        """Keep lines that belong to no request of ours, cannot be read, or contradict another."""
-        if strange:
-            with (self.folder / "quarantine.jsonl").open("a", encoding="utf-8") as file:
-                for why, line in strange:
-                    file.write(canonical({"batch_id": shard["batch_id"], "why": why, "line": line}) + "\n")
-
-    def _outcomes(self) -> dict[str, dict[str, Any]]:
-        """What became of each request that was sent, or could not be."""
-        mine = set(self.requests["custom_id"])
-        found: dict[str, dict[str, Any]] = {}
+    def _outcomes(self) -> pl.DataFrame:
+        """What became of each request that was sent, or could not be: one frame a shard, so that few objects live at once."""
+        left = set(self.requests["custom_id"])
+        frames = [pl.DataFrame(schema=results.SCHEMA)]
         for shard in self.shards:
-            where = {"attempt": shard["attempt"], "batch_id": shard["batch_id"]}
-            lines = self._read(shard) if shard["state"] == "collected" else {}
-            for name, status in self.ledger.lines(shard["id"]).items():
-                if name not in mine or (name in found and found[name]["status"] in ANSWERED):
-                    continue
-                one = outcome(lines.get(name), shard["error"] or "")
-                if name not in lines and shard["state"] != "collected":
-                    told = {
-                        "code": f"batch_{'failed' if shard['state'] == 'refused' else 'lost'}",
-                        "message": shard["error"],
-                    }
-                    one["error"] = canonical(told)[:2000]
-                elif name not in lines and status in ANSWERED:
-                    raise BatchError(
-                        f"the results of batch {shard['batch_id']} are not in {self.folder / 'results'} any more; restore them from a backup."
-                    )
-                found[name] = one | {"status": status} | where
+            lines = {name: status for name, status in self.ledger.lines(shard["id"]).items() if name in left}
+            frames.append(results.rows(self._read(shard), shard, lines, folder=self.folder))
+            left -= {name for name, status in lines.items() if status in ANSWERED}
         for name, problem in self._unsendable.items():
             why = canonical({"code": "not_sendable", "message": problem})
-            found[name] = outcome(None, "") | {"status": "error", "error": why, "attempt": None, "batch_id": None}
-        return found
+            row = outcome(None, "") | {"custom_id": name, "status": "error", "error": why}
+            frames.append(pl.DataFrame([row], schema=results.SCHEMA, strict=False))
+        return pl.concat(frames).unique("custom_id", keep="last", maintain_order=True)  # the answer, else the last try
 
 
-_SCHEMA = {
-    "error": pl.String,
-    "llm_output": pl.String,
-    "finish_reason": pl.String,
-    "prompt_tokens": pl.Int64,
-    "completion_tokens": pl.Int64,
-    "logprob_mean": pl.Float64,
-    "model_returned": pl.String,
-    "status": pl.String,
-    "attempt": pl.Int32,
-    "batch_id": pl.String,
-}
-
-
-class _GoneError(Exception):
-    """A file that the server does not have any more."""
-
-
-class _BrokenError(BatchError):
-    """A result file that cannot be used as it came; other batches can be fetched all the same."""
-
-
-def cut(todo: pl.DataFrame, *, max_lines: int, max_bytes: int) -> Iterator[tuple[list[str], bytes]]:
-    """Yield custom_ids and bytes of each file for requests (reads custom_id, body, model): one model a file, as OpenAI demands."""
-    for part in todo.partition_by("model", maintain_order=True):
-        ids: list[str] = []
-        lines: list[bytes] = []
-        size = 0
-        for name, body in part.select("custom_id", "body").iter_rows():
-            line = encode(name, body)
-            if lines and (len(lines) == max_lines or size + len(line) > max_bytes):
-                yield ids, b"".join(lines)
-                ids, lines, size = [], [], 0
-            ids.append(name)
-            lines.append(line)
-            size += len(line)
-        if lines:
-            yield ids, b"".join(lines)
-
-
-def find_batch(server: Server, batch_id: str) -> Any:
-    """Return the server's view of a batch, or None if it knows none."""
-    import openai
-
-    def look() -> Any:
-        try:
-            return server.client.batches.retrieve(batch_id)
-        except openai.NotFoundError:
-            return None
-
-    return server.patiently(look)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _keep(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.part")  # another process may write the same file
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise BatchError(
-            f"cannot write {path} ({error.strerror}); make room and run the cell again: nothing is lost at the server."
-        ) from None
-
-
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return {**one, "id": None} == {**other, "id": None}
-
-
-def unsendable(body: str) -> str | None:
-    """Say why a request in canonical JSON cannot be sent; None if it can."""
-    if len(body) > MAX_LINE_BYTES:
-        return f"the request has {len(body):,} bytes; a line may have {MAX_LINE_BYTES:,}"
-    if "\\ud" in body and parse(body.encode()) is None:  # canonical JSON escapes pairs too, and these are characters
-        return "its text holds half a character (a lone surrogate); clean the candidate's text"
-    return None
-
-
-def _problems(batch: Any, path: Path) -> tuple[str, set[str]]:
-    """Why a batch was refused as a whole, with the requests that the server names; and its codes."""
-    listed = (batch.errors.data or []) if batch.errors else []
-    sent = path.read_bytes().split(b"\n") if path.is_file() else []
-    told = []
-    for e in listed[:3]:
-        named = parse(sent[e.line - 1]) if e.line and e.line <= len(sent) else None
-        name = f" ({named['custom_id']})" if named else ""
-        told.append(f"line {e.line}{name}: {e.message}")
-    return "; ".join(told) or "no reason given", {str(e.code) for e in listed}
+def _sum(tokens: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Prompt and answer tokens together."""
+    both = list(tokens)
+    return sum(prompt for prompt, _ in both), sum(answers for _, answers in both)

@@ -1,8 +1,10 @@
 """The ledger of a folder of batches: what was intended, and what was done, in SQLite.
 
-A shard is one file of requests on its way: planned -> uploading -> creating -> submitted -> collected; or refused (as a whole),
-lost (gone at the server), withdrawn (never sent; it has no lines any more). Each state is on disk before the call that it announces. A line is claimed by one shard at a time, in one
-transaction, so that two notebooks never send it twice. This module does not know servers or requests.
+A shard is one file of requests on its way: planned -> uploading -> creating -> submitted -> collected; or fruitless (completed, and
+without a single answer), refused (as a whole), lost (gone at the server), withdrawn (never sent; it has no lines any more). Each state
+is on disk before the call that it announces. A line is claimed by one shard at a time, in one transaction, so that two notebooks never
+send it twice. A twin is a second batch that was made for one shard, by a create that somebody on the way repeated: found -> merged
+(what it brought is in the folder, and its answers fill the shard's gaps). This module does not know servers or requests.
 """
 
 import os
@@ -15,11 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from arislab.errors import PrerequisiteError
+from arislab.errors import BatchError, PrerequisiteError
 from arislab.lines import ANSWERED, parse, split
 
 UNSENT = ("planned", "uploading", "creating")
 OPEN = (*UNSENT, "submitted")
+FETCHED = ("collected", "fruitless")
+"""Result files came, and lie in the folder."""
 _LEASE_S = 300.0  # longer than a create may take
 _TABLES = """
 create table shards (
@@ -31,7 +35,12 @@ create table lines (
   custom_id text not null, shard_id integer not null, status text, primary key (custom_id, shard_id)) without rowid;
 create index lines_of on lines (shard_id);
 create table about (nonce text not null);
-pragma user_version = 2;
+"""
+_TWINS = """
+create table if not exists twins (
+  shard_id integer not null, batch_id text not null, state text not null default 'found', n_used integer, n_doubled integer,
+  primary key (shard_id, batch_id)) without rowid;
+pragma user_version = 3;
 """
 
 
@@ -53,8 +62,12 @@ class Ledger:
             self.db.row_factory = sqlite3.Row
             self.db.execute("pragma synchronous = full")
             with self._transaction():
-                if self.db.execute("pragma user_version").fetchone()[0] < 2:
+                (version,) = self.db.execute("pragma user_version").fetchone()
+                if version < 2:
                     self._make()
+                if version < 3:
+                    for statement in _TWINS.split(";"):
+                        self.db.execute(statement)
             self.db.execute("create temp table asked (custom_id text primary key)")
         except (OSError, sqlite3.OperationalError) as error:
             raise PrerequisiteError(
@@ -84,6 +97,11 @@ class Ledger:
         """Return how many lines of a shard have which status."""
         sql = "select coalesce(status, 'open'), count(*) from lines where shard_id = ? group by 1 order by 1"
         return dict(self.db.execute(sql, (shard_id,)).fetchall())
+
+    def twins(self, shard_id: int) -> list[dict[str, Any]]:
+        """Return the twins of a shard's batch: batch_id, state, n_used and n_doubled (answers that filled a gap, and that did not)."""
+        sql = "select batch_id, state, n_used, n_doubled from twins where shard_id = ? order by batch_id"
+        return [dict(row) for row in self.db.execute(sql, (shard_id,))]
 
     def look(
         self, wanted: Iterable[str], *, server: str, resend: Iterable[str], attempts: int | None = None
@@ -181,6 +199,26 @@ class Ledger:
             self.note(row, owner=self.owner, beat=time.time(), **changes)
         return True
 
+    def pair(self, row: dict[str, Any], batch_id: str, twins: Iterable[str]) -> bool:
+        """Write which batch of a shard counts, and which are its twins, before any of them is cancelled; False as in ``advance``."""
+        with self._transaction():
+            if not self._is_as(row) or row["state"] not in ("creating", "submitted"):
+                return False
+            self.db.execute("delete from twins where shard_id = ? and batch_id = ?", (row["id"], batch_id))
+            sql = "insert or ignore into twins (shard_id, batch_id) values (?, ?)"
+            self.db.executemany(sql, ((row["id"], twin) for twin in twins))
+            if row["state"] == "creating":
+                self.note(row, state="submitted", batch_id=batch_id, owner=self.owner, beat=time.time())
+            elif row["batch_id"] != batch_id:  # changed_at stays: the time of the submission
+                self.db.execute("update shards set batch_id = ? where id = ?", (batch_id, row["id"]))
+                row["batch_id"] = batch_id
+        return True
+
+    def note_twin(self, row: dict[str, Any], batch_id: str, *, n_used: int, n_doubled: int) -> None:
+        """Write what a twin brought; within the transaction that settles its shard."""
+        sql = "update twins set state = 'merged', n_used = ?, n_doubled = ? where shard_id = ? and batch_id = ?"
+        self.db.execute(sql, (n_used, n_doubled, row["id"], batch_id))
+
     def settle(
         self,
         row: dict[str, Any],
@@ -277,6 +315,27 @@ class Ledger:
             made = self.db.execute(sql, (*values, len(content), "submitted", row["file_id"], row["batch_id"])).lastrowid
             names = [(parse(line) or {}).get("custom_id") for line in split(content)]
             self.db.executemany("insert into lines (custom_id, shard_id) values (?, ?)", ((n, made) for n in names))
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a file of the folder whole or not at all.
+
+    Raises:
+        BatchError: The disk is full, or the folder cannot be written.
+    """
+    part = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.part")  # another process may write the same file
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise BatchError(
+            f"cannot write {path} ({error.strerror}); make room and run the cell again: nothing is lost at the server."
+        ) from None
 
 
 def _lives(owner: str) -> bool:

@@ -22,7 +22,8 @@ servers or batches.
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from io import BytesIO
+from typing import IO, Any
 
 import orjson
 
@@ -63,10 +64,17 @@ def encode(custom_id: str, body: str) -> bytes:
     )
 
 
-def split(content: bytes) -> Iterator[bytes]:
-    r"""Yield the lines that are not blank; only ``\n`` ends one. A byte order mark and ``\r`` before the end are dropped."""
-    for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
-        if stripped := line.strip(b" \t\r"):
+def split(content: bytes | IO[bytes]) -> Iterator[bytes]:
+    r"""Yield the lines that are not blank; only ``\n`` ends one. A byte order mark and ``\r`` before the end are dropped.
+
+    Args:
+        content: The bytes of a file, or the file itself, which is then read line by line.
+    """
+    source = BytesIO(content) if isinstance(content, bytes) else content  # neither knows another end of a line than \n
+    if source.read(3) != b"\xef\xbb\xbf":
+        source.seek(0)
+    for line in source:
+        if stripped := line.strip(b" \t\r\n"):
             yield stripped
 
 
@@ -87,8 +95,8 @@ def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
         batch_status: Terminal status of its batch.
 
     Returns:
-        status (one of ANSWERED, AGAIN, ASK), error (JSON text), llm_output, finish_reason, prompt_tokens, completion_tokens,
-        logprob_mean, model_returned; null where nothing is known.
+        status (one of ANSWERED, AGAIN, ASK), error (JSON text), llm_output (of an answer that calls tools: the calls as JSON),
+        finish_reason, prompt_tokens, completion_tokens, logprob_mean, model_returned; null where nothing is known.
     """
     if line is None:
         status = {"expired": "expired", "cancelled": "cancelled"}.get(batch_status, "unavailable")
@@ -106,6 +114,14 @@ def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
     return _answer(body)
 
 
+def n_choices(line: dict[str, Any]) -> int:
+    """Return how many choices an answer has; 0 for a line without an answer, 1 for most."""
+    body = _fields(line.get("response")).get("body")
+    body = parse(body.encode()) if isinstance(body, str) else body
+    choices = _fields(body).get("choices")
+    return len(choices) if isinstance(choices, list) else 0
+
+
 def _answer(body: Any) -> dict[str, Any]:
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
@@ -113,6 +129,8 @@ def _answer(body: Any) -> dict[str, Any]:
         return _failed("unavailable", {"code": "empty_response", "message": "status 200 without choices"})
     message, usage = _fields(choice.get("message")), _fields(body.get("usage"))
     reason, text, refusal = choice.get("finish_reason"), _text(message.get("content")), message.get("refusal")
+    if not text and message.get("tool_calls"):
+        text = canonical(message["tool_calls"])
     if refusal or reason == "content_filter":
         status = "refused"
     elif not (text or "").strip():

@@ -4,6 +4,7 @@ import json
 import threading
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -26,7 +27,8 @@ class Faults:
         """Calls by route: upload, create, retrieve, list, content, cancel, models."""
         self.script = {}
         """Route to a list of faults, used up one a call: "refuse" (not done, no answer), "drop" (done, but no answer comes),
-        "done-503" (done, and denied), or (status, body, headers)."""
+        "done-503" (done, and denied), "twice" (a proxy repeats it, and passes the second answer on), "twice-drop" (and then breaks
+        the connection), or (status, body, headers)."""
         self.line = lambda name, n: good(name)
         """custom_id and number of the attempt to an output line (dict or bytes), None for no line at all."""
         self.embed = lambda asked: (404, "no embeddings here")
@@ -40,6 +42,8 @@ class Faults:
         """It says that it is arislab's own server, and knows Idempotency-Key."""
         self.is_lazy = False
         """Batches stay in progress until ``finish``."""
+        self.is_repeated = False
+        """A proxy is sending for the second time what a client sent once."""
         self.keys, self.n_made, self.watch = {}, 0, lambda batch, names: None
         """What is told of each batch that is made."""
 
@@ -121,8 +125,18 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def repeat(self, do):
+        self.faults.is_repeated = True
+        try:
+            return do()
+        finally:
+            self.faults.is_repeated = False
+
     def serve(self, route, do):
         fault = self.faults.fault(route)
+        if fault in ("twice", "twice-drop"):
+            do()
+            do, fault = partial(self.repeat, do), "drop" if fault == "twice-drop" else None
         if fault in ("drop", "refuse", "done-503"):
             if fault != "refuse":
                 do()

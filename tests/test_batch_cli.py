@@ -68,6 +68,21 @@ def summed(told):
     return rest
 
 
+def test_a_file_without_a_single_answer_ends_with_1(batch, root, server):
+    file = write(root / "in.jsonl", [line(n, "no", temperature=-1) for n in range(3)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        done = RUN.invoke(app, ["submit", str(file), "--base-url", server["url"], "--wait"])
+    assert (done.exit_code, summed(done.stdout)) == (1, "3 error")
+    assert re.search(
+        r"batch batch_\w+ of 3 requests completed without a single answer; for instance q-0: .*temp", done.stderr
+    )
+    assert re.search(r"no request has an answer: batch batch_\w+ completed without", done.stderr)
+    assert "fruitless" in batch("status", url="")
+    assert summed(batch("collect", file, "--out", root / "out.jsonl", code=1)) == "3 error"
+    assert len((root / "out.jsonl").read_text().splitlines()) == 3, "the error lines are there all the same"
+
+
 def test_a_file_goes_out_and_its_results_come_back_in_its_order(batch, root):
     file = write(root / "in.jsonl", [line(n) for n in (3, 1, 2)] + [line(9, temperature=-1)])
     assert summed(batch("plan", file)).startswith("4 to send; 1 files")

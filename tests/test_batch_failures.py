@@ -2,13 +2,15 @@
 
 import json
 import re
+import time
+import warnings
+from collections import Counter
 
 import pytest
 from conftest import people
 from faults import good, serving
 
-from arislab import batch, connection
-from arislab import job as job_module
+from arislab import batch, connection, ledger, results, sending, watch
 from arislab.dialect import dialect
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
 from arislab.ledger import Ledger
@@ -57,6 +59,7 @@ def test_a_control_call_that_fails_once_costs_nothing(server, tmp_path, route, f
     faults.script[route] = [fault]
     assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
     assert (len(faults.batches), set(faults.asked.values())) == (n_creates, {1})
+    assert faults.script[route] == [], "the call was made"
 
 
 @pytest.mark.parametrize(
@@ -304,15 +307,203 @@ def test_1_a_file_that_was_uploaded_before_a_crash_is_found_by_its_name_and_used
     assert (faults.calls["upload"], set(faults.asked.values())) == (1, {1})
 
 
-def test_2_of_two_batches_for_one_file_the_older_is_kept_and_the_other_cancelled(server, tmp_path):
+def with_twin(faults, url, folder):
+    """A batch on its way, one that was made of the same file a little later, and a client that died before it knew of either."""
+    faults.is_lazy = True
+    submit(url, folder)
+    (made,) = faults.batches.values()
+    faults.batches["batch-x"] = made | {"id": "batch-x", "created_at": 5}
+    Ledger(folder).db.execute("update shards set state = 'creating', batch_id = null")
+
+
+def aside(folder):
+    """What lies in quarantine: reason, batch and request."""
+    told = [json.loads(x) for x in (folder / "quarantine.jsonl").read_text().splitlines()]
+    return [(x["why"], x["batch_id"], x["line"]["custom_id"]) for x in told]
+
+
+def share(faults):
+    """The first batch that ends answers a and b, the second b and c, the third all."""
+    a, b, c, _ = FRAME["custom_id"]
+    parts = {1: (a, b), 2: (b, c)}
+    faults.line = lambda name, n: good(name, f"answer {n}") if name in parts.get(n, FRAME["custom_id"]) else None
+    return a, b, c
+
+
+@pytest.mark.parametrize("end", ["cancelled", "completed", "expired", "file gone", "forgotten", "failed"])
+def test_2_of_two_batches_for_one_file_the_older_is_kept_and_the_other_cancelled(server, tmp_path, end):
+    faults, url = server
+    with_twin(faults, url, tmp_path)
+    job = submit(url, tmp_path)
+    assert job.batch_ids == ["batch-0"]
+    assert [b["status"] for b in faults.batches.values()] == ["in_progress", "cancelling"]
+    _, b, _ = share(faults)
+    faults.finish("batch-0", {"status": "expired"})
+    job.look()
+    assert job.account() == {"open": N}, "the answers of the twin are waited for"
+    faults.finish("batch-x", {"status": end if end in ("completed", "expired", "failed") else "cancelled"})
+    if end == "file gone":
+        del faults.files["file-out-batch-x"]
+    if end == "forgotten":
+        del faults.batches["batch-x"]
+    faults.is_lazy = False
+    with pytest.warns(UserWarning, match="batch batch-0 has a twin, batch-x: a create was repeated") as told:
+        rows = job.wait(poll_s=0.01).collect()
+    assert len(told) == 1
+    assert sum(job.account().values()) == rows.height == N
+    has_come = end in ("cancelled", "completed", "expired")
+    came = ["answer 1", "answer 1", "answer 3" if end in ("file gone", "forgotten") else "answer 2", "answer 3"]
+    assert rows["llm_output"].to_list() == came
+    if has_come:
+        assert rows["batch_id"].to_list() == ["batch-0", "batch-0", "batch-x", "batch-1"]
+        assert aside(tmp_path) == [("doubled", "batch-x", b)]
+        assert "1 of its answers fill gaps, 1 are doubled" in str(told[0].message)
+        assert "10 tokens were spent twice" in str(told[0].message)
+        assert "twin batch-x: 1 used, 1 doubled" in batch.status(tmp_path)["lines"][0]
+        assert any(b'"answer 2"' in f.read_bytes() and b.encode() in f.read_bytes() for f in tmp_path.glob("results/*"))
+    n_again = len(faults.names(faults.batches["batch-1"]["input_file_id"]))
+    assert n_again == (1 if has_come else 2)
+    assert run(url, tmp_path)["llm_output"].to_list() == came
+
+
+@pytest.mark.parametrize("end", ["failed", "forgotten", "file gone"])
+def test_2_the_twin_of_a_batch_that_brought_nothing_stands_in_for_it(server, tmp_path, end):
+    faults, url = server
+    with_twin(faults, url, tmp_path)
+    job = submit(url, tmp_path)
+    faults.finish("batch-0", {"status": "completed" if end == "file gone" else "failed"})
+    if end == "file gone":
+        del faults.files["file-out-batch-0"]
+    if end == "forgotten":
+        del faults.batches["batch-0"]
+    _, _, c = share(faults)
+    faults.line = lambda name, n: good(name, "the twin's") if name != c else good(name, code=400)
+    faults.finish("batch-x", {"status": "completed"})
+    with pytest.warns(UserWarning, match="3 of its answers fill gaps, 0 are doubled"):
+        rows = job.wait(poll_s=0.01).collect()
+    missing = {"failed": "error", "forgotten": "lost", "file gone": "lost"}[end]
+    assert rows["status"].to_list() == ["ok", "ok", missing, "ok"]
+    assert set(rows.filter(status="ok")["batch_id"]) == {"batch-x"}
+    assert faults.calls["create"] == 1
+
+
+def test_2_a_create_that_a_proxy_repeats_is_seen_although_it_was_answered(server, tmp_path):
+    faults, url = server
+    faults.is_lazy, faults.script["create"] = True, ["twice"]
+    job = submit(url, tmp_path)
+    assert job.batch_ids == ["batch-1"], "the answer to the second"
+    job.look()
+    assert job.batch_ids == ["batch-0"]
+    assert [b["status"] for b in faults.batches.values()] == ["in_progress", "cancelling"]
+    share(faults)
+    faults.finish("batch-1", {"status": "cancelled"})
+    faults.finish("batch-0", {"status": "completed"})
+    faults.is_lazy = False
+    with pytest.warns(UserWarning, match="1 of its answers fill gaps, 1 are doubled"):
+        assert job.wait(poll_s=0.01).collect()["status"].to_list() == ["ok"] * N
+    assert faults.calls["create"] == 2  # what neither had answered
+
+
+def test_2_a_server_that_knows_the_key_of_a_create_makes_no_twin(server, tmp_path):
+    faults, url = server
+    faults.is_ours, faults.script["create"] = True, ["twice"]
+    assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
+    assert (len(faults.batches), faults.calls["list"], set(faults.asked.values())) == (1, 0, {1})
+
+
+class KilledError(BaseException):
+    """The process is gone."""
+
+
+def kill(monkeypatch, target, name, *, after=0):
+    """Let a process die at one call of a function."""
+    left, call = [after], getattr(target, name)
+
+    def dying(*given, **more):
+        left[0] -= 1
+        if left[0] == -1:
+            raise KilledError
+        return call(*given, **more)
+
+    monkeypatch.setattr(target, name, dying)
+
+
+@pytest.mark.parametrize("where", ["before the twin is cancelled", "between the result files", "before the quarantine"])
+def test_2_a_crash_between_finding_a_twin_and_merging_it_loses_and_doubles_nothing(
+    server, tmp_path, monkeypatch, where
+):
+    faults, url = server
+    with_twin(faults, url, tmp_path)
+    share(faults)
+    with monkeypatch.context() as patch:
+        if where == "before the twin is cancelled":
+            kill(patch, sending, "cancel_batch")
+            with pytest.raises(KilledError):
+                submit(url, tmp_path)
+            assert faults.batches["batch-x"]["status"] == "in_progress"
+            faults.is_without_list = True  # it is known from the ledger alone
+            submit(url, tmp_path).look()  # another process
+            faults.is_without_list = False
+            assert faults.batches["batch-x"]["status"] == "cancelling"
+        job = submit(url, tmp_path)
+        faults.finish("batch-0", {"status": "expired"})
+        faults.finish("batch-x", {"status": "cancelled"})
+        faults.is_lazy = False
+        if where != "before the twin is cancelled":
+            what = {
+                "between the result files": (results, "keep", 1),
+                "before the quarantine": (results, "quarantine", 0),
+            }
+            kill(patch, *what[where][:2], after=what[where][2])
+            with pytest.raises(KilledError):
+                job.wait(poll_s=0.01)
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        rows = run(url, tmp_path)
+    assert rows["llm_output"].to_list() == ["answer 1", "answer 1", "answer 2", "answer 3"]
+    assert Counter(faults.asked.values()) == {2: 3, 3: 1}
+    assert run(url, tmp_path)["llm_output"].to_list() == rows["llm_output"].to_list()
+
+
+def test_2_two_notebooks_merge_a_twin_once(server, tmp_path):
+    faults, url = server
+    with_twin(faults, url, tmp_path)
+    both = [submit(url, tmp_path) for _ in range(2)]
+    _, b, _ = share(faults)
+    faults.finish("batch-0", {"status": "expired"})
+    faults.finish("batch-x", {"status": "cancelled"})
+    faults.is_lazy = False
+    with pytest.warns(UserWarning, match="has a twin") as told:
+        came = [job.wait(poll_s=0.01).collect()["llm_output"].to_list() for job in both]
+    assert came == [["answer 1", "answer 1", "answer 2", "answer 3"]] * 2
+    assert (len(told), aside(tmp_path)) == (1, [("doubled", "batch-x", b)])
+    assert faults.calls["create"] == 2
+
+
+def test_2_what_a_twin_used_counts_against_the_budget(server, tmp_path):
+    faults, url = server
+    faults.script["create"] = ["twice"]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        job = submit(url, tmp_path, max_lines=2, budget=batch.Budget(tokens=25)).wait(poll_s=0.01)
+    assert job.account() == {"ok": 2, "unsent": 2}  # 10 tokens, 10 of the twin, and 10 more would pass it
+    assert ["has a twin" in str(told[0].message), "has no room" in str(told[1].message)] == [True, True]
+    faults.calls.clear()
+    assert submit(url, tmp_path / "b", max_lines=2, budget=batch.Budget(tokens=25)).wait(poll_s=0.01).account() == {
+        "ok": N
+    }
+
+
+def test_2_a_ledger_from_before_twins_is_taken_over(server, tmp_path):
     faults, url = server
     faults.is_lazy = True
     submit(url, tmp_path)
-    (made,) = faults.batches.values()
-    faults.batches["batch-x"] = made | {"id": "batch-x", "created_at": 5}
-    Ledger(tmp_path).db.execute("update shards set state = 'creating', batch_id = null")
-    assert submit(url, tmp_path).batch_ids == ["batch-0"]
-    assert [b["status"] for b in faults.batches.values()] == ["in_progress", "cancelling"]
+    book = Ledger(tmp_path)
+    book.db.executescript("drop table twins; pragma user_version = 2")
+    book.close()
+    faults.finish("batch-0", {"status": "completed"})
+    assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
+    assert faults.calls["create"] == 1
 
 
 @pytest.mark.parametrize("absent", ["no line", "a line that says so"])
@@ -342,16 +533,57 @@ def test_13_a_completed_batch_without_an_output_file_is_read_from_its_error_file
     faults, url = server
     faults.line = lambda name, n: good(name, code=400)
     faults.end = lambda n: {"status": "completed", "output_file_id": None, "error_file_id": error_file}
-    rows = run(url, tmp_path, attempts=2)
-    assert rows["status"].to_list() == ["error" if error_file else "unavailable"] * N
+    job = submit(url, tmp_path, attempts=2)
+    with pytest.warns(UserWarning, match="without a single answer"):
+        job.wait(poll_s=0.01)
+    assert job.account() == {"error" if error_file else "unavailable": N}
     assert len(faults.batches) == (1 if error_file else 2)
+    with pytest.raises(BatchError, match="none of 4 requests has an answer"):
+        job.collect()
+
+
+def test_13_a_batch_that_completes_without_a_single_answer_is_loud_and_stops_the_phase(server, tmp_path):
+    faults, url = server
+    faults.line = lambda name, n: failed(name, {"code": "invalid_model", "message": "m is not loaded"})
+    job = submit(url, tmp_path)
+    why = rf"completed without a single answer; for instance {A}: .*m is not loaded.*run the cell again with resend=\('error',\)"
+    with pytest.warns(UserWarning, match=rf"batch batch-0 of 4 requests {why}"):
+        job.wait(poll_s=0.01)
+    assert batch.status(tmp_path)["state"].to_list() == ["fruitless"]
+    assert "m is not loaded" in batch.status(tmp_path)["error"][0]
+    for again in (job, None):  # the same in another process
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            again = again or submit(url, tmp_path).wait(poll_s=0.01)
+        with pytest.raises(BatchError, match=rf"none of 4 requests has an answer: batch batch-0 {why}.*results"):
+            again.collect()
+        assert again.account() == {"error": N}
+        assert len(again.lines()) == N
+    faults.line = lambda name, n: good(name)
+    assert run(url, tmp_path, resend=("error",))["status"].to_list() == ["ok"] * N
+
+
+def test_13_a_fruitless_batch_among_others_is_rows_and_a_warning(server, tmp_path):
+    faults, url = server
+    _, b, c, d = FRAME["custom_id"]
+    faults.line = lambda name, n: good(name, code=400 if name in (c, d) else 200)
+    with pytest.warns(UserWarning, match="batch batch-1 of 2 requests completed without a single answer"):
+        rows = run(url, tmp_path, max_lines=2)
+    assert rows["status"].to_list() == ["ok", "ok", "error", "error"]
+    with pytest.warns(
+        UserWarning, match="2 error of earlier runs"
+    ):  # what is left of a phase does not stop it for ever
+        rest = submit(url, tmp_path, answered=[A, b]).wait(poll_s=0.01)
+    assert rest.collect()["status"].to_list() == ["error", "error"]
 
 
 def test_14_an_answer_without_choices_twice_is_an_error_and_not_asked_for_ever(server, tmp_path):
     faults, url = server
-    faults.line = lambda name, n: {"custom_id": name, "response": {"status_code": 200, "body": {"choices": []}}}
-    assert run(url, tmp_path)["status"].to_list() == ["error"] * N
-    assert set(faults.asked.values()) == {2}
+    nothing = {"response": {"status_code": 200, "body": {"choices": []}}}
+    faults.line = lambda name, n: good(name) if name == A else {"custom_id": name} | nothing
+    with pytest.warns(UserWarning, match="batch batch-1 of 3 requests completed without a single answer"):
+        assert run(url, tmp_path)["status"].to_list() == ["ok"] + ["error"] * (N - 1)
+    assert faults.asked == dict.fromkeys(FRAME["custom_id"], 2) | {A: 1}
 
 
 def test_17_of_two_answers_to_one_request_the_first_counts_and_the_other_is_kept_aside(server, tmp_path):
@@ -361,6 +593,40 @@ def test_17_of_two_answers_to_one_request_the_first_counts_and_the_other_is_kept
     assert run(url, tmp_path)["llm_output"].to_list() == ["first"] * N
     aside = [json.loads(x) for x in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
     assert [(x["why"], x["line"]["custom_id"]) for x in aside] == [("doubled", name) for name in FRAME["custom_id"]]
+
+
+def test_21_of_two_result_files_one_that_is_gone_does_not_take_the_other_along(server, tmp_path):
+    faults, url = server
+    faults.line = lambda name, n: good(name) if name == A else None
+    faults.end = lambda n: {"status": "completed", "error_file_id": "file-that-is-gone"}
+    assert run(url, tmp_path)["status"].to_list() == ["ok"] + ["lost"] * (N - 1)
+    assert len(faults.batches) == 1
+
+
+@pytest.mark.parametrize(
+    ("hours", "n_done", "is_late"), [(12.1, 1, True), (12.1, 2, False), (11.9, 0, False), (23.0, 0, True)]
+)
+def test_21_a_batch_that_is_late_is_said_once_with_what_to_do(server, tmp_path, hours, n_done, is_late):
+    faults, url = server
+    faults.is_lazy = True
+    job = submit(url, tmp_path)
+    (made,) = faults.batches.values()
+    made |= {"created_at": 10**9, "expires_at": 10**9 + 86_400}  # the server's clock is far off
+    made["request_counts"] = {"total": N, "completed": n_done, "failed": 0}
+    sent = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time.time() - hours * 3600))
+    job.ledger.db.execute("update shards set changed_at = ?", (sent,))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        job.look()
+        job.look()
+    assert len(told) == is_late
+    if is_late:
+        said = (
+            rf"batch batch-0 has used {hours:.1f} of its 24.0 h.* {n_done} of 4 .*arislab batch cancel batch-0.*resend"
+        )
+        assert re.search(said, str(told[0].message))
+    faults.finish("batch-0", {"status": "completed"})
+    assert job.wait(poll_s=0.01).account() == {"ok": N}
 
 
 def test_21_where_files_expire_early_a_longer_life_is_asked_for(server, tmp_path):
@@ -392,7 +658,7 @@ def test_23_a_server_that_restarts_is_waited_for_and_one_that_stays_away_is_not_
 def test_24_a_batch_without_any_progress_is_not_waited_for_for_ever(server, tmp_path, monkeypatch):
     faults, url = server
     faults.is_lazy = True
-    monkeypatch.setattr(job_module, "_REMOTE_STALL_S", 0.05)
+    monkeypatch.setattr(watch, "_REMOTE_STALL_S", 0.05)
     job = submit(url, tmp_path)
     with pytest.raises(BatchError, match=r"batch batch-0 made no progress .*arislab batch cancel batch-0.*resend"):
         job.wait(poll_s=0.02)
@@ -404,18 +670,18 @@ def test_25_a_batch_that_stays_in_cancelling_counts_as_cancelled(server, tmp_pat
     faults.is_lazy = True
     job = submit(url, tmp_path)
     job.cancel()
-    monkeypatch.setattr(job_module, "_CANCELLING_S", 0.02)
+    monkeypatch.setattr(watch, "_CANCELLING_S", 0.02)
     assert job.wait(poll_s=0.03).account() == {"cancelled": N}
 
 
 def test_29_30_files_are_cut_by_lines_and_bytes_and_no_line_is_too_long(tmp_path):
-    files = list(job_module.cut(FRAME, max_lines=3, max_bytes=10**6))
+    files = list(sending.cut(FRAME, max_lines=3, max_bytes=10**6))
     assert [len(ids) for ids, _ in files] == [3, 1]
     size = max(len(line) for _, content in files for line in content.splitlines(keepends=True))
-    assert [len(ids) for ids, _ in job_module.cut(FRAME, max_lines=100, max_bytes=2 * size)] == [2, 2]
+    assert [len(ids) for ids, _ in sending.cut(FRAME, max_lines=100, max_bytes=2 * size)] == [2, 2]
     limits = dialect("openai")
     assert (limits.max_requests, limits.max_bytes) == (50_000, 190_000_000)
-    assert "8,000,000" in job_module.unsendable("x" * 8_000_001)
+    assert "8,000,000" in sending.unsendable("x" * 8_000_001)
 
 
 def test_31_names_of_requests_are_short_plain_and_the_same_in_any_process():
@@ -443,7 +709,7 @@ def test_34_a_full_disk_stops_the_download_and_nothing_is_paid_again(server, tmp
 
     job = submit(url, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(job_module.os, "fsync", full)
+        patch.setattr(ledger.os, "fsync", full)
         with pytest.raises(BatchError, match=r"cannot write .*results.* \(No space left on device\); make room"):
             job.wait(poll_s=0.01)
     assert list(tmp_path.rglob("*.part")) == []
@@ -500,6 +766,10 @@ def test_33_only_a_window_of_batches_is_open_at_once(server, tmp_path):
         ({"body": {"model": "m", "messages": [{}], "stream": True}}, "line 1: stream is not possible"),
         ({"custom_id": "x" * 65}, "line 1: custom_id must be unique and 1 to 64 plain ASCII"),
         ({"body": {"model": "m"}}, "line 1: no request"),
+        (
+            {"body": {"model": "m", "messages": [{}], "n": 2}},
+            "line 1: a request has one answer, .*; got n=2. .*one line",
+        ),
     ],
 )
 def test_40_what_no_batch_can_hold_is_refused_before_it_is_sent(tmp_path, line, told):
@@ -512,6 +782,41 @@ def test_40_what_no_batch_can_hold_is_refused_before_it_is_sent(tmp_path, line, 
     for more in ({"stream": True}, {"n": 2}):
         with pytest.raises(ParameterError, match=r"one answer, whole; .*samples=3"):
             batch.build_requests(people(1), lambda c: [{"role": "user", "content": "x"}], model="m", **more)
+
+
+def test_40_further_choices_that_nobody_asked_for_are_said_and_kept(server, tmp_path):
+    faults, url = server
+
+    def two(name, n):
+        line = good(name, "first")
+        line["response"]["body"]["choices"] += good(name, "second")["response"]["body"]["choices"] * (name == A)
+        return line
+
+    faults.line = two
+    with pytest.warns(UserWarning, match="1 answers of batch batch-0 have further choices.*results"):
+        assert run(url, tmp_path)["llm_output"].to_list() == ["first"] * N
+    (came,) = (tmp_path / "results").iterdir()
+    assert came.read_text().count("second") == 1
+
+
+def test_40_an_answer_that_calls_a_tool_is_its_call_and_not_nothing(server, tmp_path):
+    faults, url = server
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+
+    def calls(name, n):
+        line = good(name, None, reason="tool_calls")
+        line["response"]["body"]["choices"][0]["message"]["tool_calls"] = [call]
+        return line
+
+    faults.line = calls
+    rows = run(url, tmp_path)
+    assert set(rows["status"]) == {"ok"}
+    assert json.loads(rows["llm_output"][0]) == [call]
+
+
+def test_28_a_parameter_that_json_does_not_have_is_one_clear_error():
+    with pytest.raises(ParameterError, match=r"must be a finite number, got .*'top_p': nan"):
+        batch.build_requests(people(1), lambda c: [{"role": "user", "content": "x"}], model="m", top_p=float("nan"))
 
 
 def test_progress_stands_in_a_log_without_a_terminal(server, tmp_path, capfd):
@@ -573,7 +878,8 @@ def test_3_a_notebook_follows_the_lines_that_another_sends_again(server, tmp_pat
     both = [batch.submit(FRAME, **how) for _ in range(2)]
     faults.finish("batch-0", {"status": "completed"})
     faults.is_lazy = False
-    assert [job.wait(poll_s=0.01).account() for job in both] == [{"ok": N}] * 2
+    with pytest.warns(UserWarning, match="batch batch-0 of 4 requests completed without a single answer"):
+        assert [job.wait(poll_s=0.01).account() for job in both] == [{"ok": N}] * 2
     assert set(faults.asked.values()) == {2}
 
 

@@ -2,7 +2,8 @@
 
 Two clients share one folder; each may die at any control call (before it is sent, or after it was done and before the answer is read)
 and around any write to the ledger or the folder, and the other may act in between, also after an hour of silence. The server loses answers,
-refuses, denies what it did, cuts downloads, shuffles, doubles and contradicts lines, expires, cancels, fails and forgets batches.
+refuses, denies what it did, cuts downloads, shuffles, doubles and contradicts lines, expires, cancels, fails and forgets batches. A
+proxy in between repeats creates, so that one file has two batches; what either answered is never asked again.
 
 A request that has an answer is asked again only where nobody can know better:
 
@@ -31,10 +32,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from arislab import batch, connection, job, ledger
+from arislab import batch, connection, job, ledger, results, watch
 from arislab.errors import BatchError
 from arislab.ledger import Ledger
-from arislab.lines import AGAIN, ANSWERED, ASK, outcome, parse, split
+from arislab.lines import AGAIN, ANSWERED, ASK, canonical, outcome, parse, split
 
 N = 9
 FRAME = batch.build_requests(people(N), lambda c: [{"role": "user", "content": c["profile"]["text"]}], model="m")
@@ -108,7 +109,7 @@ class Watched(Ledger):
         return found
 
 
-def keep(path, content, *, write=job._keep):
+def keep(path, content, *, write=ledger.keep):
     FATE.event("write")
     write(path, content)
     FATE.event("write")
@@ -176,6 +177,8 @@ TROUBLE = st.one_of(
     st.just(("wrong file",)),
     st.tuples(st.just("forget"), st.integers(0, 5), st.booleans()),
 )
+REPEATS = st.lists(st.sampled_from(["twice", "twice-drop"]), max_size=3)
+"""Creates that a proxy repeats: the first ones."""
 ENDING = st.none() | st.tuples(
     st.integers(0, 5),
     st.sampled_from(ENDS),
@@ -191,13 +194,14 @@ KINDS = Counter()
 class Machine(RuleBasedStateMachine):
     """Two clients on one folder, one server."""
 
-    @initialize(is_ours=st.booleans(), is_bare=st.booleans(), first=SUBMIT)
-    def begin(self, is_ours, is_bare, first):
+    @initialize(is_ours=st.booleans(), is_bare=st.booleans(), repeats=REPEATS, first=SUBMIT)
+    def begin(self, is_ours, is_bare, repeats, first):
         self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
         self.serving = serving()
         self.faults, self.url = self.serving.__enter__()
         self.faults.is_ours, self.faults.is_without_metadata, self.faults.is_lazy = is_ours, is_bare, True
         self.faults.line, self.faults.watch, self.faults.content = self.line, self.watch, self.content
+        self.faults.script["create"] = repeats
         self.clients, self.lake, self.seen = {}, {}, {}
         self.bad, self.cuts, self.wrong_file = {}, [], 0
         self.is_partial, self.clock, self.gone = None, 0.0, set()
@@ -206,13 +210,16 @@ class Machine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(job, "Ledger", Watched)
         self.patch.setattr(batch, "Ledger", Watched)
-        self.patch.setattr(job, "_keep", keep)
+        self.patch.setattr(job, "keep", keep)
+        self.patch.setattr(results, "keep", keep)
         self.patch.setattr(ledger, "_lives", lambda owner: owner in {c.owner for c in self.clients.values()})
         still = {"strftime": time.strftime, "gmtime": time.gmtime, "strptime": time.strptime, "time": time.time}
         still |= {"monotonic": time.monotonic}
         self.patch.setattr(ledger, "time", SimpleNamespace(**still | {"time": lambda: time.time() + self.clock}))
         self.patch.setattr(connection, "time", SimpleNamespace(**still, sleep=lambda s: None))
         self.patch.setattr(job, "time", SimpleNamespace(**still, sleep=self.sleep))
+        self.patch.setattr(results, "time", SimpleNamespace(**still, sleep=self.sleep))
+        self.patch.setattr(watch, "time", SimpleNamespace(**still))
         self.act("ann", first)
 
     # -- the server ----------------------------------------------------------------------------------------------------
@@ -232,12 +239,12 @@ class Machine(RuleBasedStateMachine):
         if kind == "no choices":
             return {"custom_id": name, "response": {"status_code": 200, "body": {"choices": []}}, "error": None}
         if kind == "twice":
-            return job.canonical(fine).encode() + b"\n" + job.canonical(fine).encode() + b"\n"
+            return canonical(fine).encode() + b"\n" + canonical(fine).encode() + b"\n"
         if kind == "contradicted":
             other = good(name, f"{name} {n} otherwise")
-            return job.canonical(fine).encode() + b"\n" + job.canonical(other).encode() + b"\n"
+            return canonical(fine).encode() + b"\n" + canonical(other).encode() + b"\n"
         if kind == "foreign":
-            return job.canonical(fine).encode() + b"\n" + job.canonical(good("r-foreign", "r-foreign")).encode() + b"\n"
+            return canonical(fine).encode() + b"\n" + canonical(good("r-foreign", "r-foreign")).encode() + b"\n"
         return {
             None: fine,
             "none": None,
@@ -248,6 +255,9 @@ class Machine(RuleBasedStateMachine):
 
     def watch(self, made, names):
         """A batch is made: none of its requests may be on its way, or have an answer that can be had."""
+        if self.faults.is_repeated:
+            KINDS["twin"] += 1
+            return
         for other in self.faults.batches.values():
             shared = set(names) & set(self.faults.names(other["input_file_id"]))
             if shared and other["status"] in ("in_progress", "cancelling"):
@@ -513,6 +523,7 @@ def test_the_machine_has_met_trouble_of_every_sort():
 
     assert len(kinds("end ")) >= 5
     assert len(kinds("line ")) >= 6
+    assert KINDS["twin"] >= 20
     assert kinds("died before POST")
     assert kinds("died after")
     assert kinds("died commit")

@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
@@ -49,7 +48,12 @@ def main():
     def step(name, work):
         wall, cpu = time.monotonic(), time.process_time()
         out = work()
-        steps[name] = {"wall_s": round(time.monotonic() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
+        _, peak = clock(os.getpid())
+        steps[name] = {
+            "wall_s": round(time.monotonic() - wall, 2),
+            "cpu_s": round(time.process_time() - cpu, 2),
+            "client_peak_mb": round(peak),  # so far
+        }
         return out
 
     with tempfile.TemporaryDirectory() as folder:
@@ -79,6 +83,7 @@ def main():
                 "resume_with_nothing_to_do", lambda: batch.submit(requests, server=server, folder=root / "b").account()
             )
             server_cpu, server_peak = clock(process.pid)
+            _, client_peak = clock(os.getpid())  # without the floor, which holds all answers at once
             stored = lake["training_data_raw"].read(columns=["custom_id", "status"])
             assert stored["custom_id"].n_unique() == stored.height == n == again["ok"], (stored.height, again)
             assert (rows["llm_output"] == rows["input"]).all()
@@ -113,7 +118,7 @@ def main():
                 "times_the_floor": round(total / steps["floor"]["wall_s"], 1),
                 "server_cpu_s": round(server_cpu, 1),
                 "server_peak_mb": round(server_peak),
-                "client_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+                "client_peak_mb": round(client_peak),
                 "client_threads": threading.active_count(),
                 "disk_bytes": disk,
                 "load": os.getloadavg(),
