@@ -97,31 +97,83 @@ def select(root: Path, *, where: str = "", sort: str = "", limit: int | None = N
     base = root / "papermill_runs"
     if not where and not sort:
         return _indexed(base, limit)
-    known = _known(base)
-    briefs = [_seen(b | {"folder": f"{base}/{n}"}) if b["status"] in OPEN else b for n, b in known.items()]
-    named: dict[str, Any] = dict.fromkeys(COLUMNS)
-    for brief in briefs:
-        named |= brief["numbers"]
-    said = f"{where} {sort}".lower()
-    asked = [name for name in named if name.lower() in said or name in ("created_at", "run_id")]
-    rows = [[row["numbers"].get(name) if row.get(name) is None else row[name] for name in asked] for row in briefs]
-    columns = ", ".join(f'"{name.lower()}"' for name in asked)
-    with contextlib.closing(sqlite3.connect(":memory:")) as memory:
-        memory.execute(f"create table runs ({columns})")
-        memory.executemany(f"insert into runs values ({', '.join('?' * len(asked))})", rows)
+    with _no_collector():
+        return _wholes(base, _chosen(base, where, sort)[:limit])
+
+
+def _chosen(base: Path, where: str, sort: str) -> list[str]:
+    """Return the folders of the runs that fulfil a condition, sorted."""
+    with contextlib.closing(_whole_index(base)) as index:
+        named = list(
+            dict.fromkeys(
+                [
+                    *COLUMNS,
+                    *(name for (name,) in index.execute("select name from named union select name from more_named")),
+                ]
+            )
+        )
+        said = f"{where} {sort}".lower()
+        asked = [n for n in named if '"' not in n and (n.lower() in said or n in ("created_at", "run_id"))]
+        values = [f"json_extract(brief, '$.numbers.\"{n}\"')" for n in (_quoted(name) for name in asked)]
+        values = [
+            f"coalesce(json_extract(brief, '$.{n}'), {v})" if n in COLUMNS else v
+            for n, v in zip(asked, values, strict=True)
+        ]
+        columns = ", ".join(f'{value} as "{name}"' for name, value in zip(asked, values, strict=True))
         order = f'"{sort}"' if sort else "created_at"
+        query = f"""with known as (select name, brief from listed where name not in (select name from seen) union all select name, brief from seen),
+            runs as materialized (select name as "in folder", {columns} from known)
+            select "in folder" from runs where {where or "true"} order by {order} is null, {order} desc, run_id desc"""
         try:
-            chosen = memory.execute(
-                f"select rowid from runs where {where or 'true'} order by {order} is null, {order} desc, run_id desc"
-            ).fetchall()
+            chosen = [name for (name,) in index.execute(query)]
         except sqlite3.Error as error:
             raise ParameterError(
                 f"--where {where!r} --sort {sort!r} cannot be answered: {error}. Known: {', '.join(named)}."
             ) from None
     if sort and sort not in named:
         raise ParameterError(f"--sort {sort!r}: no run has it; known: {', '.join(named)}.")
-    names = list(known)
-    return _wholes(base, [names[number - 1] for (number,) in chosen[:limit]])
+    return chosen
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def _whole_index(base: Path) -> sqlite3.Connection:
+    """Return the index with every run in it, and a table ``seen`` of those that read otherwise than they are stored: open ones."""
+    names, fresh = _refreshed(base)
+    index = _stored(base, set(names) - fresh.keys())
+    if index is None:  # the one on disk cannot be written
+        fresh = {name: _brief(_read(base / name)) for name in names}
+        index = _made(sqlite3.connect(":memory:"))
+    opened = index.execute("select name, brief from listed where is_open").fetchall()
+    known = fresh | {name: orjson.loads(brief) for name, brief in opened}
+    index.execute("create temp table more_named (name text primary key)")
+    _note_names(index, fresh.values(), table="more_named")  # the index on disk may be closed to us
+    index.execute("create temp table seen (name text primary key, brief text)")
+    index.executemany(
+        "insert into seen values (?, ?)",
+        [
+            (name, orjson.dumps(_seen(brief | {"folder": f"{base}/{name}"}), default=str).decode())
+            for name, brief in known.items()
+        ],
+    )
+    return index
+
+
+def _stored(base: Path, names: set[str]) -> sqlite3.Connection | None:
+    """Return the index on disk if it has these runs."""
+    if not base.is_dir():
+        return None
+    try:
+        index = _index(base)
+    except sqlite3.Error:
+        return None
+    with contextlib.suppress(sqlite3.Error):
+        if not names - {name for (name,) in index.execute("select name from listed")}:
+            return index
+    index.close()
+    return None
 
 
 def short(headline: Mapping[str, Any] | None) -> str:
@@ -139,28 +191,14 @@ def _indexed(base: Path, limit: int | None) -> list[dict[str, Any]]:
     names = _refreshed(base)[0]
     named = [name for name in names if canonical.RUN_ID.match(name)]  # such a name begins with the time
     if len(named) < len(names):
-        other = {name: brief for name, brief in _known(base).items() if not canonical.RUN_ID.match(name)}
-        times = {name: str(brief["created_at"] or "") for name, brief in other.items()}
+        other = [name for name in names if not canonical.RUN_ID.match(name)]
+        times = {name: str(_read(base / name)["created_at"] or "") for name in other}
         moments = {name: text.replace("-", "").replace(":", "")[:15] for name, text in times.items()}
         ordered = sorted(
             [(name[:16], name) for name in named] + [(moments[name], name) for name in moments], reverse=True
         )
         return _wholes(base, [name for _, name in ordered[:limit]])
     return _wholes(base, sorted(named, reverse=True)[:limit])
-
-
-def _known(base: Path) -> dict[str, dict[str, Any]]:
-    """Return what a list needs of each run, by folder."""
-    names, fresh = _refreshed(base)
-    stored: dict[str, bytes] = {}
-    if len(fresh) < len(names):
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(_index(base)) as index:
-            stored = dict(index.execute("select name, brief from listed"))
-    with _no_collector():
-        return {
-            name: fresh.get(name) or (orjson.loads(stored[name]) if name in stored else _brief(_read(base / name)))
-            for name in names
-        }
 
 
 @contextlib.contextmanager
@@ -188,11 +226,13 @@ def _refreshed(base: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
         if not stamp or known.get(name) != stamp:
             run = _read(base / name)
             fresh[name] = _brief(run)
-            new.append((name, stamp, *(orjson.dumps(told, default=str) for told in (fresh[name], _shown(run)))))
+            told = [orjson.dumps(each, default=str).decode() for each in (fresh[name], _shown(run))]
+            new.append((name, stamp, run["status"] in OPEN, *told))
     gone = known.keys() - stamps.keys()
     if fresh or gone:
         with contextlib.suppress(sqlite3.Error), contextlib.closing(_index(base)) as index, index:
-            index.executemany("insert or replace into listed values (?, ?, ?, ?)", [row for row in new if row[1]])
+            index.executemany("insert or replace into listed values (?, ?, ?, ?, ?)", [row for row in new if row[1]])
+            _note_names(index, fresh.values())
             changed = [*gone, *(row[0] for row in new if not row[1])]
             index.executemany("delete from listed where name = ?", [(name,) for name in changed])
     return list(stamps), fresh
@@ -242,13 +282,32 @@ def _stamps(base: Path) -> dict[str, str]:
     return stamps
 
 
+_VERSION = 2
+_SCHEMA = """
+drop table if exists listed;
+drop table if exists named;
+create table listed (name text primary key, stamp text, is_open int, brief text, whole text);
+create index stamps on listed (name, stamp);
+create index open on listed (is_open) where is_open;
+create table named (name text primary key);
+"""
+
+
 def _index(base: Path) -> sqlite3.Connection:
-    index = sqlite3.connect(base / ".index.sqlite", timeout=2)
-    index.execute("create table if not exists listed (name text primary key, stamp text, brief blob, whole blob)")
-    index.execute(
-        "create index if not exists stamps on listed (name, stamp)"
-    )  # read alone: the rows are a hundred times larger
+    return _made(sqlite3.connect(base / ".index.sqlite", timeout=2))
+
+
+def _made(index: sqlite3.Connection) -> sqlite3.Connection:
+    """Make the tables of an index that has none, or those of another version."""
+    if index.execute("pragma user_version").fetchone()[0] != _VERSION:
+        index.executescript(f"begin; {_SCHEMA} pragma user_version = {_VERSION}; commit;")
     return index
+
+
+def _note_names(index: sqlite3.Connection, briefs: Iterable[dict[str, Any]], table: str = "named") -> None:
+    """Remember under which names numbers and parameters can be asked for."""
+    names = {name for brief in briefs for name in brief["numbers"]}
+    index.executemany(f"insert or ignore into {table} values (?)", [(name,) for name in sorted(names)])
 
 
 _LISTED = (*COLUMNS, "cause", "signal", "cell", "resumed_from", "rerun_of", "seed", "finished_at", "root")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -197,3 +198,37 @@ def test_a_run_that_failed_is_resumed_as_a_new_one_with_the_same_parameters(root
     assert new["parameters"] == old["parameters"]
     again = arislab_command(root, "resume", new["run_id"])
     assert (again.returncode, "only a run that ended without being ok" in again.stderr) == (2, True)
+
+
+def filtered(root):
+    return ids(records.select(root, where="phase = 'icl' and gain > 0.4", sort="gain"))
+
+
+@pytest.mark.parametrize("damage", ["gone", "garbage", "older", "folder", "locked"])
+def test_a_filter_answers_the_same_whatever_became_of_the_index(three, damage):
+    before = filtered(three)
+    assert before[0] == "bbbb"
+    index = three / "papermill_runs" / ".index.sqlite"
+    other = sqlite3.connect(index)
+    if damage == "locked":
+        other.execute("begin exclusive")
+    elif damage == "older":
+        other.executescript(
+            "drop table listed; create table listed (name text, stamp text, brief blob, whole blob); pragma user_version = 0"
+        )
+    else:
+        index.unlink()
+        if damage == "garbage":
+            index.write_bytes(b"no database " * 1000)
+        elif damage == "folder":
+            index.mkdir()
+    plant(three, "20260104T000000Z-icl-dddd", headline={"gain": 0.95, "so far unknown": 7})
+    assert filtered(three) == ["dddd", *before]
+    assert ids(records.select(three, where='"so far unknown" = 7')) == ["dddd"]
+    other.close()
+
+
+def test_names_with_quotes_and_operators_can_be_asked_for(three):
+    plant(three, "20260104T000000Z-icl-dddd", headline={'icl - it\'s "best"': 1, "a'b+c": 2, "ok": True})
+    assert ids(records.select(three, where='"a\'b+c" = 2 and ok')) == ["dddd"]
+    assert ids(records.select(three, sort="a'b+c"))[0] == "dddd"
