@@ -53,7 +53,7 @@ def main():
         def call(*words):
             subprocess.run([*command, *words], check=True, capture_output=True)
 
-        start = [sys.executable, "-c", "import arislab.cli"]
+        start = [sys.executable, "-c", "import arislab.listing"]
         told = {
             "runs": n,
             "first_list_ms": round(first_ms),
@@ -62,6 +62,8 @@ def main():
             "sort_ms": median_ms(lambda: records.select(root, sort="finetuned", limit=50)),
             "all_ms": median_ms(lambda: records.as_json(root)),
             "command_ms": median_ms(lambda: call()),
+            "command_filter_ms": median_ms(lambda: call("--where", "phase = 'icl' and baseline > 0.5")),
+            "command_sort_ms": median_ms(lambda: call("--sort", "finetuned")),
             "of_these_python_and_imports_ms": median_ms(lambda: subprocess.run(start, check=True)),
             "diff_ms": median_ms(lambda: records.diff(records.find(root, name), records.find(root, name))),
             "index_bytes": (root / "papermill_runs" / ".index.sqlite").stat().st_size,
