@@ -392,12 +392,16 @@ def report(folder: Path) -> dict:
             mine = part.filter((pl.col("arm") == arm) & (pl.col("budget") == budget)).sort("seed")
             row = {**mine.row(0, named=True), **means(mine)}
             row = {name: row[name] for name in ("kind", "temperature", "n_rows", "arm", "budget", *means(mine))}
-            for other in sorted(part.filter(pl.col("arm") == "dspy")["budget"].unique()):
-                pairs = mine.join(part.filter((pl.col("arm") == "dspy") & (pl.col("budget") == other)), on="seed").sort(
-                    "seed"
-                )
-                if pairs.height > 1 and (arm, budget) != ("dspy", other):
-                    row[f"minus dspy {other}"] = paired(pairs["truth"], pairs["truth_right"])
+            baselines = [
+                ("top quality", 0),
+                *(("dspy", b) for b in sorted(part.filter(pl.col("arm") == "dspy")["budget"].unique())),
+            ]
+            baselines += [("arislab", budget)] if arm == "arislab surrogate" else []
+            for other, calls in baselines:
+                theirs = part.filter((pl.col("arm") == other) & (pl.col("budget") == calls))
+                pairs = mine.join(theirs, on="seed").sort("seed")
+                if pairs.height > 1 and (arm, budget) != (other, calls):
+                    row[f"minus {other} {calls}"] = paired(pairs["truth"], pairs["truth_right"])
             told["search"].append(row)
     for part in runs.filter(pl.col("part") == "exhaustive").partition_by(
         "kind", "temperature", "n_rows", maintain_order=True
