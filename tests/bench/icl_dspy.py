@@ -464,6 +464,7 @@ def main() -> None:
     parser.add_argument(
         "--transport", choices=("chat", "batch"), default="batch", help="dspy.LM one by one, or batches"
     )
+    parser.add_argument("--k", nargs="+", type=int, default=[5, 1, 3], help="of the surface")
     given = parser.parse_args()
     if set(given.parts) != {"report"}:
         world, told = World(given.folder, temperature=given.temperature), Results(given.folder)
