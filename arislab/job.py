@@ -161,7 +161,8 @@ class Job:
 
         Raises:
             BatchError: A batch is still on its way; the server refused everything that was sent; or a batch completed without a single
-                answer, and nothing else of what was asked has one either.
+                answer, and this server never answered anything that was asked from this folder. Where it has, a batch of prompts that
+                do not fit, or of the few that failed before, is rows with their status.
         """
         if left := self._open():
             raise BatchError(
@@ -174,7 +175,7 @@ class Job:
                 "server lacks, and run the cell again with resend=('error',)."
             )
         n = self.account()
-        if (first := self.fruitless()) and not self.n_recorded:
+        if (first := self.fruitless()) and not self._has_answered():
             raise BatchError(
                 f"none of {self.requests.height:,} requests has an answer: batch {first['batch_id']} {first['error']}. "
                 f"{self._next(n)} What came lies in {self.folder / 'results'}."
@@ -212,6 +213,11 @@ class Job:
         counts = self.account()
         found = [shard for shard in self.shards if shard["state"] == "fruitless"]
         return found[0] if found and not any(counts.get(status) for status in ANSWERED) else None
+
+    def _has_answered(self) -> bool:
+        """Whether anything of what was asked is recorded, or the server once answered a batch of this folder."""
+        state = "state = 'collected' and server = ?"
+        return bool(self.n_recorded) or bool(self.ledger.rows(state, self.server.identity))
 
     def lines(self) -> dict[str, bytes]:
         """Return the line that a server wrote for each request, or an error line that says why there is none; nothing for what is on its way."""

@@ -503,7 +503,7 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(
-    max_examples=int(os.environ.get("ARISLAB_MACHINE_EXAMPLES", "50")),
+    max_examples=int(os.environ.get("ARISLAB_MACHINE_EXAMPLES", "100")),
     stateful_step_count=25,
     deadline=None,
     derandomize="ARISLAB_MACHINE_EXAMPLES" not in os.environ,

@@ -120,6 +120,7 @@ def test_a_cell_of_the_report_that_the_search_paid_for_is_noted_for_the_report(w
 
 
 def test_a_prompt_that_does_not_fit_is_not_sent_again_in_a_later_search(world):
+    world.ask(icl_cells(["e1"], n=3))  # others fit
     world.faults.line = lambda name, n: (
         good(name, code=400)
         | {
@@ -129,7 +130,8 @@ def test_a_prompt_that_does_not_fit_is_not_sent_again_in_a_later_search(world):
             }
         }
     )
-    world.ask(icl_cells(["e0"], n=3))
+    with pytest.warns(UserWarning, match="3 requests completed without a single answer.*context_length_exceeded"):
+        world.ask(icl_cells(["e0"], n=3))
     assert world.told[-1].select("status", "quality").unique().rows() == [("overflow", 0.0)]
     world.ask(icl_cells(["e0"], n=3, search_id="other"))
     assert world.told[-1]["known"].all()

@@ -12,7 +12,7 @@ import icl_surfaces as bench
 
 @pytest.mark.slow
 def test_it_gains_more_than_random_search_at_equal_calls_and_claims_nothing_on_the_null_surface():
-    real = bench.run("ABDX", range(6), ["random", "surrogate"], budget=4_000, n_rows=100)
+    real = bench.run("ABDX", range(10), ["random", "surrogate"], budget=4_000, n_rows=100)
     assert real["calls"].max() <= 4_000
     assert real.filter(method="surrogate")["rounds"].max() == 5
     difference, wins = bench.against_random(real, "surrogate")

@@ -76,7 +76,7 @@ def test_a_phase_ends_with_its_headline_and_an_account(path):
 def test_all_notebooks_run_with_their_defaults(tmp_path):
     """nbval-lax executes every cell of all seven in one root, in order: this is the demo, by hand."""
     environment = os.environ | {"ARISLAB_ROOT": str(tmp_path), "MPLBACKEND": "agg"}
-    for name in ("ARISLAB_RUN_ID", "ARISLAB_RUN_DIR"):
+    for name in ("ARISLAB_RUN_ID", "ARISLAB_RUN_DIR", "PYTEST_ADDOPTS"):  # one notebook after the other
         environment.pop(name, None)
     command = [
         sys.executable,
