@@ -1,7 +1,7 @@
 """Executed notebooks in one form, so that two equal runs compare equal: without what their clocks and folders put in.
 
 Left out are execution times and counts, widget ids, and what went to stderr (progress bars); run ids and the paths of the run's folders are
-replaced. ``digests`` does the same for the rows of tables. This module loads nothing but the standard library.
+replaced. ``digests`` does the same for the rows of tables.
 """
 
 import hashlib
@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-RUN_ID = re.compile(r"(\d{8}T\d{6}Z)-(\w+?)-([0-9a-f]{4})(?![0-9a-f])")
-"""Name of a run: time of its start (UTC), phase, 4 hex."""
+from arislab.place import RUN_ID
+
 VOLATILE_TAG = "volatile-output"
 """Tag of a cell whose output shows measured times; such outputs are left out of comparisons, and counted."""
 

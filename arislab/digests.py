@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import polars as pl
 
 from arislab import tables
-from arislab.canonical import RUN_ID, short
+from arislab.canonical import short
+from arislab.place import RUN_ID
 
 _CHUNK_ROWS = 10_000
 

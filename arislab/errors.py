@@ -10,7 +10,6 @@ ArislabError
 └── TrainingError       training rows or settings cannot be used
 """
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -53,6 +52,8 @@ def closest(given: str, known: Iterable[str]) -> str:
         >>> closest("keep_fracton", ["keep_fraction", "seed"])
         "did you mean 'keep_fraction'? Known: keep_fraction, seed"
     """
+    import difflib  # listing runs does without it
+
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     return (f"did you mean {near[0]!r}? " if near else "") + "Known: " + ", ".join(names)

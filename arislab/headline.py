@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arislab.errors import BatchError, ParameterError
+from arislab.formats import number_text
 
 HEADLINE_MIME = "application/vnd.arislab.headline+json"
 
@@ -109,18 +110,6 @@ def _scalar(name: str, value: Any) -> Any:
     raise ParameterError(
         f"headline {name}={value!r} cannot stand in a record; give a number, text, or (mean, low, high, n)."
     )
-
-
-def number_text(value: Any) -> str:
-    """Return a number of a headline as text, with its interval if it has one."""
-    if isinstance(value, dict) and {"mean", "low", "high"} <= value.keys():
-        mean, low, high = (number_text(value[part]) for part in ("mean", "low", "high"))
-        return f"{mean} [{low}, {high}]" + (f" n={value['n']:,}" if value.get("n") is not None else "")
-    if value is None:
-        return "unknown"
-    if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _account_text(numbers: Mapping[str, Any]) -> str:

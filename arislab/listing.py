@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from arislab import records
+from arislab.formats import headline_line
 from arislab.place import enter
 
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     for row in found:
         took = f"{row['duration_s']:7.1f} s" if row["duration_s"] is not None else "        –"
-        told = records.short(row["headline"]) if row["status"] in ("ok", *records.OPEN) else row["reason"]
+        told = headline_line(row["headline"]) if row["status"] in ("ok", *records.OPEN) else row["reason"]
         print(f"{row['run_id']:<40} {row['phase'] or '':<10} {row['status']:<12} {took}  {str(told or '')[:160]}")
     if more:
         print(f"and more: -n N lists so many, --where filters; newest first in {base / 'papermill_runs'}")

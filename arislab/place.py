@@ -1,9 +1,13 @@
 """Where everything lies: the root folder of ``data/`` and ``papermill_runs/``. This module loads nothing but the standard library."""
 
 import os
+import re
 from pathlib import Path
 
 from arislab.errors import PrerequisiteError
+
+RUN_ID = re.compile(r"(\d{8}T\d{6}Z)-(\w+?)-([0-9a-f]{4})(?![0-9a-f])")
+"""Name of a run: time of its start (UTC), phase, 4 hex."""
 
 
 def root() -> Path:

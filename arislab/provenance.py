@@ -1,4 +1,4 @@
-"""Where a run comes from: code, environment, process; and what must never stand in its record: secrets.
+"""Where a run comes from: code and environment; and what must never stand in its record: secrets.
 
 This module does not know what a run is; it looks at the machine and returns plain dicts.
 """
@@ -102,49 +102,9 @@ def _name_and_version(found: "metadata.Distribution") -> tuple[str, str]:
     return fields.get("Name") or found.metadata["Name"], fields.get("Version") or found.version
 
 
-def process(pid: int) -> dict[str, Any]:
-    """Return what names a process for ever: pid, start time in clock ticks since boot, boot, host.
-
-    Where there is no /proc, start time and boot are null, and a reused pid cannot be told.
-    """
-    return {"pid": pid, "start_ticks": _start_ticks(pid), "boot_id": _boot_id(), "hostname": platform.node()}
-
-
-def gone(named: dict[str, Any]) -> bool | None:
-    """Say whether the process that ``process`` named has ended; null if it belongs to another machine."""
-    if named.get("boot_id") != _boot_id():
-        # another boot of this machine ended it; another machine cannot be asked
-        return True if named.get("hostname") == platform.node() else None
-    if named.get("start_ticks") is not None:
-        return bool(_start_ticks(named["pid"]) != named["start_ticks"])
-    try:
-        os.kill(named["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
-
-
 def made_before(path: Path, at: str) -> bool:
     """Say whether a file was last changed before a time, ISO 8601 with an offset."""
     return path.stat().st_mtime < datetime.fromisoformat(at).timestamp()
-
-
-def _start_ticks(pid: int) -> int | None:
-    """Return the start time of a process that is alive (a zombie is not)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
-def _boot_id() -> str | None:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
 
 
 def secrets_of(variables: dict[str, str]) -> list[str]:

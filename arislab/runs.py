@@ -36,14 +36,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from arislab import canonical, digests, openlineage, provenance
+from arislab import canonical, digests, openlineage, process, provenance
 from arislab.engine import INJECTED, replace, sync_folder
 from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.headline import Account, Headline, account, as_text, headline
 from arislab.kernel import Job, Log, Outcome, Stopped, run, stoppable, supervise
 from arislab.parameters import Parameter, as_code, convert, notebook_json, parameters_of, plain
-from arislab.records import as_json, reads_and_writes
+from arislab.records import as_json
 from arislab.runs_frame import Runs, list_runs
+from arislab.tablelog import reads_and_writes
 
 __all__ = [
     "PHASES",
@@ -318,7 +319,7 @@ class Recording:
             task=task,
             code=code | {"package_sha256": provenance.package_sha256()},
             environment=environment,
-            supervisor=provenance.process(os.getpid()),
+            supervisor=process.identity(os.getpid()),
             root=str(root),
             **fields | {"parameters_from": dict.fromkeys(in_force, "default") | fields["parameters_from"]},
         )

@@ -107,10 +107,10 @@ def diff(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what differs between two runs: parameters, code, task file, environment, inputs, headline, cell outputs."""
-    from arislab import records
+    from arislab import records, run_diff
 
     where = enter(root)
-    found = records.diff(records.find(where, before), records.find(where, now))
+    found = run_diff.diff(records.find(where, before), records.find(where, now))
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return

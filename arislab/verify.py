@@ -26,9 +26,9 @@ from typing import Any
 
 import polars as pl
 
-from arislab import canonical, digests, provenance, records
+from arislab import canonical, digests, provenance, records, run_diff, tablelog
 from arislab.errors import LakeError, PrerequisiteError
-from arislab.headline import number_text
+from arislab.formats import number_text
 from arislab.lake import Lake
 from arislab.parameters import as_text
 from arislab.runs import record_sha256
@@ -96,7 +96,7 @@ def check_files(run: dict[str, Any]) -> Verdict:
             findings.append(Finding("V0", name, "was changed after the run"))
     lake = Lake(_root(run) / "data" / "lake")
     n_reads = 0
-    for line in records.table_lines(folder / "tables.jsonl"):
+    for line in tablelog.table_lines(folder / "tables.jsonl"):
         if line["op"] == "read" and line.get("digest") and line["version"] is not None:
             n_reads += 1
             findings += _check_read(lake, line)
@@ -228,7 +228,7 @@ def _cells(run: dict[str, Any]) -> tuple[list[dict[str, Any]], int] | None:
         notebook = json.loads((Path(run["folder"]) / "notebook.ipynb").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return canonical.cells(notebook, places=records.places(run))
+    return canonical.cells(notebook, places=run_diff.places(run))
 
 
 def level_of(run: dict[str, Any]) -> str:
@@ -321,7 +321,7 @@ def _lake_as_it_was(run: dict[str, Any], into: Path) -> None:
     """Make the tables that a run touched what they were when it touched them, and give it the adapters that there were."""
     lake, then = Lake(_root(run) / "data" / "lake"), Lake(into / "data" / "lake")
     versions: dict[str, int | None] = {}
-    for line in records.table_lines(Path(run["folder"]) / "tables.jsonl"):
+    for line in tablelog.table_lines(Path(run["folder"]) / "tables.jsonl"):
         name, version = line["table"], line["version"]
         if line["op"] == "write":
             before = line.get("version_before", (version or 0) - 1)  # lines of older records lack it

@@ -12,7 +12,7 @@ import pytest
 from test_runs import notebook
 
 import arislab
-from arislab import provenance, records, runs
+from arislab import process, records, run_diff, run_index, runs
 from arislab.errors import ParameterError, PrerequisiteError
 
 
@@ -76,11 +76,21 @@ def test_the_index_follows_what_is_on_disk(three):
 
 
 def test_an_index_that_cannot_be_written_is_done_without(three, monkeypatch):
-    def refuse(_):
-        raise records.sqlite3.OperationalError("attempt to write a readonly database")
-
-    monkeypatch.setattr(records, "_index", refuse)
     assert ids(records.as_json(three)) == ["cccc", "bbbb", "aaaa"]
+    index = three / "papermill_runs" / ".index.sqlite"
+    before = index.read_bytes()
+    on_disk = run_index._on_disk
+
+    def read_only(base):
+        found = on_disk(base)
+        found.execute("pragma query_only = on")
+        return found
+
+    monkeypatch.setattr(run_index, "_on_disk", read_only)
+    plant(three, "20260104T000000Z-icl-dddd", headline={"new": 1})
+    assert ids(records.as_json(three)) == ["dddd", "cccc", "bbbb", "aaaa"]
+    assert ids(records.select(three, where="new = 1")) == ["dddd"]
+    assert index.read_bytes() == before
 
 
 def test_runs_are_found_by_phase_by_ends_and_by_numbers(three):
@@ -102,7 +112,7 @@ def test_runs_are_found_by_phase_by_ends_and_by_numbers(three):
 
 
 def test_a_silent_run_on_another_machine_is_lost(root):
-    far = provenance.process(os.getpid()) | {"boot_id": "other", "hostname": "elsewhere"}
+    far = process.identity(os.getpid()) | {"boot_id": "other", "hostname": "elsewhere"}
     folder = plant(root, "20260101T000000Z-icl-aaaa", status="running", supervisor=far)
     (folder / "heartbeat").touch()
     assert records.as_json(root)[0]["status"] == "running"
@@ -124,14 +134,14 @@ def test_what_differs_between_two_runs_is_said_by_heading(three):
     (Path(other["folder"]) / "task.py").write_text("SYSTEM = 'b'\n")
     (Path(one["folder"]) / "env.lock").write_text("polars==1\nx==1\n")
     (Path(other["folder"]) / "env.lock").write_text("polars==2\nx==1\n")
-    found = records.diff(one, other)
+    found = run_diff.diff(one, other)
     assert found == {
         "parameters": ["k: 3 → 5"],
         "task file": ["-SYSTEM = 'a'", "+SYSTEM = 'b'"],
         "environment": ["-polars==1", "+polars==2"],
         "headline": ["gain: 0.700 [0.600, 0.800] n=10 → 0.900 [0.850, 0.800] n=10 (intervals apart)"],
     }
-    assert records.diff(one, one) == {}
+    assert run_diff.diff(one, one) == {}
 
 
 def test_cell_outputs_are_compared_without_clocks(root):
@@ -140,8 +150,8 @@ def test_cell_outputs_are_compared_without_clocks(root):
     )
     made = [runs.execute("curate", {"n": n}, root=root, notebooks=book) for n in (3, 3, 4)]
     one, same, other = (records.find(root, record.run_id) for record in made)
-    assert records.diff(one, same) == {}
-    found = records.diff(one, other)
+    assert run_diff.diff(one, same) == {}
+    found = run_diff.diff(one, other)
     assert found["parameters"] == ["n: 3 → 4"]
     assert len(found["cells"]) == 3, found["cells"]  # injected, and both that print
 
@@ -232,3 +242,68 @@ def test_names_with_quotes_and_operators_can_be_asked_for(three):
     plant(three, "20260104T000000Z-icl-dddd", headline={'icl - it\'s "best"': 1, "a'b+c": 2, "ok": True})
     assert ids(records.select(three, where='"a\'b+c" = 2 and ok')) == ["dddd"]
     assert ids(records.select(three, sort="a'b+c"))[0] == "dddd"
+    assert ids(records.select(three, where='"icl - it\'s ""best""" = 1')) == ["dddd"]
+
+
+def test_what_no_column_can_hold_is_shown_as_it_was_written(three):
+    huge, lone = 10**30, "\ud800"
+    folder = plant(
+        three,
+        "20260104T000000Z-icl-dddd",
+        parameters={"huge": huge, "text": lone, "gone": float("nan")},
+        headline={"gain": 10**400, "list": [1]},
+        reason={"not": "a text"},
+        duration_s="long",
+    )
+    whole = json.loads((folder / "run.json").read_text())
+    for where in ("huge > 1e29", "gain > 1e300", "reason like '%a text%'", "text is not null and gone is null"):
+        (found,) = records.select(three, where=where)
+        assert found["parameters"]["huge"] == huge
+        assert found["parameters"]["text"] == lone
+        assert {name: found[name] for name in ("headline", "reason", "duration_s")} == {
+            name: whole[name] for name in ("headline", "reason", "duration_s")
+        }
+
+
+def test_parameters_headline_and_folder_can_be_asked_for_as_text(three):
+    assert ids(records.select(three, where="parameters like '%\"k\":5%'")) == ["bbbb"]
+    assert ids(records.select(three, where="json_extract(headline, '$.gain.low') > 0.8")) == ["bbbb"]
+    assert ids(records.select(three, where="folder like '%/papermill_runs/2026%-curate-cccc'")) == ["cccc"]
+
+
+def test_the_newest_from_their_files_are_those_of_the_index(three):
+    base = three / "papermill_runs"
+    plant(three, "20261399T000000Z-icl-eeee")  # digits that are no time
+    (base / "20261399T000000Z-icl-eeee" / "run.json").write_text("{}")
+    (base / "20260102T120000Z-icl-ffff").mkdir()  # a run that left nothing
+    (base / "20260105T000000Z-icl-ffff").write_text("a file")
+    (base / "20260105T000000Z-icl-ffff copy").mkdir()
+    (base / "notes").mkdir()
+    example = plant(three, "20260102T180000Z-icl-aaaa").rename(base / "example")
+    every = records.as_json(three)
+    assert [Path(run["folder"]).name[-4:] for run in every] == ["eeee", "cccc", "mple", "ffff", "bbbb", "aaaa"]
+    assert [run["status"] for run in every] == ["unreadable", "failed", "ok", "unreadable", "ok", "ok"]
+    for limit in range(1, 8):
+        assert records.as_json(three, limit=limit) == every[:limit]
+    assert records.find(three, "example") == records.read(example)
+
+
+def test_a_filter_sees_what_became_of_runs_without_a_verdict(root):
+    me = process.identity(os.getpid())
+    plant(root, "20260101T000000Z-icl-aaaa", status="running", supervisor=me)
+    plant(root, "20260102T000000Z-icl-bbbb", status="running", supervisor=me | {"start_ticks": 1})
+    for _ in range(2):  # read from the files, then from the index
+        assert ids(records.select(root, where="status = 'running'")) == ["aaaa"]
+        assert ids(records.select(root, where="status = 'lost' and reason like '%no verdict%'")) == ["bbbb"]
+
+
+@pytest.mark.parametrize("damage", ["garbage", "torn"])
+def test_a_damaged_index_is_made_anew(three, damage):
+    before = records.as_json(three)
+    index = three / "papermill_runs" / ".index.sqlite"
+    whole = index.read_bytes()
+    index.write_bytes(b"no database " * 1000 if damage == "garbage" else whole[:4096] + b"\x07" * (len(whole) - 4096))
+    assert records.as_json(three) == before
+    with sqlite3.connect(index) as made:
+        assert made.execute("select count(*) from listed").fetchone() == (3,)
+    made.close()

@@ -19,6 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from arislab import digests, engine, kernel, provenance, runs
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
 from arislab.lake import Lake
+from arislab.process import identity, start_ticks
 
 PARAMETERS = """\
 from typing import Literal
@@ -378,7 +379,7 @@ def test_the_first_signal_stops_and_later_ones_wait_for_the_verdict(number):
 def ended(pid, *, within_s=20):
     """Wait until a process is gone."""
     for _ in range(within_s * 20):
-        if provenance._start_ticks(pid) is None:
+        if start_ticks(pid) is None:
             return True
         time.sleep(0.05)
     return False
@@ -500,7 +501,7 @@ def test_no_runs_is_an_empty_list(tmp_path):
 
 
 def test_a_running_record_of_this_process_another_boot_or_another_machine(root):
-    me = provenance.process(os.getpid())
+    me = identity(os.getpid())
     for name, supervisor, status in [
         ("20260101T000000Z-icl-0001", me, "running"),
         ("20260101T000000Z-icl-0002", me | {"start_ticks": 1}, "lost"),

@@ -34,7 +34,7 @@ def main():
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--record", type=Path, default=HERE / "papermill_runs" / "example" / "evaluate" / "run.json")
     given = parser.parse_args()
-    from arislab import records
+    from arislab import records, run_diff
 
     real = json.loads(given.record.read_text())
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +65,7 @@ def main():
             "command_filter_ms": median_ms(lambda: call("--where", "phase = 'icl' and baseline > 0.5")),
             "command_sort_ms": median_ms(lambda: call("--sort", "finetuned")),
             "of_these_python_and_imports_ms": median_ms(lambda: subprocess.run(start, check=True)),
-            "diff_ms": median_ms(lambda: records.diff(records.find(root, name), records.find(root, name))),
+            "diff_ms": median_ms(lambda: run_diff.diff(records.find(root, name), records.find(root, name))),
             "index_bytes": (root / "papermill_runs" / ".index.sqlite").stat().st_size,
             "load": os.getloadavg(),
             "python": platform.python_version(),

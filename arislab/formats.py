@@ -1,0 +1,23 @@
+"""Numbers of headlines as text. This module loads nothing but the standard library."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def number_text(value: Any) -> str:
+    """Return a number of a headline as text, with its interval if it has one."""
+    if isinstance(value, dict) and {"mean", "low", "high"} <= value.keys():
+        mean, low, high = (number_text(value[part]) for part in ("mean", "low", "high"))
+        return f"{mean} [{low}, {high}]" + (f" n={value['n']:,}" if value.get("n") is not None else "")
+    if value is None:
+        return "unknown"
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def headline_line(headline: Mapping[str, Any] | None) -> str:
+    """Return a headline on one line."""
+    return ", ".join(f"{name} {number_text(value)}" for name, value in (headline or {}).items() if name != "account")[
+        :160
+    ]

@@ -1,0 +1,106 @@
+"""What differs between two run records: lines of text by heading."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from arislab import canonical
+from arislab.formats import number_text
+
+
+def diff(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[str]]:
+    """Return what differs between two runs: lines of text by heading; headings without a difference are left out.
+
+    Args:
+        before: A record from ``find`` or ``read``.
+        now: Another one.
+    """
+    one, other = Path(before["folder"]), Path(now["folder"])
+    found = {
+        "status": _pair(before["status"], now["status"]),
+        "parameters": _fields(before["parameters"], now["parameters"]),
+        "code": [
+            *_fields(*({k: run.get("code", {}).get(k) for k in ("commit", "package_sha256")} for run in (before, now))),
+            *_texts(one / "code.diff", other / "code.diff"),
+        ],
+        "notebook": _fields(*({"source": run.get("notebook", {}).get("source_sha256")} for run in (before, now))),
+        "task file": _texts(one / "task.py", other / "task.py"),
+        "environment": [
+            *_fields(
+                *({k: run.get("environment", {}).get(k) for k in ("python", "platform")} for run in (before, now))
+            ),
+            *_texts(one / "env.lock", other / "env.lock"),
+        ],
+        "inputs": _fields(*({k: _stand(v) for k, v in run.get("tables_read", {}).items()} for run in (before, now))),
+        "outputs": _fields(
+            *({k: _stand(v) for k, v in run.get("tables_written", {}).items()} for run in (before, now))
+        ),
+        "headline": _headlines(before.get("headline") or {}, now.get("headline") or {}),
+        "cells": _cells(before, now),
+    }
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def places(run: Mapping[str, Any]) -> dict[str, str]:
+    """Return the folders that a run's outputs may name, for comparisons."""
+    root = run.get("root") or str(Path(run["folder"]).parent.parent)
+    return {"root": root, "code": run.get("code", {}).get("checkout") or ""}
+
+
+def _pair(one: Any, other: Any) -> list[str]:
+    return [] if one == other else [f"{one} → {other}"]
+
+
+def _fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    names = dict.fromkeys([*one, *other])
+    return [f"{n}: {one.get(n)!r} → {other.get(n)!r}" for n in names if one.get(n) != other.get(n)]
+
+
+def _stand(told: Mapping[str, Any]) -> str:
+    return (
+        f"version {told.get('version')}, {told.get('rows'):,} rows, {str(told.get('digest'))[:12]}"
+        if told.get("rows") is not None
+        else f"version {told.get('version')}"
+    )
+
+
+def _texts(one: Path, other: Path) -> list[str]:
+    before, now = ((p.read_text(errors="replace").splitlines() if p.is_file() else []) for p in (one, other))
+    lines = difflib.unified_diff(before, now, lineterm="", n=0)
+    return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+
+
+def _headlines(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Numbers side by side; intervals that do not overlap say so."""
+    lines = []
+    for name in dict.fromkeys([*one, *other]):
+        a, b = one.get(name), other.get(name)
+        if a == b:
+            continue
+        line = f"{name}: {number_text(a)} → {number_text(b)}"
+        if isinstance(a, dict) and isinstance(b, dict) and {"low", "high"} <= a.keys() & b.keys():
+            apart = a["high"] < b["low"] or b["high"] < a["low"]
+            line += " (intervals apart)" if apart else " (intervals overlap)"
+        lines.append(line)
+    return lines
+
+
+def _cells(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The code cells whose outputs differ, with the first difference of each."""
+    found = []
+    for run in (before, now):
+        try:
+            notebook = json.loads((Path(run["folder"]) / "notebook.ipynb").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        found.append({cell["id"]: cell for cell in canonical.cells(notebook, places=places(run))[0]})
+    one, other = found
+    lines = []
+    for name in dict.fromkeys([*one, *other]):
+        if name not in one or name not in other:
+            lines.append(f"{name}: only in {'the first' if name in one else 'the second'}")
+        elif difference := canonical.first_differing_cell([one[name]], [other[name]]):
+            lines.append(difference.partition(" ")[2].partition(" ")[2].partition(" ")[2])
+    return lines
