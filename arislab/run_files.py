@@ -34,6 +34,7 @@ COLUMNS = (
     "folder",
 )
 """What a list of runs has for each; null: not known, or not yet."""
+_NONE = -1  # which no hash is
 _LISTED = (*COLUMNS, "cause", "signal", "cell", "resumed_from", "rerun_of", "seed", "finished_at", "root")
 
 
@@ -88,8 +89,8 @@ def names(base: Path) -> list[str]:
     return [name for name in os.listdir(base) if not name.startswith(".")]  # noqa: PTH208 - ten thousand Paths cost more
 
 
-def stamp(name: str, base: int) -> str | None:
-    """Return what changes when a run's record is written: "" if a run has none; null if it is no run.
+def stamp(name: str, base: int) -> int | None:
+    """Return what changes when a run's record is written: -1 if a run has none; null if it is no run.
 
     Args:
         name: A folder's name.
@@ -98,8 +99,8 @@ def stamp(name: str, base: int) -> str | None:
     try:
         found = os.stat(f"{name}/run.json", dir_fd=base)
     except OSError:
-        return "" if RUN_ID.fullmatch(name) and _is_folder(name, base) else None
-    return f"{found.st_mtime_ns} {found.st_size} {found.st_ino}"
+        return _NONE if RUN_ID.fullmatch(name) and _is_folder(name, base) else None
+    return hash((found.st_mtime_ns, found.st_size, found.st_ino))
 
 
 def _is_folder(name: str, base: int) -> bool:

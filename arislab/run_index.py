@@ -8,23 +8,21 @@ import contextlib
 import gc
 import json
 import sqlite3
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
-
-import orjson
 
 from arislab import run_files
 from arislab.errors import ParameterError
 
 _PLAIN = tuple(name for name in run_files.COLUMNS if name not in ("parameters", "headline", "folder"))
-_VERSION = 3
+_VERSION = 4
 _SCHEMA = f"""
 drop table if exists listed;
 drop table if exists named;
 drop table if exists numbers;
 drop table if exists wholes;
-create table listed (number integer primary key, name text, stamp text, is_open int, {", ".join(f'"{n}"' for n in _PLAIN)});
+create table listed (number integer primary key, name text, stamp int, is_open int, {", ".join(f'"{n}"' for n in _PLAIN)});
 create index stamps on listed (name, stamp);
 create index open on listed (is_open) where is_open;
 create table numbers (key text, number int, value, primary key (key, number)) without rowid;
@@ -39,7 +37,8 @@ class RunIndex:
 
     def __init__(self, base: Path) -> None:
         self.base = base
-        self._index = _current(base)
+        with _no_collector():
+            self._index = _current(base)
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +84,11 @@ class RunIndex:
         few = names if len(names) <= 500 else []
         condition = f"where name in ({', '.join('?' * len(few))})" if few else ""
         query = f"select name, whole from listed join wholes using (number) {condition}"
-        loads = json.loads if few else orjson.loads  # which takes longer to load than it saves on a few
+        loads: Callable[[str], Any] = json.loads
+        if not few:  # orjson saves more than its loading takes
+            import orjson
+
+            loads = orjson.loads
         with _no_collector():
             stored = dict(self._index.execute(query, few))
             rows = [loads(stored[n]) if n in stored else run_files.shown(run_files.read(self.base / n)) for n in names]
@@ -190,16 +193,19 @@ def _refresh(index: sqlite3.Connection, base: Path) -> None:
     """Bring an index up to what is on disk."""
     with run_files.opened(base) as folder:
         stamps = {name: run_files.stamp(name, folder) for name in run_files.names(base)}
-    known = dict(index.execute("select name, stamp from listed"))
-    changed = [name for name, stamp in stamps.items() if stamp is not None and known.get(name) != stamp]
+    known: dict[str, int] = dict(index.execute("select name, stamp from listed"))
+    if known == stamps:
+        return
+    changed = {name: stamp for name, stamp in stamps.items() if stamp is not None and known.get(name) != stamp}
     left = [name for name in known if stamps.get(name) is None]
     if not changed and not left:
         return
-    with _no_collector(), index:
+    with index:
         index.execute("begin immediate")
         _forget(index, [*left, *changed])
-        for name in changed:
-            _add(index, run_files.read(base / name), name, stamps[name])
+        names = list(changed)
+        for first in range(0, len(names), 5_000):  # what is held in memory at once
+            _add(index, base, {name: changed[name] for name in names[first : first + 5_000]})
 
 
 def _forget(index: sqlite3.Connection, names: list[str]) -> None:
@@ -212,15 +218,27 @@ def _forget(index: sqlite3.Connection, names: list[str]) -> None:
     index.execute("drop table less")
 
 
-def _add(index: sqlite3.Connection, run: dict[str, Any], name: str, stamp: str | None) -> None:
-    told = [name, stamp, run["status"] in run_files.OPEN, *(_storable(run.get(column)) for column in _PLAIN)]
-    number = index.execute(f"insert into listed values (null, {', '.join('?' * len(told))})", told).lastrowid
-    numbers = _numbers(run)
-    index.executemany("insert into numbers values (?, ?, ?)", [(key, number, value) for key, value in numbers.items()])
-    index.executemany("insert or ignore into named values (?)", [(key,) for key in numbers])
-    with contextlib.suppress(TypeError):  # what orjson cannot hold is read from its file each time
-        whole = orjson.dumps(run_files.shown(run)).decode()
-        index.execute("insert into wholes values (?, ?)", (number, whole))
+def _add(index: sqlite3.Connection, base: Path, names: Mapping[str, int]) -> None:
+    """Read the records of these runs and store them; ``names`` has their stamps."""
+    import orjson
+
+    last = index.execute("select coalesce(max(number), 0) from listed").fetchone()[0]
+    listed, numbers, wholes = [], [], []
+    keys: set[str] = set()
+    for number, (name, stamp) in enumerate(names.items(), start=last + 1):
+        run = run_files.read(base / name)
+        told = [_storable(run.get(column)) for column in _PLAIN]
+        listed.append((number, name, stamp, run["status"] in run_files.OPEN, *told))
+        found = _numbers(run)
+        numbers += [(key, number, value) for key, value in found.items()]
+        keys |= found.keys()
+        with contextlib.suppress(TypeError):  # what orjson cannot hold is read from its file each time
+            wholes.append((number, orjson.dumps(run_files.shown(run)).decode()))
+    numbers.sort(key=lambda row: row[:2])  # in the order of the tree
+    index.executemany(f"insert into listed values ({', '.join('?' * (4 + len(_PLAIN)))})", listed)
+    index.executemany("insert into numbers values (?, ?, ?)", numbers)
+    index.executemany("insert or ignore into named values (?)", [(key,) for key in keys])
+    index.executemany("insert into wholes values (?, ?)", wholes)
 
 
 def _numbers(run: dict[str, Any]) -> dict[str, Any]:
@@ -238,7 +256,7 @@ def _numbers(run: dict[str, Any]) -> dict[str, Any]:
 def _storable(value: Any) -> Any:
     """A value as SQLite can hold it: integers beyond 64 bits as floats, text as UTF-8, what is no scalar as JSON."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
     if isinstance(value, int):
         return value if abs(value) < 2**63 else float(str(value))
     return value if value is None or isinstance(value, float) else json.dumps(value)
