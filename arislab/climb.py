@@ -16,7 +16,7 @@ from arislab.designs import Rules, Set
 from arislab.errors import ParameterError, closest
 from arislab.surrogate import Fit
 
-_SMALL = 3_000  # requests; below, halving is as good as the surrogate (measured on ten synthetic surfaces)
+_SMALL = 2_000  # requests; below, halving gains as much as the surrogate (1,000 and 1,500, synthetic surfaces) or more (500)
 _LARGE = 12_000  # requests; above, rows per set grow instead of sets, so that the surrogate stays small
 _SHARES = (0.35, 0.20, 0.20, 0.15, 0.10)  # of the budget, by round
 _ROWS = (8, 12, 20, 30, 100)  # per set, by round; the last is the race
@@ -51,7 +51,7 @@ def plan(*, budget: int, n_validation: int, method: str = "auto") -> pl.DataFram
     Args:
         budget: Most requests.
         n_validation: Rows for the search.
-        method: ``surrogate``, ``halving``, or ``auto``: halving below 3,000 requests.
+        method: ``surrogate``, ``halving``, or ``auto``: halving below 2,000 requests.
 
     Returns:
         round (from 1), method, n_sets (most sets that get cells), n_rows (new rows each; halving: new common rows), n_requests (the most
@@ -63,8 +63,8 @@ def plan(*, budget: int, n_validation: int, method: str = "auto") -> pl.DataFram
     Example:
         >>> plan(budget=10_000, n_validation=250)["n_requests"].to_list()
         [3496, 2004, 2000, 1500, 1000]
-        >>> plan(budget=2_000, n_validation=300).select("n_sets", "n_rows").rows()
-        [(36, 16), (18, 16), (9, 32), (5, 64), (3, 128), (2, 44)]
+        >>> plan(budget=1_000, n_validation=100).select("n_sets", "n_rows").rows()
+        [(26, 16), (13, 16), (7, 32), (4, 36)]
     """
     methods = ("auto", "surrogate", "halving")
     if method not in methods:

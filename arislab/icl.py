@@ -2,7 +2,7 @@
 
 A few rounds, each one batch. A surrogate (``surrogate``) learns from scattered cells, a set of examples on a validation row, what
 examples, pairs and positions are worth; each round asks the sets that are best in draws of its posterior, the last one races the
-leaders on common rows. Below about 3,000 requests paired successive halving of random sets is as good, and used instead (Jamieson and
+leaders on common rows. Below about 2,000 requests paired successive halving of random sets is as good, and used instead (Jamieson and
 Talwalkar 2016, on common instances as in F-race, Birattari et al. 2002).
 
 The truth is the table of cells. What is asked next is a pure function of the cells of earlier rounds and of the seed, so a search that was
@@ -164,7 +164,7 @@ def search(
         budget: Most requests to spend, known cells included.
         ask: Answers and scores; called once a round with the cells that are not known.
         seed: Of everything drawn.
-        method: ``surrogate``, ``halving``, or ``auto``: halving below 3,000 requests for each k.
+        method: ``surrogate``, ``halving``, or ``auto``: halving below 2,000 requests for each k.
         rounds: Stop after so many; the choice is valid after each. None: all of the plan.
         known: Cells that need not be asked: set_id, candidate_id, quality (null: answered, but without a score), optionally status and tokens.
             They are used where the search wants them, and change nothing else: with the cells of a killed search it goes on where it was.

@@ -120,8 +120,8 @@ def test_several_k_share_the_budget_and_each_has_a_winner():
 
 
 def test_a_small_budget_halves_and_a_large_one_learns():
-    assert icl.plan(budget=2_999, n_validation=250)["method"][0] == "halving"
-    assert icl.plan(budget=3_000, n_validation=250)["method"][0] == "surrogate"
+    assert icl.plan(budget=1_999, n_validation=250)["method"][0] == "halving"
+    assert icl.plan(budget=2_000, n_validation=250)["method"][0] == "surrogate"
     assert icl.plan(budget=10_000, n_validation=250).height == 5
 
 

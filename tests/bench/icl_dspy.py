@@ -207,7 +207,7 @@ def searches(
             runs["dspy", budget] = lambda a=arena, n=n: a.best_of(dspy_sets(a.ids, n))
             runs["arislab", budget] = lambda a=arena, b=budget: a.arislab(b, "auto", a.seed)
             if budget < 3_000:
-                runs["arislab surrogate", budget] = lambda a=arena, b=budget: a.arislab(b, "surrogate", a.seed)
+                runs["arislab halving", budget] = lambda a=arena, b=budget: a.arislab(b, "halving", a.seed)
                 # other draws of the same distribution, disjoint from dspy's own
                 runs["random", budget] = lambda a=arena, n=n: a.best_of(dspy_sets(a.ids, 2 * n)[n:])
         typical = None
@@ -396,7 +396,7 @@ def report(folder: Path) -> dict:
                 ("top quality", 0),
                 *(("dspy", b) for b in sorted(part.filter(pl.col("arm") == "dspy")["budget"].unique())),
             ]
-            baselines += [("arislab", budget)] if arm == "arislab surrogate" else []
+            baselines += [("arislab", budget)] if arm == "arislab halving" else []
             for other, calls in baselines:
                 theirs = part.filter((pl.col("arm") == other) & (pl.col("budget") == calls))
                 pairs = mine.join(theirs, on="seed").sort("seed")
