@@ -1,5 +1,6 @@
 """``python -m arislab`` is the ``arislab`` command: one verb a call, and what the user must mend as one message."""
 
+import os
 import sys
 
 from arislab.errors import ArislabError
@@ -17,6 +18,10 @@ def main() -> None:
             from arislab import cli
 
             cli.app(cli.joined(words), standalone_mode=True)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except ArislabError as error:
         print(f"arislab: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -5,6 +5,7 @@ The one verb that does not go through the other verbs' command-line library: loa
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str]) -> None:
     if given.as_json:
         print(json.dumps(found, indent=1, default=str))
         return
+    if not found:
+        told = "no run fulfils that" if given.where else "no runs yet: `arislab demo`, or `arislab run PHASE`"
+        print(f"{told} (looked in {base / 'papermill_runs'})", file=sys.stderr)
     for row in found:
         took = f"{row['duration_s']:7.1f} s" if row["duration_s"] is not None else "        –"
         told = headline_line(row["headline"]) if row["status"] in ("ok", *records.OPEN) else row["reason"]

@@ -71,7 +71,8 @@ class RunIndex:
         order = _identifier(sort) if sort else "created_at"
         self._note_open()
         query = f"""with runs as materialized (select name as "in folder", {columns} from listed left join seen using (number))
-            select "in folder" from runs where {where or "true"} order by {order} is null, {order} desc, run_id desc limit ?"""
+            select "in folder" from runs where ({where or "true"}
+            ) order by {order} is null, {order} desc, run_id desc limit ?"""
         try:
             return [name for (name,) in self._index.execute(query, (-1 if limit is None else limit,))]
         except sqlite3.Error as error:

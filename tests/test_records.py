@@ -183,6 +183,10 @@ def test_the_command_lists_filters_sorts_shows_and_compares(three):
         "ok",
         "ok",
     ]
+    nothing = arislab_command(three, "runs", "--where", "phase = 'icl' -- or more")
+    assert len(nothing.stdout.splitlines()) == 2, "a comment does not cut off the order"
+    nothing = arislab_command(three, "runs", "--where", "phase = 'evaluate'")
+    assert (nothing.returncode, nothing.stdout, "no run fulfils that" in nothing.stderr) == (0, "", True)
     refused = arislab_command(three, "runs", "--sort", "gane")
     assert (refused.returncode, "known: " in refused.stderr.lower()) == (2, True)
     shown = arislab_command(three, "runs", "show", "bbbb").stdout
@@ -307,3 +311,11 @@ def test_a_damaged_index_is_made_anew(three, damage):
     with sqlite3.connect(index) as made:
         assert made.execute("select count(*) from listed").fetchone() == (3,)
     made.close()
+
+
+def test_a_reader_that_has_seen_enough_ends_the_list_quietly(three):
+    for number in range(200):
+        plant(three, f"20260201T000000Z-icl-{number:04x}", reason="x" * 2_000)
+    command = f"'{sys.executable}' -m arislab runs --json -n 500 --root '{three}' | head -c 10"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout[0], done.stderr) == ("[", "")
