@@ -18,7 +18,8 @@ def main() -> None:
             from arislab import cli
 
             cli.app(cli.joined(words), standalone_mode=True)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by who started us
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read it, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None

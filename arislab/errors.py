@@ -45,6 +45,9 @@ class TrainingError(ArislabError):
     """Training rows or settings cannot be used."""
 
 
+_MOST = 200  # names that a message lists
+
+
 def closest(given: str, known: Iterable[str]) -> str:
     """Return ``did you mean 'x'? Known: a, b, x`` for an unknown name.
 
@@ -56,4 +59,5 @@ def closest(given: str, known: Iterable[str]) -> str:
 
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    return (f"did you mean {near[0]!r}? " if near else "") + "Known: " + ", ".join(names)
+    more = f" and {len(names) - _MOST:,} more" if len(names) > _MOST else ""
+    return (f"did you mean {near[0]!r}? " if near else "") + "Known: " + ", ".join(names[:_MOST]) + more

@@ -8,7 +8,7 @@ def number_text(value: Any) -> str:
     """Return a number of a headline as text, with its interval if it has one."""
     if isinstance(value, dict) and {"mean", "low", "high"} <= value.keys():
         mean, low, high = (number_text(value[part]) for part in ("mean", "low", "high"))
-        return f"{mean} [{low}, {high}]" + (f" n={value['n']:,}" if value.get("n") is not None else "")
+        return f"{mean} [{low}, {high}]" + (f" n={value['n']:,}" if isinstance(value.get("n"), int) else "")
     if value is None:
         return "unknown"
     if isinstance(value, float):
@@ -18,6 +18,4 @@ def number_text(value: Any) -> str:
 
 def headline_line(headline: Mapping[str, Any] | None) -> str:
     """Return a headline on one line."""
-    return ", ".join(f"{name} {number_text(value)}" for name, value in (headline or {}).items() if name != "account")[
-        :160
-    ]
+    return ", ".join(f"{name} {number_text(value)}" for name, value in (headline or {}).items() if name != "account")

@@ -4,6 +4,7 @@ The one verb that does not go through the other verbs' command-line library: loa
 """
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str]) -> None:
     """
     given = _parser().parse_args(arguments)
     base = enter(given.root)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a list is no place to fail for a letter
     found = records.select(base, where=given.where, sort=given.sort, limit=given.n + 1)
     more, found = len(found) > given.n, found[: given.n]
     if given.as_json:
@@ -37,7 +40,8 @@ def main(arguments: Sequence[str]) -> None:
     for row in found:
         took = f"{row['duration_s']:7.1f} s" if row["duration_s"] is not None else "        –"
         told = headline_line(row["headline"]) if row["status"] in ("ok", *records.OPEN) else row["reason"]
-        print(f"{row['run_id']:<40} {row['phase'] or '':<10} {row['status']:<12} {took}  {str(told or '')[:160]}")
+        told = " ".join((told or "").split())[:160]
+        print(f"{row['run_id']:<40} {row['phase'] or '':<10} {row['status']:<12} {took}  {told}")
     if more:
         print(f"and more: -n N lists so many, --where filters; newest first in {base / 'papermill_runs'}")
 
@@ -70,7 +74,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)

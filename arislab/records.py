@@ -1,11 +1,17 @@
 """Reading run records: the newest, those that fulfil a condition, one of them whole. This module writes no record."""
 
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arislab import run_files
 from arislab.errors import PrerequisiteError, closest
+from arislab.place import RUN_ID
 from arislab.run_files import COLUMNS, OPEN
+
+if TYPE_CHECKING:
+    from arislab import run_index
 
 __all__ = ["COLUMNS", "OPEN", "as_json", "find", "read", "select"]
 
@@ -38,10 +44,9 @@ def find(root: Path, name: str) -> dict[str, Any]:
     base = root / "papermill_runs"
     if name and Path(name).name == name and (base / name / "run.json").is_file():
         return read(base / name)
-    from arislab.run_index import RunIndex
+    from arislab import run_index
 
-    with RunIndex(base) as index:
-        runs = index.runs()
+    runs = run_index.ask(base, lambda index: index.runs())
     found = [run for run in runs if run[1].startswith(name) or run[1].endswith(f"-{name}")]
     found = found or [run for run in runs if run[2] == name][:1]
     if len(found) != 1:
@@ -56,7 +61,8 @@ def select(root: Path, *, where: str = "", sort: str = "", limit: int | None = N
 
     Args:
         root: Folder of ``papermill_runs/``.
-        where: Condition in SQL (SQLite) over ``COLUMNS``, and the numbers of the headline (of intervals: the mean) and the parameters by name.
+        where: Condition in SQL (SQLite) over ``COLUMNS``, and the numbers of the headline (of intervals: the mean) and the parameters by name. As in
+            SQL, what a run does not have is null, and text is larger than any number.
         sort: One of these; the largest first.
         limit: Most runs.
 
@@ -66,22 +72,37 @@ def select(root: Path, *, where: str = "", sort: str = "", limit: int | None = N
     base = root / "papermill_runs"
     if not where and not sort and limit is not None and limit <= _FEW:
         return _newest(base, limit)
-    from arislab.run_index import RunIndex  # listing the newest does without a database
+    from arislab import run_index  # listing the newest does without a database
 
-    with RunIndex(base) as index:
+    def found(index: "run_index.RunIndex") -> list[dict[str, Any]]:
         names = index.chosen(where, sort, limit) if where or sort else [name for name, *_ in index.runs()][:limit]
         return index.wholes(names)
+
+    return run_index.ask(base, found)
 
 
 def _newest(base: Path, limit: int) -> list[dict[str, Any]]:
     """Return the newest runs from their files."""
-    found: list[dict[str, Any]] = []
-    if not base.is_dir():
-        return found
     with run_files.opened(base) as folder:
-        for name in run_files.newest_first(run_files.names(base), lambda n: run_files.read(base / n)["created_at"]):
-            if len(found) == limit:
+        if folder is None:
+            return []
+
+        def runs(names: Iterable[str]) -> list[tuple[tuple[str, str, str], dict[str, Any]]]:
+            found = []
+            for name in names:
+                run = run_files.read(base / name)
+                if run["status"] == "unreadable" and run_files.stamp(name, folder) is None:
+                    continue  # no run, or deleted by now
+                order = (run_files.age(name, run["created_at"]), run["run_id"], name)
+                found.append((order, run_files.seen(run_files.shown(run))))
+            return found
+
+        names = run_files.names(folder)
+        timed = sorted((name for name in names if RUN_ID.match(name)), reverse=True)
+        found = runs(name for name in names if not RUN_ID.match(name))  # few: their names do not tell their time
+        n_other = len(found)
+        for _, same_second in itertools.groupby(timed, key=lambda name: name[:15]):
+            if len(found) - n_other >= limit:
                 break
-            if run_files.stamp(name, folder) is not None:
-                found.append(run_files.seen(run_files.shown(run_files.read(base / name))))
-    return found
+            found += runs(same_second)
+    return [run for _, run in sorted(found, key=lambda row: row[0], reverse=True)[:limit]]

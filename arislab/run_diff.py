@@ -20,7 +20,7 @@ def diff(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[str]]:
     one, other = Path(before["folder"]), Path(now["folder"])
     found = {
         "status": _pair(before["status"], now["status"]),
-        "parameters": _fields(before["parameters"], now["parameters"]),
+        "parameters": _fields(before["parameters"] or {}, now["parameters"] or {}),
         "code": [
             *_fields(*({k: run.get("code", {}).get(k) for k in ("commit", "package_sha256")} for run in (before, now))),
             *_texts(one / "code.diff", other / "code.diff"),
@@ -80,11 +80,15 @@ def _headlines(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
         if a == b:
             continue
         line = f"{name}: {number_text(a)} → {number_text(b)}"
-        if isinstance(a, dict) and isinstance(b, dict) and {"low", "high"} <= a.keys() & b.keys():
+        if isinstance(a, dict) and isinstance(b, dict) and _is_bounded(a) and _is_bounded(b):
             apart = a["high"] < b["low"] or b["high"] < a["low"]
             line += " (intervals apart)" if apart else " (intervals overlap)"
         lines.append(line)
     return lines
+
+
+def _is_bounded(interval: Mapping[str, Any]) -> bool:
+    return interval.get("low") is not None and interval.get("high") is not None
 
 
 def _cells(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -6,13 +6,15 @@ A record without a verdict is shown as ``lost`` if its supervisor is gone; a fol
 import contextlib
 import json
 import os
+import stat
 import time
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from arislab import process
+from arislab.errors import PrerequisiteError
 from arislab.place import RUN_ID
 
 OPEN = ("created", "running")
@@ -39,7 +41,11 @@ _LISTED = (*COLUMNS, "cause", "signal", "cell", "resumed_from", "rerun_of", "see
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return a record whole, as it is on disk: ``COLUMNS`` and all that it says more."""
+    """Return a record whole, as it is on disk: ``COLUMNS`` and all that it says more.
+
+    A record that is no JSON, lacks a field or has one of another type is ``unreadable``, with the reason; ``is_unread`` if the file is there but
+    could not be read this time.
+    """
     row: dict[str, Any] = dict.fromkeys(COLUMNS) | {
         "run_id": folder.name,
         "folder": str(folder),
@@ -52,15 +58,33 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         found.setdefault("created_at", found.get("started_at"))  # records of version 1
-        began = datetime.fromisoformat(found["created_at"])
-        if not (began.tzinfo and isinstance(found["run_id"], str) and isinstance(found["parameters"], dict)):
-            raise ValueError("fields of other types")
-        row |= found | {"folder": str(folder), "commit": found.get("code", {}).get("commit")}
-        if row["status"] in OPEN:
-            _ = row["supervisor"]["pid"]  # a record without one cannot be judged
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        row |= {"status": "unreadable", "reason": f"run.json: {type(error).__name__}: {error}"}
+        _check(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        is_unread = isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, NotADirectoryError))
+        return row | {"reason": f"run.json: {type(error).__name__}: {error}", "is_unread": is_unread}
+    row |= found | {"folder": str(folder), "commit": found.get("code", {}).get("commit")}
     return row
+
+
+def _check(found: dict[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError if a record's fields are not what a list of runs relies on."""
+    for name in ("run_id", "status", "phase", "reason", "run_key", "launched_by"):
+        told = found[name] if name in ("run_id", "status") else found.get(name) or ""
+        if not isinstance(told, str):
+            raise ValueError(f"{name} is {told!r}, must be text")
+    if not isinstance(found["parameters"], dict) or not isinstance(found.get("headline"), dict | None):
+        raise ValueError("parameters and headline must be objects")
+    took = found.get("duration_s")
+    if isinstance(took, bool) or not isinstance(took, int | float | None):
+        raise ValueError(f"duration_s is {took!r}, must be a number")
+    began = datetime.fromisoformat(found["created_at"])
+    if not began.tzinfo:
+        raise ValueError(f"created_at {found['created_at']!r} has no offset")
+    _ = began.astimezone(UTC)
+    if found.get("started_at") is not None:
+        datetime.fromisoformat(found["started_at"])
+    if found["status"] in OPEN and not 0 < found["supervisor"]["pid"] < 2**31:  # one without cannot be judged
+        raise ValueError(f"supervisor.pid is {found['supervisor']['pid']!r}")
 
 
 def seen(run: dict[str, Any]) -> dict[str, Any]:
@@ -82,11 +106,38 @@ def shown(run: dict[str, Any]) -> dict[str, Any]:
     return {key: run.get(key) for key in (*_LISTED, *(("supervisor",) if run["status"] in OPEN else ()))}
 
 
-def names(base: Path) -> list[str]:
-    """Return the names in a folder of runs; ``stamp`` tells which of them are runs."""
-    if not base.is_dir():
-        return []
-    return [name for name in os.listdir(base) if not name.startswith(".")]  # noqa: PTH208 - ten thousand Paths cost more
+@contextlib.contextmanager
+def opened(base: Path) -> Iterator[int | None]:
+    """Open a folder of runs for ``names`` and ``stamp``; null if there is none.
+
+    Raises:
+        PrerequisiteError: It may not be read.
+    """
+    try:
+        number = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        yield None
+        return
+    except OSError as error:
+        raise PrerequisiteError(f"cannot read {base}: {error.strerror}; allow it, or choose another --root.") from None
+    try:
+        yield number
+    finally:
+        os.close(number)
+
+
+def names(base: int | None) -> list[str]:
+    """Return the names in an opened folder of runs; ``stamp`` tells which are runs. A name that is not UTF-8 is never one."""
+    found = [] if base is None else [name for name in os.listdir(base) if not name.startswith(".")]  # noqa: PTH208 - a descriptor
+    return found if "".join(found).isascii() else [name for name in found if _is_text(name)]
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def stamp(name: str, base: int) -> int | None:
@@ -100,30 +151,20 @@ def stamp(name: str, base: int) -> int | None:
         found = os.stat(f"{name}/run.json", dir_fd=base)
     except OSError:
         return _NONE if RUN_ID.fullmatch(name) and _is_folder(name, base) else None
-    return hash((found.st_mtime_ns, found.st_size, found.st_ino))
+    return hash((found.st_ctime_ns, found.st_size, found.st_ino))
 
 
 def _is_folder(name: str, base: int) -> bool:
     try:
-        os.close(os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=base))
+        return stat.S_ISDIR(os.stat(name, dir_fd=base).st_mode)
     except OSError:
         return False
-    return True
 
 
-@contextlib.contextmanager
-def opened(base: Path) -> Iterator[int]:
-    """Open a folder of runs for ``stamp``."""
-    number = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield number
-    finally:
-        os.close(number)
-
-
-def newest_first(found: list[str], created_at: Callable[[str], str | None]) -> list[str]:
-    """Return names of runs by the time they were made; only those whose name does not begin with it are asked for it."""
-    timed = [(name[:15], name) for name in found if RUN_ID.match(name)]
-    other = [name for name in found if not RUN_ID.match(name)] if len(timed) < len(found) else []
-    timed += [((created_at(name) or "").replace("-", "").replace(":", "")[:15], name) for name in other]
-    return [name for _, name in sorted(timed, reverse=True)]
+def age(name: str, created_at: str | None) -> str:
+    """Return a text by which runs sort by the time they were made: its second, from the name if that has one, then all that is known of it."""
+    exact = ""
+    if created_at:
+        exact = datetime.fromisoformat(created_at).astimezone(UTC).isoformat(timespec="microseconds")
+    second = name[:15] if RUN_ID.match(name) else exact.replace("-", "").replace(":", "")[:15]
+    return f"{second} {exact}"

@@ -1,58 +1,79 @@
 """What was read of ten thousand run records, in SQLite: for conditions, sorting and long lists.
 
 The truth is the files ``papermill_runs/*/run.json``. ``.index.sqlite`` beside them only remembers them by time, size and inode, and may be
-deleted at any time; where it cannot be written, a copy in memory takes its place. This module writes no record.
+deleted at any time; a damaged one is made anew, and where it cannot be written a copy in memory takes its place. This module writes no record.
 """
 
 import contextlib
 import gc
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from arislab import run_files
-from arislab.errors import ParameterError
+from arislab.errors import ParameterError, closest
 
+_FILE = ".index.sqlite"
 _PLAIN = tuple(name for name in run_files.COLUMNS if name not in ("parameters", "headline", "folder"))
-_VERSION = 4
+_VERSION = 5
 _SCHEMA = f"""
 drop table if exists listed;
 drop table if exists named;
 drop table if exists numbers;
 drop table if exists wholes;
-create table listed (number integer primary key, name text, stamp int, is_open int, {", ".join(f'"{n}"' for n in _PLAIN)});
+create table listed (number integer primary key, name text, stamp int, is_open int, age text, {", ".join(f'"{n}"' for n in _PLAIN)});
 create index stamps on listed (name, stamp);
 create index open on listed (is_open) where is_open;
 create table numbers (key text, number int, value, primary key (key, number)) without rowid;
 create table named (key text primary key) without rowid;
-create table wholes (number integer primary key, whole text);
+create table wholes (number integer primary key, is_plain int, whole text);
+pragma user_version = {_VERSION}
 """
+_NEWEST_FIRST = "age desc, run_id desc, name desc"
 _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+_ABOUT_THE_QUESTION = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE, sqlite3.SQLITE_MISMATCH)
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"((?:[^"]|"")*)\"""")
+
+_Answer = TypeVar("_Answer")
+
+
+def ask(base: Path, question: Callable[["RunIndex"], _Answer]) -> _Answer:
+    """Return the answer to a question about the runs in a folder, as they are on disk now.
+
+    Raises:
+        PrerequisiteError: The folder may not be read.
+    """
+    is_damaged = False
+    for source in (_on_disk, _anew, _copied, _empty):
+        if source in ((_copied,) if is_damaged else (_anew,)):
+            continue
+        try:
+            with _no_collector(), contextlib.closing(source(base)) as index:
+                _refresh(index, base)
+                answer = question(RunIndex(base, index))
+                with contextlib.suppress(sqlite3.Error):  # another process is in the way: it is only a memory
+                    index.execute("commit")
+                return answer
+        except sqlite3.Error as error:
+            if source is _empty:
+                raise
+            is_damaged = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DAMAGED
+    raise AssertionError("the last source answers or raises")
 
 
 class RunIndex:
-    """The runs under one folder as they are on disk when it is opened; close it after use."""
+    """An index that has what is on disk; a transaction keeps it as it is while questions are asked."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, index: sqlite3.Connection) -> None:
         self.base = base
-        with _no_collector():
-            self._index = _current(base)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._index.close()
+        self._index = index
 
     def runs(self) -> list[tuple[str, str, str | None]]:
         """Return folder name, run_id and phase of every run, newest first."""
-        found = {
-            name: told for name, *told in self._index.execute("select name, created_at, run_id, phase from listed")
-        }
-        ordered = run_files.newest_first(list(found), lambda name: found[name][0])
-        return [(name, found[name][1], found[name][2]) for name in ordered]
+        return self._index.execute(f"select name, run_id, phase from listed order by {_NEWEST_FIRST}").fetchall()
 
     def chosen(self, where: str, sort: str, limit: int | None) -> list[str]:
         """Return the folder names of the runs that fulfil a condition, newest first or by the largest of a column.
@@ -62,40 +83,48 @@ class RunIndex:
         """
         numbers = [key for (key,) in self._index.execute("select key from named")]
         known = [*run_files.COLUMNS, *(key for key in numbers if key not in run_files.COLUMNS)]
-        if sort and sort.lower() not in known:
-            raise ParameterError(f"--sort {sort!r}: no run has it; known: {', '.join(known)}.")
-        said = f"{where} {_identifier(sort)}".lower()
-        asked = [name for name in known if _identifier(name)[1:-1] in said or name in ("created_at", "run_id")]
+        sort = sort.lower()
+        if sort and sort not in known:
+            raise ParameterError(f"--sort {sort!r}: no run has it; {closest(sort, known)}.")
+        condition = _QUOTED.sub(lambda found: _checked(found, known), where) or "true"
+        said = f"{condition} {_identifier(sort)}".lower()
+        asked = [name for name in known if _identifier(name)[1:-1] in said or name == "run_id"]
         values = [self._value(name, numbers) for name in asked]
         columns = ", ".join(f"{value} as {_identifier(name)}" for value, name in zip(values, asked, strict=True))
-        order = _identifier(sort) if sort else "created_at"
+        order = f"{_identifier(sort)} is null, {_identifier(sort)} desc, " if sort else ""
         self._note_open()
-        query = f"""with runs as materialized (select name as "in folder", {columns} from listed left join seen using (number))
-            select "in folder" from runs where ({where or "true"}
-            ) order by {order} is null, {order} desc, run_id desc limit ?"""
+        query = f"""with runs as materialized (select name as "in folder", age as "by age", {columns} from listed left join seen using (number))
+            select "in folder" from runs where ({condition}
+            ) order by {order} "by age" desc, run_id desc, "in folder" desc limit ?"""
         try:
-            return [name for (name,) in self._index.execute(query, (-1 if limit is None else limit,))]
-        except sqlite3.Error as error:
+            return [name for (name,) in self._index.execute(query, (-1 if limit is None else min(limit, 2**63 - 1),))]
+        except (sqlite3.Error, sqlite3.Warning, UnicodeEncodeError) as error:
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in _ABOUT_THE_QUESTION:
+                raise
             raise ParameterError(
                 f"--where {where!r} --sort {sort!r} cannot be answered: {error}. Known: {', '.join(known)}."
             ) from None
 
     def wholes(self, names: list[str]) -> list[dict[str, Any]]:
         """Return what a list shows of these runs, in this order."""
+        if not names:
+            return []
         few = names if len(names) <= 500 else []
         condition = f"where name in ({', '.join('?' * len(few))})" if few else ""
-        query = f"select name, whole from listed join wholes using (number) {condition}"
-        loads: Callable[[str], Any] = json.loads
+        query = f"select name, is_plain, whole from listed join wholes using (number) {condition}"
+        quick: Callable[[str], Any] = json.loads
         if not few:  # orjson saves more than its loading takes
             import orjson
 
-            loads = orjson.loads
-        with _no_collector():
-            stored = dict(self._index.execute(query, few))
-            rows = [loads(stored[n]) if n in stored else run_files.shown(run_files.read(self.base / n)) for n in names]
-            return [
-                run_files.seen(row | {"folder": f"{self.base}/{name}"}) for name, row in zip(names, rows, strict=True)
-            ]
+            quick = orjson.loads
+        stored = {
+            name: (quick if is_plain else json.loads, text) for name, is_plain, text in self._index.execute(query, few)
+        }
+        found = []
+        for name in names:
+            loads, text = stored[name]
+            found.append(run_files.seen(loads(text) | {"folder": f"{self.base}/{name}"}))
+        return found
 
     def _value(self, name: str, numbers: Container[str]) -> str:
         """A column or number of a run, in SQL; where both have the name, the column is meant."""
@@ -108,17 +137,19 @@ class RunIndex:
         elif name == "folder":
             column = f"{_text(f'{self.base}/')} || listed.name"
         elif name in ("parameters", "headline"):
-            column = f"(select json_extract(whole, '$.{name}') from wholes where wholes.number = listed.number)"
+            column = f"(select case when json_valid(whole) then json_extract(whole, '$.{name}') end from wholes where wholes.number = listed.number)"
         return f"coalesce({column}, {number})" if name in numbers else column
 
     def _note_open(self) -> None:
         """Make the table ``seen``: status and reason of the runs that had no verdict, as they are now."""
         opened = self._index.execute("select number, name from listed where is_open").fetchall()
-        now = self.wholes([name for _, name in opened]) if opened else []
-        self._index.execute("create temp table seen (number integer primary key, status text, reason text)")
+        now = self.wholes([name for _, name in opened])
+        self._index.execute(
+            "create temp table if not exists seen (number integer primary key, status text, reason text)"
+        )
         self._index.executemany(
-            "insert into seen values (?, ?, ?)",
-            [(number, run["status"], run["reason"]) for (number, _), run in zip(opened, now, strict=True)],
+            "insert or replace into seen values (?, ?, ?)",
+            [(n, _storable(run["status"]), _storable(run["reason"])) for (n, _), run in zip(opened, now, strict=True)],
         )
 
 
@@ -130,127 +161,144 @@ def _identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def _checked(found: re.Match[str], known: list[str]) -> str:
+    """A name in double quotes as the index has it; SQLite would take an unknown one for a text, and a misspelt condition for an answer."""
+    if found[1] is None:
+        return found[0]
+    name = found[1].replace('""', '"').lower()
+    if name not in known:
+        raise ParameterError(f"--where: no run has {found[0]}; {closest(name, known)}. Texts stand in single quotes.")
+    return _identifier(name)
+
+
 # ---- keeping it up to date --------------------------------------------------------------------------------------------
 
 
-def _current(base: Path) -> sqlite3.Connection:
-    """Return an index that has what is on disk."""
-    if not base.is_dir():
-        return _made(sqlite3.connect(":memory:"))
-    for _ in range(2):
-        index = None
-        try:
-            index = _on_disk(base)
-            _refresh(index, base)
-        except sqlite3.Error as error:
-            if index is not None:
-                index.close()
-            if getattr(error, "sqlite_errorcode", None) not in _DAMAGED:
-                break
-            (base / _FILE).unlink(missing_ok=True)
-        else:
-            return index
-    index = _copied(base)
-    _refresh(index, base)
-    return index
-
-
-_FILE = ".index.sqlite"
-
-
 def _on_disk(base: Path) -> sqlite3.Connection:
-    index = sqlite3.connect(base / _FILE, timeout=2)
-    try:
-        return _made(index)
-    except sqlite3.Error:
-        index.close()
-        raise
+    return _made(str(base / _FILE)) if base.is_dir() else _empty(base)
+
+
+def _anew(base: Path) -> sqlite3.Connection:
+    """Return an index on disk instead of the damaged one."""
+    with contextlib.suppress(OSError):
+        (base / _FILE).unlink()
+    return _on_disk(base)
 
 
 def _copied(base: Path) -> sqlite3.Connection:
-    """Return a copy in memory of the index on disk, as far as it can be read."""
-    copy = sqlite3.connect(":memory:")
+    """Return a copy in memory of the index on disk, which is locked or may not be written."""
+    uri = f"{(base / _FILE).absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=2, isolation_level=None)) as index:
+        index.execute("begin")
+        index.execute("select 1 from listed limit 1")  # a lock that is held by now; a backup would wait for it for ever
+        copy = sqlite3.connect(":memory:", isolation_level=None)
+        index.backup(copy)
+    return copy
+
+
+def _empty(_: Path) -> sqlite3.Connection:
+    return _made(":memory:")
+
+
+def _made(where: str) -> sqlite3.Connection:
+    """Open an index; make its tables if it has none, or those of another version."""
+    index = sqlite3.connect(where, timeout=2, isolation_level=None)
     try:
-        with contextlib.closing(sqlite3.connect(f"{(base / _FILE).as_uri()}?mode=ro", uri=True, timeout=2)) as index:
-            index.execute("begin")
-            index.execute(
-                "select 1 from listed limit 1"
-            )  # a lock that is held by now; a backup would wait for it for ever
-            index.backup(copy)
-        return _made(copy)
+        if not _is_current(index):
+            index.execute("begin immediate")
+            if not _is_current(index):  # another process may have been faster
+                for statement in _SCHEMA.split(";"):
+                    index.execute(statement)
+            index.execute("commit")
     except sqlite3.Error:
-        copy.close()
-    return _made(sqlite3.connect(":memory:"))
-
-
-def _made(index: sqlite3.Connection) -> sqlite3.Connection:
-    """Make the tables of an index that has none, or those of another version."""
-    if index.execute("pragma user_version").fetchone()[0] != _VERSION:
-        index.executescript(f"begin; {_SCHEMA} pragma user_version = {_VERSION}; commit;")
+        index.close()
+        raise
     return index
 
 
+def _is_current(index: sqlite3.Connection) -> bool:
+    return bool(index.execute("pragma user_version").fetchone()[0] == _VERSION)
+
+
 def _refresh(index: sqlite3.Connection, base: Path) -> None:
-    """Bring an index up to what is on disk."""
-    with run_files.opened(base) as folder:
-        stamps = {name: run_files.stamp(name, folder) for name in run_files.names(base)}
-    known: dict[str, int] = dict(index.execute("select name, stamp from listed"))
-    if known == stamps:
-        return
-    changed = {name: stamp for name, stamp in stamps.items() if stamp is not None and known.get(name) != stamp}
-    left = [name for name in known if stamps.get(name) is None]
-    if not changed and not left:
-        return
-    with index:
-        index.execute("begin immediate")
-        _forget(index, [*left, *changed])
-        names = list(changed)
-        for first in range(0, len(names), 5_000):  # what is held in memory at once
-            _add(index, base, {name: changed[name] for name in names[first : first + 5_000]})
+    """Bring an index up to what is on disk, and leave a transaction open in which it stays so."""
+    for begin in ("begin", "begin immediate"):
+        index.execute(begin)
+        known: dict[str, int | None] = dict(index.execute("select name, stamp from listed"))
+        with run_files.opened(base) as folder:
+            names = run_files.names(folder)
+            stamps = {
+                n: stamp for n in names if folder is not None and (stamp := run_files.stamp(n, folder)) is not None
+            }
+        if known == stamps:
+            return
+        if begin == "begin":
+            index.execute("rollback")
+    changed = {name: stamp for name, stamp in stamps.items() if known.get(name) != stamp}
+    _forget(index, [*(known.keys() - stamps.keys()), *(changed.keys() & known.keys())])
+    names = list(changed)
+    for first in range(0, len(names), 5_000):  # what is held in memory at once
+        _add(index, base, {name: changed[name] for name in names[first : first + 5_000]})
 
 
 def _forget(index: sqlite3.Connection, names: list[str]) -> None:
-    """Leave out runs, whoever has added them by now."""
+    if not names:
+        return
     index.execute("create temp table less (name text primary key)")
     index.executemany("insert into less values (?)", [(name,) for name in names])
-    if index.execute("select 1 from listed where name in less limit 1").fetchone():
-        for table in ("numbers", "wholes", "listed"):
-            index.execute(f"delete from {table} where number in (select number from listed where name in less)")
+    for table in ("numbers", "wholes", "listed"):
+        index.execute(f"delete from {table} where number in (select number from listed where name in less)")
+    index.execute("delete from named where not exists (select 1 from numbers where numbers.key = named.key)")
     index.execute("drop table less")
 
 
 def _add(index: sqlite3.Connection, base: Path, names: Mapping[str, int]) -> None:
     """Read the records of these runs and store them; ``names`` has their stamps."""
-    import orjson
-
     last = index.execute("select coalesce(max(number), 0) from listed").fetchone()[0]
     listed, numbers, wholes = [], [], []
     keys: set[str] = set()
     for number, (name, stamp) in enumerate(names.items(), start=last + 1):
         run = run_files.read(base / name)
         told = [_storable(run.get(column)) for column in _PLAIN]
-        listed.append((number, name, stamp, run["status"] in run_files.OPEN, *told))
+        age = run_files.age(name, run["created_at"])
+        listed.append(
+            (number, name, None if run.get("is_unread") else stamp, run["status"] in run_files.OPEN, age, *told)
+        )
         found = _numbers(run)
         numbers += [(key, number, value) for key, value in found.items()]
         keys |= found.keys()
-        with contextlib.suppress(TypeError):  # what orjson cannot hold is read from its file each time
-            wholes.append((number, orjson.dumps(run_files.shown(run)).decode()))
+        wholes.append((number, *_whole(run)))
     numbers.sort(key=lambda row: row[:2])  # in the order of the tree
-    index.executemany(f"insert into listed values ({', '.join('?' * (4 + len(_PLAIN)))})", listed)
+    index.executemany(f"insert into listed values ({', '.join('?' * (5 + len(_PLAIN)))})", listed)
     index.executemany("insert into numbers values (?, ?, ?)", numbers)
     index.executemany("insert or ignore into named values (?)", [(key,) for key in keys])
-    index.executemany("insert into wholes values (?, ?)", wholes)
+    index.executemany("insert into wholes values (?, ?, ?)", wholes)
+
+
+def _whole(run: dict[str, Any]) -> tuple[bool, str]:
+    """What a list shows of a run as JSON, and whether orjson reads it as it is: integers within 64 bits, no lone surrogates, no NaN or Infinity."""
+    import orjson
+
+    shown = run_files.shown(run)
+    text = json.dumps(shown)
+    try:
+        orjson.dumps(shown)
+    except TypeError:
+        return False, text
+    return "NaN" not in text and "Infinity" not in text, text
 
 
 def _numbers(run: dict[str, Any]) -> dict[str, Any]:
     """Parameters and headline of a run by name; of intervals the mean."""
     found = {}
     for part in ("parameters", "headline"):
-        told = run.get(part)
-        for name, value in told.items() if isinstance(told, dict) else ():
+        for name, value in (run.get(part) or {}).items():
             value = value.get("mean") if isinstance(value, dict) else value
+            key = _storable(name.lower())
             if isinstance(value, (int, float, str)):
-                found[str(_storable(name.lower()))] = _storable(value)
+                found[key] = _storable(value)
+            else:
+                found.pop(key, None)  # the headline says that it is unknown
     return found
 
 

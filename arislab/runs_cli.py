@@ -85,11 +85,11 @@ def show(run: Run, root: Root = None, *, as_json: Annotated[bool, typer.Option("
             )
     origin = found.get("parameters_from", {})
     typer.echo("parameters")
-    for name, value in found["parameters"].items():
+    for name, value in (found["parameters"] or {}).items():
         typer.echo(f"  {name:<22} {value!r:<28} {origin.get(name, '')}")
     for title in ("tables_read", "tables_written"):
         typer.echo(title.replace("_", " "))
-        for name, told in found[title].items():
+        for name, told in found.get(title, {}).items():
             rows = "" if told["rows"] is None else f"{told['rows']:>10,} rows"
             typer.echo(f"  {name:<24} version {told['version']!s:<5} {rows}  {str(told.get('digest') or '')[:16]}")
     if found["headline"]:

@@ -40,7 +40,7 @@ class Runs(pl.DataFrame):
             f"<tr><td>{html.escape(row['run_id'])}</td><td>{html.escape(row['phase'] or '')}</td>"
             f"<td><b style='color:{_COLOURS.get(row['status'], 'inherit')}'>{row['status']}</b></td>"
             f"<td style='text-align:right'>{'' if row['duration_s'] is None else format(row['duration_s'], '.1f')}</td>"
-            f"<td style='text-align:left'>{html.escape(row['reason'] or headline_line(json.loads(row['headline'] or 'null')))}</td></tr>"
+            f"<td style='text-align:left'>{html.escape(row['reason'] or headline_line(json.loads(row['headline'] or 'null'))[:160])}</td></tr>"
             for row in self.head(50).to_dicts()
         )
         more = f"<caption>the newest 50 of {self.height:,} runs</caption>" if self.height > 50 else ""

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -251,22 +253,108 @@ def test_names_with_quotes_and_operators_can_be_asked_for(three):
 
 def test_what_no_column_can_hold_is_shown_as_it_was_written(three):
     huge, lone = 10**30, "\ud800"
-    folder = plant(
+    plant(
         three,
         "20260104T000000Z-icl-dddd",
-        parameters={"huge": huge, "text": lone, "gone": float("nan")},
+        parameters={"huge": huge, "text": lone, "gone": float("nan"), "lr": float("inf")},
         headline={"gain": 10**400, "list": [1]},
-        reason={"not": "a text"},
-        duration_s="long",
+        reason=f"why {lone}",
     )
-    whole = json.loads((folder / "run.json").read_text())
-    for where in ("huge > 1e29", "gain > 1e300", "reason like '%a text%'", "text is not null and gone is null"):
-        (found,) = records.select(three, where=where)
-        assert found["parameters"]["huge"] == huge
-        assert found["parameters"]["text"] == lone
-        assert {name: found[name] for name in ("headline", "reason", "duration_s")} == {
-            name: whole[name] for name in ("headline", "reason", "duration_s")
-        }
+    plain = records.as_json(three, limit=1)
+    for where in ("huge > 1e29", "gain > 1e300", "reason like 'why%'", "text is not null and gone is null", "lr > 1"):
+        assert repr(records.select(three, where=where)) == repr(plain), where  # nan is not itself
+    assert repr(records.as_json(three)[:1]) == repr(plain)
+    assert plain[0]["parameters"]["huge"] == huge
+    assert ids(records.select(three, where="parameters like '%k%'")) == ["bbbb", "aaaa"]
+    listed = arislab_command(three, "runs")
+    assert (listed.returncode, len(listed.stdout.splitlines())) == (0, 4), listed
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"duration_s": "long"},
+        {"duration_s": True},
+        {"headline": ["gain"]},
+        {"headline": "gain"},
+        {"status": None},
+        {"status": ["ok"]},
+        {"phase": ["icl"]},
+        {"reason": {"not": "a text"}},
+        {"started_at": "soon"},
+        {"created_at": "0001-01-01T00:00:00+12:00"},
+        {"created_at": "2026-01-04"},
+        {"status": "running", "supervisor": {"pid": "one"}},
+        {"status": "running", "supervisor": {"pid": 2**70}},
+        {"status": "running"},
+        {"parameters": None},
+        {"run_id": 7},
+    ],
+)
+def test_a_record_with_a_field_of_another_type_is_unreadable_and_the_others_are_listed(three, odd):
+    folder = plant(three, "20260104T000000Z-icl-dddd", **odd)
+    for found in (records.as_json(three, limit=9), records.as_json(three), records.select(three, where="true")):
+        assert [run["status"] for run in found] == ["unreadable", "failed", "ok", "ok"]
+        assert found[0]["reason"].startswith("run.json: ")
+    assert len(arislab_command(three, "runs").stdout.splitlines()) == 4
+    assert arislab.runs(three).height == 4
+    shown = arislab_command(three, "runs", "show", folder.name)
+    assert (shown.returncode, "unreadable" in shown.stdout) == (0, True), shown
+    assert run_diff.diff(records.find(three, folder.name), records.find(three, "aaaa"))["status"] == ["unreadable → ok"]
+
+
+def test_a_record_nested_too_deeply_is_unreadable(three):
+    (three / "papermill_runs" / "20260101T000000Z-icl-aaaa" / "run.json").write_text("[" * 100_000)
+    assert [run["status"] for run in records.select(three, where="true")] == ["failed", "ok", "unreadable"]
+
+
+def test_a_record_that_could_not_be_read_is_read_again(three, monkeypatch):
+    text = Path.read_text
+
+    def fail(path, *rest, **more):
+        if path.parent.name.endswith("aaaa"):
+            raise OSError(5, "Input/output error")
+        return text(path, *rest, **more)
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    assert ids(records.select(three, where="status = 'unreadable'")) == ["aaaa"]
+    monkeypatch.undo()
+    assert records.select(three, where="status = 'unreadable'") == []
+    assert ids(records.select(three, where="k = 3")) == ["aaaa"]
+
+
+def test_runs_of_one_second_are_in_one_order_everywhere(root):
+    made = [("ffff", "00.100+00:00"), ("0000", "00.900+00:00"), ("8888", "00.500+00:00")]
+    for name, moment in made:
+        plant(root, f"20260101T000000Z-icl-{name}", created_at=f"2026-01-01T00:00:{moment}")
+    plant(root, "20260101T000001Z-icl-aaaa", created_at="2026-01-01T02:00:01.000+02:00")
+    plant(root, "20260101T000002Z-icl-bbbb", created_at="2026-01-01T00:00:02.000+00:00")
+    expected = ["bbbb", "aaaa", "0000", "8888", "ffff"]
+    assert ids(records.as_json(root)) == ids(records.as_json(root, limit=9)) == expected
+    assert ids(records.select(root, where="true")) == expected
+    assert ids(records.as_json(root, limit=3)) == ids(records.select(root, where="true", limit=3)) == expected[:3]
+    assert records.find(root, "icl")["run_id"].endswith("bbbb")
+
+
+def test_a_misspelt_name_in_double_quotes_is_no_text(three):
+    plant(three, "20260104T000000Z-icl-dddd", headline={"Ärger": 2})
+    with pytest.raises(ParameterError, match=r"no run has \"gane\"; did you mean 'gain'"):
+        records.select(three, where='"gane" > 0.4')
+    assert ids(records.select(three, where='phase = \'say "gane"\' or "GAIN" > 0.8')) == ["bbbb"]
+    assert ids(records.select(three, where='"Ärger" > 1')) == ["dddd"]
+    assert ids(records.select(three, sort="ÄRGER"))[0] == "dddd"
+    for odd in ("1); drop table listed; --", "phase = 'a", "gain > '\ud800'"):
+        with pytest.raises(ParameterError, match="cannot be answered"):
+            records.select(three, where=odd)
+    assert ids(records.select(three, where="true", limit=10**20))[0] == "dddd"
+
+
+def test_a_name_is_known_as_long_as_a_run_has_it(three):
+    assert ids(records.select(three, sort="gain"))[0] == "bbbb"
+    for name in ("20260101T000000Z-icl-aaaa", "20260102T000000Z-icl-bbbb"):
+        shutil.rmtree(three / "papermill_runs" / name)
+    with pytest.raises(ParameterError, match="no run has it"):
+        records.select(three, sort="gain")
 
 
 def test_parameters_headline_and_folder_can_be_asked_for_as_text(three):
@@ -301,16 +389,67 @@ def test_a_filter_sees_what_became_of_runs_without_a_verdict(root):
         assert ids(records.select(root, where="status = 'lost' and reason like '%no verdict%'")) == ["bbbb"]
 
 
-@pytest.mark.parametrize("damage", ["garbage", "torn"])
-def test_a_damaged_index_is_made_anew(three, damage):
-    before = records.as_json(three)
-    index = three / "papermill_runs" / ".index.sqlite"
+def test_any_damaged_page_of_the_index_is_mended(root):
+    for number in range(60):
+        plant(root, f"20260101T0000{number:02}Z-icl-{number:04x}", parameters={f"p{i}": i for i in range(number % 7)})
+    before, filtered_before = records.as_json(root), records.select(root, where="p3 = 3", sort="p5")
+    index = root / "papermill_runs" / ".index.sqlite"
     whole = index.read_bytes()
-    index.write_bytes(b"no database " * 1000 if damage == "garbage" else whole[:4096] + b"\x07" * (len(whole) - 4096))
-    assert records.as_json(three) == before
+    pages = range(0, len(whole), 4096)
+    assert len(pages) > 15
+    for start in pages:
+        for name in ("as_json", "find", "select"):
+            index.write_bytes(whole[:start] + b"\x07" * 4096 + whole[start + 4096 :])
+            if name == "as_json":
+                assert records.as_json(root) == before, start
+            elif name == "find":
+                assert records.find(root, "0007") == records.read(Path(before[60 - 8]["folder"])), start
+            else:
+                assert records.select(root, where="p3 = 3", sort="p5") == filtered_before, start
+    index.write_bytes(b"no database " * 1000)
+    assert records.as_json(root) == before
     with sqlite3.connect(index) as made:
-        assert made.execute("select count(*) from listed").fetchone() == (3,)
+        assert made.execute("select count(*) from listed").fetchone() == (60,)
     made.close()
+
+
+def test_a_damaged_index_that_cannot_be_removed_is_done_without(three, monkeypatch):
+    monkeypatch.chdir(three)
+    index = Path("papermill_runs", ".index.sqlite")
+    index.write_bytes(b"no database " * 1000)
+
+    def refuse(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert ids(records.select(Path(), where="k > 0")) == ["bbbb", "aaaa"]
+    assert index.read_bytes().startswith(b"no database")
+
+
+def test_several_processes_list_while_runs_are_made(root):
+    """None may miss a run that was there before it looked, show one twice, or end in an error."""
+    code = (
+        "import sys, time; from pathlib import Path; from arislab import records\n"
+        "root, ends = Path(sys.argv[1]), time.monotonic() + 6\n"
+        "while time.monotonic() < ends:\n"
+        "    there = {p.name for p in (root / 'papermill_runs').glob('2*')}\n"
+        "    for found in (records.select(root, where='k > 0'), records.as_json(root)):\n"
+        "        names = [run['run_id'] for run in found]\n"
+        "        assert there <= set(names), there - set(names)\n"
+        "        assert len(names) == len(set(names))\n"
+    )
+    plant(root, "20260101T000000Z-icl-ffff", parameters={"k": 1})
+    listers = [subprocess.Popen([sys.executable, "-c", code, str(root)], stderr=subprocess.PIPE) for _ in range(3)]
+    number = 0
+    while any(lister.poll() is None for lister in listers):
+        number += 1
+        made = plant(root / "aside", f"20260102T000000Z-icl-{number:04x}", parameters={"k": number})
+        made.rename(root / "papermill_runs" / made.name)
+        if number % 20 == 0:
+            (root / "papermill_runs" / ".index.sqlite").unlink(missing_ok=True)
+        time.sleep(0.02)
+    assert [lister.communicate()[1].decode() for lister in listers] == ["", "", ""]
+    assert number > 20
 
 
 def test_a_reader_that_has_seen_enough_ends_the_list_quietly(three):
