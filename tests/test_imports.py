@@ -65,7 +65,7 @@ ARROWS = {
     "plugin": {"parameters", "runs"},  # papermill loads it; what it needs of runs it imports when a notebook runs
     "run_files": {"place", "process"},
     "run_index": {"run_files"},
-    "records": {"run_files", "run_index"},
+    "records": {"place", "run_files", "run_index"},
     "run_diff": {"canonical", "formats"},
     "runs_frame": {"formats", "records"},
     "interactive": {"parameters", "runs"},
