@@ -16,9 +16,7 @@ from arislab.designs import Rules, Set
 from arislab.errors import ParameterError, closest
 from arislab.surrogate import Fit
 
-_SMALL = (
-    2_000  # requests; below, halving gains as much as the surrogate (1,000 and 1,500, synthetic surfaces) or more (500)
-)
+_SMALL = 2_000  # requests; below, halving gains as much as the surrogate, or more (synthetic surfaces, lab log)
 _LARGE = 12_000  # requests; above, rows per set grow instead of sets, so that the surrogate stays small
 _SHARES = (0.35, 0.20, 0.20, 0.15, 0.10)  # of the budget, by round
 _ROWS = (8, 12, 20, 30, 100)  # per set, by round; the last is the race

@@ -74,6 +74,8 @@ def _check(found: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {told!r}, must be text")
     if not isinstance(found["parameters"], dict) or not isinstance(found.get("headline"), dict | None):
         raise ValueError("parameters and headline must be objects")
+    if not isinstance(found.get("code", {}), dict):
+        raise ValueError(f"code is {found['code']!r}, must be an object")
     took = found.get("duration_s")
     if isinstance(took, bool) or not isinstance(took, int | float | None):
         raise ValueError(f"duration_s is {took!r}, must be a number")
@@ -83,8 +85,10 @@ def _check(found: dict[str, Any]) -> None:
     _ = began.astimezone(UTC)
     if found.get("started_at") is not None:
         datetime.fromisoformat(found["started_at"])
-    if found["status"] in OPEN and not 0 < found["supervisor"]["pid"] < 2**31:  # one without cannot be judged
-        raise ValueError(f"supervisor.pid is {found['supervisor']['pid']!r}")
+    if found["status"] in OPEN:  # one without a supervisor cannot be judged
+        pid = found["supervisor"]["pid"]
+        if not isinstance(pid, int) or not 0 < pid < 2**31:
+            raise ValueError(f"supervisor.pid is {pid!r}, must be the number of a process")
 
 
 def seen(run: dict[str, Any]) -> dict[str, Any]:

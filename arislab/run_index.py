@@ -192,7 +192,11 @@ def _copied(base: Path) -> sqlite3.Connection:
         index.execute("begin")
         index.execute("select 1 from listed limit 1")  # a lock that is held by now; a backup would wait for it for ever
         copy = sqlite3.connect(":memory:", isolation_level=None)
-        index.backup(copy)
+        try:
+            index.backup(copy)
+        except sqlite3.Error:
+            copy.close()
+            raise
     return copy
 
 

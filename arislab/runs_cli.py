@@ -81,7 +81,7 @@ def show(run: Run, root: Root = None, *, as_json: Annotated[bool, typer.Option("
         if found.get(name):
             typer.echo(
                 f"  {name} {found[name]}"
-                + (" + uncommitted changes" if name == "commit" and found["code"]["dirty"] else "")
+                + (" + uncommitted changes" if name == "commit" and found["code"].get("dirty") else "")
             )
     origin = found.get("parameters_from", {})
     typer.echo("parameters")
