@@ -20,6 +20,13 @@ def test_it_writes_what_the_package_writes(tmp_path, monkeypatch):
     assert told["same_text"] >= 31  # sums are rounded differently: about one answer in a thousand takes another turn
 
 
+def test_loading_it_leaves_the_floats_of_the_process_alone(tmp_path):
+    """A library linked with -ffast-math makes every subnormal float of the process 0, here and in the tests that follow."""
+    bench.library(tmp_path)
+    assert sys.float_info.min / 2 > 0
+    assert np.float32(np.finfo(np.float32).tiny) / np.float32(2) > 0
+
+
 def test_a_cell_is_answered_once_and_kept(tmp_path):
     decoder = bench.Decoder(tmp_path)
     rows = bench.candidates(6, seed=9001, split="validation")
