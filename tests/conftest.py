@@ -16,6 +16,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
 
+FUZZ = int(os.environ.get("ARISLAB_FUZZ", "100"))
+"""Examples that each property test of the edges (files, names, events, messages, races) tries; 2,000 before a release."""
+
 
 def need(resource: str, *, present: bool, why: str) -> None:
     """Skip, or fail where the resource was promised."""
