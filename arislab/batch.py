@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import polars as pl
 
 from arislab.budget import Budget
+from arislab.conditions import Where
 from arislab.connection import Server, connect
 from arislab.errors import BatchError, ParameterError, TaskError
 from arislab.job import Job, submit
@@ -71,7 +72,7 @@ _LIMITS = ("max_tokens", "max_completion_tokens")
 class Table(Protocol):
     """What ``answer`` needs of a lake table."""
 
-    def read(self, *, columns: list[str] | None = None, where: str | None = None) -> pl.DataFrame:
+    def read(self, *, columns: list[str] | None = None, where: Where | None = None) -> pl.DataFrame:
         """Return rows."""
 
     def upsert(self, frame: pl.DataFrame) -> Any:

@@ -59,7 +59,7 @@ def ask(
     known = wanted.join(earlier.drop(key), on="custom_id", how="inner")
     noted = known.join(earlier, on=key, how="anti")  # paid for by another search; this one has no row of it yet
     new = wanted.join(earlier, on="custom_id", how="anti", maintain_order="left")
-    answered = raw.read(columns=["custom_id"], where=f"status in {tuple(batch.ANSWERED)}")["custom_id"]
+    answered = raw.read(columns=["custom_id"], where={"status": batch.ANSWERED})["custom_id"]
     recorded = pl.col("custom_id").is_in(answered.implode())  # before a crash, or under other scorers
     new = new.with_columns(asked_at=pl.when(~recorded).then(pl.lit(datetime.now(UTC))))
     if noted.height + new.height:
@@ -110,7 +110,7 @@ def paid(wanted: pl.DataFrame, table: batch.Table) -> pl.DataFrame:
         One row per custom_id: search_id, set_id, candidate_id, custom_id, status, quality, tokens; of the same search where it has one.
     """
     columns = ["search_id", "set_id", "candidate_id", "custom_id", "scorer_version", *_FACTS]
-    found = table.read(columns=columns, where=f"status in {_PAID}")
+    found = table.read(columns=columns, where={"status": _PAID})
     found = found.join(wanted, on=["custom_id", "scorer_version"], how="semi")
     mine = wanted.select("search_id", "set_id", "candidate_id", is_own=pl.lit(value=True))
     found = found.join(mine.unique(), on=["search_id", "set_id", "candidate_id"], how="left")
@@ -185,15 +185,14 @@ def cost(
     model = drawn["model"][0]
     n_search = int(plans["n_requests"].sum())
     n = n_search + n_report
-    told = raw.read(columns=["custom_id", "model", "prompt_tokens", "completion_tokens"], where=f"task = '{task.name}'")
+    told = raw.read(columns=["custom_id", "model", "prompt_tokens", "completion_tokens"], where={"task": task.name})
     told = told.filter(pl.col("model") == model).drop_nulls()
     prompt = completion = usd = None
     how = f"no prompt and answer of {model} are recorded"
-    some = told.filter(~pl.col("custom_id").str.contains("'")).sort("custom_id").head(_LIKE)  # digests: a random sample
-    quoted = ", ".join(f"'{name}'" for name in some["custom_id"])
-    texts = raw.read(columns=["custom_id", "messages"], where=f"custom_id in ({quoted})") if quoted else some.clear()
-    if quoted and texts.drop_nulls().height:
-        seen = some.join(texts.drop_nulls(), on="custom_id")
+    some = told.sort("custom_id").head(_LIKE)  # digests: a random sample
+    texts = raw.read(columns=["custom_id", "messages"], where={"custom_id": some["custom_id"].to_list()}).drop_nulls()
+    if texts.height:
+        seen = some.join(texts, on="custom_id")
         per_character = float(seen["prompt_tokens"].sum()) / max(1, sum(_characters(seen["messages"])))
         prompt = n * per_character * fmean(_characters(drawn["messages"]))
         completion = n * float(told["completion_tokens"].sum()) / told.height

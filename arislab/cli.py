@@ -49,12 +49,11 @@ def demo(
     phases = list(runs.PHASES)
     if until not in phases:
         raise ParameterError(f"--until must be one of {', '.join(phases)}, got {until!r}.")
-    foreign = _lake(None)["candidates"].read(
-        where=f"not starts_with(candidate_id, 's{seed}-')", columns=["candidate_id"]
-    )
-    if foreign.height:
+    known = _lake(None)["candidates"].read(columns=["candidate_id"])["candidate_id"]
+    n_foreign = int((~known.str.starts_with(f"s{seed}-")).sum())
+    if n_foreign:
         print(
-            f"this lake has {foreign.height:,} candidates of another origin; they are kept, and seed {seed} only draws answers: for a fresh one give --root DIR"
+            f"this lake has {n_foreign:,} candidates of another origin; they are kept, and seed {seed} only draws answers: for a fresh one give --root DIR"
         )
     began = time.monotonic()
     for phase in phases[: phases.index(until) + 1]:
@@ -186,7 +185,7 @@ def export(
     spec = load(task or chosen["task"])
     table, _, version = chosen["data_version"].partition("@")
     found = forms.messages(
-        chosen, lake[table].read(version=int(version)), lake["candidates"].read(where="split = 'train'"), spec
+        chosen, lake[table].read(version=int(version)), lake["candidates"].read(where={"split": "train"}), spec
     )
     text = json.dumps(found, indent=1, ensure_ascii=False)
     if chosen["scorer_version"] not in (None, spec.version):

@@ -1,7 +1,7 @@
 """The lake: Delta tables under ``data/lake``, read and written as polars frames, queried with SQL.
 
     lake = Lake()
-    lake["training_data_raw"].read(where="status = 'ok'")
+    lake["training_data_raw"].read(where={"status": "ok"})
     lake["training_data_raw"].upsert(rows)
     lake.sql("select category, avg(quality_score) from training_data_curated group by 1")
 
@@ -15,7 +15,7 @@ What a table holds stands in ``tables.py``. The lake does not know phases, score
         "rows": 40,
         "digest": "ab…",
         "columns": null,
-        "where": "reviewer = 'k'",
+        "where": {"reviewer": "k"},
     }
     {"op": "write", "table": "reviews", "version_before": 3, "version": 4, "rows": 2, "digest": "cd…"}
 """
@@ -31,8 +31,9 @@ from typing import Any
 
 import polars as pl
 
-from arislab import digests, tables
-from arislab.errors import LakeError, PrerequisiteError
+from arislab import conditions, digests, tables
+from arislab.conditions import Where
+from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.place import root
 
 __all__ = ["Lake", "Table", "root"]
@@ -136,7 +137,7 @@ class Lake:
             removed[name] = int(self[name]._delta().optimize.compact()["numFilesRemoved"])
         return removed
 
-    def export(self, table: str, path: str | Path, *, where: str | None = None) -> Path:
+    def export(self, table: str, path: str | Path, *, where: Where | None = None) -> Path:
         """Write a table to one Parquet, CSV or JSONL file, whole or not at all."""
         frame, target = self[table].read(where=where), Path(path)
         write: Any = {".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson}.get(
@@ -233,25 +234,28 @@ class Table:
         return found.with_columns(late) if late else found
 
     def read(
-        self, *, columns: list[str] | None = None, where: str | None = None, version: int | None = None
+        self, *, columns: list[str] | None = None, where: Where | None = None, version: int | None = None
     ) -> pl.DataFrame:
         """Return rows as a frame.
 
         Args:
             columns: Columns to return; default all.
-            where: Condition in SQL, such as ``"status = 'ok' and quality >= 0.8"``.
+            where: Column to value, such as ``{"task": spec.name, "status": ["ok", "empty"], "model": None}``; or a constant condition in
+                SQL, such as ``"quality >= 0.8"``, with no name in it.
             version: Version to read; default the newest.
         """
+        where = self._condition(where)
         delta = self._delta(version) if self.exists else None
         lazy = self._frame(delta)
         try:
-            if where:
-                lazy = lazy.filter(pl.sql_expr(where))
+            if where is not None:
+                lazy = lazy.filter(conditions.expression(where))
             frame = (lazy.select(columns) if columns else lazy).collect()
         except pl.exceptions.PolarsError as error:
             known = ", ".join(tables.columns_of(self.name))
+            which = "" if where is None else f" where {conditions.text(where)!r}"
             raise LakeError(
-                f"cannot read {self.name} where {where!r}: {str(error).splitlines()[0]}. Columns: {known}."
+                f"cannot read {self.name}{which}: {str(error).splitlines()[0]}. Columns: {known}."
             ) from None
         if "ARISLAB_RUN_DIR" in os.environ:
             told = {
@@ -263,12 +267,22 @@ class Table:
             self._log("read", version=delta.version() if delta else None, **told)
         return frame
 
-    def latest(self, *, where: str) -> dict[str, Any]:
+    def _condition(self, where: Where | None) -> Where | None:
+        """Refuse a column that the table does not have; Delta would say so in its own words."""
+        known, prefix = tables.columns_of(self.name), self.contract.prefix
+        for name in where if where is not None and not isinstance(where, str) else ():
+            if name not in known and not (prefix and name.startswith(prefix)):
+                raise LakeError(
+                    f"{self.name} has no column {name!r}; {closest(name, known)}. Columns: {', '.join(known)}."
+                )
+        return conditions.plain(where)
+
+    def latest(self, *, where: Where) -> dict[str, Any]:
         """Return the newest row that fulfils a condition; without one, LakeError says so."""
         rows = self.read(where=where).sort("created_at")
         if not rows.height:
             raise LakeError(
-                f"{self.name} has no row where {where} ({self.contract.doc}); run the phase that writes it first: arislab demo runs all."
+                f"{self.name} has no row where {conditions.text(where)} ({self.contract.doc}); run the phase that writes it first: arislab demo runs all."
             )
         return rows.row(-1, named=True)
 
@@ -288,7 +302,7 @@ class Table:
         if before is None:
             return self.append(frame, run_id=run_id)
         keys = [on] if isinstance(on, str) else list(on or self.contract.key)
-        joined = " and ".join(f"t.{k} = s.{k}" for k in keys)
+        joined = conditions.same(keys, "t", "s")
 
         def merge() -> None:
             # cast: merge compares the source's string views with the table's strings
@@ -302,22 +316,23 @@ class Table:
         self._log_write(checked, before)
         return self
 
-    def replace(self, frame: pl.DataFrame, *, where: str, run_id: str | None = None) -> "Table":
+    def replace(self, frame: pl.DataFrame, *, where: Where, run_id: str | None = None) -> "Table":
         """Make ``frame`` the rows that fulfil ``where``, in one commit; what stood there stays readable as an older version.
 
         Args:
             frame: Rows that all fulfil ``where``.
-            where: Condition in SQL, such as ``"task = 'candidate_evaluation'"``.
+            where: Column to value, such as ``{"task": spec.name}``, as in ``read``.
             run_id: As in ``append``.
         """
         from deltalake import write_deltalake
 
         checked, before = self._checked(frame, run_id), self.version
+        which = conditions.predicate(self._condition(where) or {})
         if before is None:
             return self.append(frame, run_id=run_id)
         self._commit(
             lambda: write_deltalake(
-                self.uri, checked.to_arrow(), mode="overwrite", predicate=where, schema_mode="merge"
+                self.uri, checked.to_arrow(), mode="overwrite", predicate=which, schema_mode="merge"
             )
         )
         self._log_write(checked, before)

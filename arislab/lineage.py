@@ -53,7 +53,7 @@ def follow(lake: "Lake", name: str) -> dict[str, pl.DataFrame]:
         showed it.
     """
     custom_id = find(lake, name)
-    where = f"custom_id = '{_quoted(custom_id)}'"
+    where = {"custom_id": custom_id}
     raw = lake["training_data_raw"].read(where=where)
     asked = raw.row(0, named=True)
     scored, reviews, answered = (
@@ -71,8 +71,8 @@ def follow(lake: "Lake", name: str) -> dict[str, pl.DataFrame]:
     answers = lake["evaluations"].scan().filter(pl.col("model").is_in(models)).collect()
     shown = lake["evaluations"].scan().join(_shown(lake, curated).lazy(), on=["evaluation_id", "arm"], how="semi")
     found = {
-        "candidates": lake["candidates"].read(where=f"candidate_id = '{_quoted(asked['candidate_id'])}'"),
-        "training_runs": lake["training_runs"].read(where=f"run_id = '{_quoted(asked['run_id'])}'"),
+        "candidates": lake["candidates"].read(where={"candidate_id": asked["candidate_id"]}),
+        "training_runs": lake["training_runs"].read(where={"run_id": asked["run_id"]}),
         "training_data_raw": raw,
         "training_data_scored": scored.sort("created_at"),
         "reviews": reviews.sort("decided_at"),
@@ -99,9 +99,7 @@ def _curated(lake: "Lake", custom_id: str, versions: set[int]) -> pl.DataFrame:
     table = lake["training_data_curated"]
     newest = table.version
     looked_at = sorted(versions | ({newest} if newest is not None else set()))
-    rows = [
-        table.read(where=f"id = '{_quoted(custom_id)}'", version=n).with_columns(version=pl.lit(n)) for n in looked_at
-    ]
+    rows = [table.read(where={"id": custom_id}, version=n).with_columns(version=pl.lit(n)) for n in looked_at]
     empty = table.scan().limit(0).collect().with_columns(version=pl.lit(0))
     return pl.concat([empty, *rows])
 
@@ -130,10 +128,6 @@ def _turns(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [
         (a["content"], b["content"]) for a, b in pairwise(messages) if (a["role"], b["role"]) == ("user", "assistant")
     ]
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
 
 
 # ---- in words ---------------------------------------------------------------------------------------------------------

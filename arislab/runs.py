@@ -476,7 +476,7 @@ class Recording:
                 told["problem"] = "the table is gone"
                 continue
             try:
-                rows = lake[name].read(where=f"run_id = '{self.record.run_id}'", version=told["version"])
+                rows = lake[name].read(where={"run_id": self.record.run_id}, version=told["version"])
             except LakeError as error:
                 told["problem"] = str(error)
                 continue

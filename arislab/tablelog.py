@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from arislab import conditions
+
 
 def reads_and_writes(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Merge the lines of tables.jsonl: what was read before it was written (inputs), and what was written, by table."""
@@ -19,9 +21,11 @@ def reads_and_writes(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             first = written.setdefault(table, {"version_before": entry.get("version_before"), "rows": 0})
             first |= {"version": version, "rows": rows + first["rows"]}
         elif table not in written:
-            told = read.setdefault(table, {"version": version, "rows": rows})
-            told["rows"] = max(told["rows"] or 0, rows or 0) if rows is not None else told["rows"]
-            asked = [entry.get(name) for name in ("columns", "where", "sql", "digest")]
+            first = read.setdefault(table, {"version": version, "rows": rows})
+            first["rows"] = max(first["rows"] or 0, rows or 0) if rows is not None else first["rows"]
+            where = entry.get("where")  # in words: an older record holds them
+            told = entry | {"where": where and conditions.text(where)}
+            asked = [told.get(name) for name in ("columns", "where", "sql", "digest")]
             parts.setdefault(table, set()).add(json.dumps(asked))
     for table, several in parts.items():
         read[table]["digest"] = hashlib.sha256(json.dumps(sorted(several)).encode()).hexdigest()

@@ -139,7 +139,7 @@ def _check_read(lake: Lake, line: dict[str, Any]) -> list[Finding]:
 
 def _check_left(lake: Lake, name: str, told: dict[str, Any], run_id: str) -> list[Finding]:
     try:
-        frame = lake[name].read(where=f"run_id = '{run_id}'", version=told["version"])
+        frame = lake[name].read(where={"run_id": run_id}, version=told["version"])
     except _UNREADABLE as error:
         return [
             Finding("V0", name, f"version {told['version']}, an output, cannot be read: {str(error).splitlines()[0]}")
@@ -220,7 +220,7 @@ def _code(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows(lake: Lake, name: str, run: dict[str, Any]) -> pl.DataFrame:
-    return lake[name].read(where=f"run_id = '{run['run_id']}'", version=run["tables_written"][name]["version"])
+    return lake[name].read(where={"run_id": run["run_id"]}, version=run["tables_written"][name]["version"])
 
 
 def _cells(run: dict[str, Any]) -> tuple[list[dict[str, Any]], int] | None:
@@ -354,7 +354,7 @@ def _answers(run: dict[str, Any], into: Path) -> Path | None:
         columns = ["custom_id", "status", "error", "llm_output", "finish_reason", "prompt_tokens", "completion_tokens"]
         columns += ["logprob_mean", "model_returned"]
         lake = Lake(_root(run) / "data" / "lake")
-        where = f"run_id = '{run['run_id']}'"
+        where = {"run_id": run["run_id"]}
         rows = lake["training_data_raw"].read(columns=columns, where=where, version=written["version"])
     path = into / "answers.jsonl"
     path.write_bytes(
