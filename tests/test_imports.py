@@ -22,6 +22,7 @@ ARROWS = {
     "canonical": {"place"},
     "place": set(),
     "formats": set(),
+    "json_text": set(),
     "process": set(),
     "tablelog": {"conditions"},
     "digests": {"canonical", "place", "tables"},

@@ -1,0 +1,198 @@
+r"""JSON as it was written: numbers keep their digits, keys their order, and what is no JSON is named.
+
+A line of a user's file, and what is kept of it::
+
+    {"id": 9007199254740993, "price": 1.50, "name": "Z\u00fcrich"}
+    {"id": 9007199254740993, "price": 1.50, "name": "Zürich"}
+
+Two readers: what a user hands in is read strictly (``loads``, ``exact``, ``compact``), what a server answered leniently
+(``loads_leniently``), because an answer that was paid for is worth more than its form. This module knows no files and no protocol.
+"""
+
+import codecs
+import json
+import math
+import re
+from typing import Any
+
+import orjson
+
+
+class Number(str):
+    """A number as the file writes it: ``1.50`` stays ``1.50``, and no digit of a long integer is lost."""
+
+    __slots__ = ()
+
+
+def loads(data: bytes | str) -> Any:
+    """Return a JSON value with Python's numbers; integers are exact.
+
+    Raises:
+        ValueError: It is no JSON: also NaN, half a surrogate pair, a key twice in one object, numbers beyond the range of a
+            double, hundreds of levels.
+    """
+    _check(data)
+    return _parsed(data, int, float)
+
+
+def exact(data: bytes | str) -> Any:
+    """Return a JSON value that ``dumps`` writes as it stood: where Python would write a number otherwise, it is a ``Number``.
+
+    Raises:
+        ValueError: As ``loads``.
+    """
+    plain = _check(data)
+    try:
+        if orjson.dumps(plain) == (data.encode() if isinstance(data, str) else data):
+            return plain  # nothing was lost: no key twice, no digit, no space
+    except orjson.JSONEncodeError as error:
+        raise ValueError(str(error)) from None
+    return _parsed(data, Number, Number)
+
+
+def compact(line: bytes | str) -> str:
+    r"""Return a JSON text without insignificant white space: keys in their order, numbers as written, characters unescaped.
+
+    Raises:
+        ValueError: As ``loads``.
+
+    Example:
+        >>> compact(r'{"b": 1.50, "a": "\u00e9", "n": 12345678901234567890123}')
+        '{"b":1.50,"a":"é","n":12345678901234567890123}'
+    """
+    return dumps(exact(line))
+
+
+def dumps(value: Any) -> str:
+    """Return the JSON text of a value, without white space; a ``Number`` is written as it stood.
+
+    Raises:
+        ValueError: Something in it is no JSON value, or is nested too deep.
+    """
+    try:
+        return orjson.dumps(value, default=_token, option=orjson.OPT_PASSTHROUGH_SUBCLASS).decode()
+    except orjson.JSONEncodeError as error:
+        raise ValueError(str(error)) from None
+
+
+def as_text(value: Any) -> str | None:
+    """Return what a value of ``exact`` says: a string its characters, a number its digits, an object its JSON; null stays null."""
+    if value is None:
+        return None
+    return str(value) if isinstance(value, str) else dumps(value)
+
+
+def loads_leniently(data: bytes) -> tuple[Any, tuple[str, ...]]:
+    """Return a value that a server wrote, and what had to be overlooked to read it.
+
+    Returns:
+        The value (integers beyond 64 bits as doubles), and marks: ``bom`` (a byte order mark was dropped), ``latin-1`` (bytes that are no UTF-8 were read as
+        Windows-1252), ``surrogates`` (halves of surrogate pairs are U+FFFD now), ``nan`` (NaN and what is infinite as a double are
+        null now),
+        ``control`` (raw control characters in a string were kept). No marks: it was JSON.
+
+    Raises:
+        ValueError: It is no JSON even so.
+    """
+    try:
+        return orjson.loads(data), ()
+    except orjson.JSONDecodeError:
+        text, marks = _decoded(data)
+    whole = _ESCAPES.sub(lambda m: "\\ufffd" if m[1] else m[0], text)
+    if whole != text:
+        marks["surrogates"] = None
+    for strict in (True, False):
+        constants: list[str] = []
+
+        def finite(token: str, infinite: list[str] = constants) -> float | None:
+            number = float(token)
+            if abs(number) < math.inf:
+                return number
+            infinite.append(token)
+            return None
+
+        try:
+            value = json.loads(whole, parse_constant=constants.append, parse_float=finite, strict=strict)
+        except json.JSONDecodeError as error:
+            if not strict or not error.msg.startswith("Invalid control character"):
+                raise
+            marks["control"] = None
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+        else:
+            break
+    return value, (*marks, *(("nan",) if constants else ()))
+
+
+_ESCAPES = re.compile(
+    r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+"""Of the escapes that tell: an escaped backslash, a whole surrogate pair, and (group 1) half of one."""
+
+_NAMED = {
+    "bom": "a byte order mark is no JSON",
+    "latin-1": "it is not UTF-8",
+    "surrogates": "half a surrogate pair (\\ud800 to \\udfff) is no character",
+    "nan": "NaN, and infinity when parsed as double, are no JSON values; write null",
+    "control": "a control character in a string must be escaped",
+}
+_CP1252 = {b: bytes([b]).decode("cp1252") for b in range(0x80, 0xA0) if b not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)}
+codecs.register_error(
+    "arislab.cp1252",
+    lambda e: (e.object[e.start : e.end].decode("latin-1").translate(_CP1252), e.end),  # type: ignore[attr-defined]  # of a decoder
+)
+
+
+def _decoded(data: bytes) -> tuple[str, dict[str, None]]:
+    """The characters of bytes that should be UTF-8, and the marks of what they were."""
+    bom = b"\xef\xbb\xbf"
+    marks: dict[str, None] = {"bom": None} if data.startswith(bom) else {}
+    data = data.removeprefix(bom)
+    try:
+        return data.decode("utf-8"), marks
+    except UnicodeDecodeError:
+        pass
+    try:  # surrogates that were encoded one by one: pairs become their character, halves U+FFFD
+        text = data.decode("utf-8", "surrogatepass").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "arislab.cp1252"), marks | {"latin-1": None}
+    return text, marks | {"surrogates": None}
+
+
+def _check(data: bytes | str) -> Any:
+    """What orjson reads, the strictest and fastest of the readers; a number or a key may be lost in it."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(_reason(data, error)) from None
+
+
+def _reason(data: bytes | str, error: orjson.JSONDecodeError) -> str:
+    try:
+        _, marks = loads_leniently(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data)
+    except ValueError:
+        return str(error)
+    return "; ".join(_NAMED[mark] for mark in marks) or str(error)
+
+
+def _parsed(data: bytes | str, integer: type[Any], decimal: type[Any]) -> Any:
+    text = data if isinstance(data, str) else data.decode("utf-8")
+    try:
+        return json.loads(text, parse_int=integer, parse_float=decimal, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return fields
+
+
+def _token(value: Any) -> Any:
+    if isinstance(value, Number):
+        return orjson.Fragment(str(value))
+    raise TypeError(f"{type(value).__name__} is no JSON value")
