@@ -1,6 +1,7 @@
 """What the review panel looks like: the ipywidgets around `review.Panel`, and JSON laid out for reading and editing.
 
-Text of candidates and models passes through `html.escape` on its way to the screen, always.
+Text of candidates and models passes through `visible` on its way to the screen, always: it is never HTML, and characters that would be
+invisible, or would change the order of others, stand there by their number, so that the text approved is the text seen.
 """
 
 import html
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arislab.decisions import json_error, metadata_of
 from arislab.errors import ArislabError
 
 if TYPE_CHECKING:
@@ -95,8 +97,11 @@ class View:
         row = self.panel.current
         on = on and row is not None
         if row is not None and on:
-            self.text.value = _pretty(row["output"] or "")
-        self.panel.notice = ("", "")
+            output = row["output"] or ""
+            self.text.value = output if "\n" in output.strip() else laid_out(output)  # lines of its own stay
+        names = ", ".join(hidden(self.text.value)) if on else ""
+        said = f"The text field cannot show {names}; they stay where the output above has them, unless you delete them."
+        self.panel.notice = ("info", said) if names else ("", "")
         self.render(editing=on)
 
     def render(self, *, fresh: bool = False, editing: bool | None = None) -> None:
@@ -116,9 +121,7 @@ class View:
         self.label_row.layout.display = "" if row and self.chips else "none"
         self.head.value = _head(panel.counts)
         role = "alert" if kind == "error" else "status"
-        self.notice.value = (
-            f'<div class="arislab-notice {kind}" role="{role}">{html.escape(text)}</div>' if text else ""
-        )
+        self.notice.value = f'<div class="arislab-notice {kind}" role="{role}">{visible(text)}</div>' if text else ""
         self.card.value = _card(row) if row else f'<div class="arislab-done">{html.escape(_done(panel.counts))}</div>'
 
 
@@ -157,41 +160,86 @@ def _card(row: dict[str, Any]) -> str:
     ]
     chips += ["edited before"] if "original_output" in metadata else []
     chips += [f"queued: {row['why']}"] if row.get("why") else []
+    if row.get("stale"):
+        chips += [f"before it changed: {row['stale']} by {row['stale_by']}"]
     score = "not scored" if quality is None else f"quality {quality:.2f}"
     output = row["output"] or ""
-    layout = "JSON" if is_json(output) else "not valid JSON" if output.lstrip().startswith(("{", "[")) else "text"
+    is_laid_out = output.lstrip().startswith(("{", "["))
+    layout = "JSON" if is_laid_out and not json_error(output) else "not valid JSON" if is_laid_out else "text"
     return (
-        f'<header><b>{html.escape(title)}</b><span class="quality">{score}</span>'
-        + "".join(f"<span>{html.escape(chip)}</span>" for chip in chips)
-        + f"</header><div class='arislab-pair'><section><h4>Input</h4><pre>{html.escape(row['input'] or '')}</pre></section>"
-        f"<section><h4>Output <small>{layout}</small></h4><pre>{_pretty_html(output)}</pre></section></div>"
+        f'<header><b>{visible(title)}</b><span class="quality">{score}</span>'
+        + "".join(f"<span>{visible(chip)}</span>" for chip in chips)
+        + f"</header><div class='arislab-pair'><section><h4>Input</h4><pre dir='auto'>{visible(row['input'] or '')}</pre></section>"
+        f"<section><h4>Output <small>{layout}</small></h4><pre dir='auto'>{_pretty_html(output)}</pre></section></div>"
     )
 
+
+# ---- characters that nobody sees --------------------------------------------------------------------------------------
+
+_HIDDEN = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]|\r(?!\n)"
+)
+"""Control and format characters, fillers that look like nothing, variation selectors, tags; not line feeds, tabs and spaces."""
+_JOINERS = "\u200c\u200d"
+
+
+def _is_hidden(found: re.Match[str]) -> bool:
+    """Whether a character shows nothing where it stands: a joiner between letters of Persian, or in an emoji, is part of what is seen."""
+    text, at = found.string, found.start()
+    before, after = text[at - 1 : at], text[at + 1 : at + 2]
+    if found[0] in _JOINERS:
+        return not (_is_sign(before) and _is_sign(after))
+    if "\ufe00" <= found[0] <= "\ufe0f":
+        return not (_is_sign(before) or (before and before in "0123456789#*"))
+    return True
+
+
+def _is_sign(character: str) -> bool:
+    """Whether it is a letter or sign beyond ASCII (a variation selector ends one)."""
+    return character > "\x7f" and (not _HIDDEN.match(character) or character == "\ufe0f")
+
+
+def hidden(text: str) -> list[str]:
+    """Return the characters of a text that would not show, each once: ``["U+202E"]``."""
+    return list(dict.fromkeys(f"U+{ord(m[0]):04X}" for m in _HIDDEN.finditer(text) if _is_hidden(m)))
+
+
+def visible(text: str) -> str:
+    """Return a text as HTML that shows every character of it.
+
+    Example:
+        >>> visible("a<b\u202e")
+        'a&lt;b<mark>U+202E</mark>'
+    """
+    return _marked(html.escape(text))
+
+
+def _marked(markup: str) -> str:
+    return _HIDDEN.sub(lambda m: f"<mark>U+{ord(m[0]):04X}</mark>" if _is_hidden(m) else m[0], markup)
+
+
+# ---- JSON, laid out ---------------------------------------------------------------------------------------------------
 
 # JSON is laid out token by token, so that not a character of a value changes on the way to the screen and back.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 _LAYOUTS = ((", ", ": "), (",", ":"))
 
 
-def json_error(text: str) -> str:
-    """Return why the text is not JSON; empty if it is."""
+def _parses(text: str) -> bool:
+    """Whether the text can be laid out as a JSON object or list; by what rules it is JSON is not asked here."""
+    if not text.lstrip().startswith(("{", "[")):
+        return False
     try:
         json.loads(text)
-    except ValueError as error:
-        return str(error)
-    except RecursionError:
-        return "nested too deeply"
-    return ""
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
-def is_json(text: str) -> bool:
-    """Whether the text is a JSON object or list."""
-    return text.lstrip().startswith(("{", "[")) and not json_error(text)
-
-
-def _pretty(text: str) -> str:
+def laid_out(text: str) -> str:
     """Return JSON on one line per value, other text as it is."""
-    if not is_json(text):
+    if not _parses(text):
         return text
     lines, indent, before = "", 0, ""
     for token in _TOKEN.findall(text):
@@ -206,27 +254,36 @@ def _pretty(text: str) -> str:
 
 
 def _pretty_html(text: str) -> str:
-    escaped = html.escape(_pretty(text), quote=False)
-    return re.sub(r'^( *)("(?:[^"\\]|\\.)*")(?=: )', r"\1<b>\2</b>", escaped, flags=re.M) if is_json(text) else escaped
+    escaped = html.escape(laid_out(text), quote=False)
+    if _parses(text):
+        escaped = re.sub(r'^( *)("(?:[^"\\]|\\.)*")(?=: )', r"\1<b>\2</b>", escaped, flags=re.M)
+    return _marked(escaped)
 
 
-def relayout(text: str, *, like: str) -> str:
-    """Return edited JSON in the one-line layout of the original; anything else as it was typed."""
-    if not (is_json(text) and is_json(like)):
-        return text
-    for comma, colon in _LAYOUTS:
-        space = {",": comma, ":": colon}
-        if "".join(space.get(token, token) for token in _TOKEN.findall(like)) == like:
-            return "".join(space.get(token, token) for token in _TOKEN.findall(text))
-    return text
+def as_typed(text: str, *, original: str) -> str:
+    r"""Return what the text field holds in the layout of the original; the original itself, if only the layout is another.
+
+    White space between the tokens of JSON is layout, and so are the line ends that a text field makes of ``\r\n``. In other texts
+    every character counts.
+    """
+    if _parses(text) and _parses(original):
+        tokens, before = _TOKEN.findall(text), _TOKEN.findall(original)
+        if tokens == before:
+            return original
+        start, end = len(original) - len(original.lstrip()), len(original.rstrip())
+        if "\n" not in original[start:end]:
+            comma, colon = next(
+                (one for one in _LAYOUTS if _on_one_line(before, *one) == original[start:end]), _LAYOUTS[0]
+            )
+            return original[:start] + _on_one_line(tokens, comma, colon) + original[end:]
+    return text if "\r" in text else text.replace("\n", _line_end(original))
 
 
-def metadata_of(text: str | None) -> dict[str, Any]:
-    """Return a metadata column's JSON object; what is no object is kept under the key metadata."""
-    if not text:
-        return {}
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    return value if isinstance(value, dict) else {"metadata": value}
+def _on_one_line(tokens: list[str], comma: str, colon: str) -> str:
+    return "".join({",": comma, ":": colon}.get(token, token) for token in tokens)
+
+
+def _line_end(text: str) -> str:
+    """The line end of a text that has one kind of them; a text field makes each of them a line feed."""
+    kinds = set(re.findall(r"\r\n|\r|\n", text))
+    return str(kinds.pop()) if len(kinds) == 1 else "\n"

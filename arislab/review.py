@@ -1,20 +1,12 @@
-"""People judge outputs: what to review next, a panel to decide in, and the fold of all decisions into the curated rows.
+"""People judge outputs: what to review next, and a panel to decide in.
 
-One real decision::
-
-    event_id='4be1…' custom_id='r-0b6f…' reviewer='Ada' decision='edit' edited_output='{"strengths": […], "score": 0.6, …}'
-    labels='["wrong facts"]' shown_sha256='9c2a…' shown_at=… decided_at=… inclusion_prob=0.25 blind=False undoes=None
-
-Decisions are events: nothing is overwritten, an undo is one more event, and `fold` can always be run again from the first one.
-This module does not know where decisions are kept: `Panel` hands each one to the ``decide`` function that it was given.
+This module does not know where decisions are kept: `Panel` hands each one to the ``decide`` function that it was given. What decisions
+are, and how they are folded into the curated rows, stands in ``decisions``.
 """
 
-import hashlib
 import html
-import json
 import os
 import random
-import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,123 +14,17 @@ from typing import Any
 
 import polars as pl
 
+from arislab import structured
+from arislab.decisions import SCHEMA, complete, event, is_about, is_json, json_error, standing
+from arislab.decisions import fold as fold
+from arislab.decisions import live as live
+from arislab.decisions import progress as progress
 from arislab.errors import ArislabError, ParameterError
-from arislab.panel import View, is_json, json_error, metadata_of, relayout
+from arislab.panel import View, as_typed
 
 LABELS = ("helpful", "wrong facts", "bad format", "too vague", "unfair")
-VERDICTS = ("approve", "reject", "edit", "adjudicate")
-"""Decisions that settle a row. skip and label settle nothing; undo takes one event of the same reviewer back."""
 NEAR_CUT, TOP = 0.4, 0.2
 """Shares of a queue taken from the lowest and the highest kept qualities; the rest is drawn at random."""
-
-_TIME = pl.Datetime("us", "UTC")
-SCHEMA: dict[str, Any] = {
-    "event_id": pl.String,
-    "custom_id": pl.String,
-    "reviewer": pl.String,
-    "decision": pl.String,
-    "edited_output": pl.String,
-    "labels": pl.String,
-    "shown_sha256": pl.String,
-    "shown_at": _TIME,
-    "decided_at": _TIME,
-    "inclusion_prob": pl.Float64,
-    "blind": pl.Boolean,
-    "undoes": pl.String,
-}
-
-
-def live(reviews: pl.DataFrame) -> pl.DataFrame:
-    """Return the events that still count, oldest first: each once, without undos and what they take back.
-
-    A reviewer can take back only their own events, and an undo itself cannot be undone: decide again instead.
-    Events of the same microsecond are ordered by event_id.
-    """
-    events = reviews.sort("decided_at", "event_id").unique("event_id", keep="first", maintain_order=True)
-    undos = events.filter(pl.col("decision") == "undo", pl.col("undoes").is_not_null())
-    return events.filter(pl.col("decision") != "undo").join(
-        undos.select("reviewer", event_id="undoes"), on=["reviewer", "event_id"], how="anti", maintain_order="left"
-    )
-
-
-def verdicts(reviews: pl.DataFrame) -> pl.DataFrame:
-    """Return the event that settles each custom_id: an adjudication if there is one, else the latest decision.
-
-    Of each reviewer only the latest approve, reject, edit or adjudicate counts.
-    """
-    latest = (
-        live(reviews)
-        .filter(pl.col("decision").is_in(VERDICTS))
-        .unique(["custom_id", "reviewer"], keep="last", maintain_order=True)
-    )
-    return latest.sort(pl.col("decision") == "adjudicate", "decided_at", "event_id").unique(
-        "custom_id", keep="last", maintain_order=True
-    )  # one row per settled custom_id
-
-
-def fold(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
-    """Return the curated rows with all decisions applied; same rows, same order, same types.
-
-    approve: approved. reject: not approved. edit: approved, output becomes edited_output and the original stays in
-    metadata as original_output. adjudicate: an edit if it carries edited_output, a rejection if its labels hold "reject",
-    else an approval. All of them clear needs_review and set reviewed_by. A row whose decisions were all taken back returns
-    to the state before them; rows without events are left alone. Folding twice changes nothing.
-
-    Args:
-        curated: columns custom_id, output, needs_review, approved, reviewed_by, metadata and, if present, updated_at.
-        reviews: every event so far, in any order, in the columns of the table reviews.
-    """
-    winners = {event["custom_id"]: event for event in verdicts(reviews).iter_rows(named=True)}
-    last = dict(reviews.group_by("custom_id").agg(pl.col("decided_at").max()).iter_rows())
-    columns = [
-        c
-        for c in ("output", "needs_review", "approved", "reviewed_by", "metadata", "updated_at")
-        if c in curated.columns
-    ]
-    touched = curated.with_row_index("row").filter(
-        pl.col("custom_id").is_in(list(winners))
-        | (pl.col("custom_id").is_in(list(last)) & pl.col("reviewed_by").is_not_null())
-    )
-    if touched.is_empty():
-        return curated
-    folded = pl.DataFrame(
-        [
-            {"row": row["row"]} | _folded(row, winners.get(row["custom_id"]), last[row["custom_id"]])
-            for row in touched.iter_rows(named=True)
-        ],
-        schema={"row": touched["row"].dtype} | {c: curated.schema[c] for c in columns},
-        infer_schema_length=None,
-    )
-    joined = curated.with_row_index("row").join(folded, on="row", how="left", suffix="_folded", maintain_order="left")
-    changed = pl.col("row").is_in(folded["row"].to_list())
-    return joined.with_columns(
-        pl.when(changed).then(pl.col(f"{c}_folded")).otherwise(pl.col(c)).alias(c) for c in columns
-    ).select(curated.columns)
-
-
-def _folded(row: dict[str, Any], event: dict[str, Any] | None, last: datetime) -> dict[str, Any]:
-    metadata = metadata_of(row["metadata"])
-    output = metadata.pop("original_output", row["output"])
-    kind = None if event is None else event["decision"]
-    if event is not None and kind == "adjudicate":
-        kind = (
-            "edit"
-            if event["edited_output"] is not None
-            else "reject"
-            if "reject" in _labels(event["labels"])
-            else "approve"
-        )
-    if event is not None and kind == "edit" and event["edited_output"] is not None:
-        metadata["original_output"], output = output, event["edited_output"]
-    unchanged = metadata == metadata_of(row["metadata"])
-    return {
-        "output": output,
-        "needs_review": event is None,
-        "approved": kind in ("approve", "edit"),
-        "reviewed_by": None if event is None else event["reviewer"],
-        "metadata": row["metadata"] if unchanged else json.dumps(metadata, ensure_ascii=False) if metadata else None,
-        "updated_at": last if event is None else event["decided_at"],
-    }
 
 
 def queue(curated: pl.DataFrame, reviews: pl.DataFrame, *, n: int, seed: int) -> pl.DataFrame:
@@ -149,17 +35,19 @@ def queue(curated: pl.DataFrame, reviews: pl.DataFrame, *, n: int, seed: int) ->
 
     Args:
         curated: columns custom_id, quality_score, needs_review and whatever the panel shows.
-        reviews: events so far; a row that somebody settled is not queued again, a skipped one is.
+        reviews: events so far, folded first: a row that somebody settled is not queued again; one that was skipped, was taken back, or
+            reads otherwise than when it was judged, is.
         n: rows wanted, at least 1.
         seed: of the random share and of the order.
 
     Returns:
-        Rows of curated with two more columns: why (near the cut, top, random) and inclusion_prob, the chance that the row
-        came into this queue: 1 for the first two, n_random / n_others for the random share.
+        Rows of curated with four more columns: why (near the cut, top, random), inclusion_prob, the chance that the row
+        came into this queue: 1 for the first two, n_random / n_others for the random share; stale and stale_by, the verdict
+        about an earlier text of the row and its reviewer (null if there is none).
     """
     if n < 1:
         raise ParameterError(f"n must be at least 1, got {n}; it is the number of rows to review next.")
-    waiting = curated.filter(pl.col("needs_review")).join(verdicts(reviews), on="custom_id", how="anti")
+    waiting = standing(curated, reviews).filter(pl.col("needs_review"))
     ranked = waiting.sort("quality_score", "custom_id", nulls_last=True)["custom_id"].to_list()
     n = min(n, len(ranked))
     n_near, n_top = round(n * NEAR_CUT), round(n * TOP)
@@ -173,29 +61,8 @@ def queue(curated: pl.DataFrame, reviews: pl.DataFrame, *, n: int, seed: int) ->
         chosen, schema={"custom_id": pl.String, "why": pl.String, "inclusion_prob": pl.Float64}, orient="row"
     )
     return order.join(waiting, on="custom_id", how="left", maintain_order="left").select(
-        *curated.columns, "why", "inclusion_prob"
+        *curated.columns, "why", "inclusion_prob", "stale", "stale_by"
     )  # one row per output to review
-
-
-def progress(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
-    """Return how many curated rows are approved, edited, rejected, waiting, or were never queued; the rows sum to all."""
-    settled = fold(curated, reviews)
-    edited = pl.col("custom_id").is_in(
-        verdicts(reviews).filter(pl.col("edited_output").is_not_null())["custom_id"].to_list()
-    )
-    state = (
-        pl.when(pl.col("needs_review")).then(pl.lit("waiting"))
-        .when(pl.col("approved") & edited).then(pl.lit("edited"))
-        .when(pl.col("approved")).then(pl.lit("approved"))
-        .when(pl.col("reviewed_by").is_not_null()).then(pl.lit("rejected"))
-        .otherwise(pl.lit("not queued"))
-    )  # fmt: skip
-    states = pl.DataFrame({"state": ["approved", "edited", "rejected", "waiting", "not queued"]})
-    counts = settled.select(state=state).group_by("state").agg(rows=pl.len().cast(pl.Int64))
-    return states.join(counts, on="state", how="left", maintain_order="left").with_columns(
-        pl.col("rows").fill_null(0),
-        fraction=pl.col("rows").fill_null(0) / max(curated.height, 1),
-    )  # one row per state
 
 
 class Panel:
@@ -207,11 +74,12 @@ class Panel:
 
     Args:
         queue: rows to review in this order: custom_id, input, output, quality_score, metadata (JSON object with company,
-            title, difficulty, category) and, if present, inclusion_prob and why.
+            title, difficulty, category) and, if present, inclusion_prob, why, stale and stale_by.
         reviewer: name that signs the decisions; may be empty, then the panel asks for it before the first decision.
         decide: stores the one-row frame durably, for example ``lambda frame: lake["reviews"].append(frame)``.
-        reviews: events so far. The panel goes on after those of this reviewer, and can undo them.
+        reviews: events so far. The panel goes on after those of this reviewer about the texts of the queue, and can undo them.
         labels: texts of the label chips.
+        schema: JSON schema of the answers, such as the task's SCHEMA; an edit must satisfy it where the output did.
 
     Example:
         >>> rows = {"custom_id": ["r-1"], "input": ["Q"], "output": ["A"], "quality_score": [0.9], "metadata": ["{}"]}
@@ -228,6 +96,7 @@ class Panel:
         decide: Callable[[pl.DataFrame], object],
         reviews: pl.DataFrame | None = None,
         labels: Sequence[str] = LABELS,
+        schema: dict[str, Any] | None = None,
     ) -> None:
         missing = [c for c in ("custom_id", "input", "output", "quality_score", "metadata") if c not in queue.columns]
         if missing:
@@ -237,9 +106,9 @@ class Panel:
         self._rows = {row["custom_id"]: row for row in queue.iter_rows(named=True)}
         self._events = pl.DataFrame(schema=SCHEMA)
         if reviews is not None:
-            self._events = reviews.select(pl.col(c).cast(dtype) for c, dtype in SCHEMA.items())
-        self._decide = decide
-        self.labels = tuple(labels)
+            self._events = complete(reviews)
+        self._decide, self._unsure = decide, pl.DataFrame(schema=SCHEMA)
+        self.labels, self._schema = tuple(labels), schema
         self.notice: tuple[str, str] = ("", "")
         """What the panel says above the output: ("error" | "info" | "", text)."""
         self._name = reviewer.strip()
@@ -282,8 +151,10 @@ class Panel:
         return live(self._events.filter(pl.col("reviewer") == self._name))
 
     def _passed(self) -> dict[str, str]:
-        own = self._own().filter(pl.col("decision") != "label")
-        return {c: d for c, d in own.select("custom_id", "decision").iter_rows() if c in self._rows}
+        """Decisions of this reviewer about rows of the queue, as they read now."""
+        own = self._own().filter(pl.col("decision") != "label", pl.col("custom_id").is_in(list(self._rows)))
+        rows = [(one, self._rows[one["custom_id"]]) for one in own.iter_rows(named=True)]
+        return {one["custom_id"]: one["decision"] for one, row in rows if is_about(one, row["output"], row["input"])}
 
     def _show(self, custom_id: str | None) -> None:
         passed = self._passed()
@@ -304,20 +175,29 @@ class Panel:
         return self._settle("reject", labels=labels)
 
     def edit(self, text: str, *, labels: Sequence[str] = ()) -> bool:
-        """The output is good once it reads `text`; JSON must stay JSON and is stored in the layout of the original."""
+        """The output is good once it reads `text`, stored in the layout of the original.
+
+        JSON must stay JSON, and satisfy the schema where the output did; a text that says the same as the output is no edit.
+        """
         if self.current is None:
             return self.say("error", "Nothing is left to edit.")
         original = self.current["output"] or ""
-        if is_json(original) and not is_json(text):
-            return self.say(
-                "error",
-                f"The output was valid JSON and the edited text is not ({json_error(text)}). Nothing was stored.",
-            )
-        text = relayout(text, like=original)
-        if not text.strip():
-            return self.say("error", "The edited text is empty; reject the output instead.")
+        text = as_typed(text, original=original)
         if text == original:
             return self.say("error", "The edited text is the same as the output; approve it instead.")
+        if is_json(original) and not is_json(text):
+            reason = json_error(text) or "it is no object or list"
+            return self.say(
+                "error", f"The output was valid JSON and the edited text is not ({reason}). Nothing was stored."
+            )
+        if not text.strip():
+            return self.say("error", "The edited text is empty; reject the output instead.")
+        why = structured.error(text, self._schema)
+        if why is not None and structured.error(original, self._schema) is None:
+            return self.say(
+                "error",
+                f"The output fitted the task's SCHEMA and the edited text does not ({why}). Nothing was stored.",
+            )
         return self._settle("edit", edited_output=text, labels=labels)
 
     def label(self, *labels: str) -> bool:
@@ -373,27 +253,25 @@ class Panel:
     ) -> bool:
         if not self._name:
             return self.say("error", "Enter your name first: every decision is signed.")
-        row = self._rows.get(custom_id, {})
-        event = {
-            "event_id": uuid.uuid4().hex,
-            "custom_id": custom_id,
-            "reviewer": self._name,
-            "decision": decision,
-            "shown_sha256": hashlib.sha256((row.get("output") or "").encode()).hexdigest() if row else None,
-            "shown_at": self.shown_at,
-            "decided_at": datetime.now(UTC),
-            "inclusion_prob": row.get("inclusion_prob"),
-            "blind": False,
+        row = self._rows.get(custom_id, {"custom_id": custom_id})
+        told: dict[str, Any] = {
             "edited_output": edited_output,
-            "labels": json.dumps(list(labels), ensure_ascii=False),
+            "labels": labels,
             "undoes": undoes,
+            "shown_at": self.shown_at,
         }
-        frame = pl.DataFrame([event], schema=SCHEMA)  # one row: the decision
+        frame = event(row, decision, reviewer=self._name, seen=self._events, **told)
+        same = ["custom_id", "reviewer", "decision", "edited_output", "labels", "shown_at"]
+        if frame.join(self._unsure, on=same, how="semi", nulls_equal=True).height:
+            frame = frame.with_columns(
+                self._unsure["event_id"]
+            )  # the same decision again: it counts once, stored or not before
         try:
             self._decide(frame)
         except (OSError, ArislabError) as error:
+            self._unsure = frame
             return self.say("error", f"Not stored: {error}. The output stays; try again.")
-        self._events = self._events.vstack(frame)
+        self._events, self._unsure = self._events.vstack(frame), frame.clear()
         return True
 
     def say(self, kind: str, text: str) -> bool:
@@ -435,7 +313,3 @@ class Panel:
         if "ARISLAB_RUN_ID" in os.environ:
             return summary  # nobody is there to click
         return {**self.widget._repr_mimebundle_(), **summary}
-
-
-def _labels(text: str | None) -> list[str]:
-    return list(json.loads(text)) if text else []

@@ -143,6 +143,11 @@ def check(frame: pl.DataFrame, schema: dict[str, Any] | None, *, repair: bool = 
     )  # one row per row of frame
 
 
+def error(text: str, schema: dict[str, Any] | None) -> str | None:
+    """Return how a text breaks a JSON schema; None if it does not, or there is none."""
+    return None if schema is None else _error(text, json.dumps(schema, sort_keys=True))
+
+
 def _error(text: str, key: str) -> str | None:
     """The first thing wrong with a text, or None."""
     from referencing.exceptions import Unresolvable

@@ -159,7 +159,14 @@ TABLES: dict[str, Contract] = {
             "decision": _text("what was decided", required=True, allowed=DECISIONS),
             "edited_output": _text("the corrected text; null unless decision is edit or adjudicate"),
             "labels": _text("JSON list of labels"),
-            "shown_sha256": _text("sha256 of the text that was shown"),
+            "shown_sha256": _text(
+                "sha256 of the answer that was shown; the decision applies to no other; null: to none"
+            ),
+            "asked_sha256": _text("sha256 of the question that was shown, likewise; null in older rows: any question"),
+            "seq": Column(
+                _INTEGER,
+                "order of the event: microseconds since 1970, but after all that its session had seen; null in older rows: decided_at",
+            ),
             "shown_at": Column(_TIME, "when it was shown, UTC"),
             "decided_at": Column(_TIME, "when it was decided, UTC", required=True),
             "inclusion_prob": _number("chance that the queue showed this row; null if unknown", low=0, high=1),

@@ -55,8 +55,9 @@ ARROWS = {
     "evaluate": {"batch", "scoring", "stats", "task"},
     "finetune": set(),
     "trainer": {"finetune"},  # the child process that finetune starts
-    "review": {"panel"},
-    "panel": {"review"},  # for type checkers only
+    "decisions": {"json_text"},
+    "review": {"decisions", "panel", "structured"},
+    "panel": {"decisions", "review"},  # review: for type checkers only
     "explore": set(),
     "headline": {"formats"},
     "parameters": set(),

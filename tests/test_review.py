@@ -6,15 +6,18 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
-from conftest import CHECKOUT
+from conftest import CHECKOUT, FUZZ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from arislab import review, tables
+from arislab import decisions, review, tables
 from arislab.errors import LakeError, ParameterError
 
 OUTPUT = '{"strengths": ["7 years"], "score": 0.90, "recommendation": "hire"}'
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
+)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
@@ -34,10 +37,17 @@ def curated_rows(n=6, **more):
 
 def events(*rows):
     full = [
-        {"event_id": f"e{i}", "custom_id": "r-0", "reviewer": "Ada", "decided_at": NOON + timedelta(seconds=i)} | row
+        {
+            "event_id": f"e{i}",
+            "custom_id": "r-0",
+            "reviewer": "Ada",
+            "decided_at": NOON + timedelta(seconds=i),
+            "shown_sha256": decisions.sha256(OUTPUT),
+        }
+        | row
         for i, row in enumerate(rows)
     ]
-    return pl.DataFrame(full, schema=review.SCHEMA)
+    return pl.DataFrame(full, schema=decisions.SCHEMA)  # fmt: skip
 
 
 def folded(*rows, custom_id="r-0", curated=None):
@@ -63,7 +73,7 @@ class Log:
 
     @property
     def reviews(self):
-        return pl.concat(self.frames) if self.frames else pl.DataFrame(schema=review.SCHEMA)
+        return pl.concat(self.frames) if self.frames else pl.DataFrame(schema=decisions.SCHEMA)
 
 
 @pytest.fixture
@@ -81,7 +91,7 @@ def panel(log):
 
 def test_the_schema_of_events_is_the_contract_of_the_table_reviews():
     contract = {n: c.dtype for n, c in tables.columns_of("reviews").items() if n not in ("run_id", "created_at")}
-    assert contract == review.SCHEMA
+    assert contract == decisions.SCHEMA
     assert tuple(tables.columns_of("reviews")["decision"].allowed) == tables.DECISIONS
 
 
@@ -136,6 +146,81 @@ def test_an_edit_that_cannot_be_an_example_is_refused_and_the_text_stays(panel, 
     assert panel._view.text.layout.display == ""
 
 
+LAYOUTS = {
+    "indented by a tab": json.dumps({"grade": 3, "notes": ["late", "kind"]}, indent="\t"),
+    "indented by three": json.dumps({"grade": 3, "notes": []}, indent=3) + "\n\n",
+    "windows line ends": '{\r\n  "grade": 3\r\n}\r\n',
+    "wide spaces": '{ "grade" :   3 }',
+    "space before": '  {"grade":3}',
+    "a list": "[1,2 , 3]",
+    "a key twice": '{"grade": 3, "grade": 4}',
+    "not a number": '{"grade": NaN}',
+    "cut off": '{"grade": 3, "notes": [',
+    "a poem": "roses  are red \n\n violets\t",
+    "a poem of windows": "roses\r\nare red\r\n",
+}
+
+
+@pytest.mark.parametrize("output", LAYOUTS.values(), ids=LAYOUTS)
+def test_an_editor_that_is_opened_and_saved_stores_nothing_whatever_the_layout(log, output):
+    panel = review.Panel(curated_rows(1, output=output), reviewer="Ada", decide=log)
+    panel.buttons["edit"].click()
+    panel.buttons["save"].click()
+    panel._view.text.value = panel._view.text.value.replace("\r\n", "\n")  # what a text field of a browser gives back
+    panel.buttons["save"].click()
+    assert not log.rows
+    assert panel.notice == ("error", "The edited text is the same as the output; approve it instead.")
+
+
+@settings(max_examples=FUZZ, deadline=None)
+@given(JSON, st.sampled_from(["", " ", "\n", "\t ", "  "]), st.integers(0, 5), st.booleans())
+def test_white_space_between_the_tokens_of_json_is_no_edit(value, space, indent, ascii):
+    output = space + json.dumps({"v": value}, indent=indent or None, ensure_ascii=ascii) + space
+    other = json.dumps({"v": value}, indent=4 - indent if indent < 4 else None, ensure_ascii=ascii)
+    log = Log()
+    panel = review.Panel(curated_rows(1, output=output), reviewer="Ada", decide=log)
+    assert not panel.edit(other)
+    assert not log.rows
+
+
+@pytest.mark.parametrize(
+    ("output", "typed", "stored"),
+    [
+        ("red roses", "red  roses\t\n", "red  roses\t\n"),
+        ("red\r\nroses", "red\nwhite\nroses", "red\r\nwhite\r\nroses"),
+        ('{"grade":3,"by":"Al B"}', '{\n  "grade": 4,\n  "by": "Al  B"\n}', '{"grade":4,"by":"Al  B"}'),
+        ('{"grade":  3}\n', '{"grade": 4}', '{"grade": 4}\n'),
+        ('{\n    "grade": 3\n}', '{\n    "grade": 4\n}', '{\n    "grade": 4\n}'),
+    ],
+)
+def test_a_real_edit_is_stored_as_typed_in_the_layout_of_the_output(log, output, typed, stored):
+    panel = review.Panel(curated_rows(1, output=output), reviewer="Ada", decide=log)
+    assert panel.edit(typed)
+    assert log.rows[0]["edited_output"] == stored
+
+
+SCORE = {"type": "object", "properties": {"score": {"type": "number", "maximum": 1}}, "required": ["score"]}
+
+
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        ('{"score": NaN}', "NaN"),
+        ('{"score": 0.1, "score": 0.2}', "stands twice"),
+        ('{"score": 7}', "SCHEMA"),
+        ('{"points": 0.5}', "SCHEMA"),
+        ('"0.5"', "no object"),
+    ],
+)
+def test_an_edit_stays_json_that_fits_the_schema_where_the_output_was(log, typed, why):
+    panel = review.Panel(curated_rows(1, output='{"score": 0.4}'), reviewer="Ada", decide=log, schema=SCORE)
+    assert not panel.edit(typed)
+    assert why in panel.notice[1]
+    assert not log.rows
+    broken = review.Panel(curated_rows(1, output="about a half"), reviewer="Ada", decide=log, schema=SCORE)
+    assert broken.edit("about 0.5"), "the output never fitted it"
+
+
 def test_plain_text_can_be_edited_but_not_emptied(log):
     panel = review.Panel(curated_rows(1, output="Hello wrld"), reviewer="Ada", decide=log)
     assert not panel.edit("  ")
@@ -168,7 +253,7 @@ def test_undo_walks_back_to_the_first_decision_and_appends_events(panel, log):
     assert panel.notice == ("info", "There is nothing of yours to undo.")
     first, second, third, fourth = log.rows
     assert (third["undoes"], fourth["undoes"]) == (second["event_id"], first["event_id"])
-    assert review.verdicts(log.reviews).is_empty()
+    assert review.live(log.reviews).is_empty()
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), LakeError("reviews is locked")])
@@ -279,26 +364,22 @@ def test_json_is_laid_out_without_changing_a_character_of_a_value():
     from arislab import panel
 
     text = '{"a": 0.90, "a": [], "b": {"c": "x, y: {z}", "d": [1, "q\\"r"]}, "e": {}}'
-    pretty = panel._pretty(text)
+    pretty = panel.laid_out(text)
     assert pretty.splitlines()[:3] == ["{", '  "a": 0.90,', '  "a": [],']
-    assert panel.relayout(pretty, like=text) == text
+    assert panel.as_typed(pretty, original=text) == text
     tight = text.replace(", ", ",").replace(": ", ":")
-    assert panel.relayout(panel._pretty('{"a":[1,2]}'), like='{"a":[1,2]}') == '{"a":[1,2]}'
-    assert json.loads(panel._pretty(tight)) == json.loads(tight)
-    assert panel._pretty("[" * 100_000) == "[" * 100_000, "too deep: shown as it is"
+    assert panel.as_typed(panel.laid_out('{"a":[1,3]}'), original='{"a":[1,2]}') == '{"a":[1,3]}'
+    assert json.loads(panel.laid_out(tight)) == json.loads(tight)
+    assert panel.laid_out("[" * 100_000) == "[" * 100_000, "too deep: shown as it is"
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
-    )
-)
+@settings(max_examples=FUZZ, deadline=None)
+@given(JSON)
 def test_any_json_comes_back_from_the_text_field_as_it_was(value):
     from arislab import panel
 
     for text in (json.dumps({"v": value}), json.dumps({"v": value}, separators=(",", ":"), ensure_ascii=False)):
-        assert panel.relayout(panel._pretty(text), like=text) == text
+        assert panel.as_typed(panel.laid_out(text), original=text) == text
 
 
 def test_in_a_run_the_panel_is_a_static_summary(panel, monkeypatch):
@@ -320,6 +401,38 @@ def test_a_queue_without_the_needed_columns_is_refused(log):
         review.Panel(curated_rows(1).drop("output"), reviewer="", decide=log)
 
 
+def test_characters_that_nobody_would_see_are_shown_by_their_number(log):
+    order, shy, stop = "\u202e", "\xad", "\x00"
+    evil = f"pay {order}001$ to me{shy}{stop}\u200b"
+    panel = review.Panel(curated_rows(1, input=evil, output=evil), reviewer="Ada", decide=log)
+    assert panel.widget
+    for name in ("U+202E", "U+00AD", "U+0000", "U+200B"):
+        assert panel._view.card.value.count(f"<mark>{name}</mark>") == 2
+    assert not {order, shy, stop, "\u200b"} & set(panel._view.card.value)
+    panel.buttons["edit"].click()
+    assert "U+202E" in panel._view.notice.value, "the text field cannot mark them"
+    inside = json.dumps({"a" + order: [evil]}, ensure_ascii=False)
+    shown = review.Panel(curated_rows(1, output=inside), reviewer="Ada", decide=log)
+    assert shown.widget
+    assert order not in shown._view.card.value
+
+
+@pytest.mark.parametrize(
+    "text", ["می\u200cخواهم", "👩\u200d💻 ❤\ufe0f", "1\ufe0f\u20e3", "two\n\tlines, no\u00a0break", "שלום"]
+)
+def test_joiners_of_letters_and_signs_stay_what_they_are(text):
+    from arislab import panel
+
+    assert panel.visible(text) == text
+    assert panel.hidden(text) == []
+
+
+def test_selectors_and_joiners_that_carry_a_secret_are_shown():
+    from arislab import panel
+
+    assert panel.hidden("😀\ufe00\ufe05\ufe03 a\u200db \U000e0041") == ["U+FE05", "U+FE03", "U+200D", "U+E0041"]
+
+
 # the fold
 
 
@@ -332,11 +445,12 @@ def test_an_approval_approves_and_a_rejection_does_not():
 
 
 def test_an_edit_replaces_the_output_and_keeps_the_original():
-    row = folded({"decision": "edit", "edited_output": "better"})
-    assert (row["approved"], row["needs_review"], row["output"]) == (True, False, "better")
+    better = OUTPUT.replace("7", "9")
+    row = folded({"decision": "edit", "edited_output": better})
+    assert (row["approved"], row["needs_review"], row["output"]) == (True, False, better)
     assert json.loads(row["metadata"])["original_output"] == OUTPUT
     assert json.loads(row["metadata"])["company"] == "Acme"
-    row = folded({"decision": "edit", "edited_output": "x"}, curated=curated_rows(1, metadata=None))
+    row = folded({"decision": "edit", "edited_output": better}, curated=curated_rows(1, metadata=None))
     assert json.loads(row["metadata"]) == {"original_output": OUTPUT}
 
 
@@ -354,7 +468,7 @@ def test_the_latest_decision_wins_unless_somebody_adjudicated():
     row = folded(third, {"decision": "reject"} | grace)
     assert (row["approved"], row["reviewed_by"]) == (True, "Alan")
     assert not folded(third | {"labels": '["reject"]'}, {"decision": "approve"} | grace)["approved"]
-    assert folded(third | {"edited_output": "better"}, {"decision": "reject"} | grace)["output"] == "better"
+    assert folded(third | {"edited_output": "{}"}, {"decision": "reject"} | grace)["output"] == "{}"
 
 
 def test_a_reviewer_takes_back_only_their_own_events():
@@ -364,7 +478,7 @@ def test_a_reviewer_takes_back_only_their_own_events():
 
 
 def test_an_undo_after_a_fold_restores_the_row():
-    before, edit = curated_rows(), {"decision": "edit", "edited_output": "better", "event_id": "a"}
+    before, edit = curated_rows(), {"decision": "edit", "edited_output": "{}", "event_id": "a"}
     once = review.fold(before, events(edit))
     back = review.fold(once, events(edit, {"decision": "undo", "undoes": "a"}))
     assert_frame_equal(back.drop("updated_at"), before.drop("updated_at"), check_dtypes=True)
@@ -373,9 +487,137 @@ def test_an_undo_after_a_fold_restores_the_row():
 def test_events_of_unknown_outputs_change_nothing_and_types_stay():
     before = curated_rows().with_columns(pl.col("quality_score").cast(pl.Float32))
     assert_frame_equal(review.fold(before, events({"decision": "reject", "custom_id": "elsewhere"})), before)
-    assert review.fold(before, events({"decision": "edit", "edited_output": "x"})).schema == before.schema
+    assert review.fold(before, events({"decision": "edit", "edited_output": "{}"})).schema == before.schema
     assert_frame_equal(review.fold(before, tables.empty("reviews")), before)
     assert_frame_equal(review.fold(before[:0], events({"decision": "reject"})), before[:0])
+
+
+def edit(i):
+    return json.dumps({"edit": i})
+
+
+# a decision belongs to the text that was shown
+
+
+def test_a_decision_about_another_text_is_stale_and_never_applied():
+    then, now = curated_rows(3, output="answer A"), curated_rows(3, output="answer B")
+    log = Log()
+    panel = review.Panel(then, reviewer="Ada", decide=log)
+    assert panel.approve()
+    assert panel.reject()
+    assert panel.edit("answer A, mended")
+    assert review.fold(then, log.reviews)["approved"].to_list() == [True, False, True]
+    assert_frame_equal(review.fold(now, log.reviews), now)
+    assert_frame_equal(
+        review.fold(review.fold(then, log.reviews).with_columns(output=pl.lit("answer A")), log.reviews),
+        review.fold(then, log.reviews),
+    )
+    told = decisions.standing(now, log.reviews)
+    assert told["stale"].to_list() == ["approve", "reject", "edit"]
+    assert dict(review.progress(now, log.reviews).select("state", "rows").iter_rows())["stale"] == 3
+    again = review.queue(now, log.reviews, n=5, seed=0)
+    assert set(again["stale"]) == {"approve", "reject", "edit"}
+    panel = review.Panel(again, reviewer="Ada", decide=log, reviews=log.reviews)
+    assert panel.counts["left"] == 3, "what Ada decided about another text is not decided"
+    assert f"before it changed: {panel.current['stale']} by Ada" in (panel.widget and panel._view.card.value)
+    assert panel.approve()
+    assert review.fold(now, log.reviews)["approved"].sum() == 1
+    assert review.fold(then, log.reviews)["approved"].sum() == 2, "the old text has its old verdict, or none"
+
+
+def test_a_decision_belongs_to_the_question_too():
+    log = Log()
+    assert review.Panel(curated_rows(1), reviewer="Ada", decide=log).approve()
+    asked_otherwise = curated_rows(1, input="input 0, but of another year")
+    assert not review.fold(asked_otherwise, log.reviews)["approved"].item()
+    older = log.reviews.drop("asked_sha256", "seq")  # an event of a lake that never recorded the question
+    assert review.fold(asked_otherwise, older)["approved"].item()
+    assert not review.fold(curated_rows(1, output="another"), older)["approved"].item()
+
+
+def test_a_row_that_was_approved_for_an_earlier_text_waits_again():
+    stored = curated_rows(1, output="answer B").with_columns(
+        approved=True, needs_review=False, reviewed_by=pl.lit("Ada")
+    )
+    row = review.fold(stored, events({"decision": "approve", "shown_sha256": decisions.sha256("answer A")})).row(
+        0, named=True
+    )
+    assert (row["approved"], row["needs_review"], row["reviewed_by"]) == (False, True, None)
+
+
+def test_an_event_that_does_not_say_what_was_shown_applies_to_nothing():
+    told = decisions.standing(curated_rows(1), events({"decision": "approve", "shown_sha256": None}))
+    assert (told["approved"].item(), told["stale"].item()) == (False, "approve")
+
+
+def test_who_was_shown_an_edited_text_and_approves_it_approves_that_text():
+    edited = '{"strengths": []}'
+    edit = {"decision": "edit", "edited_output": edited, "event_id": "a"}
+    seen = {"decision": "approve", "reviewer": "Grace", "shown_sha256": decisions.sha256(edited)}
+    row = folded(edit, seen)
+    assert (row["output"], row["reviewed_by"], row["approved"]) == (edited, "Grace", True)
+    undone = folded(edit, seen, {"decision": "undo", "undoes": "a"})
+    assert (undone["output"], undone["approved"], undone["needs_review"]) == (OUTPUT, False, True)
+
+
+@pytest.mark.parametrize("edited", ['{"score": NaN}', '{"score": 1, "score": 2}', "not JSON any more"])
+def test_an_edit_of_an_older_panel_that_is_no_json_is_stale(edited):
+    told = decisions.standing(curated_rows(1), events({"decision": "edit", "edited_output": edited}))
+    assert (told["output"].item(), told["approved"].item(), told["stale"].item()) == (OUTPUT, False, "edit")
+
+
+# clocks
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands where it is put."""
+    times = [NOON]
+    monkeypatch.setattr(decisions, "_now", lambda: times[-1])
+    return times
+
+
+def test_a_clock_that_is_set_back_reorders_no_decision(clock, log):
+    panel = review.Panel(curated_rows(1), reviewer="Ada", decide=log)
+    assert panel.approve()
+    clock.append(NOON - timedelta(days=1))
+    assert panel.undo()
+    assert panel.reject()
+    assert [row["decided_at"] for row in log.rows] == sorted((row["decided_at"] for row in log.rows), reverse=True)
+    assert not review.fold(curated_rows(1), log.reviews)["approved"].item()
+    clock.append(NOON - timedelta(days=2))
+    other = review.Panel(
+        review.queue(curated_rows(1), log.reviews[:0], n=1, seed=0), reviewer="Grace", decide=log, reviews=log.reviews
+    )
+    assert other.approve()
+    assert review.fold(curated_rows(1), log.reviews)["reviewed_by"].item() == "Grace", "she saw what Ada decided"
+
+
+def test_two_sessions_that_know_nothing_of_each_other_are_ordered_by_time(clock):
+    logs = [Log(), Log()]
+    panels = [
+        review.Panel(curated_rows(4), reviewer=name, decide=log)
+        for name, log in zip(("Ada", "Grace"), logs, strict=True)
+    ]
+    for panel, decide in [(0, "approve"), (0, "approve"), (0, "reject"), (1, "reject"), (1, "approve"), (0, "approve")]:
+        clock.append(clock[-1] + timedelta(seconds=1))
+        assert getattr(panels[panel], decide)()
+    rows = review.fold(curated_rows(4), pl.concat([log.reviews for log in reversed(logs)]))
+    assert rows["reviewed_by"].to_list() == ["Grace", "Grace", "Ada", "Ada"]
+    assert rows["approved"].to_list() == [False, True, False, True]
+
+
+def test_a_decision_that_is_sent_again_after_an_error_counts_once(panel, log):
+    def stores_and_fails(frame):
+        log(frame)
+        raise OSError("the disk went away after the write")
+
+    panel._decide = stores_and_fails
+    assert not panel.approve()
+    panel._decide = log
+    assert panel.approve()
+    assert panel.undo()
+    assert review.live(log.reviews).is_empty(), "undo takes back both writes of one decision"
 
 
 EVENTS = st.lists(
@@ -385,26 +627,30 @@ EVENTS = st.lists(
         st.sampled_from(tables.DECISIONS),
         st.integers(0, 3),  # seconds: many ties
         st.integers(0, 11),  # what an undo takes back
+        st.sampled_from([OUTPUT, "another text", *(edit(i) for i in range(12))]),  # what was shown
     ),
     max_size=12,
 )
 
 
 def made(drawn):
+    """Events whose clocks say anything and whose sequence numbers are missing, equal or against the clock."""
     return pl.DataFrame(
         [
             {
                 "event_id": f"e{i:02d}", "custom_id": custom_id, "reviewer": who, "decision": decision, "labels": "[]",
-                "edited_output": f"edit {i}" if decision in ("edit", "adjudicate") and i % 2 == 0 else None,
+                "edited_output": edit(i) if decision in ("edit", "adjudicate") and i % 2 == 0 else None,
+                "shown_sha256": decisions.sha256(shown), "asked_sha256": decisions.sha256("input 0") if back % 3 == 0 else None,
                 "decided_at": NOON + timedelta(seconds=at), "undoes": f"e{back:02d}" if decision == "undo" else None,
+                "seq": None if back % 4 == 0 else at * 1_000_000 + back,
             }
-            for i, (custom_id, who, decision, at, back) in enumerate(drawn)
+            for i, (custom_id, who, decision, at, back, shown) in enumerate(drawn)
         ],
-        schema=review.SCHEMA,
+        schema=decisions.SCHEMA,
     )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=FUZZ, deadline=None)
 @given(EVENTS, st.randoms(use_true_random=False), st.integers(0, 12))
 def test_the_fold_loses_nothing_and_depends_on_no_order(drawn, shuffle, cut):
     before, reviews = curated_rows(3), made(drawn)
@@ -422,7 +668,7 @@ def test_the_fold_loses_nothing_and_depends_on_no_order(drawn, shuffle, cut):
     assert review.progress(before, reviews)["rows"].sum() == 3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=FUZZ, deadline=None)
 @given(EVENTS, st.integers(0, 11))
 def test_an_undone_event_counts_as_if_it_had_never_been(drawn, i):
     reviews, before = made(drawn), curated_rows(3)
@@ -459,7 +705,7 @@ def test_the_queue_holds_only_waiting_rows_that_nobody_settled():
     chosen = review.queue(curated, reviews, n=50, seed=0)
     assert set(chosen["custom_id"]) == {"r-1", "r-2", "r-3"}
     assert set(chosen["inclusion_prob"]) == {1.0}
-    assert chosen.columns == [*curated.columns, "why", "inclusion_prob"]
+    assert chosen.columns == [*curated.columns, "why", "inclusion_prob", "stale", "stale_by"]
     assert review.queue(curated_rows(0), reviews, n=3, seed=0).is_empty()
     with pytest.raises(ParameterError, match="at least 1"):
         review.queue(curated, reviews, n=0, seed=0)
@@ -472,19 +718,14 @@ def test_every_waiting_row_counts_once_in_the_estimate_of_the_whole():
 
 
 def test_progress_sums_to_all_rows():
-    curated = curated_rows(5).with_columns(needs_review=pl.col("id") != "r-4")
+    curated = curated_rows(6).with_columns(needs_review=pl.col("id") != "r-4")
     reviews = events(
         {"decision": "approve"}, {"decision": "reject", "custom_id": "r-1"},
-        {"decision": "edit", "edited_output": "x", "custom_id": "r-2"}, {"decision": "skip", "custom_id": "r-3"},
+        {"decision": "edit", "edited_output": "{}", "custom_id": "r-2"}, {"decision": "skip", "custom_id": "r-3"},
+        {"decision": "approve", "custom_id": "r-5", "shown_sha256": decisions.sha256("what it was then")},
     )  # fmt: skip
-    assert review.progress(curated, reviews)["rows"].to_list() == [1, 1, 1, 1, 1]
-    assert review.progress(curated, reviews)["state"].to_list() == [
-        "approved",
-        "edited",
-        "rejected",
-        "waiting",
-        "not queued",
-    ]
+    counts = dict(review.progress(curated, reviews).select("state", "rows").iter_rows())
+    assert counts == {"approved": 1, "edited": 1, "rejected": 1, "stale": 1, "waiting": 1, "not queued": 1}
 
 
 @pytest.mark.parametrize("notebook", ["review", "explore"])

@@ -1,0 +1,319 @@
+"""What people decided, each decision bound to the text that was shown: events in their order, and their fold into curated rows.
+
+One real event::
+
+    event_id='4be1…' custom_id='r-0b6f…' reviewer='Ada' decision='edit' edited_output='{"strengths": […], "score": 0.6, …}'
+    labels='["wrong facts"]' shown_sha256='9c2a…' asked_sha256='51f0…' seq=1790035200000000 shown_at=… decided_at=…
+    inclusion_prob=0.25 blind=False undoes=None
+
+Nothing is overwritten: an undo is one more event, and `fold` can always be run again from the first one. A decision applies to a row
+only if question and answer are what its reviewer was shown; one whose text changed is stale: it is shown, counted and never applied.
+Events of older arislab have no asked_sha256 and no seq: they bind the answer alone, and are ordered by decided_at.
+This module does not know where decisions are kept, how they are made (review) or what they are used for (curation).
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from arislab import json_text
+
+VERDICTS = ("approve", "reject", "edit", "adjudicate")
+"""Decisions that settle a row. skip and label settle nothing; undo takes one event of the same reviewer back."""
+STATES = ("approved", "edited", "rejected", "stale", "waiting", "not queued")
+
+_TIME = pl.Datetime("us", "UTC")
+SCHEMA: dict[str, Any] = {
+    "event_id": pl.String,
+    "custom_id": pl.String,
+    "reviewer": pl.String,
+    "decision": pl.String,
+    "edited_output": pl.String,
+    "labels": pl.String,
+    "shown_sha256": pl.String,
+    "asked_sha256": pl.String,
+    "seq": pl.Int64,
+    "shown_at": _TIME,
+    "decided_at": _TIME,
+    "inclusion_prob": pl.Float64,
+    "blind": pl.Boolean,
+    "undoes": pl.String,
+}
+
+
+def sha256(text: str | None) -> str:
+    """Return the digest by which an event names a text; no text is the empty one."""
+    return hashlib.sha256((text or "").encode()).hexdigest()
+
+
+# ---- events -----------------------------------------------------------------------------------------------------------
+
+
+def event(
+    row: Mapping[str, Any],
+    decision: str,
+    *,
+    reviewer: str,
+    seen: pl.DataFrame | None = None,
+    edited_output: str | None = None,
+    labels: Sequence[str] = (),
+    shown_at: datetime | None = None,
+    undoes: str | None = None,
+) -> pl.DataFrame:
+    """Return one decision as a frame of one row in the columns of the table reviews.
+
+    Args:
+        row: What was shown: custom_id, output, input and, if it came from a queue, inclusion_prob. Without output the event binds no text.
+        decision: approve, reject, edit, adjudicate, label, skip or undo.
+        reviewer: Who decided.
+        seen: Events that the reviewer's session knows; this one comes after all of them, whatever the clock says.
+        edited_output: The corrected text of an edit, or of an adjudication.
+        labels: Texts of labels.
+        shown_at: When the text appeared.
+        undoes: event_id that an undo takes back.
+
+    Example:
+        >>> event({"custom_id": "r-1", "input": "Q", "output": "A"}, "approve", reviewer="Ada")["decision"].item()
+        'approve'
+    """
+    now = _now()
+    is_shown = "output" in row
+    made = {
+        "event_id": uuid.uuid4().hex,
+        "custom_id": row["custom_id"],
+        "reviewer": reviewer,
+        "decision": decision,
+        "edited_output": edited_output,
+        "labels": json.dumps(list(labels), ensure_ascii=False),
+        "shown_sha256": sha256(row["output"]) if is_shown else None,
+        "asked_sha256": sha256(row.get("input")) if is_shown else None,
+        "seq": _next(seen, now),
+        "shown_at": shown_at,
+        "decided_at": now,
+        "inclusion_prob": row.get("inclusion_prob"),
+        "blind": False,
+        "undoes": undoes,
+    }
+    return pl.DataFrame([made], schema=SCHEMA)  # one row: the decision
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+_MOMENT = pl.coalesce("seq", pl.col("decided_at").dt.epoch("us"))
+
+
+def _next(seen: pl.DataFrame | None, now: datetime) -> int:
+    """The number of a new event: the time in microseconds, but after everything seen.
+
+    Source:
+        Hybrid logical clocks (Kulkarni et al. 2014): what knew of an event comes after it, and what did not is ordered by time.
+    """
+    newest = None if seen is None else complete(seen).select(_MOMENT.max()).item()
+    return max(int(now.timestamp() * 1e6), -1 if newest is None else newest + 1)
+
+
+def complete(reviews: pl.DataFrame) -> pl.DataFrame:
+    """Return events in the columns of ``SCHEMA``; columns that older events lack are null."""
+    late = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in SCHEMA.items() if name not in reviews.columns]
+    return reviews.with_columns(late).select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
+
+
+def live(reviews: pl.DataFrame) -> pl.DataFrame:
+    """Return the events that still count, in their order: each once, without undos and what they take back.
+
+    A reviewer can take back only their own events, and an undo itself cannot be undone: decide again instead.
+    Events are ordered by seq (older ones, without it, by decided_at), then by decided_at and event_id.
+    """
+    events = complete(reviews).sort(_MOMENT, "decided_at", "event_id")
+    events = events.unique("event_id", keep="first", maintain_order=True)
+    undos = events.filter(pl.col("decision") == "undo", pl.col("undoes").is_not_null())
+    return events.filter(pl.col("decision") != "undo").join(
+        undos.select("reviewer", event_id="undoes"), on=["reviewer", "event_id"], how="anti", maintain_order="left"
+    )
+
+
+def kind_of(verdict: Mapping[str, Any]) -> str:
+    """Return what a verdict comes to: approve, reject or edit; an adjudication is one of them.
+
+    adjudicate is an edit if it carries edited_output, a rejection if its labels hold "reject", else an approval.
+    """
+    if verdict["decision"] != "adjudicate":
+        return str(verdict["decision"])
+    if verdict["edited_output"] is not None:
+        return "edit"
+    return "reject" if verdict["labels"] and "reject" in json.loads(verdict["labels"]) else "approve"
+
+
+def is_about(verdict: Mapping[str, Any], output: str | None, question: str | None) -> bool:
+    """Whether an event was made in front of this answer to this question.
+
+    An event without asked_sha256 (older ones) says nothing of the question; one without shown_sha256 is about no text.
+    """
+    is_asked = verdict["asked_sha256"] in (None, sha256(question))
+    return is_asked and verdict["shown_sha256"] == sha256(output)
+
+
+# ---- the fold ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """What the decisions about one row come to."""
+
+    winner: dict[str, Any] | None
+    """The verdict that settles it; None if none applies to its text."""
+    output: str
+    """The answer under it."""
+    stale: dict[str, Any] | None
+    """The verdict about another text, of a row that nothing settles; a rejection goes before others."""
+
+
+def _stand(original: str, question: str | None, verdicts: Sequence[dict[str, Any]]) -> _Standing:
+    """Fold the verdicts about one request, oldest first."""
+    texts, applied, stale = {sha256(original): original}, dict[str, Any](), dict[str, Any]()
+    for verdict in verdicts:
+        name, shown = verdict["reviewer"], texts.get(verdict["shown_sha256"])
+        if shown is None or not is_about(verdict, shown, question) or not _is_fit(verdict, shown):
+            stale[name] = verdict
+            continue
+        after = verdict["edited_output"] if _edits(verdict) else shown
+        texts[sha256(after)] = after  # an edited text may be judged again, by who was shown it
+        applied.pop(name, None)  # of each reviewer the latest counts, at its own place
+        applied[name] = (verdict, after)
+    latest = list(applied.values())
+    adjudged = [one for one in latest if one[0]["decision"] == "adjudicate"]
+    if latest:
+        winner, output = (adjudged or latest)[-1]
+        return _Standing(winner, output, None)
+    rejected = [one for one in stale.values() if kind_of(one) == "reject"]
+    return _Standing(None, original, (rejected or [*stale.values()] or [None])[-1])
+
+
+def _edits(verdict: Mapping[str, Any]) -> bool:
+    return verdict["decision"] in ("edit", "adjudicate") and verdict["edited_output"] is not None
+
+
+def _is_fit(verdict: Mapping[str, Any], shown: str) -> bool:
+    """Whether an edit left JSON where JSON was; what is not JSON (NaN, a key twice) was stored by older panels."""
+    return not _edits(verdict) or not is_json(shown) or is_json(verdict["edited_output"])
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is a JSON object or list, by the letter: no NaN, no key twice."""
+    return text.lstrip().startswith(("{", "[")) and not json_error(text)
+
+
+def json_error(text: str) -> str:
+    """Return why a text is not JSON; empty if it is."""
+    try:
+        json_text.loads(text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def standing(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
+    """Return the curated rows as all decisions leave them: same rows, same order, same types, and what is stale.
+
+    approve: approved. reject: not approved. edit: approved, output becomes edited_output and the original stays in metadata as
+    original_output. adjudicate: see ``kind_of``. All of them clear needs_review and set reviewed_by. Of each reviewer only the latest
+    verdict about the row's text counts; of several reviewers an adjudication, else the latest. Who was shown an edited text and approves
+    it, approves that text. A row that no decision settles any more (undone, or another text by now) returns to the state before; rows
+    without events are left alone. Folding twice changes nothing.
+
+    quality_score is of the answer as it came, or of the text whose digest metadata has as scored_sha256.
+
+    Args:
+        curated: columns custom_id, input, output, needs_review, approved, reviewed_by, metadata and, if present, updated_at.
+        reviews: every event so far, in any order, in the columns of the table reviews.
+
+    Returns:
+        ``curated`` with two more columns, null where a decision settles the row or nobody judged it: stale (approve, reject or edit: the
+        verdict about another text of this request; a rejection if there is one) and stale_by (its reviewer).
+    """
+    of_row: dict[str, list[dict[str, Any]]] = {}
+    for verdict in live(reviews).filter(pl.col("decision").is_in(VERDICTS)).iter_rows(named=True):
+        of_row.setdefault(verdict["custom_id"], []).append(verdict)
+    last = dict(reviews.group_by("custom_id").agg(pl.col("decided_at").max()).iter_rows())
+    columns = ["output", "needs_review", "approved", "reviewed_by", "metadata", "updated_at"]
+    schema: dict[str, Any] = {c: curated.schema[c] for c in columns if c in curated.columns}
+    rows = curated.with_row_index("row").filter(pl.col("custom_id").is_in(list(last)))
+    folded = []
+    for row in rows.iter_rows(named=True):
+        original = metadata_of(row["metadata"]).get("original_output", row["output"])
+        found = _stand(original, row["input"], of_row.get(row["custom_id"], ()))
+        is_settled = found.winner is not None or row["reviewed_by"] is not None
+        after = _folded(row, found, last[row["custom_id"]]) if is_settled else {c: row[c] for c in schema}
+        stale = found.stale or {}
+        after |= {"stale": kind_of(stale) if stale else None, "stale_by": stale.get("reviewer")}
+        folded.append({"row": row["row"]} | {c: after[c] for c in (*schema, "stale", "stale_by")})
+    schema |= {"stale": pl.String, "stale_by": pl.String}
+    changes = pl.DataFrame(folded, schema={"row": pl.UInt32} | schema, infer_schema_length=None)
+    joined = curated.with_row_index("row").join(changes, on="row", how="left", suffix="_folded", maintain_order="left")
+    is_changed = pl.col("row").is_in(changes["row"].to_list())
+    return joined.with_columns(
+        pl.when(is_changed).then(pl.col(f"{c}_folded")).otherwise(pl.col(c)).alias(c) for c in schema if c in curated
+    ).select(*curated.columns, "stale", "stale_by")
+
+
+def _folded(row: Mapping[str, Any], found: _Standing, last: datetime) -> dict[str, Any]:
+    metadata, winner = metadata_of(row["metadata"]), found.winner
+    original = metadata.pop("original_output", row["output"])
+    if found.output != original:
+        metadata["original_output"] = original
+    is_same = metadata == metadata_of(row["metadata"])
+    return {
+        "output": found.output,
+        "needs_review": winner is None,
+        "approved": winner is not None and kind_of(winner) != "reject",
+        "reviewed_by": None if winner is None else winner["reviewer"],
+        "metadata": row["metadata"] if is_same else json.dumps(metadata, ensure_ascii=False) if metadata else None,
+        "updated_at": last if winner is None else winner["decided_at"],
+    }
+
+
+def fold(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
+    """Return the curated rows with all decisions applied, in the columns of ``curated``; see ``standing``."""
+    return standing(curated, reviews).select(curated.columns)
+
+
+def progress(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
+    """Return how many curated rows are in each of ``STATES``; the rows sum to all.
+
+    stale: judged when its text was another one, so it waits again; not queued: neither judged nor waiting.
+    """
+    rows = standing(curated, reviews)
+    is_edited = pl.Series(["original_output" in metadata_of(text) for text in rows["metadata"]], dtype=pl.Boolean)
+    state = (
+        pl.when(pl.col("approved") & is_edited).then(pl.lit("edited"))
+        .when(pl.col("approved")).then(pl.lit("approved"))
+        .when(pl.col("reviewed_by").is_not_null()).then(pl.lit("rejected"))
+        .when(pl.col("stale").is_not_null()).then(pl.lit("stale"))
+        .when(pl.col("needs_review")).then(pl.lit("waiting"))
+        .otherwise(pl.lit("not queued"))
+    )  # fmt: skip
+    counts = rows.select(state=state).group_by("state").agg(rows=pl.len().cast(pl.Int64))
+    states = pl.DataFrame({"state": STATES})
+    return states.join(counts, on="state", how="left", maintain_order="left").with_columns(
+        pl.col("rows").fill_null(0),
+        fraction=pl.col("rows").fill_null(0) / max(curated.height, 1),
+    )  # one row per state
+
+
+def metadata_of(text: str | None) -> dict[str, Any]:
+    """Return a metadata column's JSON object; what is no object is kept under the key metadata."""
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    return value if isinstance(value, dict) else {"metadata": value}
