@@ -5,6 +5,10 @@ One line of an input file::
     {"custom_id": "r-1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m", "messages": [...]}}
 
 What goes by seconds of a batch's window runs on the monotonic clock once the batch runs: a clock that jumps expires nothing.
+
+Whatever fails, what is durable reaches the output file: a line that cannot be answered or stored is an error line, and a batch that
+cannot go on ends with an error line for each line that has no result. ``failed`` stays the word for a file that was refused, and for a
+batch of which not even that can be written.
 """
 
 import asyncio
@@ -13,9 +17,7 @@ import logging
 import sqlite3
 import time
 from array import array
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -23,10 +25,11 @@ from typing import IO, Any
 import orjson
 
 from arislab.errors import PrerequisiteError
-from arislab.server.engines import Engine, Request, Result
+from arislab.server.engines import Emit, Engine, Request, Result, failure
 from arislab.server.limits import ForbiddenError, Limits, check_fields
 from arislab.server.metrics import Meter
-from arislab.server.store import NO_USAGE, TERMINAL, Record, Row, Store
+from arislab.server.store import TERMINAL, Record, Store
+from arislab.server.writes import Writes, row_of
 
 log = logging.getLogger("arislab.server")
 
@@ -35,6 +38,8 @@ PROMPTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt", "/v1
 MAX_ERRORS = 100
 MAX_OPEN_WRITES = 256  # groups of answers of one batch that are not on disk yet
 RETRY_WRITE_S = 5.0
+LOST = "the answer to this line was stored, and the file that held it is gone or cut; it is not asked again unless it is sent again"
+EXPIRED = "the batch reached the end of its completion window before this line ran"
 
 
 @dataclass
@@ -74,6 +79,7 @@ class Runner:
         self._meters: dict[str, Meter] = {}
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, asyncio.Event] = {}
+        self._overdue: set[str] = set()  # batches whose window passed while they ran
 
     def start(self) -> None:
         """Take up all batches that are not finished."""
@@ -90,12 +96,7 @@ class Runner:
 
     def take(self, batch_id: str) -> None:
         """Begin with a batch, or go on with it."""
-        if self._is_stopping:
-            return
-        self._stops[batch_id] = asyncio.Event()
-        task = asyncio.create_task(self._live(batch_id))
-        self._lives[batch_id] = task
-        task.add_done_callback(lambda task: self._ended(batch_id, task))
+        self._begin(batch_id, self._live(batch_id))
 
     async def cancel(self, batch_id: str) -> bool:
         """Ask a batch to stop; False if it is beyond that."""
@@ -127,47 +128,86 @@ class Runner:
         rates = {"requests_per_s": round(requests_per_s, 3), "tokens_per_s": round(tokens_per_s, 3), "eta_s": eta_s}
         return {**counts, "in_flight": len(asked), **rates}
 
+    def _begin(self, batch_id: str, life: Coroutine[Any, Any, None]) -> None:
+        if self._is_stopping:
+            life.close()
+            return
+        self._stops[batch_id] = asyncio.Event()
+        task = self._lives[batch_id] = asyncio.create_task(life)
+        task.add_done_callback(lambda task: self._ended(batch_id, task))
+
     def _ended(self, batch_id: str, task: asyncio.Task[None]) -> None:
         del self._lives[batch_id], self._stops[batch_id]
         if task.cancelled() or (error := task.exception()) is None:
             return
         cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
         log.error("%s: stopped: %s", batch_id, cause, exc_info=None if isinstance(cause, PrerequisiteError) else cause)
-        if isinstance(cause, PrerequisiteError | FileNotFoundError):
+        if isinstance(cause, PrerequisiteError):
             return  # the user must act; the next start takes the batch up
-        if isinstance(cause, OSError | sqlite3.Error):  # a full disk, and this passes
+        if isinstance(cause, OSError | sqlite3.Error) and not isinstance(cause, FileNotFoundError):  # this passes
             asyncio.get_running_loop().call_later(RETRY_WRITE_S, self.take, batch_id)
             return
-        message = f"the server failed: {type(cause).__name__}; its log has the reason"
-        before = ("validating", "in_progress", "finalizing", "cancelling")
-        self._store.advance(batch_id, "failed", from_=before, errors=_errors([_error("server_error", message)]))
+        self._begin(batch_id, self._give_up(batch_id, cause))
 
     async def _live(self, batch_id: str) -> None:
-        store = self._store
-        batch = store.batch(batch_id)
-        assert batch is not None
-        scan = Scan()
+        """Move a batch from where it is to its end."""
+        batch, scan = self._row(batch_id), Scan()
+        await self._replace_lost(batch)
         if batch["status"] in ("validating", "in_progress"):
             scan = await self._scan(batch)
         if batch["status"] == "validating":
             await self._validated(batch_id, scan)
-        batch = store.batch(batch_id)
-        assert batch is not None
+        batch = self._row(batch_id)
         if batch["status"] == "in_progress":
             await self._progress(batch, scan)
             await self._advance(batch_id, "finalizing", ("in_progress",))
-        batch = store.batch(batch_id)
-        if batch is not None and batch["status"] not in TERMINAL:
-            status = "completed"
-            if batch["status"] == "cancelling":
-                status = "cancelled"
-            elif batch["completed"] + batch["failed"] < batch["total"]:
-                status = "expired"
-                await self._expire(batch)
-            await asyncio.to_thread(store.finish, batch, status)
-            ended = store.batch(batch_id) or batch
-            counts = [ended[name] for name in ("completed", "failed", "total")]
-            log.info("%s: %s, %d lines completed, %d failed, of %d", batch_id, ended["status"], *counts)
+            await self._replace_lost(batch)
+        batch = self._row(batch_id)
+        if batch["status"] in TERMINAL:
+            return
+        status = "completed"
+        if batch["status"] == "cancelling":
+            status = "cancelled"
+        elif batch["completed"] + batch["failed"] < batch["total"]:
+            is_overdue = batch_id in self._overdue or time.time() >= batch["expires_at"]
+            status = "expired" if is_overdue else "completed"
+            why = (
+                ("batch_expired", EXPIRED) if is_overdue else ("server_error", "the server has no result of this line")
+            )
+            await self._fill(batch, await self._missing(batch), *why)
+        await self._finish(batch, status)
+
+    async def _give_up(self, batch_id: str, cause: BaseException) -> None:
+        """End a batch that cannot go on: with what is durable, and an error line for each other line."""
+        message = f"the server failed: {type(cause).__name__}; its log has the reason"
+        if isinstance(cause, FileNotFoundError):
+            message = "the file of its requests, or another file of the server, is gone; the server's log says which"
+        errors = _errors([_error("server_error", message)])
+        if await self._advance(batch_id, "failed", ("validating",), errors=errors):
+            return
+        await self._advance(batch_id, "finalizing", ("in_progress",))
+        batch = self._row(batch_id)
+        if batch["status"] in TERMINAL:
+            return
+        try:
+            await self._replace_lost(batch)
+            await self._fill(batch, await self._missing(batch), "server_error", message)
+        except (FileNotFoundError, LookupError, TypeError, ValueError) as error:  # the requests cannot be read again
+            log.error("%s: the lines without a result get none: %s", batch_id, error)
+            await self._finish(batch, "failed", errors=errors)
+        else:
+            await self._finish(batch, "completed", errors=errors)
+
+    async def _finish(self, batch: Record, status: str, *, errors: str | None = None) -> None:
+        await asyncio.to_thread(self._store.finish, batch, status, errors=errors)
+        ended = self._row(batch["id"])
+        counts = [ended[name] for name in ("completed", "failed", "total")]
+        log.info("%s: %s, %d lines completed, %d failed, of %d", batch["id"], ended["status"], *counts)
+
+    def _row(self, batch_id: str) -> Record:
+        batch = self._store.batch(batch_id)
+        assert batch is not None
+        return batch
 
     async def _scan(self, batch: Record) -> Scan:
         path, group = self._store.path(batch["input_file_id"]), self._group_by_prefix
@@ -191,7 +231,8 @@ class Runner:
         stop = asyncio.create_task(self._stops[batch["id"]].wait())
         try:
             left_s = max(0.0, batch["expires_at"] - time.time())
-            await asyncio.wait((pump, stop), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait((pump, stop), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            self._overdue |= set() if ended else {batch["id"]}
         finally:
             stop.cancel()
             pump.cancel()
@@ -207,17 +248,14 @@ class Runner:
         done = await asyncio.to_thread(store.done_lines, batch["seq"])
         asked = self._asked[batch["id"]] = {}
         meter = self._meters[batch["id"]] = Meter(time.monotonic())
-        writes: deque[tuple[Future[None], list[Row]]] = deque()
+        writes = Writes(store, batch, retry_s=RETRY_WRITE_S)
 
         def emit(result: Result) -> None:
             if (custom_id := asked.pop(result.line, None)) is None:
                 return  # a line that was done before, and ran again for the sake of its chunk
-            meter.add(time.monotonic(), result.usage[2])
-            row = Row(result.line, result.status == 200, _line(batch["id"], custom_id, result), result.usage)
-            write = store.append(batch["seq"], [row])
-            if not writes or writes[-1][0] is not write:
-                writes.append((write, []))
-            writes[-1][1].append(row)
+            row = row_of(batch["id"], custom_id, result)
+            meter.add(time.monotonic(), row.usage[2])
+            writes.add(row)
 
         order = scan.order()
         with store.path(batch["input_file_id"]).open("rb") as file:
@@ -227,45 +265,51 @@ class Runner:
                     missing = [line for line in chunk if line not in done]
                     if not missing:
                         continue
-                    await self._settle(batch, writes, MAX_OPEN_WRITES)
+                    await writes.settle(MAX_OPEN_WRITES)
                     await engine.gate.enter()
                     lines = chunk if engine.whole_chunks else missing
                     requests = [_request(file, scan.offsets[line], line, batch) for line in lines]
                     asked |= {request.line: request.custom_id for request in requests if request.line not in done}
-                    task = group.create_task(engine.run(requests, emit))
+                    task = group.create_task(self._ask(requests, emit))
                     task.add_done_callback(lambda _: engine.gate.leave())  # also for a task that is cancelled unstarted
-        await self._settle(batch, writes, 0)
+        await writes.settle(0)
 
-    async def _settle(self, batch: Record, writes: "deque[tuple[Future[None], list[Row]]]", n_open: int) -> None:
-        """Look at the writes that have ended, and wait until ``n_open`` at most have not."""
-        while writes and (writes[0][0].done() or len(writes) > n_open):
-            write, rows = writes.popleft()
-            if not write.done() or write.exception() is not None:
-                await self._written(batch, rows, write)
+    async def _ask(self, requests: Sequence[Request], emit: Emit) -> None:
+        """Have the engine answer a chunk; each line that it leaves out gets an error line."""
+        why = "the engine gave no answer to this line"
+        try:
+            await self._engine.run(requests, emit)
+        except PrerequisiteError:
+            raise
+        except (
+            Exception
+        ) as error:  # engines are foreign code: what one raises costs the lines that it had, not the batch
+            log.error("the engine failed on %d lines", len(requests), exc_info=error)
+            why = f"the engine failed: {type(error).__name__}; the server's log has the reason"
+        for request in requests:
+            emit(failure(request.line, 500, "server_error", why))
 
-    async def _written(self, batch: Record, rows: list[Row], write: "Future[None]") -> None:
-        """Wait until rows are durable; while the disk is full they are kept, and tried again."""
-        while True:
-            try:
-                await asyncio.shield(asyncio.wrap_future(write))
-            except (OSError, sqlite3.OperationalError):
-                await asyncio.sleep(RETRY_WRITE_S)
-                write = self._store.append(batch["seq"], rows)
-            else:
-                return
+    async def _replace_lost(self, batch: Record) -> None:
+        """Give each line whose durable answer is gone an error line that says so."""
+        if lost := await asyncio.to_thread(self._store.lost_lines, batch["seq"]):
+            await self._fill(batch, lost, "batch_lost", LOST)
 
-    async def _expire(self, batch: Record) -> None:
-        """Give each line that has no answer an error line, as OpenAI does."""
-        scan = await self._scan(batch)
+    async def _missing(self, batch: Record) -> list[int]:
         done = await asyncio.to_thread(self._store.done_lines, batch["seq"])
-        message = "the batch reached the end of its completion window before this line ran"
-        body = orjson.dumps({"code": "batch_expired", "message": message})
-        rows = []
+        return [line for line in range(batch["total"]) if line not in done]
+
+    async def _fill(self, batch: Record, lines: Iterable[int], code: str, message: str) -> None:
+        """Give lines without a result an error line, as OpenAI does."""
+        scan, rows = await self._scan(batch), []
         with self._store.path(batch["input_file_id"]).open("rb") as file:
-            for line in set(range(batch["total"])) - done:
+            for line in lines:
                 custom_id = _request(file, scan.offsets[line], line, batch).custom_id
-                rows.append(Row(line, False, _line(batch["id"], custom_id, Result(line, 0, body)), NO_USAGE))
-        await self._written(batch, rows, self._store.append(batch["seq"], rows))
+                rows.append(row_of(batch["id"], custom_id, failure(line, 0, code, message)))
+        await asyncio.to_thread(self._store.forget, batch["seq"], [row.line for row in rows])
+        writes = Writes(self._store, batch, retry_s=RETRY_WRITE_S)
+        for row in rows:
+            writes.add(row)
+        await writes.settle(0)
 
 
 def scan_input(path: Path, endpoint: str, limits: Limits, *, group_by_prefix: bool = False) -> Scan:
@@ -389,16 +433,3 @@ def _request(file: IO[bytes], offset: int, line: int, batch: Record) -> Request:
     file.seek(offset)
     fields = orjson.loads(file.readline())
     return Request(line, fields["custom_id"], fields["body"], batch["created_at"], batch["endpoint"], batch["id"])
-
-
-def _line(batch_id: str, custom_id: str, result: Result) -> bytes:
-    """A line of the output or error file around the answer's own bytes; the ids depend on nothing but the place."""
-    key = hashlib.sha256(f"{batch_id}:{result.line}".encode()).hexdigest()[:32].encode()
-    head = b'{"id":"batch_req_%b","custom_id":%b,' % (key, orjson.dumps(custom_id))
-    if result.status == 0:
-        return head + b'"response":null,"error":%b}\n' % result.body
-    return head + b'"response":{"status_code":%d,"request_id":"req_%b","body":%b},"error":null}\n' % (
-        result.status,
-        key,
-        result.body,
-    )

@@ -9,6 +9,8 @@ Layout of the data folder::
 
 The crash rule: a line is done when its bytes are on disk *and* its offset is committed. What lies in a spool beyond the
 committed offset is cut off at the next start, and its lines run again: inference happens at least once, a result exactly once.
+A line whose committed bytes are gone (somebody removed the spool, the disk lost it) is lost: it was paid for, so it does not run
+again by itself.
 """
 
 import errno
@@ -68,6 +70,10 @@ INDEX = f"create index if not exists open_batches on batches(input_file_id) wher
 Usage = tuple[int, int, int, int]
 """Tokens: input, of these cached, output, of these reasoning."""
 NO_USAGE: Usage = (0, 0, 0, 0)
+LOST = -1
+"""``ok`` of a result whose bytes are gone."""
+POISON = (sqlite3.Error, ArithmeticError, LookupError, TypeError, ValueError)
+"""What a row may raise that cannot be stored; an error of the disk (OSError, sqlite3.OperationalError) is no row's fault."""
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -80,6 +86,15 @@ class Row(NamedTuple):
     ok: bool
     data: bytes
     usage: Usage
+    custom_id: str = ""
+
+
+class Refused(NamedTuple):
+    """A row that cannot be stored, and why."""
+
+    seq: int
+    row: Row
+    error: Exception
 
 
 class Store:
@@ -118,7 +133,7 @@ class Store:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-writer")
         self._pending: list[tuple[int, list[Row]]] = []
         self._pending_lock = threading.Lock()
-        self._next_flush: Future[None] | None = None
+        self._next_flush: Future[list[Refused]] | None = None
 
     def close(self) -> None:
         """Write what is queued, and let the folder go."""
@@ -190,11 +205,11 @@ class Store:
         """Run ``work`` in one transaction on the writer thread, after everything queued before it."""
         return self._writer.submit(self._in_transaction, work)
 
-    def append(self, seq: int, rows: list[Row]) -> "Future[None]":
-        """Make result lines durable; the future resolves when they are, or fails with what the disk or SQLite said.
+    def append(self, seq: int, rows: list[Row]) -> "Future[list[Refused]]":
+        """Make result lines durable; the future resolves when they are, or fails with what the disk said.
 
         All callers that come while a flush is under way share the next one, so the group grows with the load.
-        Never cancel the future: it belongs to the group.
+        Never cancel the future: it belongs to the group. It holds the rows, of any batch in the group, that cannot be stored.
         """
         with self._pending_lock:
             self._pending.append((seq, rows))
@@ -286,7 +301,24 @@ class Store:
 
         return self.write(update).result()
 
-    def finish(self, batch: Record, status: str) -> None:
+    def lost_lines(self, seq: int) -> list[int]:
+        """Lines of a batch whose durable result is gone, because its spool is gone or cut."""
+
+        def look(db: sqlite3.Connection) -> list[int]:
+            batch = db.execute("select * from batches where seq = ?", (seq,)).fetchone()
+            if (size := self._spool_size(seq)) < batch["spool_bytes"]:
+                _mark_lost(db, dict(batch), size)
+            sql = "select line from results where batch = ? and ok = ? order by line"
+            return [line for (line,) in db.execute(sql, (seq, LOST))]
+
+        return self.write(look).result()
+
+    def forget(self, seq: int, lines: list[int]) -> None:
+        """Let other results take the place of those that are lost."""
+        sql = "delete from results where batch = ? and line = ? and ok = ?"
+        self.write(lambda db: db.executemany(sql, [(seq, line, LOST) for line in lines])).result()
+
+    def finish(self, batch: Record, status: str, *, errors: str | None = None) -> None:
         """Make the output and error files in input order and set the terminal state; can be run again after a crash.
 
         The files get their rows in the transaction that ends the batch, so a crash before it leaves orphans only, which
@@ -305,8 +337,8 @@ class Store:
                 return False
             end = "cancelled" if now == "cancelling" else status  # someone cancelled while the files were made
             ids = [made[column][0] if column in made else None for column in ("output_file_id", "error_file_id")]
-            sql = f"update batches set status = ?, {end}_at = ?, output_file_id = ?, error_file_id = ? where id = ?"
-            db.execute(sql, (end, int(time.time()), *ids, batch["id"]))
+            sql = f"update batches set status = ?, {end}_at = ?, output_file_id = ?, error_file_id = ?, errors = ? where id = ?"
+            db.execute(sql, (end, int(time.time()), *ids, errors, batch["id"]))
             for column, (file_id, n_bytes) in made.items():
                 name = f"{batch['id']}_{column.split('_')[0]}.jsonl"
                 pinned = batch["pin_outputs"]
@@ -343,6 +375,13 @@ class Store:
     def _spool_path(self, seq: int) -> Path:
         return self.spool_dir / f"{seq}.jsonl"
 
+    def _spool_size(self, seq: int) -> int:
+        """Bytes that can be read of a spool; also of one that was removed while it is open here."""
+        if (descriptor := self._spools.get(seq)) is not None:
+            return os.fstat(descriptor).st_size
+        path = self._spool_path(seq)
+        return path.stat().st_size if path.exists() else 0
+
     def _discard(self, file_id: str) -> None:
         """Remove the bytes of a file that has got no row."""
         if self.file(file_id) is None:
@@ -359,12 +398,16 @@ class Store:
         ranges = [(row["offset"], row["length"]) for row in self.query(sql, seq, ok)]
         if not ranges:
             return 0
-        partial = self.tmp_dir / file_id
-        with self._spool_path(seq).open("rb") as spool, partial.open("wb") as target:
-            for offset, length in ranges:
-                spool.seek(offset)
-                target.write(spool.read(length))
-            _sync(target)
+        partial, held = self.tmp_dir / file_id, self._spools.get(seq)
+        spool = os.open(self._spool_path(seq), os.O_RDONLY) if held is None else held
+        try:
+            with partial.open("wb") as target:
+                for offset, length in ranges:
+                    target.write(os.pread(spool, length, offset))
+                _sync(target)
+        finally:
+            if held is None:
+                os.close(spool)
         self._publish(partial, file_id)
         return sum(length for _, length in ranges)
 
@@ -378,7 +421,8 @@ class Store:
             if size > committed:
                 os.truncate(spool, committed)
             elif size < committed:
-                self._forget_beyond(batch, size)
+                with _transaction(self._db) as db:
+                    _mark_lost(db, batch, size)
         known = {row["id"] for row in self.query("select id from files")}
         for path in self.files_dir.iterdir():
             if path.name not in known:
@@ -389,51 +433,65 @@ class Store:
         for path in self.tmp_dir.iterdir():
             path.unlink()
 
-    def _forget_beyond(self, batch: Record, size: int) -> None:
-        """Let lines run again whose bytes the disk lost although it had confirmed them."""
-        log.warning(
-            "%s: its spool lost %d bytes; the lines in them run again", batch["id"], batch["spool_bytes"] - size
-        )
-        seq = batch["seq"]
-        with _transaction(self._db) as db:
-            db.execute("delete from results where batch = ? and offset + length > ?", (seq, size))
-            sql = "select coalesce(max(offset + length), 0) size, coalesce(sum(ok), 0) ok, count(*) n from results where batch = ?"
-            left = db.execute(sql, (seq,)).fetchone()
-            values = (left["size"], left["ok"], left["n"] - left["ok"], seq)
-            db.execute("update batches set spool_bytes = ?, completed = ?, failed = ? where seq = ?", values)
-
     def _in_transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with _transaction(self._db) as db:
             return work(db)
 
-    def _flush(self) -> None:
+    def _flush(self) -> list[Refused]:
         """Write all result lines that came while the last flush waited for the disk: two fsyncs for the whole group."""
         time.sleep(GROUP_S)
         with self._pending_lock:
             pending, self._pending, self._next_flush = self._pending, [], None
+        return self._stored([(seq, row) for seq, rows in pending for row in rows])
+
+    def _stored(self, entries: list[tuple[int, Row]]) -> list[Refused]:
+        """Write rows in one transaction; where one of them cannot be written, halve by halve until it stands alone.
+
+        Raises:
+            OSError, sqlite3.OperationalError: the disk; it is no row's fault.
+        """
+        try:
+            with _transaction(self._db) as db:
+                self._write_group(db, entries)
+        except sqlite3.OperationalError:
+            raise
+        except POISON as error:
+            if len(entries) > 1:
+                middle = len(entries) // 2
+                return self._stored(entries[:middle]) + self._stored(entries[middle:])
+            seq, row = entries[0]
+            if self._db.execute("select 1 from results where batch = ? and line = ?", (seq, row.line)).fetchone():
+                return []  # the group was written in part before the disk was full
+            log.error("a result line cannot be stored: %s: %s", type(error).__name__, error)
+            return [Refused(seq, row, error)]
+        return []
+
+    def _write_group(self, db: sqlite3.Connection, entries: list[tuple[int, Row]]) -> None:
         by_batch: dict[int, list[Row]] = defaultdict(list)
-        for seq, rows in pending:
-            by_batch[seq].extend(rows)
-        with _transaction(self._db) as db:
-            if self._quota_bytes is not None:
-                n_bytes = sum(len(row.data) for rows in by_batch.values() for row in rows)
-                _require_room(_used_bytes(db), n_bytes, self._quota_bytes)
-            for seq, rows in by_batch.items():
-                self._spool(db, seq, rows)
+        for seq, row in entries:
+            by_batch[seq].append(row)
+        if self._quota_bytes is not None:
+            n_bytes = sum(len(row.data) for _, row in entries)
+            _require_room(_used_bytes(db), n_bytes, self._quota_bytes)
+        for seq, rows in by_batch.items():
+            self._spool(db, seq, rows)
 
     def _spool(self, db: sqlite3.Connection, seq: int, rows: list[Row]) -> None:
         """Write lines at the committed end of the spool (so a failed earlier try is overwritten), then their offsets."""
-        batch = db.execute("select status, spool_bytes from batches where seq = ?", (seq,)).fetchone()
+        batch = db.execute("select * from batches where seq = ?", (seq,)).fetchone()
         if batch["status"] in TERMINAL:
             return  # an answer that came after the batch was cancelled
-        offset, entries = batch["spool_bytes"], []
-        for row in rows:
-            entries.append((seq, row.line, offset, len(row.data), row.ok))
-            offset += len(row.data)
         if seq not in self._spools:
             self._spools[seq] = os.open(self._spool_path(seq), os.O_RDWR | os.O_CREAT, 0o600)
             _sync_folder(self.spool_dir)
-        _write_at(self._spools[seq], b"".join(row.data for row in rows), batch["spool_bytes"])
+        begin = batch["spool_bytes"]
+        if (size := os.fstat(self._spools[seq]).st_size) < begin:
+            begin = _mark_lost(db, dict(batch), size)
+        offset, entries = begin, []
+        for row in rows:
+            entries.append((seq, row.line, offset, len(row.data), row.ok))
+            offset += len(row.data)
+        _write_at(self._spools[seq], b"".join(row.data for row in rows), begin)
         db.executemany("insert into results(batch, line, offset, length, ok) values (?, ?, ?, ?, ?)", entries)
         n_ok = sum(row.ok for row in rows)
         tokens = [sum(row.usage[i] for row in rows) for i in range(4)]
@@ -442,6 +500,19 @@ class Store:
             " cached_tokens = cached_tokens + ?, output_tokens = output_tokens + ?, reasoning_tokens = reasoning_tokens + ? where seq = ?",
             (offset, n_ok, len(rows) - n_ok, *tokens, seq),
         )
+
+
+def _mark_lost(db: sqlite3.Connection, batch: Record, size: int) -> int:
+    """Mark the results that lie beyond the ``size`` bytes that a spool still has; returns where the next one goes."""
+    log.error("%s: its spool lost %d bytes; the answers in them are lost", batch["id"], batch["spool_bytes"] - size)
+    seq = batch["seq"]
+    sql = "update results set ok = ?, offset = 0, length = 0 where batch = ? and offset + length > ?"
+    db.execute(sql, (LOST, seq, size))
+    sql = "select coalesce(max(offset + length), 0) size, count(*) filter (where ok = 1) ok, count(*) filter (where ok = 0) bad"
+    left = db.execute(f"{sql} from results where batch = ?", (seq,)).fetchone()
+    values = (left["size"], left["ok"], left["bad"], seq)
+    db.execute("update batches set spool_bytes = ?, completed = ?, failed = ? where seq = ?", values)
+    return int(left["size"])
 
 
 def _insert_file(
