@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from arislab import chat
 from arislab.budget import Budget
 from arislab.conditions import Where
 from arislab.connection import Server, connect
@@ -99,6 +100,7 @@ def build_requests(
     samples: int = 1,
     seed: int = 0,
     pair_by_candidate: bool = False,
+    system_role: str = "",
     **parameters: Any,
 ) -> pl.DataFrame:
     """Return one row per candidate and sample: candidate_id, sample, custom_id, input, messages, model, body, request_sha256, stem.
@@ -117,7 +119,8 @@ def build_requests(
         seed: Base of the seeds of the rows.
         pair_by_candidate: True: a row's seed depends on candidate and sample alone, so that arms and example sets which ask
             about the same candidate draw the same random numbers (paired differences).
-        parameters: Further fields of the request body.
+        system_role: Role in which the instructions are sent (``chat.SYSTEM_ROLES``); empty: as to_messages writes them.
+        parameters: Further fields of the request body. An empty chat_template_kwargs is none: it changes no custom_id, and is not sent.
 
     Raises:
         ParameterError: No candidates, or a parameter out of range.
@@ -135,11 +138,14 @@ def build_requests(
             f"a request of a batch has one answer, whole; got stream={parameters.get('stream')!r}, n={parameters.get('n', 1)!r}. samples=3 gives "
             "three requests, each with a seed and a row of its own."
         )
+    chat.check_fields(chat_template_kwargs=parameters.get("chat_template_kwargs") or {}, system_role=system_role)
+    if not parameters.get("chat_template_kwargs"):
+        parameters.pop("chat_template_kwargs", None)
     frames = []
     for part in candidates.iter_slices(_PART):  # few rows as Python objects at once
         rows: list[tuple[Any, ...]] = []
         for row in part.iter_rows(named=True):
-            messages = _written(to_messages, row | {"profile": json.loads(row["profile"])})
+            messages = chat.in_role(_written(to_messages, row | {"profile": json.loads(row["profile"])}), system_role)
             body = {
                 "model": model,
                 "messages": messages,

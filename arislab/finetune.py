@@ -16,8 +16,6 @@ packages are installed, else they skip. Training that was killed starts again fr
 """
 
 import collections
-import contextlib
-import html
 import importlib.util
 import json
 import logging
@@ -29,30 +27,45 @@ import subprocess
 import sys
 import tempfile
 import time
-import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from arislab.errors import ParameterError, PrerequisiteError, TrainingError, closest
+from arislab.errors import ParameterError, TrainingError, closest
+from arislab.labels import (
+    STATUSES,
+    ChatTemplate,
+    Preview,
+    check_template,
+    count_statuses,
+    load_tokenizer,
+    preview,
+    require,
+    resolve_model,
+    tokenize,
+)
+
+__all__ = [
+    "STATUSES",
+    "ChatTemplate",
+    "Preview",
+    "check_template",
+    "compute_device",
+    "count_statuses",
+    "export_jsonl",
+    "load_tokenizer",
+    "losses",
+    "preview",
+    "resolve_model",
+    "rows",
+    "tokenize",
+    "train",
+]
 
 logger = logging.getLogger("arislab.finetune")
 
-STATUSES = {
-    "ok": "trained",
-    "empty": "the answer or a message has no text",
-    "bad_messages": "messages is not a list of {role, content} with text contents",
-    "bad_roles": "not an optional system message followed by user, assistant, user, …, user",
-    "control_token": "a content holds a token that the chat template uses, such as the stop token",
-    "template": "the chat template refuses the conversation, or does not put the answer right after the prompt",
-    "boundary": "the last token of the prompt would merge with the first of the answer",
-    "no_stop": "no stop token follows the answer",
-    "not_reversible": "the labels do not decode to the answer and its stop token",
-    "too_long": "longer than max_length; cutting it would cut the stop token",
-}
 METHODS = ("lora", "qlora")
 BACKENDS = ("auto", "trl", "unsloth")
 COLUMNS = [
@@ -78,7 +91,7 @@ TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accele
 
 def compute_device() -> tuple[str, str]:
     """Return where training will run, and why: ``("cpu", "no CUDA device is visible to torch 2.13.0")``."""
-    _require("fine-tuning", 'pip install -e ".[train]"', "torch")
+    require("fine-tuning", 'pip install -e ".[train]"', "torch")
     import torch
 
     if torch.cuda.is_available():
@@ -102,7 +115,7 @@ def export_jsonl(examples: pl.DataFrame, path: str | Path) -> int:
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", dir=path.parent, delete=False) as file:
         try:
             for messages, output in examples.select("messages", "output").iter_rows():
-                chat = [*_parsed(messages), {"role": "assistant", "content": output}]
+                chat = [*json.loads(messages), {"role": "assistant", "content": output}]
                 file.write(json.dumps({"messages": chat}, ensure_ascii=False) + "\n")
             file.close()
             Path(file.name).chmod(0o644)
@@ -111,199 +124,6 @@ def export_jsonl(examples: pl.DataFrame, path: str | Path) -> int:
             Path(file.name).unlink()
             raise
     return examples.height
-
-
-# Labels
-
-
-def tokenize(
-    examples: pl.DataFrame,
-    tokenizer: Any,
-    *,
-    max_length: int = 512,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-) -> pl.DataFrame:
-    """Turn examples into token ids and labels, each row with the proof that exactly the answer is trained.
-
-    The conversation is rendered twice by the model's own chat template: without the answer and with the generation prompt, as a
-    server sees it, and whole. What the second adds is the trained part: the answer and its stop token. A row is `ok` only if the prompt's
-    tokens are those that a server computes, and the labels decode to the answer and the stop token, nothing else. Nothing is ever cut.
-
-    Args:
-        examples: columns id, messages (JSON list of system, user and assistant messages), output (String).
-        tokenizer: a model folder, or a loaded transformers tokenizer with a chat template.
-        max_length: tokens, prompt and answer together.
-        chat_template_kwargs: passed to the template and to be passed when serving, such as ``{"enable_thinking": False}``.
-
-    Returns:
-        One row per example, in order: id, input_ids and labels (List of Int32; -100 is not trained; null unless ok), status (see
-        ``STATUSES``), reason (null if ok), n_tokens and n_supervised (0 if the row could not be rendered).
-    """
-    labeller = _Labeller(load_tokenizer(tokenizer), max_length, dict(chat_template_kwargs or {}))
-    rows = [
-        {"id": row_id, **labeller.label(messages, output)}
-        for row_id, messages, output in examples.select("id", "messages", "output").iter_rows()
-    ]
-    columns: dict[str, Any] = {"id": pl.String, "input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32)}
-    columns |= {"status": pl.String, "reason": pl.String, "n_tokens": pl.Int32, "n_supervised": pl.Int32}
-    return pl.DataFrame(rows, schema=columns)  # one row per example
-
-
-class _Refused(Exception):  # noqa: N818  (not an error: it becomes the status of a row)
-    """Why a row is not trained: status and reason."""
-
-
-class _Labeller:
-    """Renders and labels one conversation at a time with one tokenizer."""
-
-    def __init__(self, tokenizer: Any, max_length: int, template_kwargs: dict[str, Any]) -> None:
-        self.tokenizer, self.max_length, self.template_kwargs = tokenizer, max_length, template_kwargs
-        added = tokenizer.added_tokens_decoder
-        names = {*tokenizer.all_special_tokens, *(token.content for token in added.values() if token.special)}
-        self.control_ids = {tokenizer.convert_tokens_to_ids(name) for name in names}
-        self.control = re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) or r"(?!)")
-        self.expected: dict[tuple[str, ...], int] = {}  # control tokens that the template itself writes, by roles
-
-    def label(self, messages: Any, output: Any) -> dict[str, Any]:
-        """Return the columns of one row, but its id."""
-        try:
-            prompt = self._checked(messages, output)
-            input_ids, n_prompt = self._encode(prompt, output)
-        except _Refused as refused:
-            status, reason = refused.args
-            return {"status": status, "reason": reason, "n_tokens": 0, "n_supervised": 0}
-        row = {"n_tokens": len(input_ids), "n_supervised": len(input_ids) - n_prompt}
-        if len(input_ids) > self.max_length:
-            return {**row, "status": "too_long", "reason": f"{len(input_ids)} tokens, max_length is {self.max_length}"}
-        return {**row, "status": "ok", "input_ids": input_ids, "labels": [-100] * n_prompt + input_ids[n_prompt:]}
-
-    def _checked(self, messages: Any, output: Any) -> list[dict[str, str]]:
-        """Return the messages before the answer, or refuse what no template should see."""
-        try:
-            chat = _parsed(messages)
-        except ValueError as error:
-            raise _Refused("bad_messages", f"messages is not JSON: {error}") from None
-        if not isinstance(chat, list) or not all(_is_message(message) for message in chat):
-            raise _Refused("bad_messages", STATUSES["bad_messages"])
-        roles = [message["role"] for message in chat]
-        turns = roles[1:] if roles[:1] == ["system"] else roles
-        if turns != ["user", "assistant"] * (len(turns) // 2) + ["user"]:
-            raise _Refused("bad_roles", f"roles are {roles}")
-        if not isinstance(output, str) or not output.strip() or not all(m["content"].strip() for m in chat):
-            raise _Refused("empty", STATUSES["empty"])
-        for content in (*(message["content"] for message in chat), output):
-            if found := self.control.search(content):
-                raise _Refused("control_token", f"a content holds {found[0]!r}, a token of the chat template")
-        return [{"role": message["role"], "content": message["content"]} for message in chat]
-
-    def _render(self, chat: list[dict[str, str]], *, prompt: bool) -> str:
-        from jinja2 import TemplateError
-
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                chat, tokenize=False, add_generation_prompt=prompt, **self.template_kwargs
-            )
-        except TemplateError as error:
-            raise _Refused("template", f"the chat template refuses: {error}") from None
-        return str(rendered)
-
-    def _ids(self, text: str) -> list[int]:
-        # the template writes the beginning-of-sequence token itself; special tokens on top would double it
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _encode(self, chat: list[dict[str, str]], output: str) -> tuple[list[int], int]:
-        """Return the ids up to and including the stop token, and how many of them are prompt."""
-        prompt = self._render(chat, prompt=True)
-        whole = self._render([*chat, {"role": "assistant", "content": output}], prompt=False)
-        answer = next((text for text in (output, output.strip()) if whole.startswith(prompt + text)), None)
-        if answer is None:
-            raise _Refused("template", "the chat template does not put the answer right after the generation prompt")
-        prompt_ids, ids = self._ids(prompt), self._ids(whole)
-        n_prompt = len(prompt_ids)
-        if ids[:n_prompt] != prompt_ids:
-            raise _Refused("boundary", "the last token of the prompt merges with the first of the answer")
-        stop = next((at for at in range(n_prompt, len(ids)) if ids[at] in self.control_ids), None)
-        if stop is None:
-            raise _Refused("no_stop", "no stop token follows the answer")
-        roles = tuple(message["role"] for message in chat)
-        if sum(i in self.control_ids for i in ids) != self._expected(roles):
-            raise _Refused("control_token", "a content turns into a token of the chat template")
-        ids = ids[: stop + 1]  # what a template writes after the stop token, such as a line end, is no use
-        trained = self.tokenizer.decode(ids[n_prompt:], clean_up_tokenization_spaces=False)
-        wanted = answer + self.tokenizer.convert_ids_to_tokens(ids[stop])
-        # a tokenizer that normalises (NFC) may write the same characters in fewer code points
-        if trained != wanted and unicodedata.normalize("NFC", trained) != unicodedata.normalize("NFC", wanted):
-            raise _Refused("not_reversible", f"the labels decode to {trained[:60]!r}, not to {wanted[:60]!r}")
-        return ids, n_prompt
-
-    def _expected(self, roles: tuple[str, ...]) -> int:
-        if roles not in self.expected:
-            chat = [{"role": role, "content": "x"} for role in (*roles, "assistant")]
-            ids = self._ids(self._render(chat, prompt=False))
-            bos = self.tokenizer.bos_token_id
-            if bos is not None and bos != self.tokenizer.eos_token_id and ids.count(bos) > 1:
-                raise _Refused("template", f"the chat template writes {self.tokenizer.bos_token!r} more than once")
-            self.expected[roles] = sum(i in self.control_ids for i in ids)
-        return self.expected[roles]
-
-
-def _is_message(message: Any) -> bool:
-    return (
-        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
-    )
-
-
-def _parsed(messages: Any) -> Any:
-    return json.loads(messages) if isinstance(messages, str) else messages
-
-
-def load_tokenizer(tokenizer: Any) -> Any:
-    """Return a transformers tokenizer: of a model folder, or the one given."""
-    if not isinstance(tokenizer, str | Path):
-        return tokenizer
-    _require("tokenize", 'pip install -e ".[train]"', "transformers", "torch")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(resolve_model(tokenizer))
-
-
-@dataclass(frozen=True)
-class Preview:
-    """A few labelled rows as HTML: the prompt in grey, what is trained marked. Shown by Jupyter."""
-
-    rows: tuple[tuple[str, str, str], ...]
-    """(id, prompt, trained part) of each row shown."""
-    counts: Mapping[str, int]
-    """Rows by status, over all rows."""
-
-    def __repr__(self) -> str:
-        return f"Preview({len(self.rows)} rows; {', '.join(f'{k} {v}' for k, v in self.counts.items())})"
-
-    def _repr_html_(self) -> str:
-        parts = [
-            f'<p style="font-family:monospace;white-space:pre-wrap"><b>{html.escape(row_id)}</b>\n'
-            f'<span style="opacity:.6">{html.escape(prompt)}</span>'
-            f'<mark title="trained">{html.escape(trained)}</mark></p>'
-            for row_id, prompt, trained in self.rows
-        ]
-        counts = ", ".join(f"{html.escape(status)} {n}" for status, n in self.counts.items())
-        return f"<div>{''.join(parts)}<small>marked: trained · rows: {counts}</small></div>"
-
-
-def preview(tokenized: pl.DataFrame, tokenizer: Any, *, n: int = 3) -> Preview:
-    """Show the first `n` trained rows of what `tokenize` returned, decoded from its ids and labels."""
-    tokenizer = load_tokenizer(tokenizer)
-    rows = []
-    for row in tokenized.filter(pl.col("status") == "ok").head(n).iter_rows(named=True):
-        cut = row["n_tokens"] - row["n_supervised"]
-        rows.append((row["id"], tokenizer.decode(row["input_ids"][:cut]), tokenizer.decode(row["labels"][cut:])))
-    return Preview(tuple(rows), count_statuses(tokenized))
-
-
-def count_statuses(tokenized: pl.DataFrame) -> dict[str, int]:
-    """Return rows by status."""
-    return dict(sorted(collections.Counter(tokenized["status"].to_list()).items()))
 
 
 # Training: one process per set
@@ -369,7 +189,7 @@ def train(
     settings |= {"learning_rate": learning_rate, "num_train_epochs": num_train_epochs, "max_length": max_length}
     settings |= {"batch_size": batch_size, "gradient_accumulation_steps": gradient_accumulation_steps}
     _check_settings(settings, [name, *sets])
-    _require("fine-tuning", 'pip install -e ".[train]"', *TRAINING_PACKAGES)
+    require("fine-tuning", 'pip install -e ".[train]"', *TRAINING_PACKAGES)
     base = resolve_model(base_model)
     device, _ = compute_device()
     settings["backend"] = _backend(backend, method, device)
@@ -478,33 +298,10 @@ def _backend(backend: str, method: str, device: str) -> str:
     if backend == "auto":
         backend = "unsloth" if device == "cuda" and importlib.util.find_spec("unsloth") else "trl"
     if backend == "unsloth":
-        _require("backend='unsloth'", "pip install 'unsloth>=2026.8'", "unsloth")
+        require("backend='unsloth'", "pip install 'unsloth>=2026.8'", "unsloth")
     if method == "qlora":
-        _require("method='qlora'", "pip install 'bitsandbytes>=0.48'", "bitsandbytes")
+        require("method='qlora'", "pip install 'bitsandbytes>=0.48'", "bitsandbytes")
     return backend
-
-
-def _require(feature: str, install: str, *modules: str) -> None:
-    if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
-        raise PrerequisiteError(f"{feature} needs {', '.join(missing)}, not installed here; run: {install}")
-
-
-def resolve_model(base_model: str | Path) -> Path:
-    """Return the folder of a base model: a folder, ``"tiny"``, or a name in the local Hugging Face cache."""
-    path = Path(__file__).parent / "tiny" / "model" if str(base_model) == "tiny" else Path(base_model)
-    named = re.fullmatch(r"[\w.-]+/[\w.-]+", str(base_model))
-    if not path.exists() and named and importlib.util.find_spec("huggingface_hub"):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        with contextlib.suppress(LocalEntryNotFoundError):
-            path = Path(snapshot_download(str(base_model), local_files_only=True))
-    if not (path / "config.json").exists():
-        raise PrerequisiteError(
-            f"base_model {str(base_model)!r} is neither a folder with a config.json nor a model in the local Hugging Face "
-            "cache; give the folder's path, or download it first: hf download NAME"
-        )
-    return path
 
 
 class _Child:

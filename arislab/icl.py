@@ -57,7 +57,7 @@ def with_examples(
 
     def write(candidate: dict[str, Any]) -> Messages:
         messages = to_messages(candidate)
-        system = [m for m in messages if m["role"] == "system"]
+        system = [m for m in messages if m["role"] in ("system", "developer")]
         return [*system, *turns, *messages[len(system) :]]
 
     return write

@@ -22,7 +22,7 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import TrainingError
-from arislab.finetune import count_statuses, load_tokenizer, tokenize
+from arislab.labels import count_statuses, load_tokenizer, tokenize
 
 TOKENIZER_FILES = (
     "tokenizer.json",

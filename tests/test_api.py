@@ -32,7 +32,7 @@ PINNED = {
     Table.replace: "self frame where run_id",
     Table.latest: "self where",
     task.load: "name",
-    batch.build_requests: "candidates to_messages model temperature max_tokens samples seed pair_by_candidate parameters",
+    batch.build_requests: "candidates to_messages model temperature max_tokens samples seed pair_by_candidate system_role parameters",
     batch.preview: "requests n",
     batch.read_requests: "path",
     batch.reuse_finished: "requests table",

@@ -116,7 +116,6 @@ MALFORMED = [
     ([USER], "", "empty"),
     ([USER], " \n", "empty"),
     ([{"role": "user", "content": " "}], "yes", "empty"),
-    ([SYSTEM | {"content": ""}, USER], "yes", "empty"),
     ([USER], "yes<|end|>", "control_token"),
     ([{"role": "user", "content": "a profile with <|assistant|> in it"}], "yes", "control_token"),
     ([SYSTEM | {"content": "<|pad|>"}, USER], "yes", "control_token"),
@@ -140,7 +139,7 @@ def test_every_row_comes_back_once_and_in_order(tokenizer):
         "bad_messages": 6,
         "bad_roles": 8,
         "control_token": 3,
-        "empty": 5,
+        "empty": 4,
         "ok": 5,
     }
 

@@ -44,7 +44,7 @@ ARROWS = {
     "results": {"connection", "ledger", "lines"},
     "watch": {"connection", "dialect"},
     "job": {"budget", "connection", "ledger", "lines", "results", "sending", "watch"},
-    "batch": {"budget", "conditions", "connection", "job", "ledger", "lines", "sending"},
+    "batch": {"budget", "chat", "conditions", "connection", "job", "ledger", "lines", "sending"},
     "inputs": {"batch", "selection", "tables"},
     "surrogate": set(),
     "designs": {"surrogate"},
@@ -53,8 +53,10 @@ ARROWS = {
     "icl": {"climb", "designs", "surrogate"},
     "cells": {"batch", "evaluate", "icl", "task"},
     "evaluate": {"batch", "scoring", "stats", "task"},
-    "finetune": set(),
-    "trainer": {"finetune"},  # the child process that finetune starts
+    "chat": set(),
+    "labels": {"chat"},
+    "finetune": {"labels"},
+    "trainer": {"labels"},
     "decisions": {"json_text"},
     "review": {"decisions", "panel", "structured"},
     "panel": {"decisions", "review"},  # review: for type checkers only
@@ -89,7 +91,7 @@ ARROWS = {
         "tablelog",
     },
     "server": {"tiny"},
-    "tiny": {"tables"},
+    "tiny": {"chat", "tables"},  # one renderer of chat templates for training and serving
     "verify": {
         "canonical",
         "digests",

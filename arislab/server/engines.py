@@ -321,6 +321,7 @@ class _Body(BaseModel):
     max_completion_tokens: int | None = Field(None, ge=1)
     seed: int | None = None
     stop: str | list[str] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     # one plain answer per line is all there is: whoever asks for more must hear it
     n: Literal[1] | None = None
     stream: Literal[False] | None = None
@@ -350,4 +351,5 @@ def generation(request: Request) -> dict[str, Any] | Result:
         "top_p": 1.0 if body.top_p is None else body.top_p,
         "max_tokens": body.max_completion_tokens or body.max_tokens or 256,
         "seed": seed,
+        "chat_template_kwargs": body.chat_template_kwargs or None,
     }

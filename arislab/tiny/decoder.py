@@ -5,7 +5,6 @@ Needs torch, safetensors, tokenizers and jinja2, not transformers. The same list
 
 import hashlib
 import json
-import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arislab import chat
 from arislab.errors import PrerequisiteError
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Request:
     seed: int | None = None
     """Start of this row's random numbers. Rows with equal seeds share their luck: give each row its own. None: from
     the request itself."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Passed to the chat template."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,11 @@ class Engine:
         return Llama(self.config, weights)
 
     def _end_tokens(self) -> frozenset[int]:
-        """Return the ids that end an answer: those of the generation config, else of the config."""
+        """Return the ids that end an answer: those of the generation config, else of the config; and the tokenizer's own."""
         path = self.model_dir / "generation_config.json"
         given = (_read_json(path) if path.exists() else {}).get("eos_token_id", self.config.get("eos_token_id"))
-        return frozenset(given if isinstance(given, list) else [] if given is None else [given])
+        own = self.tokenizer.token_to_id(self.template.tokens.get("eos_token", ""))
+        return frozenset({*(given if isinstance(given, list) else [given]), own} - {None})
 
     def models(self) -> list[str]:
         """Return the names that a request may give: the base model, then the adapters."""
@@ -156,13 +159,11 @@ class Engine:
 
     def _row(self, request: Request) -> "Row | Answer":
         """Return a request as tokens, or why it cannot be answered."""
-        from jinja2.exceptions import TemplateError
-
         from arislab.tiny.llama import Row
 
         try:
-            text = self.template.render(request.messages)
-        except TemplateError:
+            text = self.template.render(request.messages, request.chat_template_kwargs)
+        except chat.rendering_errors():
             return _failed("invalid_messages")
         prompt = self.tokenizer.encode(text, add_special_tokens=False).ids
         room = self._base_model.context - len(prompt)
@@ -171,6 +172,7 @@ class Engine:
         seed = request.seed
         if seed is None:
             given = [request.messages, request.model, request.temperature, request.top_p, request.max_tokens]
+            given += [request.chat_template_kwargs] if request.chat_template_kwargs else []
             seed = int.from_bytes(hashlib.sha256(json.dumps(given, sort_keys=True).encode()).digest()[:8])
         limit = min(request.max_tokens, room)
         return Row(prompt, request.temperature, request.top_p, limit, seed % 2**63)
@@ -182,40 +184,29 @@ class Engine:
 
 
 class ChatTemplate:
-    """The chat template of a model folder, rendered as transformers does."""
+    """The chat template of a model folder: a conversation to the text of its prompt, as training renders it."""
 
     def __init__(self, folder: Path) -> None:
-        from jinja2.exceptions import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        def refuse(message: str) -> None:
-            raise TemplateError(message)
-
         config = _read_json(folder / "tokenizer_config.json")
         path = folder / "chat_template.jinja"
-        source = path.read_text("utf-8") if path.exists() else config.get("chat_template")
-        if not isinstance(source, str):
-            raise PrerequisiteError(
-                f"{folder} has no chat template; add chat_template.jinja, base models often lack one"
-            )
-        # training marks that transformers adds to the language; they say nothing when a prompt is written
-        source = re.sub(r"(\{%-?\s*)generation\b", r"\1if true", source)
-        source = re.sub(r"(\{%-?\s*)endgeneration\b", r"\1endif", source)
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = refuse
-        environment.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False} | options)
-        self.template = environment.from_string(source)
         self.tokens = {
             name: value["content"] if isinstance(value, dict) else value
             for name, value in config.items()
-            if name in ("bos_token", "eos_token", "pad_token", "unk_token") and value is not None
+            if name.endswith("_token") and isinstance(value, str | dict)
         }
+        try:
+            self.template = chat.Template(
+                path.read_text("utf-8") if path.exists() else config.get("chat_template"), self.tokens
+            )
+        except ValueError:
+            raise PrerequisiteError(
+                f"{folder} has no chat template; add chat_template.jinja, base models often lack one"
+            ) from None
+        self.system_role = self.template.known_role()
 
-    def render(self, messages: list[dict[str, str]]) -> str:
+    def render(self, messages: list[dict[str, str]], chat_template_kwargs: dict[str, Any] | None = None) -> str:
         """Return the prompt text, with the beginning of the answer."""
-        return str(self.template.render(messages=messages, add_generation_prompt=True, **self.tokens))
+        return self.template.render(chat.in_role(messages, self.system_role), chat_template_kwargs=chat_template_kwargs)
 
 
 def base_name(model_dir: Path) -> str:
