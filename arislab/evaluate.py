@@ -6,7 +6,6 @@ This module is the only one that may be given rows of the test split.
 """
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ from typing import Any
 import polars as pl
 
 from arislab import batch, scoring, stats
+from arislab.duplicates import leaks as leaks  # phase 5 asks for it here
 from arislab.errors import LeakageError, ParameterError
 from arislab.task import Task
-
-_WORD = re.compile(r"\w+")
 
 
 def ask(
@@ -119,56 +117,6 @@ def _said(contrast: dict[str, Any]) -> str:
         return ""
     unseen = contrast["verdict"] == "not shown" and contrast["mde"] is not None
     return f"   {contrast['verdict']}" + (f" (these rows show {contrast['mde']:.3f} or more)" if unseen else "")
-
-
-def leaks(test: pl.DataFrame, used: pl.DataFrame, *, threshold: float = 0.8) -> pl.DataFrame:
-    """Return the test rows that also stand in what was trained or searched on.
-
-    Args:
-        test: candidate_id, group_id, text.
-        used: id, candidate_id, group_id, text.
-        threshold: Jaccard similarity of word 3-shingles from which two texts count as the same.
-
-    Returns:
-        One row per leaking test candidate: candidate_id, id (of the used row), kind (candidate, group, exact, near), similarity.
-    """
-    found: dict[str, tuple[str, str, float]] = {}
-    for kind, column in (("group", "group_id"), ("candidate", "candidate_id")):
-        shared = test.filter(pl.col(column).is_not_null()).join(used.select("id", column), on=column, how="inner")
-        found |= {row["candidate_id"]: (row["id"], kind, 1.0) for row in shared.to_dicts()}
-    asked = {row["candidate_id"]: _shingles(row["text"]) for row in test.to_dicts()}
-    seen: dict[tuple[str, ...], int] = {}
-    for parts in asked.values():
-        for part in parts:
-            seen[part] = seen.get(part, 0) + 1
-    # what most questions say (a rubric, a form) says nothing about who is asked about
-    common = {part for part, n in seen.items() if len(asked) >= 20 and n > len(asked) / 2}
-    shingles = {row["id"]: _shingles(row["text"]) - common for row in used.to_dicts()}
-    holders: dict[tuple[str, ...], list[str]] = {}
-    for name, parts in shingles.items():
-        for part in parts:
-            holders.setdefault(part, []).append(name)
-    for row in test.to_dicts():
-        mine = asked[row["candidate_id"]] - common
-        shared_with: dict[str, int] = {}
-        for part in mine:
-            for name in holders.get(part, ()):
-                shared_with[name] = shared_with.get(name, 0) + 1
-        for name, n in shared_with.items():
-            similarity = n / (len(mine) + len(shingles[name]) - n)
-            if similarity >= threshold and similarity > found.get(row["candidate_id"], ("", "", 0.0))[2]:
-                found[row["candidate_id"]] = (name, "exact" if similarity == 1 else "near", similarity)
-    rows = [(candidate, *what) for candidate, what in sorted(found.items())]
-    return pl.DataFrame(
-        rows,
-        schema={"candidate_id": pl.String, "id": pl.String, "kind": pl.String, "similarity": pl.Float64},
-        orient="row",
-    )
-
-
-def _shingles(text: str | None) -> set[tuple[str, ...]]:
-    words = _WORD.findall((text or "").lower())
-    return {tuple(words[i : i + 3]) for i in range(len(words) - 2)} or {tuple(words)}
 
 
 def refuse_leaks(found: pl.DataFrame, *, n_test: int) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from arislab import batch, selection, tables
+from arislab import batch, duplicates, tables
 from arislab.errors import PrerequisiteError, closest
 
 
@@ -126,7 +126,7 @@ def candidates(frame: pl.DataFrame, *, id: str, group: str | None = None, text: 
 
 
 def _groups(ids: pl.Series, texts: pl.Series) -> pl.Series:
-    found = selection.groups(pl.DataFrame({"id": ids, "text": texts}), on=["text"], id="id", threshold=0.8)
+    found = duplicates.groups(pl.DataFrame({"id": ids, "text": texts}), id="id")
     return pl.DataFrame({"id": ids}).join(found, on="id", how="left", maintain_order="left")["group_id"]
 
 

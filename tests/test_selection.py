@@ -2,15 +2,14 @@ import doctest
 import math
 import random
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arislab import selection
+from arislab import duplicates, selection
 from arislab.errors import ParameterError
-from arislab.selection import groups, keep, keep_above, keep_top, near_duplicates
+from arislab.selection import keep, keep_above, keep_top, near_duplicates
 
 
 def rows(quality, **columns):
@@ -147,7 +146,7 @@ def test_small_sets_agree_with_comparing_every_pair(data, threshold):
 def test_hashing_finds_what_comparing_every_pair_finds(data):
     frame = rows([q for _, _, q in data], input=[a for a, _, _ in data], output=[b for _, b, _ in data])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "_EXACT_ROWS", 0)
+        patch.setattr(duplicates, "_EXACT_ROWS", 0)
         hashed = near_duplicates(frame, on=["input", "output"], threshold=1.0)
         check_stars(frame, hashed, ["input", "output"], 1.0)  # at 1.0 no pair can be missed
         loose = near_duplicates(frame, on=["input", "output"], threshold=0.5)
@@ -183,14 +182,23 @@ def test_a_long_template_shared_by_all_rows_neither_hides_duplicates_nor_makes_t
     template = corpus(1, rng, length=200)[0]
     outputs = corpus(2_200, rng, length=30)
     outputs += outputs[:50]
-    frame = rows(
-        [rng.random() for _ in outputs],
-        input=[f"{template} {text}" for text in corpus(2_200, rng, length=8)]
-        + [f"{template} again {i}" for i in range(50)],
-        output=outputs,
-    )
+    asked = [f"{template} {text}" for text in corpus(2_200, rng, length=8)]
+    asked += [text.upper() for text in asked[:50]]
+    frame = rows([rng.random() for _ in outputs], input=asked, output=outputs)
     result = near_duplicates(frame, on=["input", "output"], threshold=0.8)
     assert len(frame) - result["duplicate_of"].null_count() == 50
+
+
+def test_different_questions_under_one_rubric_with_the_same_answer_are_no_duplicates():
+    rubric = " ".join(f"rule {word} holds" for word in corpus(1, random.Random(5), length=80)[0].split())
+    tickets = ["printer is out of toner", "screen stays black", "cannot log in", "mouse is lost", "door does not lock"]
+    asked = [
+        f"{rubric} Ticket: {ticket} in {room} room" for ticket in tickets for room in ("the green", "his", "any", "no")
+    ]
+    frame = rows([0.5] * 21, input=[*asked, asked[0].upper()], output=["hardware"] * 21)
+    marked = near_duplicates(frame, on=["input", "output"], threshold=0.8)
+    assert marked["duplicate_of"].drop_nulls().len() == 1
+    assert near_duplicates(frame, on=["input", "output"], questions=())["duplicate_of"].null_count() == 1
 
 
 def test_a_large_cluster_collapses_onto_its_best_row():
@@ -249,7 +257,6 @@ def test_near_duplicates_of_nothing_are_nothing():
         "duplicate_of",
         "similarity",
     ]
-    assert groups(empty, on=["output"], id="custom_id").columns == ["custom_id", "group_id"]
     all_null = rows([0.5, 0.5], output=pl.Series([None, None], dtype=pl.String))
     assert near_duplicates(all_null, on=["output"])["duplicate_of"].null_count() == 2
 
@@ -264,34 +271,6 @@ def test_wrong_columns_say_what_is_needed():
         near_duplicates(frame, on=["quality"])
     with pytest.raises(ParameterError, match=r"threshold must be in \(0, 1\]"):
         near_duplicates(frame, on=["output"], threshold=0)
-
-
-# ---- groups
-
-
-@given(st.lists(st.one_of(st.none(), texts), max_size=25), st.sampled_from([0.3, 0.6]))
-@settings(max_examples=60, deadline=None)
-def test_groups_are_the_connected_components_of_similar_texts(data, threshold):
-    frame = pl.DataFrame({"candidate_id": [f"c{i:02d}" for i in range(len(data))], "profile": data})
-    frame = frame.cast({"profile": pl.String})
-    group = list(range(len(data)))
-    for i in range(len(data)):
-        for j in range(i):
-            if data[i] is not None and data[j] is not None and jaccard(data[i], data[j]) >= threshold:
-                group = [min(group[i], group[j]) if g in (group[i], group[j]) else g for g in group]
-    found = groups(frame, on=["profile"], threshold=threshold)
-    assert found["candidate_id"].to_list() == frame["candidate_id"].to_list()
-    assert found["group_id"].to_list() == [f"c{g:02d}" for g in group]
-
-
-def test_groups_of_a_large_set_join_every_planted_copy():
-    rng = random.Random(4)
-    originals = corpus(2_100, rng)
-    data = originals + [edited(text, 1, rng) for text in originals[:300]]
-    frame = pl.DataFrame({"candidate_id": [f"c{i:04d}" for i in range(len(data))], "profile": data})
-    found = groups(frame, on=["profile"])["group_id"].to_list()
-    assert found[:2_100] == [f"c{i:04d}" for i in range(2_100)]
-    assert np.mean([found[2_100 + i] == f"c{i:04d}" for i in range(300)]) >= 0.99
 
 
 def test_the_examples_in_the_docstrings_are_true():
