@@ -177,16 +177,24 @@ def export(
     """Write what was chosen in the form that other programs take (run records: `arislab runs export`)."""
     if not icl:
         raise ParameterError("export needs --icl: what to write.")
+    from arislab import curation, decisions
     from arislab import export as forms
     from arislab.task import load
 
     lake = _lake(root)
     chosen = _chosen(lake, use_case=use_case, task=task, model=model)
     spec = load(task or chosen["task"])
-    table, _, version = chosen["data_version"].partition("@")
-    found = forms.messages(
-        chosen, lake[table].read(version=int(version)), lake["candidates"].read(where={"split": "train"}), spec
-    )
+    then = curation.versions(chosen["data_version"])
+    stored = lake["training_data_curated"].read(version=then["training_data_curated"])
+    curated = decisions.fold(stored, lake["reviews"].read(version=then["reviews"])) if "reviews" in then else stored
+    found = forms.messages(chosen, curated, lake["candidates"].read(where={"split": "train"}), spec)
+    now = curation.usable(stored, lake["reviews"].read(), approve=chosen["approve_policy"])["id"].to_list()
+    if withdrawn := [name for name in chosen["example_ids"] if name not in now]:
+        print(
+            f"arislab: WARNING: {len(withdrawn)} of {chosen['k']} examples may not be used any more by the decisions of today (first: "
+            f"{withdrawn[0]!r}); `arislab run icl` chooses anew.",
+            file=sys.stderr,
+        )
     text = json.dumps(found, indent=1, ensure_ascii=False)
     if chosen["scorer_version"] not in (None, spec.version):
         print(

@@ -1,15 +1,17 @@
 """Kept rows to examples that later phases may use, and the control set that shows whether the choice was worth anything.
 
-This module does not know how rows were scored or cut (scoring, selection) nor how people decide (review).
+This module does not know how rows were scored or cut (scoring, selection) nor how people decide (review); what they decided it asks of
+decisions.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
+from arislab import decisions
 from arislab.errors import ParameterError, closest
 from arislab.task import Task
 
@@ -21,7 +23,8 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
 
     Args:
         kept: custom_id, candidate_id, task, input, messages (null: written again by the task), output, quality, metadata; repaired
-            (where true, the example's metadata say so).
+            (where true, the example's metadata say so); original_output (where not null, output is a text that a reviewer made of it, and
+            quality that text's: the metadata keep the original, and scored_sha256).
         candidates: Rows of ``candidates`` behind them.
         task: Its to_messages, difficulty and category fill what the record does not have.
     """
@@ -42,6 +45,8 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
         facts["difficulty"] = task.difficulty(candidate) if task.difficulty else None
         if row.get("repaired"):
             facts["repaired"] = True
+        if row.get("original_output") is not None:
+            facts |= {"original_output": row["original_output"], "scored_sha256": decisions.sha256(row["output"])}
         if task.category:
             facts["category"] = task.category(candidate)
         rows.append({
@@ -60,31 +65,62 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
     return pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)  # one row per kept example
 
 
-def approved(curated: pl.DataFrame, *, approve: str) -> pl.DataFrame:
-    """Return the curated rows of the train split that later phases may use under a policy.
+def approved(curated: pl.DataFrame, reviews: pl.DataFrame, *, approve: str) -> pl.DataFrame:
+    """Return the curated rows of the train split that later phases may use under a policy, as all decisions leave them.
+
+    A decision counts at once, whether or not 2_curate has seen it: rejected rows go, taken-back approvals too, edits are applied.
 
     Args:
         curated: Rows of ``training_data_curated``.
-        approve: ``reviewed``: a person approved or edited the row. ``score``: also rows that nobody has looked at yet (what a
-            person rejected stays out under both).
+        reviews: Rows of ``reviews``: every event so far.
+        approve: ``reviewed``: a person approved or edited the row. ``score``: also rows that nobody has looked at yet. What a person
+            rejected stays out under both, and so does a row whose earlier text was rejected, until somebody looks at the new one.
 
     Raises:
         ParameterError: Another policy, or one that leaves no row.
     """
+    rows = usable(curated, reviews, approve=approve)
+    if not rows.height:
+        counts = decisions.progress(curated, reviews).filter(pl.col("rows") > 0)
+        states = ", ".join(f"{n:,} {state}" for state, n in counts.select("state", "rows").iter_rows())
+        raise ParameterError(
+            f"approve={approve!r} leaves none of {curated.height:,} curated rows ({states or 'there are none'}); run 2_curate, review some in "
+            "notebooks/review.ipynb, or use approve='score'."
+        )
+    return rows
+
+
+def usable(curated: pl.DataFrame, reviews: pl.DataFrame, *, approve: str) -> pl.DataFrame:
+    """Return what ``approved`` returns, or no row."""
     if approve not in ("reviewed", "score"):
         raise ParameterError(
             f"approve must be 'reviewed' or 'score', got {approve!r}; 'score' also takes rows that nobody has reviewed."
         )
-    rows = curated.filter(
-        pl.col("split") == "train",
-        pl.col("approved") if approve == "reviewed" else pl.col("approved") | pl.col("needs_review"),
+    is_doubtful = (pl.col("stale") == "reject").fill_null(value=False)
+    is_free = (
+        pl.col("approved") if approve == "reviewed" else pl.col("approved") | pl.col("needs_review") & ~is_doubtful
     )
-    if not rows.height:
-        raise ParameterError(
-            f"approve={approve!r} leaves none of {curated.height:,} curated rows; run 2_curate, review some in notebooks/review.ipynb "
-            "and run 2_curate again, or use approve='score'."
-        )
-    return rows
+    return decisions.standing(curated, reviews).filter(pl.col("split") == "train", is_free).select(curated.columns)
+
+
+def data_version(versions: Mapping[str, int | None]) -> str:
+    """Return what a record says of the tables that its examples came from; a table that does not exist yet is left out.
+
+    Example:
+        >>> data_version({"training_data_curated": 3, "reviews": 12})
+        'training_data_curated@3 reviews@12'
+    """
+    return " ".join(f"{table}@{n}" for table, n in versions.items() if n is not None)
+
+
+def versions(data_version: str) -> dict[str, int]:
+    """Return the tables and versions of a ``data_version``; older ones name training_data_curated alone: no decision was folded then.
+
+    Example:
+        >>> versions("training_data_curated@3 reviews@12")
+        {'training_data_curated': 3, 'reviews': 12}
+    """
+    return {table: int(n) for table, _, n in (part.partition("@") for part in data_version.split())}
 
 
 def hold_out(examples: pl.DataFrame, *, fraction: float, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -90,7 +90,7 @@ def follow(lake: "Lake", name: str) -> dict[str, pl.DataFrame]:
 
 
 def _versions(rows: pl.DataFrame) -> set[int]:
-    named = rows["data_version"].drop_nulls().str.extract(r"^training_data_curated@(\d+)$").drop_nulls()
+    named = rows["data_version"].drop_nulls().str.extract(r"\btraining_data_curated@(\d+)\b").drop_nulls()
     return set(named.cast(pl.Int64).to_list())
 
 

@@ -53,7 +53,7 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     Returns:
         One row per row of ``frame``: custom_id, scorer_version, candidate_id, task, score_<scorer> (Float64, 0..1, null = could
         not tell), quality (weighted mean over the scorers that could tell, null if none could or there is no output), reason;
-        schema_error and repaired as they came.
+        schema_error, repaired and edited as they came.
 
     Raises:
         TaskError: A scorer asks for a column that is not there, fails, or returns something outside 0..1.
@@ -78,7 +78,7 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     scores = [pl.Series(f"score_{name}", found, dtype=pl.Float64) for name, found in values.items()]
     total = pl.sum_horizontal(*[pl.col(s.name).is_not_null() * task.weights[s.name[6:]] for s in scores])
     gained = pl.sum_horizontal(*[(pl.col(s.name) * task.weights[s.name[6:]]).fill_null(0.0) for s in scores])
-    marks = [name for name in ("schema_error", "repaired") if name in frame.columns]
+    marks = [name for name in ("schema_error", "repaired", "edited") if name in frame.columns]
     out = frame.select("custom_id", "candidate_id", *marks, output=pl.col("output")).with_columns(*scores)
     out = out.with_columns(quality=pl.when(total > 0).then((gained / total).clip(0, 1).round(9)))
     reason = (

@@ -146,6 +146,7 @@ TABLES: dict[str, Contract] = {
             "repaired": Column(
                 _FLAG, "true if a repaired text was scored, not the answer as it came; null in older rows"
             ),
+            "edited": Column(_FLAG, "true if a reviewer's text was scored, not the answer; null in older rows"),
         },
         prefix="score_",
     ),
@@ -185,7 +186,11 @@ TABLES: dict[str, Contract] = {
             "input": _text("last user message"),
             "messages": _text("JSON list of the messages before the answer"),
             "output": _text("the answer, edited if a reviewer edited it", required=True),
-            "quality_score": _number("quality at the time of curation, 0..1", low=0, high=1),
+            "quality_score": _number(
+                "quality at the time of curation, 0..1; of an edited output see scored_sha256 in metadata",
+                low=0,
+                high=1,
+            ),
             "needs_review": Column(_FLAG, "true until somebody approved, rejected or edited it", required=True),
             "approved": Column(_FLAG, "true only if a person approved or edited it", required=True),
             "reviewed_by": _text("who decided; null if nobody did"),
@@ -261,7 +266,7 @@ TABLES: dict[str, Contract] = {
             ),
             "verdict": _text("against zero-shot: improves, not shown or worse"),
             "model": _text("model that was asked"),
-            "data_version": _text("table@version of the examples"),
+            "data_version": _text("table@version of the examples and of the reviews folded into them"),
             "use_case": _text("which requests it serves; general: all", required=True),
             "use_case_column": _text("column of candidates that holds the use case; null in older rows: use_case"),
             "scorer_version": _text("first 12 hex of the sha256 of the task file that judged; null in older rows"),
@@ -284,7 +289,7 @@ TABLES: dict[str, Contract] = {
             "eval_loss": _number("token-weighted loss on held-out examples, nats a token"),
             "model_path": _text("folder of the adapter, relative to data/models", required=True),
             "hyperparameters": _text("JSON object"),
-            "data_version": _text("table@version of the examples"),
+            "data_version": _text("table@version of the examples and of the reviews folded into them"),
             "adapter_sha256": _text("digest of the adapter's weights", required=True),
             "seconds": _number("wall time of the training", low=0, volatile=True),
             "device": _text("where it ran"),

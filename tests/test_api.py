@@ -55,7 +55,7 @@ PINNED = {
     selection.keep_above: "frame threshold by",
     selection.near_duplicates: "frame on threshold prefer id seed questions",
     curation.examples: "kept candidates task",
-    curation.approved: "curated approve",
+    curation.approved: "curated reviews approve",
     review.fold: "curated reviews",
     review.queue: "curated reviews n seed",
     cells.ask: "cells arms candidates server folder raw table task purpose",

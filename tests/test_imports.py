@@ -30,7 +30,8 @@ ARROWS = {
     "scoring": {"task"},
     "duplicates": set(),
     "selection": {"duplicates"},
-    "curation": {"task"},
+    "curation": {"decisions", "task"},
+    "verdicts": {"curation", "decisions", "selection", "structured", "task"},
     "stats": set(),
     "plots": set(),
     "prices": set(),
@@ -109,6 +110,8 @@ ARROWS = {
     "runs_cli": {"export", "headline", "place", "parameters", "records", "run_diff", "runs", "verify"},
     "cli": {
         "batch_cli",
+        "curation",
+        "decisions",
         "export",
         "inputs",
         "lake",

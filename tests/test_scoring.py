@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 from conftest import TASK, people
 
-from arislab import curation, scoring
+from arislab import curation, decisions, scoring
 from arislab.errors import ParameterError, TaskError
 from arislab.task import load
 
@@ -159,17 +159,49 @@ def curated(**columns):
         "approved": [True, False, False, False],
         "needs_review": [False, True, False, True],
         "metadata": ['{"use_case": "tech"}'] * 4,
+        "custom_id": ["a", "b", "c", "d"],
+        "input": ["q"] * 4,
+        "output": ["answer a", "answer b", "answer c", "answer d"],
+        "reviewed_by": ["Ada", None, "Ada", None],
     }
-    return pl.DataFrame(base | columns)
+    return pl.DataFrame(base | columns, schema_overrides={"reviewed_by": pl.String})
+
+
+NOBODY = pl.DataFrame(schema=decisions.SCHEMA)
 
 
 def test_the_policy_decides_what_later_phases_may_use():
-    assert curation.approved(curated(), approve="reviewed")["id"].to_list() == ["a"]
-    assert curation.approved(curated(), approve="score")["id"].to_list() == ["a", "b", "d"]  # c was rejected
+    assert curation.approved(curated(), NOBODY, approve="reviewed")["id"].to_list() == ["a"]
+    assert curation.approved(curated(), NOBODY, approve="score")["id"].to_list() == ["a", "b", "d"]  # c was rejected
     with pytest.raises(ParameterError, match="'reviewed' or 'score'"):
-        curation.approved(curated(), approve="both")
-    with pytest.raises(ParameterError, match="leaves none of 4"):
-        curation.approved(curated(approved=[False] * 4), approve="reviewed")
+        curation.approved(curated(), NOBODY, approve="both")
+    with pytest.raises(ParameterError, match=r"leaves none of 4 curated rows \(2 rejected, 2 waiting\)"):
+        curation.approved(curated(approved=[False] * 4), NOBODY, approve="reviewed")
+
+
+def test_a_decision_counts_at_once_in_later_phases():
+    rows = {row["id"]: row for row in curated().to_dicts()}
+    mended = {"edited_output": "answer d, mended"}
+    seen = [
+        decisions.event(rows[name], kind, reviewer="Ada", **more)
+        for name, kind, more in (("a", "approve", {}), ("b", "reject", {}), ("d", "edit", mended))
+    ]
+    reviewed = curation.approved(curated(), pl.concat(seen), approve="reviewed")
+    assert reviewed.select("id", "output").rows() == [("a", "answer a"), ("d", "answer d, mended")]
+    assert curation.approved(curated(), pl.concat(seen), approve="score")["id"].to_list() == ["a", "d"]
+    undo = decisions.event({"custom_id": "a"}, "undo", reviewer="Ada", undoes=seen[0]["event_id"][0])
+    after = pl.concat([*seen, undo])
+    assert curation.approved(curated(), after, approve="reviewed")["id"].to_list() == ["d"]
+    assert curation.approved(curated(), after, approve="score")["id"].to_list() == ["a", "d"]  # a waits again
+
+
+def test_a_row_whose_earlier_text_was_rejected_waits_for_a_person_under_both_policies():
+    before = {row["id"]: row | {"output": "as it read before"} for row in curated().to_dicts()}
+    seen = pl.concat(
+        [decisions.event(before[name], kind, reviewer="Ada") for name, kind in (("b", "reject"), ("d", "approve"))]
+    )
+    assert curation.approved(curated(), seen, approve="score")["id"].to_list() == ["a", "d"]
+    assert curation.approved(curated(), seen, approve="reviewed")["id"].to_list() == ["a"]
 
 
 def test_the_pool_takes_the_best_one_of_each_candidate():
