@@ -68,16 +68,14 @@ _UNSPACED = (  # Thai, Lao, Myanmar, Khmer, Hiragana to Bopomofo, kana and Han, 
 )
 
 _PLAIN_QUOTES = str.maketrans(_SMART)
-_NO_MARKS = dict.fromkeys(map(ord, "™℠"))
-_VISIBLE = re.compile(r"[\n\t -%'-~]*")  # ASCII without control characters and &
 _ENTITY = re.compile(r"&(?:#\d+|#x[0-9a-f]+|[a-z][a-z0-9]*);", re.IGNORECASE)
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁺-⁾ⁿⁱ]+")
 _FRACTION = re.compile("[¼-¾⅐-⅟↉]")
 _LAYOUT = re.compile(  # what stands at the start of a line: quotes, bullets, headings; lines drawn with characters
-    r"\n[ \t]*(?:(?:(?:[-*>•‣■-◿]|\#{1,6})[ \t]+)+(?=\D)|[-*_=~\#|:+. \t]{3,}(?=\n|\Z))"
+    r"\n[ \t]*(?:(?:(?:[-*>•‣■-◿]|\#{1,6})[ \t]+)+(?=\D)|(?:[-*_=~\#|:+.][ \t]*){3,}(?=\n|\Z))"
 )
 _TABLE_ROW = re.compile(r"\n[ \t]*\|.*\|[ \t]*(?=\n|\Z)")
-_BLANKS = re.compile(r"[ \t]{2,}|\t")
+_BEYOND_ASCII = re.compile("[\x80-\U0010ffff]+")
 _TIMES = re.compile(r"(?:(?<=[\d)\]])|(?<=\b[a-z]))( ?)·( ?)(?=-?[\d(]|-?[a-z]\b)")
 _W = "a-z0-9\x80-\U0010ffff"
 _NUMBER = rf"[{_W}]+(?:(?<=\d)[.,:'](?=\d)[{_W}]+)*"  # a word too; a number with its point, comma or colon
@@ -85,13 +83,13 @@ _TOKEN = re.compile(
     rf"""{_NUMBER} | (?=[{_SIGN}+=<>%$&@^|/\#.~*\-!':;()])(?:  # the guard spares most characters all that follows
       {_SIGN}.{_SIGN} | [+=<>%$&@^|/\#] | (?<![{_W}.])\.(?=\d){_NUMBER} | (?<!~)~(?!~)
     | (?<=[a-z0-9)\]])\*\*?(?=[a-z0-9(\[]|\.\d|-[\d(]) | (?<=[^\s*][ ])\*\*?(?=[ ][^\s*])    # times, power; not emphasis
-    | (?:(?<=\d)|(?<=[)\]])|(?<=\b[a-z])|(?<=\d[a-z]))-(?=[\d(.{_SIGN}]|[a-z]\b)            # minus; not a hyphen
-    | (?<![{_W})\]-])-(?=[^\w\s]{{0,3}}\.?\d|[a-z]\b|\()                                    # -7, -$5, -x; not a bullet
-    | (?:(?<=[\d)\]][ ])|(?<=[=<>*/+^][ ]))-(?=[ ](?:[\d(.{_SIGN}]|[b-hj-z]\b)) | (?<=\b[a-z][ ])-(?=[ ](?:[\d(.]|[a-z]\b))
+    | (?:(?<=\d)|(?<=[)\]])|(?<=\b[a-z])|(?<=\d[a-z]))-(?=[\d(.{_SIGN}]|[a-z](?!['a-z]))            # minus; not a hyphen
+    | (?<![{_W})\]-])-(?=[^\w\s]{{0,3}}\.?\d|[a-z](?!['a-z])|\()                                    # -7, -$5, -x; not a bullet
+    | (?:(?<=[\d)\]][ ])|(?<=[=<>*/+^][ ]))-(?=[ ](?:[\d(.{_SIGN}]|[b-hj-z](?!['a-z]))) | (?<=\b[a-z][ ])-(?=[ ](?:[\d(.]|[a-z](?!['a-z])))
     | \A-(?=[ ]\d)(?=[^\n]*\Z)
     | !(?==) | (?<=\d)! | (?<=\b[a-z])!(?![a-z]) | (?<![{_W}])!(?=[a-z(])                  # !=, 5!, n!, !x; not "Oh!"
     | (?<=\b[a-z])'+(?=\() | (?<![{_W}])[:;]['-]?[()]+                                      # f'(x); :-)
-    | (?<=[{_W})][*/^+-])\( | (?<=[{_W})][ ][*/^+-][ ])\( | \)(?=[*/^+-][{_W}(]) | \)(?=[ ][*/^+][ ][{_W}(])  # 2 * (3 + 4)
+    | (?<=[{_W})][*/^+-])\( | (?<=[{_W})][ ][*/^+-][ ])\( | \)(?=[*/^+][{_W}(]) | \)(?=[ ][*/^+][ ][{_W}(])  # 2 * (3 + 4)
     )""",
     re.VERBOSE,
 )
@@ -116,8 +114,8 @@ _FORMS = _Forms()
 def _form(char: str) -> str | None:
     code, category = ord(char), unicodedata.category(char)
     if category[0] == "Z" or category == "Cc":
-        return "\n" if char in "\n\r\x0b\x0c\x85\u2028\u2029" else " "
-    if code < 128 or char == "·":
+        return "\n" if char in "\x85\u2028\u2029" else " "
+    if char == "·":  # times, or a dot
         return char
     if char in _AS_ASCII:
         return _AS_ASCII[char]
@@ -149,12 +147,14 @@ def normalise(text: str) -> str:
 
 def _canonical(text: str) -> str:
     """Return the normal form of a text without `_SMART` punctuation; signs beyond ASCII stand between marks."""
-    text = text.lower() if _VISIBLE.fullmatch(text) else _shown(text)
-    if "_" in text:
-        text = text.replace("_", " ")
+    text = text.replace(_SIGN, " ").replace(_PAD, " ")
+    text = text.lower() if text.isascii() and "&" not in text else _shown(text)
+    text = "\n" + text.replace("\t", " ").replace("\r", "\n")
     if "|" in text:
-        text = _TABLE_ROW.sub(lambda row: row[0].replace("|", " ") if row[0].count("|") > 2 else row[0], "\n" + text)
-    text = _BLANKS.sub(" ", _LAYOUT.sub("\n", "\n" + text))
+        text = _TABLE_ROW.sub(lambda row: row[0].replace("|", " ") if row[0].count("|") > 2 else row[0], text)
+    text = _LAYOUT.sub("\n", text)
+    while "  " in text:
+        text = text.replace("  ", " ")
     if "·" in text:
         text = _TIMES.sub(r"\1*\2", text)
     return " ".join(_TOKEN.findall(text.strip())) or " ".join(text.split())
@@ -164,10 +164,11 @@ def _shown(text: str) -> str:
     """Return a text as the eye sees it, in lower case: one form of each character, nothing invisible."""
     text = _RAISED.sub(lambda raised: "^" + raised[0], _FRACTION.sub(r" \g<0>", text))
     while True:
-        text = unicodedata.normalize("NFKC", text.translate(_NO_MARKS))
+        text = unicodedata.normalize("NFKC", text.replace("™", "").replace("℠", ""))
         plain = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
         if plain == text:
-            return unicodedata.normalize("NFKC", text.casefold()).translate(_FORMS)
+            text = unicodedata.normalize("NFKC", text.casefold())
+            return _BEYOND_ASCII.sub(lambda run: run[0].translate(_FORMS), text)
         text = plain
 
 
@@ -485,9 +486,16 @@ def _rows(shingles: _Shingles, rows: Ints) -> _Shingles:
     if len(rows) == len(shingles.sizes) and np.array_equal(rows, np.arange(len(rows))):
         return shingles
     sizes = shingles.sizes[rows]
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
-    return _Shingles(shingles.values[np.repeat(shingles.offsets[rows], sizes) + within], offsets)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    values = np.empty(offsets[-1], np.uint32)
+    for start in range(0, len(rows), 10_000):  # the places of all at once would take four times what they point to
+        part = slice(start, start + 10_000)
+        first = offsets[part.start]
+        within = np.arange(sizes[part].sum()) - np.repeat(offsets[:-1][part] - first, sizes[part])
+        values[first : first + len(within)] = shingles.values[
+            np.repeat(shingles.offsets[rows[part]], sizes[part]) + within
+        ]
+    return _Shingles(values, offsets)
 
 
 def _first_of(keys: U64) -> Ints:
