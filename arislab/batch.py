@@ -22,7 +22,8 @@ from arislab.connection import Server, connect
 from arislab.errors import BatchError, ParameterError, TaskError
 from arislab.job import Job, submit
 from arislab.ledger import OPEN, Ledger
-from arislab.lines import AGAIN, ANSWERED, ASK, URL, canonical, outcome, parse
+from arislab.lines import AGAIN, ANSWERED, ASK, canonical, outcome
+from arislab.request_lines import request
 from arislab.sending import cut, find_batch, unsendable
 
 __all__ = [
@@ -231,7 +232,7 @@ def read_requests(path: Path) -> pl.DataFrame:
     """Return the rows of ``build_requests`` for an input file of the protocol, which keeps its custom_ids.
 
     Raises:
-        ParameterError: A line that is no request, an id that comes twice or cannot be sent; with its number.
+        ParameterError: A line that is no request, or an id that comes twice; with its number and the cause.
     """
     rows: list[tuple[Any, ...]] = []
     seen: dict[str, int] = {}
@@ -239,30 +240,17 @@ def read_requests(path: Path) -> pl.DataFrame:
     for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not raw.strip():
             continue
-        line = parse(raw) or {}
-        name, body = line.get("custom_id"), line.get("body")
-        messages = body.get("messages") if isinstance(body, dict) else None
-        if not (isinstance(name, str) and isinstance(body, dict) and isinstance(body.get("model"), str) and messages):
+        try:
+            name, body = request(raw)
+        except ValueError as error:
+            raise ParameterError(f"{path}, line {number}: {error}") from None
+        if name in seen:
             raise ParameterError(
-                f"{path}, line {number}: no request; a line must be an object with custom_id, method, url and a body with model and messages."
-            )
-        if name in seen or not 0 < len(name) <= 64 or not name.isascii() or not name.isprintable() or '"' in name:
-            first = f"it was used in line {seen[name]}" if name in seen else f"got {name!r}"
-            raise ParameterError(
-                f"{path}, line {number}: custom_id must be unique and 1 to 64 plain ASCII characters; {first}."
-            )
-        if line.get("url", URL) != URL:
-            raise ParameterError(f"{path}, line {number}: url must be {URL!r}, got {line['url']!r}.")
-        if body.get("stream"):
-            raise ParameterError(f"{path}, line {number}: stream is not possible in a batch; leave it out.")
-        if body.get("n") not in (None, 1):
-            raise ParameterError(
-                f"{path}, line {number}: a request has one answer, so that none is lost; got n={body['n']!r}. Leave n out, and write one line "
-                "with a custom_id and a seed of its own for each answer."
+                f"{path}, line {number}: custom_id {name!r} was used in line {seen[name]}; give each line its own."
             )
         seen[name] = number
-        whole = canonical(body)
-        said = messages[-1].get("content") if isinstance(messages, list) and isinstance(messages[-1], dict) else None
+        whole, messages = canonical(body), body["messages"]
+        said = messages[-1].get("content") if isinstance(messages[-1], dict) else None
         text = said if isinstance(said, str) else canonical(said)
         digest = hashlib.sha256(whole.encode()).hexdigest()
         rows.append((name, 0, name, text, canonical(messages), body["model"], whole, digest, _stem(body, 0)))

@@ -320,6 +320,7 @@ def serve(
     vllm_args: Annotated[list[str] | None, typer.Argument(help="After --: options passed on to vLLM.")] = None,
     max_window: Annotated[float, typer.Option(min=0.01, help="Hours after which a batch expires.")] = 24.0,
     quota_gb: Annotated[float | None, typer.Option(min=0.0, help="Disk for files and results, in 10^9 bytes.")] = None,
+    max_answer_mb: Annotated[float, typer.Option(min=0.1, help="Longest answer of an upstream, in 2^20 bytes.")] = 32.0,
     media_host: Annotated[
         list[str] | None, typer.Option(help="Host that image and file URLs may name; default none; repeat it.")
     ] = None,
@@ -353,6 +354,7 @@ def serve(
         limits=Limits(
             window_s=round(max_window * 3600),
             quota_bytes=None if quota_gb is None else round(quota_gb * 1e9),
+            answer_bytes=round(max_answer_mb * (1 << 20)),
             media_hosts=frozenset(host.lower() for host in media_host or ()),
         ),
         group_by_prefix=group_by_prefix,

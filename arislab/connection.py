@@ -17,6 +17,7 @@ from typing import Any
 
 from arislab.dialect import DIALECTS, Dialect, dialect
 from arislab.errors import BatchError, ParameterError, PrerequisiteError, closest
+from arislab.pause import retry_after_s
 
 _PATIENCE_S = 120.0
 
@@ -212,6 +213,8 @@ class Server:
                     "cell again: nothing is lost."
                 ) from None
             except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
+                if _is_final(error):
+                    raise
                 wait_s = max(
                     uniform(0, pause), _retry_after_s(error)
                 )  # full jitter, never less than the server asks for
@@ -267,11 +270,17 @@ def _client(url: str, key: str) -> Any:
     return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=120)
 
 
+def _is_final(error: Any) -> bool:
+    """Whether a server says that trying again does not help, as arislab's does that has tried itself."""
+    response = getattr(error, "response", None)  # a connection that broke brought none
+    return response is not None and response.headers.get("x-should-retry") == "false"
+
+
 def _retry_after_s(error: Any) -> float:
     """Seconds that the server asked to wait, 0 if it did not; at most a minute."""
-    response = getattr(error, "response", None)  # a connection that broke brought none
-    header = response.headers.get("retry-after", "") if response is not None else ""
-    return min(60.0, float(header)) if header.replace(".", "", 1).isdigit() else 0.0
+    response = getattr(error, "response", None)
+    header = response.headers.get("retry-after") if response is not None else None
+    return min(60.0, retry_after_s(header) or 0.0)
 
 
 def connect(

@@ -56,12 +56,8 @@ def canonical(value: Any) -> str:
 
 
 def encode(custom_id: str, body: str) -> bytes:
-    """Return one line of an input file, for a body in canonical JSON."""
-    return b'{"body":%b,"custom_id":"%b","method":"POST","url":"%b"}\n' % (
-        body.encode(),
-        custom_id.encode(),
-        URL.encode(),
-    )
+    """Return one line of an input file, for a body in canonical JSON and an id of any characters."""
+    return f'{{"body":{body},"custom_id":{json.dumps(custom_id)},"method":"POST","url":"{URL}"}}\n'.encode()
 
 
 def split(content: bytes | IO[bytes]) -> Iterator[bytes]:
@@ -180,8 +176,10 @@ def _status_code(response: dict[str, Any], problem: Any, body: Any) -> int:
 
 def _kind(told: Any, code: int) -> str:
     name = str(told.get("code") or told.get("type") or "") if isinstance(told, dict) else ""
-    if name in ("batch_expired", "batch_cancelled"):
+    if name in ("batch_expired", "batch_cancelled", "batch_lost"):
         return name.removeprefix("batch_")
+    if isinstance(told, dict) and _fields(told.get("arislab")).get("tries"):
+        return "error"  # arislab's own server has tried it as often as can help; trying on top would multiply
     if name in ("content_filter", "not_sendable", "batch_failed") or name.startswith("invalid_"):
         return "error"
     passing = code in (0, 200, 408, 409, 425, 429) or code >= 500

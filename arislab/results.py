@@ -131,7 +131,7 @@ def gather(
     """
     found, parts = Sorted(), []
     for n, (batch_id, batch, ended) in enumerate(ends):
-        fetched = fetch(server, batch) if batch is not None and ended not in ("failed", "lost") else Fetched()
+        fetched = fetch(server, batch) if batch is not None and ended != "lost" else Fetched()
         one = _checked(batch_id, fetched, mine, folder=folder, url=server.base_url)
         parts.append(Part(batch_id, fetched, one.tokens, one.strange))
         if n == 0:
@@ -231,6 +231,8 @@ def sort(batch_id: str, contents: Iterable[Iterable[bytes]], mine: Container[str
             found.strange.append(("foreign", line))
             continue
         one = outcome(line, "") | {"batch_id": batch_id}
+        if one["error"] is None:
+            one["error"] = _note(line)
         if name in found.raws:
             before = parse(found.raws[name]) or {}
             if {**before, "id": None} == {**line, "id": None}:
@@ -242,6 +244,16 @@ def sort(batch_id: str, contents: Iterable[Iterable[bytes]], mine: Container[str
         found.outcomes[name], found.raws[name] = one, raw
         found.n_more += n_choices(line) > 1
     return found
+
+
+def _note(line: dict[str, Any]) -> str | None:
+    """What arislab's own server overlooked to read an answer that was no strict JSON; null for most."""
+    body = line["response"]["body"]  # of an answer: there is one
+    own = body.get("arislab") if isinstance(body, dict) else None
+    marks = own.get("read_leniently") if isinstance(own, dict) else None
+    if not marks:
+        return None
+    return canonical({"code": "read_leniently", "marks": marks, "message": "the answer was no strict JSON"})
 
 
 def _checked(batch_id: str, fetched: Fetched, mine: Collection[str], *, folder: Path, url: str) -> Sorted:
@@ -335,6 +347,6 @@ def problems(batch: Any, path: Path) -> tuple[str, set[str]]:
     told = []
     for e in listed[:3]:
         named = parse(sent[e.line - 1]) if e.line and e.line <= len(sent) else None
-        name = f" ({named['custom_id']})" if named else ""
+        name = f" ({named['custom_id']!r})" if named else ""
         told.append(f"line {e.line}{name}: {e.message}")
     return "; ".join(told) or "no reason given", {str(e.code) for e in listed}

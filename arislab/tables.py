@@ -115,7 +115,7 @@ TABLES: dict[str, Contract] = {
             "llm_output": _text("text of the answer, untouched; null if none came"),
             "model": _text("model name as sent to the server; null if unknown (imported)"),
             "status": _text("what became of the request", required=True, allowed=STATUSES),
-            "error": _text("JSON: what the server said; null if an answer came"),
+            "error": _text("JSON: what the server said; null if an answer came, but where it was no strict JSON"),
             "finish_reason": _text("stop, length, content_filter; null if none came"),
             "prompt_tokens": Column(_INTEGER, "tokens of the prompt; null if the server did not say", low=0),
             "completion_tokens": Column(_INTEGER, "tokens of the answer; null if the server did not say", low=0),

@@ -322,7 +322,8 @@ class Scripted(BaseHTTPRequestHandler):
             self.reply({"object": "list", "data": kind.batches, "has_more": False})
         else:
             (found,) = [b for b in kind.batches if self.path.endswith(b["id"])]
-            self.reply(found | {"status": "failed" if found["id"] == kind.failed else kind.status})
+            refused = {"status": "failed", "output_file_id": None}  # as OpenAI's: nothing of it ran
+            self.reply(found | (refused if found["id"] == kind.failed else {"status": kind.status}))
 
     def do_POST(self):
         kind = type(self)

@@ -41,7 +41,7 @@ def document(server: Server) -> dict[str, Any]:
 def known(server: Server) -> dict[str, str]:
     """Ids that exist, so that not every drawn path is a 404."""
     done = server.wait(server.submit([line("a"), line("b", n=2)]).id)
-    return {"file_id": str(done.output_file_id), "batch_id": done.id}
+    return {"file_id": str(done.output_file_id), "batch_id": done.id, "model_id": "echo"}
 
 
 def test_every_route_is_described(document: dict[str, Any]) -> None:

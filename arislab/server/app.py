@@ -25,8 +25,10 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from arislab import __version__
 from arislab.errors import PrerequisiteError
 from arislab.server import engines
+from arislab.server.connections import BACKLOG, Connection, raise_descriptors
 from arislab.server.guard import Guard, envelope, read_token
 from arislab.server.limits import Limits
+from arislab.server.quiet import RateLimit
 from arislab.server.routes import router
 from arislab.server.runner import Runner
 from arislab.server.schema import Api
@@ -124,9 +126,12 @@ def serve(
         PrerequisiteError: the folder is in use, the port is taken, the token file is open to others, no such model.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(RateLimit())
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     os.umask(0o077)
-    data = Path(data)
+    raise_descriptors()
+    data, limits = Path(data), limits or Limits()
     chosen = engines.make_engine(
         model=model,
         adapters=adapters,
@@ -137,8 +142,8 @@ def serve(
         vllm_python=vllm_python,
         vllm_args=vllm_args,
         data=data,
+        answer_bytes=limits.answer_bytes,
     )
-    limits = limits or Limits()
     store = Store(data, quota_bytes=limits.quota_bytes)
     tempfile.tempdir = str(store.tmp_dir)  # uploads are spooled here, not to a small /tmp
     token_path = Path(token_file) if token_file is not None else data / "token"
@@ -146,7 +151,15 @@ def serve(
     listener = _listen(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
     app = create_app(store, chosen, token=token, host=host, limits=limits, group_by_prefix=group_by_prefix)
-    settings = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=3, server_header=False)
+    settings = uvicorn.Config(
+        app,
+        http=Connection,
+        backlog=BACKLOG,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=3,
+        server_header=False,
+    )
     ready = {"url": url, "token_file": str(token_path.resolve()), "pid": os.getpid()}
     asyncio.run(_run(_Server(settings), listener, chosen, ready, parent_pid))
 

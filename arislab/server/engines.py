@@ -17,6 +17,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arislab.errors import PrerequisiteError
+from arislab.server.limits import ANSWER_BYTES
 from arislab.server.store import NO_USAGE, Usage
 
 CHAT = "/v1/chat/completions"
@@ -24,7 +25,7 @@ CHAT = "/v1/chat/completions"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One line of a batch, or one direct chat completion."""
+    """One line of a batch, or one direct request."""
 
     line: int
     custom_id: str
@@ -33,7 +34,7 @@ class Request:
     """Unix time of the batch: answers carry it, so that a line that runs twice gives the same bytes."""
     endpoint: str = CHAT
     batch: str = ""
-    """Id of the batch; empty for a direct chat completion."""
+    """Id of the batch; empty for a direct request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Engine(Protocol):
     name: str
     """``echo``, ``faulty``, ``local``, ``upstream`` or ``vllm``."""
     endpoints: frozenset[str]
-    """Endpoints that a batch may have."""
+    """Endpoints that a batch, or a direct request, may have."""
     chunk_lines: int
     """Lines of a batch are cut into chunks of this many, by position."""
     whole_chunks: bool
@@ -145,6 +146,7 @@ def make_engine(
     vllm_python: str | None = None,
     vllm_args: Sequence[str] = (),
     data: Path = Path(),
+    answer_bytes: int = ANSWER_BYTES,
 ) -> Engine:
     """Return the engine that the options of ``arislab serve`` ask for.
 
@@ -159,6 +161,7 @@ def make_engine(
         vllm_python: the interpreter that has vLLM.
         vllm_args: options that are passed on to vLLM.
         data: the server's folder; takes what vLLM prints, and what the faulty engine must remember.
+        answer_bytes: the longest body of an answer of vLLM or an upstream.
 
     Raises:
         PrerequisiteError: both or no working choice.
@@ -168,7 +171,14 @@ def make_engine(
             raise PrerequisiteError(f"--vllm {vllm!r} excludes --model, --engine and --upstream; leave them out")
         from arislab.server.vllm import VllmEngine
 
-        return VllmEngine(vllm, python=vllm_python, arguments=vllm_args, adapters=adapters, log_file=data / "vllm.log")
+        return VllmEngine(
+            vllm,
+            python=vllm_python,
+            arguments=vllm_args,
+            adapters=adapters,
+            log_file=data / "vllm.log",
+            answer_bytes=answer_bytes,
+        )
     if vllm_args or vllm_python is not None:
         raise PrerequisiteError(f"{vllm_python or vllm_args[0]!r} is for vLLM only; say which model with --vllm MODEL")
     if upstream:
@@ -180,7 +190,7 @@ def make_engine(
             raise PrerequisiteError(f"--upstream must be a base URL like 'http://127.0.0.1:8000/v1', got {bad[0]!r}")
         from arislab.server.upstream import UpstreamEngine
 
-        return UpstreamEngine(upstream)
+        return UpstreamEngine(upstream, answer_bytes=answer_bytes)
     if engine is not None:
         return _toy(engine, data)
     folder = Path(__file__).parent.parent / "tiny" / "model" if model in (None, "tiny") else Path(str(model))
@@ -219,6 +229,17 @@ def failure(line: int, status: int, code: str, message: str) -> Result:
     return Result(
         line, status, orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
     )
+
+
+def marked(failed: Result, **marks: int) -> Result:
+    """A line that failed, with what this server has to say about it: ``tries=5`` keeps a client from trying it again on top."""
+    answer = orjson.loads(failed.body)
+    if problem := answer.get("error"):
+        problem = problem if isinstance(problem, dict) else {"message": str(problem)}
+        answer["error"] = problem | {"arislab": marks}
+    else:
+        answer["arislab"] = marks
+    return Result(failed.line, failed.status, orjson.dumps(answer), failed.usage)
 
 
 def completion(

@@ -10,6 +10,9 @@ SERVER_FIELDS = frozenset(
 )
 """Top-level fields that would choose where a line is sent, or as whom; the operator alone does."""
 
+ANSWER_BYTES = 32 << 20
+"""Of the body of an answer: a thousand times the usual one, and a few hundred of them fit into memory."""
+
 MEDIA_FIELDS = frozenset({"image_url", "file_url", "audio_url", "video_url"})
 """Fields at any depth whose URL the engine would fetch."""
 
@@ -24,6 +27,8 @@ class Limits:
     line_bytes: int = 8 << 20
     body_bytes: int = 8 << 20
     """Any request but an upload."""
+    answer_bytes: int = ANSWER_BYTES
+    """The body of one answer of an upstream, once it is decompressed (ours)."""
     json_depth: int = 64
     """Nested objects and arrays in the body of a line (ours; OpenAI names none)."""
     window_s: int = 24 * 3600

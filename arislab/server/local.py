@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from arislab.errors import PrerequisiteError
-from arislab.server.engines import CHAT, Emit, Gate, Request, Result, completion, failure, generation
+from arislab.server.engines import CHAT, Emit, Gate, Request, Result, completion, failure, generation, marked
 
 log = logging.getLogger("arislab.server")
 
@@ -96,7 +96,8 @@ class LocalEngine:
         # the worker must be asked and heard to the end even when the batch is cancelled meanwhile
         answers = await asyncio.shield(asyncio.create_task(self._generate([job for _, job in good]))) if good else []
         for i, (request, job) in enumerate(good):
-            emit(_answer(request, job, answers[i]) if answers else failure(request.line, 500, "worker_died", _DIED))
+            died = marked(failure(request.line, 500, "worker_died", _DIED), tries=2)
+            emit(_answer(request, job, answers[i]) if answers else died)
 
     async def _load(self) -> None:
         self._idle.put_nowait(await self._worker())

@@ -70,8 +70,9 @@ _UNKNOWN = "this request was not asked in the run that is repeated"
 
 def _answer(request: Request, row: dict[str, Any]) -> Result:
     """A line whose outcome is the recorded row."""
-    if row["error"] is not None:
-        told = orjson.loads(row["error"])
+    told = orjson.loads(row["error"]) if row["error"] is not None else {}
+    marks = told.get("marks") if told.get("code") == "read_leniently" else None
+    if told and not marks:
         if row["status"] == "error":
             return Result(request.line, 400, orjson.dumps({"error": told}))
         return Result(request.line, 0, orjson.dumps(told))
@@ -86,6 +87,8 @@ def _answer(request: Request, row: dict[str, Any]) -> Result:
     body = orjson.loads(made.body)
     if row["status"] == "refused" and row["finish_reason"] != "content_filter":
         body["choices"][0]["message"] |= {"content": None, "refusal": row["llm_output"]}
+    if marks:
+        body["arislab"] = {"read_leniently": marks}
     if row["logprob_mean"] is not None:
         body["choices"][0]["logprobs"] = {"content": [{"logprob": row["logprob_mean"]}]}
     return Result(request.line, 200, orjson.dumps(body), made.usage)

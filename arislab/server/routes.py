@@ -1,4 +1,4 @@
-"""The routes of OpenAI's Files and Batches, models and chat completions.
+"""The routes of OpenAI's Files and Batches, models, and chat completions, completions and embeddings.
 
 The real openai SDK is the oracle of this protocol. What it does not know: ``GET /v1/batches/{id}/partial?offset=`` (the
 results of a running batch so far), ``GET /v1/batches/{id}/live`` (its speed), ``GET /v1/arislab`` (what this server is and
@@ -236,16 +236,41 @@ async def prometheus(request: Request) -> Response:
 @router.get("/v1/models")
 async def list_models(request: Request) -> Record:
     """Names that a line may have in ``body.model``."""
-    names = await _engine(request).models()
-    return {
-        "object": "list",
-        "data": [{"id": name, "object": "model", "created": 0, "owned_by": "arislab"} for name in names],
-    }
+    return {"object": "list", "data": [model_object(name) for name in await _engine(request).models()]}
+
+
+@router.get("/v1/models/{model_id:path}")
+async def retrieve_model(request: Request, model_id: str) -> Record:
+    """One of the models; names may have slashes."""
+    if model_id not in await _engine(request).models():
+        message = f"no such model: {model_id!r}; GET /v1/models lists those that exist"
+        raise refuse(404, message, param="model", code="model_not_found")
+    return model_object(model_id)
 
 
 @router.post("/v1/chat/completions")
 async def chat_completion(request: Request) -> Response:
     """One answer now, by the engine that runs the batches."""
+    return await _answer(request, "/v1/chat/completions")
+
+
+@router.post("/v1/completions")
+async def completion(request: Request) -> Response:
+    """The continuation of a text, where the engine has completions."""
+    return await _answer(request, "/v1/completions")
+
+
+@router.post("/v1/embeddings")
+async def embedding(request: Request) -> Response:
+    """Vectors of texts, where the engine has embeddings."""
+    return await _answer(request, "/v1/embeddings")
+
+
+async def _answer(request: Request, endpoint: str) -> Response:
+    engine = _engine(request)
+    if endpoint not in engine.endpoints:
+        known = ", ".join(sorted(engine.endpoints))
+        raise refuse(404, f"this server's engine has no {endpoint}; it has {known}", code="endpoint_not_found")
     try:
         body = orjson.loads(await request.body())
     except orjson.JSONDecodeError as error:
@@ -256,18 +281,19 @@ async def chat_completion(request: Request) -> Response:
         check_fields(body, _limits(request))
     except ForbiddenError as error:
         raise refuse(400, str(error), param=error.param or None, code=error.code) from None
-    engine = _engine(request)
     results: list[engines.Result] = []
+    asked = engines.Request(0, secrets.token_hex(16), body, int(time.time()), endpoint)
     await engine.gate.enter()
     try:
-        await engine.run([engines.Request(0, secrets.token_hex(16), body, int(time.time()))], results.append)
+        await engine.run([asked], results.append)
     finally:
         engine.gate.leave()
-    result = results[0]
+    (result,) = results
+    headers = {} if result.status == 200 else {"X-Should-Retry": "false"}  # it was tried here as often as may help
     if result.status == 0:
         failed = orjson.loads(result.body)
-        return envelope(502, failed["message"], code=failed["code"])
-    return Response(result.body, status_code=result.status, media_type="application/json")
+        return envelope(502, failed["message"], code=failed["code"], headers=headers)
+    return Response(result.body, status_code=result.status, media_type="application/json", headers=headers)
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------
@@ -294,6 +320,11 @@ def batch_object(row: Record) -> Record:
             "total_tokens": row["input_tokens"] + row["output_tokens"],
         },
     }
+
+
+def model_object(name: str) -> Record:
+    """A model as OpenAI's API shows it."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "arislab"}
 
 
 def file_object(row: Record) -> Record:

@@ -91,10 +91,8 @@ SCHEMAS: dict[str, Schema] = {
         response_format=_or_null(_FLAG),
         limits=_object(requests=_INT, file_bytes=_INT, line_bytes=_INT, window_s=_INT),
     ),
-    "Models": _object(
-        object={"const": "list"},
-        data=_list(_object(id=_TEXT, object={"const": "model"}, created=_INT, owned_by=_TEXT)),
-    ),
+    "Model": _object(id=_TEXT, object={"const": "model"}, created=_INT, owned_by=_TEXT),
+    "Models": _object(object={"const": "list"}, data=_list({"$ref": "#/components/schemas/Model"})),
     "Files": _page("File"),
     "Batches": _page("Batch"),
     "Upload": {
@@ -112,6 +110,16 @@ SCHEMAS: dict[str, Schema] = {
         "properties": {"model": _TEXT, "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}}},
         "required": ["model", "messages"],
     },
+    "Completion": {
+        "type": "object",
+        "properties": {"model": _TEXT, "prompt": {"anyOf": [_TEXT, _list({})]}},
+        "required": ["model", "prompt"],
+    },
+    "Embedding": {
+        "type": "object",
+        "properties": {"model": _TEXT, "input": {"anyOf": [_TEXT, _list({})]}},
+        "required": ["model", "input"],
+    },
 }
 
 _JSON, _BYTES, _LINES = "application/json", "application/octet-stream", "application/x-ndjson"
@@ -121,6 +129,7 @@ ANSWERS: dict[tuple[str, str], tuple[str, Schema, str]] = {
     ("get", "/metrics"): ("text/plain", _TEXT, ""),
     ("get", "/v1/arislab"): (_JSON, {"$ref": "Server"}, ""),
     ("get", "/v1/models"): (_JSON, {"$ref": "Models"}, ""),
+    ("get", "/v1/models/{model_id}"): (_JSON, {"$ref": "Model"}, "404"),
     ("get", "/v1/files"): (_JSON, {"$ref": "Files"}, "400"),
     ("post", "/v1/files"): (_JSON, {"$ref": "File"}, "400 408 413 507"),
     ("get", "/v1/files/{file_id}"): (_JSON, {"$ref": "File"}, "404"),
@@ -132,7 +141,10 @@ ANSWERS: dict[tuple[str, str], tuple[str, Schema, str]] = {
     ("post", "/v1/batches/{batch_id}/cancel"): (_JSON, {"$ref": "Batch"}, "404 409 507"),
     ("get", "/v1/batches/{batch_id}/live"): (_JSON, {"$ref": "Live"}, "404"),
     ("get", "/v1/batches/{batch_id}/partial"): (_LINES, {"type": "string", "format": "binary"}, "400 404 409"),
-    ("post", "/v1/chat/completions"): (_JSON, {"type": "object"}, "400 404 408 413 429 500 502 503"),
+    **dict.fromkeys(
+        [("post", f"/v1/{name}") for name in ("chat/completions", "completions", "embeddings")],
+        (_JSON, {"type": "object"}, "400 404 408 413 429 500 502 503"),
+    ),
 }
 
 
@@ -164,6 +176,8 @@ def _document(app: FastAPI) -> Schema:
     for path, media_type, name in (
         ("/v1/files", "multipart/form-data", "Upload"),
         ("/v1/chat/completions", _JSON, "Chat"),
+        ("/v1/completions", _JSON, "Completion"),
+        ("/v1/embeddings", _JSON, "Embedding"),
     ):
         content = {media_type: {"schema": _ref({"$ref": name})}}
         document["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}

@@ -1,4 +1,8 @@
-"""The engine that sends lines to other OpenAI-compatible chat servers: vLLM, SGLang, llama.cpp, Ollama, clouds."""
+"""The engine that sends lines to other OpenAI-compatible chat servers: vLLM, SGLang, llama.cpp, Ollama, clouds.
+
+What comes back is read in ``answers``. No redirect is followed: it would carry prompts, and perhaps the key, to a server that the
+operator did not name, and a POST that is repeated as a GET is another question.
+"""
 
 import asyncio
 import logging
@@ -8,13 +12,15 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
+from yarl import URL
 
-from arislab.server.engines import Emit, Gate, Request, Result, failure
-from arislab.server.store import NO_USAGE, Usage
+from arislab.pause import retry_after_s
+from arislab.server.answers import Answer, body_of, passed_through
+from arislab.server.engines import Emit, Gate, Request, Result, failure, marked
+from arislab.server.limits import ANSWER_BYTES
 
 if TYPE_CHECKING:
     import aiohttp
@@ -46,8 +52,9 @@ class UpstreamEngine:
     """Sends each line to one of several OpenAI-compatible chat servers and passes the answer through.
 
     A refusal for load (429, 503) or a server that cannot be reached is waited out for up to ``patience_s``; 408, other 5xx
-    and broken connections are tried ``attempts`` times; other answers are final. What is in flight when a server refuses
-    one more is what it holds: the limit stays there for a while.
+    and broken connections are tried ``attempts`` times; other answers are final. What failed to the end says how often it was
+    tried, so that no client tries it again on top. What is in flight when a server refuses one more is what it holds: the limit
+    stays there for a while.
 
     Args:
         urls: base URLs, ``.../v1``.
@@ -58,6 +65,7 @@ class UpstreamEngine:
         timeout_s: seconds that one answer may take.
         backoff_s: seconds before the second try; doubles up to 30.
         key: sent as the bearer token; default $ARISLAB_UPSTREAM_API_KEY.
+        answer_bytes: the longest answer; what is longer is cut off and an error of its line.
     """
 
     name = "upstream"
@@ -76,10 +84,12 @@ class UpstreamEngine:
         timeout_s: float = 600.0,
         backoff_s: float = 0.5,
         key: str | None = None,
+        answer_bytes: int = ANSWER_BYTES,
     ):
         self._upstreams = [_Upstream(url.rstrip("/"), start) for url in urls]
         self._start, self._ceiling, self._attempts, self._patience_s = start, ceiling, attempts, patience_s
         self._timeout_s, self._backoff_s, self._key = timeout_s, backoff_s, key
+        self._answer_bytes = answer_bytes
         self.gate = Gate(start * len(self._upstreams))
         self._session: aiohttp.ClientSession | None = None
 
@@ -91,7 +101,8 @@ class UpstreamEngine:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=10),
-            headers={"Authorization": f"Bearer {key}"} if key else None,
+            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+            auto_decompress=False,  # a small body may become gigabytes: see ``body_of``
         )
 
     async def loaded(self) -> None:
@@ -110,9 +121,10 @@ class UpstreamEngine:
         names: dict[str, None] = {}
         for upstream in self._upstreams:
             with suppress(aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
-                timeout = aiohttp.ClientTimeout(total=10)
-                async with self._session.get(f"{upstream.url}/models", timeout=timeout) as response:
-                    names.update(dict.fromkeys(model["id"] for model in orjson.loads(await response.read())["data"]))
+                url, timeout = f"{upstream.url}/models", aiohttp.ClientTimeout(total=10)
+                async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
+                    told = orjson.loads(await body_of(response, self._answer_bytes) or b"")
+                    names.update(dict.fromkeys(str(model["id"]) for model in told["data"]))
         return list(names)
 
     async def run(self, chunk: Sequence[Request], emit: Emit) -> None:
@@ -121,24 +133,25 @@ class UpstreamEngine:
             emit(await self._complete(request))
 
     async def _complete(self, request: Request) -> Result:
-        began, attempt, delay_s = time.monotonic(), 0, self._backoff_s
+        began, n_tries, n_failed, delay_s = time.monotonic(), 0, 0, self._backoff_s
         data = orjson.dumps(request.body)
         while True:
             upstream = await self._free()
             asked = time.monotonic()
-            result, retry_after_s = await self._post(upstream, request, data)
-            if not _transient(result):
+            answer, retry_s = await self._post(upstream, request, data)
+            result = answer.result
+            if answer.is_final:
                 self._adapt(upstream, time.monotonic() - asked)
                 return result
             is_absent = result.body == _UNREACHABLE
             is_load = is_absent or result.status in (429, 503)
-            attempt += not is_load
-            if attempt >= self._attempts or time.monotonic() - began > self._patience_s:
-                return result
+            n_tries, n_failed = n_tries + 1, n_failed + (not is_load)
+            if n_failed >= self._attempts or time.monotonic() - began > self._patience_s:
+                return marked(result, tries=n_tries)
             wait_s = delay_s * random.uniform(0.5, 1.5)
             if is_load:  # the line keeps its place, so a server in trouble is not given more lines
-                if is_absent or retry_after_s or not upstream.in_flight:
-                    self._close(upstream, retry_after_s or wait_s)
+                if is_absent or retry_s or not upstream.in_flight:
+                    self._close(upstream, retry_s or wait_s)
                 if not is_absent:
                     self._hold(upstream, upstream.in_flight)
             else:
@@ -157,26 +170,32 @@ class UpstreamEngine:
             wait_s = min(u.closed_until for u in self._upstreams) - now
             await asyncio.sleep(max(wait_s, 0.05) * random.uniform(1.0, 1.5))
 
-    async def _post(self, upstream: _Upstream, request: Request, data: bytes) -> tuple[Result, float | None]:
-        """One try: its result, and the seconds that the server asked us to wait."""
+    async def _post(self, upstream: _Upstream, request: Request, data: bytes) -> tuple[Answer, float | None]:
+        """One try: what came of it, and the seconds that the server asked us to wait."""
         import aiohttp
 
         assert self._session is not None
         line, url = request.line, upstream.url + request.endpoint.removeprefix("/v1")
         headers = {"Content-Type": "application/json"}
         try:
-            async with self._session.post(url, data=data, headers=headers) as response:
-                body = await response.read()
-                return _passed_through(line, response.status, body), _retry_after(response.headers.get("Retry-After"))
+            async with self._session.post(url, data=data, headers=headers, allow_redirects=False) as response:
+                if 300 <= response.status < 400:
+                    return _redirected(line, response), None
+                if (body := await body_of(response, self._answer_bytes)) is None:
+                    why = f"the answer has more than {self._answer_bytes} bytes; --max-answer-mb allows more"
+                    return Answer(failure(line, 502, "answer_too_large", why)), None
+                wait_s = retry_after_s(response.headers.get("Retry-After"))
+                return passed_through(request, response.status, body), wait_s
         except aiohttp.ClientConnectorError:
-            return Result(line, 0, _UNREACHABLE), None
+            failed = Result(line, 0, _UNREACHABLE)
         except TimeoutError:
             self._hold(upstream, upstream.in_flight // 2)
-            return failure(line, 0, "upstream_timeout", f"no answer within {self._timeout_s:g} s"), None
+            failed = failure(line, 0, "upstream_timeout", f"no answer within {self._timeout_s:g} s")
         except aiohttp.ClientError as error:
-            return failure(line, 0, "upstream_connection_error", f"the connection broke: {type(error).__name__}"), None
+            failed = failure(line, 0, "upstream_connection_error", f"the connection broke: {type(error).__name__}")
         finally:
             upstream.in_flight -= 1
+        return Answer(failed, is_final=False), None
 
     def _adapt(self, upstream: _Upstream, took_s: float) -> None:
         """Allow more in flight after an answer, unless that would only make lines wait."""
@@ -212,50 +231,13 @@ _UNREACHABLE = orjson.dumps(
 )
 
 
-def _transient(result: Result) -> bool:
-    return result.status in (0, 408, 429) or result.status >= 500
-
-
-def _passed_through(line: int, status: int, body: bytes) -> Result:
-    """The answer's own bytes, once they are known to be what the status says."""
+def _redirected(line: int, response: "aiohttp.ClientResponse") -> Answer:
+    """A redirect is no answer: the operator names the server that is asked, not the server itself."""
+    place = response.headers.get("Location", "")
     try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        answer = None
-    if not isinstance(answer, dict) or (status == 200 and not {"choices", "data"} & answer.keys()):
-        text = body[:300].decode(errors="replace")
-        return failure(
-            line,
-            status if status >= 400 else 502,
-            "bad_upstream_answer",
-            f"status {status}, but not an answer of this endpoint: {text}",
-        )
-    # a line break in valid JSON can only be layout, and would end the line of the output file
-    return Result(line, status, body.strip().replace(b"\r", b" ").replace(b"\n", b" "), _usage(answer.get("usage")))
-
-
-def _usage(usage: Any) -> Usage:
-    if not isinstance(usage, dict):
-        return NO_USAGE
-
-    def count(fields: Any, name: str) -> int:
-        value = fields.get(name) if isinstance(fields, dict) else None
-        return value if isinstance(value, int) else 0
-
-    cached = count(usage.get("prompt_tokens_details"), "cached_tokens")
-    reasoning = count(usage.get("completion_tokens_details"), "reasoning_tokens")
-    return count(usage, "prompt_tokens"), cached, count(usage, "completion_tokens"), reasoning
-
-
-def _retry_after(header: str | None) -> float | None:
-    """Seconds to wait, from a number or a date; at most two minutes."""
-    if header is None:
-        return None
-    try:
-        seconds = float(header)
+        host = response.url.join(URL(place)).host if place else None
     except ValueError:
-        try:
-            seconds = parsedate_to_datetime(header).timestamp() - time.time()
-        except ValueError:
-            return None
-    return min(max(seconds, 0.0), 120.0)
+        host = None
+    where = f"host {host!r}" if host else "no readable place"
+    why = f"the upstream answers {response.status}, a redirect to {where}, and redirects are not followed; name the right --upstream URL"
+    return Answer(failure(line, 502, "upstream_redirect", why))

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 import orjson
 
 from arislab.errors import PrerequisiteError
-from arislab.server.engines import Emit, Gate, Request, Result, failure
+from arislab.server.engines import Emit, Gate, Request, Result, failure, marked
+from arislab.server.limits import ANSWER_BYTES
 from arislab.server.upstream import UpstreamEngine
 from arislab.tiny.decoder import MODEL_DIR, base_name
 
@@ -83,6 +84,7 @@ class VllmEngine:
         stop_limit_s: seconds that it may take to end after SIGTERM; then SIGKILL.
         health_s: seconds between two health checks; three that fail in a row, and it is started anew.
         backoff_s: seconds before it is started again; doubles up to 60 until it has served for a minute.
+        answer_bytes: the longest body of an answer.
 
     Raises:
         PrerequisiteError: no such interpreter, or an argument that is not the user's to set.
@@ -105,6 +107,7 @@ class VllmEngine:
         stop_limit_s: float = 10.0,
         health_s: float = 10.0,
         backoff_s: float = 1.0,
+        answer_bytes: int = ANSWER_BYTES,
     ):
         found = shutil.which(python or sys.executable)
         if found is None:
@@ -120,7 +123,7 @@ class VllmEngine:
         self._model, self._log_file, self._python = model, log_file, found
         self._arguments, self._adapters = list(arguments), adapters
         self._start_limit_s, self._stop_limit_s = start_limit_s, stop_limit_s
-        self._health_s, self._backoff_s = health_s, backoff_s
+        self._health_s, self._backoff_s, self._answer_bytes = health_s, backoff_s, answer_bytes
         self.gate = Gate(1)
         self._names: list[str] = []  # what vLLM offers by itself
         self._weights: dict[str, tuple[Path, tuple[int, int]]] = {}  # adapter -> file, and its state when first loaded
@@ -176,7 +179,7 @@ class VllmEngine:
                 return answering.result()
         message = f"vLLM died {MAX_DEATHS} times while it had this line; see {self._log_file.name}, then send it again"
         for line in list(waiting):
-            pass_on(failure(line, 0, "vllm_died", message))
+            pass_on(marked(failure(line, 0, "vllm_died", message), tries=MAX_DEATHS))
 
     async def _answer(self, life: _Life, requests: list[Request], emit: Emit) -> None:
         ready = []
@@ -265,7 +268,7 @@ class VllmEngine:
             )
         url = f"http://127.0.0.1:{port}"
         over = asyncio.create_task(process.wait())
-        life = _Life(url, session, UpstreamEngine([f"{url}/v1"], key=key), over)
+        life = _Life(url, session, UpstreamEngine([f"{url}/v1"], key=key, answer_bytes=self._answer_bytes), over)
         deadline = time.monotonic() + self._start_limit_s
         while not (names := await _names(life)):
             if over.done() or time.monotonic() > deadline:

@@ -1,0 +1,152 @@
+"""What another server answered: read whole or not at all, within bounds, and never asked for again once it is there.
+
+An answer of status 200 was paid for. Where it is no strict JSON (NaN, half a surrogate pair, a byte order mark, Latin-1) it is read all
+the same, and says so::
+
+    {"choices": [...], "usage": {...}, "arislab": {"read_leniently": ["nan"]}}
+
+A line that failed although it was tried again says how often, so that nobody tries it again on top::
+
+    {"error": {"message": "…", "code": "server_error", "arislab": {"tries": 5}}}
+
+This module does not know where answers come from, or when to ask again.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from arislab.json_text import loads_leniently
+from arislab.server.engines import Request, Result, failure
+from arislab.server.store import NO_USAGE, Usage
+
+if TYPE_CHECKING:
+    import aiohttp
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one try."""
+
+    result: Result
+    is_final: bool = True
+    """Asking again would bring the same, or be paid for again."""
+
+
+async def body_of(response: "aiohttp.ClientResponse", limit: int) -> bytes | None:
+    """Return the decompressed body of a response, or None if it has more than ``limit`` bytes; what is beyond is not read.
+
+    Raises:
+        aiohttp.ClientPayloadError: it is compressed in a way that nobody asked for, or badly.
+    """
+    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    is_plain = coding in ("identity", "")
+    if is_plain and response.content_length is not None:
+        return await response.read() if response.content_length <= limit else None
+    parts: list[bytes] = []
+    left = limit
+    unpack = _unpacker(coding)
+    async for packed in response.content.iter_any():
+        for part in unpack(packed, left):
+            parts.append(part)
+            left -= len(part)
+        if left < 0:
+            response.close()
+            return None
+    return b"".join(parts)
+
+
+def _unpacker(coding: str) -> Callable[[bytes, int], Iterator[bytes]]:
+    """A function from packed bytes to unpacked ones, of which it gives one byte more than it may at most."""
+    from aiohttp import ClientPayloadError
+
+    if coding in ("identity", ""):
+        return lambda packed, left: iter((packed[: left + 1],))
+    if coding not in ("gzip", "x-gzip", "deflate"):
+        raise ClientPayloadError(f"the answer is compressed with {coding!r}, although it was asked for plain")
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+
+    def inflated(packed: bytes, left: int) -> Iterator[bytes]:
+        try:
+            yield inflater.decompress(packed, left + 1)
+        except zlib.error as error:
+            raise ClientPayloadError(f"the answer's compression is broken: {error}") from None
+
+    return inflated
+
+
+def passed_through(request: Request, status: int, body: bytes) -> Answer:
+    """The answer's own bytes, once they are known to be what the status says."""
+    line = request.line
+    marks: tuple[str, ...] = ()
+    try:
+        answer, marks = loads_leniently(body)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or (status == 200 and not {"choices", "data"} & answer.keys()):
+        why = f"status {status}, but not an answer of this endpoint: {_begin(body)}"
+        status = status if status >= 400 else 502
+        return Answer(failure(line, status, "bad_upstream_answer", why), is_final=not _passes(status))
+    if status == 200 and (lack := _lack(request.endpoint, answer)):
+        why = f"status 200, but {lack}: {_begin(body)}"
+        return Answer(failure(line, 502, "empty_response", why))
+    if marks:
+        answer["arislab"] = _fields(answer.get("arislab")) | {"read_leniently": list(marks)}
+        body = json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
+    # a line break in valid JSON can only be layout, and would end the line of the output file
+    body = body.strip().replace(b"\r", b" ").replace(b"\n", b" ")
+    own = _fields(answer.get("error")).get(
+        "arislab", answer.get("arislab")
+    )  # an upstream that is a server of this kind
+    is_final = not _passes(status) or "tries" in _fields(own)
+    return Answer(Result(line, status, body, _usage(answer.get("usage"))), is_final)
+
+
+def _passes(status: int) -> bool:
+    """Whether a failure of this status may be over with the next try."""
+    return status in (408, 429) or status >= 500
+
+
+def _lack(endpoint: str, answer: dict[str, Any]) -> str | None:
+    """What a whole answer lacks to be one of its endpoint; None if nothing."""
+    name = "data" if endpoint.endswith("/embeddings") else "choices"
+    parts = answer.get(name)
+    if not isinstance(parts, list) or not parts:
+        return f"without {name}"
+    for part in map(_fields, parts):
+        if name == "data":
+            is_there = isinstance(part.get("embedding"), list | str)
+        elif endpoint.endswith("/chat/completions"):
+            message = part.get("message")
+            content = _fields(message).get("content")
+            is_there = isinstance(message, dict) and (content is None or isinstance(content, str | list))
+        else:
+            is_there = isinstance(part.get("text"), str)
+        if not is_there:
+            return f"with {name} that hold no text, refusal, call or vector"
+    return None
+
+
+def _begin(body: bytes) -> str:
+    return body[:300].decode(errors="replace")
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _usage(usage: Any) -> Usage:
+    """Token counts: input, of these cached, output, of these reasoning; 0 for what is no number."""
+    told = _fields(usage)
+    if not told:
+        return NO_USAGE
+
+    def count(fields: dict[str, Any], name: str) -> int:
+        value = fields.get(name)
+        return value if type(value) is int else 0
+
+    cached = count(_fields(told.get("prompt_tokens_details")), "cached_tokens")
+    reasoning = count(_fields(told.get("completion_tokens_details")), "reasoning_tokens")
+    return count(told, "prompt_tokens"), cached, count(told, "completion_tokens"), reasoning
