@@ -19,7 +19,6 @@ import collections
 import importlib.util
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -33,12 +32,14 @@ from typing import Any
 
 import polars as pl
 
-from arislab.errors import ParameterError, TrainingError, closest
+from arislab import chat
+from arislab.errors import ParameterError, PrerequisiteError, TrainingError, closest
 from arislab.labels import (
     STATUSES,
     ChatTemplate,
     Preview,
     check_template,
+    columns_of,
     count_statuses,
     load_tokenizer,
     preview,
@@ -51,6 +52,8 @@ __all__ = [
     "STATUSES",
     "ChatTemplate",
     "Preview",
+    "asked_as",
+    "check",
     "check_template",
     "compute_device",
     "count_statuses",
@@ -188,8 +191,10 @@ def train(
     settings: dict[str, Any] = {"method": method, "backend": backend, "r": r, "lora_alpha": lora_alpha, "seed": seed}
     settings |= {"learning_rate": learning_rate, "num_train_epochs": num_train_epochs, "max_length": max_length}
     settings |= {"batch_size": batch_size, "gradient_accumulation_steps": gradient_accumulation_steps}
-    _check_settings(settings, [name, *sets])
-    require("fine-tuning", 'pip install -e ".[train]"', *TRAINING_PACKAGES)
+    if not sets:
+        raise ParameterError('sets is empty; give at least one, such as {"curated": examples}.')
+    folder, kwargs = Path(folder).resolve(), chat_template_kwargs
+    template = check(base_model, folder=folder, name=name, arms=tuple(sets), chat_template_kwargs=kwargs, **settings)
     base = resolve_model(base_model)
     device, _ = compute_device()
     settings["backend"] = _backend(backend, method, device)
@@ -199,7 +204,7 @@ def train(
         raise ParameterError(f"workers must be at least 1, got {workers!r}.")
     for arm, examples in sets.items():
         _check_examples(arm, examples, validation)
-    folder = Path(folder).resolve()
+    _check_lengths({**sets, **({} if validation is None else {"validation": validation})}, base, template, max_length)
     folder.mkdir(parents=True, exist_ok=True)
     spec: dict[str, Any] = {
         "name": name,
@@ -208,7 +213,8 @@ def train(
         "device": device,
         "settings": settings,
     }
-    spec |= {"chat_template_kwargs": dict(chat_template_kwargs or {}), "parent_pid": os.getpid()}
+    spec |= {"chat_template_kwargs": dict(template.chat_template_kwargs), "system_role": template.system_role}
+    spec |= {"parent_pid": os.getpid()}
     children = [_Child(arm, examples, validation, spec) for arm, examples in sets.items()]
     try:
         _supervise(children, workers)
@@ -217,6 +223,98 @@ def train(
             child.close()
     columns = {name: NUMBERS.get(name, pl.String) for name in COLUMNS}
     return pl.DataFrame([child.row for child in children], schema=columns)  # one row per set
+
+
+def check(
+    base_model: str | Path,
+    *,
+    folder: str | Path,
+    name: str = "adapter",
+    arms: Sequence[str] = ("curated", "control"),
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    method: str = "lora",
+    backend: str = "auto",
+    r: int = 8,
+    lora_alpha: int = 16,
+    learning_rate: float = 2e-3,
+    num_train_epochs: float = 3,
+    batch_size: int = 16,
+    gradient_accumulation_steps: int = 1,
+    max_length: int = 512,
+    seed: int = 0,
+) -> ChatTemplate:
+    """Refuse what `train` could not do, before anything is read, and return what the model's chat template asks of training and serving.
+
+    Args:
+        base_model: As in `train`.
+        folder: As in `train`; its disk must have room for the adapters.
+        name: As in `train`.
+        arms: Names of the sets.
+        chat_template_kwargs: As in `tokenize`.
+        method: As in `train`; so are all further settings.
+        backend: As in `train`.
+        r: As in `train`.
+        lora_alpha: As in `train`.
+        learning_rate: As in `train`.
+        num_train_epochs: As in `train`.
+        batch_size: As in `train`.
+        gradient_accumulation_steps: As in `train`.
+        max_length: As in `train`; not more than the model's context.
+        seed: As in `train`.
+
+    Raises:
+        ParameterError: a setting that is unknown or out of range.
+        PrerequisiteError: a package or the base model is missing, its chat template cannot be trained and served alike, or the disk is full.
+    """
+    settings = {"method": method, "backend": backend, "r": r, "lora_alpha": lora_alpha, "seed": seed}
+    settings |= {"learning_rate": learning_rate, "num_train_epochs": num_train_epochs, "max_length": max_length}
+    settings |= {"batch_size": batch_size, "gradient_accumulation_steps": gradient_accumulation_steps}
+    _check_settings(settings, [name, *arms])
+    require("fine-tuning", 'pip install -e ".[train]"', *TRAINING_PACKAGES)
+    base = resolve_model(base_model)
+    _backend(backend, method, compute_device()[0])
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    context = config.get("max_position_embeddings")
+    if isinstance(context, int) and max_length > context:
+        raise ParameterError(
+            f"max_length must be at most {context}, the context of {base_model}, got {max_length}; servers refuse what is longer."
+        )
+    template = check_template(base, chat_template_kwargs=chat_template_kwargs)
+    _check_disk(Path(folder), base, r * len(arms))
+    return template
+
+
+def asked_as(tuned: Mapping[str, Any], *others: str | None, chat_template_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with which the arms of an evaluation must be asked: those with which the adapter was trained.
+
+    Args:
+        tuned: A row of ``finetuning_runs``.
+        others: Records of the arms beside it, as JSON: hyperparameters of another adapter, params of an example set; null in older rows.
+        chat_template_kwargs: What the caller wants; empty: as recorded.
+
+    Raises:
+        ParameterError: The caller wants another, or an arm beside it was made with another.
+    """
+    trained = json.loads(tuned["hyperparameters"] or "{}")
+    recorded = trained.get("chat_template_kwargs") or {}
+    mine, wanted = _chosen(recorded), _chosen(chat_template_kwargs)
+    if wanted and wanted != mine:
+        raise ParameterError(
+            f"chat_template_kwargs must be {mine!r}, with which {tuned['model_path']} was trained, got {wanted!r}; leave it out, or train with it."
+        )
+    for other in others:
+        theirs = _chosen(json.loads(other or "{}").get("chat_template_kwargs") or {})
+        if theirs != mine:
+            raise ParameterError(
+                f"{tuned['model_path']} was trained with chat_template_kwargs {mine!r}, and an arm beside it was made with {theirs!r}; run phases 3 "
+                f"and 4 with the same, such as -p chat_template_kwargs '{json.dumps(mine or theirs)}'."
+            )
+    return chat.fields(chat_template_kwargs=recorded, system_role=trained.get("system_role", ""))
+
+
+def _chosen(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the date, which `train` adds where a template takes one."""
+    return {name: value for name, value in given.items() if name != chat.DATE}
 
 
 def losses(trained: pl.DataFrame) -> pl.DataFrame:
@@ -255,27 +353,72 @@ def rows(trained: pl.DataFrame, sets: Mapping[str, pl.DataFrame], validation: pl
     return pl.concat(parts)
 
 
+_WHOLE = {
+    "r": (1, 512),  # vLLM serves no higher rank
+    "lora_alpha": (1, 65_536),
+    "batch_size": (1, 65_536),
+    "gradient_accumulation_steps": (1, 65_536),
+    "max_length": (1, 2**24),
+    "seed": (0, 2**32 - 1),
+}
+
+
 def _check_settings(settings: Mapping[str, Any], names: Sequence[str]) -> None:
     for key, known in (("method", METHODS), ("backend", BACKENDS)):
         if settings[key] not in known:
             raise ParameterError(f"{key} {settings[key]!r} is not known; {closest(str(settings[key]), known)}.")
-    least = {"r": 1, "lora_alpha": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "max_length": 1, "seed": 0}
-    for key, low in least.items():
+    for key, (low, high) in _WHOLE.items():
         value = settings[key]
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**32:
-            raise ParameterError(f"{key} must be a whole number from {low}, got {value!r}.")
-    for key in ("learning_rate", "num_train_epochs"):
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ParameterError(f"{key} must be a whole number from {low}, got {value!r}; the most is {high:,}.")
+    for key, most in (("learning_rate", 1), ("num_train_epochs", 100_000)):
         value = settings[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ParameterError(f"{key} must be a number above 0, got {value!r}.")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+            raise ParameterError(f"{key} must be a number above 0, got {value!r}; the most is {most:,}.")
     batch_size, parts = settings["batch_size"], settings["gradient_accumulation_steps"]
     if batch_size % parts:
         raise ParameterError(f"gradient_accumulation_steps must divide batch_size {batch_size}, got {parts}.")
-    if len(names) < 2:
-        raise ParameterError('sets is empty; give at least one, such as {"curated": examples}.')
     for part in names:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", part):
             raise ParameterError(f"{part!r} becomes part of a model name; use letters, digits, '.', '_' and '-'.")
+
+
+def _check_lengths(sets: Mapping[str, pl.DataFrame], base: Path, template: ChatTemplate, max_length: int) -> None:
+    """Refuse a set of which no example can be trained; the children would find out one after the other."""
+    tokenizer = load_tokenizer(base)
+    for arm, examples in sets.items():
+        tokenized = tokenize(
+            examples, tokenizer, max_length=max_length, chat_template_kwargs=template.chat_template_kwargs
+        )
+        if not tokenized["status"].is_in(["ok"]).any():
+            reasons = tokenized["reason"].drop_nulls().unique(maintain_order=True).head(3).to_list()
+            raise TrainingError(
+                f"none of the {tokenized.height} examples of set {arm!r} can be used: {count_statuses(tokenized)}; first reasons: {reasons}. "
+                "Nothing was trained."
+            )
+
+
+def _check_disk(folder: Path, base: Path, ranks: int) -> None:
+    """Refuse a disk without room for the adapters: rank x (inputs + outputs) x 4 bytes for each matrix of the model, and the tokenizer's files."""
+    place = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+    needed = ranks * 4 * sum(map(_sides, base.glob("*.safetensors"))) + 64 * 2**20
+    if (free := shutil.disk_usage(place).free) < needed:
+        raise PrerequisiteError(
+            f"{place} has {free / 2**20:,.0f} MB free, and the adapters take up to {needed / 2**20:,.0f} MB while they are written; make room, or "
+            "give another root."
+        )
+
+
+def _sides(path: Path) -> int:
+    """Sum of rows and columns of all matrices in a file of weights, from its header."""
+    with path.open("rb") as file:
+        header = file.read(8)
+        size = int.from_bytes(header, "little")
+        text = file.read(min(size, 2**26))
+    if len(header) < 8 or len(text) < size:
+        return 0  # no file of weights: loading it says so
+    shapes = [tensor.get("shape", []) for name, tensor in json.loads(text).items() if name != "__metadata__"]
+    return sum(sum(shape) for shape in shapes if len(shape) == 2)
 
 
 def _check_examples(arm: str, examples: pl.DataFrame, validation: pl.DataFrame | None) -> None:
@@ -317,7 +460,7 @@ class _Child:
         self.row: dict[str, Any] = {}
         for part, frame in (("examples", examples), ("validation", validation)):
             if frame is not None:
-                frame.select("id", "messages", "output").sort("id").write_parquet(self.work / f"{part}.parquet")
+                frame.select(*columns_of(frame)).sort("id").write_parquet(self.work / f"{part}.parquet")
         (self.work / "spec.json").write_text(json.dumps({**spec, "arm": arm}))
 
     def start(self) -> None:

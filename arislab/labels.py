@@ -119,14 +119,18 @@ def tokenize(
         ParameterError: chat_template_kwargs holds what the template does not read.
     """
     labeller = _Labeller(load_tokenizer(tokenizer), max_length, dict(chat_template_kwargs or {}))
-    names = ["id", "messages", "output", *(name for name in ("tools", "tool_calls") if name in examples.columns)]
     rows = []
-    for row in examples.select(names).iter_rows(named=True):
+    for row in examples.select(columns_of(examples)).iter_rows(named=True):
         row_id = row.pop("id")
         rows.append({"id": row_id, **labeller.label(**row)})
     columns: dict[str, Any] = {"id": pl.String, "input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32)}
     columns |= {"status": pl.String, "reason": pl.String, "n_tokens": pl.Int32, "n_supervised": pl.Int32}
     return pl.DataFrame(rows, schema=columns)  # one row per example
+
+
+def columns_of(examples: pl.DataFrame) -> list[str]:
+    """Return the columns of examples that labels are made of."""
+    return ["id", "messages", "output", *(name for name in ("tools", "tool_calls") if name in examples.columns)]
 
 
 class _Refused(Exception):  # noqa: N818  (not an error: it becomes the status of a row)
@@ -281,7 +285,7 @@ class _Labeller:
 
     def _ids(self, text: str) -> list[int]:
         # the template writes the beginning-of-sequence token itself; special tokens on top would double it
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _encode(self, before: list[chat.Message], output: Any, tools: Any, calls: Any) -> tuple[list[int], int]:
         """Return the ids up to and including the stop token, and how many of them are prompt."""

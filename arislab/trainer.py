@@ -78,6 +78,7 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         "steps": trainer.state.max_steps,
         "stop_tokens": tokenizer.convert_ids_to_tokens(stops),
         "chat_template_kwargs": spec["chat_template_kwargs"],
+        "system_role": spec["system_role"],
         "rows": rows,
         "versions": _versions(settings["backend"], settings["method"]),
     }

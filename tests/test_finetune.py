@@ -422,11 +422,18 @@ def test_training_again_reuses_the_folder_and_refuses_one_that_somebody_changed(
     (adapter / "adapter_config.json").write_text(config)
 
 
-def test_a_set_without_a_usable_row_is_refused_with_its_reasons_and_leaves_its_log(tmp_path):
+def test_a_set_without_a_usable_row_is_refused_with_its_reasons_before_any_set_is_trained(tmp_path):
     long = frame([1]).with_columns(output=pl.lit("no end " * 600))
-    with pytest.raises(TrainingError, match=r"none of the 1 examples of arm 'a' can be used: \{'too_long': 1\}"):
-        finetune.train({"a": long}, None, base_model="tiny", folder=tmp_path, name="toy")
-    assert names(tmp_path) == ["toy-a.failed.log"]
+    for sets, validation in (
+        ({"fine": frame(range(4)), "a": long}, None),
+        ({"fine": frame(range(2, 4))}, long),
+    ):
+        with pytest.raises(
+            TrainingError,
+            match=r"none of the 1 examples of set '\w+' can be used: \{'too_long': 1\}.*max_length is 512",
+        ):
+            finetune.train(sets, validation, base_model="tiny", folder=tmp_path / "models", name="toy")
+    assert not (tmp_path / "models").exists()
 
 
 def test_a_training_process_that_dies_is_reported_with_the_end_of_its_log(tmp_path):

@@ -58,7 +58,8 @@ def test_cells_are_short_and_hold_no_plumbing(path):
     assert len(cells) <= 14
     for cell in cells:
         lines = [line for line in cell.source.splitlines() if line.strip()]
-        assert len(lines) <= 18, lines[0]
+        # a parameter takes a line with its help, and phase 3 has twenty; code stays short
+        assert len(lines) <= (20 if "parameters" in cell.metadata.get("tags", []) else 18), lines[0]
         for node in ast.walk(ast.parse(cell.source.replace("%", "#"))):
             assert not isinstance(node, ast.ClassDef | ast.Try | ast.While | ast.For), cell.source
         for word in ("open(", "Path(", "requests.get", "sys.path", "%pip", "os.environ"):

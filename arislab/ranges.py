@@ -1,0 +1,72 @@
+"""The ranges of the parameters that several phases share: one message for a wrong one, before anything is spent.
+
+    n_candidates -1  ->  n_candidates must be a whole number from 1 to 1,000,000,000, got -1; candidates to ask about.
+
+Whether a parameter has the declared type is known to ``parameters``; what only one function uses is checked by that function.
+"""
+
+import math
+from typing import Any
+
+from arislab.errors import ParameterError
+from arislab.lines import ASK
+
+_MANY = 10**9
+WHOLE: dict[str, tuple[int, int, str]] = {
+    "n_candidates": (1, _MANY, "candidates to ask about"),
+    "samples": (1, 10_000, "answers per candidate"),
+    "max_tokens": (1, 10_000_000, "tokens of the longest answer"),
+    "n_dry_run": (1, 1_000_000, "requests to try before the rest is sent"),
+    "n_validation": (1, _MANY, "validation candidates to ask about"),
+    "n_test": (1, _MANY, "test candidates to ask about"),
+    "n_search": (1, _MANY, "validation candidates for the search"),
+    "n_holdout": (1, _MANY, "validation candidates for the report"),
+    "n_review": (0, _MANY, "rows to queue for review"),
+    "pool_size": (1, 1_000_000, "examples to choose from"),
+    "budget": (1, _MANY, "requests that the search may spend"),
+    "seed": (0, 2**32 - 1, "of everything random"),
+}
+"""Name to lowest, highest and meaning of whole numbers."""
+NUMBERS: dict[str, tuple[float, float, str]] = {
+    "temperature": (0.0, 2.0, "of sampling, 0 for greedy"),
+    "budget_usd": (0.0, 1e9, "most money to spend, USD; 0 for no limit"),
+}
+"""Name to lowest, highest and meaning of other numbers."""
+
+
+def check(**given: Any) -> None:
+    """Refuse the first parameter that is out of range.
+
+    Args:
+        given: Parameters by name: those of ``WHOLE`` and ``NUMBERS``; ``usd_per_million`` (none, or two prices from 0 on); ``resend``
+            (statuses of ``lines.ASK``); every other one is a text that must not be empty or blank.
+
+    Raises:
+        ParameterError: One is out of range.
+
+    Example:
+        >>> check(samples=1, temperature=0.9)
+    """
+    for name, value in given.items():
+        if name in WHOLE:
+            low, high, meaning = WHOLE[name]
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ParameterError(f"{name} must be a whole number from {low} to {high:,}, got {value!r}; {meaning}.")
+        elif name in NUMBERS:
+            least, most, meaning = NUMBERS[name]
+            if not _is_number(value) or not least <= value <= most:
+                raise ParameterError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}; {meaning}.")
+        elif name == "usd_per_million":
+            if len(value) not in (0, 2) or not all(_is_number(price) and price >= 0 for price in value):
+                raise ParameterError(
+                    f"usd_per_million must be two prices in USD, of a million prompt tokens and of a million answer tokens, or empty, got {value!r}."
+                )
+        elif name == "resend":
+            if strange := [status for status in value if status not in ASK]:
+                raise ParameterError(f"resend must name statuses of {', '.join(ASK)}, got {strange[0]!r}.")
+        elif not isinstance(value, str) or not value.strip():
+            raise ParameterError(f"{name} must not be empty, got {value!r}; leave the parameter out for its default.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
