@@ -39,7 +39,7 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
     if task is not None and task.category is not None and candidates is not None:
         found = {
             row["candidate_id"]: task.category(row | {"profile": json.loads(row["profile"])})
-            for row in candidates.to_dicts()
+            for row in candidates.iter_rows(named=True)
         }
         frame = frame.with_columns(category=pl.Series([found.get(i) for i in frame["candidate_id"]], dtype=pl.String))
     return frame
@@ -63,18 +63,17 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
         raise ParameterError(
             "there is no output to score; run 1_generate, or import outputs (arislab import FILE --as outputs)."
         )
-    wanted = {name: tasks.columns_of(scorer) for name, scorer in task.scorers.items()}
+    wanted = {name: _wanted(frame, task, name) for name in task.scorers}
     columns = {c: _column(frame, c, task, name) for name, needs in wanted.items() for c in needs}
     values: dict[str, list[float | None]] = {name: [] for name in task.scorers}
     scorers = [
-        (name, scorer, [columns[c] for c in wanted[name]], values[name]) for name, scorer in task.scorers.items()
+        (name, tasks.bound(scorer, wanted[name]), [columns[c] for c in wanted[name]], values[name])
+        for name, scorer in task.scorers.items()
     ]
     # row by row, so that a task file can parse an output once and keep it for its next scorer
     for i, there in enumerate(frame["output"].is_not_null()):
         for name, scorer, given, found in scorers:
-            found.append(
-                _one(task, name, scorer, [column[i] for column in given], frame["custom_id"], i) if there else None
-            )
+            found.append(_one(task, name, scorer, [column[i] for column in given], frame, i) if there else None)
     scores = [pl.Series(f"score_{name}", found, dtype=pl.Float64) for name, found in values.items()]
     total = pl.sum_horizontal(*[pl.col(s.name).is_not_null() * task.weights[s.name[6:]] for s in scores])
     gained = pl.sum_horizontal(*[(pl.col(s.name) * task.weights[s.name[6:]]).fill_null(0.0) for s in scores])
@@ -112,22 +111,29 @@ def _others(frame: pl.DataFrame) -> list[list[str]]:
     return [[o for c, o in groups.get(candidate, ()) if c != custom_id] for candidate, custom_id, _ in pairs]
 
 
-def _one(task: Task, name: str, scorer: Scorer, given: list[Any], ids: pl.Series, i: int) -> float | None:
+def _wanted(frame: pl.DataFrame, task: Task, name: str) -> list[str]:
+    """The columns that a scorer is given: those it cannot do without, and what there is of the others."""
+    asked = tasks.parameters_of(task.scorers[name], file=task.path.name, name=name)
+    return [column for column, needed in asked.items() if needed or column in (*frame.columns, "others")]
+
+
+def _one(task: Task, name: str, scorer: Scorer, given: list[Any], frame: pl.DataFrame, i: int) -> float | None:
     try:
-        value = scorer(*given)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        value: Any = scorer(*given)
+    except tasks.NO_EXIT as error:  # foreign code: whatever it raises stops here, with its name and the row
+        row, holds = f"row {frame['custom_id'][i]!r}", dict(zip(_wanted(frame, task, name), given, strict=True))
+        failed = tasks.failure(error, file=task.path, function=f"scorer {name!r}", row=row, holds=holds)
+        raise TaskError(f"{failed}. Return None where it cannot tell; nothing was scored.") from error
+    if value is None or (type(value) is float and 0 <= value <= 1):  # the most frequent, a million times
+        return value
+    try:
+        return tasks.fraction(value)
+    except TypeError:
+        holds = dict(zip(_wanted(frame, task, name), given, strict=True))
         raise TaskError(
-            f"scorer {name!r} of {task.path.name} failed on row {ids[i]!r}: {type(error).__name__}: {error}. "
-            "Return None where it cannot tell; nothing was scored."
-        ) from error
-    if value is None:
-        return None
-    if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
-        raise TaskError(
-            f"scorer {name!r} of {task.path.name} returned {value!r} on row {ids[i]!r}; it must return 0..1, a bool, "
-            "or None for 'cannot tell'. Nothing was scored."
-        )
-    return float(value)
+            f"scorer {name!r} of {task.path.name} returned {value!r} on row {frame['custom_id'][i]!r}; it must return 0..1, a bool, "
+            f"or None for 'cannot tell'. Nothing was scored; {tasks.shown(holds)}."
+        ) from None
 
 
 def check(task: Task) -> pl.DataFrame:
@@ -148,7 +154,7 @@ def check(task: Task) -> pl.DataFrame:
             frames.append(score(frame, task).with_columns(kind=pl.lit(kind)))
     out = pl.concat(frames)
     for line in out.filter(pl.col("kind") == "gold").to_dicts():
-        low = [n for n in task.scorers if line[f"score_{n}"] is not None and line[f"score_{n}"] != 1]
+        low = [n for n in task.scorers if line[f"score_{n}"] is not None and line[f"score_{n}"] < 1 - tasks.ROUNDING]
         if low:
             raise TaskError(
                 f"scorer {low[0]!r} of {task.path.name} gives {line[f'score_{low[0]}']:.3g} to GOLD row {line['custom_id'][5:]}; gold must be 1.0: mend the scorer or the row."

@@ -15,21 +15,29 @@ A user with another domain writes one such file and nothing else::
     BAD = [{"output": ""}]  # quality must be below 1.0
 
 Optional: SCHEMA (JSON schema of the answer), difficulty(candidate) -> 0..1, category(candidate) -> str.
+What goes wrong in the file is one message with the file, the line, the function, the row and what the row holds.
 This module does not know what any task asks.
 """
 
+import functools
 import hashlib
 import inspect
+import math
+import numbers
 import os
+import traceback
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from arislab.errors import TaskError, closest
 
 Scorer = Callable[..., float | bool | None]
+NO_EXIT = (Exception, SystemExit)
+"""What foreign code may raise; an interrupt from the keyboard passes."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +107,9 @@ def load(name: str | Path) -> Task:
     module.__file__ = str(path)
     try:
         exec(compile(source, str(path), "exec"), module.__dict__)
-    except (SyntaxError, ImportError, NameError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except NO_EXIT as error:  # foreign code: whatever it raises, the file and the line are what its author needs
         raise TaskError(
-            f"task file {path.name} cannot be run: {type(error).__name__}: {error}; mend it, nothing was changed."
+            f"task file {path.name} cannot be run: {_said(error)}{_line(error, str(path))}; mend it, nothing was changed."
         ) from error
     found = module.__dict__
     for need, how in (
@@ -115,20 +123,146 @@ def load(name: str | Path) -> Task:
             )
     scorers, weights = found["SCORERS"], found["WEIGHTS"]
     _check_scorers(path.name, scorers, weights)
+    _check_others(path.name, found)
     return Task(
         name=path.stem,
         path=path.resolve(),
         source=source,
         SYSTEM=found.get("SYSTEM", ""),
-        to_messages=found["to_messages"],
+        to_messages=_guarded(path, "to_messages", found["to_messages"], _messages),
         scorers=scorers,
         weights={name: float(weights[name]) for name in scorers},
         schema=found.get("SCHEMA"),
-        difficulty=found.get("difficulty"),
-        category=found.get("category"),
+        difficulty=_guarded(path, "difficulty", found["difficulty"], number) if found.get("difficulty") else None,
+        category=_guarded(path, "category", found["category"], _name) if found.get("category") else None,
         gold=tuple(found.get("GOLD", ())),
         bad=tuple(found.get("BAD", ())),
     )
+
+
+def failure(error: BaseException, *, file: Path, function: str, row: str, holds: Mapping[str, Any]) -> TaskError:
+    """Return what to raise when a function of a task file failed: where in the file, on which row, and what the row holds.
+
+    Args:
+        error: What the function raised.
+        file: The task file.
+        function: What was called, in words, such as ``scorer 'short'``.
+        row: Which row it was given, in words.
+        holds: What it was given, by name.
+    """
+    return TaskError(
+        f"{function} of {file.name} failed on {row}: {_said(error)}{_line(error, str(file))}; {shown(holds)}"
+    )
+
+
+def shown(holds: Mapping[str, Any]) -> str:
+    """Return in few words what a row holds."""
+    parts = []
+    for name, value in list(holds.items())[:8]:
+        text = repr(value)
+        parts.append(f"{name}={text if len(text) <= 80 else text[:77] + '...'}")
+    return f"it was given {', '.join(parts)}" if parts else "it was given nothing"
+
+
+def _said(error: BaseException) -> str:
+    """Return the kind of an error and its first line; some speak only through their kind."""
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def _line(error: BaseException, file: str) -> str:
+    """Return the last line of the task file that an error went through."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return f" (line {error.lineno})"
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    return f" (line {lines[-1].lineno}: {lines[-1].line})" if lines else ""
+
+
+def number(value: Any) -> float | None:
+    """Return a number as float, of numpy and torch too; None stays None.
+
+    Raises:
+        TypeError: It is no number, or none that is finite.
+
+    Example:
+        >>> import numpy as np
+        >>> number(np.float32(0.5)), number(np.True_), number(None)
+        (0.5, 1.0, None)
+    """
+    if value is None:
+        return None
+    if not isinstance(value, numbers.Real | Decimal) and callable(getattr(value, "item", None)):
+        try:
+            value = value.item()  # a scalar of numpy or torch
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError("no single number") from None
+    if not isinstance(value, numbers.Real | Decimal):
+        raise TypeError("no number")
+    if not math.isfinite(value):
+        raise TypeError("no finite number")
+    return float(value)
+
+
+ROUNDING = 1e-6
+"""Floats that differ by less are one number."""
+
+
+def fraction(value: Any) -> float | None:
+    """Return what a scorer may return as float in 0..1; what only rounding put outside is 0 or 1.
+
+    Raises:
+        TypeError: It is no number in 0..1, no bool, and not None.
+
+    Example:
+        >>> fraction(1.0000000000000002), fraction(True)
+        (1.0, 1.0)
+    """
+    found = number(value)
+    if found is not None and not -ROUNDING <= found <= 1 + ROUNDING:
+        raise TypeError("outside 0..1")
+    return None if found is None else min(1.0, max(0.0, found))
+
+
+def _name(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError("it must return text or None")
+    return None if value is None else str(value)  # numpy has a text of its own
+
+
+def _messages(value: Any) -> list[dict[str, Any]]:
+    if not (
+        isinstance(value, list)
+        and value
+        and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
+    ):
+        raise TypeError("it must give a list of {'role': text, 'content': text} with at least one entry")
+    return value
+
+
+def _guarded(path: Path, name: str, function: Any, read: Callable[[Any], Any]) -> Callable[[dict[str, Any]], Any]:
+    """Return a function of a candidate that says where it failed, on whom, and what that candidate holds."""
+    if not callable(function):
+        raise TaskError(f"task file {path.name}: {name} is {function!r}; it must be a function of a candidate.")
+
+    @functools.wraps(function)
+    def call(candidate: dict[str, Any]) -> Any:
+        try:
+            value = function(candidate)
+        except NO_EXIT as error:
+            raise _candidate_failure(error, path, name, candidate) from error
+        try:
+            return read(value)
+        except TypeError as error:
+            wrong = TypeError(f"it returned {value!r}: {error}" if len(repr(value)) < 200 else str(error))
+            raise _candidate_failure(wrong, path, name, candidate) from None
+
+    return call
+
+
+def _candidate_failure(error: BaseException, path: Path, name: str, candidate: dict[str, Any]) -> TaskError:
+    row = f"candidate {candidate.get('candidate_id')!r}"
+    holds = {"profile": candidate["profile"]} if "profile" in candidate else candidate
+    return failure(error, file=path, function=name, row=row, holds=holds)
 
 
 def _check_scorers(file: str, scorers: Any, weights: Any) -> None:
@@ -137,15 +271,18 @@ def _check_scorers(file: str, scorers: Any, weights: Any) -> None:
             f"task file {file}: SCORERS must be a dict of name: function with at least one entry, got {scorers!r}."
         )
     for name, function in scorers.items():
-        if not callable(function) or not str(name).isidentifier():
+        if not callable(function) or not isinstance(name, str) or not name.isidentifier():
             raise TaskError(
                 f"task file {file}: SCORERS[{name!r}] is {function!r}; it must be a function under an identifier as name."
             )
+        parameters_of(function, file=file, name=name)
+        if not isinstance(weights, dict):
+            raise TaskError(f"task file {file}: WEIGHTS must be a dict of name: number > 0, got {weights!r}.")
         if name not in weights:
             raise TaskError(
                 f"task file {file}: scorer {name!r} has no weight; {closest(name, weights)}. Add it to WEIGHTS."
             )
-        if not float(weights[name]) > 0:
+        if not _is_weight(weights[name]):
             raise TaskError(
                 f"task file {file}: WEIGHTS[{name!r}] is {weights[name]!r}; it must be a number > 0 (leave a scorer out to switch it off)."
             )
@@ -156,6 +293,46 @@ def _check_scorers(file: str, scorers: Any, weights: Any) -> None:
         )
 
 
-def columns_of(scorer: Scorer) -> list[str]:
-    """Return the columns that a scorer asks for: its parameter names."""
-    return list(inspect.signature(scorer).parameters)
+def _is_weight(value: Any) -> bool:
+    try:
+        weight = number(value)
+    except TypeError:
+        return False
+    return weight is not None and weight > 0
+
+
+def _check_others(file: str, found: dict[str, Any]) -> None:
+    for name in ("GOLD", "BAD"):
+        rows = found.get(name, ())
+        if not isinstance(rows, list | tuple) or not all(isinstance(row, dict) for row in rows):
+            raise TaskError(
+                f"task file {file}: {name} must be a list of rows such as {{'output': text}}, got {shown({name: rows})[13:]}."
+            )
+    if not isinstance(found.get("SYSTEM", ""), str):
+        raise TaskError(f"task file {file}: SYSTEM must be text, got {found['SYSTEM']!r}.")
+
+
+def parameters_of(scorer: Scorer, *, file: str, name: str) -> dict[str, bool]:
+    """Return the columns that a scorer asks for, its parameter names: true if it cannot do without (no default).
+
+    Raises:
+        TaskError: Its parameters have no names.
+    """
+    try:
+        parameters = inspect.signature(scorer).parameters.values()
+    except (TypeError, ValueError):
+        raise TaskError(
+            f"task file {file}: scorer {name!r} is {scorer!r}, whose parameters have no names; write a function whose parameters are columns."
+        ) from None
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return {p.name: p.default is p.empty for p in named}
+
+
+def bound(scorer: Scorer, columns: list[str]) -> Callable[..., Any]:
+    """Return a scorer as a function of the values of these columns, in this order."""
+    kinds = {name: p.kind for name, p in inspect.signature(scorer).parameters.items()}
+    names = list(kinds)[: len(columns)]
+    if names == columns and all(kinds[name] != inspect.Parameter.KEYWORD_ONLY for name in columns):
+        return scorer
+    n = sum(kinds[name] == inspect.Parameter.POSITIONAL_ONLY for name in columns)
+    return lambda *values: scorer(*values[:n], **dict(zip(columns[n:], values[n:], strict=True)))
