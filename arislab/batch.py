@@ -15,12 +15,13 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from arislab import chat
+from arislab import chat, mixing
 from arislab.budget import Budget
 from arislab.conditions import Where
 from arislab.connection import Server, connect
 from arislab.errors import BatchError, ParameterError, TaskError
-from arislab.job import Job, submit
+from arislab.isolation import Isolation
+from arislab.job import Job, send_together, submit
 from arislab.ledger import OPEN, Ledger
 from arislab.lines import AGAIN, ANSWERED, ASK, canonical, outcome
 from arislab.request_lines import request
@@ -45,11 +46,13 @@ __all__ = [
     "connect",
     "custom_id",
     "dry_run",
+    "isolation",
     "outcome",
     "plan",
     "preview",
     "read_requests",
     "reuse_finished",
+    "send_together",
     "states",
     "status",
     "submit",
@@ -325,6 +328,32 @@ def answer(
         table.upsert(job.wait().collect().with_columns(task=pl.lit(task)))
         known = _recorded(requests, table)
     return requests.join(known, on="custom_id", how="left", maintain_order="left")  # one row per row of requests
+
+
+def isolation(server: Server, *, models: Iterable[str], again: bool = False) -> Isolation:
+    """Return whether a server answers with the model that was asked while it is asked for several; the run's record keeps it.
+
+    A server that mixes them, or of which this cannot be told, gets one model at a time from now on.
+
+    Args:
+        server: From ``connect``.
+        models: Names that will be asked for; of one there is nothing to mix, and nothing is asked.
+        again: Ask although a result of the last 24 hours is known.
+
+    Raises:
+        BatchError: It answers with another model even where one is asked at a time: nothing that it says can be used.
+    """
+    ledger = Ledger(server.folder)
+    try:
+        is_busy = bool(ledger.rows("server = ? and state = 'submitted'", server.identity))
+    finally:
+        ledger.close()
+    names = tuple(dict.fromkeys(models))
+    if is_busy and len(names) > 1 and not mixing.known(server, names, folder=server.folder):
+        return Isolation(
+            "cannot tell", names, problem="batches are on their way to this server, and a probe needs it alone"
+        )
+    return mixing.check(server, names, folder=server.folder, batches=send_together, again=again)
 
 
 def states(requests: pl.DataFrame, table: Table) -> dict[str, int]:

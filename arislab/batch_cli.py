@@ -82,6 +82,11 @@ def submit(
         for model in requests["model"].unique(maintain_order=True):
             server.model(model)
         job = batch.submit(requests, server=server, folder=where, resend=_statuses(resend), budget=budget)
+        if job.is_one_at_a_time():
+            names = ",".join(requests["model"].unique(maintain_order=True))
+            print(
+                f"one model at a time; `arislab batch doctor --base-url {base_url} --models {names}` finds out whether that is needed"
+            )
         try:
             if wait:
                 job.wait()
@@ -177,19 +182,62 @@ def doctor(
     base_url: Annotated[str, typer.Option("--base-url", help="URL of the server, ending in /v1.")],
     model: Annotated[str, typer.Option(help="Name to ask for; default the first that the server lists.")] = "",
     patience_s: Annotated[float, typer.Option(help="Longest wait for the batches to end.", min=1)] = 900,
+    models: Annotated[str, typer.Option(help="Two names or more, with commas: are these kept apart?")] = "",
+    root: Root = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Examine a server: what holds, what deviates, what the client does about it; about 25 tiny requests.
 
-    Exit 1 if something deviates that the client cannot bridge.
+    With --models: whether it answers with the model that was asked while it is asked for others, about 300 short requests, and which
+    runs of this root asked it. Exit 1 if something deviates that the client cannot bridge.
     """
+    if models:
+        return _isolation(base_url, models, root=root, as_json=as_json)
     from arislab.doctor import as_text, diagnose
 
     found = diagnose(base_url, _key(), model=model, patience_s=patience_s)
     print(found.write_json() if as_json else as_text(found))
     if not found["bridged"].all():
         raise typer.Exit(1)
+
+
+def _isolation(base_url: str, models: str, *, root: Path | None, as_json: bool) -> None:
+    """Examine a server anew for several models, and name the runs that asked it."""
+    from arislab import batch, lake, mixing
+
+    where, names = _folder(None, root), list(dict.fromkeys(filter(None, map(str.strip, models.split(",")))))
+    if len(names) < 2:
+        raise ParameterError(f"--models must name two models or more, with commas between them, got {models!r}.")
+    with _told(), batch.connect(base_url, folder=where) as server:
+        for name in names:
+            server.model(name)
+        found = mixing.probe(server, names, folder=where, batches=batch.send_together)
+        runs = _runs_at(lake.root(), server)
+    if as_json:
+        print(json.dumps({"isolation": found.as_dict(), "runs": runs}))
+    else:
+        print(found)
+        print(f"{len(runs)} runs of this root asked this server, newest first")
+        for run in runs:
+            print(f"{run['run_id']}  {run['phase']:<8}  {run['isolation']}")
+    if found.verdict == "fails alone":
+        raise typer.Exit(1)
+
+
+def _runs_at(root: Path, server: Any) -> list[dict[str, Any]]:
+    """The runs that asked several models of a server, and what was known then of whether it keeps them apart."""
+    from arislab import records
+
+    found = []
+    for short in records.select(root, where="phase in ('finetune', 'evaluate')"):
+        run = records.read(Path(short["folder"]))
+        here = [told for told in run.get("servers", []) if server.identity in (told.get("identity"), told["base_url"])]
+        verdicts = [told["isolation"]["verdict"] for told in here if "isolation" in told]
+        if here:
+            verdict = next(reversed(verdicts), "not examined")
+            found.append({"run_id": run["run_id"], "phase": run["phase"], "isolation": verdict})
+    return found
 
 
 def _key() -> str:

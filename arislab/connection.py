@@ -17,6 +17,7 @@ from typing import Any
 
 from arislab.dialect import DIALECTS, Dialect, dialect
 from arislab.errors import BatchError, ParameterError, PrerequisiteError, closest
+from arislab.isolation import Isolation
 from arislab.pause import retry_after_s
 
 _PATIENCE_S = 120.0
@@ -65,6 +66,8 @@ class Server:
         """How the server differs from OpenAI's."""
         self.identity = str(self.about.get("instance") or base_url)
         """Under this name the ledger keeps the server's batches: arislab's own server keeps it across ports and restarts."""
+        self.recorded: list[dict[str, Any]] | None = self._then.get("isolation", []) if self._replay else None
+        """What probes showed in the run that is repeated; null: none is."""
         self._note(
             base_url=self._asked_url,
             identity=self.identity,
@@ -76,6 +79,10 @@ class Server:
     def decided(self, form: Any, why: str) -> None:
         """Record, under a run, which response_format its requests have: repeating the run must not ask again."""
         self._note(base_url=self._asked_url, form=form, why=why)
+
+    def note_isolation(self, found: Isolation) -> None:
+        """Record, under a run, whether the server keeps its models apart: repeating the run must not ask again."""
+        self._note(base_url=self._asked_url, identity=self.identity, isolation=found.as_dict())
 
     def _note(self, **told: Any) -> None:
         folder = os.environ.get("ARISLAB_RUN_DIR")

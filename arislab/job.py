@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from arislab import results, sending
+from arislab import mixing, results, sending
 from arislab.budget import Budget
 from arislab.connection import Server
 from arislab.errors import BatchError, ParameterError
@@ -77,8 +77,39 @@ def submit(
         max_bytes=min(max_bytes or most.max_bytes, most.max_bytes),
         n_recorded=distinct.height - todo.height,
     )
+    if job.is_one_at_a_time():
+        mixing.stop(job.server, mixing.known(job.server, todo["model"], folder=job.folder))
     job._begin(given)
     return job
+
+
+def send_together(server: Server, folder: Path, asks: list[tuple[str, dict[str, Any]]]) -> dict[str, str]:
+    """Send requests (custom_id, body) so that the server has all at once, and return the texts of those that were answered.
+
+    In one file, and where the server takes only files of one model, in one batch per model; none are returned of batches that did not run
+    at the same time.
+    """
+    rows = [(name, body["model"], canonical(body)) for name, body in asks]
+    requests = pl.DataFrame(rows, schema=["custom_id", "model", "body"], orient="row")
+    try:
+        return _texts(requests.with_columns(model=pl.lit("")), server, folder / "one")
+    except BatchError:
+        return _texts(requests, server, folder / "each")
+
+
+def _texts(requests: pl.DataFrame, server: Server, folder: Path) -> dict[str, str]:
+    job = Job(requests, server, folder, Ledger(folder))
+    try:
+        job._begin(set())
+        answers = job.wait().collect()
+        batches = job.batches()
+    finally:
+        job.ledger.close()
+    if len(batches) > 1:
+        ended = [one.completed_at or 0 if one else 0 for one in batches]
+        if max(one.in_progress_at or one.created_at for one in batches if one) > min(ended):
+            return {}
+    return dict(answers.filter(pl.col("llm_output").is_not_null()).select("custom_id", "llm_output").iter_rows())
 
 
 @dataclass
@@ -234,6 +265,10 @@ class Job:
                     done |= {name} if status in ANSWERED else set()
         return lines
 
+    def is_one_at_a_time(self) -> bool:
+        """Whether batches of one model wait for those of another: the server mixes models, or nobody has looked (``batch.isolation``)."""
+        return not self._keeps_apart(set(self.requests["model"]))
+
     def cancel(self) -> None:
         """Stop what is on its way; lines that have an answer stay, those that were not sent are let go."""
         for shard in self._open():
@@ -299,6 +334,8 @@ class Job:
                 continue
             if shard["state"] == "planned" and n_open >= self.window:
                 break
+            if shard["state"] == "planned" and not self._may_stand_beside(shard):
+                continue
             if self.budget and n_open and self._mean_tokens() is None:
                 break  # the first file is the pilot: it tells what a request takes
             if self._is_stopped or (self.budget and not self._affords(shard)):
@@ -311,6 +348,18 @@ class Job:
             if shard["state"] not in OPEN:  # another process sent it, and saw its end
                 self._follow(shard)
         self.shards = [s for s in self.shards if s["state"] != "withdrawn"]
+
+    def _may_stand_beside(self, shard: dict[str, Any]) -> bool:
+        """Whether a batch may be sent now: not beside one of another model, also of another process, unless the server keeps the two apart."""
+        sent = "server = ? and state in ('uploading', 'creating', 'submitted')"
+        beside = {sending.model_of(other["path"]) for other in self.ledger.rows(sent, self.server.identity)}
+        return self._keeps_apart({sending.model_of(shard["path"]), *beside})
+
+    def _keeps_apart(self, models: set[str]) -> bool:
+        if len(models) < 2 or self.server.about.get("server") == "arislab":  # that one sees to it itself
+            return True
+        found = mixing.known(self.server, models, folder=self.folder)
+        return found is not None and found.is_together
 
     def _withdraw(self, shard: dict[str, Any]) -> None:
         """Let go of a shard for which no batch was asked."""

@@ -8,6 +8,7 @@ know budgets, results or any other file.
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ def cut(todo: pl.DataFrame, *, max_lines: int, max_bytes: int) -> Iterator[tuple
             size += len(line)
         if lines:
             yield ids, b"".join(lines)
+
+
+@lru_cache(maxsize=4096)
+def model_of(path: str) -> str:
+    """Return the model that a file of requests asks: the one of its first line."""
+    with Path(path).open("rb") as file:
+        first = parse(file.readline()) or {}
+    return str(first["body"]["model"])
 
 
 def unsendable(body: str) -> str | None:
@@ -104,9 +113,7 @@ def _upload(shard: dict[str, Any], *, server: Server, ledger: Ledger) -> str:
     if dialect.expires_after_s:
         more["expires_after"] = {"anchor": "created_at", "seconds": dialect.expires_after_s}
     if dialect.upload_model_field:
-        with path.open("rb") as file:
-            first = parse(file.readline()) or {}
-        more["extra_body"] = {dialect.upload_model_field: first["body"]["model"]}
+        more["extra_body"] = {dialect.upload_model_field: model_of(shard["path"])}
     name = f"{ledger.mark(shard)}.jsonl"
     with path.open("rb") as file:
         try:

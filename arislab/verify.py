@@ -364,15 +364,19 @@ def _answers(run: dict[str, Any], into: Path) -> Path | None:
 
 
 def _connections(servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each server said each time that the run connected, and which response_format was decided on then."""
+    """What each server said each time that the run connected, which response_format was decided on then, and what probes showed."""
     found: list[dict[str, Any]] = []
     for told in servers:
         if "models" in told:
             about = {name: told["about"].get(name) for name in ("engine", "response_format")}
             found.append({"base_url": told["base_url"], "models": told["models"], **about, "replayed": None})
-        elif "form" in told:
+            found[-1]["isolation"] = []
+        else:
             here = [one for one in found if one["base_url"] == told.get("base_url", one["base_url"])]
-            here[-1]["replayed"] = [told["form"], told["why"]]
+            if "form" in told:
+                here[-1]["replayed"] = [told["form"], told["why"]]
+            if "isolation" in told:
+                here[-1]["isolation"].append(told["isolation"])
     return found
 
 

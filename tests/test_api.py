@@ -41,6 +41,7 @@ PINNED = {
     batch.cancel: "folder server batch_ids",
     batch.collect: "folder server",
     batch.connect: "base_url folder adapters model_path dialect",
+    batch.isolation: "server models again",
     batch.dry_run: "requests server folder table task n seed usd_per_million",
     batch.submit: "requests server folder answered resend max_lines max_bytes window attempts budget",
     batch.Job.wait: "self poll_s",

@@ -1,0 +1,189 @@
+"""Whether a server keeps its models apart: the verdict on toy servers, and what the client does with it on real ones."""
+
+import hashlib
+import json
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arislab import isolation
+
+NAMES = ("base", "tuned", "other")
+
+
+def says(model, prompt, n_same=4):
+    """What a model says to a prompt; to every ``n_same``-th all say the same."""
+    who = "all" if prompt % n_same == 0 else model
+    return " ".join(hashlib.sha256(f"{who} {prompt} {i}".encode()).hexdigest()[:5] for i in range(6))
+
+
+def judge(answer, models=NAMES):
+    """Run a probe on ``answer(model, prompt, beside)``, where ``beside`` has the other requests in flight and is empty alone."""
+    probe, sizes = isolation.examine(models), []
+    answers = None
+    try:
+        while True:
+            wave = next(probe) if answers is None else probe.send(answers)
+            sizes.append(len(wave.asks))
+            beside = list(wave.asks) if wave.at_once else []
+            answers = ([answer(model, prompt, beside) for model, prompt in wave.asks], "no reason")
+    except StopIteration as end:
+        found = end.value
+    assert found.n_requests == sum(sizes)
+    assert max(sizes) <= isolation.AT_ONCE
+    return found
+
+
+def others(model, beside):
+    return [name for name, _ in beside if name != model]
+
+
+def test_a_server_that_answers_with_who_was_asked_is_isolated():
+    found = judge(lambda model, prompt, _: says(model, prompt))
+    assert (found.verdict, found.n_turned, found.n_control_turned, found.is_together) == ("isolated", 0, 0, True)
+    assert (found.n_prompts, found.n_differ, found.n_could_show) == (12, 9, 108)
+    assert found.n_requests == 12 * 3 * 2 + 108 + 108
+    assert "0 of 108 answers turned into another model's" in repr(found)
+    assert "3% would have shown with 95 % certainty" in repr(found)
+
+
+def test_base_requests_answered_by_the_adapter_beside_them_are_a_finding():
+    def answer(model, prompt, beside):
+        return says("tuned" if model == "base" and "tuned" in others(model, beside) else model, prompt)
+
+    found = judge(answer, ("base", "tuned"))
+    assert (found.verdict, found.n_turned, found.n_could_show, found.n_control_turned) == ("mixes", 54, 108, 0)
+    assert not found.is_together
+    assert "'base' was asked" in found.example
+    assert "as 'tuned' does" in found.example
+    assert "one model at a time" in repr(found)
+
+
+def test_a_server_that_mixes_one_request_in_ten_is_found_too():
+    for seed in range(20):
+        chance = random.Random(seed)
+
+        def answer(model, prompt, beside, chance=chance):
+            wrong = others(model, beside) and chance.random() < 0.1
+            return says(next(iter(others(model, beside))) if wrong else model, prompt)
+
+        assert not judge(answer).is_together, seed
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5, 1.0])
+def test_what_batching_alone_changes_is_no_finding(rate):
+    for seed in range(20):
+        chance = random.Random(seed)
+
+        def answer(model, prompt, beside, chance=chance):
+            words = says(model, prompt).split()
+            if len(beside) > 1 and chance.random() < rate:
+                words[chance.randrange(1, 6) :] = [str(chance.random())]
+            return " ".join(words)
+
+        found = judge(answer)
+        assert found.verdict == "isolated", (seed, found)
+
+
+def test_noise_that_happens_to_be_the_other_models_answer_is_none_if_it_comes_within_one_model_too():
+    """Two models that differ by a hair: with others in flight, whoever they are, a fifth of the answers fall the other way."""
+    verdicts = []
+    for seed in range(40):
+        chance = random.Random(seed)
+
+        def answer(model, prompt, beside, chance=chance):
+            flips = len(beside) > 1 and chance.random() < 0.2
+            return says({"base": "tuned", "tuned": "base"}[model] if flips else model, prompt)
+
+        verdicts.append(judge(answer, ("base", "tuned")).verdict)
+    assert set(verdicts) == {"isolated"}
+
+
+def test_models_that_answer_alike_cannot_be_told_apart_and_that_is_said():
+    found = judge(lambda model, prompt, _: says("same" if model != "other" else model, prompt))
+    assert (found.verdict, found.alike, found.is_together) == ("cannot tell", (("base", "tuned"),), False)
+    assert found.n_prompts == len(isolation.PROMPTS), "longer answers to more prompts were tried"
+    assert "'base' and 'tuned' answer 32 prompts alike" in repr(found)
+    assert judge(lambda *_: "").alike == (("base", "tuned"), ("base", "other"), ("tuned", "other"))
+
+
+def test_models_that_differ_only_in_one_longer_answer_are_told_apart_by_it():
+    def answer(model, prompt, beside):
+        own = model if prompt == 21 else "same"
+        return says("tuned" if beside and others(model, beside) and own != "same" else own, prompt)
+
+    assert judge(answer, ("base", "tuned")).verdict == "mixes"
+    assert judge(lambda model, prompt, _: says(model if prompt == 21 else "same", prompt), NAMES).verdict == "isolated"
+
+
+@pytest.mark.parametrize("how", ["last", "first after a change"])
+def test_a_server_that_mixes_one_at_a_time_is_found_alone(how):
+    used = []
+
+    def answer(model, prompt, _):
+        before = used[-1] if used else model
+        used.append(model)
+        if how == "last":
+            before = next((name for name in reversed(used) if name != "base"), "base") if model == "base" else model
+        return says(before, prompt, n_same=99)
+
+    found = judge(answer, ("base", "tuned"))
+    assert (found.verdict, found.is_together) == ("fails alone", False)
+    assert found.n_turned_alone >= 2
+    assert found.example
+
+
+def test_one_answer_that_turned_alone_is_asked_again_before_it_counts():
+    n_asked = {}
+
+    def answer(model, prompt, _):
+        n_asked[model, prompt] = n_asked.get((model, prompt), 0) + 1
+        return says("tuned" if (model, prompt, n_asked[model, prompt]) == ("base", 5, 2) else model, prompt)
+
+    assert judge(answer, ("base", "tuned")).verdict != "fails alone"
+
+
+def test_a_server_that_draws_its_answers_anyhow_cannot_be_judged():
+    chance = random.Random(1)
+    found = judge(lambda model, prompt, _: f"{model} {chance.random()}")
+    assert (found.verdict, found.alike) == ("cannot tell", ())
+    assert "differently each time" in repr(found)
+
+
+@pytest.mark.parametrize("silent", ["all", "tuned", "at once"])
+def test_answers_that_do_not_come_clear_nobody(silent):
+    def answer(model, prompt, beside):
+        return None if silent in ("all", model) or (silent == "at once" and beside) else says(model, prompt)
+
+    found = judge(answer)
+    assert (found.verdict, found.is_together) == ("cannot tell", False)
+    assert "no reason" in found.problem
+    assert not found.covers(NAMES), "and it is asked again next time"
+
+
+def test_a_result_covers_its_models_for_a_day_and_a_part_of_them_where_that_follows():
+    found = judge(lambda model, prompt, _: says(model, prompt))
+    assert found.covers(NAMES)
+    assert found.covers(("tuned", "base"))
+    assert not found.covers((*NAMES, "new")), "a model that is added is examined"
+    assert not found.covers(NAMES, now=datetime.now(UTC) + timedelta(days=1, seconds=1))
+    unclear = judge(lambda model, prompt, _: says("same" if model != "other" else model, prompt))
+    assert unclear.covers(NAMES)
+    assert not unclear.covers(("base", "other"))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(isolation.VERDICTS), st.lists(st.text(), min_size=1, max_size=3), st.text(), st.integers(0, 99))
+def test_a_result_survives_json(verdict, models, text, n):
+    found = isolation.Isolation(verdict, tuple(models), n_turned=n, example=text, alike=((text, text),))
+    assert isolation.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+
+
+def test_the_chance_is_fishers():
+    # Agresti, Categorical Data Analysis, the lady tasting tea: 3 of 4 right, one-sided p = 0.243
+    assert isolation.fisher(3, 4, 1, 4) == pytest.approx(0.2429, abs=1e-4)
+    assert isolation.fisher(0, 10, 3, 20) == 1.0
+    assert isolation.fisher(4, 4, 0, 4) == pytest.approx(1 / 70)
