@@ -2,13 +2,18 @@
 
 import os
 import sys
+import warnings
+from typing import Any, TextIO
 
 from arislab.errors import ArislabError
+from arislab.text import print
 
 
 def main() -> None:
     """Run the command; what the user must fix prints as one message, without a traceback."""
     words = sys.argv[1:]
+    sys.excepthook = _crash
+    warnings.showwarning = _warning
     try:
         if words[:1] == ["runs"] and (len(words) == 1 or words[1].startswith("-")):
             from arislab import listing
@@ -26,6 +31,25 @@ def main() -> None:
     except ArislabError as error:
         print(f"arislab: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _crash(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print a traceback without secrets, and without what steers a terminal."""
+    import traceback
+
+    print("".join(traceback.format_exception(kind, error, trace)), end="", file=sys.stderr)
+
+
+def _warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning as Python does, likewise."""
+    print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=file or sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,3 @@
-# ruff: noqa: T201 - the command line prints
 """The ``arislab batch`` commands: a file of requests to a file of results, through any Files + Batches server.
 
 What goes in and out is OpenAI's pair of files, so that any engine can take over; the ledger of a folder remembers what is on its way.
@@ -7,6 +6,7 @@ Keys come from $ARISLAB_API_KEY or $OPENAI_API_KEY only.
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from arislab.errors import ParameterError, PrerequisiteError
+from arislab.text import json_text, print
 
 app = typer.Typer(no_args_is_help=True, help="Send a file of requests through any Files + Batches server.")
 
@@ -197,7 +198,7 @@ def doctor(
     from arislab.doctor import as_text, diagnose
 
     found = diagnose(base_url, _key(), model=model, patience_s=patience_s)
-    print(found.write_json() if as_json else as_text(found))
+    print(json_text(found.write_json()) if as_json else as_text(found))
     if not found["bridged"].all():
         raise typer.Exit(1)
 
@@ -269,7 +270,7 @@ def _statuses(resend: list[str] | None) -> tuple[str, ...]:
 def _told() -> Iterator[None]:
     """Print warnings as one line each, without the place in the code."""
     shown = warnings.showwarning
-    warnings.showwarning = lambda message, *_, **__: typer.echo(f"arislab: {message}", err=True)
+    warnings.showwarning = lambda message, *_, **__: print(f"arislab: {message}", file=sys.stderr)
     try:
         yield
     finally:
@@ -284,13 +285,13 @@ def _account(counts: dict[str, int], n: int) -> None:
 def _check(fruitless: dict[str, Any] | None) -> None:
     """Exit 1 if batches completed and nothing that was asked has an answer."""
     if fruitless is not None:
-        typer.echo(f"arislab: no request has an answer: batch {fruitless['batch_id']} {fruitless['error']}", err=True)
+        print(f"arislab: no request has an answer: batch {fruitless['batch_id']} {fruitless['error']}", file=sys.stderr)
         raise typer.Exit(1)
 
 
 def _table(frame: Any, *, as_json: bool) -> None:
     if as_json:
-        print(frame.write_json())
+        print(json_text(frame.write_json()))
         return
     for row in frame.to_dicts():
         name = row["batch_id"] or Path(row["path"]).name

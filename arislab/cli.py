@@ -12,6 +12,7 @@ from arislab import batch_cli, runs_cli
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.place import enter
 from arislab.runs_cli import perform
+from arislab.text import json_text, print
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -116,9 +117,17 @@ def sql(
             print(answer)
     elif form == "csv":
         lists = [name for name, dtype in answer.schema.items() if dtype == pl.List(pl.String)]
-        print(answer.with_columns(pl.col(name).list.join(" ") for name in lists).write_csv())
+        _data(answer.with_columns(pl.col(name).list.join(" ") for name in lists).write_csv())
     else:
-        print(answer.write_json())
+        print(json_text(answer.write_json()))
+
+
+def _data(text: str) -> None:
+    """Print what another program reads: as it is, unless it goes to a terminal."""
+    if sys.stdout.isatty():
+        print(text)
+    else:
+        sys.stdout.write(f"{text}\n")
 
 
 @app.command()
@@ -202,7 +211,7 @@ def export(
             file=sys.stderr,
         )
     if out is None:
-        print(text)
+        print(json_text(text))
         return
     try:
         out.write_text(text + "\n", encoding="utf-8")

@@ -9,12 +9,14 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import uniform
 from typing import Any
 
+from arislab import masking
 from arislab.dialect import DIALECTS, Dialect, dialect
 from arislab.errors import BatchError, ParameterError, PrerequisiteError, closest
 from arislab.isolation import Isolation
@@ -28,7 +30,8 @@ class Server:
 
     Args:
         base_url: ``embedded`` (a server on a free loopback port with the tiny model, started here), or the URL of any server
-            of the protocol, ending in /v1. Its key comes from $ARISLAB_API_KEY or $OPENAI_API_KEY, never from a parameter.
+            of the protocol, ending in /v1. Its key comes from $ARISLAB_API_KEY or $OPENAI_API_KEY, never from a parameter. User and
+            password in the URL are sent as Basic authorization if there is no key; they are shown and stored nowhere.
         folder: Where ledger and embedded server keep their files.
         adapters: Folder of LoRA adapters that the embedded server offers as models.
         model_path: Weights of the embedded server; default the tiny model that ships with arislab.
@@ -44,17 +47,24 @@ class Server:
         model_path: str = "tiny",
         dialect: str = "auto",
     ) -> None:
+        shown = str(masking.masked(base_url))
+        base_url, self._credentials = masking.take_apart(base_url)
         if base_url != "embedded" and not base_url.startswith(("http://", "https://")):
             raise ParameterError(
-                f"base_url must be 'embedded' or a URL such as http://127.0.0.1:8000/v1, got {base_url!r}."
+                f"base_url must be 'embedded' or a URL such as http://127.0.0.1:8000/v1, got {shown!r}."
+            )
+        if "?" in base_url or "#" in base_url:
+            raise ParameterError(
+                f"base_url must end with a path such as /v1, got {shown!r}; give no ? or # there: a key goes into ARISLAB_API_KEY."
             )
         self._replay = os.environ.get("ARISLAB_REPLAY")
-        self._then = _as_it_was(Path(self._replay), base_url) if self._replay else {}
+        self._then = _as_it_was(Path(self._replay), shown) if self._replay else {}
         self.base_url, self.folder = "embedded" if self._replay else base_url, Path(folder)
         self._adapters, self._model_path = adapters, model_path
         self._process: subprocess.Popen[str] | None = None
         self._client: Any = None
-        self._url = self._asked_url = base_url
+        self._url = base_url
+        self._shown = shown
         if self.base_url == "embedded":
             self._start()
             atexit.register(self.close)
@@ -69,7 +79,7 @@ class Server:
         self.recorded: list[dict[str, Any]] | None = self._then.get("isolation", []) if self._replay else None
         """What probes showed in the run that is repeated; null: none is."""
         self._note(
-            base_url=self._asked_url,
+            base_url=self._shown,
             identity=self.identity,
             dialect=self.dialect.name,
             models=self.models,
@@ -78,7 +88,7 @@ class Server:
 
     def decided(self, form: Any, why: str) -> None:
         """Record, under a run, which response_format its requests have: repeating the run must not ask again."""
-        self._note(base_url=self._asked_url, form=form, why=why)
+        self._note(base_url=self._shown, form=form, why=why)
 
     def note_isolation(self, found: Isolation) -> None:
         """Record, under a run, whether the server keeps its models apart: repeating the run must not ask again."""
@@ -88,7 +98,7 @@ class Server:
         folder = os.environ.get("ARISLAB_RUN_DIR")
         if folder:
             with (Path(folder) / "servers.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(told) + "\n")
+                file.write(json.dumps(masking.masked(told)) + "\n")
 
     def _about(self) -> dict[str, Any]:
         """Ask a server whether it is arislab's own; any other has no such route. A replayed one says what was decided then."""
@@ -144,14 +154,14 @@ class Server:
             )
         told = json.loads(line)
         self._url = told["url"]
-        self._client = _client(self._url, Path(told["token_file"]).read_text(encoding="utf-8").strip())
+        self._client = client_of(self._url, Path(told["token_file"]).read_text(encoding="utf-8").strip())
 
     def _answers(self, address: Path) -> bool:
         import openai
 
         told = json.loads(address.read_text(encoding="utf-8"))
         try:
-            _client(told["url"], Path(told["token_file"]).read_text(encoding="utf-8").strip()).models.list()
+            client_of(told["url"], Path(told["token_file"]).read_text(encoding="utf-8").strip()).models.list()
         except (openai.OpenAIError, OSError):
             return False
         return True
@@ -160,8 +170,13 @@ class Server:
     def client(self) -> Any:
         """The openai SDK's client, with its own retries switched off."""
         if self._client is None:
-            key = os.environ.get("ARISLAB_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
-            self._client = _client(self._url, key)
+            key = os.environ.get("ARISLAB_API_KEY") or os.environ.get("OPENAI_API_KEY")
+            if key and self._credentials:
+                warnings.warn(
+                    f"{self._shown}: the user and password in the URL are not used, since ARISLAB_API_KEY or OPENAI_API_KEY is set.",
+                    stacklevel=2,
+                )
+            self._client = client_of(self._url, key, credentials=self._credentials)
         return self._client
 
     def _models(self) -> list[str]:
@@ -177,7 +192,7 @@ class Server:
             ) from None
         except openai.APIStatusError as error:
             raise PrerequisiteError(
-                f"{self._url} refuses ({error.status_code}: {error.message}); check ARISLAB_API_KEY."
+                f"{self._shown} refuses ({error.status_code}: {error.message}); check ARISLAB_API_KEY{_NOT_KEPT}."
             ) from None
 
     def model(self, name: str = "") -> str:
@@ -258,6 +273,8 @@ class Server:
         return f"Server {self._url} ({self.base_url if self.base_url == 'embedded' else 'given'}): {', '.join(self.models)}"
 
 
+_NOT_KEPT = ", or the user and password in base_url (records keep none)"
+
 _N_CONNECTED: Counter[tuple[Path, str]] = Counter()
 
 
@@ -271,10 +288,24 @@ def _as_it_was(recorded: Path, base_url: str) -> dict[str, Any]:
     return here[min(at, len(here) - 1)]
 
 
-def _client(url: str, key: str) -> Any:
+def client_of(url: str, key: str | None, *, credentials: str | None = None, timeout_s: float = 120) -> Any:
+    """Return the openai SDK's client for a server, without retries; what servers say in their errors is shown without secrets.
+
+    Args:
+        url: Without user and password.
+        key: The bearer token; goes before credentials.
+        credentials: ``user:password``, sent as Basic authorization.
+        timeout_s: Of one call.
+    """
     import openai
 
-    return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=120)
+    class Client(openai.OpenAI):
+        def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> openai.APIStatusError:
+            told = (str(masking.masked(err_msg)), masking.masked(body))
+            return super()._make_status_error(told[0], body=told[1], response=response)
+
+    headers = {"Authorization": masking.basic(credentials)} if credentials and not key else None
+    return Client(base_url=url, api_key=key or "none", max_retries=0, timeout=timeout_s, default_headers=headers)
 
 
 def _is_final(error: Any) -> bool:

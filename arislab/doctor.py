@@ -6,6 +6,7 @@ the client can read a line is asked of the client's own reader (``lines.outcome`
 
 import http.client
 import json
+import os
 import secrets
 import time
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 
 import polars as pl
 
+from arislab import masking
+from arislab.connection import client_of
 from arislab.dialect import DIALECTS, STATUSES, TERMINAL
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.lines import ANSWERED, URL, outcome, parse, split
@@ -85,11 +88,13 @@ def diagnose(
         ParameterError: Not a URL, or no possible key.
         PrerequisiteError: Nothing answers there, or the key is refused.
     """
+    shown = masking.masked(server_url)
+    server_url, credentials = masking.take_apart(server_url)
     if not _is_url(server_url):
-        raise ParameterError(f"--base-url must be a URL such as http://127.0.0.1:8000/v1, got {server_url!r}.")
+        raise ParameterError(f"--base-url must be a URL such as http://127.0.0.1:8000/v1, got {shown!r}.")
     if not (key.isascii() and key.isprintable()):
         raise ParameterError("the key holds characters that no HTTP header can carry; look at $ARISLAB_API_KEY.")
-    exam = _Examination(server_url.rstrip("/"), key, model, patience_s, timeout_s)
+    exam = _Examination(server_url.rstrip("/"), key, model, patience_s, timeout_s, credentials=credentials)
     try:
         exam.service()
         if exam.model and exam.files():
@@ -103,7 +108,7 @@ def diagnose(
     for check, (bridged, client) in CHECKS.items():
         verdict, seen, told = exam.found.get(check, ("unknown", exam.stopped, None))
         copes = bridged if told is None else told
-        seen = seen.replace(key, "***") if key else seen
+        seen = masking.without(seen, masking.secrets_of({**os.environ, "KEY": key}))
         rows.append((check, verdict, seen, client if verdict == "deviates" else "", copes or verdict != "deviates"))
     return pl.DataFrame(rows, schema=COLUMNS, orient="row")  # one row per check
 
@@ -125,8 +130,13 @@ def as_text(frame: pl.DataFrame) -> str:
 class _Examination:
     """One server under examination: what was made there, and what was found."""
 
-    def __init__(self, url: str, key: str, model: str, patience_s: float, timeout_s: float) -> None:
-        self.url, self.key, self.model = url, key, model
+    def __init__(
+        self, url: str, key: str, model: str, patience_s: float, timeout_s: float, *, credentials: str | None = None
+    ) -> None:
+        self.url, self.model = url, model
+        self.key = None if key in ("", "none") else key
+        self.credentials = credentials
+        """user:password of the URL, sent where there is no key."""
         self.until, self.timeout_s = time.monotonic() + patience_s, timeout_s
         self.found: dict[str, tuple[str, str, bool | None]] = {}
         self.stopped = "not reached"
@@ -148,7 +158,8 @@ class _Examination:
     ) -> tuple[int, Any, bytes]:
         """Return status, parsed JSON (null if it is none) and bytes; status 0 if no reply came. 429 and 503 are asked again."""
         parts = urlsplit(self.url + path)
-        sent = {"Authorization": f"Bearer {self.key}"} if key else {}
+        by_name = masking.basic(self.credentials) if self.credentials and not self.key else None
+        sent = {"Authorization": by_name or f"Bearer {self.key or 'none'}"} if key else {}
         data = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else None
         if data is not None:
             sent["Content-Type"] = "application/json"
@@ -596,7 +607,7 @@ class _Examination:
     def _sdk(self) -> None:
         import openai
 
-        client = openai.OpenAI(base_url=self.url, api_key=self.key or "none", max_retries=0, timeout=self.timeout_s)
+        client = client_of(self.url, self.key, credentials=self.credentials, timeout_s=self.timeout_s)
         batch_id = str(self.batches["good"]["id"])
         wrong = []
         try:

@@ -13,12 +13,13 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from html import escape
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from arislab.text import html
 
 CAP_BYTES = 256_000
 """Most bytes of output that a cell keeps in the notebook."""
@@ -39,12 +40,19 @@ class Notebook:
         path: Where it is saved; null: nowhere.
         overflow: Folder for outputs that are too large for the notebook; made when needed.
         also: Gets the notebook after each save.
+        clean: Takes secrets out of what is written.
     """
 
     def __init__(
-        self, nb: Any, *, path: Path | None, overflow: Path, also: Callable[[Any], object] | None = None
+        self,
+        nb: Any,
+        *,
+        path: Path | None,
+        overflow: Path,
+        also: Callable[[Any], object] | None = None,
+        clean: Callable[[str], str] = str,
     ) -> None:
-        self.nb, self._path, self._overflow, self._also = nb, path, overflow, also
+        self.nb, self._path, self._overflow, self._also, self._clean = nb, path, overflow, also, clean
         self._saved_at, self._pause_s = float("-inf"), SAVE_S
         self.n_saves = 0
         began = {"start_time": _now(), "end_time": None, "duration": None, "exception": None}
@@ -102,7 +110,7 @@ class Notebook:
         if self._path is None or (not at_once and began - self._saved_at < self._pause_s):
             return
         try:
-            replace(self._path, _written(self.nb, is_last=at_once))
+            replace(self._path, self._clean(_written(self.nb, is_last=at_once)))
             if self._also is not None:
                 self._also(self.nb)
         except OSError:
@@ -142,7 +150,11 @@ class Notebook:
         import base64
 
         is_binary = kind in ("image/png", "image/jpeg")
-        data = base64.b64decode(_text(value)) if is_binary else _text(value).encode("utf-8", "backslashreplace")
+        data = (
+            base64.b64decode(_text(value))
+            if is_binary
+            else self._clean(_text(value)).encode("utf-8", "backslashreplace")
+        )
         try:
             self._overflow.mkdir(exist_ok=True)
             (self._overflow / name).write_bytes(data)
@@ -224,7 +236,7 @@ def show_widgets(cells: list[Any], widgets: dict[str, Any]) -> None:
 
 
 def _pre(text: str) -> str:
-    return f"<pre>{escape(text)}</pre>"
+    return f"<pre>{html(text)}</pre>"
 
 
 def _words(model_id: str, widgets: dict[str, Any]) -> list[str]:
@@ -253,6 +265,8 @@ def make_client(notebook: Notebook, *, write: Callable[[str], object], **setting
     """
     from nbclient import NotebookClient
 
+    room = _Room()
+
     class Client(NotebookClient):  # type: ignore[misc]
         def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
             if msg["msg_type"] == "stream":
@@ -263,6 +277,8 @@ def make_client(notebook: Notebook, *, write: Callable[[str], object], **setting
 
         def output(self, outs: list[Any], msg: dict[str, Any], display_id: str | None, cell_index: int) -> Any:
             content = msg["content"]
+            if not room.takes(outs, content, cell_index):
+                return None
             is_plain = msg["msg_type"] == "stream" and not self.clear_before_next_output
             if not is_plain or self.output_hook_stack[msg["parent_header"].get("msg_id")]:
                 return super().output(outs, msg, display_id, cell_index)
@@ -283,8 +299,36 @@ def make_client(notebook: Notebook, *, write: Callable[[str], object], **setting
     return Client(notebook.nb, **settings)
 
 
-_MORE = "\n[more was printed than a cell keeps; all of it stands in log.txt]\n"
+class _Room:
+    """How many outputs of a cell are held until it ends: a loop of displays would fill the memory."""
+
+    def __init__(self) -> None:
+        self._cell, self._n_bytes, self._n_left_out = -1, 0, 0
+
+    def takes(self, outs: list[Any], content: dict[str, Any], cell: int) -> bool:
+        """Say whether one more output is held; a mark counts those that are not. Why a cell failed is always told."""
+        if "ename" in content:
+            return True
+        if cell != self._cell or not outs:
+            self._cell, self._n_bytes, self._n_left_out = cell, 0, 0
+        self._n_bytes += sum(len(_text(value)) for value in content.get("data", {}).values())
+        if not self._n_left_out and len(outs) < _MOST_OUTPUTS and self._n_bytes <= _HELD_BYTES:
+            return True
+        self._n_left_out += 1
+        note = f"[{self._n_left_out:,} more outputs were not kept: a cell keeps {_MOST_OUTPUTS:,}, and {_HELD_BYTES:,} bytes]\n"
+        if self._n_left_out == 1:
+            from nbformat import NotebookNode
+
+            outs.append(NotebookNode(output_type="stream", name="stderr", text=note))
+        else:
+            outs[-1].text = note
+        return False
+
+
+_MORE = "\n[more was printed than a cell keeps; log.txt has more of it]\n"
 _MOST_FILES = 20
+_MOST_OUTPUTS = 2_000
+_HELD_BYTES = 50_000_000
 
 
 def _overwritten(text: str) -> str:

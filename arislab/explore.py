@@ -4,7 +4,6 @@ It reads the columns quality and score_<scorer> (0..1, null = unscored), and gro
 where the frame has them. It decides nothing: the cut that counts is the one in 2_curate.
 """
 
-import html
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import ParameterError, closest
+from arislab.text import html
 
 GROUPS = ("category", "use_case", "difficulty", "model")
 KEPT, DROPPED, LINE = "#2f7d5b", "#c3cad1", "#24292f"
@@ -179,7 +179,7 @@ class Explorer:
             self.by, self.group = by.value, group.value
             self.fraction, self.threshold = (share.value, None) if fraction else (None, level.value)
             share.layout.display, level.layout.display = ("", "none") if fraction else ("none", "")
-            picture.value, account.value, rows.value = self.png(), f"<b>{html.escape(str(self.cut))}</b>", ""
+            picture.value, account.value, rows.value = self.png(), f"<b>{html(str(self.cut))}</b>", ""
 
         def draw_rows(_: object = None) -> None:
             self._seed += 1
@@ -218,14 +218,14 @@ def _table(rows: pl.DataFrame, by: str) -> str:
         for c in (by, *GROUPS, "output", "llm_output", "reason")
         if c in rows.columns and rows[c].null_count() < rows.height
     ]
-    head = "".join(f"<th style='text-align:left;padding:2px 10px'>{html.escape(c)}</th>" for c in columns)
+    head = "".join(f"<th style='text-align:left;padding:2px 10px'>{html(c)}</th>" for c in columns)
     body = ""
     for row in rows.select(columns).iter_rows():
         cells = ["" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v)[:700] for v in row]
         body += (
             "<tr>"
             + "".join(
-                f"<td style='text-align:left;vertical-align:top;white-space:pre-wrap;line-height:1.4;padding:6px 10px'>{html.escape(c)}</td>"
+                f"<td style='text-align:left;vertical-align:top;white-space:pre-wrap;line-height:1.4;padding:6px 10px'>{html(c)}</td>"
                 for c in cells
             )
             + "</tr>"

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from arislab import canonical, lines
+from arislab import canonical, lines, masking, run_files
 from arislab.errors import PrerequisiteError
 from arislab.headline import as_text
 from arislab.task import Task
@@ -58,9 +58,14 @@ def _files(run: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         PrerequisiteError: One is not what the record says.
     """
     folder = _ended(run)
-    for path in sorted(folder.rglob("*")):
+    if links := run_files.links(folder):
+        raise PrerequisiteError(
+            f"{links[0]} of {run['run_id']} is a link, and an export follows none: it might lead out of the record. Nothing was exported; "
+            "remove it, or put the file itself there."
+        )
+    for path in run_files.files(folder):
         name = path.relative_to(folder).as_posix()
-        if not path.is_file() or name.startswith(".") or name == "heartbeat":
+        if name.startswith(".") or name == "heartbeat":
             continue
         found, told = canonical.of_file(path), run.get("files", {}).get(name)
         if told is not None and told["sha256"] != found["sha256"]:
@@ -96,7 +101,7 @@ def ro_crate(run: Mapping[str, Any], folder: Path) -> Path:
         part.mkdir(parents=True)
         for name in files:
             (part / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path(run["folder"]) / name, part / name)
+            shutil.copyfile(Path(run["folder"]) / name, part / name, follow_symlinks=False)
         text = json.dumps(metadata(run, files), indent=1, ensure_ascii=False)
         (part / "ro-crate-metadata.json").write_text(text + "\n", encoding="utf-8")
         part.replace(folder)
@@ -287,17 +292,8 @@ def mlflow(run: Mapping[str, Any], uri: str) -> Exported:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         return _write(client, run, uri, artifacts=[name for name in _ARTIFACTS if name in files])
     except refusals as error:
-        raise PrerequisiteError(public(f"MLflow refused {uri!r}: {str(error).strip().splitlines()[0]}")) from None
-
-
-def public(text: str) -> str:
-    """Return a text without the user and password of its URLs.
-
-    Example:
-        >>> public("http://me:secret@host/v1")
-        'http://…@host/v1'
-    """
-    return re.sub(r"//[^/@\s]+@", "//…@", text)
+        told = masking.masked([uri, str(error).strip().splitlines()[0]])
+        raise PrerequisiteError(f"MLflow refused {told[0]!r}: {told[1]}") from None
 
 
 def _needed(uri: str) -> list[tuple[str, bool]]:

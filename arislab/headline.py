@@ -5,7 +5,6 @@ record picks it up. This module does not know any phase.
 """
 
 import dataclasses
-import html
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from arislab.errors import BatchError, ParameterError
 from arislab.formats import number_text
+from arislab.text import html
 
 HEADLINE_MIME = "application/vnd.arislab.headline+json"
 
@@ -33,7 +33,7 @@ class Account:
         return f"{self.total:,} {self.label} = " + " + ".join(parts)
 
     def _repr_html_(self) -> str:
-        return f"<b>{html.escape(repr(self))}</b>"
+        return f"<b>{html(repr(self))}</b>"
 
 
 def account(total: int, *, label: str = "candidates", **states: int) -> Account:
@@ -69,11 +69,11 @@ class Headline:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         rows = "".join(
-            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{html.escape(number_text(value))}</td></tr>"
+            f"<tr><td style='text-align:left'>{html(name)}</td><td>{html(number_text(value))}</td></tr>"
             for name, value in self.numbers.items()
             if name != "account"
         )
-        caption = f"<caption>{html.escape(_account_text(self.numbers))}</caption>" if "account" in self.numbers else ""
+        caption = f"<caption>{html(_account_text(self.numbers))}</caption>" if "account" in self.numbers else ""
         return {
             "text/plain": repr(self),
             "text/html": f"<table>{caption}{rows}</table>",

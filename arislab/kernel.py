@@ -20,9 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from arislab import engine
+from arislab import engine, process
 from arislab.headline import HEADLINE_MIME
 from arislab.parameters import plain
+from arislab.text import terminal
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -73,8 +74,13 @@ class Job:
     """Longest run of one cell, seconds."""
     also_save: Callable[[Any], object] | None = None
     """Gets the notebook whenever it is saved."""
+    clean: Callable[[str], str] = str
+    """Takes secrets out of what is written."""
 
 
+LOG_BYTES = 50_000_000
+"""Most characters that the cells of a run leave in its log; what the supervisor says is always written."""
+_CHILDREN_S = 5.0  # a server finishes what it writes
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -82,12 +88,20 @@ class Log:
     """The file log.txt: what the kernel prints, and lines of the supervisor with the time before them."""
 
     def __init__(self, file: TextIO, *, clean: Callable[[str], str], echo: Callable[[str], object] | None) -> None:
-        self._file, self._clean, self._echo = file, clean, echo
+        self._file, self._clean, self._echo, self._left = file, clean, echo, LOG_BYTES
+
+    def printed(self, text: str) -> None:
+        """Add what a cell printed, up to ``LOG_BYTES`` in all."""
+        if self._left > 0:
+            self.write(text[: self._left])
+            self._left -= len(text)
+            if self._left <= 0:
+                self.line(f"[the cells printed more than {LOG_BYTES:,} characters: the rest is not kept]")
 
     def write(self, text: str) -> None:
-        """Add what the kernel printed; a full disk loses it, and ends nothing."""
+        """Add text; a full disk loses it, and ends nothing."""
         try:
-            self._file.write(self._clean(text))
+            self._file.write(terminal(self._clean(text)))
             self._file.flush()
         except OSError as error:
             if error.errno not in _FULL:
@@ -100,7 +114,7 @@ class Log:
         """Add a line of the supervisor; the caller's echo gets it too."""
         self.write(f"[{datetime.now(UTC):%H:%M:%S}] {text}\n")
         if self._echo is not None:
-            self._echo(self._clean(text))
+            self._echo(terminal(self._clean(text)))
 
 
 class Stopped(KeyboardInterrupt):
@@ -159,7 +173,9 @@ def run(nb: Any, job: Job) -> Outcome:
     if parameters is not None:
         nb.metadata.papermill["parameters"] = plain(parameters)
     watch = _Watch(job.source, job.log)
-    notebook = engine.Notebook(nb, path=job.output, overflow=job.output.parent / "outputs", also=job.also_save)
+    notebook = engine.Notebook(
+        nb, path=job.output, overflow=job.output.parent / "outputs", also=job.also_save, clean=job.clean
+    )
     kernel: dict[str, Any] = {"oom_kills": _oom_kills()}
     widgets: dict[str, Any] = {}
     with tempfile.TemporaryFile() as raw:
@@ -170,9 +186,9 @@ def run(nb: Any, job: Job) -> Outcome:
             told = {"status": "interrupted", "cause": "signal", "reason": str(stop), "signal": str(stop)}
         if told["status"] != "ok" and not watch.error:
             job.log.write(_last_words(raw))
-    if kernel.get("pid"):  # the kernel leads a process group of its own: what it started ends with it
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(kernel["pid"], signal.SIGTERM)
+    if kernel.get("pid"):
+        for which in _end_children(kernel, job.env.get("ARISLAB_RUN_ID")):
+            job.log.line(f"outlived the kernel: {which}")
     last = None if told["status"] == "ok" or watch.cell is None else {**watch.cell, **(watch.error or {})}
     try:
         notebook.ends(exception=told["status"] != "ok", widgets=widgets)
@@ -186,6 +202,18 @@ def run(nb: Any, job: Job) -> Outcome:
         if cell.cell_type == "code"
     ]
     return Outcome(**told, cell=last, cells=cells, headline=watch.headline, peak_rss_mb=kernel.get("peak_rss_mb"))
+
+
+def _end_children(kernel: dict[str, Any], run_id: str | None) -> list[str]:
+    """End what the kernel has started and left: its process group, its descendants, and whatever has the run's name in its environment.
+
+    Returns:
+        Which did not end by themselves.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(kernel["pid"], signal.SIGTERM)
+    left = kernel.get("children", set()) | (process.with_variable("ARISLAB_RUN_ID", run_id) if run_id else set())
+    return process.end(left, patience_s=_CHILDREN_S) if left else []
 
 
 def _run(
@@ -203,7 +231,7 @@ def _run(
 
     client = engine.make_client(
         notebook,
-        write=job.log.write,
+        write=job.log.printed,
         kernel_manager_class=manager,
         startup_timeout=180,
         iopub_timeout=60,  # 4 s, the default, turns a busy machine into a failure
@@ -251,7 +279,7 @@ def _run_cell(client: Any, notebook: engine.Notebook, watch: "_Watch", cell: Any
     try:
         client.execute_cell(cell, index)
     except CellExecutionError as error:
-        watch.cell_fails(error)
+        watch.cell_fails(cell, error)
         notebook.cell_ends(cell, failed=True, widgets=client.widget_state)
         raise
     watch.cell_ends(cell)
@@ -319,9 +347,17 @@ class _Watch:
         for output in cell.outputs:
             self.headline = output.get("data", {}).get(HEADLINE_MIME, self.headline)
 
-    def cell_fails(self, error: Any) -> None:
+    def cell_fails(self, cell: Any, error: Any) -> None:
         self.error = {"ename": str(error.ename), "evalue": str(error.evalue)}
-        self.log.write(f"{_ANSI.sub('', str(error.traceback))}\n")
+        traceback = str(error.traceback)
+        if (
+            error.ename == "NoneType"
+        ):  # what IPython answers when a value could not be displayed: the error is among the outputs
+            shown = [output for output in cell.outputs if output.output_type == "error"]
+            if shown:
+                self.error = {"ename": str(shown[-1].ename), "evalue": str(shown[-1].evalue)}
+                traceback = "\n".join(map(str, shown[-1].traceback))
+        self.log.write(f"{traceback}\n")
 
     def _heading(self, index: int, source: str) -> str:
         """Return the heading right above the cell, else its first line."""
@@ -331,9 +367,6 @@ class _Watch:
             if headings:
                 return str(headings[-1])
         return source.strip().splitlines()[0]
-
-
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def _last_words(raw: Any) -> str:
@@ -353,13 +386,16 @@ def _manager_class(cwd: Path, env: dict[str, str], raw: Any, kernel: dict[str, A
             super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **settings)
 
         async def start_kernel(self, **settings: Any) -> Any:  # type: ignore[override]
-            await super().start_kernel(**{**settings, "cwd": str(cwd), "env": env, "stdout": raw, "stderr": raw})
+            arguments = [*settings.get("extra_arguments", ()), "--IPKernelApp.extra_extensions=arislab.floods"]
+            options = {"cwd": str(cwd), "env": env, "stdout": raw, "stderr": raw, "extra_arguments": arguments}
+            await super().start_kernel(**{**settings, **options})
             kernel["pid"] = getattr(self.provisioner, "pid", None)
 
         async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> Any:  # type: ignore[override] # noqa: FBT001, FBT002 - Jupyter's signature
             with contextlib.suppress(OSError, IndexError):
                 text = Path(f"/proc/{kernel['pid']}/status").read_text(encoding="utf-8")
                 kernel["peak_rss_mb"] = round(int(text.split("VmHWM:")[1].split()[0]) / 1024, 1)
+            kernel["children"] = process.descendants(kernel["pid"]) if kernel.get("pid") else set()
             # once the run was stopped, the end of the running cell is not waited for
             stopped = kernel.get("now") or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
             return await super().shutdown_kernel(now=now or stopped, restart=restart)

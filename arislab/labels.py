@@ -10,7 +10,6 @@ What it does not know: how a server reads an answer (reasoning and tool parsers)
 
 import collections
 import contextlib
-import html
 import importlib.util
 import json
 import os
@@ -25,6 +24,7 @@ import polars as pl
 
 from arislab import chat
 from arislab.errors import PrerequisiteError
+from arislab.text import html
 
 STATUSES = {
     "ok": "trained",
@@ -561,12 +561,12 @@ class Preview:
 
     def _repr_html_(self) -> str:
         parts = [
-            f'<p style="font-family:monospace;white-space:pre-wrap"><b>{html.escape(row_id)}</b>\n'
-            f'<span style="opacity:.6">{html.escape(prompt)}</span>'
-            f'<mark title="trained">{html.escape(trained)}</mark></p>'
+            f'<p style="font-family:monospace;white-space:pre-wrap"><b>{html(row_id)}</b>\n'
+            f'<span style="opacity:.6">{html(prompt)}</span>'
+            f'<mark title="trained">{html(trained)}</mark></p>'
             for row_id, prompt, trained in self.rows
         ]
-        counts = ", ".join(f"{html.escape(status)} {n}" for status, n in self.counts.items())
+        counts = ", ".join(f"{html(status)} {n}" for status, n in self.counts.items())
         return f"<div>{''.join(parts)}<small>marked: trained · rows: {counts}</small></div>"
 
 

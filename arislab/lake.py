@@ -147,6 +147,7 @@ class Lake:
             raise PrerequisiteError(f"cannot export to {target.name!r}; the ending must be .parquet, .csv or .jsonl.")
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_suffix(target.suffix + ".part")
+        part.unlink(missing_ok=True)  # a link that lies there would lead the rows elsewhere
         write(part)
         part.replace(target)
         return target
@@ -358,6 +359,10 @@ class Table:
             inside = path.relative_to(source)
             number = re.match(r"(\d{20})\.", path.name)
             is_later = inside.parts[0] == "_delta_log" and (number is None or int(number[1]) > version)
+            if path.is_symlink():
+                raise LakeError(
+                    f"{self.name} holds a link, {inside}, where a file should be; no table has one: remove it."
+                )
             if path.is_dir() or is_later:  # without _last_checkpoint a reader looks for it itself
                 continue
             (target / inside).parent.mkdir(parents=True, exist_ok=True)

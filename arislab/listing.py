@@ -13,6 +13,7 @@ from typing import Any
 from arislab import records
 from arislab.formats import headline_line
 from arislab.place import enter
+from arislab.text import one_line, print
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -40,8 +41,9 @@ def main(arguments: Sequence[str]) -> None:
     for row in found:
         took = f"{row['duration_s']:7.1f} s" if row["duration_s"] is not None else "        –"
         told = headline_line(row["headline"]) if row["status"] in ("ok", *records.OPEN) else row["reason"]
-        told = " ".join((told or "").split())[:160]
-        print(f"{row['run_id']:<40} {row['phase'] or '':<10} {row['status']:<12} {took}  {told}")
+        told = one_line(told or "")[:160]
+        names = f"{one_line(row['run_id']):<40} {one_line(row['phase'] or ''):<10} {one_line(row['status']):<12}"
+        print(f"{names} {took}  {told}")
     if more:
         print(f"and more: -n N lists so many, --where filters; newest first in {base / 'papermill_runs'}")
 

@@ -24,7 +24,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from arislab import masking
 from arislab.errors import ParameterError, PrerequisiteError, closest
+from arislab.parameter_file import Written, meant
 
 _SECRET = re.compile(
     r"(^|_)(token|secret|password|passwd|(api|access|secret|private)_?key)(?!_(file|path|env|variable))(_|$)",
@@ -119,10 +121,15 @@ def convert(parameters: Mapping[str, Parameter], given: Mapping[str, object]) ->
         except ValueError as error:
             hint = f" ({parameter.help})" if parameter.help else ""
             raise ParameterError(
-                f"{name} must be {_ALLOWED.get(parameter.type, parameter.type)}, got {value!r}{error}; "
+                f"{name} must be {_ALLOWED.get(parameter.type, parameter.type)}, got {_shown(value)}{error}; "
                 f"its default is {parameter.default!r}{hint}."
             ) from None
     return values
+
+
+def _shown(value: object) -> str:
+    """A value that was refused, without what must not be shown."""
+    return repr(masking.masked(value))
 
 
 _ALLOWED = {
@@ -160,28 +167,57 @@ def _type_of(parameter: Parameter) -> Any:
 def _typed(value: Any, kind: Any) -> Any:
     """Return value as kind; ValueError carries what to add to 'got …'."""
     origin, members = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(value, Written) and origin is None:
+        return _written_as(value, kind)
+    if kind in (list, tuple, dict):
+        value = meant(value)
     if origin in (typing.Union, types.UnionType):
-        if type(None) in members and (value is None or str(value).lower() in ("none", "null")):
-            return None
-        for member in members:
-            if member is not type(None):
-                with contextlib.suppress(ValueError):
-                    return _typed(value, member)
-        raise ValueError("")
+        return _one_of(value, members)
     if origin is typing.Literal:
         for member in members:
-            if value == member or str(value) == str(member):
+            if value == member or str(value) == str(member) or (isinstance(value, Written) and value.meant is member):
                 return member
         raise ValueError("")
     if origin is list:
         if isinstance(value, str) and not value.lstrip().startswith("["):
             value = [part.strip() for part in value.split(",") if part.strip()]
-        return [_typed(item, members[0]) for item in _typed(value, list)]
+        return [_typed(item, members[0]) for item in _held(value, list)]
     if origin is tuple:
-        return _tuple(_typed(value, tuple), members)
+        return _tuple(_held(value, tuple), members)
     if origin is dict:
-        return {str(key): _typed(item, members[1]) for key, item in _typed(value, dict).items()}
+        return {str(key): _typed(item, members[1]) for key, item in _held(value, dict).items()}
     return _text_as(value, kind) if isinstance(value, str) else _exactly(value, kind)
+
+
+def _one_of(value: Any, members: tuple[Any, ...]) -> Any:
+    """Return value as the first of several types that takes it."""
+    is_null = value is None or (isinstance(value, Written) and value.meant is None)
+    if type(None) in members and (is_null or str(value).lower() in ("none", "null")):
+        return None
+    for member in members:
+        if member is not type(None):
+            with contextlib.suppress(ValueError):
+                return _typed(value, member)
+    raise ValueError("")
+
+
+def _held(value: Any, kind: type) -> Any:
+    """A list, tuple or dict whose members are to be read by their own types."""
+    if isinstance(value, dict if kind is dict else (list, tuple)):
+        return value if kind is dict else kind(value)
+    return _typed(value, kind)
+
+
+def _written_as(value: Written, kind: Any) -> Any:
+    """A value without quotes in a YAML file as a declared type: its characters decide, as after ``-p``; for bool also YAML's yes and no."""
+    if kind is bool and isinstance(value.meant, bool):
+        return value.meant
+    if kind is str and value.meant is None:
+        raise ValueError(" (YAML takes it for nothing; if you mean text, quote it in YAML)")
+    try:
+        return _text_as(str(value), kind)
+    except ValueError as error:
+        raise ValueError(f" (YAML takes it for {value.meant!r}; if you mean text, quote it in YAML){error}") from None
 
 
 def _tuple(found: tuple[Any, ...], members: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -255,25 +291,6 @@ def as_code(value: Any) -> str:
         inner = ", ".join(map(as_code, value))
         return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
     return repr(value)
-
-
-def from_file(path: Path) -> dict[str, Any]:
-    """Return the parameters of a YAML (or JSON) file: one mapping of names to values.
-
-    Raises:
-        PrerequisiteError: The file is missing, or is no mapping.
-    """
-    import yaml
-
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PrerequisiteError(
-            f"cannot read the parameters file {path} ({error}); it must be YAML: one 'name: value' a line."
-        ) from None
-    if not isinstance(found, dict):
-        raise PrerequisiteError(f"{path} holds {type(found).__name__}, not parameters; write one 'name: value' a line.")
-    return {str(name): value for name, value in found.items()}
 
 
 def describe(parameters: Mapping[str, Parameter]) -> str:

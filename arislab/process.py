@@ -1,6 +1,9 @@
 """Processes by names that are not used again, so that a supervisor that died is not taken for another that has its pid."""
 
+import contextlib
 import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,83 @@ def gone(named: dict[str, Any]) -> bool | None:
     except PermissionError:
         pass
     return False
+
+
+def descendants(pid: int) -> set[tuple[int, int]]:
+    """Return the processes that a process started, and those that they did: pid and start time of each; empty without /proc."""
+    children: dict[int, list[int]] = {}
+    for child in _pids():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parent = int(
+                Path(f"/proc/{child}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
+            )
+            children.setdefault(parent, []).append(child)
+    found, todo = set(), [pid]
+    while todo:
+        for child in children.get(todo.pop(), ()):
+            if (ticks := start_ticks(child)) is not None:
+                found.add((child, ticks))
+            todo.append(child)
+    return found
+
+
+def with_variable(name: str, value: str) -> set[tuple[int, int]]:
+    """Return the processes that were started with a variable of the environment: pid and start time of each; empty without /proc."""
+    wanted = f"\0{name}={value}\0".encode(errors="surrogateescape")
+    found = set()
+    for pid in _pids():
+        with contextlib.suppress(OSError):  # another user's, or gone
+            is_meant = wanted in b"\0" + Path(f"/proc/{pid}/environ").read_bytes() + b"\0"
+            if is_meant and (ticks := start_ticks(pid)) is not None:
+                found.add((pid, ticks))
+    return found
+
+
+def end(processes: set[tuple[int, int]], *, patience_s: float) -> list[str]:
+    """End processes, first with SIGTERM, after a while with SIGKILL.
+
+    Args:
+        processes: pid and start time of each.
+        patience_s: How long they may take after SIGTERM.
+
+    Returns:
+        The command and pid of each that did not end by itself, and of each that could not be ended.
+    """
+    until, told = time.monotonic() + patience_s, {pid: _command(pid) for pid, _ in processes}
+    _send(processes, signal.SIGTERM)
+    while (left := _alive(processes)) and time.monotonic() < until:
+        time.sleep(0.02)
+    _send(left, signal.SIGKILL)
+    for _ in range(50):
+        if not (still := _alive(left)):
+            break
+        time.sleep(0.02)
+    states = {pid: "which could not be ended" for pid, _ in still} if left else {}
+    return [f"{told[pid]} (process {pid}), {states.get(pid, 'which did not end by itself')}" for pid, _ in sorted(left)]
+
+
+def _send(processes: set[tuple[int, int]], number: signal.Signals) -> None:
+    for pid, _ in _alive(processes):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def _alive(processes: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    return {(pid, ticks) for pid, ticks in processes if start_ticks(pid) == ticks}
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return b" ".join(words).decode(errors="replace").strip()[:80] or "a process"
+    return "a process"
+
+
+def _pids() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]  # noqa: PTH208 - quicker
+    except OSError:
+        return []
 
 
 def start_ticks(pid: int) -> int | None:

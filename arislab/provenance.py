@@ -1,10 +1,9 @@
-"""Where a run comes from: code and environment; and what must never stand in its record: secrets.
+"""Where a run comes from: code and environment.
 
 This module does not know what a run is; it looks at the machine and returns plain dicts.
 """
 
 import hashlib
-import json
 import os
 import platform
 import re
@@ -14,9 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from importlib import metadata
-
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
-_SHORTEST_SECRET = 8  # shorter values are words such as "true"; cutting them out would wreck the record
 
 
 def code(folder: Path) -> tuple[dict[str, Any], bytes]:
@@ -105,44 +101,3 @@ def _name_and_version(found: "metadata.Distribution") -> tuple[str, str]:
 def made_before(path: Path, at: str) -> bool:
     """Say whether a file was last changed before a time, ISO 8601 with an offset."""
     return path.stat().st_mtime < datetime.fromisoformat(at).timestamp()
-
-
-def secrets_of(variables: dict[str, str]) -> list[str]:
-    """Return what must not be written: lines of the values of variables named …KEY…, …TOKEN…, …SECRET… or …PASSWORD….
-
-    Values under 8 characters and paths that exist are no secrets.
-    """
-    found: set[str] = set()
-    for name, value in variables.items():
-        if _SECRET.search(name) and not (value.startswith("/") and Path(value).exists()):
-            found.update(line.strip() for line in value.splitlines())
-    return sorted((v for v in found if len(v) >= _SHORTEST_SECRET), key=len, reverse=True)
-
-
-def without(value: Any, hidden: list[str]) -> Any:
-    """Return text, or lists and dicts of text, with each secret replaced by ``[hidden]``."""
-    if isinstance(value, str):
-        for secret in hidden:
-            value = value.replace(secret, "[hidden]")
-        return value
-    if isinstance(value, dict):
-        return {without(key, hidden): without(item, hidden) for key, item in value.items()}
-    return [without(item, hidden) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def hide_in(path: Path, hidden: list[str]) -> str | None:
-    """Return the text of a file without secrets; null if it holds none, or is not there."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return None
-    if path.suffix == ".ipynb":
-        try:
-            plain = json.loads(text)
-        except ValueError:
-            plain = None
-        if plain is not None:
-            cleaned = without(plain, hidden)
-            return None if cleaned == plain else json.dumps(cleaned, indent=1, ensure_ascii=False) + "\n"
-    cleaned = without(text, hidden)
-    return None if cleaned == text else cleaned

@@ -4,7 +4,6 @@ This module does not know where decisions are kept: `Panel` hands each one to th
 are, and how they are folded into the curated rows, stands in ``decisions``.
 """
 
-import html
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from arislab.decisions import live as live
 from arislab.decisions import progress as progress
 from arislab.errors import ArislabError, ParameterError
 from arislab.panel import View, as_typed
+from arislab.text import html
 
 LABELS = ("helpful", "wrong facts", "bad format", "too vague", "unfair")
 NEAR_CUT, TOP = 0.4, 0.2
@@ -308,7 +308,7 @@ class Panel:
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         summary = {
             "text/plain": repr(self),
-            "text/html": f"<p>{html.escape(repr(self))} Decide in <code>notebooks/review.ipynb</code>, in JupyterLab.</p>",
+            "text/html": f"<p>{html(repr(self))} Decide in <code>notebooks/review.ipynb</code>, in JupyterLab.</p>",
         }
         if "ARISLAB_RUN_ID" in os.environ:
             return summary  # nobody is there to click

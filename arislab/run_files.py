@@ -130,6 +130,22 @@ def opened(base: Path) -> Iterator[int | None]:
         os.close(number)
 
 
+def files(folder: Path) -> list[Path]:
+    """Return the files of a run in order, those that are meant: a link is none of them, wherever it points."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not is_linked(path, folder))
+
+
+def links(folder: Path) -> list[str]:
+    """Return the names of the links in the folder of a run."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink())
+
+
+def is_linked(path: Path, folder: Path) -> bool:
+    """Say whether a path below a folder goes through a link, or out of the folder."""
+    parts = path.relative_to(folder).parts if path.is_relative_to(folder) else ("..",)
+    return ".." in parts or any((folder / Path(*parts[: n + 1])).is_symlink() for n in range(len(parts)))
+
+
 def names(base: int | None) -> list[str]:
     """Return the names in an opened folder of runs; ``stamp`` tells which are runs. A name that is not UTF-8 is never one."""
     found = [] if base is None else [name for name in os.listdir(base) if not name.startswith(".")]  # noqa: PTH208 - a descriptor

@@ -36,7 +36,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from arislab import canonical, digests, openlineage, process, provenance
+from arislab import canonical, digests, masking, openlineage, process, provenance, run_files, signing
 from arislab.engine import INJECTED, replace, sync_folder
 from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.headline import Account, Headline, account, as_text, headline
@@ -74,6 +74,7 @@ PHASES = {
 }
 SCHEMA_VERSION = 2
 
+_SEAL = ("record_sha256", "signature")
 _HEARTBEAT_S = 2.0
 _RESERVE_BYTES = 256_000  # given back before the verdict is written, so that a full disk has room for it
 
@@ -104,7 +105,7 @@ class Record:
     duration_s: float | None = None
     """From created_at to finished_at."""
     cause: str | None = None
-    """Kind of reason: exception, exit, signal, time-limit, kernel-died, out-of-memory, disk-full, no-start."""
+    """Kind of reason: exception, exit, signal, time-limit, kernel-died, out-of-memory, disk-full, folder-gone, no-start."""
     reason: str | None = None
     """Why it is not ok."""
     signal: str | None = None
@@ -142,7 +143,9 @@ class Record:
     files: dict[str, Any] = field(default_factory=dict)
     """Every other file of the folder: bytes, sha256."""
     record_sha256: str | None = None
-    """Digest of all other fields: a record that was changed by hand says so."""
+    """Digest of all other fields but signature: a record that was changed by hand says so."""
+    signature: dict[str, str] | None = None
+    """Of record_sha256, with the key of the user who ran it: key (its fingerprint) and hmac; null where no key can be kept."""
 
     def __repr__(self) -> str:
         took = "" if self.duration_s is None else f" in {self.duration_s:.1f} s"
@@ -153,9 +156,21 @@ class Record:
                 lines.append(
                     f"  cell {self.cell['index']} of {Path(self.notebook['path']).name}: {self.cell['heading']}"
                 )
+        if self.status not in ("ok", "created", "running"):
+            lines.append(f"  {_stored(self.tables_written, self.cells)}")
         if self.headline:
             lines.append(as_text(self.headline, indent="  "))
         return "\n".join(lines)
+
+
+def _stored(written: Mapping[str, Any], cells: list[dict[str, Any]]) -> str:
+    """Say what a run that is not ok has left in the lake, and what it did not come to."""
+    tables = [f"{name} ({told['rows'] or 0:,} rows, version {told['version']})" for name, told in written.items()]
+    n_left = sum(cell["status"] in ("not-run", "running", "failed") for cell in cells)
+    left = (
+        f"; {n_left} of {len(cells)} code cells did not complete, and what they write is not stored" if n_left else ""
+    )
+    return f"stored in the lake, and kept: {', '.join(tables) or 'nothing'}{left}"
 
 
 def execute(
@@ -240,7 +255,7 @@ def from_papermill(nb: Any, **settings: Any) -> Any:
     from arislab.place import root as found_root
 
     root, source, output = found_root(), Path(settings["input_path"]), settings.get("output_path")
-    name = str(nb.metadata.get("arislab", {}).get("phase") or re.sub(r"\W+", "_", source.stem))
+    name = phase_of(str(nb.metadata.get("arislab", {}).get("phase") or source.stem))
     declared = parameters_of(source, cells=nb.cells)
     asked = nb.metadata.get("papermill", {}).get("parameters") or {}
     passed = convert(declared, asked)
@@ -254,8 +269,9 @@ def from_papermill(nb: Any, **settings: Any) -> Any:
             lambda job: run(nb, job),
             cwd=Path.cwd(),
             cell_timeout_s=settings.get("execution_timeout"),
-            also_save=(lambda found: write_ipynb(found, output)) if output else None,
+            also_save=(lambda found: write_ipynb(recording.clean_copy(found), output)) if output else None,
         )
+    nb.update(recording.clean_copy(nb))  # papermill writes and shows it
     if output:
         write_ipynb(nb, output)
     if record.status == "interrupted":
@@ -292,7 +308,7 @@ class Recording:
         **fields: Any,
     ) -> None:
         in_force = _in_force(declared, passed)
-        self.hidden = provenance.secrets_of(dict(os.environ))
+        self.hidden = masking.secrets_of(os.environ, in_force, {p.name: p.default for p in declared.values()})
         task, task_source = _task(in_force, notebook.parent)
         environment, installed = provenance.environment()
         code, diff = provenance.code(notebook.parent)
@@ -344,7 +360,7 @@ class Recording:
         try:
             self._begin_files()
             with (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
-                log = Log(file, clean=lambda text: str(provenance.without(text, self.hidden)), echo=self.echo)
+                log = Log(file, clean=self.clean, echo=self.echo)
                 log.line(f"{self.record.run_id} on {sys.executable}")
                 job = Job(
                     self.source,
@@ -357,6 +373,7 @@ class Recording:
                     timeout_s=timeout_s,
                     cell_timeout_s=cell_timeout_s,
                     also_save=also_save,
+                    clean=self.clean,
                 )
                 outcome = work(job)
                 log.line(": ".join(filter(None, (outcome.status, outcome.reason))))
@@ -373,18 +390,42 @@ class Recording:
             beat.join()
         return self._finish(outcome)
 
+    def clean(self, text: str) -> str:
+        """Return a text without secrets."""
+        return str(masking.without(text, self.hidden))
+
+    def clean_copy(self, nb: Any) -> Any:
+        """Return a notebook without secrets."""
+        from nbformat import from_dict
+
+        return from_dict(masking.without(nb, self.hidden))
+
     def _begin(self) -> None:
-        """Have the record on disk before anything runs."""
-        while not _make_folder(self.record.folder, self._text()):
+        """Have the record on disk before anything runs.
+
+        Raises:
+            PrerequisiteError: It cannot be written.
+        """
+        while not self._is_made():
             folder = self.record.folder.with_name(f"{self.record.folder.name[:-4]}{secrets.token_hex(2)}")
             self.record = dataclasses.replace(self.record, folder=folder, run_id=folder.name)
+
+    def _is_made(self) -> bool:
+        try:
+            return _make_folder(self.record.folder, self._text())
+        except OSError as error:
+            raise PrerequisiteError(
+                f"the run was not begun: its record cannot be written to {self.record.folder.parent} ({error.strerror}); nothing was stored. "
+                "Make room, or choose another folder with --root."
+            ) from None
 
     def _begin_files(self) -> None:
         folder = self.record.folder
         (folder / ".reserve").write_bytes(b"\0" * _RESERVE_BYTES)
         for name, content in self.files.items():
             if content:
-                (folder / name).write_bytes(content)
+                text = self.clean(content.decode(errors="surrogateescape"))
+                (folder / name).write_bytes(text.encode(errors="surrogateescape"))
         self._event()
 
     def open(self) -> None:
@@ -425,6 +466,7 @@ class Recording:
     def _finish(self, outcome: Outcome) -> Record:
         """Write the verdict, after the files that it sums up."""
         folder = self.record.folder
+        outcome = self._with_folder(outcome)
         (folder / ".reserve").unlink(missing_ok=True)
         told = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
         read, written = reads_and_writes(folder / "tables.jsonl")
@@ -439,8 +481,8 @@ class Recording:
         )
         self.record = dataclasses.replace(self.record, run_key=run_key(vars(self.record)))
         try:
-            for path in folder.rglob("*"):
-                cleaned = provenance.hide_in(path, self.hidden) if path.is_file() and path.name != "run.json" else None
+            for path in run_files.files(folder):
+                cleaned = masking.hide_in(path, self.hidden) if path.name != "run.json" else None
                 if cleaned is not None:
                     replace(path, cleaned)
             if (folder / "notebook.ipynb").is_file():
@@ -457,12 +499,27 @@ class Recording:
                 )
         files = {
             path.relative_to(folder).as_posix(): canonical.of_file(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != "run.json" and not path.name.startswith(".")
+            for path in run_files.files(folder)
+            if path.name != "run.json" and not path.name.startswith(".")
         }
         self.record = dataclasses.replace(self.record, files=files)
-        self._save()
+        try:
+            self._save()
+        except OSError as error:
+            raise PrerequisiteError(
+                f"{self.record!r}\n  The verdict cannot be written to {folder} ({error.strerror}), so the record says {'lost'!r} from now on."
+            ) from None
         return self.record
+
+    def _with_folder(self, outcome: Outcome) -> Outcome:
+        """Make the folder again if it was removed during the run, so that the verdict has a place; the outcome says so."""
+        if self.record.folder.is_dir():
+            return outcome
+        with contextlib.suppress(OSError):  # saving the verdict tells
+            self.record.folder.mkdir(parents=True)
+        why = f"the run's folder was removed while it ran, and with it log, notebook and the list of tables; it had ended {outcome.status}"
+        reason = f"{why}: {outcome.reason}" if outcome.reason else why
+        return dataclasses.replace(outcome, status="failed", cause="folder-gone", reason=reason)
 
     def _left(self, written: dict[str, Any]) -> dict[str, Any]:
         """Add to each table what this run left in it: rows and digests of the rows that carry its name."""
@@ -486,7 +543,7 @@ class Recording:
 
     def _event(self) -> None:
         found = openlineage.event(fields_of(self.record), at=_now(), lake=f"file://{self.root / 'data' / 'lake'}")
-        line = json.dumps(provenance.without(found, self.hidden), ensure_ascii=False, default=str) + "\n"
+        line = json.dumps(masking.without(found, self.hidden), ensure_ascii=False, default=str) + "\n"
         descriptor = os.open(self.record.folder / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(descriptor, line.encode())
@@ -496,9 +553,11 @@ class Recording:
 
     def _text(self) -> str:
         """What run.json says now, without secrets."""
-        found = provenance.without(fields_of(self.record), self.hidden)
+        found = masking.without(fields_of(self.record), self.hidden)
         found["record_sha256"] = record_sha256(found)
-        self.record = dataclasses.replace(self.record, record_sha256=found["record_sha256"])
+        found["signature"] = signing.sign(found["record_sha256"])
+        seal = {name: found[name] for name in _SEAL}
+        self.record = dataclasses.replace(self.record, **seal)
         return json.dumps(found, indent=1, ensure_ascii=False, default=str)
 
     def _save(self) -> None:
@@ -512,8 +571,8 @@ def fields_of(record: Record) -> dict[str, Any]:
 
 
 def record_sha256(found: Mapping[str, Any]) -> str:
-    """Return the digest of all fields of a run.json but this one."""
-    rest = {name: value for name, value in found.items() if name != "record_sha256"}
+    """Return the digest of all fields of a run.json but this one and its signature."""
+    rest = {name: value for name, value in found.items() if name not in _SEAL}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -543,13 +602,23 @@ def find_notebook(phase: str, notebooks: Path | None = None) -> tuple[str, Path]
     if path.suffix == ".ipynb":
         if not path.is_file():
             raise PrerequisiteError(f"there is no notebook {phase}; give its path, or one of {', '.join(PHASES)}.")
-        return stems.get(path.stem) or re.sub(r"\W+", "_", path.stem), path.resolve()
+        return stems.get(path.stem) or phase_of(path.stem), path.resolve()
     name = stems.get(phase, phase)
     if name not in PHASES:
         raise PrerequisiteError(
             f"there is no phase {phase!r}; {closest(phase, PHASES)}; or give the path of a notebook."
         )
     return name, (notebooks / PHASES[name]).resolve()
+
+
+def phase_of(name: str) -> str:
+    """Return a name as it may stand in the name of a folder: letters, digits and ``_``, at most 100 bytes.
+
+    Example:
+        >>> phase_of("../my notes' (2)")
+        '_my_notes_2_'
+    """
+    return re.sub(r"\W+", "_", name).encode(errors="ignore")[:100].decode(errors="ignore") or "_"
 
 
 def _make_folder(folder: Path, record: str) -> bool:
@@ -629,9 +698,10 @@ def lock(root: Path, phase: str, *, wait: bool = False) -> Iterator[None]:
                 f"phase {phase!r} is already running under {root} ({file.read().strip() or 'another process'}); "
                 f"wait for it (--wait), stop it, or choose another folder with --root."
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: who holds the lock is a courtesy
+            file.truncate(0)
+            file.write(f"process {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+            file.flush()
         yield
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import typer
 
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.place import enter
+from arislab.text import one_line, print
 
 app = typer.Typer(help="List the recorded runs (`arislab runs --help`); show one, compare two.")
 
@@ -19,13 +21,17 @@ Root = Annotated[
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="Its id, the start or the last four characters of it, or a phase.")
 ]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run it although it is not signed with your key; running a record runs its code."),
+]
 NOT_EQUAL = 3
 """Exit code of a verification that found a difference."""
 
 
 def given(parameters: Iterable[str], files: Iterable[Path]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the parameters of files and of ``-p NAME=VALUE``, which go before, and where each came from."""
-    from arislab.parameters import from_file
+    from arislab.parameter_file import from_file
 
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -52,9 +58,9 @@ def perform(phase: str, given: Mapping[str, Any], root: Path, **how: Any) -> Non
     """Run a phase and print its record; exit code 1 if it is not ok."""
     from arislab import runs
 
-    typer.echo(f"{phase}: running …")
+    print(f"{phase}: running …")
     record = runs.execute(phase, given, root=root, **how)
-    typer.echo(record)
+    print(record)
     if record.status != "ok":
         raise typer.Exit(1)
 
@@ -66,36 +72,36 @@ def show(run: Run, root: Root = None, *, as_json: Annotated[bool, typer.Option("
 
     found = records.find(enter(root), run)
     if as_json:
-        typer.echo(json.dumps(found, indent=1, default=str))
+        print(json.dumps(found, indent=1, default=str))
         return
-    typer.echo(f"{found['run_id']}: {found['status']}" + (f" ({found['cause']})" if found.get("cause") else ""))
+    print(f"{found['run_id']}: {found['status']}" + (f" ({found['cause']})" if found.get("cause") else ""))
     if found["reason"]:
-        typer.echo(f"  {found['reason']}")
+        print(f"  {one_line(found['reason'])}")
     if found.get("cell"):
-        typer.echo(f"  cell {found['cell']['index']} of the notebook: {found['cell']['heading']}")
+        print(f"  cell {found['cell']['index']} of the notebook: {one_line(str(found['cell']['heading']))}")
     took = found["duration_s"]
-    typer.echo(
+    print(
         f"  {found['created_at']}, {'' if took is None else f'{took:.1f} s, '}launched by {found['launched_by'] or 'arislab'}"
     )
     for name in ("resumed_from", "rerun_of", "run_key", "commit"):
         if found.get(name):
-            typer.echo(
+            print(
                 f"  {name} {found[name]}"
                 + (" + uncommitted changes" if name == "commit" and found["code"].get("dirty") else "")
             )
     origin = found.get("parameters_from", {})
-    typer.echo("parameters")
+    print("parameters")
     for name, value in (found["parameters"] or {}).items():
-        typer.echo(f"  {name:<22} {value!r:<28} {origin.get(name, '')}")
+        print(f"  {one_line(name):<22} {value!r:<28} {one_line(str(origin.get(name, '')))}")
     for title in ("tables_read", "tables_written"):
-        typer.echo(title.replace("_", " "))
+        print(title.replace("_", " "))
         for name, told in found.get(title, {}).items():
-            rows = "" if told["rows"] is None else f"{told['rows']:>10,} rows"
-            typer.echo(f"  {name:<24} version {told['version']!s:<5} {rows}  {str(told.get('digest') or '')[:16]}")
+            rows = f"{told['rows']:>10,} rows" if isinstance(told["rows"], int) else ""
+            print(f"  {one_line(name):<24} version {told['version']!s:<5} {rows}  {str(told.get('digest') or '')[:16]}")
     if found["headline"]:
-        typer.echo("headline")
-        typer.echo(headline.as_text(found["headline"], indent="  "))
-    typer.echo(f"files in {found['folder']}")
+        print("headline")
+        print(headline.as_text(found["headline"], indent="  "))
+    print(f"files in {found['folder']}")
 
 
 @app.command()
@@ -112,16 +118,16 @@ def diff(
     where = enter(root)
     found = run_diff.diff(records.find(where, before), records.find(where, now))
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        print(json.dumps(found, indent=1))
         return
     for title, lines in found.items():
-        typer.echo(title)
+        print(title)
         for line in lines[:40]:
-            typer.echo(f"  {line}")
+            print(f"  {one_line(line)}")
         if len(lines) > 40:
-            typer.echo(f"  … {len(lines) - 40} more lines")
+            print(f"  … {len(lines) - 40} more lines")
     if not found:
-        typer.echo("no difference")
+        print("no difference")
 
 
 @app.command()
@@ -143,11 +149,11 @@ def export(
         raise ParameterError("runs export needs --ro-crate DIR or --mlflow URI: what to write.")
     found = records.find(enter(root), run)
     if ro_crate is not None:
-        typer.echo(f"{found['run_id']}: RO-Crate in {exporting.ro_crate(found, ro_crate)}")
+        print(f"{found['run_id']}: RO-Crate in {exporting.ro_crate(found, ro_crate)}")
     if mlflow is not None:
         told = exporting.mlflow(found, mlflow)
         state = f"written (artifacts: {told.artifacts})" if told.is_new else "stands already"
-        typer.echo(f"{found['run_id']}: {state} as MLflow run {told.mlflow_run_id} in {exporting.public(mlflow)}")
+        print(f"{found['run_id']}: {state} as MLflow run {told.mlflow_run_id} in {mlflow}")
 
 
 def rerun(
@@ -161,19 +167,41 @@ def rerun(
         bool, typer.Option("--ask-again", help="Ask the model anew; else its recorded answers come again.")
     ] = False,
     allow_drift: Annotated[bool, typer.Option("--allow-drift", help="Run although installed packages differ.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Run a recorded run again: its commit and changes, parameters and input versions, in a root of its own."""
     from arislab import headline, records, verify
 
     found = records.find(enter(root), run)
     target = _target(found, into)
-    made = verify.rerun(found, into=target, replay=not ask_again, allow_drift=allow_drift)
-    typer.echo(f"{made['run_id']}: {made['status']}, a rerun of {found['run_id']}, under {target}")
+    trust = _is_trusted(found, trust=trust)
+    made = verify.rerun(found, into=target, replay=not ask_again, allow_drift=allow_drift, trust=trust)
+    print(f"{made['run_id']}: {made['status']}, a rerun of {found['run_id']}, under {target}")
     if made["headline"]:
-        typer.echo(headline.as_text(made["headline"], indent="  "))
+        print(headline.as_text(made["headline"], indent="  "))
     if made["status"] != found["status"]:
-        typer.echo(f"  {found['run_id']} was {found['status']}; {made['reason'] or ''}")
+        print(f"  {found['run_id']} was {found['status']}; {made['reason'] or ''}")
         raise typer.Exit(1)
+
+
+def _is_trusted(found: Mapping[str, Any], *, trust: bool) -> bool:
+    """Say whether a record is run though it is foreign: it was told so, or whoever sits at the terminal says yes.
+
+    Raises:
+        PrerequisiteError: It is foreign, and nobody can be asked, or the answer is no.
+    """
+    from arislab import verify
+
+    why = None if trust else verify.foreign(dict(found))
+    if why is None:
+        return trust
+    message = verify.refusal(dict(found), why)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise PrerequisiteError(message)
+    print(message)
+    if not typer.confirm("Run it?", default=False):
+        raise typer.Exit(2)
+    return True
 
 
 def _target(found: Mapping[str, Any], into: Path | None) -> Path:
@@ -186,7 +214,7 @@ def _target(found: Mapping[str, Any], into: Path | None) -> Path:
                 f"--into {into} exists; give a folder that does not: it becomes the root of the run."
             )
         return into.resolve()
-    return Path(found["folder"]).parent / ".reruns" / f"{found['run_id']}-{secrets.token_hex(2)}"
+    return Path(found["folder"]).parent / ".reruns" / f"{Path(found['folder']).name}-{secrets.token_hex(2)}"
 
 
 def verify(
@@ -203,6 +231,7 @@ def verify(
         bool, typer.Option("--allow-drift", help="Run again although installed packages differ.")
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the folder in which it was run again.")] = False,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check that a record is true: its files, and that running it again gives the same, bit for bit. Exit code 3 if not."""
@@ -220,21 +249,26 @@ def verify(
     elif level != "0":
         target = _target(found, None)
         try:
-            made = verifying.rerun(found, into=target, replay=level != "3", allow_drift=allow_drift)
+            trust = _is_trusted(found, trust=trust)
+            made = verifying.rerun(found, into=target, replay=level != "3", allow_drift=allow_drift, trust=trust)
             verdicts.append((verifying.within if level == "3" else verifying.compare)(found, made))
+        except PrerequisiteError:
+            if not as_json:  # what is known without running anything is said all the same
+                print(verdicts[0])
+            raise
         finally:
             if not keep:
                 shutil.rmtree(target, ignore_errors=True)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(verdict) for verdict in verdicts], indent=1))
+        print(json.dumps([dataclasses.asdict(verdict) for verdict in verdicts], indent=1))
     else:
         for verdict in verdicts:
-            typer.echo(verdict)
+            print(verdict)
     if any(verdict.findings for verdict in verdicts):
         raise typer.Exit(NOT_EQUAL)
 
 
-def resume(run: Run, root: Root = None) -> None:
+def resume(run: Run, root: Root = None, *, trust: Trust = False) -> None:
     """Go on from a run that did not end well: the same phase and parameters, as a new run; what is in the lake is not done again."""
     from arislab import records
     from arislab.parameters import as_text
@@ -245,6 +279,7 @@ def resume(run: Run, root: Root = None) -> None:
         raise PrerequisiteError(
             f"{found['run_id']} is {found['status']}; only a run that ended without being ok is resumed."
         )
+    _is_trusted(found, trust=trust)
     passed = {name: as_text(value) for name, value in found["parameters_passed"].items()}
     notebook = Path(found["notebook"]["path"])
     phase = str(notebook) if notebook.is_file() else found["phase"]

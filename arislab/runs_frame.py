@@ -1,6 +1,5 @@
 """The recorded runs as a frame, as a researcher compares them in a notebook. ``records`` reads the files."""
 
-import html
 import json
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ import polars as pl
 
 from arislab import records
 from arislab.formats import headline_line
+from arislab.text import html
 
 _SCHEMA: dict[str, Any] = {
     "run_id": pl.String,
@@ -37,10 +37,10 @@ class Runs(pl.DataFrame):
 
     def _repr_html_(self, *, _from_series: bool = False) -> str:
         rows = "".join(
-            f"<tr><td>{html.escape(row['run_id'])}</td><td>{html.escape(row['phase'] or '')}</td>"
-            f"<td><b style='color:{_COLOURS.get(row['status'], 'inherit')}'>{row['status']}</b></td>"
+            f"<tr><td>{html(row['run_id'])}</td><td>{html(row['phase'] or '')}</td>"
+            f"<td><b style='color:{_COLOURS.get(row['status'], 'inherit')}'>{html(row['status'])}</b></td>"
             f"<td style='text-align:right'>{'' if row['duration_s'] is None else format(row['duration_s'], '.1f')}</td>"
-            f"<td style='text-align:left'>{html.escape(row['reason'] or headline_line(json.loads(row['headline'] or 'null'))[:160])}</td></tr>"
+            f"<td style='text-align:left'>{html((row['reason'] or headline_line(json.loads(row['headline'] or 'null')))[:160])}</td></tr>"
             for row in self.head(50).to_dicts()
         )
         more = f"<caption>the newest 50 of {self.height:,} runs</caption>" if self.height > 50 else ""

@@ -12,21 +12,24 @@ What is left out of the comparison: measured times, names that servers give to b
 other commits of arislab by their own command line, so it knows of them only ``arislab run`` and ``run.json``.
 """
 
+import hashlib
 import json
 import os
 import secrets
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from arislab import canonical, digests, provenance, records, run_diff, tablelog
+from arislab import canonical, digests, provenance, records, run_diff, run_files, signing, tablelog
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.formats import number_text
 from arislab.lake import Lake
@@ -86,7 +89,11 @@ def check_files(run: dict[str, Any]) -> Verdict:
     raw = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     if raw.get("record_sha256") is not None and raw["record_sha256"] != record_sha256(raw):
         findings += _changed_fields(raw, folder)
+    findings += [Finding("V0", name, "is a link, which no file of a record is") for name in run_files.links(folder)]
     for name, told in run.get("files", {}).items():
+        if run_files.is_linked(folder / name, folder):
+            findings.append(Finding("V0", name, "is not read: it lies outside of the record, or behind a link"))
+            continue
         try:
             same = canonical.of_file(folder / name)["sha256"] == told["sha256"]
         except OSError as error:
@@ -153,6 +160,73 @@ def _check_left(lake: Lake, name: str, told: dict[str, Any], run_id: str) -> lis
         f"version {told['version']}, an output, was changed: {which}; {frame.height:,} rows now, {told['rows']:,} then"
     )
     return [Finding("V0", name, what)]
+
+
+# ---- whose code it is ---------------------------------------------------------------------------------------------------
+
+_EXECUTED = ("code.diff", "env.lock", "notebook.ipynb", "task.py")
+"""Files of a record that a rerun reads as code, or that say what ran."""
+
+
+def foreign(run: dict[str, Any]) -> str | None:
+    """Say why a record's code is not known to be this user's, as it was when the run was made; null if it is.
+
+    The signature covers run.json, which holds paths, parameters, commit and environment, and the digests of the files; so one changed byte
+    of anything that would be executed is found here.
+
+    Args:
+        run: A record from ``records.find``.
+    """
+    folder = Path(run["folder"])
+    try:
+        raw = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"run.json cannot be read ({error})"
+    if why := signing.problem(raw.get("signature"), record_sha256(raw)):
+        return why
+    is_open = (
+        not raw.get("files") and raw.get("status") in records.OPEN
+    )  # its supervisor was killed: no list of files was written
+    for name in _EXECUTED:
+        if is_open and name == "notebook.ipynb":
+            continue
+        path, told = folder / name, _recorded_sha256(raw, name, is_open=is_open)
+        if not path.is_symlink() and not path.exists():
+            if told is not None:
+                return f"{name} is gone"
+            continue
+        if path.is_symlink():
+            return f"{name} is a link"
+        if told is None:
+            return f"{name} was added after the record was signed"
+        if canonical.of_file(path)["sha256"] != told:
+            return f"{name} was changed after the record was signed"
+    return None
+
+
+def _recorded_sha256(raw: dict[str, Any], name: str, *, is_open: bool) -> str | None:
+    """What a record says of a file; one that ended without a verdict knows only its task file, changes and lock."""
+    if not is_open:
+        return (raw.get("files", {}).get(name) or {}).get("sha256")
+    known = {"code.diff": raw["code"].get("diff_sha256"), "env.lock": raw["environment"].get("lock_sha256")}
+    return known.get(name) or ((raw.get("task") or {}).get("sha256") if name == "task.py" else None)
+
+
+def would_run(run: dict[str, Any]) -> list[str]:
+    """Return what running a record again would execute, one line each: paths, sizes and sha256."""
+    folder, code, notebook = Path(run["folder"]), run.get("code", {}), run.get("notebook", {})
+    lines = [f"the notebook {notebook.get('path')} (sha256 {notebook.get('sha256')})"]
+    if code.get("commit"):
+        lines.append(f"the code of commit {code['commit']} in {code.get('checkout')}")
+    if run.get("task"):
+        lines.append(f"the task file {run['task'].get('path')} (sha256 {run['task'].get('sha256')})")
+    for name, what in (("code.diff", "the changes"), ("task.py", "the record's task file")):
+        path = folder / name
+        if path.is_file() and not path.is_symlink():
+            data = path.read_bytes()
+            lines.append(f"{what} {path} ({len(data):,} bytes, sha256 {hashlib.sha256(data).hexdigest()})")
+    lines += [f"with {name} = {as_text(value)!r}" for name, value in (run.get("parameters_passed") or {}).items()]
+    return lines
 
 
 # ---- comparing two runs -------------------------------------------------------------------------------------------------
@@ -256,7 +330,9 @@ def within(before: dict[str, Any], now: dict[str, Any]) -> Verdict:
 # ---- running again ------------------------------------------------------------------------------------------------------
 
 
-def rerun(run: dict[str, Any], *, into: Path, replay: bool = True, allow_drift: bool = False) -> dict[str, Any]:
+def rerun(
+    run: dict[str, Any], *, into: Path, replay: bool = True, allow_drift: bool = False, trust: bool = False
+) -> dict[str, Any]:
     """Run a recorded run again in a root of its own, and return the new record.
 
     Args:
@@ -264,10 +340,13 @@ def rerun(run: dict[str, Any], *, into: Path, replay: bool = True, allow_drift: 
         into: Folder that becomes the root; it must not exist.
         replay: Give the recorded answers again; False asks the model anew.
         allow_drift: Run although the environment is another than the recorded one.
+        trust: Run although the record is not signed with this user's key, or was changed since.
 
     Raises:
-        PrerequisiteError: The environment differs, or code or inputs cannot be had; nothing was run.
+        PrerequisiteError: The record is foreign, the environment differs, or code or inputs cannot be had; nothing was run.
     """
+    if not trust and (why := foreign(run)):
+        raise PrerequisiteError(refusal(run, why))
     if run["status"] in (*records.OPEN, "unreadable"):
         raise PrerequisiteError(f"{run['run_id']} is {run['status']}; only a run that has ended can be run again.")
     lines = drift(run)
@@ -295,6 +374,15 @@ def rerun(run: dict[str, Any], *, into: Path, replay: bool = True, allow_drift: 
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
         raise PrerequisiteError(f"the run could not be run again (exit code {done.returncode}): {' / '.join(said)}")
     return records.read(Path(made[0]["folder"]))
+
+
+def refusal(run: dict[str, Any], why: str) -> str:
+    """Return the message for a record whose code is not run: why, what would run, and what to do."""
+    lines = "".join(f"\n  {line}" for line in would_run(run))
+    return (
+        f"{run['run_id']} is not run: {why}, and running a record runs its code on this machine, as you. It would run{lines}\n"
+        "Read these, then give --trust. (Records are signed with the key of whoever ran them since this version.)"
+    )
 
 
 def drift(run: dict[str, Any]) -> list[str]:
@@ -337,11 +425,24 @@ def _lake_as_it_was(run: dict[str, Any], into: Path) -> None:
         if version is not None:
             lake[name].link(then, version=version)
     for folder in models.iterdir() if models.is_dir() else ():
-        if folder.is_dir() and provenance.made_before(folder, began):
-            shutil.copytree(folder, then.data / "models" / folder.name, copy_function=os.link)
+        if folder.is_dir() and provenance.made_before(folder, began) and not _leads_out(folder, lake.data):
+            ignore = partial(_links_out, lake.data)
+            shutil.copytree(folder, then.data / "models" / folder.name, copy_function=os.link, ignore=ignore)
     prices = lake.data / "prices.toml"
-    if prices.is_file():
+    if prices.is_file() and not _leads_out(prices, lake.data):
         shutil.copy2(prices, then.data / "prices.toml")
+
+
+def _links_out(top: Path, folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if _leads_out(Path(folder) / name, top)]
+
+
+def _leads_out(path: Path, top: Path) -> bool:
+    """Say whether a path is a link to something outside of a folder; such a thing is no part of a rerun, and a warning names it."""
+    if not path.is_symlink() or path.resolve().is_relative_to(top.resolve()):
+        return False
+    warnings.warn(f"{path} is a link out of {top}; the rerun does without it.", stacklevel=2)
+    return True
 
 
 def _answers(run: dict[str, Any], into: Path) -> Path | None:
@@ -389,7 +490,7 @@ def _code_as_it_was(run: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
     if here is None or commit is None:
         yield mine, _same_package(run, mine, "it ran outside git" if commit is None else "this is no git checkout")
         return
-    folder = _root(run) / "papermill_runs" / ".reruns" / f"code-{run['run_id']}-{secrets.token_hex(2)}"
+    folder = _root(run) / "papermill_runs" / ".reruns" / f"code-{Path(run['folder']).name}-{secrets.token_hex(2)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     added = _git(here, "worktree", "add", "--detach", "--quiet", str(folder), commit)
     if added.returncode:
@@ -462,7 +563,7 @@ def _phase(run: dict[str, Any], checkout: Path) -> str:
 
 
 def _task_as_it_was(run: dict[str, Any], into: Path) -> Path:
-    target = into / "tasks" / Path(run["task"]["path"]).name
+    target = into / "tasks" / f"{Path(run['task']['path']).stem or 'task'}.py"
     target.parent.mkdir()
     shutil.copy2(Path(run["folder"]) / "task.py", target)
     return target

@@ -3,7 +3,10 @@
 A missing resource skips on a laptop and fails where it was promised: ARISLAB_EXPECT=browser,gpu,vllm,shared.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +18,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
+os.environ["ARISLAB_HOME"] = tempfile.mkdtemp(
+    prefix="arislab-test-home-"
+)  # the key that signs records; not the user's own
+atexit.register(shutil.rmtree, os.environ["ARISLAB_HOME"], ignore_errors=True)
 
 FUZZ = int(os.environ.get("ARISLAB_FUZZ", "100"))
 """Examples that each property test of the edges (files, names, events, messages, races) tries; 2,000 before a release."""

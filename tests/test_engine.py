@@ -42,7 +42,7 @@ def test_streams_are_joined_as_they_come_and_bounded_and_the_log_has_all(root):
     assert first.outputs[0].text == "".join(f"{i}\n" for i in range(3000))
     kept = sum(len(o.text) for o in second.outputs)
     assert 100_000 < kept < engine.CAP_BYTES
-    assert second.outputs[-1].text.endswith("all of it stands in log.txt]\n")
+    assert second.outputs[-1].text.endswith("log.txt has more of it]\n")
     assert third.outputs[0].text == "4\n", "a line that was overwritten shows its end"
     assert (record.folder / "log.txt").read_text().count("x") > 1_000_000
     assert (record.folder / "notebook.ipynb").stat().st_size < 400_000
@@ -151,7 +151,11 @@ def test_parameters_come_from_a_file_and_the_command_line_goes_before(root):
         "label": "-f p.yaml",
         "seed": "default",
     }
-    for text, says in (("- 1\n", "holds list"), ("{", "cannot read"), ("label: 007\n", "label must be text, got 7")):
+    for text, says in (
+        ("- 1\n", "holds list"),
+        ("{", "cannot read"),
+        ("n: 1e3\n", "n must be a whole number, got '1e3'"),
+    ):
         (root / "p.yaml").write_text(text)
         done = subprocess.run([*command, "-f", str(root / "p.yaml")], capture_output=True, text=True, check=False)
         assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr

@@ -16,7 +16,7 @@ import pytest
 from conftest import people
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from arislab import digests, engine, kernel, provenance, runs
+from arislab import digests, engine, kernel, masking, runs
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
 from arislab.lake import Lake
 from arislab.process import identity, start_ticks
@@ -550,7 +550,7 @@ def test_a_reader_never_sees_half_a_record(tmp_path):
 
 def test_secrets_are_found_by_the_name_of_their_variable(tmp_path):
     pem = "-----BEGIN KEY-----\nMIIEvQIBADAN\n-----END KEY-----"
-    found = provenance.secrets_of(
+    found = masking.secrets_of(
         {
             "MY_API_KEY": PLANTED,
             "db_password": "hunter2hunter2",
@@ -562,4 +562,4 @@ def test_secrets_are_found_by_the_name_of_their_variable(tmp_path):
     )
     assert {PLANTED, "hunter2hunter2", "MIIEvQIBADAN"} <= set(found)
     assert not {"short", str(tmp_path), "/home/someone"} & set(found)
-    assert provenance.without({"a": [f"x{PLANTED}y", 3]}, found) == {"a": ["x[hidden]y", 3]}
+    assert masking.without({"a": [f"x{PLANTED}y", 3]}, found) == {"a": ["x[hidden]y", 3]}

@@ -164,9 +164,9 @@ def test_a_rerun_in_another_environment_is_refused_unless_it_is_allowed(project,
     assert lines[0].startswith("gone 1.0 then, absent now")
     assert lines[1].startswith("polars 0.")
     with pytest.raises(PrerequisiteError, match=r"gone 1\.0 then, absent now.*--allow-drift"):
-        verify.rerun(found, into=tmp_path / "again")
+        verify.rerun(found, into=tmp_path / "again", trust=True)
     assert not (tmp_path / "again").exists()
-    assert verify.rerun(found, into=tmp_path / "again", allow_drift=True)["status"] == "ok"
+    assert verify.rerun(found, into=tmp_path / "again", allow_drift=True, trust=True)["status"] == "ok"
 
 
 def test_what_cannot_be_had_any_more_is_said(project, tmp_path):
@@ -260,7 +260,8 @@ def test_a_run_of_an_older_commit_of_this_repository_is_run_again_by_its_own_cod
         assert done.returncode == 0, done
     found = records.find(root, "curate")
     assert "schema_version" not in found
-    made = verify.rerun(found, into=tmp_path / "again")
+    assert verify.foreign(found) == "it is not signed"
+    made = verify.rerun(found, into=tmp_path / "again", trust=True)
     assert made["headline"] == found["headline"]
     assert made["code"]["commit"] == OLD
     assert verify.compare(found, made).findings == []

@@ -22,7 +22,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from arislab import __version__
+from arislab import __version__, masking
 from arislab.errors import PrerequisiteError
 from arislab.server import engines
 from arislab.server.connections import BACKLOG, Connection, raise_descriptors
@@ -33,6 +33,7 @@ from arislab.server.routes import router
 from arislab.server.runner import Runner
 from arislab.server.schema import Api
 from arislab.server.store import Record, Store
+from arislab.text import terminal
 
 log = logging.getLogger("arislab.server")
 
@@ -125,9 +126,10 @@ def serve(
     Raises:
         PrerequisiteError: the folder is in use, the port is taken, the token file is open to others, no such model.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(RateLimit())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Fit("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(RateLimit())
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     os.umask(0o077)
     raise_descriptors()
@@ -169,6 +171,13 @@ async def _sweep(store: Store) -> None:
         if n_files := await asyncio.to_thread(store.sweep):
             log.info("%d expired files removed", n_files)
         await asyncio.sleep(3600)
+
+
+class _Fit(logging.Formatter):
+    """Lines of the log without secrets, and without what steers a terminal: clients choose some of their words."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return terminal(masking.masked(super().format(record)))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from arislab import masking
 from arislab.errors import PrerequisiteError
 from arislab.server.limits import ANSWER_BYTES
 from arislab.server.store import NO_USAGE, Usage
@@ -184,10 +185,12 @@ def make_engine(
     if upstream:
         if (model or engine) is not None:
             raise PrerequisiteError(
-                f"--model {model or engine!r} and --upstream {list(upstream)!r} exclude each other; leave one out"
+                f"--model {model or engine!r} and --upstream {masking.masked(list(upstream))!r} exclude each other; leave one out"
             )
         if bad := [url for url in upstream if not url.startswith(("http://", "https://"))]:
-            raise PrerequisiteError(f"--upstream must be a base URL like 'http://127.0.0.1:8000/v1', got {bad[0]!r}")
+            raise PrerequisiteError(
+                f"--upstream must be a base URL like 'http://127.0.0.1:8000/v1', got {masking.masked(bad[0])!r}"
+            )
         from arislab.server.upstream import UpstreamEngine
 
         return UpstreamEngine(upstream, answer_bytes=answer_bytes)

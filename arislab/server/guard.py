@@ -24,18 +24,36 @@ def read_token(path: Path) -> str:
     """The token in a file that only its owner can read; a new random one is written if the file is absent.
 
     Raises:
-        PrerequisiteError: others can read the file, or it is empty.
+        PrerequisiteError: others can read the file, or it is empty, a folder, a link to nothing, or cannot be read or written.
     """
+    try:
+        return _read_token(path)
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise PrerequisiteError(
+            f"the token file {str(path)!r} cannot be used: {why or error}; give a file that you can read, or one that does not exist yet"
+        ) from None
+
+
+def _read_token(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
+        if path.is_symlink() and not path.exists():
+            raise PrerequisiteError(
+                f"the token file {str(path)!r} is a link to {str(path.readlink())!r}, which does not exist; remove the link, or make that file"
+            ) from None
+        if not path.is_file():
+            raise PrerequisiteError(
+                f"the token file {str(path)!r} is {'a folder' if path.is_dir() else 'no file'}; give the name of a file in it, or another"
+            ) from None
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
             raise PrerequisiteError(
                 f"the token file {str(path)!r} has mode {mode:o}, so others on this machine may read it; make it 600: chmod 600 {path}"
             ) from None
-        if not (token := path.read_text().strip()):
+        if not (token := path.read_text(encoding="utf-8").strip()):
             raise PrerequisiteError(
                 f"the token file {str(path)!r} is empty; remove it to get a new token, or write one into it"
             ) from None

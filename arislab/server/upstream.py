@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import orjson
 from yarl import URL
 
+from arislab import masking
 from arislab.pause import retry_after_s
 from arislab.server.answers import Answer, body_of, passed_through
 from arislab.server.engines import Emit, Gate, Request, Result, failure, marked
@@ -39,6 +40,8 @@ HOLD_S = 30.0
 @dataclass
 class _Upstream:
     url: str
+    headers: dict[str, str]
+    """Authorization from user and password of the URL, where there is no key."""
     limit: int
     """Requests that may be in flight: grows while answers come, and becomes what the server holds when it refuses more."""
     in_flight: int = 0
@@ -86,7 +89,12 @@ class UpstreamEngine:
         key: str | None = None,
         answer_bytes: int = ANSWER_BYTES,
     ):
-        self._upstreams = [_Upstream(url.rstrip("/"), start) for url in urls]
+        parts = [masking.take_apart(url.rstrip("/")) for url in urls]
+        key = key or os.environ.get("ARISLAB_UPSTREAM_API_KEY")
+        named = [{"Authorization": masking.basic(found)} if found and not key else {} for _, found in parts]
+        self._upstreams = [_Upstream(url, headers, start) for (url, _), headers in zip(parts, named, strict=True)]
+        hidden = masking.secrets_of({**os.environ, "KEY": key or ""}, list(urls))
+        self._hidden = [secret.encode() for secret in hidden]
         self._start, self._ceiling, self._attempts, self._patience_s = start, ceiling, attempts, patience_s
         self._timeout_s, self._backoff_s, self._key = timeout_s, backoff_s, key
         self._answer_bytes = answer_bytes
@@ -97,11 +105,10 @@ class UpstreamEngine:
         """Open the connection pool; the key, if any, is never part of a URL or a log."""
         import aiohttp
 
-        key = self._key or os.environ.get("ARISLAB_UPSTREAM_API_KEY")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=10),
-            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
             auto_decompress=False,  # a small body may become gigabytes: see ``body_of``
         )
 
@@ -122,7 +129,8 @@ class UpstreamEngine:
         for upstream in self._upstreams:
             with suppress(aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
                 url, timeout = f"{upstream.url}/models", aiohttp.ClientTimeout(total=10)
-                async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
+                asking = self._session.get(url, timeout=timeout, allow_redirects=False, headers=upstream.headers)
+                async with asking as response:
                     told = orjson.loads(await body_of(response, self._answer_bytes) or b"")
                     names.update(dict.fromkeys(str(model["id"]) for model in told["data"]))
         return list(names)
@@ -176,7 +184,7 @@ class UpstreamEngine:
 
         assert self._session is not None
         line, url = request.line, upstream.url + request.endpoint.removeprefix("/v1")
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"} | upstream.headers
         try:
             async with self._session.post(url, data=data, headers=headers, allow_redirects=False) as response:
                 if 300 <= response.status < 400:
@@ -184,6 +192,8 @@ class UpstreamEngine:
                 if (body := await body_of(response, self._answer_bytes)) is None:
                     why = f"the answer has more than {self._answer_bytes} bytes; --max-answer-mb allows more"
                     return Answer(failure(line, 502, "answer_too_large", why)), None
+                for secret in self._hidden:  # a server that says which key it refuses
+                    body = body.replace(secret, b"[hidden]")
                 wait_s = retry_after_s(response.headers.get("Retry-After"))
                 return passed_through(request, response.status, body), wait_s
         except aiohttp.ClientConnectorError:

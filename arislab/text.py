@@ -1,0 +1,73 @@
+"""Text of strangers, fit to be shown: without what would steer a terminal, and escaped where it stands in HTML.
+
+What a record, a model or a table holds may carry an escape sequence that clears the screen, sets the clipboard or hides what stands
+before it. What is shown holds no secret either (``masking``).
+"""
+
+import builtins
+import html as _html
+import re
+import sys
+from typing import TextIO
+
+from arislab import masking
+
+_STEERING = re.compile(
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, the cursor, clearing
+    "|(?:\x1b[\\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x80-\x9f]*(?:\x07|\x1b\\\\|\x9c)"  # OSC, DCS, …: title, clipboard, links
+    "|\x1b[ -/]*[0-~]?"  # any other escape sequence, or the start of one
+    "|[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # C0 but tab and line feed, DEL, C1
+    "|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"  # order of writing, and other line ends
+    "|[\U000e0000-\U000e007f]"  # tags: letters that nobody sees
+)
+_HIDDEN_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
+
+
+def terminal(text: str) -> str:
+    r"""Return a text without what steers a terminal: escape sequences, control characters but tab and line feed, turns of direction.
+
+    Example:
+        >>> terminal("a\x1b[2Jb\x1b]0;title\x07c\u202ed\r\n")
+        'abcd\n'
+    """
+    return _STEERING.sub("", text)
+
+
+def one_line(text: str) -> str:
+    r"""Return a text as one line for a terminal: a record's reason must not look like a row of its own.
+
+    Example:
+        >>> one_line("no\n  such\tfile")
+        'no such file'
+    """
+    return " ".join(terminal(text).split())
+
+
+def json_text(text: str) -> str:
+    r"""Return JSON that means the same, with the characters that steer a terminal written as ``\u…``.
+
+    Example:
+        >>> json_text('{"a": "x\u202ey"}')
+        '{"a": "x\\u202ey"}'
+    """
+    return _HIDDEN_IN_JSON.sub(lambda found: _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+
+
+def html(text: object, *, quote: bool = True) -> str:
+    r"""Return a text as it may stand in HTML, between tags and, with ``quote``, in attributes.
+
+    Example:
+        >>> html("<b>\x1b[1m'x'")
+        '&lt;b&gt;&#x27;x&#x27;'
+    """
+    return _html.escape(terminal(str(text)), quote=quote)
+
+
+def print(*values: object, sep: str = " ", end: str = "\n", file: TextIO | None = None) -> None:
+    """Print as the builtin does, without secrets and what steers a terminal; every command prints with this one."""
+    builtins.print(terminal(masking.masked(sep.join(map(str, values)))), end=end, file=file or sys.stdout)
