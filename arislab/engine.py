@@ -277,7 +277,7 @@ def make_client(notebook: Notebook, *, write: Callable[[str], object], **setting
 
         def output(self, outs: list[Any], msg: dict[str, Any], display_id: str | None, cell_index: int) -> Any:
             content = msg["content"]
-            if not room.takes(outs, content, cell_index):
+            if not room.takes(outs, content, cell_index, is_cleared=self.clear_before_next_output):
                 return None
             is_plain = msg["msg_type"] == "stream" and not self.clear_before_next_output
             if not is_plain or self.output_hook_stack[msg["parent_header"].get("msg_id")]:
@@ -305,14 +305,15 @@ class _Room:
     def __init__(self) -> None:
         self._cell, self._n_bytes, self._n_left_out = -1, 0, 0
 
-    def takes(self, outs: list[Any], content: dict[str, Any], cell: int) -> bool:
+    def takes(self, outs: list[Any], content: dict[str, Any], cell: int, *, is_cleared: bool) -> bool:
         """Say whether one more output is held; a mark counts those that are not. Why a cell failed is always told."""
         if "ename" in content:
             return True
-        if cell != self._cell or not outs:
+        if cell != self._cell or not outs or is_cleared:
             self._cell, self._n_bytes, self._n_left_out = cell, 0, 0
         self._n_bytes += sum(len(_text(value)) for value in content.get("data", {}).values())
-        if not self._n_left_out and len(outs) < _MOST_OUTPUTS and self._n_bytes <= _HELD_BYTES:
+        fits = not self._n_left_out and len(outs) < _MOST_OUTPUTS and self._n_bytes <= _HELD_BYTES
+        if is_cleared or fits:
             return True
         self._n_left_out += 1
         note = f"[{self._n_left_out:,} more outputs were not kept: a cell keeps {_MOST_OUTPUTS:,}, and {_HELD_BYTES:,} bytes]\n"
