@@ -92,7 +92,7 @@ class Server:
 
     def note_isolation(self, found: Isolation) -> None:
         """Record, under a run, whether the server keeps its models apart: repeating the run must not ask again."""
-        self._note(base_url=self._asked_url, identity=self.identity, isolation=found.as_dict())
+        self._note(base_url=self._shown, identity=self.identity, isolation=found.as_dict())
 
     def _note(self, **told: Any) -> None:
         folder = os.environ.get("ARISLAB_RUN_DIR")
