@@ -20,18 +20,21 @@ What a table holds stands in ``tables.py``. The lake does not know phases, score
     {"op": "write", "table": "reviews", "version_before": 3, "version": 4, "rows": 2, "digest": "cd…"}
 """
 
+import errno
 import json
 import os
+import random
 import re
 import shutil
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from arislab import conditions, digests, tables
+from arislab import conditions, digests, place, storage, tables
 from arislab.conditions import Where
 from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.place import root
@@ -39,10 +42,11 @@ from arislab.place import root
 __all__ = ["Lake", "Table", "root"]
 
 _RETRIES = 20
+_FEW = 1_000
 
 
 class Lake:
-    """All tables under one folder or object-store URL.
+    """All tables under one folder.
 
     Args:
         path: Folder of the tables; default ``<root>/data/lake``.
@@ -50,14 +54,14 @@ class Lake:
     """
 
     def __init__(self, path: str | Path | None = None, *, run_id: str | None = None) -> None:
-        self.path = str(path) if path is not None else str(root() / "data" / "lake")
+        self.path = str(root() / "data" / "lake" if path is None else place.usable(path, "the lake's folder"))
         self.run_id = run_id or os.environ.get("ARISLAB_RUN_ID") or self._by_hand() or "interactive"
-        self.data = Path(self.path).parent if "://" not in self.path else root() / "data"
+        self.data = Path(self.path).parent
         """Folder beside the tables: batches, models and exports live there."""
 
     def _by_hand(self) -> str | None:
         """The run that a kernel of JupyterLab records, if this is one and the notebook is a phase."""
-        if "JPY_SESSION_NAME" not in os.environ or "://" in self.path:
+        if "JPY_SESSION_NAME" not in os.environ:
             return None
         from arislab.interactive import begin
 
@@ -134,7 +138,7 @@ class Lake:
         """Merge small files of every table; returns files removed by table. Older versions stay readable."""
         removed = {}
         for name in self.tables():
-            removed[name] = int(self[name]._delta().optimize.compact()["numFilesRemoved"])
+            removed[name] = self[name]._compact()
         return removed
 
     def export(self, table: str, path: str | Path, *, where: Where | None = None) -> Path:
@@ -186,14 +190,16 @@ class Table:
     def __init__(self, lake: Lake, name: str) -> None:
         self.contract = tables.contract(name)
         self.lake, self.name = lake, name
-        self.uri = f"{lake.path}/{name}"
+        self.folder = Path(lake.path) / name
+        self.uri = str(self.folder)
 
     @property
     def exists(self) -> bool:
         """True once something was written."""
-        from deltalake import DeltaTable
-
-        return bool(DeltaTable.is_deltatable(self.uri))
+        try:
+            return storage.exists(self.folder)
+        except storage.Damage as damage:
+            raise self._damaged(damage) from None
 
     @property
     def version(self) -> int | None:
@@ -288,37 +294,22 @@ class Table:
         return rows.row(-1, named=True)
 
     def append(self, frame: pl.DataFrame, *, run_id: str | None = None) -> "Table":
-        """Add rows; several processes may do so at once."""
-        from deltalake import write_deltalake
-
-        checked, before = self._checked(frame, run_id), self.version
-        if checked.height or before is None:
-            self._commit(lambda: write_deltalake(self.uri, checked.to_arrow(), mode="append", schema_mode="merge"))
-        self._log_write(checked, before)
+        """Add the rows whose key is new; a row whose key exists stays as it is. Several processes may do so at once."""
+        checked = self._checked(frame, run_id)
+        self._commit(checked, lambda delta: self._add(delta, self._new(delta, checked)))
         return self
 
     def upsert(self, frame: pl.DataFrame, *, on: str | list[str] | None = None, run_id: str | None = None) -> "Table":
         """Add rows whose key is new and replace those whose key exists (older versions keep the replaced row)."""
-        checked, before = self._checked(frame, run_id), self.version
-        if before is None:
-            return self.append(frame, run_id=run_id)
+        checked = self._checked(frame, run_id)
         keys = [on] if isinstance(on, str) else list(on or self.contract.key)
-        joined = conditions.same(keys, "t", "s")
-
-        def merge() -> None:
-            # cast: merge compares the source's string views with the table's strings
-            merged = self._delta().merge(
-                checked.to_arrow(), predicate=joined, source_alias="s", target_alias="t", merge_schema=True
-            )
-            merged.when_matched_update_all().when_not_matched_insert_all().execute()
-
-        if checked.height:
-            self._commit(merge)
-        self._log_write(checked, before)
+        self._commit(checked, lambda delta: self._merge(delta, checked, keys))
         return self
 
     def replace(self, frame: pl.DataFrame, *, where: Where, run_id: str | None = None) -> "Table":
         """Make ``frame`` the rows that fulfil ``where``, in one commit; what stood there stays readable as an older version.
+
+        A row elsewhere that has the key of a new one gives way to it.
 
         Args:
             frame: Rows that all fulfil ``where``.
@@ -327,17 +318,73 @@ class Table:
         """
         from deltalake import write_deltalake
 
-        checked, before = self._checked(frame, run_id), self.version
-        which = conditions.predicate(self._condition(where) or {})
-        if before is None:
-            return self.append(frame, run_id=run_id)
-        self._commit(
-            lambda: write_deltalake(
-                self.uri, checked.to_arrow(), mode="overwrite", predicate=which, schema_mode="merge"
+        checked, condition = self._checked(frame, run_id), self._condition(where) or {}
+        n_other = checked.height - checked.filter(conditions.expression(condition)).height
+        if n_other:
+            raise LakeError(
+                f"{self.name}: {n_other:,} of {checked.height:,} rows are none where {conditions.text(condition)}; nothing was written."
             )
-        )
-        self._log_write(checked, before)
+
+        def write(delta: Any) -> pl.DataFrame:
+            if delta is None:
+                return self._add(delta, checked)
+            which = conditions.predicate(condition)
+            others = self._frame(delta).filter(conditions.expression(condition).fill_null(value=False).not_())
+            rows, given = checked, {"mode": "overwrite", "schema_mode": "merge", **storage.how()}
+            if self._known(others, checked).height:
+                left = others.join(checked.lazy(), on=self.contract.key, how="anti", maintain_order="left").collect()
+                rows = pl.concat([left, checked], how="diagonal")
+            else:
+                given["predicate"] = which
+            write_deltalake(delta, rows.to_arrow(), **given)
+            return checked
+
+        self._commit(checked, write, is_always=True)
         return self
+
+    def _known(self, rows: pl.LazyFrame, frame: pl.DataFrame) -> pl.DataFrame:
+        """Keys of rows that a frame has too."""
+        keys = list(self.contract.key)
+        few = frame[keys[0]].unique() if frame.height <= _FEW else None  # then the files' statistics say which to open
+        rows = rows if few is None else rows.filter(pl.col(keys[0]).is_in(few.implode()))
+        return rows.select(keys).join(frame.lazy().select(keys), on=keys, how="semi").collect()
+
+    def _new(self, delta: Any, frame: pl.DataFrame) -> pl.DataFrame:
+        if delta is None:
+            return frame
+        return frame.join(
+            self._known(self._frame(delta), frame), on=self.contract.key, how="anti", maintain_order="left"
+        )
+
+    def _add(self, delta: Any, frame: pl.DataFrame) -> pl.DataFrame:
+        from deltalake import write_deltalake
+
+        if delta is None:  # the one who makes the table; who comes second finds it when it tries again
+            write_deltalake(
+                self.folder, frame.to_arrow(), mode="error", configuration=storage.PROPERTIES, **storage.how()
+            )
+        elif frame.height:
+            write_deltalake(delta, frame.to_arrow(), mode="append", schema_mode="merge", **storage.how())
+        return frame
+
+    def _merge(self, delta: Any, frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+        if delta is None:
+            return self._add(delta, frame)
+        # cast: merge compares the source's string views with the table's strings
+        same = conditions.same(keys, "t", "s")
+        aliases = {"source_alias": "s", "target_alias": "t"}
+        merged = delta.merge(frame.to_arrow(), predicate=same, merge_schema=True, **aliases, **storage.how())
+        merged.when_matched_update_all().when_not_matched_insert_all().execute()
+        return frame
+
+    def _compact(self) -> int:
+        with storage.turn(self.folder):
+            delta = self._delta()
+            before = delta.version()
+            n_removed = int(delta.optimize.compact(**storage.how())["numFilesRemoved"])
+            for version in range(before + 1, delta.version() + 1):
+                self._sync(version)
+        return n_removed
 
     def link(self, lake: "Lake", *, version: int) -> None:
         """Make another lake's table of this name what this one was at a version: same rows, version and history, no bytes copied.
@@ -347,14 +394,10 @@ class Table:
             version: The version that becomes the newest one there.
 
         Raises:
-            LakeError: There is no such version, or one of the lakes is no folder.
+            LakeError: There is no such version.
         """
-        if "://" in self.uri or "://" in lake.path:
-            raise LakeError(
-                f"{self.name} of {self.uri} cannot be taken back to a version: only lakes in folders can; copy it to one."
-            )
         self._delta(version)
-        source, target = Path(self.uri), Path(lake.path) / self.name
+        source, target = self.folder, Path(lake.path) / self.name
         for path in source.rglob("*"):
             inside = path.relative_to(source)
             number = re.match(r"(\d{20})\.", path.name)
@@ -380,45 +423,73 @@ class Table:
             stamp.pop("run_id")
         return tables.check(self.name, frame.drop([c for c in stamp if c in frame.columns]).with_columns(**stamp))
 
-    def _commit(self, write: Any) -> None:
-        """Run a write; another writer's commit in between is waited for and the write tried again."""
-        from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+    def _commit(self, frame: pl.DataFrame, write: Callable[[Any], pl.DataFrame], *, is_always: bool = False) -> None:
+        """Run a write on the newest version; where another writer's commit came in between, on that one again. On disk when it returns.
 
-        self._check_place()
-        for attempt in range(_RETRIES):
-            try:
-                write()
-            except (CommitFailedError, TableNotFoundError, DeltaError) as error:
-                transient = type(error) is not DeltaError or "already exists" in str(
-                    error
-                )  # two processes made the table at once
-                if not transient:
-                    raise LakeError(
-                        f"cannot write {self.name}: {str(error).splitlines()[0]}; nothing was written."
-                    ) from None
-                if attempt == _RETRIES - 1:
-                    raise LakeError(
-                        f"{self.name}: other writers were faster {_RETRIES} times; run the cell again ({error})."
-                    ) from None
-                time.sleep(0.05 * (attempt + 1))
-            except OSError as error:
-                raise self._no_place(error) from None
-            else:
-                return
+        Args:
+            frame: Rows to write; none, and the table exists: nothing is done.
+            write: Given the open table, or null where there is none; returns the rows that it wrote.
+            is_always: Write even without rows.
+        """
+        from deltalake.exceptions import CommitFailedError, DeltaError
 
-    def _check_place(self) -> None:
-        """Refuse a folder that cannot be written, and a table of another schema, before anything is written."""
-        if "://" not in self.uri:
-            try:
-                Path(self.uri).mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise self._no_place(error) from None
-            if not os.access(self.uri, os.W_OK):
-                raise self._no_place(PermissionError("no write permission"))
-        if not self.exists:
-            return
+        self._make_place()
+        with storage.turn(self.folder):
+            for attempt in range(_RETRIES):
+                delta = self._delta() if self.exists else None
+                before = None if delta is None else int(delta.version())
+                if delta is not None:
+                    self._check_schema(delta)
+                if delta is not None and not frame.height and not is_always:
+                    return self._log_write(frame, before, before)
+                try:
+                    written = write(delta)
+                except (CommitFailedError, DeltaError) as error:
+                    if not isinstance(error, CommitFailedError) and "already exists" not in str(error):
+                        raise self._failed(error) from None
+                    if attempt == _RETRIES - 1:
+                        raise LakeError(
+                            f"{self.name}: other writers were faster {_RETRIES} times; run the cell again ({error})."
+                        ) from None
+                    time.sleep(random.uniform(0.01, 0.05) * (attempt + 1))
+                except OSError as error:
+                    raise self._no_place(error) from None
+                else:
+                    now = 0 if before is None else before + 1 if written.height or is_always else before
+                    if now != before:
+                        self._sync(now)
+                    return self._log_write(written, before, now)
+        return None
+
+    def _sync(self, version: int) -> None:
+        try:
+            storage.sync_commit(self.folder, version)
+        except OSError as error:
+            raise PrerequisiteError(
+                f"{self.name} version {version} was written under {self.lake.path}, but the disk does not confirm it ({error.strerror}): "
+                "a loss of power may take it back. Check the disk, then run the cell again."
+            ) from None
+
+    def _failed(self, error: Exception) -> LakeError | PrerequisiteError:
+        text = str(error).splitlines()[0]
+        if "No space left" in str(error) or "Disk quota" in str(error) or "os error 28" in str(error):
+            return self._no_place(OSError(errno.ENOSPC, "No space left on device"))
+        return LakeError(f"cannot write {self.name}: {text}; nothing was written.")
+
+    def _make_place(self) -> None:
+        """Refuse a folder that cannot be written before anything is written."""
+        try:
+            (self.folder / "_delta_log").mkdir(
+                parents=True, exist_ok=True
+            )  # before any data: data without it is damage
+        except OSError as error:
+            raise self._no_place(error) from None
+        if not os.access(self.folder, os.W_OK):
+            raise self._no_place(PermissionError(errno.EACCES, "no write permission"))
+
+    def _check_schema(self, delta: Any) -> None:
         columns = tables.columns_of(self.name)
-        for field in self._delta().schema().fields:
+        for field in delta.schema().fields:
             column = columns.get(field.name)
             if column is not None and _delta_type(column.dtype) != getattr(field.type, "type", ""):
                 raise LakeError(
@@ -428,18 +499,20 @@ class Table:
 
     def _no_place(self, error: OSError) -> PrerequisiteError:
         return PrerequisiteError(
-            f"cannot write {self.name} under {self.lake.path} ({error.strerror or error}); check permissions and disk space, or choose another folder with --root."
+            f"cannot write {self.name} under {self.lake.path} ({error.strerror or error}): nothing of this write is stored, all earlier "
+            "versions are. Check permissions and disk space, or choose another folder with --root; then run it again."
         )
 
     def _delta(self, version: int | None = None) -> Any:
-        from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
         try:
-            table = DeltaTable(self.uri, version=version)
+            table = storage.opened(self.folder, version)
+        except storage.Damage as damage:
+            raise self._damaged(damage) from None
         except DeltaError as error:
             if version is None:
-                raise
+                raise self._damaged(storage.Damage(str(error).splitlines()[0])) from None
             raise LakeError(
                 f"{self.name} under {self.lake.path} has no version {version} ({str(error).splitlines()[0]}); "
                 f"lake[{self.name!r}].history() lists those that exist."
@@ -453,10 +526,16 @@ class Table:
             )
         return table
 
-    def _log_write(self, frame: pl.DataFrame, before: int | None) -> None:
+    def _damaged(self, damage: storage.Damage) -> LakeError:
+        return LakeError(
+            f"{self.name} under {self.lake.path} is damaged: {damage}. Nothing was read or written; "
+            "`arislab doctor` says which version is whole and how to go back to it."
+        )
+
+    def _log_write(self, frame: pl.DataFrame, before: int | None, now: int | None) -> None:
         if "ARISLAB_RUN_DIR" in os.environ:
             told = {"rows": frame.height, "digest": digests.digest(self.name, frame), "version_before": before}
-            self._log("write", version=self.version, **told)
+            self._log("write", version=now, **told)
 
     def _log(self, op: str, *, version: int | None, **told: Any) -> None:
         folder = os.environ.get("ARISLAB_RUN_DIR")

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from arislab import storage
 from arislab.errors import BatchError, PrerequisiteError
 from arislab.lines import ANSWERED, parse, split
 
@@ -60,7 +61,7 @@ class Ledger:
             folder.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(self._path, timeout=60, isolation_level=None)
             self.db.row_factory = sqlite3.Row
-            self.db.execute("pragma synchronous = full")
+            self.db.execute("pragma synchronous = extra")  # full: a loss of power may bring the last journal back
             with self._transaction():
                 (version,) = self.db.execute("pragma user_version").fetchone()
                 if version < 2:
@@ -318,7 +319,7 @@ class Ledger:
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Write a file of the folder whole or not at all.
+    """Write a file of the folder whole or not at all; it is on disk, under its name, when this returns.
 
     Raises:
         BatchError: The disk is full, or the folder cannot be written.
@@ -331,6 +332,8 @@ def keep(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        for folder in (path.parent, path.parent.parent):
+            storage.sync(folder)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise BatchError(

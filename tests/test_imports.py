@@ -17,7 +17,8 @@ ARROWS = {
     "errors": set(),
     "tables": set(),
     "conditions": set(),
-    "lake": {"conditions", "digests", "interactive", "lineage", "place", "tables"},
+    "storage": set(),
+    "lake": {"conditions", "digests", "interactive", "lineage", "place", "storage", "tables"},
     "lineage": {"lake"},  # for type checkers only
     "canonical": {"place"},
     "place": set(),
@@ -48,7 +49,7 @@ ARROWS = {
     "connection": {"dialect", "isolation", "masking", "pause"},
     "isolation": set(),
     "mixing": {"connection", "isolation"},
-    "ledger": {"lines"},
+    "ledger": {"lines", "storage"},
     "budget": set(),
     "sending": {"connection", "ledger", "lines"},
     "results": {"connection", "ledger", "lines"},

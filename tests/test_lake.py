@@ -1,13 +1,17 @@
 import json
+import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import people
+from conftest import FUZZ, people
+from races import race
 
-from arislab import tables
+from arislab import engine, ledger, storage, tables
 from arislab.digests import digest
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import Lake
@@ -173,6 +177,159 @@ def test_two_processes_that_append_at_once_lose_nothing(lake):
     assert [w.wait(timeout=120) for w in writers] == [0, 0]
     rows = lake["reviews"].read()
     assert rows.height == rows["event_id"].n_unique() == 2 * 15 * 4
+
+
+@pytest.mark.parametrize("n_writers", [2, 4])
+def test_writers_that_start_at_once_double_no_key_and_lose_no_row(n_writers):
+    """Every second race runs without the lock: then the commits alone must hold."""
+    wrong, counts = race(max(18, FUZZ // 10), n_writers=n_writers)
+    assert wrong == []
+    assert counts.total() >= 18
+
+
+def test_appending_a_key_that_exists_leaves_its_row_as_it_is(lake):
+    lake["candidates"].append(people(2).with_columns(title=pl.lit("first")))
+    lake["candidates"].append(people(3).with_columns(title=pl.lit("second")))
+    assert lake["candidates"].read().sort("candidate_id")["title"].to_list() == ["first", "first", "second"]
+    assert lake["candidates"].append(people(3)).version == 1  # nothing new: no version
+    row = {"name": "m", "version": "v", "alias": "candidate"}
+    lake["models"].append(pl.DataFrame([row, row | {"alias": "champion"}])).append(
+        pl.DataFrame([row | {"version": "w"}, row])
+    )
+    assert sorted(lake["models"].read().select("version", "alias").iter_rows()) == [
+        ("v", "candidate"),
+        ("v", "champion"),
+        ("w", "candidate"),
+    ]
+
+
+def test_many_rows_at_once_are_told_from_those_that_exist(lake):
+    lake["candidates"].append(people(1_500)).append(people(2_600).tail(2_000))
+    assert lake["candidates"].rows == lake["candidates"].read()["candidate_id"].n_unique() == 2_600
+
+
+def test_a_row_elsewhere_that_has_the_key_of_a_new_one_gives_way_to_it(lake):
+    lake["candidates"].append(people(4).with_columns(category=pl.lit("old")))
+    lake["candidates"].replace(people(2).with_columns(category=pl.lit("new")), where={"category": "new"})
+    rows = lake["candidates"].read().sort("candidate_id")
+    assert rows["candidate_id"].to_list() == ["c0000", "c0001", "c0002", "c0003"]
+    assert rows["category"].to_list() == ["new", "new", "old", "old"]
+    assert lake["candidates"].read(version=0)["category"].to_list() == ["old"] * 4
+
+
+def test_replacing_with_no_rows_takes_those_away_that_are_meant(lake):
+    lake["candidates"].append(people(2)).append(people(3, split="test").tail(1))
+    lake["candidates"].replace(people(1).clear(), where={"split": "train"})
+    assert lake["candidates"].read()["candidate_id"].to_list() == ["c0002"]
+
+
+def test_a_write_that_another_program_outran_is_tried_again_on_its_version(lake, monkeypatch):
+    """The other program knows no lock: it commits after this writer looked and before it wrote."""
+    from deltalake import write_deltalake
+
+    table = lake["candidates"].append(people(1))
+    looked = table._frame
+
+    def outrun(delta):
+        monkeypatch.setattr(type(table), "_frame", lambda _, found: looked(found))
+        rows = table.read().with_columns(candidate_id=pl.lit("c0001"), title=pl.lit("other"))
+        write_deltalake(table.uri, rows.to_arrow(), mode="append")
+        return looked(delta)
+
+    monkeypatch.setattr(type(table), "_frame", lambda _, delta: outrun(delta))
+    table.append(people(3))
+    rows = table.read().sort("candidate_id")
+    assert rows["candidate_id"].to_list() == ["c0000", "c0001", "c0002"]
+    assert rows["title"].to_list() == [None, "other", None]
+
+
+# ---- on disk when it returns ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """Paths in the order in which they were synced to disk."""
+    paths, fsync = [], os.fsync
+
+    def noted(descriptor):
+        fsync(descriptor)
+        paths.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return paths
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="which file was synced is read from /proc")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda table: table.append(people(5)),
+        lambda table: table.upsert(people(1)),
+        lambda table: table.replace(people(2), where={"split": "train"}),
+        lambda table: table.lake.compact(),
+    ],
+    ids=["append", "upsert", "replace", "compact"],
+)
+def test_a_commit_and_its_files_are_on_disk_when_a_write_returns(lake, synced, write):
+    table = lake["candidates"].append(people(2)).append(people(3))
+    first = set(synced)
+    assert {table.folder, table.folder.parent, table.folder / "_delta_log"} <= first
+    assert set(table.folder.glob("*.parquet")) <= first
+    synced.clear()
+    before = set(table.folder.rglob("*"))
+    write(table)
+    new = {path for path in set(table.folder.rglob("*")) - before if not path.is_dir()}
+    assert len(new) >= 2  # a commit, and a file of rows
+    assert new <= set(synced)
+    files, log = [synced.index(path) for path in new], synced.index(table.folder / "_delta_log")
+    assert max(files) < log < synced.index(table.folder)  # first what is in them, then their names
+
+
+def test_a_write_that_the_disk_does_not_confirm_is_no_success(lake, monkeypatch):
+    lake["candidates"].append(people(1))
+
+    def fails(_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(PrerequisiteError, match=r"candidates version 1 was written .* loss of power may take it back"):
+        lake["candidates"].append(people(2))
+
+
+def test_ledger_files_and_verdicts_are_on_disk_under_their_names(root, synced):
+    ledger.keep(root / "batches" / "results" / "b.jsonl", b"{}\n")
+    assert synced[0].parent == root / "batches" / "results"
+    assert synced[1:] == [root / "batches" / "results", root / "batches"]
+    synced.clear()
+    engine.replace(root / "run.json", "{}")
+    assert [path.name for path in synced] == [f".run.json.{os.getpid()}.part", root.name]
+    found = ledger.Ledger(root / "batches")
+    assert (
+        found.db.execute("pragma synchronous").fetchone()[0] == 3
+    )  # extra: also the folder, after the journal is gone
+
+
+@pytest.mark.parametrize("is_older", [False, True], ids=["a new table", "a table of an older arislab"])
+def test_no_housekeeping_takes_a_version_away_that_a_record_names(lake, monkeypatch, is_older):
+    """Delta deletes commits of a month ago when it writes a checkpoint, and vacuum the files of old versions after a week."""
+    from deltalake import DeltaTable
+
+    if is_older:
+        monkeypatch.setattr(storage, "PROPERTIES", {})
+    table = lake["reviews"].append(reviews(["e0"]))
+    DeltaTable(table.uri).alter.set_table_properties({"delta.checkpointInterval": "4"})
+    table.replace(reviews(["e1"]), where={"reviewer": "ann"})
+    old = time.time() - 400 * 86_400
+    for path in table.folder.rglob("*"):
+        os.utime(path, (old, old))
+    for i in range(2, 12):
+        table.append(reviews([f"e{i}"]))
+    assert list((table.folder / "_delta_log").glob("*.checkpoint.parquet"))
+    assert table.read(version=0)["event_id"].to_list() == ["e0"]
+    if not is_older:
+        DeltaTable(table.uri).vacuum(dry_run=False)
+    assert table.read(version=0)["event_id"].to_list() == ["e0"]
+    assert table.rows == 11
 
 
 def test_compacting_changes_no_row(lake):

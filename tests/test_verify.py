@@ -26,7 +26,7 @@ people = lake["candidates"].read(where="split = 'train'")
 WRITE = """
 now = pl.datetime(2026, 1, 1, time_unit="us", time_zone="UTC")
 rows = people.head(n).select(event_id="candidate_id", custom_id="candidate_id", inclusion_prob=pl.lit(keep_fraction))
-lake["reviews"].append(rows.with_columns(reviewer=pl.lit(label), decision=pl.lit("approve"), decided_at=now))
+lake["reviews"].upsert(rows.with_columns(reviewer=pl.lit(label), decision=pl.lit("approve"), decided_at=now))
 print(lake.run_id, lake.path, "measured")
 """
 HEADLINE = (

@@ -1,0 +1,223 @@
+"""One table's folder in Delta's format: opened only if it is whole, written by one after the other, on disk when a write returns.
+
+    000…0.json, 000…1.json, …   in _delta_log: one version each; names the files that it adds and removes, with their sizes
+    part-….parquet              rows; never changed after their commit
+
+Delta's own reader leaves out what it cannot parse: a last commit that was cut off is an older table without a word. So the log is read here
+first. Writes are compare-and-swap: a commit is the version after the one whose rows were looked at, or it fails and is tried again.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+_COMMIT = re.compile(r"(\d{20})\.json")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(\.\d+\.\d+)?\.parquet")
+_ADDED, _REMOVED = ("num_added_files", "num_target_files_added"), ("num_removed_files", "num_target_files_removed")
+_TURN_S = 120.0
+_FOR_EVER = "interval 36500 days"
+PROPERTIES = {"delta.logRetentionDuration": _FOR_EVER, "delta.deletedFileRetentionDuration": _FOR_EVER}
+"""Of new tables: records name versions, so no reader's housekeeping may take them away."""
+
+
+class Damage(Exception):  # noqa: N818  # raised and caught here and by the lake, which says it in its own words
+    """What is wrong with a table's folder: file and version."""
+
+
+# ---- what is there ----------------------------------------------------------------------------------------------------
+
+
+def log_of(folder: Path) -> tuple[dict[int, Path], dict[int, list[Path]]]:
+    """Return the commits and the checkpoints of a table's log, by version; empty where there is no table."""
+    commits: dict[int, Path] = {}
+    checkpoints: dict[int, list[Path]] = {}
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for path in (folder / "_delta_log").iterdir():
+            if found := _COMMIT.fullmatch(path.name):
+                commits[int(found[1])] = path
+            elif found := _CHECKPOINT.fullmatch(path.name):
+                checkpoints.setdefault(int(found[1]), []).append(path)
+    return commits, checkpoints
+
+
+def exists(folder: Path) -> bool:
+    """Return whether a folder holds a table, whole or not; data files of a first write that was cut off are none.
+
+    Raises:
+        Damage: There are data files, and the folder of the log is gone.
+    """
+    if any(log_of(folder)):
+        return True
+    if not (folder / "_delta_log").is_dir() and any(folder.glob("*.parquet")):
+        raise Damage("there are data files, but _delta_log is gone")
+    return False
+
+
+def opened(folder: Path, version: int | None = None) -> Any:
+    """Return a DeltaTable of a folder whose log and files are whole up to a version; default the newest.
+
+    Raises:
+        Damage: A commit, a checkpoint or a data file of that version is missing or cut off.
+        DeltaError: There is no such version.
+    """
+    check_log(folder, version)
+    table = _table_type()(folder, version=version)
+    check_files(folder, table)
+    return table
+
+
+@cache
+def _table_type() -> Any:
+    from deltalake import DeltaTable
+
+    class Table(DeltaTable):  # type: ignore[misc]  # deltalake is untyped here
+        """Names its files as the file system does: Delta's names are those of URLs, which polars takes for paths."""
+
+        def file_uris(self, *args: Any, **named: Any) -> list[str]:
+            return [unquote(uri) for uri in super().file_uris(*args, **named)]
+
+    return Table
+
+
+def check_log(folder: Path, version: int | None = None) -> None:
+    """Raise Damage if a reader of a version would meet a commit that is missing or cut off."""
+    commits, checkpoints = log_of(folder)
+    newest = max([*commits, *checkpoints], default=-1)
+    newest = newest if version is None else min(version, newest)
+    start = max((at for at in checkpoints if at <= newest), default=-1)
+    for path in checkpoints.get(start, ()):
+        _check_parquet(path, f"checkpoint {path.name} (version {start})")
+    for at in range(start + 1, newest + 1):
+        if at not in commits:
+            raise Damage(f"version {at} is missing: there is no _delta_log/{at:020}.json")
+        _check_commit(commits[at], at)
+    last = folder / "_delta_log" / "_last_checkpoint"
+    if last.is_file():
+        try:
+            at = int(json.loads(last.read_bytes())["version"])
+        except (ValueError, KeyError, TypeError):
+            raise Damage("_delta_log/_last_checkpoint is cut off or no JSON") from None
+        if at not in checkpoints:
+            raise Damage(f"checkpoint {at:020}.checkpoint.parquet is gone, which _delta_log/_last_checkpoint names")
+
+
+_seen: dict[tuple[str, int, int], None] = {}
+"""Commits that were read and are whole: path, size, time of change."""
+
+
+def _check_commit(path: Path, version: int) -> None:
+    found = path.stat()
+    mark = (str(path), found.st_size, found.st_mtime_ns)
+    if mark not in _seen:
+        actions_of(path, version)
+        _seen[mark] = None
+
+
+def actions_of(path: Path, version: int) -> list[dict[str, Any]]:
+    """Return what a commit says, line by line.
+
+    Raises:
+        Damage: It is cut off: within a line, or fewer files are named than it counted.
+    """
+    try:
+        actions = [json.loads(line) for line in path.read_bytes().split(b"\n") if line.strip()]
+    except ValueError:
+        raise Damage(f"version {version} is cut off or overwritten: _delta_log/{path.name}") from None
+    if not actions or not all(isinstance(action, dict) for action in actions):
+        raise Damage(f"version {version} is empty: _delta_log/{path.name} says nothing")
+    told: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    counted = told.get("operationMetrics") or {}
+    for kinds, names in (
+        (("add", "metaData"), _ADDED),
+        (("remove",), _REMOVED),
+    ):  # a merge counts a new schema as a file
+        n = max((counted[name] for name in names if isinstance(counted.get(name), int)), default=0)
+        if sum(any(kind in action for kind in kinds) for action in actions) < n:
+            raise Damage(f"version {version} is cut off: _delta_log/{path.name} names fewer files than it counts")
+    return actions
+
+
+def check_files(folder: Path, table: Any) -> None:
+    """Raise Damage if a data file of an open table is missing or has another size than its commit says."""
+    import polars as pl
+
+    files = pl.DataFrame(table.get_add_actions()).select("path", "size_bytes").rows() if table.version() >= 0 else []
+    for name, size in files:
+        path = folder / unquote(name)
+        try:
+            found = path.stat().st_size
+        except FileNotFoundError:
+            raise Damage(f"version {table.version()} needs {path.name}, which is gone") from None
+        if found != size:
+            raise Damage(f"version {table.version()} needs {path.name}, which has {found:,} of {size:,} bytes")
+
+
+def _check_parquet(path: Path, what: str) -> None:
+    with path.open("rb") as file:
+        start = file.read(4)
+        file.seek(max(0, path.stat().st_size - 4))
+        if (start, file.read(4)) != (b"PAR1", b"PAR1"):
+            raise Damage(f"{what} is cut off or no Parquet file")
+
+
+# ---- writing ----------------------------------------------------------------------------------------------------------
+
+
+def how() -> dict[str, Any]:
+    """Return how each commit is made: only as the version after the one that was looked at, and without taking old versions away."""
+    from deltalake import CommitProperties, PostCommitHookProperties
+
+    return {
+        "commit_properties": CommitProperties(max_commit_retries=0),
+        "post_commithook_properties": PostCommitHookProperties(cleanup_expired_logs=False),
+    }
+
+
+@contextlib.contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Wait until no other writer of arislab is at work on this table: commits are safe without, but each would be tried again and again."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # no lock where the file system has none, or the folder is not ours
+            locks = folder.parent / ".locks"
+            locks.mkdir(exist_ok=True)
+            _wait_for(held.enter_context((locks / folder.name).open("w")))
+        yield
+
+
+def _wait_for(file: Any) -> None:
+    until = time.monotonic() + _TURN_S
+    while time.monotonic() < until:
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.005)
+    return None
+
+
+def sync_commit(folder: Path, version: int) -> None:
+    """Have a commit on disk, with the files that it adds, its checkpoint and all their names: it outlives a loss of power."""
+    log = folder / "_delta_log"
+    commit = log / f"{version:020}.json"
+    added = [folder / unquote(action["add"]["path"]) for action in actions_of(commit, version) if "add" in action]
+    checkpoint = sorted(log.glob(f"{version:020}.checkpoint*"))
+    if checkpoint:
+        checkpoint.append(log / "_last_checkpoint")
+    parents = [folder.parent, folder.parent.parent] if version == 0 else []
+    for path in (*added, *checkpoint, commit, log, folder, *parents):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Have what a file holds, or the names in a folder, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
