@@ -23,7 +23,7 @@ from arislab.errors import BatchError, ParameterError, TaskError
 from arislab.isolation import Isolation
 from arislab.job import Job, send_together, submit
 from arislab.ledger import OPEN, Ledger
-from arislab.lines import AGAIN, ANSWERED, ASK, canonical, outcome
+from arislab.lines import AGAIN, ANSWERED, ASK, asked, canonical, outcome
 from arislab.request_lines import request
 from arislab.sending import cut, find_batch, unsendable
 
@@ -149,7 +149,7 @@ def build_requests(
     for part in candidates.iter_slices(_PART):  # few rows as Python objects at once
         rows: list[tuple[Any, ...]] = []
         for row in part.iter_rows(named=True):
-            messages = chat.in_role(_written(to_messages, row | {"profile": json.loads(row["profile"])}), system_role)
+            messages = chat.in_role(written(to_messages, row | {"profile": json.loads(row["profile"])}), system_role)
             body = {
                 "model": model,
                 "messages": messages,
@@ -177,7 +177,7 @@ def _finite(body: dict[str, Any]) -> str:
 
 def _request(body: dict[str, Any], sample: int) -> tuple[str, ...]:
     """The columns of a request from custom_id on."""
-    whole, said = canonical(body), body["messages"][-1]["content"]
+    whole, said = canonical(body), asked(body["messages"])
     return (
         custom_id(body, sample=sample),
         said.encode("utf-8", "replace").decode(),  # half a character cannot be stored
@@ -189,13 +189,13 @@ def _request(body: dict[str, Any], sample: int) -> tuple[str, ...]:
     )
 
 
-def _written(
+def written(
     to_messages: Callable[[dict[str, Any]], list[dict[str, str]]], candidate: dict[str, Any]
 ) -> list[dict[str, str]]:
     """The messages about one candidate; a task file that cannot write them is named with the candidate."""
     try:
         messages = to_messages(candidate)
-        shaped = bool(messages) and all(isinstance(m["role"], str) and isinstance(m["content"], str) for m in messages)
+        shaped = bool(messages) and all(isinstance(m["role"], str) and _is_content(m) for m in messages)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise TaskError(
             f"to_messages failed on candidate {candidate['candidate_id']!r}: {type(error).__name__}: {error}. Its profile has "
@@ -204,9 +204,16 @@ def _written(
     if not shaped:
         raise TaskError(
             f"to_messages gave {messages!r} for candidate {candidate['candidate_id']!r}; it must give a list of "
-            "{'role': text, 'content': text} with at least one entry."
+            "{'role': text, 'content': text or parts} with at least one entry."
         )
     return messages
+
+
+def _is_content(message: dict[str, Any]) -> bool:
+    """Whether a message says something: a text, parts, or calls of tools."""
+    content = message.get("content")
+    is_parts = isinstance(content, list) and all(isinstance(part, dict) for part in content)
+    return isinstance(content, str) or is_parts or (content is None and bool(message.get("tool_calls")))
 
 
 @dataclass(frozen=True)

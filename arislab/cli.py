@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from arislab import batch_cli, runs_cli
+from arislab import batch_cli, import_cli, runs_cli
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.place import enter
-from arislab.runs_cli import perform
+from arislab.runs_cli import open_lake, perform
 from arislab.text import json_text, print
 
 app = typer.Typer(
@@ -25,16 +25,10 @@ app.add_typer(runs_cli.app, name="runs")
 app.command()(runs_cli.rerun)
 app.command()(runs_cli.verify)
 app.command()(runs_cli.resume)
+app.command(name="import")(import_cli.import_file)
 
 Root = runs_cli.Root
 Seed = Annotated[int, typer.Option("--seed", help="Base of every random choice.")]
-
-
-def _lake(root: Path | None) -> Any:
-    from arislab.lake import Lake
-
-    enter(root)
-    return Lake(run_id=f"cli-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
 
 
 @app.command()
@@ -50,7 +44,7 @@ def demo(
     phases = list(runs.PHASES)
     if until not in phases:
         raise ParameterError(f"--until must be one of {', '.join(phases)}, got {until!r}.")
-    known = _lake(None)["candidates"].read(columns=["candidate_id"])["candidate_id"]
+    known = open_lake(None)["candidates"].read(columns=["candidate_id"])["candidate_id"]
     n_foreign = int((~known.str.starts_with(f"s{seed}-")).sum())
     if n_foreign:
         print(
@@ -105,7 +99,7 @@ def sql(
 
     if form not in ("table", "json", "csv"):
         raise ParameterError(f"--format must be table, json or csv, got {form!r}.")
-    answer = _lake(root).sql(query)
+    answer = open_lake(root).sql(query)
     if form == "table":
         with pl.Config(
             tbl_rows=200,
@@ -142,7 +136,7 @@ def lineage(
     """Show the life of a row: candidate, request, output, scores, reviews, sets, adapters, test answers."""
     from arislab.lineage import as_text
 
-    found = _lake(root).lineage(custom_id)
+    found = open_lake(root).lineage(custom_id)
     rows = {table: frame.to_dicts() for table, frame in found.items()}
     print(json.dumps(rows, indent=1, default=str) if as_json else as_text(found))
 
@@ -159,7 +153,7 @@ def candidates(
     from arislab.tiny.candidates import compose
 
     frame = compose(n, seed=seed, duplicate_fraction=duplicates, near_duplicate_fraction=near_duplicates)
-    lake = _lake(root)
+    lake = open_lake(root)
     lake["candidates"].upsert(frame)
     splits = dict(frame.group_by("split").len().iter_rows())
     print(
@@ -190,7 +184,7 @@ def export(
     from arislab import export as forms
     from arislab.task import load
 
-    lake = _lake(root)
+    lake = open_lake(root)
     chosen = _chosen(lake, use_case=use_case, task=task, model=model)
     spec = load(task or chosen["task"])
     then = curation.versions(chosen["data_version"])
@@ -235,71 +229,6 @@ def _chosen(lake: Any, *, use_case: str, task: str | None, model: str | None) ->
             f"no examples were chosen for {asked}; there are: {', '.join(known) or 'none'}. `arislab run icl -p use_case {use_case}` searches some."
         )
     return dict(fits.row(-1, named=True))
-
-
-@app.command(name="import")
-def import_file(
-    file: Path,
-    what: Annotated[str, typer.Option("--as", help="candidates or outputs.")],
-    id: Annotated[str | None, typer.Option("--id", help="Column that names the candidate.")] = None,
-    group: Annotated[str | None, typer.Option(help="Column that related candidates share.")] = None,
-    task: Annotated[str | None, typer.Option(help="Task that will judge the outputs: a name or a path.")] = None,
-    input: Annotated[str | None, typer.Option(help="Column with the question.")] = None,
-    output: Annotated[str | None, typer.Option(help="Column with the answer.")] = None,
-    model: Annotated[str | None, typer.Option(help="Column with the model's name.")] = None,
-    keep: Annotated[str, typer.Option(help="Columns to keep, with commas between.")] = "",
-    requests: Annotated[
-        Path | None, typer.Option(help="The input file of an OpenAI batch whose output file is FILE.")
-    ] = None,
-    root: Root = None,
-) -> None:
-    """Bring your own candidates, or outputs recorded elsewhere, into the lake."""
-    from arislab import inputs
-    from arislab.task import load
-
-    if what not in ("candidates", "outputs"):
-        raise ParameterError(f"--as must be candidates or outputs, got {what!r}.")
-    lake = _lake(root)
-    if what == "candidates":
-        if id is None:
-            raise ParameterError("--as candidates needs --id COLUMN: the column that names each candidate.")
-        frame = inputs.candidates(inputs.read_file(file), id=id, group=group)
-        known = lake["candidates"].read(columns=["candidate_id", "group_id", "split"])
-        frame = inputs.keep_known(frame, known)
-        lake["candidates"].upsert(frame)
-        again = frame.join(known, on="candidate_id", how="semi").height
-        print(
-            f"{frame.height:,} candidates = {frame.height - again:,} new + {again:,} replaced; {frame['group_id'].n_unique():,} groups"
-        )
-        return
-    if task is None:
-        raise ParameterError("--as outputs needs --task NAME: the task file that will judge them.")
-    name = load(task).name
-    if requests is not None:
-        people, raw = inputs.from_batch_files(requests, file, task=name)
-    elif input is None or output is None:
-        raise ParameterError(
-            "--as outputs needs --input COLUMN and --output COLUMN, or --requests FILE beside an OpenAI batch output file."
-        )
-    else:
-        people, raw = inputs.outputs(
-            inputs.read_file(file),
-            task=name,
-            input=input,
-            output=output,
-            id=id,
-            model=model,
-            keep=[k for k in keep.split(",") if k],
-        )
-    known = lake["candidates"].read(columns=["candidate_id"])
-    lake["candidates"].upsert(people.join(known, on="candidate_id", how="anti"))  # what is known of a person stays
-    lake["training_data_raw"].upsert(raw)
-    counts = dict(raw.group_by("status").len().sort("status").iter_rows())
-    print(
-        f"{raw.height:,} outputs = "
-        + " + ".join(f"{n:,} {s}" for s, n in counts.items())
-        + f"; samples of {people.height:,} candidates in {people['group_id'].n_unique():,} groups"
-    )
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from arislab import decisions
+from arislab import decisions, lines
 from arislab.errors import ParameterError, closest
 from arislab.task import Task
 
@@ -40,9 +40,11 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
     for row in kept.to_dicts():
         candidate = people[row["candidate_id"]]
         messages = json.loads(row["messages"]) if row["messages"] else task.to_messages(candidate)
-        facts: dict[str, Any] = json.loads(row["metadata"]) if row.get("metadata") else {}
-        facts |= {name: candidate[name] for name in _METADATA if candidate.get(name) is not None}
-        facts["difficulty"] = task.difficulty(candidate) if task.difficulty else None
+        facts: dict[str, Any] = {name: candidate[name] for name in _METADATA if candidate.get(name) is not None}
+        facts["difficulty"] = None
+        facts |= json.loads(row["metadata"]) if row.get("metadata") else {}  # what the user kept at import goes first
+        if task.difficulty:
+            facts["difficulty"] = task.difficulty(candidate)
         if row.get("repaired"):
             facts["repaired"] = True
         if row.get("original_output") is not None:
@@ -51,7 +53,7 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
             facts["category"] = task.category(candidate)
         rows.append({
             "id": row["custom_id"], "candidate_id": row["candidate_id"], "custom_id": row["custom_id"], "task": task.name,
-            "input": messages[-1]["content"], "messages": json.dumps(messages, ensure_ascii=False), "output": row["output"],
+            "input": lines.asked(messages), "messages": json.dumps(messages, ensure_ascii=False), "output": row["output"],
             "quality_score": row["quality"], "needs_review": True, "approved": False, "reviewed_by": None,
             "metadata": json.dumps(facts, ensure_ascii=False, sort_keys=True, default=str), "split": candidate["split"], "updated_at": None,
         })  # fmt: skip

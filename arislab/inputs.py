@@ -1,149 +1,145 @@
-"""Files from elsewhere to rows of the lake: candidates, and outputs that were recorded elsewhere.
+"""Rows of a user's file to rows of the lake: candidates, and outputs that were recorded elsewhere.
 
-One line of an OpenAI batch output file that ``from_batch_files`` joins with its request file::
+One row of a file, and the candidate that it becomes (``--id badge``)::
 
-    {
-        "id": "…",
-        "custom_id": "request-1",
-        "response": {"status_code": 200, "body": {"choices": [...], "usage": {...}}},
-        "error": null,
-    }
+    {"badge": "007", "title": "cook", "years": Number("1.50")}
+    candidate_id='007', profile='{"badge":"007","title":"cook","years":1.50}', title='cook', group_id='007', split='train'
 
-Nothing is written here: every function returns frames, whole or not at all, and the caller writes them.
+An id, an input or an answer is text: the characters of the file. Nothing is written here: every function returns frames, whole or not
+at all, and the caller writes them. How a file is read is known in ``files``, what a batch file is in ``batch_files``.
 """
 
 import hashlib
-import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
 import polars as pl
 
-from arislab import batch, duplicates, tables
-from arislab.errors import PrerequisiteError, closest
+from arislab import duplicates, json_text, tables
+from arislab.errors import PrerequisiteError
+from arislab.files import Rows
+
+THRESHOLD = 0.8
+"""Jaccard similarity of word 3-shingles from which two questions are one group, as in phase 5's search for leaks."""
+
+_FACTS = ("company", "title", "category", "use_case")
 
 
-def read_file(path: str | Path) -> pl.DataFrame:
-    r"""Return the rows of a CSV, JSONL or Parquet file; JSONL is split on ``\n`` bytes only.
-
-    Raises:
-        PrerequisiteError: No such file, another format, no rows, or a line that is not JSON (with its number).
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise PrerequisiteError(f"there is no file {str(path)!r}; give a .csv, .jsonl or .parquet file.")
-    try:
-        if path.suffix == ".parquet":
-            frame = pl.read_parquet(path)
-        elif path.suffix == ".csv":
-            frame = pl.read_csv(path, infer_schema_length=None)
-        elif path.suffix in (".jsonl", ".ndjson"):
-            frame = pl.DataFrame(read_lines(path), infer_schema_length=None, strict=False)
-        else:
-            raise PrerequisiteError(f"cannot read {path.name!r}; the ending must be .csv, .jsonl or .parquet.")
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise PrerequisiteError(
-            f"cannot read {path.name}: {str(error).splitlines()[0]}; mend the file, nothing was imported."
-        ) from None
-    if not frame.height:
-        raise PrerequisiteError(f"{path.name} has no rows; nothing was imported.")
-    return frame
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSONL file, or name the line that is none."""
-    if not path.is_file():
-        raise PrerequisiteError(f"there is no file {str(path)!r}; give a .jsonl file.")
-    found = []
-    lines = path.read_bytes().split(b"\n")
-    last = max((i for i, line in enumerate(lines) if line.strip()), default=0)
-    for i, line in enumerate(lines):
-        if not line.strip():
-            continue
-        try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            torn = (
-                "the last line is torn (was the file cut while it was written?)"
-                if i == last and not line.endswith(b"}")
-                else "this line is not JSON"
-            )
-            raise PrerequisiteError(
-                f"{path.name} line {i + 1} of {last + 1}: {torn}: {error}; mend or drop the line, nothing was imported."
-            ) from None
-        if not isinstance(value, dict):
-            raise PrerequisiteError(
-                f"{path.name} line {i + 1}: a JSON object is needed, got {type(value).__name__}; nothing was imported."
-            )
-        found.append(value)
-    return found
-
-
-def _column(frame: pl.DataFrame, name: str, option: str) -> pl.Series:
-    if name not in frame.columns:
-        raise PrerequisiteError(f"{option} {name!r} is no column of the file; {closest(name, frame.columns)}.")
-    return frame[name]
-
-
-def candidates(frame: pl.DataFrame, *, id: str, group: str | None = None, text: str | None = None) -> pl.DataFrame:
+def candidates(
+    rows: Rows,
+    *,
+    id: str,
+    group: str | None = None,
+    text: str | None = None,
+    split: str | None = None,
+    asked: Callable[[dict[str, Any]], str] | None = None,
+) -> pl.DataFrame:
     """Return rows of ``candidates`` from a user's own profiles.
 
     The profile is the row itself, as JSON. Columns named company, title, category and use_case fill those of the table.
 
     Args:
-        frame: One row per candidate.
+        rows: One per candidate.
         id: Column with unique names.
-        group: Column that related candidates share (they stay in one split). Without it candidates whose texts are
-            near-duplicates (Jaccard of word 3-shingles >= 0.8) form a group.
-        text: Column to compare; default all text columns together.
+        group: Column that related candidates share; they stay in one split, together with their near-duplicates.
+        text: Column by which near-duplicates are found, which form a group.
+        split: Column with train, validation or test; without it a stable hash of the group decides.
+        asked: Row of ``candidates`` (profile parsed) to what the model is asked about it: the text by which near-duplicates are
+            found, if ``text`` is not given. Without either it is the row without its id.
 
     Raises:
-        PrerequisiteError: A column is missing, or ids are null or repeated.
+        PrerequisiteError: A column is missing, ids are empty or repeated, or rows of one group have two splits.
     """
-    ids = _column(frame, id, "--id").cast(pl.String)
-    if ids.null_count() or ids.is_duplicated().any():
-        bad = ids.filter(ids.is_null() | ids.is_duplicated())
-        times = int(ids.is_null().sum() if bad[0] is None else ids.eq(bad[0]).sum())
-        raise PrerequisiteError(
-            f"--id {id!r} must be unique and never empty, got {bad[0]!r} {times:,} times ({bad.len():,} rows concerned); "
-            "choose another column, nothing was imported."
-        )
-    profiles = pl.Series("profile", [orjson.dumps(row, default=str).decode() for row in frame.to_dicts()])
-    if group is not None:
-        groups = "g-" + _column(frame, group, "--group").cast(pl.String).fill_null(ids)
+    ids = _unique(rows, rows.texts(id, "--id"), f"--id {id!r}")
+    profiles = [json_text.dumps(row) for row in rows.rows]
+    facts = {name: [json_text.as_text(row.get(name)) for row in rows.rows] for name in _FACTS}
+    frame = pl.DataFrame({"candidate_id": ids, "profile": profiles} | facts, schema=_schema(_FACTS))
+    if text is not None:
+        texts = rows.texts(text, "--text")
+    elif asked is not None:
+        texts = [asked(row | {"profile": json_text.loads(row["profile"])}) for row in frame.iter_rows(named=True)]
     else:
-        texts = _column(frame, text, "--text").cast(pl.String) if text else profiles
-        groups = _groups(ids, texts)
-    out = pl.DataFrame({"candidate_id": ids, "profile": profiles, "group_id": groups})
-    for name in ("company", "title", "category", "use_case"):
-        values = (
-            frame[name].cast(pl.String) if name in frame.columns else pl.Series([None] * frame.height, dtype=pl.String)
-        )
-        out = out.with_columns(values.alias(name))
-    return _with_split(out.with_columns(pl.col("use_case").fill_null("general")))
+        texts = [json_text.dumps({k: v for k, v in row.items() if k != id}) for row in rows.rows]
+    named = None if group is None else rows.texts(group, "--group")
+    frame = frame.with_columns(
+        pl.col("use_case").fill_null("general"), group_id=_groups(frame["candidate_id"], texts, named)
+    )
+    given = None if split is None else _given_splits(rows, split)
+    return _with_split(rows, frame, given)
 
 
-def _groups(ids: pl.Series, texts: pl.Series) -> pl.Series:
-    found = duplicates.groups(pl.DataFrame({"id": ids, "text": texts}), id="id")
-    return pl.DataFrame({"id": ids}).join(found, on="id", how="left", maintain_order="left")["group_id"]
+def _schema(more: Sequence[str]) -> dict[str, Any]:
+    return dict.fromkeys(("candidate_id", "profile", *more), pl.String)
 
 
-def _with_split(frame: pl.DataFrame) -> pl.DataFrame:
+def _unique(rows: Rows, ids: list[str | None], option: str) -> list[str]:
+    """The ids, each there and once."""
+    first: dict[str, int] = {}
+    for i, name in enumerate(ids):
+        if name is None or not name.strip():
+            raise rows.refuse(i, f"{option} is empty; give each row a name, or choose another column")
+        if name in first:
+            times = ids.count(name)
+            raise rows.refuse(
+                i,
+                f"{option} {name!r} stands {times:,} times (first in line {rows.lines[first[name]]}); it must be unique, or choose another column",
+            )
+        first[name] = i
+    return list(first)
+
+
+def _given_splits(rows: Rows, split: str) -> list[str]:
+    splits = rows.texts(split, "--split")
+    for i, name in enumerate(splits):
+        if name not in tables.SPLITS:
+            raise rows.refuse(i, f"--split {split!r} must be one of {', '.join(tables.SPLITS)}, got {name!r}")
+    return [str(name) for name in splits]
+
+
+def _groups(ids: pl.Series, texts: Sequence[str | None], named: Sequence[str | None] | None = None) -> pl.Series:
+    """The group of each candidate: the one that the user named, joined with those of near-duplicate texts."""
+    frame = pl.DataFrame({"id": ids, "text": pl.Series(texts, dtype=pl.String)})
+    found = duplicates.groups(frame, id="id", threshold=THRESHOLD)
+    if named is not None:
+        return pl.Series(["g-" + (name if name is not None else str(i)) for name, i in zip(named, ids, strict=True)])
+    return frame.join(found, on="id", how="left", maintain_order="left")["group_id"]
+
+
+def _with_split(rows: Rows, frame: pl.DataFrame, given: Sequence[str] | None) -> pl.DataFrame:
+    """The frame with the splits that are given, or else those that the groups' names decide."""
+    if given is None:
+        return hashed_splits(frame)
+    frame = frame.with_columns(split=pl.Series(given, dtype=pl.String))
+    first: dict[str, int] = {}
+    for i, (group, split) in enumerate(frame.select("group_id", "split").iter_rows()):
+        other = first.setdefault(group, i)
+        if given[other] != split:
+            raise rows.refuse(
+                i,
+                f"the row is marked {split}, line {rows.lines[other]} is marked {given[other]}, and both are of group {group!r} (near-duplicates, or "
+                "the same --group); mark them alike or drop one",
+            )
+    return frame
+
+
+def hashed_splits(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the frame with the split that the name of each group decides."""
     splits = {group: tables.split_of(group) for group in frame["group_id"].unique()}
     return frame.with_columns(split=pl.col("group_id").replace_strict(splits, return_dtype=pl.String))
 
 
 def outputs(
-    frame: pl.DataFrame,
+    rows: Rows,
     *,
     task: str,
     input: str,
     output: str,
     id: str | None = None,
     model: str | None = None,
+    split: str | None = None,
     keep: Sequence[str] = (),
+    reserved: Collection[str] = (),
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return (rows of ``candidates``, rows of ``training_data_raw``) from outputs recorded elsewhere.
 
@@ -151,111 +147,123 @@ def outputs(
     same file twice gives the same rows. A null or blank output is a row with status empty.
 
     Args:
-        frame: One row per output.
+        rows: One per output.
         task: Name of the task file that will judge them.
-        input: Column with the question.
+        input: Column with the question; null is an empty one.
         output: Column with the answer.
         id: Column that names the candidate; default: equal inputs are one candidate.
         model: Column with the model's name.
+        split: As in ``candidates``; all outputs of a candidate have the same.
         keep: Columns kept as JSON in ``metadata``; scorers may ask for them by name.
+        reserved: Names that cannot be kept, because scorers know something else under them.
+
+    Raises:
+        PrerequisiteError: A column is missing or cannot be kept, an id is empty, or rows of one group have two splits.
     """
-    inputs = _column(frame, input, "--input").cast(pl.String).fill_null("")
-    answers = _column(frame, output, "--output").cast(pl.String)
-    models = (
-        _column(frame, model, "--model").cast(pl.String) if model else pl.Series([None] * frame.height, dtype=pl.String)
+    inputs = [text if text is not None else "" for text in rows.texts(input, "--input")]
+    answers = rows.texts(output, "--output")
+    models = rows.texts(model, "--model") if model else [None] * len(rows.rows)
+    names = _named(rows, id) if id else [hashed(text) for text in inputs]
+    raw = pl.DataFrame(
+        {
+            "candidate_id": names,
+            "input": inputs,
+            "llm_output": answers,
+            "model": models,
+            "metadata": _kept(rows, keep, reserved),
+        },
+        schema=dict.fromkeys(("candidate_id", "input", "llm_output", "model", "metadata"), pl.String),
+    )  # one row per output
+    is_empty = pl.col("llm_output").str.strip_chars().str.len_bytes().fill_null(0) == 0
+    raw = raw.with_columns(
+        sample=pl.int_range(pl.len()).over("candidate_id").cast(pl.Int32),
+        status=pl.when(is_empty).then(pl.lit("empty")).otherwise(pl.lit("ok")),
+        task=pl.lit(task),
     )
-    kept = frame.select([_column(frame, name, "--keep") for name in keep]) if keep else None
-    names = _column(frame, id, "--id").cast(pl.String) if id else _hashed(inputs)
-    if names.null_count():
-        raise PrerequisiteError(
-            f"--id {id!r} is empty in {names.null_count():,} of {frame.height:,} rows; choose another column, nothing was imported."
-        )
-    raw = pl.DataFrame({"candidate_id": names, "input": inputs, "llm_output": answers, "model": models})
-    raw = raw.with_columns(sample=pl.int_range(pl.len()).over("candidate_id").cast(pl.Int32))
-    metadata = (
-        [orjson.dumps(row, default=str).decode() for row in kept.to_dicts()]
-        if kept is not None
-        else [None] * frame.height
-    )
-    status = (
-        pl.when(pl.col("llm_output").str.strip_chars().str.len_bytes().fill_null(0) == 0)
-        .then(pl.lit("empty"))
-        .otherwise(pl.lit("ok"))
-    )
-    raw = raw.with_columns(status=status, metadata=pl.Series(metadata, dtype=pl.String))
     content = ["candidate_id", "input", "llm_output", "model"]
     # equal rows are told apart by a number, all others by what they say: the order of the file changes no name
     again = raw.select(*content, again=pl.int_range(pl.len()).over(content))
     digests = [hashlib.sha256(orjson.dumps(["import", task, *row])).hexdigest() for row in again.iter_rows()]
-    raw = raw.with_columns(
-        custom_id=pl.Series(["r-" + d[:40] for d in digests]), request_sha256=pl.Series(digests), task=pl.lit(task)
-    )
-    return _asked(raw), raw
+    raw = raw.with_columns(custom_id=pl.Series(["r-" + d[:40] for d in digests]), request_sha256=pl.Series(digests))
+    return _people(rows, raw, split), raw
 
 
-def _hashed(texts: pl.Series) -> pl.Series:
-    unique = {text: "c-" + hashlib.sha256(text.encode()).hexdigest()[:24] for text in texts.unique()}
-    return texts.replace_strict(unique, return_dtype=pl.String)
+def _named(rows: Rows, id: str) -> list[str]:
+    names = rows.texts(id, "--id")
+    for i, name in enumerate(names):
+        if name is None or not name.strip():
+            raise rows.refuse(i, f"--id {id!r} is empty; give each row a name, or choose another column")
+    return [str(name) for name in names]
 
 
-def _asked(raw: pl.DataFrame) -> pl.DataFrame:
-    """The candidates behind recorded outputs, one row per candidate."""
-    asked = raw.unique("candidate_id", keep="first", maintain_order=True)
-    profiles = [orjson.dumps({"input": text}).decode() for text in asked["input"]]
-    frame = pl.DataFrame({"candidate_id": asked["candidate_id"], "profile": pl.Series(profiles, dtype=pl.String)})
-    groups = _groups(asked["candidate_id"], asked["input"])
-    return _with_split(frame.with_columns(group_id=groups, use_case=pl.lit("general")))
-
-
-def from_batch_files(requests: Path, results: Path, *, task: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return (rows of ``candidates``, rows of ``training_data_raw``) from an OpenAI batch input file and its output file.
-
-    Every request is a row: one without a line in the output file has status unavailable.
-    """
-    sent, came = read_lines(requests), {line.get("custom_id"): line for line in read_lines(results)}
-    rows: list[dict[str, Any]] = []
-    drawn: dict[str, int] = {}
-    for line in sent:
-        if "custom_id" not in line or "messages" not in line.get("body", {}):
+def _kept(rows: Rows, keep: Sequence[str], reserved: Collection[str]) -> list[str | None]:
+    """The kept columns of each row as JSON; a row has those that its line has."""
+    for name in keep:
+        rows.texts(name, "--keep")
+        if name in reserved or name.startswith("score_"):
+            instead = "--split decides the split" if name == "split" else "rename the column"
             raise PrerequisiteError(
-                f"{requests.name} is no chat batch file: a line has no custom_id or no body.messages; nothing was imported."
+                f"--keep {name!r}: scorers know something else under this name; {instead}, nothing was imported."
             )
-        body, messages = line["body"], line["body"]["messages"]
-        text = str(messages[-1]["content"])
-        asked = batch.canonical(body)
-        drawn[asked] = drawn.get(asked, -1) + 1  # the same body several times: several samples
-        row = {
-            "custom_id": batch.custom_id(body, sample=drawn[asked]),
-            "input": text,
-            "messages": batch.canonical(messages),
-            "model": body.get("model"),
-        }
-        row |= {
-            "metadata": json.dumps({"imported_custom_id": line["custom_id"]}),
-            "request_sha256": hashlib.sha256(asked.encode()).hexdigest(),
-        }
-        rows.append(row | batch.outcome(came.pop(line["custom_id"], None), "completed"))
-    if came:
-        raise PrerequisiteError(
-            f"{len(came):,} lines of {results.name} answer no request of {requests.name} (first: {next(iter(came))!r}); these files do not belong together, nothing was imported."
-        )
-    frame = pl.DataFrame(rows, infer_schema_length=None, strict=False)  # one row per request
-    frame = frame.with_columns(candidate_id=_hashed(frame["input"]), task=pl.lit(task))
-    return _asked(frame), frame.with_columns(sample=pl.int_range(pl.len()).over("candidate_id").cast(pl.Int32))
+    if not keep:
+        return [None] * len(rows.rows)
+    return [json_text.dumps({name: row[name] for name in keep if name in row}) for row in rows.rows]
 
 
-def keep_known(frame: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+def _people(rows: Rows, raw: pl.DataFrame, split: str | None) -> pl.DataFrame:
+    """The candidates behind recorded outputs, one row per candidate."""
+    first = raw.with_row_index("_line").unique("candidate_id", keep="first", maintain_order=True)
+    profiles = [orjson.dumps({"input": text}).decode() for text in first["input"]]
+    people = asked(first["candidate_id"], profiles, first["input"])
+    if split is None:
+        return people
+    places, given = first["_line"].to_list(), _given_splits(rows, split)
+    place = dict(zip(first["candidate_id"], places, strict=True))
+    for i, name in enumerate(raw["candidate_id"]):
+        if given[i] != given[place[name]]:
+            raise rows.refuse(
+                i,
+                f"the row is marked {given[i]}, line {rows.lines[place[name]]} about the same candidate {given[place[name]]}; mark them alike",
+            )
+    few = Rows(rows.name, [rows.rows[i] for i in places], [rows.lines[i] for i in places], rows.kind)
+    return _with_split(few, people, [given[i] for i in places])
+
+
+def asked(ids: pl.Series, profiles: Sequence[str], texts: Sequence[str] | pl.Series) -> pl.DataFrame:
+    """Return rows of ``candidates`` for those about whom outputs were recorded.
+
+    Args:
+        ids: Their names.
+        profiles: JSON of each.
+        texts: What was asked about each; near-duplicates are one group.
+    """
+    frame = pl.DataFrame({"candidate_id": ids, "profile": profiles}, schema=_schema(()))
+    frame = frame.with_columns(group_id=_groups(ids, list(texts)), use_case=pl.lit("general"))
+    return hashed_splits(frame)
+
+
+def hashed(text: str) -> str:
+    """Return the name of a candidate without one: a digest of what is asked."""
+    return "c-" + hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def keep_known(frame: pl.DataFrame, known: pl.DataFrame, *, renamed: Mapping[str, str] | None = None) -> pl.DataFrame:
     """Return candidates in which those that the lake knows keep their group and split.
 
     A candidate that was trained on must never move into the test split because a larger file groups it anew.
 
     Args:
         frame: Rows of ``candidates``, new and known.
-        known: candidate_id, group_id, split of those in the lake.
+        known: candidate_id, group_id, split of those in the lake that keep theirs.
+        renamed: New name to known name of a candidate that an earlier import wrote otherwise; it takes over group and split.
     """
-    before = known.select("candidate_id", _group="group_id", _split="split")
-    joined = frame.join(before, on="candidate_id", how="left", maintain_order="left")
+    before = known.select(_name="candidate_id", _group="group_id", _split="split")
+    name = pl.col("candidate_id").replace(dict(renamed or {}))
+    joined = frame.with_columns(_name=name).join(before, on="_name", how="left", maintain_order="left")
     # a new member of a known group follows the group
     groups = dict(joined.filter(pl.col("_group").is_not_null()).select("group_id", "_group").iter_rows())
     moved = pl.col("group_id").replace_strict(groups, default=pl.col("group_id"), return_dtype=pl.String)
-    return _with_split(joined.with_columns(group_id=pl.coalesce("_group", moved)).drop("_group", "_split"))
+    joined = joined.with_columns(group_id=pl.coalesce("_group", moved))
+    splits = dict(known.select("group_id", "split").iter_rows())
+    split = pl.col("group_id").replace_strict(splits, default=pl.col("split"), return_dtype=pl.String)
+    return joined.with_columns(split=pl.coalesce("_split", split)).drop("_name", "_group", "_split")

@@ -32,7 +32,7 @@ def loads(data: bytes | str) -> Any:
             double, hundreds of levels.
     """
     _check(data)
-    return _parsed(data, int, float)
+    return _parsed(data, _PYTHON)
 
 
 def exact(data: bytes | str) -> Any:
@@ -47,7 +47,7 @@ def exact(data: bytes | str) -> Any:
             return plain  # nothing was lost: no key twice, no digit, no space
     except orjson.JSONEncodeError as error:
         raise ValueError(str(error)) from None
-    return _parsed(data, Number, Number)
+    return _parsed(data, _AS_WRITTEN)
 
 
 def compact(line: bytes | str) -> str:
@@ -97,31 +97,43 @@ def loads_leniently(data: bytes) -> tuple[Any, tuple[str, ...]]:
     try:
         return orjson.loads(data), ()
     except orjson.JSONDecodeError:
-        text, marks = _decoded(data)
+        return _overlooking(data, int, float, dict)
+
+
+def exact_leniently(data: bytes) -> tuple[Any, tuple[str, ...]]:
+    """Return a value as ``exact`` does, and the marks of ``loads_leniently``.
+
+    Raises:
+        ValueError: It is no JSON even so, or has a key twice in one object.
+    """
+    try:
+        return exact(data), ()
+    except ValueError:
+        return _overlooking(data, Number, Number, _unique)
+
+
+def _overlooking(data: bytes, integer: type[Any], decimal: type[Any], fields: Any) -> tuple[Any, tuple[str, ...]]:
+    text, marks = _decoded(data)
     whole = _ESCAPES.sub(lambda m: "\\ufffd" if m[1] else m[0], text)
     if whole != text:
         marks["surrogates"] = None
-    for strict in (True, False):
-        constants: list[str] = []
+    infinite: list[str] = []
 
-        def finite(token: str, infinite: list[str] = constants) -> float | None:
-            number = float(token)
-            if abs(number) < math.inf:
-                return number
-            infinite.append(token)
-            return None
+    def finite(token: str) -> Any:
+        return decimal(token) if abs(float(token)) < math.inf else infinite.append(token)
 
+    how = {"parse_int": integer, "parse_float": finite, "parse_constant": infinite.append, "object_pairs_hook": fields}
+    try:
         try:
-            value = json.loads(whole, parse_constant=constants.append, parse_float=finite, strict=strict)
+            value = json.loads(whole, **how)
         except json.JSONDecodeError as error:
-            if not strict or not error.msg.startswith("Invalid control character"):
+            if not error.msg.startswith("Invalid control character"):
                 raise
-            marks["control"] = None
-        except RecursionError:
-            raise ValueError("nested too deep") from None
-        else:
-            break
-    return value, (*marks, *(("nan",) if constants else ()))
+            infinite.clear()
+            value, marks["control"] = json.loads(whole, **how, strict=False), None
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    return value, (*marks, *(("nan",) if infinite else ()))
 
 
 _ESCAPES = re.compile(
@@ -175,10 +187,9 @@ def _reason(data: bytes | str, error: orjson.JSONDecodeError) -> str:
     return "; ".join(_NAMED[mark] for mark in marks) or str(error)
 
 
-def _parsed(data: bytes | str, integer: type[Any], decimal: type[Any]) -> Any:
-    text = data if isinstance(data, str) else data.decode("utf-8")
+def _parsed(data: bytes | str, decoder: json.JSONDecoder) -> Any:
     try:
-        return json.loads(text, parse_int=integer, parse_float=decimal, object_pairs_hook=_unique)
+        return decoder.decode(data if isinstance(data, str) else data.decode())
     except RecursionError:
         raise ValueError("nested too deep") from None
 
@@ -190,6 +201,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r} stands twice in one object")
     return fields
+
+
+# made once: making one takes as long as parsing a line
+_PYTHON = json.JSONDecoder(object_pairs_hook=_unique)
+_AS_WRITTEN = json.JSONDecoder(parse_int=Number, parse_float=Number, object_pairs_hook=_unique)
 
 
 def _token(value: Any) -> Any:

@@ -15,17 +15,20 @@ One line of an input file, and one of an output file::
         "response": {"body": {"choices": [...], "usage": {...}}, "status_code": 200},
     }
 
-Servers differ: an error may be a string, stand beside a response, or in a body of status 200; a body may be a JSON string; counts and
-order say nothing. Lines end at the byte ``\n`` and nowhere else: U+2028 in a text is no line's end. This module does not know files,
+Servers differ: an error may be a string, stand beside a response, or in a body of status 200; a body may be a JSON string; content may
+be a text or parts; any field may be of any type; counts and order say nothing. Lines end at the byte ``\n`` and nowhere else: U+2028 in a text is no line's end. This module does not know files,
 servers or batches.
 """
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import IO, Any
 
 import orjson
+
+from arislab import json_text
 
 URL = "/v1/chat/completions"
 ANSWERED = ("ok", "truncated", "refused", "empty")
@@ -83,8 +86,17 @@ def parse(raw: bytes) -> dict[str, Any] | None:
     return line if isinstance(line, dict) else None
 
 
+def answer(raw: bytes) -> dict[str, Any] | None:
+    """Return one line of a result file, as ``parse`` does; NaN, half surrogate pairs and their like are overlooked in it."""
+    try:
+        line, _ = json_text.loads_leniently(raw)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) else None
+
+
 def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
-    """Say what became of one request, from its output or error line.
+    """Say what became of one request, from its output or error line; of several choices the first by index counts.
 
     Args:
         line: The parsed line; null if none came.
@@ -94,83 +106,163 @@ def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
         status (one of ANSWERED, AGAIN, ASK), error (JSON text), llm_output (of an answer that calls tools: the calls as JSON),
         finish_reason, prompt_tokens, completion_tokens, logprob_mean, model_returned; null where nothing is known.
     """
+    return outcomes(line, batch_status)[0]
+
+
+def outcomes(line: dict[str, Any] | None, batch_status: str) -> list[dict[str, Any]]:
+    """Say what became of one request, as ``outcome`` does, for each choice of its answer in the order of their index.
+
+    The token counts of the answer, which are of all choices together, stand with the first one.
+    """
     if line is None:
         status = {"expired": "expired", "cancelled": "cancelled"}.get(batch_status, "unavailable")
-        return _failed(status, {"code": "missing_line", "message": f"no line in the files of a {batch_status} batch"})
-    response, problem = line.get("response"), line.get("error")
-    response = response if isinstance(response, dict) else {}
-    body = response.get("body")
-    if isinstance(body, str):  # a server that wraps JSON in JSON
-        body = parse(body.encode()) or body
+        return [_failed(status, {"code": "missing_line", "message": f"no line in the files of a {batch_status} batch"})]
+    response, problem = _fields(line.get("response")), line.get("error")
+    body = _body(response)
     code = _status_code(response, problem, body)
     inner = body.get("error") if isinstance(body, dict) else None
     if problem or code != 200 or inner:
         told = problem or inner or body or {"message": f"status {code}"}
-        return _failed(_kind(told, code), told)
-    return _answer(body)
+        return [_failed(_kind(told, code), told)]
+    choices = _choices(body)
+    if not choices:
+        return [_failed("unavailable", {"code": "empty_response", "message": "status 200 without choices"})]
+    answers = [_answer(choice, body) for choice in choices]
+    return answers[:1] + [answer | {"prompt_tokens": None, "completion_tokens": None} for answer in answers[1:]]
 
 
 def n_choices(line: dict[str, Any]) -> int:
     """Return how many choices an answer has; 0 for a line without an answer, 1 for most."""
-    body = _fields(line.get("response")).get("body")
-    body = parse(body.encode()) if isinstance(body, str) else body
-    choices = _fields(body).get("choices")
-    return len(choices) if isinstance(choices, list) else 0
+    return len(_choices(_body(_fields(line.get("response")))))
 
 
-def _answer(body: Any) -> dict[str, Any]:
-    choices = body.get("choices") if isinstance(body, dict) else None
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
-    if choice is None:
-        return _failed("unavailable", {"code": "empty_response", "message": "status 200 without choices"})
+def text(content: Any) -> str | None:
+    """Return the text of a message's content: itself, or its text parts put together; null if there is neither.
+
+    Example:
+        >>> text(
+        ...     [
+        ...         {"type": "text", "text": "Who is "},
+        ...         {"type": "image_url", "image_url": {}},
+        ...         {"type": "text", "text": "this?"},
+        ...     ]
+        ... )
+        'Who is this?'
+    """
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        texts = [part for part in parts if isinstance(part, str)]
+        return "".join(texts) if texts else None
+    return content if isinstance(content, str) else None
+
+
+def asked(messages: Sequence[dict[str, Any]]) -> str:
+    """Return what a user asks: the text of the last message of role user, else of the last one; empty if it has none."""
+    users = [m for m in messages if m.get("role") == "user"] or list(messages)
+    return (text(users[-1].get("content")) or "") if users else ""
+
+
+def _body(response: dict[str, Any]) -> Any:
+    body = response.get("body")
+    if isinstance(body, str):  # a server that wraps JSON in JSON
+        return answer(body.encode("utf-8", "surrogatepass")) or body
+    return body
+
+
+def _choices(body: Any) -> list[dict[str, Any]]:
+    """The choices of an answer by their index, where each has another one; else as they came."""
+    choices = [choice for choice in _listed(_fields(body).get("choices")) if isinstance(choice, dict)]
+    places = [choice.get("index") for choice in choices]
+    if len({place for place in places if isinstance(place, int)}) < len(places):
+        return choices
+    return sorted(choices, key=lambda choice: int(choice["index"]))
+
+
+def _answer(choice: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     message, usage = _fields(choice.get("message")), _fields(body.get("usage"))
-    reason, text, refusal = choice.get("finish_reason"), _text(message.get("content")), message.get("refusal")
+    reason, text, refusal = choice.get("finish_reason"), _said(message, choice), message.get("refusal")
     if not text and message.get("tool_calls"):
-        text = canonical(message["tool_calls"])
+        text = _json(message["tool_calls"])
     if refusal or reason == "content_filter":
         status = "refused"
     elif not (text or "").strip():
         status = "empty"
     else:
         status = "truncated" if reason == "length" else "ok"
-    content = (choice.get("logprobs") or {}).get("content") or []
-    tokens = [t["logprob"] for t in content if isinstance(t, dict) and isinstance(t.get("logprob"), int | float)]
+    tokens = [_logprob(token) for token in _listed(_fields(choice.get("logprobs")).get("content"))]
+    known = [logprob for logprob in tokens if logprob is not None]
     return {
         "status": status,
         "error": None,
-        "llm_output": text if text is not None else refusal,
-        "finish_reason": reason,
-        "prompt_tokens": usage.get("prompt_tokens"),
-        "completion_tokens": usage.get("completion_tokens"),
-        "logprob_mean": min(0.0, sum(tokens) / len(tokens)) if tokens else None,
+        "llm_output": _plain(refusal) if text is None and refusal else text,
+        "finish_reason": reason if isinstance(reason, str) else None,
+        "prompt_tokens": _count(usage.get("prompt_tokens")),
+        "completion_tokens": _count(usage.get("completion_tokens")),
+        "logprob_mean": min(0.0, sum(known) / len(known)) if known else None,
         "model_returned": body.get("model") if isinstance(body.get("model"), str) else None,
     }
+
+
+def _said(message: dict[str, Any], choice: dict[str, Any]) -> str | None:
+    """The text of an answer; parts that are no text (a picture) are kept as JSON, those that think aloud left out."""
+    content = message.get("content", choice.get("text"))
+    silent = ("thinking", "reasoning", "redacted_thinking", "refusal")
+    parts = [part for part in _listed(content) if _fields(part).get("type") not in silent]
+    if not all(isinstance(part, str) or isinstance(_fields(part).get("text", 0), str | None) for part in parts):
+        return _json(parts)
+    return text(parts if isinstance(content, list) else content)
 
 
 def _fields(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _text(content: Any) -> str | None:
-    if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else None
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens; null if it is none that a table can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return int(value) if 0 <= value < 2**63 and value == int(value) else None
+
+
+def _logprob(token: Any) -> float | None:
+    value = _fields(token).get("logprob")
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if -1e300 < value < 1e300 else None
+
+
+def _json(value: Any) -> str:
+    try:
+        return canonical(value)
+    except (ValueError, RecursionError) as error:  # not from a line that parse read, but for hundreds of levels
+        return canonical({"message": f"what the server said is no JSON: {type(error).__name__}"})
 
 
 def _failed(status: str, told: Any) -> dict[str, Any]:
-    text = canonical(told if isinstance(told, dict) else {"message": str(told)})
-    return {**_EMPTY, "status": status, "error": text[:2000]}
+    return {
+        **_EMPTY,
+        "status": status,
+        "error": _json(told if isinstance(told, dict) else {"message": _plain(told)})[:2000],
+    }
+
+
+def _plain(told: Any) -> str:
+    return told if isinstance(told, str) else _json(told)
 
 
 def _status_code(response: dict[str, Any], problem: Any, body: Any) -> int:
     """HTTP status of a line, 0 if it had none: some servers write it into the error, some not at all."""
-    codes = [response.get("status_code")]
-    codes += [
-        x.get("code") for x in (problem, body.get("error") if isinstance(body, dict) else None) if isinstance(x, dict)
-    ]
+    codes = [response.get("status_code"), _fields(problem).get("code"), _fields(_fields(body).get("error")).get("code")]
     for code in codes:
-        if isinstance(code, int) or (isinstance(code, str) and code.isdigit()):
-            return int(code)
+        number = re.fullmatch(
+            r"\s*([0-9]{1,9})(?:\.0*)?(?:\s.*)?", str(code), re.DOTALL
+        )  # also "429 Too Many Requests"
+        if number and not isinstance(code, bool):
+            return int(number[1])
     return 200 if isinstance(body, dict) and "choices" in body and not problem else 0
 
 

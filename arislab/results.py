@@ -18,7 +18,7 @@ import polars as pl
 from arislab.connection import Server
 from arislab.errors import BatchError
 from arislab.ledger import FETCHED, keep
-from arislab.lines import ANSWERED, canonical, n_choices, outcome, parse, split
+from arislab.lines import ANSWERED, answer, canonical, n_choices, outcome, parse, split
 
 KINDS = ("output", "error")
 SCHEMA = {
@@ -171,7 +171,7 @@ def _content(server: Server, file_id: str) -> tuple[bytes | None, bool]:
             return None, False
         size = _size(server, file_id)
         tail = content[content.rfind(b"\n") + 1 :]
-        if (not size or size == len(content)) and (not tail or parse(tail) is not None):
+        if (not size or size == len(content)) and (not tail or answer(tail) is not None):
             return content, False
         if not last:
             time.sleep(0.5)
@@ -222,7 +222,7 @@ def sort(batch_id: str, contents: Iterable[Iterable[bytes]], mine: Container[str
     """
     found = Sorted()
     for raw in chain.from_iterable(contents):
-        line = parse(raw)
+        line = answer(raw)
         if line is None:
             found.strange.append(("unreadable", {"text": raw.decode("utf-8", "replace")}))
             continue
@@ -234,7 +234,7 @@ def sort(batch_id: str, contents: Iterable[Iterable[bytes]], mine: Container[str
         if one["error"] is None:
             one["error"] = _note(line)
         if name in found.raws:
-            before = parse(found.raws[name]) or {}
+            before = answer(found.raws[name]) or {}
             if {**before, "id": None} == {**line, "id": None}:
                 continue
             if found.outcomes[name]["status"] in ANSWERED or one["status"] not in ANSWERED:

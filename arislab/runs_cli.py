@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,14 @@ Trust = Annotated[
 ]
 NOT_EQUAL = 3
 """Exit code of a verification that found a difference."""
+
+
+def open_lake(root: Path | None) -> Any:
+    """Return the lake of a root; rows that a command writes name the time of the command."""
+    from arislab.lake import Lake
+
+    enter(root)
+    return Lake(run_id=f"cli-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
 
 
 def given(parameters: Iterable[str], files: Iterable[Path]) -> tuple[dict[str, Any], dict[str, str]]:

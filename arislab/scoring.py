@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from arislab import json_text
 from arislab import task as tasks
 from arislab.errors import ParameterError, TaskError, closest
 from arislab.task import Scorer, Task
@@ -19,7 +20,8 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
 
     Reads: custom_id, candidate_id, llm_output, and where present input, finish_reason, metadata.
     Adds: output; others (List: the other outputs of the same candidate); from ``candidates`` profile, company, title, category,
-    use_case; from the JSON in metadata each of its keys. A task that has category(candidate) decides the category.
+    use_case; from the JSON in metadata each of its keys, as text. What was kept at import goes before what stands under the same
+    name elsewhere, but for the names in ``reserved``. A task that has category(candidate) decides the category.
     """
     frame = raw.rename({"llm_output": "output"})
     if candidates is not None and candidates.height:
@@ -31,11 +33,13 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
         frame = frame.join(
             candidates.select("candidate_id", *new), on="candidate_id", how="left", maintain_order="left"
         )
-    if "metadata" in frame.columns and frame["metadata"].is_not_null().any():
-        keys = sorted({k for text in frame["metadata"].drop_nulls() for k in json.loads(text)} - set(frame.columns))
-        if keys:
-            kept = [json.loads(text) if text else {} for text in frame["metadata"]]
-            frame = frame.with_columns(*[pl.Series(k, [m.get(k) for m in kept], strict=False) for k in keys])
+    kept = _kept(frame, task)
+    for name in dict.fromkeys(name for values in kept for name in values):
+        if name in frame.columns and frame.schema[name] != pl.String:
+            continue  # scorers get the kept values all the same
+        own = frame[name] if name in frame.columns else [None] * frame.height
+        texts = [json_text.as_text(v[name]) if name in v else other for v, other in zip(kept, own, strict=True)]
+        frame = frame.with_columns(pl.Series(name, texts, dtype=pl.String))
     if task is not None and task.category is not None and candidates is not None:
         found = {
             row["candidate_id"]: task.category(row | {"profile": json.loads(row["profile"])})
@@ -43,6 +47,53 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
         }
         frame = frame.with_columns(category=pl.Series([found.get(i) for i in frame["candidate_id"]], dtype=pl.String))
     return frame
+
+
+_RESERVED = frozenset(
+    [
+        "attempt",
+        "batch_id",
+        "candidate_id",
+        "created_at",
+        "custom_id",
+        "edited",
+        "group_id",
+        "input",
+        "llm_output",
+        "messages",
+        "metadata",
+        "others",
+        "original_output",
+        "output",
+        "profile",
+        "quality",
+        "reason",
+        "repaired",
+        "request_sha256",
+        "run_id",
+        "sample",
+        "schema_error",
+        "scorer_version",
+        "split",
+        "stem",
+        "task",
+        "tools",
+    ]
+)
+
+
+def reserved(task: Task) -> frozenset[str]:
+    """Return the names under which scorers know something else than a kept column; a task decides category and difficulty if it can."""
+    return _RESERVED | {name for name in ("category", "difficulty") if getattr(task, name) is not None}
+
+
+def _kept(frame: pl.DataFrame, task: Task | None) -> list[dict[str, Any]]:
+    """What was kept at import with each row; empty if nothing was with any."""
+    if frame.schema.get("metadata") != pl.String or frame["metadata"].null_count() == frame.height:
+        return []
+    taken = _RESERVED if task is None else reserved(task)
+    kept = [json.loads(text) if text else {} for text in frame["metadata"]]
+    return [{name: value for name, value in values.items() if name not in taken} for values in kept]
 
 
 def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
@@ -63,8 +114,9 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
         raise ParameterError(
             "there is no output to score; run 1_generate, or import outputs (arislab import FILE --as outputs)."
         )
+    kept = _kept(frame, task)
     wanted = {name: _wanted(frame, task, name) for name in task.scorers}
-    columns = {c: _column(frame, c, task, name) for name, needs in wanted.items() for c in needs}
+    columns = {c: _column(frame, kept, c, task, name) for name, needs in wanted.items() for c in needs}
     values: dict[str, list[float | None]] = {name: [] for name in task.scorers}
     scorers = [
         (name, tasks.bound(scorer, wanted[name]), [columns[c] for c in wanted[name]], values[name])
@@ -89,9 +141,12 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     return out.with_columns(reason=reason, scorer_version=pl.lit(task.version), task=pl.lit(task.name)).drop("output")
 
 
-def _column(frame: pl.DataFrame, name: str, task: Task, scorer: str) -> list[Any]:
+def _column(frame: pl.DataFrame, kept: list[dict[str, Any]], name: str, task: Task, scorer: str) -> list[Any]:
     if name == "others" and name not in frame.columns:  # GOLD and BAD rows bring their own
         return _others(frame)
+    if any(name in values for values in kept):
+        own = frame[name] if name in frame.columns else [None] * frame.height
+        return [values.get(name, other) for values, other in zip(kept, own, strict=True)]
     if name not in frame.columns:
         raise TaskError(
             f"scorer {scorer!r} of {task.path.name} asks for the column {name!r}, which the rows do not have; {closest(name, [*frame.columns, 'others'])}. "

@@ -2,69 +2,30 @@ import json
 
 import polars as pl
 import pytest
+from conftest import FUZZ
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_json_text import TEXT, VALUES
 
-from arislab import inputs
+from arislab import files, inputs, json_text
 from arislab.errors import PrerequisiteError
+from arislab.files import Rows
 
 
-def write(path, text):
-    path.write_text(text, encoding="utf-8")
-    return path
+def rows(*values, name="people.jsonl"):
+    return Rows(name, list(values), range(1, len(values) + 1))
 
 
-def test_each_format_gives_the_same_rows(tmp_path):
-    frame = pl.DataFrame({"id": ["a", "b"], "skill": ["x, y", 'say "hi"\nthere']})
-    frame.write_csv(tmp_path / "p.csv")
-    frame.write_parquet(tmp_path / "p.parquet")
-    frame.write_ndjson(tmp_path / "p.jsonl")
-    for name in ("p.csv", "p.parquet", "p.jsonl"):
-        assert inputs.read_file(tmp_path / name).equals(frame), name
-
-
-def test_jsonl_is_split_at_newlines_only(tmp_path):
-    odd = "a\u2028b\u0085c"
-    path = write(tmp_path / "o.jsonl", json.dumps({"x": odd}, ensure_ascii=False) + "\n\n" + json.dumps({"x": "d"}))
-    assert inputs.read_file(path)["x"].to_list() == [odd, "d"]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.jsonl", '{"x": 1}\n{"x": 2}\n{"x": ', "line 3 of 3: the last line is torn"),
-        ("a.jsonl", '{"x": 1}\nnope}\n{"x": 2}\n', "line 2 of 3: this line is not JSON"),
-        ("a.jsonl", '{"x": 1}\n[2]\n', "a JSON object is needed, got list"),
-        ("a.jsonl", "", "has no rows"),
-        ("a.csv", "id,x\n", "has no rows"),
-        ("a.xlsx", "x", "the ending must be .csv, .jsonl or .parquet"),
-        ("a.parquet", "x", "cannot read a.parquet"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_one_clear_message(tmp_path, name, text, message):
-    with pytest.raises(PrerequisiteError, match=message):
-        inputs.read_file(write(tmp_path / name, text))
-
-
-def test_a_missing_file_is_one_clear_message(tmp_path):
-    with pytest.raises(PrerequisiteError, match="there is no file"):
-        inputs.read_file(tmp_path / "none.csv")
-
-
-PROFILES = pl.DataFrame(
-    {
-        "nr": [1, 2, 3],
-        "title": ["Cook", "Cook", "Pilot"],
-        "text": [
-            "boils eggs for many hungry people every day",
-            "boils eggs for many hungry people every day",
-            "flies far",
-        ],
-        "firm": ["A", "B", "A"],
-    }
+COOK = "boils eggs for many hungry people every day"
+PROFILES = (
+    {"nr": 1, "title": "Cook", "text": COOK, "firm": "A"},
+    {"nr": 2, "title": "Cook", "text": COOK, "firm": "B"},
+    {"nr": 3, "title": "Pilot", "text": "flies far", "firm": "A"},
 )
 
 
 def test_a_users_own_profiles_become_candidates():
-    frame = inputs.candidates(PROFILES, id="nr", text="text")
+    frame = inputs.candidates(rows(*PROFILES), id="nr", text="text")
     assert frame["candidate_id"].to_list() == ["1", "2", "3"]
     assert json.loads(frame["profile"][2]) == {"nr": 3, "title": "Pilot", "text": "flies far", "firm": "A"}
     assert frame["title"].to_list() == ["Cook", "Cook", "Pilot"]
@@ -72,27 +33,103 @@ def test_a_users_own_profiles_become_candidates():
     assert frame["split"][0] == frame["split"][1]
 
 
+def test_ids_and_profiles_are_what_the_file_says(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(
+        '{"id": 1.50, "n": 90071992547409931, "k": "\\u00fc"}\n{"id": "1.5", "tags": {"z": 1, "a": null}}\n'
+    )
+    frame = inputs.candidates(files.read(path), id="id")
+    assert frame["candidate_id"].to_list() == ["1.50", "1.5"]
+    assert frame["profile"].to_list() == [
+        '{"id":1.50,"n":90071992547409931,"k":"ü"}',
+        '{"id":"1.5","tags":{"z":1,"a":null}}',
+    ]
+
+
+def test_people_whose_skills_are_keys_are_people_of_their_own(tmp_path):
+    skills = [
+        f"{a}{b}"
+        for a in ("weld", "sew", "brew", "till", "saw", "herd")
+        for b in ("ing", "er", "craft", "ology", "ship")
+    ]
+    lines = [{"id": f"p{i}", "skills": {skills[i % 30]: 3, skills[(7 * i + 1) % 30]: i}} for i in range(30)]
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    frame = inputs.candidates(files.read(path), id="id")
+    assert frame["profile"].str.len_chars().max() < 60
+    assert frame["group_id"].n_unique() == 30
+
+
+def test_near_duplicates_are_sought_in_what_is_asked_not_in_ids_and_gold():
+    people = [
+        {"nr": f"{i:09d} x{i} y{i} z{i}", "gold": f"answer {i} of {i * 7} and {i * 13}", "q": COOK} for i in range(4)
+    ]
+    alone = inputs.candidates(rows(*people), id="nr")
+    asked = inputs.candidates(rows(*people), id="nr", asked=lambda candidate: candidate["profile"]["q"])
+    by_text = inputs.candidates(rows(*people), id="nr", text="q")
+    assert alone["group_id"].n_unique() > 1
+    assert asked["group_id"].n_unique() == by_text["group_id"].n_unique() == 1
+
+
 def test_a_given_group_decides_the_split():
-    frame = inputs.candidates(PROFILES, id="nr", group="firm")
-    assert frame["group_id"].to_list() == ["g-A", "g-B", "g-A"]
+    frame = inputs.candidates(rows(*PROFILES), id="nr", group="firm", text="title")
+    groups = frame["group_id"].to_list()
+    assert groups[0] == groups[2]
+    assert frame["split"][0] == frame["split"][2]
 
 
-def test_repeated_empty_and_unknown_ids_are_refused():
-    with pytest.raises(PrerequisiteError, match="'Cook' 2 times"):
-        inputs.candidates(PROFILES, id="title")
-    with pytest.raises(PrerequisiteError, match="must be unique and never empty"):
-        inputs.candidates(PROFILES.with_columns(nr=pl.Series([1, None, 3])), id="nr")
-    with pytest.raises(PrerequisiteError, match="did you mean 'text'"):
-        inputs.candidates(PROFILES, id="txt")
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "line 2: --id 'nr' is empty"),
+        ("", "line 2: --id 'nr' is empty"),
+        ("  ", "line 2: --id 'nr' is empty"),
+        ("a", "line 2: --id 'nr' 'a' stands 2 times \\(first in line 1\\)"),
+    ],
+)
+def test_empty_and_repeated_ids_are_refused_by_line(value, message):
+    with pytest.raises(PrerequisiteError, match=message):
+        inputs.candidates(rows({"nr": "a"}, {"nr": value}), id="nr")
 
 
-RECORDED = pl.DataFrame(
-    {"q": ["1+1", "1+1", "2+2", "3+3"], "a": ["2", "3", "4", None], "who": ["m1", "m2", "m1", "m1"], "gt": [2, 2, 4, 6]}
+def test_an_unknown_column_is_refused_with_the_closest():
+    with pytest.raises(PrerequisiteError, match=r"--id 'txt' is no column .* did you mean 'text'"):
+        inputs.candidates(rows(*PROFILES), id="txt")
+
+
+def test_the_split_of_the_file_is_the_split():
+    marked = [
+        p | {"part": part, "text": f"{p['text']} {part}"}
+        for p, part in zip(PROFILES, ("test", "train", "validation"), strict=True)
+    ]
+    frame = inputs.candidates(rows(*marked), id="nr", split="part", group="nr")
+    assert frame["split"].to_list() == ["test", "train", "validation"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (("train", "train", "dev"), "line 3: --split 'part' must be one of train, validation, test, got 'dev'"),
+        (("train", "train", None), "line 3: .*got None"),
+        (("train", "test", "train"), "line 2: the row is marked test, line 1 is marked train"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused_by_line(parts, message):
+    marked = [p | {"part": part} for p, part in zip(PROFILES, parts, strict=True)]
+    with pytest.raises(PrerequisiteError, match=message):
+        inputs.candidates(rows(*marked), id="nr", text="text", split="part")
+
+
+RECORDED = (
+    {"q": "1+1", "a": "2", "who": "m1", "gt": 2},
+    {"q": "1+1", "a": "3", "who": "m2", "gt": 2},
+    {"q": "2+2", "a": "4", "who": "m1", "gt": 4},
+    {"q": "3+3", "a": None, "who": "m1", "gt": 6},
 )
 
 
 def test_outputs_of_one_input_are_samples_of_one_candidate():
-    people, raw = inputs.outputs(RECORDED, task="sums", input="q", output="a", model="who", keep=["gt"])
+    people, raw = inputs.outputs(rows(*RECORDED), task="sums", input="q", output="a", model="who", keep=["gt"])
     assert (people.height, raw.height) == (3, 4)
     assert raw["sample"].to_list() == [0, 1, 0, 0]
     assert raw["status"].to_list() == ["ok", "ok", "ok", "empty"]
@@ -102,72 +139,121 @@ def test_outputs_of_one_input_are_samples_of_one_candidate():
     assert raw["custom_id"].n_unique() == 4
 
 
+def test_answers_and_kept_values_are_what_the_file_says(tmp_path):
+    path = tmp_path / "o.jsonl"
+    path.write_text(
+        '{"q":[{"role":"user","content":"hi"}],"a":{"z":1.0,"b":[]},"k":12345678901234567890}\n{"q":"x","a":false}\n'
+    )
+    _, raw = inputs.outputs(files.read(path), task="t", input="q", output="a", keep=["k"])
+    assert raw["input"].to_list() == ['[{"role":"user","content":"hi"}]', "x"]
+    assert raw["llm_output"].to_list() == ['{"z":1.0,"b":[]}', "false"]
+    assert raw["metadata"].to_list() == ['{"k":12345678901234567890}', "{}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("output", "rename the column"), ("split", "--split decides"), ("score_x", "rename"), ("others", "rename")],
+)
+def test_a_name_that_scorers_know_otherwise_cannot_be_kept(name, message):
+    with pytest.raises(PrerequisiteError, match=f"--keep '{name}': .*{message}"):
+        inputs.outputs(
+            rows({"q": "x", "a": "y", name: 1}),
+            task="t",
+            input="q",
+            output="a",
+            keep=[name],
+            reserved={"output", "split", "others"},
+        )
+
+
+def test_all_outputs_of_a_candidate_have_one_split():
+    marked = [r | {"part": part} for r, part in zip(RECORDED, ("test", "test", "train", "validation"), strict=True)]
+    people, _ = inputs.outputs(rows(*marked), task="t", input="q", output="a", split="part")
+    assert people["split"].to_list() == ["test", "train", "validation"]
+    with pytest.raises(
+        PrerequisiteError, match="line 2: the row is marked train, line 1 about the same candidate test"
+    ):
+        inputs.outputs(rows(*[marked[0], marked[1] | {"part": "train"}]), task="t", input="q", output="a", split="part")
+
+
+def test_an_output_without_the_name_of_its_candidate_is_refused_by_line():
+    with pytest.raises(PrerequisiteError, match="line 2: --id 'who' is empty"):
+        inputs.outputs(rows(RECORDED[0], RECORDED[1] | {"who": ""}), task="t", input="q", output="a", id="who")
+
+
 def test_importing_twice_gives_the_same_rows_and_any_change_another_id():
-    first = inputs.outputs(RECORDED, task="sums", input="q", output="a")[1]["custom_id"].to_list()
-    assert inputs.outputs(RECORDED, task="sums", input="q", output="a")[1]["custom_id"].to_list() == first
-    assert inputs.outputs(RECORDED, task="sums", input="q", output="a", model="who")[1]["custom_id"].to_list() != first
+    def ids(**how):
+        return inputs.outputs(rows(*RECORDED), task="sums", input="q", output="a", **how)[1]["custom_id"].to_list()
 
-
-def test_batch_files_are_joined_by_custom_id_and_nothing_is_lost(tmp_path):
-    def ask(n):
-        return {
-            "custom_id": f"x{n}",
-            "method": "POST",
-            "url": "/v1/chat/completions",
-            "body": {"model": "m", "messages": [{"role": "user", "content": f"q{n}"}]},
-        }
-
-    def answer(n, text):
-        body = {
-            "choices": [{"finish_reason": "stop", "message": {"content": text}}],
-            "usage": {"prompt_tokens": 1, "completion_tokens": 2},
-        }
-        return {"custom_id": f"x{n}", "response": {"status_code": 200, "body": body}, "error": None}
-
-    asked = write(tmp_path / "in.jsonl", "\n".join(json.dumps(ask(n)) for n in range(4)))
-    failed = {"custom_id": "x1", "response": None, "error": {"code": "batch_expired", "message": "late"}}
-    came = write(tmp_path / "out.jsonl", "\n".join(json.dumps(x) for x in (answer(2, "b"), answer(0, "a"), failed)))
-    people, raw = inputs.from_batch_files(asked, came, task="t")
-    assert raw["status"].to_list() == ["ok", "expired", "ok", "unavailable"]
-    assert raw["llm_output"].to_list() == ["a", None, "b", None]
-    assert people.height == 4
-    foreign = write(tmp_path / "foreign.jsonl", json.dumps(answer(9, "z")))
-    with pytest.raises(PrerequisiteError, match="do not belong together"):
-        inputs.from_batch_files(asked, foreign, task="t")
-
-
-def test_the_same_request_several_times_is_several_samples(tmp_path):
-    body = {"model": "m", "messages": [{"role": "user", "content": "q"}]}
-    asked = [{"custom_id": f"x{n}", "body": body} for n in range(4)]
-    came = [
-        {
-            "custom_id": f"x{n}",
-            "response": {
-                "status_code": 200,
-                "body": {"choices": [{"finish_reason": "stop", "message": {"content": f"a{n}"}}]},
-            },
-        }
-        for n in range(4)
-    ]
-    one = write(tmp_path / "in.jsonl", "\n".join(map(json.dumps, asked)))
-    two = write(tmp_path / "out.jsonl", "\n".join(map(json.dumps, came)))
-    people, raw = inputs.from_batch_files(one, two, task="t")
-    assert (people.height, raw.height, raw["custom_id"].n_unique()) == (1, 4, 4)
-    assert raw["llm_output"].to_list() == ["a0", "a1", "a2", "a3"]
+    assert ids() == ids()
+    assert ids(model="who") != ids()
 
 
 def test_the_order_of_a_file_names_no_row_and_equal_rows_stay_apart():
-    twice = pl.concat([RECORDED, RECORDED.head(1)])
-    first = inputs.outputs(twice, task="sums", input="q", output="a")[1]
-    other = inputs.outputs(twice.reverse(), task="sums", input="q", output="a")[1]
+    twice = [*RECORDED, RECORDED[0]]
+    first = inputs.outputs(rows(*twice), task="sums", input="q", output="a")[1]
+    other = inputs.outputs(rows(*twice[::-1]), task="sums", input="q", output="a")[1]
     assert first["custom_id"].n_unique() == 5
     assert set(first["custom_id"]) == set(other["custom_id"])
 
 
+SAME_FOLDER = settings(max_examples=FUZZ, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@SAME_FOLDER
+@given(st.lists(st.tuples(VALUES, VALUES, VALUES), min_size=1, max_size=5))
+def test_outputs_are_read_back_as_they_were_written(tmp_path, values):
+    path = tmp_path / "o.jsonl"
+    path.write_text("\n".join(json.dumps({"q": q, "a": a, "kept": k}) for q, a, k in values))
+    people, raw = inputs.outputs(files.read(path), task="t", input="q", output="a", keep=["kept"])
+
+    def text(value):
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+    assert raw["llm_output"].to_list() == [None if a is None else text(a) for _, a, _ in values]
+    assert raw["input"].to_list() == ["" if q is None else text(q) for q, _, _ in values]
+    assert [repr(json.loads(m)) for m in raw["metadata"]] == [repr({"kept": k}) for _, _, k in values]
+    assert raw["custom_id"].n_unique() == len(values)
+    assert set(raw["candidate_id"]) == set(people["candidate_id"])
+
+
+@SAME_FOLDER
+@given(
+    st.dictionaries(
+        TEXT.filter(str.strip),
+        st.dictionaries(TEXT.filter(lambda k: k != "id"), VALUES, max_size=3),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_candidates_are_read_back_as_they_were_written(tmp_path, people):
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join(json.dumps({"id": name} | fields) for name, fields in people.items()))
+    frame = inputs.candidates(files.read(path), id="id")
+    assert frame["candidate_id"].to_list() == list(people)
+    assert [repr(json.loads(p)) for p in frame["profile"]] == [repr({"id": n} | f) for n, f in people.items()]
+    assert frame["title"].to_list() == [json_text.as_text(f.get("title")) for f in people.values()]
+
+
 def test_a_known_candidate_keeps_group_and_split_when_a_larger_file_comes():
-    first = inputs.candidates(PROFILES.tail(2), id="nr", text="text")
-    grown = inputs.keep_known(inputs.candidates(PROFILES, id="nr", text="text"), first)
+    first = inputs.candidates(rows(*PROFILES[1:]), id="nr", text="text")
+    grown = inputs.keep_known(inputs.candidates(rows(*PROFILES), id="nr", text="text"), first)
     before = {r["candidate_id"]: (r["group_id"], r["split"]) for r in first.to_dicts()}
     after = {r["candidate_id"]: (r["group_id"], r["split"]) for r in grown.to_dicts()}
     assert {k: after[k] for k in before} == before
     assert after["1"] == after["2"]  # the new near-duplicate follows the group that was there
+
+
+def test_a_new_member_of_a_known_group_follows_its_split_whatever_its_hash():
+    known = pl.DataFrame({"candidate_id": ["old"], "group_id": ["g-A"], "split": ["test"]})
+    frame = pl.DataFrame(
+        {"candidate_id": ["new", "other"], "group_id": ["g-A", "g-B"], "split": ["train", "validation"]}
+    )
+    assert inputs.keep_known(frame, known)["split"].to_list() == ["test", "validation"]
+
+
+def test_a_renamed_candidate_takes_over_group_and_split():
+    known = pl.DataFrame({"candidate_id": ["7"], "group_id": ["7"], "split": ["validation"]})
+    frame = pl.DataFrame({"candidate_id": ["007"], "group_id": ["007"], "split": ["test"]})
+    kept = inputs.keep_known(frame, known, renamed={"007": "7"})
+    assert kept.rows() == [("007", "7", "validation")]

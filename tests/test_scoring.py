@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import polars as pl
@@ -327,3 +328,73 @@ def test_gold_rows_bring_the_other_answers_they_are_judged_with(tmp_path):
         "GOLD, BAD = [{'output': '7', 'others': ['7', '7']}], [{'output': '7', 'others': ['7', '8']}]\n"
     )
     assert scoring.check(load(path))["quality"].to_list() == [1.0, 0.5]
+
+
+def test_what_was_kept_at_import_reaches_the_scorer_as_it_was(task_file):
+    seen = []
+    spec = dataclasses.replace(
+        load(task_file),
+        weights={"seen": 1.0},
+        scorers={
+            "seen": lambda title, status, model, score, tags: seen.append((title, status, model, score, tags)) or True
+        },
+    )
+    raw = pl.DataFrame(
+        {
+            "custom_id": ["a", "b", "c"],
+            "candidate_id": ["p", "q", "q"],
+            "llm_output": ["x", "y", "z"],
+            "status": ["ok"] * 3,
+            "model": ["m"] * 3,
+            "metadata": [
+                '{"title":"Dr","status":"gold","model":null,"score":9007199254740993,"tags":["u",1.50]}',
+                '{"title":7,"score":0.5,"tags":{"k":true},"output":"other"}',
+                None,
+            ],
+        }
+    )
+    people = pl.DataFrame(
+        {"candidate_id": ["p", "q"], "profile": ["{}", "{}"], "title": ["Cook", "Pilot"], "category": [None, "c"]}
+    )
+    rows = scoring.rows(raw, people, task=spec)
+    scoring.score(rows, spec)
+    assert seen == [
+        ("Dr", "gold", None, 2**53 + 1, ["u", 1.5]),
+        (7, "ok", "m", 0.5, {"k": True}),
+        ("Pilot", "ok", "m", None, None),
+    ]
+    assert rows["output"].to_list() == ["x", "y", "z"]
+    assert rows["title"].to_list() == ["Dr", "7", "Pilot"]  # as text, for quotas and plots
+    assert rows["tags"].to_list() == ['["u",1.5]', '{"k":true}', None]
+
+
+def test_names_that_scorers_know_otherwise_are_reserved(task_file):
+    task = dataclasses.replace(load(task_file), category=None, difficulty=None)
+    assert {"output", "input", "profile", "others", "custom_id", "candidate_id", "split"} <= scoring.reserved(task)
+    assert not {"category", "title", "status", "model"} & scoring.reserved(task)
+    assert "category" in scoring.reserved(dataclasses.replace(task, category=lambda candidate: "x"))
+
+
+def test_what_was_kept_at_import_is_a_fact_of_the_example(task_file):
+    task = dataclasses.replace(load(task_file), category=None, difficulty=None)
+    kept = scoring.rows(
+        raw(["A"], metadata=['{"title":"Dr","difficulty":3,"use_case":"tech"}'], messages=[None], task=["t"]), people(1)
+    )
+    example = curation.examples(kept.with_columns(quality=1.0), people(1).with_columns(split=pl.lit("train")), task)
+    facts = json.loads(example["metadata"][0])
+    assert (facts["title"], facts["difficulty"], facts["use_case"]) == ("Dr", 3, "tech")
+
+
+def test_the_input_of_an_example_is_the_text_of_its_parts(task_file):
+    parts = [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "Who is this?"}, {"type": "image_url", "image_url": {"url": "u"}}],
+        }
+    ]
+    kept = scoring.rows(raw(["A", "B"], messages=[json.dumps(parts), None], task=["t"] * 2), people(2))
+    examples = curation.examples(
+        kept.with_columns(quality=1.0), people(2).with_columns(split=pl.lit("train")), load(task_file)
+    )
+    assert examples["input"][0] == "Who is this?"
+    assert json.loads(examples["messages"][0]) == parts

@@ -88,7 +88,9 @@ _STOP = frozenset(
 
 
 def to_messages(candidate):
-    """Write the chat messages for one candidate; its profile is {"input": the instruction}."""
+    """Write the chat messages for one candidate; its profile is {"input": the instruction}, with "messages" if it was a conversation."""
+    if "messages" in candidate["profile"]:
+        return candidate["profile"]["messages"]
     system = [{"role": "system", "content": SYSTEM}] if SYSTEM else []
     return [*system, {"role": "user", "content": candidate["profile"]["input"]}]
 

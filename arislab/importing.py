@@ -1,0 +1,247 @@
+"""Files into the lake: candidates and recorded outputs are written, and what became of the file is said.
+
+What ``arislab import people.csv --as candidates --id badge`` prints::
+
+    3 candidates = 3 new + 0 replaced; 3 groups
+    splits: 2 train, 0 validation, 1 test
+    read from people.csv: every value as text
+    columns: badge, postcode, note; none dropped
+    first row: 007: {"badge":"007","postcode":"02116","note":"knows locks"}
+    warning: none of these candidates is in the validation split; …
+
+This module knows neither formats (``files``) nor how rows become candidates (``inputs``), but what a lake may hold already.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from arislab import batch as requests_of
+from arislab import batch_files, earlier, files, inputs, lines, scoring
+from arislab.errors import PrerequisiteError
+from arislab.tables import SPLITS
+from arislab.task import Task
+
+
+def candidates(
+    lake: Any,
+    file: Path,
+    task: Task | None,
+    *,
+    id: str,
+    group: str | None = None,
+    text: str | None = None,
+    split: str | None = None,
+    read: dict[str, Any],
+    dry_run: bool = False,
+) -> list[str]:
+    """Write the candidates of a file, and return what became of it, in lines.
+
+    Candidates for which outputs are recorded keep their group and split, whatever the file says.
+
+    Args:
+        lake: Takes them.
+        file: One row a candidate.
+        task: Says what is asked about them; null: not known yet.
+        id: As ``group``, ``text`` and ``split`` in ``inputs.candidates``.
+        group: See ``id``.
+        text: See ``id``.
+        split: See ``id``.
+        read: Options of ``files.read``.
+        dry_run: True: nothing is written.
+
+    Raises:
+        PrerequisiteError: The file cannot be taken as it is, or ``split`` moves a candidate for which outputs are recorded.
+    """
+    rows = files.read(file, **read)
+    asked = None if task is None else _asked(task)
+    frame = inputs.candidates(rows, id=id, group=group, text=text, split=split, asked=asked)
+    known = lake["candidates"].read(columns=["candidate_id", "group_id", "split", "profile"])
+    used = lake["training_data_raw"].read(columns=["candidate_id"]).unique()
+    names = earlier.renamed(frame, known)
+    fixed = known.filter(pl.col("candidate_id").is_in([*used["candidate_id"], *names.values()]))
+    placed = inputs.keep_known(frame, fixed, renamed=names)
+    if split is not None:
+        _refuse_moves(frame, placed, split)
+    again = known.join(frame, on="candidate_id", how="semi")
+    said = [
+        f"{frame.height:,} candidates = {frame.height - again.height:,} new + {again.height:,} replaced; {placed['group_id'].n_unique():,} groups",
+        _splits(placed),
+        *_read(rows, read["types"], rows.columns),
+        f"first row: {frame['candidate_id'][0]}: {_short(frame['profile'][0])}",
+        *_renamed(names),
+        *_changed(frame, again.join(used, on="candidate_id", how="semi")),
+        *_kept_groups(frame, placed, group),
+    ]
+    if split is None and "split" in rows.columns:
+        said.append("warning: the file has a column 'split', which decides nothing; give --split split if it should")
+    if task is None and text is None:
+        said.append(
+            "note: near-duplicates were sought in whole rows without the id; --task NAME seeks them in what the model is asked"
+        )
+    if not dry_run:
+        lake["candidates"].upsert(placed)
+    return _ended(said, placed, dry_run=dry_run)
+
+
+def outputs(
+    lake: Any,
+    file: Path,
+    task: Task,
+    *,
+    input: str,
+    output: str,
+    id: str | None = None,
+    model: str | None = None,
+    split: str | None = None,
+    keep: Sequence[str] = (),
+    read: dict[str, Any],
+    dry_run: bool = False,
+) -> list[str]:
+    """Write outputs that were recorded elsewhere with the candidates behind them, and return what became of the file, in lines.
+
+    Args:
+        lake: Takes them.
+        file: One row an output.
+        task: Will judge them.
+        input: As ``output``, ``id``, ``model``, ``split`` and ``keep`` in ``inputs.outputs``.
+        output: See ``input``.
+        id: See ``input``.
+        model: See ``input``.
+        split: See ``input``.
+        keep: See ``input``.
+        read: Options of ``files.read``.
+        dry_run: True: nothing is written.
+    """
+    rows = files.read(file, **read)
+    columns: dict[str, Any] = {"input": input, "output": output, "id": id, "model": model, "split": split}
+    reserved = scoring.reserved(task)
+    people, raw = inputs.outputs(rows, task=task.name, keep=keep, reserved=reserved, **columns)
+    said = _read(rows, read["types"], [name for name in (*columns.values(), *keep) if name])
+    if split is None and "split" in rows.columns:
+        said.append("warning: the file has a column 'split', which decides nothing; give --split split if it should")
+    return _write(lake, people, raw, said, dry_run=dry_run)
+
+
+def batch(lake: Any, file: Path, task: Task, *, requests: Path, dry_run: bool = False) -> list[str]:
+    """Write the answers of an OpenAI batch output file, as ``outputs`` does."""
+    people, raw = batch_files.read(requests, file, task=task.name)
+    return _write(lake, people, raw, [f"read from {requests.name} and {file.name}"], dry_run=dry_run)
+
+
+def _write(lake: Any, people: pl.DataFrame, raw: pl.DataFrame, read: list[str], *, dry_run: bool) -> list[str]:
+    known = lake["candidates"].read(columns=["candidate_id", "group_id", "split"])
+    columns = ["custom_id", "candidate_id", "llm_output"]
+    before = lake["training_data_raw"].read(columns=columns, where={"task": raw["task"][0]})
+    moved = raw.join(before, on="custom_id", suffix="_old").filter(pl.col("candidate_id") != pl.col("candidate_id_old"))
+    placed = inputs.keep_known(
+        people, known, renamed=dict(moved.select("candidate_id", "candidate_id_old").iter_rows())
+    )
+    states = " + ".join(f"{n:,} {s}" for s, n in raw.group_by("status").len().sort("status").iter_rows())
+    said = [
+        f"{raw.height:,} outputs = {states}; samples of {people.height:,} candidates in {placed['group_id'].n_unique():,} groups",
+        _splits(placed),
+        *read,
+        f"first row: {_short(raw['input'][0])} -> {_short(raw['llm_output'][0])}",
+        *_moved(moved),
+        *_respelled(earlier.respelled(raw, before)),
+    ]
+    if not dry_run:
+        # what is known of a person stays
+        lake["candidates"].upsert(placed.join(known, on="candidate_id", how="anti"))
+        lake["training_data_raw"].upsert(raw)
+    return _ended(said, placed, dry_run=dry_run)
+
+
+def _asked(task: Task) -> Callable[[dict[str, Any]], str]:
+    return lambda candidate: lines.asked(requests_of.written(task.to_messages, candidate))
+
+
+def _refuse_moves(frame: pl.DataFrame, placed: pl.DataFrame, split: str) -> None:
+    moved = frame.join(placed, on="candidate_id", suffix="_kept").filter(pl.col("split") != pl.col("split_kept"))
+    if moved.height:
+        first = moved.row(0, named=True)
+        raise PrerequisiteError(
+            f"--split {split!r} moves {moved.height:,} candidates away from the split in which outputs are recorded for them or their group (first: "
+            f"{first['candidate_id']!r} from {first['split_kept']} to {first['split']}); import into a new lake (--root). Nothing was imported."
+        )
+
+
+def _renamed(names: dict[str, str]) -> list[str]:
+    if not names:
+        return []
+    new, old = next(iter(names.items()))
+    return [
+        f"note: {len(names):,} candidates stand in the lake under a name that an older import changed ({old!r} for {new!r}); they are new rows, in the old "
+        "ones' group and split. The old rows stay, because recorded outputs name them: a new lake (--root) is without"
+    ]
+
+
+def _changed(frame: pl.DataFrame, asked: pl.DataFrame) -> list[str]:
+    both = asked.join(frame, on="candidate_id", suffix="_new")
+    n = both.filter(pl.col("profile") != pl.col("profile_new")).height
+    if not n:
+        return []
+    return [
+        f"note: {n:,} candidates for which outputs are recorded have another profile now; the outputs keep the messages that they answered, and "
+        "1_generate asks again where messages change"
+    ]
+
+
+def _kept_groups(frame: pl.DataFrame, placed: pl.DataFrame, group: str | None) -> list[str]:
+    kept = frame.join(placed, on="candidate_id", suffix="_kept").filter(pl.col("group_id") != pl.col("group_id_kept"))
+    if group is None or not kept.height:
+        return []
+    row = kept.row(0, named=True)
+    return [
+        f"warning: --group {group!r} does not count for {kept.height:,} candidates (first: {row['candidate_id']!r} stays in {row['group_id_kept']!r}): outputs are recorded "
+        "for them or their group, and what was trained on must never move into the test split. A new lake (--root) takes the groups as given"
+    ]
+
+
+def _moved(moved: pl.DataFrame) -> list[str]:
+    if not moved.height:
+        return []
+    return [
+        f"note: {moved.height:,} rows of an older import are samples of another candidate now, which is the whole conversation and not its last message; "
+        f"{moved['candidate_id'].n_unique():,} candidates are new, in the old ones' group and split"
+    ]
+
+
+def _respelled(pairs: list[tuple[str, str]]) -> list[str]:
+    if not pairs:
+        return []
+    new, old = pairs[0]
+    return [
+        f"note: {len(pairs):,} answers stand in the lake as an older import spelled them ({old!r} for {new!r}) and now as they are; the old rows stay, because "
+        "reviews name them: a new lake (--root) is without"
+    ]
+
+
+def _read(rows: files.Rows, types: dict[str, str], used: Sequence[str]) -> list[str]:
+    """How a file was read, and which columns were kept."""
+    dropped = [name for name in rows.columns if name not in used]
+    kinds = {"csv": "every value as text", "jsonl": "each line as it stands", "parquet": "values of the types there"}
+    asked = [f"{name} as {kind}" for name, kind in types.items()]
+    columns = ", ".join(dict.fromkeys(used)) + (f"; dropped: {', '.join(dropped)}" if dropped else "; none dropped")
+    return [f"read from {rows.name}: {'; '.join([kinds[rows.kind], *rows.notes, *asked])}", f"columns: {columns}"]
+
+
+def _splits(frame: pl.DataFrame) -> str:
+    counts = dict(frame.group_by("split").len().iter_rows())
+    return "splits: " + ", ".join(f"{counts.get(split, 0):,} {split}" for split in SPLITS)
+
+
+def _short(text: str | None) -> str:
+    return "null" if text is None else text if len(text) <= 160 else text[:160] + "…"
+
+
+def _ended(said: list[str], frame: pl.DataFrame, *, dry_run: bool) -> list[str]:
+    """What was said, with what is true of every import."""
+    missing = " and ".join(split for split in SPLITS[1:] if split not in set(frame["split"]))
+    warning = [
+        f"warning: the {missing} split has none of these candidates; phases 3 to 5 need some: import more, or give --split"
+    ]
+    return [*said, *(warning if missing else []), *(["dry run: nothing was written"] if dry_run else [])]
