@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from arislab import batch, scoring, stats
+from arislab import batch, duplicates, scoring, stats
 from arislab.duplicates import leaks as leaks  # phase 5 asks for it here
 from arislab.errors import LeakageError, ParameterError
 from arislab.task import Task
@@ -129,9 +129,44 @@ def refuse_leaks(found: pl.DataFrame, *, n_test: int) -> str:
         row = found.row(0, named=True)
         raise LeakageError(
             f"{found.height:,} of {n_test:,} test candidates are also in what was trained or searched on (first: {row['candidate_id']!r} is {row['kind']} "
-            f"to {row['id']!r}, similarity {row['similarity']:.2f}); take those rows out of training_data_curated, train again, then evaluate."
+            f"to {row['id']!r}, similarity {row['similarity']:.2f}); leaks='drop' reports on the rest, or take those rows out of training_data_curated, "
+            "train again, then evaluate."
         )
     return f"0 of {n_test:,} test candidates leak into training or search"
+
+
+def without_leaks(people: pl.DataFrame, found: pl.DataFrame, *, leaks: str) -> tuple[pl.DataFrame, str]:
+    """Return the test candidates to ask, and a line that says which were taken out.
+
+    Args:
+        people: Candidates of the test split.
+        found: From ``leaks``.
+        leaks: ``refuse``: any leak stops the evaluation. ``drop``: those that leak are taken out.
+
+    Raises:
+        LeakageError: A leak, under ``refuse``; or nobody is left.
+        ParameterError: Another policy.
+    """
+    if leaks not in ("refuse", "drop"):
+        raise ParameterError(
+            f"leaks must be 'refuse' (any leak stops the evaluation) or 'drop' (report on the rest), got {leaks!r}."
+        )
+    if leaks == "refuse" or not found.height:
+        return people, refuse_leaks(found, n_test=people.height)
+    names, rest = (
+        found["candidate_id"].to_list(),
+        people.join(found, on="candidate_id", how="anti", maintain_order="left"),
+    )
+    if not rest.height:
+        raise LeakageError(
+            f"all {people.height:,} test candidates are also in what was trained or searched on; nobody is left to report on: import candidates that "
+            "were not trained on, or train without these."
+        )
+    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
+    return (
+        rest,
+        f"{len(names):,} of {people.height:,} test candidates leak and are taken out: {', '.join(names[:10])}{more}; {rest.height:,} are reported on",
+    )
 
 
 def gate(comparison: pl.DataFrame, *, arm: str, baseline: str = "baseline", margin: float = 0.0) -> dict[str, Any]:
@@ -198,6 +233,18 @@ def serve_command(base_model: str, version: str, models: Path) -> str:
 
 
 def texts(frame: pl.DataFrame, to_messages: Callable[[dict[str, Any]], list[dict[str, str]]]) -> pl.DataFrame:
-    """Return candidate_id, group_id and text (the question as it is asked) of candidates, for ``leaks``."""
-    asked = [to_messages(row | {"profile": json.loads(row["profile"])})[-1]["content"] for row in frame.to_dicts()]
-    return frame.select("candidate_id", "group_id").with_columns(text=pl.Series(asked, dtype=pl.String))
+    """Return candidate_id, group_id and text (what is asked about them, see ``duplicates.asked``) of candidates, for ``leaks``."""
+    said = [
+        duplicates.asked(to_messages(row | {"profile": json.loads(row["profile"])}))
+        for row in frame.iter_rows(named=True)
+    ]
+    return frame.select("candidate_id", "group_id").with_columns(text=pl.Series(said, dtype=pl.String))
+
+
+def trained_texts(curated: pl.DataFrame) -> pl.DataFrame:
+    """Return id, candidate_id and text of curated rows, for ``leaks``: all that was asked, and the last question alone."""
+    said = [duplicates.asked(json.loads(row)) if row else None for row in curated["messages"]]
+    whole, last = (
+        curated.select("id", "candidate_id", text=text) for text in (pl.Series(said, dtype=pl.String), "input")
+    )
+    return pl.concat([whole, last]).drop_nulls("text").unique(maintain_order=True)

@@ -49,6 +49,49 @@ def test_a_planted_leak_is_found_and_named(planted, kind):
         evaluate.refuse_leaks(found, n_test=2)
 
 
+def test_a_leak_can_be_taken_out_and_is_said():
+    people_asked = asked(**{f"t{i}": f"{LONG} and also thing{i}" for i in range(3)})
+    found = evaluate.leaks(people_asked, pl.concat([used(people_asked["text"][1]), used(people_asked["text"][2])]))
+    rest, said = evaluate.without_leaks(people_asked, found.filter(candidate_id="t1"), leaks="drop")
+    assert rest["candidate_id"].to_list() == ["t0", "t2"]
+    assert said == "1 of 3 test candidates leak and are taken out: t1; 2 are reported on"
+    clean, said = evaluate.without_leaks(people_asked, found.head(0), leaks="drop")
+    assert (clean.height, said) == (3, "0 of 3 test candidates leak into training or search")
+    with pytest.raises(LeakageError, match="leaks='drop' reports on the rest"):
+        evaluate.without_leaks(people_asked, found, leaks="refuse")
+    with pytest.raises(LeakageError, match=r"all 3 test candidates .* nobody is left"):
+        evaluate.without_leaks(people_asked, people_asked.select("candidate_id"), leaks="drop")
+    with pytest.raises(ParameterError, match=r"leaks must be 'refuse' .* got 'ignore'"):
+        evaluate.without_leaks(people_asked, found, leaks="ignore")
+
+
+def test_a_leak_is_looked_for_in_all_that_was_asked_and_in_the_last_question():
+    curated = pl.DataFrame(
+        {
+            "id": ["a", "b"],
+            "candidate_id": ["c1", "c2"],
+            "messages": [
+                json.dumps(
+                    [
+                        {"role": "system", "content": "Be brief."},
+                        {"role": "user", "content": [{"type": "text", "text": "Who?"}]},
+                    ]
+                ),
+                None,
+            ],
+            "input": ["Who?", "What?"],
+        }
+    )
+    assert evaluate.trained_texts(curated).rows() == [("a", "c1", "Who?"), ("b", "c2", "What?")]
+    talk = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "Go on"},
+    ]
+    curated = curated.with_columns(messages=pl.lit(json.dumps(talk)), input=pl.lit("Go on")).head(1)
+    assert evaluate.trained_texts(curated)["text"].to_list() == ["Hi\nYes?\nGo on", "Go on"]
+
+
 def scores(gain, n=200):
     rows = []
     for i in range(n):

@@ -16,6 +16,7 @@ from faults import good, serving
 from test_cli import arislab
 
 from arislab.lake import Lake
+from arislab.task import load
 
 SMALL = {"k": 2, "pool_size": 6, "budget": 150, "n_search": 24, "n_holdout": 24}
 N_BATCHES = 3  # two rounds and the hold-out
@@ -181,7 +182,12 @@ def test_a_use_case_has_a_search_of_its_own_under_its_rules_and_phase_5_takes_it
         "data_version": "training_data_curated@0", "approve_policy": "score", "training_examples": 1, "hyperparameters": "{}",
     }  # fmt: skip
     lake["finetuning_runs"].append(pl.DataFrame([tuned | {"id": arm, "arm": arm} for arm in ("curated", "control")]))
-    arguments = ["-p", f"task={root / 'shout.py'}", "-p", f"base_url={url}", "-p", "leak_threshold=1.0"]
+    arguments = [
+        "-p",
+        f"task={root / 'shout.py'}",
+        "-p",
+        f"base_url={url}",
+    ]  # questions that differ by their number are no leaks
     arislab("run", "evaluate", *arguments, "-p", "use_case=tech", root=root)
     asked = lake["evaluations"].read().join(who, on="candidate_id")
     assert asked.select("use_case", "split").unique().rows() == [("tech", "test")]
@@ -193,6 +199,19 @@ def test_a_use_case_has_a_search_of_its_own_under_its_rules_and_phase_5_takes_it
     for messages in shown["messages"]:
         assert [m["content"] for m in json.loads(messages)[1:-1]] == expected
     assert shown.height == 24
+
+    seen = asked["candidate_id"].min()
+    person = lake["candidates"].read().filter(candidate_id=seen).row(0, named=True)
+    question = load(root / "shout.py").to_messages(person | {"profile": json.loads(person["profile"])})[-1]
+    chat = json.dumps([question | {"content": f"**{question['content'].upper()}**!"}])
+    leaking = lake["training_data_curated"].read().head(1).with_columns(id=pl.lit("planted"), messages=pl.lit(chat))
+    lake["training_data_curated"].append(leaking)
+    arislab("run", "evaluate", *arguments, "-p", "use_case=tech", "-p", "leaks=drop", root=root)
+    again = lake["evaluations"].read().filter(~pl.col("evaluation_id").is_in(asked["evaluation_id"].unique().implode()))
+    assert set(again["candidate_id"]) == set(asked["candidate_id"]) - {seen}
+    record = max((root / "papermill_runs").glob("*evaluate*")) / "run.json"
+    numbers = json.loads(record.read_text())["headline"]
+    assert (numbers["leaks"], numbers["leaks_taken_out"], numbers["baseline"]["n"]) == (1, seen, 23)
 
     found = json.loads(arislab("export", "--icl", "--use-case", "tech", "--task", root / "shout.py", root=root))
     assert [m["content"] for m in found["messages"][1:-1]] == expected

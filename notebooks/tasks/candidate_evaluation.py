@@ -96,9 +96,10 @@ def field(output, name):
 
 def names(text, profile):
     """The skills that a phrase names, also foreign ones: words with a capital letter, and known words without."""
-    known = {*profile["skills"], *profile["needs"]}
-    words = re.findall(r"[A-Za-z]+", str(text).replace(profile["title"], ""))
-    return {w for i, w in enumerate(words) if w in known or (i > 0 and w != w.lower())}
+    known, text = {*profile["skills"], *profile["needs"]}, str(text).replace(profile["title"], "")
+    words = re.findall(r"[^\W\d_]+", text)
+    spelt = {skill for skill in known if not skill.isascii() and skill in text}  # no script but ours is cut into words
+    return spelt | {w for i, w in enumerate(words) if w in known or (i > 0 and w.isascii() and w != w.lower())}
 
 
 def years(text):

@@ -2,6 +2,9 @@
 
 What these rules can see: refusals, answers cut short, loops, echoes of the question, answers that ignore its words or barely say
 anything. What they cannot see: whether an answer is true. Use it to drop the worst, and put a judge or people on the rest.
+
+Other scripts are judged by the same rules: where words are not separated by spaces, by characters. What only English can be seen
+by (refusals, words that say nothing) is null there, and so is the full stop where a script has none.
 """
 
 import math
@@ -16,6 +19,16 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[a-z0-9']+")
+# beyond ASCII a word is what stands between spaces and punctuation, which spares the vowel signs of Indic scripts
+_ANY_WORD = re.compile(
+    r"[^\s!-&(-/:-@\[-`{-~\u00a1\u00ab\u00b7\u00bb\u00bf\u0387\u05be\u060c\u061b\u061f\u06d4\u0964\u0965\u104a\u104b\u17d4-\u17da"
+    r"\u2000-\u206f\u3000-\u3004\u3008-\u303f\u30fb\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]+"
+)
+_IDEOGRAPHIC = "\u3005-\u3007\u3040-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_ALPHABETIC = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Myanmar, Khmer: written without spaces too
+_UNSPACED = re.compile(f"[{_IDEOGRAPHIC}{_ALPHABETIC}]|[^{_IDEOGRAPHIC}{_ALPHABETIC}]+")
+_PER_WORD = ((re.compile(f"[{_IDEOGRAPHIC}]"), 2), (re.compile(f"[{_ALPHABETIC}]"), 4))  # characters that a word takes
+_ENDS = frozenset(".!?)]}\"'`:*|>0123456789”’。！？…؟۔।॥။។៕։」』）】》»›")
 _STOP = frozenset(
     [
         "about",
@@ -97,44 +110,74 @@ def to_messages(candidate):
 
 @lru_cache(maxsize=2)
 def words(text):
-    """Lower-case words of a text; kept for the next scorer."""
-    return _WORD.findall(text.lower())
+    """Lower-case words of a text, single characters where a script does not separate words; kept for the next scorer."""
+    if text.isascii():
+        return _WORD.findall(text.lower())
+    return [part for word in _ANY_WORD.findall(text.lower()) for part in _UNSPACED.findall(word)]
+
+
+@lru_cache(maxsize=2)
+def n_words(text):
+    """How many words a text has; where they are not separated, about as many as its characters would make."""
+    if text.isascii():
+        return len(words(text))
+    units = {unit: 1 / n for pattern, n in _PER_WORD for unit in set(words(text)) if pattern.match(unit)}
+    return round(sum(units.get(word, 1) for word in words(text)))
+
+
+def runs(text, size):
+    """All runs of `size` neighbouring words of a text."""
+    run = words(text)
+    return list(zip(*(run[i:] for i in range(size)), strict=False))
+
+
+def run_size(text):
+    """How many units make four words."""
+    return max(4, round(4 * len(words(text)) / max(1, n_words(text))))
+
+
+@lru_cache(maxsize=2)
+def latin(text):
+    """Whether a text is mostly written in the script that the English rules know."""
+    letters = [c for c in text if c.isalpha()]
+    return text.isascii() or sum(c < "\u0250" for c in letters) > len(letters) / 2
 
 
 def answers(output):
-    """No refusal within the first 300 characters."""
-    return not _REFUSAL.search(output[:300])
+    """No refusal within the first 300 characters; null in other scripts, whose refusals it does not know."""
+    return not _REFUSAL.search(output[:300]) if latin(output) else None
 
 
 def complete(output):
-    """Ends like a finished text, and every code block is closed."""
+    """Ends like a finished text, and every code block is closed; null for a letter of a script without full stops."""
     text = output.rstrip()
     if not text or text.count("```") % 2:
         return 0.0
-    return 1.0 if text[-1] in ".!?)]}\"'`:*|>0123456789”’。" else 0.5
+    if "\u0e00" <= text[-1] <= "\u0eff":  # Thai and Lao
+        return None
+    return 1.0 if text[-1] in _ENDS or text[-1].isdigit() else 0.5
 
 
 def no_loop(output):
     """Share of 4-word runs that are not repeats; a looping model scores near 0."""
-    run = words(output)
-    if len(run) < 8:
+    if n_words(output) < 8:
         return 1.0
-    grams = list(zip(run, run[1:], run[2:], run[3:], strict=False))
-    return min(1.0, len(set(grams)) / len(grams) / 0.9)
+    grams = runs(output, run_size(output))
+    return min(1.0, len(set(grams)) / max(1, len(grams)) / 0.9)
 
 
 def not_an_echo(input, output):
     """Share of the answer's 4-word runs that do not stand in the question; a task such as proofreading may repeat half."""
-    run, asked = words(output), words(input)
-    if len(run) < 4:
+    grams = set(runs(output, run_size(output)))
+    if not grams:
         return 1.0
-    grams = set(zip(run, run[1:], run[2:], run[3:], strict=False))
-    seen = set(zip(asked, asked[1:], asked[2:], asked[3:], strict=False))
-    return min(1.0, 2 * (1 - len(grams & seen) / len(grams)))
+    return min(1.0, 2 * (1 - len(grams & set(runs(input, run_size(output)))) / len(grams)))
 
 
 def on_topic(input, output):
     """Share of the question's content words that the answer takes up, half of them being enough; null without any."""
+    if not (latin(input) and latin(output)):
+        return None
     asked = {w[:5] for w in words(input) if len(w) > 3 and w not in _STOP}
     if not asked:
         return None
@@ -144,15 +187,14 @@ def on_topic(input, output):
 
 def developed(output):
     """Grows with the logarithm of the length, from 0 at 5 words to 1 at 300."""
-    n = len(words(output))
-    return min(1.0, max(0.0, math.log(max(n, 1) / 5) / math.log(300 / 5)))
+    return min(1.0, max(0.0, math.log(max(n_words(output), 1) / 5) / math.log(300 / 5)))
 
 
 def structured(output):
     """Long answers with paragraphs or lists are easier to use; short ones need none (null)."""
-    if len(words(output)) < 120:
+    if n_words(output) < 120:
         return None
-    breaks = output.count("\n\n") + len(re.findall(r"^\s*(?:[-*•]|\d+[.)])\s", output, re.MULTILINE))
+    breaks = output.count("\n\n") + len(re.findall(r"^\s*(?:[-*•・]\s|\d+(?:[.)]\s|[、．]))", output, re.MULTILINE))
     return min(1.0, breaks / 3)
 
 
@@ -170,7 +212,7 @@ WEIGHTS = {
 
 def difficulty(candidate):
     """Length of the instruction, from 0 at 5 words to 1 at 200."""
-    n = len(words(candidate["profile"]["input"]))
+    n = n_words(candidate["profile"]["input"])
     return min(1.0, max(0.0, math.log(max(n, 1) / 5) / math.log(200 / 5)))
 
 
