@@ -57,7 +57,9 @@ def demo(
         f"demo finished in {time.monotonic() - began:.0f} s; records in {where / 'papermill_runs'}; `arislab runs` lists them, `arislab sql` asks the lake"
     )
     if until == "evaluate":
-        print("approval policy: score (nobody reviewed; review in notebooks/review.ipynb, then run 2_curate again)")
+        print(
+            "approval policy: score (nobody reviewed; review in notebooks/review.ipynb, then run icl and finetune with -p approve reviewed)"
+        )
 
 
 @app.command(context_settings={"help_option_names": []})
@@ -191,8 +193,8 @@ def export(
     stored = lake["training_data_curated"].read(version=then["training_data_curated"])
     curated = decisions.fold(stored, lake["reviews"].read(version=then["reviews"])) if "reviews" in then else stored
     found = forms.messages(chosen, curated, lake["candidates"].read(where={"split": "train"}), spec)
-    now = curation.usable(stored, lake["reviews"].read(), approve=chosen["approve_policy"])["id"].to_list()
-    if withdrawn := [name for name in chosen["example_ids"] if name not in now]:
+    policy = chosen["approve_policy"]
+    if withdrawn := curation.withdrawn(chosen["example_ids"], stored, lake["reviews"].read(), approve=policy):
         print(
             f"arislab: WARNING: {len(withdrawn)} of {chosen['k']} examples may not be used any more by the decisions of today (first: "
             f"{withdrawn[0]!r}); `arislab run icl` chooses anew.",

@@ -105,6 +105,19 @@ def usable(curated: pl.DataFrame, reviews: pl.DataFrame, *, approve: str) -> pl.
     return decisions.standing(curated, reviews).filter(pl.col("split") == "train", is_free).select(curated.columns)
 
 
+def withdrawn(ids: Sequence[str], curated: pl.DataFrame, reviews: pl.DataFrame, *, approve: str | None) -> list[str]:
+    """Return those of the ids that the decisions of today no longer let be used.
+
+    Args:
+        ids: Of examples that were shown or learned.
+        curated: The rows of ``training_data_curated`` that they came from.
+        reviews: Every event so far.
+        approve: The policy under which they were used; null (older records): score.
+    """
+    now = set(usable(curated, reviews, approve=approve or "score")["id"])
+    return [name for name in ids if name not in now]
+
+
 def data_version(versions: Mapping[str, int | None]) -> str:
     """Return what a record says of the tables that its examples came from; a table that does not exist yet is left out.
 

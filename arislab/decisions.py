@@ -126,14 +126,18 @@ def complete(reviews: pl.DataFrame) -> pl.DataFrame:
     return reviews.with_columns(late).select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
 
 
+def in_order(reviews: pl.DataFrame) -> pl.DataFrame:
+    """Return all events, each once, by seq (older ones, without it, by decided_at), then by decided_at and event_id."""
+    events = complete(reviews).sort(_MOMENT, "decided_at", "event_id")
+    return events.unique("event_id", keep="first", maintain_order=True)
+
+
 def live(reviews: pl.DataFrame) -> pl.DataFrame:
     """Return the events that still count, in their order: each once, without undos and what they take back.
 
     A reviewer can take back only their own events, and an undo itself cannot be undone: decide again instead.
-    Events are ordered by seq (older ones, without it, by decided_at), then by decided_at and event_id.
     """
-    events = complete(reviews).sort(_MOMENT, "decided_at", "event_id")
-    events = events.unique("event_id", keep="first", maintain_order=True)
+    events = in_order(reviews)
     undos = events.filter(pl.col("decision") == "undo", pl.col("undoes").is_not_null())
     return events.filter(pl.col("decision") != "undo").join(
         undos.select("reviewer", event_id="undoes"), on=["reviewer", "event_id"], how="anti", maintain_order="left"
@@ -149,16 +153,16 @@ def kind_of(verdict: Mapping[str, Any]) -> str:
         return str(verdict["decision"])
     if verdict["edited_output"] is not None:
         return "edit"
-    return "reject" if verdict["labels"] and "reject" in json.loads(verdict["labels"]) else "approve"
+    return "reject" if "reject" in _labels(verdict["labels"]) else "approve"
 
 
-def is_about(verdict: Mapping[str, Any], output: str | None, question: str | None) -> bool:
-    """Whether an event was made in front of this answer to this question.
-
-    An event without asked_sha256 (older ones) says nothing of the question; one without shown_sha256 is about no text.
-    """
-    is_asked = verdict["asked_sha256"] in (None, sha256(question))
-    return is_asked and verdict["shown_sha256"] == sha256(output)
+def _labels(text: str | None) -> list[str]:
+    """The labels of an event; a text that is no JSON list is one label."""
+    try:
+        labels = json.loads(text or "[]")
+    except ValueError:
+        labels = text
+    return labels if isinstance(labels, list) else [str(labels)]
 
 
 # ---- the fold ---------------------------------------------------------------------------------------------------------
@@ -178,10 +182,12 @@ class _Standing:
 
 def _stand(original: str, question: str | None, verdicts: Sequence[dict[str, Any]]) -> _Standing:
     """Fold the verdicts about one request, oldest first."""
-    texts, applied, stale = {sha256(original): original}, dict[str, Any](), dict[str, Any]()
+    texts, asked = {sha256(original): original}, sha256(question)
+    applied, stale = dict[str, Any](), dict[str, Any]()
     for verdict in verdicts:
         name, shown = verdict["reviewer"], texts.get(verdict["shown_sha256"])
-        if shown is None or not is_about(verdict, shown, question) or not _is_fit(verdict, shown):
+        is_asked = verdict["asked_sha256"] in (None, asked)
+        if shown is None or not is_asked or not _is_fit(verdict, shown):
             stale[name] = verdict
             continue
         after = verdict["edited_output"] if _edits(verdict) else shown

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from arislab import decisions
 from arislab.errors import PrerequisiteError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def follow(lake: "Lake", name: str) -> dict[str, pl.DataFrame]:
         "training_runs": lake["training_runs"].read(where={"run_id": asked["run_id"]}),
         "training_data_raw": raw,
         "training_data_scored": scored.sort("created_at"),
-        "reviews": reviews.sort("decided_at"),
+        "reviews": decisions.in_order(reviews).select("event_id").join(reviews, on="event_id", maintain_order="left"),
         "training_data_curated": curated,
         "icl_trials": trials,
         "icl_examples": sets.sort("created_at"),
@@ -187,11 +188,20 @@ def _scores(found: dict[str, pl.DataFrame]) -> list[str]:
 
 
 def _reviews(found: dict[str, pl.DataFrame]) -> list[str]:
+    texts = {text for row in _rows(found, "training_data_curated")[-1:] for text in _readings(row)}
+    known = {decisions.sha256(text) for text in texts}
     return [
         f"{row['decided_at']:%Y-%m-%d %H:%M} {row['reviewer']}: {row['decision']}"
         + (f" to {_cut(row['edited_output'])}" if row["edited_output"] else "")
+        + (" (of another text)" if known and row["shown_sha256"] not in known and row["decision"] != "undo" else "")
         for row in _rows(found, "reviews")
     ] or ["nobody reviewed it"]
+
+
+def _readings(row: dict[str, Any]) -> list[str]:
+    """The texts that a curated row stands for: its answer, and what it was before it was edited."""
+    original = decisions.metadata_of(row["metadata"]).get("original_output")
+    return [row["output"], *([] if original is None else [original])]
 
 
 def _kept(found: dict[str, pl.DataFrame]) -> list[str]:

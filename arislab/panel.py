@@ -147,7 +147,7 @@ def _head(counts: dict[str, int]) -> str:
 def _done(counts: dict[str, int]) -> str:
     if not counts["total"]:
         return "Nothing waits for review. Run 2_curate first (arislab run curate), then this notebook again."
-    return "All done, thank you. Run 2_curate again: it folds the decisions into the curated rows."
+    return "All done, thank you. Phases 3 and 4 use the decisions at once; run 2_curate again to score what was edited."
 
 
 def _card(row: dict[str, Any]) -> str:
@@ -161,7 +161,7 @@ def _card(row: dict[str, Any]) -> str:
     chips += ["edited before"] if "original_output" in metadata else []
     chips += [f"queued: {row['why']}"] if row.get("why") else []
     if row.get("stale"):
-        chips += [f"before it changed: {row['stale']} by {row['stale_by']}"]
+        chips += [f"{row['stale']} by {row['stale_by']}, of another text"]
     score = "not scored" if quality is None else f"quality {quality:.2f}"
     output = row["output"] or ""
     is_laid_out = output.lstrip().startswith(("{", "["))

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from arislab import structured
-from arislab.decisions import SCHEMA, complete, event, is_about, is_json, json_error, standing
+from arislab.decisions import SCHEMA, complete, event, is_json, json_error, sha256, standing
 from arislab.decisions import fold as fold
 from arislab.decisions import live as live
 from arislab.decisions import progress as progress
@@ -104,6 +104,9 @@ class Panel:
                 f"the queue has no column {missing[0]!r}; it has {', '.join(queue.columns)}. Make it with review.queue(curated, …)."
             )
         self._rows = {row["custom_id"]: row for row in queue.iter_rows(named=True)}
+        digests = [(c, sha256(row["output"]), sha256(row["input"])) for c, row in self._rows.items()]
+        names = ["custom_id", "shown_sha256", "question_sha256"]
+        self._texts = pl.DataFrame(digests, schema=dict.fromkeys(names, pl.String), orient="row")
         self._events = pl.DataFrame(schema=SCHEMA)
         if reviews is not None:
             self._events = complete(reviews)
@@ -152,9 +155,10 @@ class Panel:
 
     def _passed(self) -> dict[str, str]:
         """Decisions of this reviewer about rows of the queue, as they read now."""
-        own = self._own().filter(pl.col("decision") != "label", pl.col("custom_id").is_in(list(self._rows)))
-        rows = [(one, self._rows[one["custom_id"]]) for one in own.iter_rows(named=True)]
-        return {one["custom_id"]: one["decision"] for one, row in rows if is_about(one, row["output"], row["input"])}
+        own = self._own().filter(pl.col("decision") != "label")
+        about = own.join(self._texts, on=["custom_id", "shown_sha256"], maintain_order="left")
+        is_asked = pl.col("asked_sha256").is_null() | (pl.col("asked_sha256") == pl.col("question_sha256"))
+        return dict(about.filter(is_asked).select("custom_id", "decision").iter_rows())
 
     def _show(self, custom_id: str | None) -> None:
         passed = self._passed()

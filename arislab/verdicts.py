@@ -81,7 +81,8 @@ def represent(rows: pl.DataFrame, judged: pl.DataFrame, *, threshold: float, see
 
     An approved or edited answer represents its near-duplicates whatever their quality. A rejected one takes its near-duplicates out with it,
     also if it is the answer of a model that is not curated now: they are as doubtful, and nobody has looked at them. Whoever thinks
-    otherwise raises the threshold. What people approved goes by their word, however alike it is to what they rejected.
+    otherwise raises the threshold. What people approved goes by their word, however alike it is to what they rejected. An answer whose
+    earlier text was rejected represents before those that nobody judged: it waits for a person, and they with it.
 
     Args:
         rows: custom_id, input, output, quality: the answers to choose from.
@@ -98,8 +99,12 @@ def represent(rows: pl.DataFrame, judged: pl.DataFrame, *, threshold: float, see
     rejected = holding.filter(is_bad)
     elsewhere = rejected.join(texts, on="custom_id", how="anti").select("custom_id", "input", "output")
     bad = pl.concat([texts.join(rejected, on="custom_id", how="semi"), elsewhere], how="diagonal")
+    doubtful = judged.filter(~pl.col("holds"), is_bad)["custom_id"].to_list()
     good = texts.join(holding.filter(~is_bad), on="custom_id", how="semi")
     rest = texts.join(holding, on="custom_id", how="anti")
+    rest = rest.with_columns(
+        quality=pl.when(pl.col("custom_id").is_in(doubtful)).then(2).otherwise("quality")
+    )  # before all others
     marks = [_NONE.clear()]
     while (
         bad.height
@@ -122,8 +127,8 @@ _NONE = pl.DataFrame(
 
 def _alike(first: pl.DataFrame, others: pl.DataFrame, *, threshold: float, seed: int) -> pl.DataFrame:
     """Return the near-duplicates among rows, those of ``first`` before the others: custom_id, duplicate_of, similarity."""
-    quality = pl.col("quality").cast(pl.Float64).fill_nan(None).fill_null(-1)  # 0..1: three levels that do not meet
-    ranked = [rows.with_columns(_rank=quality + 3 * level) for level, rows in ((1, first), (0, others))]
+    quality = pl.col("quality").cast(pl.Float64).fill_nan(None).fill_null(-1)  # 0..1, or 2: levels do not meet
+    ranked = [rows.with_columns(_rank=quality + 4 * level) for level, rows in ((1, first), (0, others))]
     found = selection.near_duplicates(
         pl.concat(ranked), on=["input", "output"], threshold=threshold, prefer="_rank", seed=seed
     )

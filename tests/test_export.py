@@ -19,7 +19,7 @@ import pytest
 from conftest import CHECKOUT, need
 from nbformat.v4 import new_code_cell, new_notebook
 
-from arislab import batch, evaluate, export, icl, records, runs
+from arislab import batch, decisions, evaluate, export, icl, records, runs
 from arislab.__main__ import main
 from arislab.errors import PrerequisiteError
 from arislab.task import load
@@ -360,6 +360,27 @@ def exported(capsys, monkeypatch, *more):
         main()
     told = capsys.readouterr()
     return ended.value.code, told.out, told.err
+
+
+def test_an_example_that_was_rejected_since_is_named_and_an_edit_by_then_is_shown(chosen, capsys, monkeypatch):
+    rows = {row["id"]: row for row in chosen["training_data_curated"].read().to_dicts()}
+    mended = '{"score": 0.5}'
+    chosen["reviews"].append(decisions.event(rows[IDS[1]], "edit", reviewer="Ada", edited_output=mended))
+    row = chosen["icl_examples"].read(where={"use_case": "general"}).drop("run_id", "created_at")
+    chosen["icl_examples"].upsert(row.with_columns(data_version=pl.lit("training_data_curated@0 reviews@0")))
+    code, out, err = exported(capsys, monkeypatch)
+    assert (code, err) == (0, "")
+    answers = [m["content"] for m in json.loads(out)["messages"] if m["role"] == "assistant"]
+    assert answers == [mended if i == IDS[1] else rows[i]["output"] for i in IDS]
+    chosen["reviews"].append(decisions.event(rows[IDS[0]], "reject", reviewer="Ada"))
+    code, out, err = exported(capsys, monkeypatch)
+    assert (code, f"1 of 3 examples may not be used any more by the decisions of today (first: {IDS[0]!r})" in err) == (
+        0,
+        True,
+    )
+    assert [m["content"] for m in json.loads(out)["messages"] if m["role"] == "assistant"] == answers, (
+        "the set as it was chosen"
+    )
 
 
 def test_the_message_list_holds_the_chosen_examples_in_order_and_says_where_it_comes_from(chosen, capsys, monkeypatch):

@@ -19,7 +19,7 @@ ARROWS = {
     "conditions": set(),
     "storage": set(),
     "lake": {"conditions", "digests", "interactive", "lineage", "place", "storage", "tables"},
-    "lineage": {"lake"},  # for type checkers only
+    "lineage": {"decisions", "lake"},  # lake: for type checkers only
     "canonical": {"place"},
     "place": set(),
     "formats": set(),

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from conftest import people
 
-from arislab import lineage
+from arislab import decisions, lineage
 from arislab.__main__ import main
 from arislab.errors import PrerequisiteError
 
@@ -137,6 +137,20 @@ def test_an_arm_is_linked_only_if_its_prompt_showed_the_row(lived):
         pl.DataFrame([raw(0, custom_id=f"e-icl-{c}", candidate_id=c, messages=shorter) for c in ("x", "y")])
     )
     assert lived.lineage("r-0000")["evaluations"]["arm"].unique().to_list() == ["finetuned"]
+
+
+def test_decisions_are_told_in_their_order_and_those_about_another_text_as_such(lived):
+    now = example(0)
+    seen = decisions.event(now | {"output": "SAY NOTHING"}, "reject", reviewer="Ada")
+    later = decisions.event(now, "approve", reviewer="Grace", seen=seen)
+    earlier = later["decided_at"].dt.offset_by("-2d")  # a clock that was set back
+    lived["reviews"].append(pl.concat([later.with_columns(decided_at=earlier), seen]))
+    told = [
+        line.strip()[17:]
+        for line in lineage.as_text(lived.lineage("r-0000")).splitlines()
+        if "Ada" in line or "Grace" in line
+    ]
+    assert told == ["Ada: reject (of another text)", "Grace: approve"]
 
 
 def test_a_test_answer_says_what_it_is(lived):

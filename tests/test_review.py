@@ -519,7 +519,7 @@ def test_a_decision_about_another_text_is_stale_and_never_applied():
     assert set(again["stale"]) == {"approve", "reject", "edit"}
     panel = review.Panel(again, reviewer="Ada", decide=log, reviews=log.reviews)
     assert panel.counts["left"] == 3, "what Ada decided about another text is not decided"
-    assert f"before it changed: {panel.current['stale']} by Ada" in (panel.widget and panel._view.card.value)
+    assert f"{panel.current['stale']} by Ada, of another text" in (panel.widget and panel._view.card.value)
     assert panel.approve()
     assert review.fold(now, log.reviews)["approved"].sum() == 1
     assert review.fold(then, log.reviews)["approved"].sum() == 2, "the old text has its old verdict, or none"
@@ -638,7 +638,8 @@ def made(drawn):
     return pl.DataFrame(
         [
             {
-                "event_id": f"e{i:02d}", "custom_id": custom_id, "reviewer": who, "decision": decision, "labels": "[]",
+                "event_id": f"e{i:02d}", "custom_id": custom_id, "reviewer": who, "decision": decision,
+                "labels": ["[]", '["reject"]', None, "reject"][at],
                 "edited_output": edit(i) if decision in ("edit", "adjudicate") and i % 2 == 0 else None,
                 "shown_sha256": decisions.sha256(shown), "asked_sha256": decisions.sha256("input 0") if back % 3 == 0 else None,
                 "decided_at": NOON + timedelta(seconds=at), "undoes": f"e{back:02d}" if decision == "undo" else None,
@@ -663,6 +664,10 @@ def test_the_fold_loses_nothing_and_depends_on_no_order(drawn, shuffle, cut):
     assert_frame_equal(review.fold(before, reviews[order]), after)
     assert_frame_equal(review.fold(before, pl.concat([reviews, reviews[order]])), after)
     assert_frame_equal(review.fold(after, reviews), after)
+    said = {decisions.sha256(text) for text in reviews["edited_output"].drop_nulls()} | set(reviews["shown_sha256"])
+    assert {decisions.sha256(text) for text in after.filter("approved")["output"]} <= said, (
+        "nobody saw, or wrote, that text"
+    )
     stepwise = review.fold(review.fold(before, reviews[:cut]), reviews)
     assert_frame_equal(stepwise.drop("updated_at"), after.drop("updated_at"))
     assert review.progress(before, reviews)["rows"].sum() == 3

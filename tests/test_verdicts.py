@@ -9,6 +9,7 @@ from matplotlib import pyplot
 from test_cli import arislab
 
 from arislab import curation, decisions, icl, review, verdicts
+from arislab.errors import ParameterError
 from arislab.lake import Lake
 from arislab.runs import parameters_of
 from arislab.task import load
@@ -263,6 +264,19 @@ def test_a_rejected_answer_that_resembles_another_still_takes_out_what_resembles
     assert verdicts.represent(rows, kept, threshold=0.7, seed=1)["duplicate_of"].to_list() == [None, "a", None, None]
 
 
+def test_an_answer_whose_rejected_text_changed_goes_before_its_copies_and_waits(root):
+    lake = imported(root, {land: answer(land) for land in LANDS[:5]})
+    curate(root)
+    decide(lake, reject)
+    imported(root, second_model(LANDS[:5]))  # the same requests, a word more: what was rejected is nowhere any more
+    imported(root, {land: answer(land, words=13, tail=" indeed") for land in LANDS[:5]}, model="two")
+    curated = curate(root, duplicate_threshold=0.5)["curated"]
+    assert curated["id"].sort().to_list() == sorted(f"r-one-{land}" for land in LANDS[:5])
+    assert curated["needs_review"].all()
+    with pytest.raises(ParameterError, match="5 stale"):
+        trained(root)
+
+
 def test_an_edited_answer_is_scored_and_compared_as_it_now_reads(root):
     lake = imported(root, {land: answer(land) for land in LANDS[:6]})
     before = dict(curate(root)["curated"].select("id", "quality_score").iter_rows())
@@ -335,6 +349,6 @@ def test_the_story_by_the_command_line(root):
     told = arislab("run", "curate", "-p", f"task={task}", "-p", "keep_fraction=1.0", root=root)
     assert f"n_approved_not_kept {n - 4}" in " ".join(told.split())
     assert lake["training_data_curated"].read()["approved"].sum() == 0
-    with pytest.raises(Exception, match="leaves none of"):
+    with pytest.raises(ParameterError, match="leaves none of"):
         trained(root, approve="reviewed")
     assert not {text for text in trained(root) if "Town" not in text}
