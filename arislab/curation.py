@@ -30,7 +30,8 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
     """
     if not kept.height:
         raise ParameterError(
-            "the cut keeps no row; lower keep_threshold or raise keep_fraction. The curated set stays as it was."
+            "the cut keeps no row; lower keep_threshold or raise keep_fraction (if no row has a quality, see what the scorers return). The curated set "
+            "stays as it was."
         )
     people = {
         row["candidate_id"]: row | {"profile": json.loads(row["profile"])}

@@ -86,6 +86,29 @@ def halves(
     return shuffled.head(n), shuffled.slice(n, n_holdout)
 
 
+def sizes(k: int | Sequence[int], *, pool: pl.DataFrame, n_approved: int) -> list[int]:
+    """Return the numbers of examples to compare, each once, in order.
+
+    Args:
+        k: Examples a set; one number, or several.
+        pool: Examples to choose from.
+        n_approved: Examples that the pool was taken from.
+
+    Raises:
+        ParameterError: There is none, or one that is not in 1..size of the pool.
+    """
+    given: list[Any] = list(k) if isinstance(k, list | tuple) else [k]
+    if not given:
+        raise ParameterError("k is an empty list; give the number of examples a set, or several.")
+    for size in given:
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= pool.height:
+            raise ParameterError(
+                f"k must be 1..{pool.height} (the size of the pool), got {size!r}; {n_approved:,} examples are approved: show fewer, approve more in "
+                "review.ipynb, or raise pool_size."
+            )
+    return sorted(set(given))
+
+
 @dataclass(frozen=True, repr=False)
 class Search:
     """What a search tried and chose; valid after every round."""
@@ -270,8 +293,6 @@ def _checked(
     banned: Sequence[str],
 ) -> pl.DataFrame:
     """Return the examples that may be chosen, sorted by id, or refuse."""
-    if not ks:
-        raise ParameterError("k is an empty list; give the number of examples a set, or several.")
     if not validation.height:
         raise ParameterError(
             "there are no validation candidates; compose or import more, so that the validation split has some."
@@ -288,9 +309,7 @@ def _checked(
             "the pool holds answers about validation candidates; take examples from the train split only."
         )
     pool = pool.filter(~pl.col("id").is_in(list(banned))).sort("id")
-    for k in ks:
-        if not 1 <= k <= pool.height:
-            raise ParameterError(f"k must be 1..{pool.height} (the size of the pool), got {k}.")
+    sizes(ks, pool=pool, n_approved=pool.height)
     return pool
 
 

@@ -21,7 +21,7 @@ WHOLE: dict[str, tuple[int, int, str]] = {
     "n_test": (1, _MANY, "test candidates to ask about"),
     "n_search": (1, _MANY, "validation candidates for the search"),
     "n_holdout": (1, _MANY, "validation candidates for the report"),
-    "n_review": (0, _MANY, "rows to queue for review"),
+    "n_review": (1, _MANY, "rows to queue for review"),
     "pool_size": (1, 1_000_000, "examples to choose from"),
     "budget": (1, _MANY, "requests that the search may spend"),
     "seed": (0, 2**32 - 1, "of everything random"),
@@ -30,15 +30,24 @@ WHOLE: dict[str, tuple[int, int, str]] = {
 NUMBERS: dict[str, tuple[float, float, str]] = {
     "temperature": (0.0, 2.0, "of sampling, 0 for greedy"),
     "budget_usd": (0.0, 1e9, "most money to spend, USD; 0 for no limit"),
+    "keep_threshold": (0.0, 1.0, "lowest quality to keep"),
+    "margin": (-1.0, 1.0, "smallest gain in quality that is worth a promotion"),
 }
 """Name to lowest, highest and meaning of other numbers."""
+FRACTIONS: dict[str, str] = {
+    "keep_fraction": "it is a fraction: 0.2 keeps one in five",
+    "max_share": "it is a fraction: 0.3 lets no category fill more than three in ten",
+    "duplicate_threshold": "0.8 means that 8 of 10 shingles are shared",
+    "leak_threshold": "0.8 means that 8 of 10 shingles are shared",
+}
+"""Name to meaning of what must be above 0 and at most 1."""
 
 
 def check(**given: Any) -> None:
     """Refuse the first parameter that is out of range.
 
     Args:
-        given: Parameters by name: those of ``WHOLE`` and ``NUMBERS``; ``usd_per_million`` (none, or two prices from 0 on); ``resend``
+        given: Parameters by name: those of ``WHOLE``, ``NUMBERS`` and ``FRACTIONS``; ``usd_per_million`` (none, or two prices from 0 on); ``resend``
             (statuses of ``lines.ASK``); every other one is a text that must not be empty or blank.
 
     Raises:
@@ -48,14 +57,8 @@ def check(**given: Any) -> None:
         >>> check(samples=1, temperature=0.9)
     """
     for name, value in given.items():
-        if name in WHOLE:
-            low, high, meaning = WHOLE[name]
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ParameterError(f"{name} must be a whole number from {low} to {high:,}, got {value!r}; {meaning}.")
-        elif name in NUMBERS:
-            least, most, meaning = NUMBERS[name]
-            if not _is_number(value) or not least <= value <= most:
-                raise ParameterError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}; {meaning}.")
+        if name in (*WHOLE, *NUMBERS, *FRACTIONS):
+            _check_number(name, value)
         elif name == "usd_per_million":
             if len(value) not in (0, 2) or not all(_is_number(price) and price >= 0 for price in value):
                 raise ParameterError(
@@ -66,6 +69,19 @@ def check(**given: Any) -> None:
                 raise ParameterError(f"resend must name statuses of {', '.join(ASK)}, got {strange[0]!r}.")
         elif not isinstance(value, str) or not value.strip():
             raise ParameterError(f"{name} must not be empty, got {value!r}; leave the parameter out for its default.")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if name in WHOLE:
+        low, high, meaning = WHOLE[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ParameterError(f"{name} must be a whole number from {low} to {high:,}, got {value!r}; {meaning}.")
+    elif name in NUMBERS:
+        least, most, meaning = NUMBERS[name]
+        if not _is_number(value) or not least <= value <= most:
+            raise ParameterError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}; {meaning}.")
+    elif not _is_number(value) or not 0 < value <= 1:
+        raise ParameterError(f"{name} must be in (0, 1], got {value!r}; {FRACTIONS[name]}.")
 
 
 def _is_number(value: Any) -> bool:

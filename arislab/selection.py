@@ -43,6 +43,8 @@ class Selection:
     """Scored rows whose quality equals `threshold`."""
     n_tied_kept: int
     """Those of them that were kept."""
+    n_wanted: int | None = None
+    """Rows that the rule asks for (`keep_top`); more than `n_kept` where a quota leaves none. None: no fixed number."""
 
     @property
     def kept(self) -> pl.DataFrame:
@@ -55,7 +57,9 @@ class Selection:
         cut = "" if self.threshold is None else f"; cut at {self.threshold:.4g}"
         ties = f", {self.n_tied_kept:,} of {self.n_tied_at_cut:,} tied there kept" if self.n_tied_at_cut > 1 else ""
         unscored = f"; {self.n_unscored:,} unscored left out" if self.n_unscored else ""
-        return f"{self.rule}: kept {self.n_kept:,} of {n_scored:,} scored rows{share}{cut}{ties}{unscored}"
+        short = self.n_wanted is not None and self.n_kept < self.n_wanted
+        wanted = f", {self.n_wanted:,} were wanted" if short else ""
+        return f"{self.rule}: kept {self.n_kept:,} of {n_scored:,} scored rows{share}{wanted}{cut}{ties}{unscored}"
 
 
 def keep_top(
@@ -110,8 +114,10 @@ def keep_top(
         rule += f", at most {limit:,} rows of one {quota}"
     kept = np.zeros(len(frame), dtype=bool)
     kept[order[:n_target]] = True
+    if len(order) < n_target:
+        rule += f" (only {len(order):,} of {n_target:,} wanted: the other rows of each {quota} are above its share)"
     threshold = quality.filter(pl.Series(kept)).min()
-    return _selection(frame, quality, kept, rule=rule, threshold=threshold)
+    return _selection(frame, quality, kept, rule=rule, threshold=threshold, n_wanted=n_target)
 
 
 def keep_above(frame: pl.DataFrame, *, threshold: float = 0.8, by: str = "quality") -> Selection:
@@ -257,7 +263,13 @@ def _order(quality: pl.Series, ids: pl.Series, *, seed: int) -> Ints:
 
 
 def _selection(
-    frame: pl.DataFrame, quality: pl.Series, kept: NDArray[np.bool_], *, rule: str, threshold: Any
+    frame: pl.DataFrame,
+    quality: pl.Series,
+    kept: NDArray[np.bool_],
+    *,
+    rule: str,
+    threshold: Any,
+    n_wanted: int | None = None,
 ) -> Selection:
     tied = (quality == threshold).fill_null(value=False).to_numpy() if threshold is not None else np.zeros_like(kept)
     return Selection(
@@ -269,4 +281,5 @@ def _selection(
         threshold=threshold,
         n_tied_at_cut=int(tied.sum()),
         n_tied_kept=int((tied & kept).sum()),
+        n_wanted=n_wanted,
     )

@@ -458,3 +458,14 @@ def test_examples_stand_between_system_and_question():
         "assistant",
         "user",
     ]
+
+
+@pytest.mark.parametrize("k", [0, -1, 4, [1, 4], [2, -1], True, 2.0, "2", 10**9])
+def test_a_number_of_examples_that_the_pool_cannot_give_says_what_is_approved(k):
+    pool = pl.DataFrame({"id": ["a", "b", "c"]})
+    with pytest.raises(
+        ParameterError, match=r"k must be 1\.\.3 \(the size of the pool\), got .*; 7 examples are approved"
+    ):
+        icl.sizes(k, pool=pool, n_approved=7)
+    assert icl.sizes([3, 1, 3], pool=pool, n_approved=7) == [1, 3]
+    assert icl.sizes(2, pool=pool, n_approved=7) == [2]

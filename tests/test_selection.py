@@ -65,6 +65,18 @@ def test_a_quota_moves_the_next_best_of_other_categories_up():
     assert keep_top(frame, fraction=0.5, quota="category").kept["category"].to_list() == ["a", "a", "a"]
 
 
+def test_a_quota_that_cannot_be_met_says_how_many_were_wanted():
+    frame = rows([0.9, 0.8, 0.7, 0.6, 0.5, 0.4], category=["a"] * 5 + ["b"])
+    chosen = keep_top(frame, fraction=0.8, quota="category", max_share=0.3)
+    assert (chosen.n_kept, chosen.n_wanted) == (2, 5)
+    assert "only 2 of 5 wanted" in chosen.rule
+    assert "5 were wanted" in repr(chosen)
+    met = keep_top(frame, fraction=0.5, quota="category", max_share=0.7)
+    assert (met.n_kept, met.n_wanted) == (3, 3)
+    assert "wanted" not in repr(met)
+    assert keep_above(frame, threshold=0.5).n_wanted is None
+
+
 def test_wrong_parameters_say_what_is_allowed():
     with pytest.raises(ParameterError) as error:
         keep_top(rows([0.5]), fraction=20)
