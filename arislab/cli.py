@@ -96,7 +96,7 @@ def sql(
     root: Root = None,
     form: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
 ) -> None:
-    """Ask the lake in SQL (DuckDB)."""
+    """Ask the lake in SQL (DuckDB): one SELECT, which reads the tables and nothing else."""
     import polars as pl
 
     if form not in ("table", "json", "csv"):
@@ -124,6 +124,35 @@ def _data(text: str) -> None:
         print(text)
     else:
         sys.stdout.write(f"{text}\n")
+
+
+@app.command()
+def doctor(
+    root: Root = None,
+    back: Annotated[
+        str | None, typer.Option("--back", metavar="TABLE@VERSION", help="Make a whole version the newest one again.")
+    ] = None,
+    *,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Keep all that can be read; set the rest aside; one row per key.")
+    ] = False,
+) -> None:
+    """Read the lake to the last value: which table is damaged or holds a key twice, and which version is whole."""
+    from arislab import lake_check
+
+    lake = _lake(root)
+    if back is not None:
+        name, _, version = back.partition("@")
+        if not version.isdecimal():
+            raise ParameterError(f"--back must be TABLE@VERSION, such as reviews@3, got {back!r}.")
+        print(lake_check.back(lake, name, int(version)))
+    states = lake_check.examine(lake)
+    for state in [s for s in states if not s.is_well] if repair else []:
+        print("\n".join(f"{state.table}: {step}" for step in lake_check.repair(lake, state)))
+    states = lake_check.examine(lake) if repair else states
+    print("\n".join(map(str, states)) or "the lake is empty")
+    if not all(state.is_well for state in states):
+        raise typer.Exit(1)
 
 
 @app.command()

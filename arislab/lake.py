@@ -21,6 +21,7 @@ What a table holds stands in ``tables.py``. The lake does not know phases, score
 """
 
 import errno
+import html
 import json
 import os
 import random
@@ -43,6 +44,15 @@ __all__ = ["Lake", "Table", "root"]
 
 _RETRIES = 20
 _FEW = 1_000
+_READER = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "python_enable_replacements": "false",
+    "lock_configuration": "true",  # the last one
+}
+"""Settings of DuckDB under which a query can read the tables that it is given, and nothing else."""
+_READS = ("SELECT", "EXPLAIN", "MULTI")  # MULTI: how DuckDB takes a PIVOT
 
 
 class Lake:
@@ -96,29 +106,37 @@ class Lake:
         return Table(self, name)
 
     def tables(self) -> list[str]:
-        """Return the names of the tables that exist."""
-        return [name for name in tables.TABLES if self[name].exists]
+        """Return the names of the tables that exist, damaged ones too."""
+        return [name for name in tables.TABLES if self[name]._is_there()]
 
     def sql(self, query: str) -> pl.DataFrame:
-        """Answer a SELECT with DuckDB over the newest version of the tables.
+        """Answer one SELECT with DuckDB over the newest version of the tables; files, settings and variables are out of its reach.
 
         Raises:
-            LakeError: The query cannot be answered; the message is DuckDB's, with the tables that exist.
+            LakeError: The query is more or other than a SELECT, or cannot be answered; the message is DuckDB's, with the tables that exist.
         """
         import duckdb
 
         with duckdb.connect() as connection:
-            for name in self.tables():
-                if re.search(rf"\b{name}\b", query):
-                    table = self[name]._delta()
-                    connection.register(name, table.to_pyarrow_dataset())
-                    self[name]._log("read", version=table.version(), rows=None, sql=query)
+            for setting, value in _READER.items():
+                connection.execute(f"set {setting} = {value}")
             try:
+                kinds = [statement.type.name for statement in connection.extract_statements(query)]
+                if len(kinds) != 1 or kinds[0] not in _READS:
+                    raise LakeError(
+                        f"cannot answer {query!r}: it is {' + '.join(kinds) or 'empty'}. Give one SELECT; rows are written by phases, "
+                        "`arislab import` and the panel, and files are read by `arislab import`."
+                    )
+                for name in self.tables():
+                    if re.search(rf"\b{name}\b", query, re.IGNORECASE):
+                        table = self[name]._delta()
+                        connection.register(name, table.to_pyarrow_dataset())
+                        self[name]._log("read", version=table.version(), rows=None, sql=query)
                 answer: pl.DataFrame = connection.sql(query).pl()
-                return answer
-            except (duckdb.Error, AttributeError) as error:
+            except (duckdb.Error, pl.exceptions.PolarsError) as error:
                 known = ", ".join(self.tables()) or "no table yet; run `arislab demo`"
                 raise LakeError(f"cannot answer {query!r}: {str(error).splitlines()[0]}. Tables: {known}.") from None
+            return answer
 
     def lineage(self, custom_id: str) -> dict[str, pl.DataFrame]:
         """Return every row that belongs to one request and to what was made with its output, by table in the order of life.
@@ -157,10 +175,16 @@ class Lake:
         return target
 
     def _overview(self) -> pl.DataFrame:
-        rows = [
-            {"table": n, "rows": self[n].rows, "version": self[n].version, "one row": tables.contract(n).doc}
-            for n in self.tables()
-        ]
+        rows = []
+        for name in self.tables():
+            told = {"table": name, "rows": None, "version": None, "one row": tables.contract(name).doc}
+            try:
+                delta = self[name]._delta()
+                n_rows = self[name]._frame(delta).select(pl.len()).collect().item()
+                told |= {"rows": n_rows, "version": delta.version()}
+            except LakeError as error:  # a display says it, and the next read refuses
+                told["one row"] = str(error)
+            rows.append(told)
         return pl.DataFrame(
             rows, schema={"table": pl.String, "rows": pl.Int64, "version": pl.Int64, "one row": pl.String}
         )
@@ -169,14 +193,17 @@ class Lake:
         lines = [f"Lake: {len(self.tables())} tables"]
         lines += [
             f"  {row['table']:<24} {row['rows']:>9,} rows  version {row['version']}"
+            if row["rows"] is not None
+            else f"  {row['one row']}"
             for row in self._overview().to_dicts()
         ]
         return "\n".join(lines if len(lines) > 1 else ["Lake: empty; run `arislab demo`, or import candidates"])
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{r['table']}</td><td style='text-align:right'>{r['rows']:,}</td>"
-            f"<td style='text-align:right'>{r['version']}</td><td style='text-align:left'>{r['one row']}</td></tr>"
+            f"<tr><td>{r['table']}</td><td style='text-align:right'>{_count(r['rows'])}</td>"
+            f"<td style='text-align:right'>{_count(r['version'])}</td>"
+            f"<td style='text-align:left'>{html.escape(r['one row'])}</td></tr>"
             for r in self._overview().to_dicts()
         )
         if not rows:
@@ -200,6 +227,12 @@ class Table:
             return storage.exists(self.folder)
         except storage.Damage as damage:
             raise self._damaged(damage) from None
+
+    def _is_there(self) -> bool:
+        try:
+            return storage.exists(self.folder)
+        except storage.Damage:
+            return True
 
     @property
     def version(self) -> int | None:
@@ -342,6 +375,17 @@ class Table:
         self._commit(checked, write, is_always=True)
         return self
 
+    def rewrite(self, frame: pl.DataFrame) -> "Table":
+        """Make rows of this table, as they were read from it, all that it holds; run and time of each stay (for repairs)."""
+        from deltalake import write_deltalake
+
+        def write(delta: Any) -> pl.DataFrame:
+            write_deltalake(delta, frame.to_arrow(), mode="overwrite", schema_mode="merge", **storage.how())
+            return frame
+
+        self._commit(frame, write, is_always=True)
+        return self
+
     def _known(self, rows: pl.LazyFrame, frame: pl.DataFrame) -> pl.DataFrame:
         """Keys of rows that a frame has too."""
         keys = list(self.contract.key)
@@ -433,10 +477,12 @@ class Table:
         """
         from deltalake.exceptions import CommitFailedError, DeltaError
 
+        is_there = self.exists  # first of all: a folder whose log is gone must not get one
         self._make_place()
         with storage.turn(self.folder):
             for attempt in range(_RETRIES):
-                delta = self._delta() if self.exists else None
+                is_there = is_there or self.exists
+                delta = self._delta() if is_there else None
                 before = None if delta is None else int(delta.version())
                 if delta is not None:
                     self._check_schema(delta)
@@ -545,9 +591,16 @@ class Table:
                 log.write(line)
 
     def __repr__(self) -> str:
-        if not self.exists:
+        if not self._is_there():
             return f"Table {self.name}: does not exist yet. {self.contract.doc}"
-        return f"Table {self.name}: {self.rows:,} rows, version {self.version}. {self.contract.doc}"
+        try:
+            return f"Table {self.name}: {self.rows:,} rows, version {self.version}. {self.contract.doc}"
+        except LakeError as error:
+            return str(error)
+
+
+def _count(n: int | None) -> str:
+    return "" if n is None else f"{n:,}"
 
 
 def _delta_type(dtype: Any) -> str:

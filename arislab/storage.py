@@ -69,9 +69,22 @@ def opened(folder: Path, version: int | None = None) -> Any:
         DeltaError: There is no such version.
     """
     check_log(folder, version)
-    table = _table_type()(folder, version=version)
+    table = listed(folder, version)
     check_files(folder, table)
     return table
+
+
+def listed(folder: Path, version: int | None = None) -> Any:
+    """Return a DeltaTable as its log describes it; whether its files are there was not looked at."""
+    return _table_type()(folder, version=version)
+
+
+def size_of(table: Any, name: str) -> int:
+    """Return the bytes that a data file has according to its commit."""
+    import polars as pl
+
+    found = pl.DataFrame(table.get_add_actions()).filter(pl.col("path") == name)["size_bytes"]
+    return int(found[0])
 
 
 @cache
@@ -99,12 +112,8 @@ def check_log(folder: Path, version: int | None = None) -> None:
         if at not in commits:
             raise Damage(f"version {at} is missing: there is no _delta_log/{at:020}.json")
         _check_commit(commits[at], at)
-    last = folder / "_delta_log" / "_last_checkpoint"
-    if last.is_file():
-        try:
-            at = int(json.loads(last.read_bytes())["version"])
-        except (ValueError, KeyError, TypeError):
-            raise Damage("_delta_log/_last_checkpoint is cut off or no JSON") from None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # one that says nothing is looked over
+        at = int(json.loads((folder / "_delta_log" / "_last_checkpoint").read_bytes())["version"])
         if at not in checkpoints:
             raise Damage(f"checkpoint {at:020}.checkpoint.parquet is gone, which _delta_log/_last_checkpoint names")
 
@@ -155,7 +164,9 @@ def check_files(folder: Path, table: Any) -> None:
         try:
             found = path.stat().st_size
         except FileNotFoundError:
-            raise Damage(f"version {table.version()} needs {path.name}, which is gone") from None
+            raise Damage(
+                f"version {table.version()} needs {path.name}, which is gone (a vacuum deletes the files of older versions)"
+            ) from None
         if found != size:
             raise Damage(f"version {table.version()} needs {path.name}, which has {found:,} of {size:,} bytes")
 

@@ -18,6 +18,7 @@ ARROWS = {
     "tables": set(),
     "conditions": set(),
     "storage": set(),
+    "lake_check": {"lake", "storage", "tables"},
     "lake": {"conditions", "digests", "interactive", "lineage", "place", "storage", "tables"},
     "lineage": {"decisions", "lake"},  # lake: for type checkers only
     "canonical": {"place"},
@@ -160,6 +161,8 @@ ARROWS = {
         "decisions",
         "export",
         "import_cli",
+        "lake",
+        "lake_check",
         "lineage",
         "place",
         "runs",
