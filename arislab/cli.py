@@ -140,7 +140,7 @@ def doctor(
     """Read the lake to the last value: which table is damaged or holds a key twice, and which version is whole."""
     from arislab import lake_check
 
-    lake = _lake(root)
+    lake = open_lake(root)
     if back is not None:
         name, _, version = back.partition("@")
         if not version.isdecimal():

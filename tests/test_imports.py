@@ -161,7 +161,6 @@ ARROWS = {
         "decisions",
         "export",
         "import_cli",
-        "lake",
         "lake_check",
         "lineage",
         "place",
