@@ -377,7 +377,8 @@ def states(requests: pl.DataFrame, table: Table) -> dict[str, int]:
 
 
 def _recorded(requests: pl.DataFrame, table: Table) -> pl.DataFrame:
-    wanted = ["custom_id", "status", "llm_output", "error", "finish_reason", "prompt_tokens", "completion_tokens"]
+    wanted = ["custom_id", "status", "llm_output", "tool_calls", "tools", "error", "finish_reason"]
+    wanted += ["prompt_tokens", "completion_tokens"]
     return table.read(columns=wanted).join(requests.select("custom_id").unique(), on="custom_id", how="semi")
 
 

@@ -61,13 +61,14 @@ def read(requests: Path, results: Path, *, task: str) -> tuple[pl.DataFrame, pl.
                 "candidate_id": _candidate(messages),
                 "input": lines.asked(messages),
                 "messages": batch.canonical(messages),
+                "tools": lines.offered(request.body),
                 "model": request.body.get("model"),
                 "metadata": json_text.dumps(kept),
                 "request_sha256": hashlib.sha256(whole.encode()).hexdigest(),
                 **one,
                 "error": _with_line(one["error"], number),
             })  # fmt: skip
-    texts = ("candidate_id", "input", "messages", "model", "metadata", "request_sha256")
+    texts = ("candidate_id", "input", "messages", "tools", "model", "metadata", "request_sha256")
     kinds = {k: v for k, v in SCHEMA.items() if k not in ("attempt", "batch_id")}
     raw = pl.DataFrame(rows, schema=kinds | dict.fromkeys(texts, pl.String))  # one row per request and choice
     raw = raw.with_columns(task=pl.lit(task), sample=pl.int_range(pl.len()).over("candidate_id").cast(pl.Int32))

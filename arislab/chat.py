@@ -64,11 +64,20 @@ def in_role(messages: Sequence[Message], system_role: str) -> list[Message]:
     if system_role != "user":
         return [{**found[0], "role": system_role}, *found[1:]]
     text, rest = found[0]["content"], found[1:]
-    if not text.strip():
+    if not text or (isinstance(text, str) and not text.strip()):
         return rest
     if not rest or rest[0].get("role") != "user":
         return [{"role": "user", "content": text}, *rest]
-    return [{**rest[0], "content": f"{text}\n\n{rest[0]['content']}"}, *rest[1:]]
+    asked = rest[0]["content"]
+    if isinstance(text, str) and isinstance(asked, str):
+        return [{**rest[0], "content": f"{text}\n\n{asked}"}, *rest[1:]]
+    return [{**rest[0], "content": [*_parts(text, "\n\n"), *_parts(asked)]}, *rest[1:]]
+
+
+def _parts(content: Any, end: str = "") -> list[Any]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content + end}]
+    return [*content, *([{"type": "text", "text": end}] if end else [])]
 
 
 class Template:
@@ -212,3 +221,32 @@ def fields(
         "system_role": system_role,
     }
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items() if value}
+
+
+def answer(output: str | None, tool_calls: str | None) -> Message:
+    """Return a recorded answer as the message of the assistant that it is.
+
+    Args:
+        output: Its text. Of an answer that calls tools the calls as JSON, or with a text beside them ``{"content": …, "tool_calls": […]}``;
+            what a reviewer made of it counts.
+        tool_calls: The calls as they came, JSON; null: the answer is the text, whatever it looks like.
+
+    Example:
+        >>> answer("[1]", None)
+        {'role': 'assistant', 'content': '[1]'}
+    """
+    message: Message = {"role": "assistant", "content": output}
+    if not tool_calls:
+        return message
+    try:
+        said = json.loads(output or "")
+    except ValueError:
+        return message  # somebody wrote a text in place of the calls
+    if isinstance(said, dict) and isinstance(said.get("tool_calls"), list):
+        return message | {"content": said.get("content"), "tool_calls": said["tool_calls"]}
+    return message | {"content": None, "tool_calls": said} if isinstance(said, list) and said else message
+
+
+def said(text: str | None, calls: Sequence[Any]) -> Any:
+    """Return the JSON value that stands for an answer with calls, as its ``output``: what scorers and people are shown; see ``answer``."""
+    return {"content": text, "tool_calls": list(calls)} if (text or "").strip() else list(calls)

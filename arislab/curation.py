@@ -22,7 +22,8 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
     """Return rows of ``training_data_curated`` for kept outputs; nobody has reviewed them yet.
 
     Args:
-        kept: custom_id, candidate_id, task, input, messages (null: written again by the task), output, quality, metadata; repaired
+        kept: custom_id, candidate_id, task, input, messages (null: written again by the task), output, quality, metadata; tools, tool_calls
+            and finish_reason, if present (an output that is calls of tools stays one); repaired
             (where true, the example's metadata say so); original_output (where not null, output is a text that a reviewer made of it, and
             quality that text's: the metadata keep the original, and scored_sha256).
         candidates: Rows of ``candidates`` behind them.
@@ -55,11 +56,14 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
         rows.append({
             "id": row["custom_id"], "candidate_id": row["candidate_id"], "custom_id": row["custom_id"], "task": task.name,
             "input": lines.asked(messages), "messages": json.dumps(messages, ensure_ascii=False), "output": row["output"],
+            "tools": row.get("tools"), "tool_calls": _calls(row),
             "quality_score": row["quality"], "needs_review": True, "approved": False, "reviewed_by": None,
             "metadata": json.dumps(facts, ensure_ascii=False, sort_keys=True, default=str), "split": candidate["split"], "updated_at": None,
         })  # fmt: skip
     schema: dict[str, Any] = {
         "reviewed_by": pl.String,
+        "tools": pl.String,
+        "tool_calls": pl.String,
         "quality_score": pl.Float64,
         "needs_review": pl.Boolean,
         "approved": pl.Boolean,
@@ -68,20 +72,29 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
     return pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)  # one row per kept example
 
 
-def approved(curated: pl.DataFrame, reviews: pl.DataFrame, *, approve: str) -> pl.DataFrame:
+def _calls(row: Mapping[str, Any]) -> str | None:
+    """The calls of tools that an output is, as they came; rows of older versions have them as the text alone."""
+    if row.get("tool_calls") or row.get("finish_reason") != "tool_calls":
+        return row.get("tool_calls")
+    text = row.get("original_output") or row["output"]
+    return text if text and text.lstrip().startswith("[") else None
+
+
+def approved(curated: pl.DataFrame, reviews: pl.DataFrame | None = None, *, approve: str) -> pl.DataFrame:
     """Return the curated rows of the train split that later phases may use under a policy, as all decisions leave them.
 
     A decision counts at once, whether or not 2_curate has seen it: rejected rows go, taken-back approvals too, edits are applied.
 
     Args:
         curated: Rows of ``training_data_curated``.
-        reviews: Rows of ``reviews``: every event so far.
+        reviews: Rows of ``reviews``: every event so far; null: only those count that the curated rows have seen.
         approve: ``reviewed``: a person approved or edited the row. ``score``: also rows that nobody has looked at yet. What a person
             rejected stays out under both, and so does a row whose earlier text was rejected, until somebody looks at the new one.
 
     Raises:
         ParameterError: Another policy, or one that leaves no row.
     """
+    reviews = pl.DataFrame(schema=decisions.SCHEMA) if reviews is None else reviews
     rows = usable(curated, reviews, approve=approve)
     if not rows.height:
         counts = decisions.progress(curated, reviews).filter(pl.col("rows") > 0)
@@ -222,6 +235,8 @@ def pool(
     if use_case != "general":
         fits = (pl.col("metadata").str.json_path_match(f"$.{column}") == use_case).fill_null(value=False)
     is_pinned = pl.col("id").is_in(list(pinned))
+    if "tool_calls" in examples.columns:  # shown as a turn of text they would teach to write calls as text
+        examples = examples.filter(pl.col("tool_calls").is_null())
     rows = examples.filter(fits | is_pinned, ~pl.col("id").is_in(list(banned)))
     if not rows.height:
         raise ParameterError(

@@ -107,19 +107,22 @@ def export_jsonl(examples: pl.DataFrame, path: str | Path) -> int:
     """Write examples as chat JSONL, the format that fine-tuning services and trainers share.
 
     Args:
-        examples: columns messages (JSON list) and output (String).
+        examples: columns messages (JSON list) and output (String); tools and tool_calls, if present: see `tokenize`.
         path: written to a temporary file beside it, then renamed: a reader sees the old file or the whole new one.
 
     Returns:
-        The number of lines, one per example: ``{"messages": [system, user, assistant]}``.
+        The number of lines, one per example: ``{"messages": [system, user, assistant]}``, and with ``"tools": […]`` where some were offered.
+        An answer that calls tools is ``{"role": "assistant", "content": null, "tool_calls": […]}``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", dir=path.parent, delete=False) as file:
         try:
-            for messages, output in examples.select("messages", "output").iter_rows():
-                chat = [*json.loads(messages), {"role": "assistant", "content": output}]
-                file.write(json.dumps({"messages": chat}, ensure_ascii=False) + "\n")
+            for row in examples.iter_rows(named=True):
+                answer = chat.answer(row["output"], row.get("tool_calls"))
+                line = {"messages": [*json.loads(row["messages"]), answer]}
+                line |= {"tools": json.loads(row["tools"])} if row.get("tools") else {}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.close()
             Path(file.name).chmod(0o644)
             Path(file.name).replace(path)

@@ -6,6 +6,7 @@ what its result files say in ``results``. This module does not know the lake or 
 """
 
 import hashlib
+import json
 import time
 import warnings
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ from arislab.budget import Budget
 from arislab.connection import Server
 from arislab.errors import BatchError, ParameterError
 from arislab.ledger import FETCHED, OPEN, UNSENT, Ledger, keep
-from arislab.lines import AGAIN, ANSWERED, ASK, canonical, outcome
+from arislab.lines import AGAIN, ANSWERED, ASK, canonical, offered, outcome
 from arislab.results import BrokenError, Part, Sorted
 from arislab.sending import cut, find_batch, unsendable
 from arislab.watch import Watch
@@ -211,7 +212,14 @@ class Job:
                 f"none of {self.requests.height:,} requests has an answer: batch {first['batch_id']} {first['error']}. "
                 f"{self._next(n)} What came lies in {self.folder / 'results'}."
             )
-        frame = self.requests.drop("body").join(self._outcomes(), on="custom_id", how="inner", maintain_order="left")
+        tools = [
+            offered(json.loads(b)) if '"tools":' in b or '"functions":' in b else None for b in self.requests["body"]
+        ]
+        frame = (
+            self.requests.drop("body")
+            .with_columns(tools=pl.Series(tools, dtype=pl.String))
+            .join(self._outcomes(), on="custom_id", how="inner", maintain_order="left")
+        )
         other = frame.filter(~pl.col("model_returned").str.starts_with(pl.col("model")))
         if other.height:
             asked, came = other.row(0, named=True)["model"], other.row(0, named=True)["model_returned"]

@@ -105,7 +105,7 @@ def tokenize(
 
     Args:
         examples: columns id, messages (JSON list of system, user and assistant messages), output (String); where present tools (JSON list
-            of what could be called) and tool_calls (JSON list of the calls that are the answer; output is then the text beside them, or null).
+            of what could be called) and tool_calls (where not null, output is calls of tools: see ``chat.answer``).
         tokenizer: a model folder, or a loaded transformers tokenizer with a chat template.
         max_length: tokens, prompt and answer together.
         chat_template_kwargs: passed to the template and to be passed when serving, such as ``{"enable_thinking": False}``.
@@ -237,7 +237,9 @@ class _Labeller:
     def label(self, messages: Any, output: Any, tools: Any = None, tool_calls: Any = None) -> dict[str, Any]:
         """Return the columns of one row, but its id."""
         try:
-            before, given, calls = self._checked(messages, output, tools, tool_calls)
+            answer = chat.answer(output, tool_calls)
+            output, calls = answer["content"], answer.get("tool_calls")
+            before, given = self._checked(messages, output, tools, calls)
             input_ids, n_prompt = self._encode(before, output, given, calls)
         except _Refused as refused:
             status, reason = refused.args
@@ -247,10 +249,10 @@ class _Labeller:
             return {**row, "status": "too_long", "reason": f"{len(input_ids)} tokens, max_length is {self.max_length}"}
         return {**row, "status": "ok", "input_ids": input_ids, "labels": [-100] * n_prompt + input_ids[n_prompt:]}
 
-    def _checked(self, messages: Any, output: Any, tools: Any, tool_calls: Any) -> tuple[list[chat.Message], Any, Any]:
-        """Return the messages before the answer, the tools and the calls, or refuse what no template should see."""
+    def _checked(self, messages: Any, output: Any, tools: Any, calls: Any) -> tuple[list[chat.Message], Any]:
+        """Return the messages before the answer and the tools, or refuse what no template should see."""
         try:
-            before, given, calls = _parsed(messages), _parsed(tools), _parsed(tool_calls)
+            before, given = _parsed(messages), _parsed(tools)
         except ValueError as error:
             raise _Refused("bad_messages", f"messages or tools are not JSON: {error}") from None
         if not isinstance(before, list) or not all(_is_message(message) for message in before):
@@ -263,14 +265,12 @@ class _Labeller:
         texts = [message["content"] for message in before if not _may_be_blank(message)]
         if not all((text or "").strip() for text in (*texts, "calls" if calls else output)):
             raise _Refused("empty", STATUSES["empty"])
-        for text in (*(message["content"] or "" for message in before), output or "", *_strings([given, calls])):
+        plain = [{name: message[name] for name in _FIELDS if message.get(name) is not None} for message in before]
+        said = [*plain, {"role": "assistant", "content": output, "tool_calls": calls}]
+        for text in _strings([given, *map(_for_template, said)]):
             if control := self.control.search(text):
                 raise _Refused("control_token", f"a content holds {control[0]!r}, a token of the chat template")
-        plain = [{name: message[name] for name in _FIELDS if message.get(name) is not None} for message in before]
-        for text in _strings([message.get("tool_calls") for message in plain]):
-            if control := self.control.search(text):
-                raise _Refused("control_token", f"a call holds {control[0]!r}, a token of the chat template")
-        return chat.in_role(plain, self.system_role), given or None, calls or None
+        return chat.in_role(plain, self.system_role), given or None
 
     def _render(self, messages: Sequence[chat.Message], tools: Any, *, prompt: bool, kwargs: Any = None) -> str:
         try:

@@ -28,7 +28,7 @@ from typing import IO, Any
 
 import orjson
 
-from arislab import json_text
+from arislab import chat, json_text
 
 URL = "/v1/chat/completions"
 ANSWERED = ("ok", "truncated", "refused", "empty")
@@ -41,6 +41,7 @@ ASK = ("error", "lost", "cancelled")
 _EMPTY: dict[str, Any] = {
     "error": None,
     "llm_output": None,
+    "tool_calls": None,
     "finish_reason": None,
     "prompt_tokens": None,
     "completion_tokens": None,
@@ -103,7 +104,7 @@ def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
         batch_status: Terminal status of its batch.
 
     Returns:
-        status (one of ANSWERED, AGAIN, ASK), error (JSON text), llm_output (of an answer that calls tools: the calls as JSON),
+        status (one of ANSWERED, AGAIN, ASK), error (JSON text), llm_output (of an answer that calls tools: the calls as JSON), tool_calls (JSON),
         finish_reason, prompt_tokens, completion_tokens, logprob_mean, model_returned; null where nothing is known.
     """
     return outcomes(line, batch_status)[0]
@@ -181,8 +182,8 @@ def _choices(body: Any) -> list[dict[str, Any]]:
 def _answer(choice: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     message, usage = _fields(choice.get("message")), _fields(body.get("usage"))
     reason, text, refusal = choice.get("finish_reason"), _said(message, choice), message.get("refusal")
-    if not text and message.get("tool_calls"):
-        text = _json(message["tool_calls"])
+    if calls := _calls(message):
+        text = _json(chat.said(text, calls))
     if refusal or reason == "content_filter":
         status = "refused"
     elif not (text or "").strip():
@@ -195,6 +196,7 @@ def _answer(choice: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         "status": status,
         "error": None,
         "llm_output": _plain(refusal) if text is None and refusal else text,
+        "tool_calls": _json(calls) if calls else None,
         "finish_reason": reason if isinstance(reason, str) else None,
         "prompt_tokens": _count(usage.get("prompt_tokens")),
         "completion_tokens": _count(usage.get("completion_tokens")),
@@ -211,6 +213,20 @@ def _said(message: dict[str, Any], choice: dict[str, Any]) -> str | None:
     if not all(isinstance(part, str) or isinstance(_fields(part).get("text", 0), str | None) for part in parts):
         return _json(parts)
     return text(parts if isinstance(content, list) else content)
+
+
+def offered(body: dict[str, Any]) -> str | None:
+    """Return the tools that a request offers, as JSON; the older functions are tools; null if it offers none."""
+    tools = body.get("tools") or [{"type": "function", "function": one} for one in _listed(body.get("functions"))]
+    return canonical(tools) if tools else None
+
+
+def _calls(message: dict[str, Any]) -> list[Any]:
+    """The calls of tools that a message makes; the older function_call is one of them."""
+    calls, older = message.get("tool_calls"), message.get("function_call")
+    if isinstance(calls, list) and calls:
+        return calls
+    return [{"type": "function", "function": older}] if isinstance(older, dict) else []
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ SCHEMA = {
     "custom_id": pl.String,
     "error": pl.String,
     "llm_output": pl.String,
+    "tool_calls": pl.String,
     "finish_reason": pl.String,
     "prompt_tokens": pl.Int64,
     "completion_tokens": pl.Int64,

@@ -14,6 +14,9 @@ from arislab import task as tasks
 from arislab.errors import ParameterError, TaskError, closest
 from arislab.task import Scorer, Task
 
+_PARSED = ("profile", "tools", "tool_calls")
+"""Columns of JSON that scorers are given as values."""
+
 
 def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Task | None = None) -> pl.DataFrame:
     """Return the columns that scorers may ask for, one row per row of ``raw``.
@@ -153,7 +156,7 @@ def _column(frame: pl.DataFrame, kept: list[dict[str, Any]], name: str, task: Ta
             "Rename the parameter, or keep that column at import (--keep)."
         )
     values = frame[name].to_list()
-    return [json.loads(v) if isinstance(v, str) else v for v in values] if name == "profile" else values
+    return [json.loads(v) if isinstance(v, str) else v for v in values] if name in _PARSED else values
 
 
 def _others(frame: pl.DataFrame) -> list[list[str]]:

@@ -112,7 +112,11 @@ TABLES: dict[str, Contract] = {
             "sample": Column(pl.Int32, "number of the sample, from 0", low=0),
             "input": _text("last user message; null if unknown"),
             "messages": _text("JSON list of the messages sent; null if unknown (imported)"),
-            "llm_output": _text("text of the answer, untouched; null if none came"),
+            "tools": _text("JSON list of the tools that the request offered; null if it offered none"),
+            "llm_output": _text("text of the answer, untouched (of calls of tools: as JSON); null if none came"),
+            "tool_calls": _text(
+                "JSON list of the answer's calls of tools; null if it called none, and in rows of older versions"
+            ),
             "model": _text("model name as sent to the server; null if unknown (imported)"),
             "status": _text("what became of the request", required=True, allowed=STATUSES),
             "error": _text("JSON: what the server said; null if an answer came, but where it was no strict JSON"),
@@ -185,7 +189,9 @@ TABLES: dict[str, Contract] = {
             "task": _text("name of the task file", required=True),
             "input": _text("last user message"),
             "messages": _text("JSON list of the messages before the answer"),
-            "output": _text("the answer, edited if a reviewer edited it", required=True),
+            "tools": _text("JSON list of the tools that the request offered; null if it offered none"),
+            "output": _text("the answer, edited if a reviewer edited it; calls of tools as JSON", required=True),
+            "tool_calls": _text("JSON list of the calls as they came; null: the answer is a text"),
             "quality_score": _number(
                 "quality at the time of curation, 0..1; of an edited output see scored_sha256 in metadata",
                 low=0,

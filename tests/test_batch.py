@@ -70,6 +70,8 @@ class Lakelike:
                 "custom_id": pl.String,
                 "status": pl.String,
                 "llm_output": pl.String,
+                "tools": pl.String,
+                "tool_calls": pl.String,
                 "error": pl.String,
                 "finish_reason": pl.String,
                 "prompt_tokens": pl.Int64,

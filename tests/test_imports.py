@@ -47,7 +47,7 @@ ARROWS = {
     "doctor": {"connection", "dialect", "lines", "masking"},
     "batch_cli": {"batch", "doctor", "lake", "ledger", "mixing", "prices", "records", "text"},
     "dialect": set(),
-    "lines": {"json_text"},
+    "lines": {"chat", "json_text"},
     "pause": set(),
     "connection": {"dialect", "isolation", "masking", "pause"},
     "isolation": set(),
@@ -125,7 +125,7 @@ ARROWS = {
         "signing",
         "tablelog",
     },
-    "server": {"json_text", "masking", "pause", "text", "tiny"},
+    "server": {"chat", "json_text", "masking", "pause", "text", "tiny"},
     "tiny": {"chat", "tables"},  # one renderer of chat templates for training and serving
     "verify": {
         "canonical",

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from arislab import chat
 from arislab.errors import PrerequisiteError
 from arislab.server.engines import CHAT, Emit, Gate, Request, Result, completion, failure
 
@@ -87,6 +88,8 @@ def _answer(request: Request, row: dict[str, Any]) -> Result:
     body = orjson.loads(made.body)
     if row["status"] == "refused" and row["finish_reason"] != "content_filter":
         body["choices"][0]["message"] |= {"content": None, "refusal": row["llm_output"]}
+    if row.get("tool_calls"):
+        body["choices"][0]["message"] |= chat.answer(row["llm_output"], row["tool_calls"])
     if marks:
         body["arislab"] = {"read_leniently": marks}
     if row["logprob_mean"] is not None:
