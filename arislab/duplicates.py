@@ -72,7 +72,7 @@ _ENTITY = re.compile(r"&(?:#\d+|#x[0-9a-f]+|[a-z][a-z0-9]*);", re.IGNORECASE)
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁺-⁾ⁿⁱ]+")
 _FRACTION = re.compile("[¼-¾⅐-⅟↉]")
 _LAYOUT = re.compile(  # what stands at the start of a line: quotes, bullets, headings; lines drawn with characters
-    r"\n[ \t]*(?:(?:(?:[-*>•‣■-◿]|\#{1,6})[ \t]+)+(?=\D)|(?:[-*_=~\#|:+.][ \t]*){3,}(?=\n|\Z))"
+    r"\n[ \t]*(?:(?:\#{1,6}[ \t]+|[-*>•‣■-◿][ \t]+(?=[^\d \t]))+|(?:[-*_=~\#|:+.][ \t]*){3,}(?=\n|\Z))"
 )
 _TABLE_ROW = re.compile(r"\n[ \t]*\|.*\|[ \t]*(?=\n|\Z)")
 _BEYOND_ASCII = re.compile("[\x80-\U0010ffff]+")

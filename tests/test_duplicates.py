@@ -153,6 +153,7 @@ def one(name, text):
         ("**Solve**  x²&nbsp;− 5x = 1.50 €!", "solve x ^ 2 - 5x = 1.50 €"),
         ("The capital is **Canberra**, *now*.", "the capital is canberra now"),
         ("- well-known e-mail\n- covid-19, 2010–2015", "well known e mail covid 19 2010 - 2015"),
+        ("### 1. Set up\n  * 2 cups\n  -  salt\n-7 °C", "1 set up 2 cups salt - 7 ° c"),
         ("| a | b |\n|---|---|\n| 1 | 2 |", "a b 1 2"),
         ("col·lecció −7 · 3", "col·lecció - 7 * 3"),
         ("東京は大きい！", "東 京 は 大 き い"),
