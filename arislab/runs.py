@@ -150,14 +150,14 @@ class Record:
     def __repr__(self) -> str:
         took = "" if self.duration_s is None else f" in {self.duration_s:.1f} s"
         lines = [f"{self.phase}: {self.status}{took}, record in {self.folder}"]
-        if self.status != "ok":
+        if self.status not in ("ok", "created", "running"):
+            lines.append(f"  {_stored(self.tables_written, self.cells)}")
+        if self.status != "ok":  # last, where a terminal and a log that is cut at the top still show it
             lines.append(f"  {self.reason}")
             if self.cell:
                 lines.append(
                     f"  cell {self.cell['index']} of {Path(self.notebook['path']).name}: {self.cell['heading']}"
                 )
-        if self.status not in ("ok", "created", "running"):
-            lines.append(f"  {_stored(self.tables_written, self.cells)}")
         if self.headline:
             lines.append(as_text(self.headline, indent="  "))
         return "\n".join(lines)
