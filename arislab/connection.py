@@ -304,6 +304,13 @@ def client_of(url: str, key: str | None, *, credentials: str | None = None, time
             told = (str(masking.masked(err_msg)), masking.masked(body))
             return super()._make_status_error(told[0], body=told[1], response=response)
 
+        def _prepare_options(self, options: Any) -> Any:
+            if (
+                options.method.lower() != "get"
+            ):  # what is sent goes to no server that nobody named, and never becomes a GET
+                options.follow_redirects = False
+            return super()._prepare_options(options)
+
     headers = {"Authorization": masking.basic(credentials)} if credentials and not key else None
     return Client(base_url=url, api_key=key or "none", max_retries=0, timeout=timeout_s, default_headers=headers)
 

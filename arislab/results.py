@@ -348,6 +348,6 @@ def problems(batch: Any, path: Path) -> tuple[str, set[str]]:
     told = []
     for e in listed[:3]:
         named = parse(sent[e.line - 1]) if e.line and e.line <= len(sent) else None
-        name = f" ({named['custom_id']!r})" if named else ""
+        name = f" ({named['custom_id']})" if named else ""
         told.append(f"line {e.line}{name}: {e.message}")
     return "; ".join(told) or "no reason given", {str(e.code) for e in listed}

@@ -231,3 +231,24 @@ def test_the_commands_are_mounted_and_every_error_prints_without_a_traceback(roo
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert done.stderr == "arislab: there is no file none.jsonl; give a JSONL file of requests.\n"
+
+
+NAMES = [
+    "Bewerbung Jörg/7",
+    'said "yes"',
+    "run-2026/" + "0123456789" * 50,
+    "\u2028\t\\ \U0001f426",
+    " ",
+    "'; drop table lines",
+]
+
+
+def test_ids_of_any_form_go_out_and_come_back(batch, root):
+    file = write(root / "in.jsonl", [{**line(n), "custom_id": name} for n, name in enumerate(NAMES)])
+    assert summed(batch("submit", file, "--wait")) == f"{len(NAMES)} ok"
+    batch("collect", file, "--out", root / "out.jsonl")
+    lines = [json.loads(x) for x in (root / "out.jsonl").read_text().splitlines()]
+    assert [x["custom_id"] for x in lines] == NAMES
+    texts = [x["response"]["body"]["choices"][0]["message"]["content"] for x in lines]
+    assert texts == [f"hello {n}" for n in range(len(NAMES))]
+    assert summed(batch("plan", file)).startswith(f"{len(NAMES)} received + 0 to send")

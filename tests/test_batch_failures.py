@@ -6,9 +6,12 @@ import time
 import warnings
 from collections import Counter
 
+import openai
 import pytest
-from conftest import people
+from conftest import FUZZ, people
 from faults import good, serving
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from arislab import batch, connection, ledger, results, sending, watch
 from arislab.dialect import dialect
@@ -87,7 +90,7 @@ def test_a_control_call_that_fails_once_costs_nothing(server, tmp_path, route, f
         pytest.param(good(A, "cut", reason="length"), "truncated", 1, id="15-truncated"),
         pytest.param(b'{"torn": \n', "ok", 2, id="28-a-line-that-is-no-json"),
         pytest.param(b'{"custom_id": "\xff"}\n', "ok", 2, id="28-bytes-that-are-no-utf-8"),
-        pytest.param(json.dumps(good(A, float("nan"))).encode() + b"\n", "ok", 2, id="28-nan"),
+        pytest.param(json.dumps(good(A, float("nan"))).encode() + b"\n", "empty", 1, id="28-nan"),
     ],
 )
 def test_a_line_that_fails_first_is_asked_again_only_where_that_can_help(server, tmp_path, first, status, n_asked):
@@ -764,8 +767,8 @@ def test_33_only_a_window_of_batches_is_open_at_once(server, tmp_path):
     [
         ({"url": "/v1/embeddings"}, "line 1: url must be '/v1/chat/completions', got '/v1/embeddings'"),
         ({"body": {"model": "m", "messages": [{}], "stream": True}}, "line 1: stream is not possible"),
-        ({"custom_id": "x" * 65}, "line 1: custom_id must be unique and 1 to 64 plain ASCII"),
-        ({"body": {"model": "m"}}, "line 1: no request"),
+        ({"custom_id": "x" * 513}, "line 1: custom_id must be text of 1 to 512 characters, got 513"),
+        ({"body": {"model": "m"}}, "line 1: body.messages must be a list"),
         (
             {"body": {"model": "m", "messages": [{}], "n": 2}},
             "line 1: a request has one answer, .*; got n=2. .*one line",
@@ -943,3 +946,103 @@ def test_20_the_size_of_a_cut_file_is_asked_until_the_server_is_back(server, tmp
     faults.content = lambda data: b"".join(data.splitlines(keepends=True)[: -cuts.pop()]) if cuts else data
     assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
     assert set(faults.asked.values()) == {1}
+
+
+def test_what_a_batch_had_answered_when_it_failed_is_kept_and_not_paid_again(server, tmp_path):
+    """A server that gives up in the middle hands out what it has; some say "failed" then, some "completed" with error lines."""
+    faults, url = server
+    gave_up = {"object": "list", "data": [{"code": "server_error", "message": "the server failed", "line": None}]}
+    faults.line = lambda name, n: good(name, f"try {n}") if name == A or n > 1 else None
+    real = faults.finish
+
+    def failing(batch_id, end):
+        real(batch_id, {"status": "completed"})
+        if end["status"] == "failed":
+            faults.batches[batch_id] |= end
+
+    faults.finish = failing
+    faults.end = lambda n: {"status": "failed", "errors": gave_up} if n == 0 else {"status": "completed"}
+    rows = run(url, tmp_path)
+    assert rows["llm_output"].to_list() == ["try 1", *["try 2"] * (N - 1)]
+    assert faults.asked == {A: 1, **dict.fromkeys(FRAME["custom_id"].to_list()[1:], 2)}
+
+
+@pytest.mark.parametrize("place", ["error", "body"])
+def test_11_what_a_server_tried_to_the_end_is_not_tried_again_on_top(server, tmp_path, place):
+    faults, url = server
+    told = {"code": "server_error", "message": "no memory", "arislab": {"tries": 5}}
+    tried = failed(A, told)
+    if place == "body":
+        tried |= {"error": None, "response": {"status_code": 500, "body": {"error": told}}}
+    faults.line = lambda name, n: tried if name == A else good(name)
+    rows = run(url, tmp_path)
+    assert (rows["status"].to_list(), faults.asked[A]) == (["error"] + ["ok"] * (N - 1), 1)
+    assert json.loads(rows["error"][0])["message"] == "no memory"
+
+
+def test_8_a_call_of_which_the_server_says_that_it_is_final_is_not_repeated(server, tmp_path):
+    faults, url = server
+    job = submit(url, tmp_path)
+    n_before, final = faults.calls["retrieve"], (503, "tried five times", (("x-should-retry", "false"),))
+    faults.script["retrieve"] = [final]
+    with pytest.raises(openai.InternalServerError, match="tried five times"):
+        job.wait(poll_s=0.01)
+    assert faults.calls["retrieve"] == n_before + 1
+    assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
+    assert set(faults.asked.values()) == {1}
+
+
+odd = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.lists(st.text(max_size=3), max_size=2)
+)
+told_of = st.fixed_dictionaries(
+    {},
+    optional={
+        "model": odd,
+        "usage": odd | st.fixed_dictionaries({"prompt_tokens": odd, "completion_tokens": odd}),
+        "arislab": odd | st.fixed_dictionaries({"tries": odd, "read_leniently": odd}),
+        "error": odd,
+        "choices": odd
+        | st.lists(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "message": odd | st.fixed_dictionaries({"content": odd, "refusal": odd}),
+                    "finish_reason": odd,
+                },
+            ),
+            max_size=2,
+        ),
+    },
+)
+
+
+@settings(max_examples=FUZZ, deadline=None)
+@given(status=odd | st.just(200), body=odd | told_of, error=odd | told_of)
+def test_a_line_of_any_shape_is_one_row_of_its_request(tmp_path_factory, status, body, error):
+    folder = tmp_path_factory.getbasetemp()
+    line = {"custom_id": A, "response": {"status_code": status, "body": body}, "error": error}
+    found = results.sort("batch-7", [[json.dumps(line).encode()]], {A})
+    shard = {"batch_id": "batch-7", "error": "completed", "state": "collected", "attempt": 1}
+    known = {A: found.outcomes[A]["status"] if found.outcomes else "unavailable"}
+    rows = results.rows(found, shard, known, folder=folder)
+    assert rows.select("custom_id", "status").rows() == [(A, known[A])]
+    assert rows.schema == results.SCHEMA
+    assert sum(found.tokens) >= 0
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_12_requests_are_not_carried_to_where_a_redirect_points(server, tmp_path, status):
+    faults, url = server
+    with serving() as (elsewhere, there):
+        faults.script["upload"] = [(status, "look there", (("location", f"{there}/files"),))]
+        with pytest.raises(BatchError, match=rf"refused a file of 4 requests \({status}: .*nothing was spent"):
+            submit(url, tmp_path)
+        assert not elsewhere.calls
+        assert not elsewhere.files
+    assert run(url, tmp_path)["status"].to_list() == ["ok"] * N

@@ -168,8 +168,11 @@ def serve(
 
 async def _sweep(store: Store) -> None:
     while True:
-        if n_files := await asyncio.to_thread(store.sweep):
-            log.info("%d expired files removed", n_files)
+        try:
+            if n_files := await asyncio.to_thread(store.sweep):
+                log.info("%d expired files removed", n_files)
+        except (OSError, sqlite3.Error) as error:
+            log.error("expired files stay for now: %s", error)
         await asyncio.sleep(3600)
 
 

@@ -36,16 +36,18 @@ class RateLimit(logging.Filter):
         """Say whether a record is written."""
         is_loud = record.levelno >= logging.WARNING
         room = 1 if is_loud else 10
-        kinds = ((str(record.msg)[:40], self._per_kind * room), ("", self._per_logger * room))
-        spans = [(self._span(record.name, kind, is_loud=is_loud), limit) for kind, limit in kinds]
-        if any(span.n >= limit for span, limit in spans):
-            spans[0][0].n_left_out += 1
+        whole = self._span(record.name, "", is_loud=is_loud)
+        if whole.n >= self._per_logger * room:
+            whole.n_left_out += 1
             return False
-        for span, _ in spans:
-            span.n += 1
-        if n := spans[0][0].n_left_out:
-            spans[0][0].n_left_out = 0
+        kind = self._span(record.name, str(record.msg)[:40], is_loud=is_loud)
+        if kind.n >= self._per_kind * room:
+            kind.n_left_out += 1
+            return False
+        if n := kind.n_left_out + whole.n_left_out:
             record.msg, record.args = f"{record.getMessage()} (and {n} like it were left out before)", None
+        for span in (whole, kind):
+            span.n, span.n_left_out = span.n + 1, 0
         return True
 
     def _span(self, name: str, kind: str, *, is_loud: bool) -> _Span:

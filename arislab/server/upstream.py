@@ -245,9 +245,9 @@ def _redirected(line: int, response: "aiohttp.ClientResponse") -> Answer:
     """A redirect is no answer: the operator names the server that is asked, not the server itself."""
     place = response.headers.get("Location", "")
     try:
-        host = response.url.join(URL(place)).host if place else None
+        url = response.url.join(URL(place)) if place else None
     except ValueError:
-        host = None
-    where = f"host {host!r}" if host else "no readable place"
+        url = None
+    where = f"{url.host}:{url.port}" if url is not None and url.host else "no readable place"
     why = f"the upstream answers {response.status}, a redirect to {where}, and redirects are not followed; name the right --upstream URL"
     return Answer(failure(line, 502, "upstream_redirect", why))
