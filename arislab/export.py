@@ -306,6 +306,8 @@ def _write(client: Any, run: Mapping[str, Any], uri: str, *, artifacts: list[str
 
     experiment = _experiment(client, uri)
     name = run["run_id"]
+    if "'" in name:  # MLflow's filters have no parameters, and no way to write a quote
+        raise PrerequisiteError(f"{name!r} is no id of a run; mend run_id in its run.json.")
     found = client.search_runs([experiment], filter_string=f"tags.`{_RUN_ID}` = '{name}'", max_results=1)
     digest = run.get("record_sha256") or canonical.of_file(Path(run["folder"]) / "run.json")["sha256"]
     if found and found[0].data.tags.get(_DONE) == digest:

@@ -89,15 +89,16 @@ class RunIndex:
         condition = _QUOTED.sub(lambda found: _checked(found, known), where) or "true"
         said = f"{condition} {_identifier(sort)}".lower()
         asked = [name for name in known if _identifier(name)[1:-1] in said or name == "run_id"]
-        values = [self._value(name, numbers) for name in asked]
+        bound: dict[str, Any] = {"limit": -1 if limit is None else min(limit, 2**63 - 1)}
+        values = [self._value(name, numbers, bound) for name in asked]
         columns = ", ".join(f"{value} as {_identifier(name)}" for value, name in zip(values, asked, strict=True))
         order = f"{_identifier(sort)} is null, {_identifier(sort)} desc, " if sort else ""
         self._note_open()
         query = f"""with runs as materialized (select name as "in folder", age as "by age", {columns} from listed left join seen using (number))
             select "in folder" from runs where ({condition}
-            ) order by {order} "by age" desc, run_id desc, "in folder" desc limit ?"""
+            ) order by {order} "by age" desc, run_id desc, "in folder" desc limit :limit"""
         try:
-            return [name for (name,) in self._index.execute(query, (-1 if limit is None else min(limit, 2**63 - 1),))]
+            return [name for (name,) in self._index.execute(query, bound)]
         except (sqlite3.Error, sqlite3.Warning, UnicodeEncodeError) as error:
             if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in _ABOUT_THE_QUESTION:
                 raise
@@ -126,18 +127,20 @@ class RunIndex:
             found.append(run_files.seen(loads(text) | {"folder": f"{self.base}/{name}"}))
         return found
 
-    def _value(self, name: str, numbers: Container[str]) -> str:
-        """A column or number of a run, in SQL; where both have the name, the column is meant."""
-        number = f"(select value from numbers where key = {_text(name)} and numbers.number = listed.number)"
+    def _value(self, name: str, numbers: Container[str], bound: dict[str, Any]) -> str:
+        """A column or number of a run, in SQL; where both have the name, the column is meant. Adds to ``bound`` what the SQL refers to."""
+        n = len(bound)
+        bound |= {f"name{n}": name, f"part{n}": f"{self.base}/" if name == "folder" else f"$.{name}"}
+        number = f"(select value from numbers where numbers.number = listed.number and key = :name{n})"
         if name not in run_files.COLUMNS:
             return number
         column = f"listed.{_identifier(name)}"
         if name in ("status", "reason"):
             column = f"coalesce(seen.{name}, {column})"
         elif name == "folder":
-            column = f"{_text(f'{self.base}/')} || listed.name"
+            column = f":part{n} || listed.name"
         elif name in ("parameters", "headline"):
-            column = f"(select case when json_valid(whole) then json_extract(whole, '$.{name}') end from wholes where wholes.number = listed.number)"
+            column = f"(select case when json_valid(whole) then json_extract(whole, :part{n}) end from wholes where wholes.number = listed.number)"
         return f"coalesce({column}, {number})" if name in numbers else column
 
     def _note_open(self) -> None:
@@ -151,10 +154,6 @@ class RunIndex:
             "insert or replace into seen values (?, ?, ?)",
             [(n, _storable(run["status"]), _storable(run["reason"])) for (n, _), run in zip(opened, now, strict=True)],
         )
-
-
-def _text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _identifier(name: str) -> str:

@@ -166,6 +166,52 @@ def conditions_built(source):
                 yield ast.unparse(node)
 
 
+SQL = re.compile(r"\b(select|insert into|delete from|update|where|filter|tags\.)", re.IGNORECASE)
+VALUE = re.compile(r"(=|<>|!=|<|>|\blike|\b(in|values)\s*\()\s*'?\s*$", re.IGNORECASE)
+KNOWN_VALUES = {
+    ("arislab/conditions.py", "', '.join(some)"),  # Delta has no parameters: the one place that quotes, tested above
+    ("arislab/export.py", "name"),  # MLflow's filters have no parameters; a name with a quote is refused before
+    ("arislab/server/store.py", "marks"),  # question marks
+    ("tests/test_batch_failures.py", "pages"),
+    ("tests/test_server_crashes.py", "wait_ms"),
+}
+
+
+def values_written(source):
+    """Holes of f-strings that stand where SQL has a value; a constant in capitals is none, and neither are question marks."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.JoinedStr):
+            continue
+        texts = [part.value if isinstance(part, ast.Constant) else None for part in node.values]
+        if not any(text and SQL.search(text) for text in texts):
+            continue
+        for before, part in zip(texts, node.values[1:], strict=False):
+            if before is None or not VALUE.search(before) or not isinstance(part, ast.FormattedValue):
+                continue
+            said = ast.unparse(part.value)
+            if not said.split(".")[-1].strip("_").isupper() and "'?'" not in said and part.conversion == -1:
+                yield said
+
+
+def test_nobody_writes_a_value_into_sql():
+    """For SQLite, MLflow and DuckDB alike: values are bound. Names of columns and tables cannot be; they are constants, or quoted."""
+    found = {(name, said) for name, source in sources() for said in values_written(source)}
+    assert found - KNOWN_VALUES == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "db.execute(f\"select * from runs where name = '{name}'\")",
+        'db.execute(f"delete from runs where n in ({names})")',
+        'db.execute(f"update runs set x = {quoted(name)} where n = ?")',
+        "client.search_runs(filter_string=f\"tags.run = '{name}'\")",
+    ],
+)
+def test_the_search_for_values_in_sql_finds_each_way_to_write_one(line):
+    assert list(values_written(line))
+
+
 def test_nobody_puts_a_condition_or_a_query_of_the_lake_together_from_pieces():
     assert [(name, found) for name, source in sources() for found in conditions_built(source)] == []
 
