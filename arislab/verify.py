@@ -182,8 +182,11 @@ def foreign(run: dict[str, Any]) -> str | None:
         raw = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return f"run.json cannot be read ({error})"
-    if why := signing.problem(raw.get("signature"), record_sha256(raw)):
+    digest = record_sha256(raw)
+    if why := signing.problem(raw.get("signature"), digest):
         return why
+    if raw.get("record_sha256") != digest:
+        return "run.json was changed after it was signed"
     is_open = (
         not raw.get("files") and raw.get("status") in records.OPEN
     )  # its supervisor was killed: no list of files was written
