@@ -32,7 +32,7 @@ class _Request:
 
 
 def read(requests: Path, results: Path, *, task: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return (rows of ``candidates``, rows of ``training_data_raw``).
+    """Return (rows of ``candidates`` for ``inputs.placed``, rows of ``training_data_raw``).
 
     Every request is a row: one without a line in the output file has status unavailable. An answer with several choices is as many
     rows, samples of one candidate. An answer counts before a failure of the same request, whichever line comes first.
@@ -74,7 +74,7 @@ def read(requests: Path, results: Path, *, task: str) -> tuple[pl.DataFrame, pl.
     raw = raw.with_columns(task=pl.lit(task), sample=pl.int_range(pl.len()).over("candidate_id").cast(pl.Int32))
     people = raw.unique("candidate_id", keep="first", maintain_order=True)
     profiles = [_profile(text, json_text.loads(said)) for text, said in people.select("input", "messages").iter_rows()]
-    return inputs.asked(people["candidate_id"], profiles, people["input"]), raw
+    return inputs.nameless(people["candidate_id"], profiles), raw
 
 
 def _requests(path: Path) -> list[_Request]:

@@ -12,14 +12,14 @@ What ``arislab import people.csv --as candidates --id badge`` prints::
 This module knows neither formats (``files``) nor how rows become candidates (``inputs``), but what a lake may hold already.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from arislab import batch as requests_of
-from arislab import batch_files, earlier, files, inputs, lines, scoring
+from arislab import batch_files, duplicates, earlier, files, inputs, scoring
 from arislab.errors import PrerequisiteError
 from arislab.tables import SPLITS
 from arislab.task import Task
@@ -56,19 +56,20 @@ def candidates(
         PrerequisiteError: The file cannot be taken as it is, or ``split`` moves a candidate for which outputs are recorded.
     """
     rows = files.read(file, **read)
-    asked = None if task is None else _asked(task)
-    frame = inputs.candidates(rows, id=id, group=group, text=text, split=split, asked=asked)
-    known = lake["candidates"].read(columns=["candidate_id", "group_id", "split", "profile"])
+    frame = inputs.candidates(rows, id=id, group=group, split=split)
+    known = lake["candidates"].read()
     used = lake["training_data_raw"].read(columns=["candidate_id"]).unique()
     names = earlier.renamed(frame, known)
-    fixed = known.filter(pl.col("candidate_id").is_in([*used["candidate_id"], *names.values()]))
-    placed = inputs.keep_known(frame, fixed, renamed=names)
-    if split is not None:
-        _refuse_moves(frame, placed, split)
+    asked = inputs.by_column(text) if text is not None else inputs.by_profile if task is None else _asked(task)
+    if text is not None:
+        rows.texts(text, "--text")
+    placed = inputs.placed(frame, known, asked=asked, fixed=used["candidate_id"].to_list(), renamed=names)
+    _refuse_moves(frame, placed, split)
+    inputs.refuse_torn_groups(rows, frame, placed)
     again = known.join(frame, on="candidate_id", how="semi")
     said = [
         f"{frame.height:,} candidates = {frame.height - again.height:,} new + {again.height:,} replaced; {placed['group_id'].n_unique():,} groups",
-        _splits(placed),
+        *_splits(placed),
         *_read(rows, read["types"], rows.columns),
         f"first row: {frame['candidate_id'][0]}: {_short(frame['profile'][0])}",
         *_renamed(names),
@@ -122,7 +123,7 @@ def outputs(
     said = _read(rows, read["types"], [name for name in (*columns.values(), *keep) if name])
     if split is None and "split" in rows.columns:
         said.append("warning: the file has a column 'split', which decides nothing; give --split split if it should")
-    return _write(lake, people, raw, said, dry_run=dry_run)
+    return _write(lake, people, raw, said, rows=rows, split=split, dry_run=dry_run)
 
 
 def batch(lake: Any, file: Path, task: Task, *, requests: Path, dry_run: bool = False) -> list[str]:
@@ -131,41 +132,53 @@ def batch(lake: Any, file: Path, task: Task, *, requests: Path, dry_run: bool = 
     return _write(lake, people, raw, [f"read from {requests.name} and {file.name}"], dry_run=dry_run)
 
 
-def _write(lake: Any, people: pl.DataFrame, raw: pl.DataFrame, read: list[str], *, dry_run: bool) -> list[str]:
-    known = lake["candidates"].read(columns=["candidate_id", "group_id", "split"])
+def _write(
+    lake: Any,
+    people: pl.DataFrame,
+    raw: pl.DataFrame,
+    read: list[str],
+    *,
+    rows: files.Rows | None = None,
+    split: str | None = None,
+    dry_run: bool,
+) -> list[str]:
+    known = lake["candidates"].read()
     columns = ["custom_id", "candidate_id", "llm_output"]
     before = lake["training_data_raw"].read(columns=columns, where={"task": raw["task"][0]})
     moved = raw.join(before, on="custom_id", suffix="_old").filter(pl.col("candidate_id") != pl.col("candidate_id_old"))
-    placed = inputs.keep_known(
-        people, known, renamed=dict(moved.select("candidate_id", "candidate_id_old").iter_rows())
-    )
+    names = dict(moved.select("candidate_id", "candidate_id_old").iter_rows())
+    fixed = known["candidate_id"].to_list()  # what is known of a person stays
+    placed = inputs.placed(people, known, asked=inputs.by_input, fixed=fixed, renamed=names)
+    _refuse_moves(people, placed, split)
+    if rows is not None:
+        inputs.refuse_torn_groups(inputs.of_candidates(rows, raw), people, placed)
     states = " + ".join(f"{n:,} {s}" for s, n in raw.group_by("status").len().sort("status").iter_rows())
     said = [
         f"{raw.height:,} outputs = {states}; samples of {people.height:,} candidates in {placed['group_id'].n_unique():,} groups",
-        _splits(placed),
+        *_splits(placed),
         *read,
         f"first row: {_short(raw['input'][0])} -> {_short(raw['llm_output'][0])}",
         *_moved(moved),
         *_respelled(earlier.respelled(raw, before)),
     ]
     if not dry_run:
-        # what is known of a person stays
         lake["candidates"].upsert(placed.join(known, on="candidate_id", how="anti"))
         lake["training_data_raw"].upsert(raw)
     return _ended(said, placed, dry_run=dry_run)
 
 
-def _asked(task: Task) -> Callable[[dict[str, Any]], str]:
-    return lambda candidate: lines.asked(requests_of.written(task.to_messages, candidate))
+def _asked(task: Task) -> inputs.Asked:
+    return lambda candidate: duplicates.asked(requests_of.written(task.to_messages, candidate))
 
 
-def _refuse_moves(frame: pl.DataFrame, placed: pl.DataFrame, split: str) -> None:
-    moved = frame.join(placed, on="candidate_id", suffix="_kept").filter(pl.col("split") != pl.col("split_kept"))
+def _refuse_moves(frame: pl.DataFrame, placed: pl.DataFrame, split: str | None) -> None:
+    both = frame.join(placed, on="candidate_id", suffix="_kept", maintain_order="left")
+    moved = both.filter(pl.col("split") != pl.col("split_kept"))
     if moved.height:
         first = moved.row(0, named=True)
         raise PrerequisiteError(
-            f"--split {split!r} moves {moved.height:,} candidates away from the split in which outputs are recorded for them or their group (first: "
-            f"{first['candidate_id']!r} from {first['split_kept']} to {first['split']}); import into a new lake (--root). Nothing was imported."
+            f"--split {split!r} moves {moved.height:,} candidates for which outputs are recorded (first: {first['candidate_id']!r} from "
+            f"{first['split_kept']} to {first['split']}), but what was trained on must not become test; import into a new lake (--root). Nothing was imported."
         )
 
 
@@ -191,13 +204,14 @@ def _changed(frame: pl.DataFrame, asked: pl.DataFrame) -> list[str]:
 
 
 def _kept_groups(frame: pl.DataFrame, placed: pl.DataFrame, group: str | None) -> list[str]:
-    kept = frame.join(placed, on="candidate_id", suffix="_kept").filter(pl.col("group_id") != pl.col("group_id_kept"))
-    if group is None or not kept.height:
+    kept = frame.join(placed, on="candidate_id", suffix="_kept", maintain_order="left")
+    kept = kept.filter(pl.col("group_id") != pl.col("group_id_kept"))
+    if not kept.height:
         return []
     row = kept.row(0, named=True)
     return [
         f"warning: --group {group!r} does not count for {kept.height:,} candidates (first: {row['candidate_id']!r} stays in {row['group_id_kept']!r}): outputs are recorded "
-        "for them or their group, and what was trained on must never move into the test split. A new lake (--root) takes the groups as given"
+        "for them, and what was trained on must never move into the test split. A new lake (--root) takes the groups as given"
     ]
 
 
@@ -229,9 +243,17 @@ def _read(rows: files.Rows, types: dict[str, str], used: Sequence[str]) -> list[
     return [f"read from {rows.name}: {'; '.join([kinds[rows.kind], *rows.notes, *asked])}", f"columns: {columns}"]
 
 
-def _splits(frame: pl.DataFrame) -> str:
+def _splits(frame: pl.DataFrame) -> list[str]:
     counts = dict(frame.group_by("split").len().iter_rows())
-    return "splits: " + ", ".join(f"{counts.get(split, 0):,} {split}" for split in SPLITS)
+    said = ["splits: " + ", ".join(f"{counts.get(split, 0):,} {split}" for split in SPLITS)]
+    if alone := counts.get(None):
+        first = frame.filter(pl.col("split").is_null())["candidate_id"][0]
+        said[0] += f", {alone:,} none"
+        said.append(
+            f"note: {alone:,} candidates would be {SPLITS[-1]}, but what is asked about them also stands in another group outside of it (first: {first!r}); "
+            "they are in no split"
+        )
+    return said
 
 
 def _short(text: str | None) -> str:

@@ -10,6 +10,7 @@ at all, and the caller writes them. How a file is read is known in ``files``, wh
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import orjson
 import polars as pl
 
 from arislab import duplicates, json_text, tables
-from arislab.errors import PrerequisiteError
+from arislab.errors import PrerequisiteError, TaskError
 from arislab.files import Rows
 
 THRESHOLD = 0.8
@@ -26,51 +27,129 @@ THRESHOLD = 0.8
 _FACTS = ("company", "title", "category", "use_case")
 
 
-def candidates(
-    rows: Rows,
-    *,
-    id: str,
-    group: str | None = None,
-    text: str | None = None,
-    split: str | None = None,
-    asked: Callable[[dict[str, Any]], str] | None = None,
-) -> pl.DataFrame:
-    """Return rows of ``candidates`` from a user's own profiles.
+Asked = Callable[[dict[str, Any]], str | None]
+"""A row of ``candidates`` (profile parsed) to what the model is asked about it."""
+
+
+def candidates(rows: Rows, *, id: str, group: str | None = None, split: str | None = None) -> pl.DataFrame:
+    """Return rows of ``candidates`` from a user's own profiles, for ``placed``.
 
     The profile is the row itself, as JSON. Columns named company, title, category and use_case fill those of the table.
 
     Args:
         rows: One per candidate.
         id: Column with unique names.
-        group: Column that related candidates share; they stay in one split, together with their near-duplicates.
-        text: Column by which near-duplicates are found, which form a group.
-        split: Column with train, validation or test; without it a stable hash of the group decides.
-        asked: Row of ``candidates`` (profile parsed) to what the model is asked about it: the text by which near-duplicates are
-            found, if ``text`` is not given. Without either it is the row without its id.
+        group: Column that related candidates share; they stay in one split.
+        split: Column with train, validation or test.
+
+    Returns:
+        One row per candidate; group_id and split are null where the file does not say them.
 
     Raises:
-        PrerequisiteError: A column is missing, ids are empty or repeated, or rows of one group have two splits.
+        PrerequisiteError: A column is missing, ids are empty or repeated, a split is none, or one group has two.
     """
     ids = _unique(rows, rows.texts(id, "--id"), f"--id {id!r}")
-    profiles = [json_text.dumps(row) for row in rows.rows]
-    facts = {name: [json_text.as_text(row.get(name)) for row in rows.rows] for name in _FACTS}
-    frame = pl.DataFrame({"candidate_id": ids, "profile": profiles} | facts, schema=_schema(_FACTS))
-    if text is not None:
-        texts = rows.texts(text, "--text")
-    elif asked is not None:
-        texts = [asked(row | {"profile": json_text.loads(row["profile"])}) for row in frame.iter_rows(named=True)]
-    else:
-        texts = [json_text.dumps({k: v for k, v in row.items() if k != id}) for row in rows.rows]
-    named = None if group is None else rows.texts(group, "--group")
-    frame = frame.with_columns(
-        pl.col("use_case").fill_null("general"), group_id=_groups(frame["candidate_id"], texts, named)
-    )
-    given = None if split is None else _given_splits(rows, split)
-    return _with_split(rows, frame, given)
+    columns: dict[str, Sequence[str | None]] = {"candidate_id": ids}
+    columns |= {name: [json_text.as_text(row.get(name)) for row in rows.rows] for name in _FACTS}
+    columns |= {"profile": [json_text.dumps(row) for row in rows.rows]}
+    named = [None] * len(ids) if group is None else rows.texts(group, "--group")
+    columns["group_id"] = [None if name is None else f"g-{name}" for name in named]
+    columns["split"] = [None] * len(ids) if split is None else _given_splits(rows, split)
+    frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+    refuse_torn_groups(rows, frame, frame)
+    return frame.with_columns(pl.col("use_case").fill_null("general"))
 
 
-def _schema(more: Sequence[str]) -> dict[str, Any]:
-    return dict.fromkeys(("candidate_id", "profile", *more), pl.String)
+def refuse_torn_groups(rows: Rows, frame: pl.DataFrame, placed: pl.DataFrame) -> None:
+    """Refuse a file that marks rows of one group with two splits.
+
+    Args:
+        rows: Of the file.
+        frame: From ``candidates``, with the splits of the file.
+        placed: The same rows in their groups.
+
+    Raises:
+        PrerequisiteError: There is such a group; the message names two lines.
+    """
+    first: dict[str, int] = {}
+    splits = frame["split"].to_list()
+    for i, (group, split) in enumerate(zip(placed["group_id"], splits, strict=True)):
+        other = i if group is None or split is None else first.setdefault(group, i)
+        if splits[other] != split:
+            raise rows.refuse(
+                i,
+                f"the row is marked {split}, line {rows.lines[other]} is marked {splits[other]}, and both are of group {group!r} (near-duplicates, or "
+                "the same --group); mark them alike or drop one",
+            )
+
+
+def by_column(name: str) -> Asked:
+    """Return what takes a column of the profile for what is asked."""
+    return lambda candidate: json_text.as_text(candidate["profile"].get(name))
+
+
+def by_input(candidate: dict[str, Any]) -> str | None:
+    """Return what was asked about a candidate for whom outputs were recorded elsewhere; null of another."""
+    profile = candidate["profile"]
+    return duplicates.asked(profile["messages"]) if "messages" in profile else json_text.as_text(profile.get("input"))
+
+
+def by_profile(candidate: dict[str, Any]) -> str:
+    """Return the profile without the name of the candidate, where nobody says what is asked."""
+    rest = {k: v for k, v in candidate["profile"].items() if json_text.as_text(v) != candidate["candidate_id"]}
+    return json_text.dumps(rest)
+
+
+def placed(
+    frame: pl.DataFrame,
+    known: pl.DataFrame,
+    *,
+    asked: Asked,
+    fixed: Collection[str] = (),
+    renamed: Mapping[str, str] | None = None,
+) -> pl.DataFrame:
+    """Return candidates in their groups and splits.
+
+    A candidate without a group joins that of its near-duplicates, in the file and in the lake, and its split is a stable hash of the
+    group. Where near-duplicates are of several groups, these are not merged: what would be test is then in no split.
+
+    Args:
+        frame: From ``candidates``: candidate_id, profile, group_id and split (null: not given), and more.
+        known: candidate_id, profile, group_id, split and more of the candidates in the lake.
+        asked: What is asked about a candidate; null resembles nothing.
+        fixed: Names of those in the lake that keep group and split, because outputs are recorded for them: what was trained on must
+            never move into the test split because a larger file groups it anew.
+        renamed: New name to the name in the lake of a candidate that an earlier import wrote otherwise; it takes over group and
+            split.
+    """
+    before = known.select(_name="candidate_id", _group="group_id", _split="split")
+    keeps = before.filter(pl.col("_name").is_in([*fixed, *(renamed or {}).values()]))
+    name = pl.col("candidate_id").replace(dict(renamed or {}))
+    new = frame.with_columns(_name=name).join(keeps, on="_name", how="left", maintain_order="left")
+    new = new.with_columns(group_id=pl.coalesce("_group", "group_id"), split=pl.coalesce("_split", "split"))
+    others = known.join(frame, on="candidate_id", how="anti")
+    columns = ["candidate_id", "group_id", "split"]
+    texts = _texts(frame, asked), _texts(others, _or_nothing(asked))
+    every = pl.concat([part.select(*columns, text=text) for part, text in zip((new, others), texts, strict=True)])
+    found = duplicates.split(every, split_of=tables.split_of, hidden=tables.SPLITS[-1], threshold=THRESHOLD)
+    return frame.drop("group_id", "split").join(found, on="candidate_id", how="left", maintain_order="left")
+
+
+def _texts(people: pl.DataFrame, asked: Asked) -> pl.Series:
+    parsed = (row | {"profile": json.loads(row["profile"])} for row in people.iter_rows(named=True))
+    return pl.Series([asked(candidate) for candidate in parsed], dtype=pl.String)
+
+
+def _or_nothing(asked: Asked) -> Asked:
+    """What is asked; nothing where a task knows no question, which those that another task is about may be in the lake with."""
+
+    def text(candidate: dict[str, Any]) -> str | None:
+        try:
+            return asked(candidate)
+        except TaskError:
+            return None
+
+    return text
 
 
 def _unique(rows: Rows, ids: list[str | None], option: str) -> list[str]:
@@ -95,38 +174,6 @@ def _given_splits(rows: Rows, split: str) -> list[str]:
         if name not in tables.SPLITS:
             raise rows.refuse(i, f"--split {split!r} must be one of {', '.join(tables.SPLITS)}, got {name!r}")
     return [str(name) for name in splits]
-
-
-def _groups(ids: pl.Series, texts: Sequence[str | None], named: Sequence[str | None] | None = None) -> pl.Series:
-    """The group of each candidate: the one that the user named, joined with those of near-duplicate texts."""
-    frame = pl.DataFrame({"id": ids, "text": pl.Series(texts, dtype=pl.String)})
-    found = duplicates.groups(frame, id="id", threshold=THRESHOLD)
-    if named is not None:
-        return pl.Series(["g-" + (name if name is not None else str(i)) for name, i in zip(named, ids, strict=True)])
-    return frame.join(found, on="id", how="left", maintain_order="left")["group_id"]
-
-
-def _with_split(rows: Rows, frame: pl.DataFrame, given: Sequence[str] | None) -> pl.DataFrame:
-    """The frame with the splits that are given, or else those that the groups' names decide."""
-    if given is None:
-        return hashed_splits(frame)
-    frame = frame.with_columns(split=pl.Series(given, dtype=pl.String))
-    first: dict[str, int] = {}
-    for i, (group, split) in enumerate(frame.select("group_id", "split").iter_rows()):
-        other = first.setdefault(group, i)
-        if given[other] != split:
-            raise rows.refuse(
-                i,
-                f"the row is marked {split}, line {rows.lines[other]} is marked {given[other]}, and both are of group {group!r} (near-duplicates, or "
-                "the same --group); mark them alike or drop one",
-            )
-    return frame
-
-
-def hashed_splits(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the frame with the split that the name of each group decides."""
-    splits = {group: tables.split_of(group) for group in frame["group_id"].unique()}
-    return frame.with_columns(split=pl.col("group_id").replace_strict(splits, return_dtype=pl.String))
 
 
 def outputs(
@@ -211,59 +258,34 @@ def _kept(rows: Rows, keep: Sequence[str], reserved: Collection[str]) -> list[st
 
 
 def _people(rows: Rows, raw: pl.DataFrame, split: str | None) -> pl.DataFrame:
-    """The candidates behind recorded outputs, one row per candidate."""
+    """The candidates behind recorded outputs, one row per candidate, for ``placed``."""
     first = raw.with_row_index("_line").unique("candidate_id", keep="first", maintain_order=True)
-    profiles = [orjson.dumps({"input": text}).decode() for text in first["input"]]
-    people = asked(first["candidate_id"], profiles, first["input"])
+    people = nameless(first["candidate_id"], [orjson.dumps({"input": text}).decode() for text in first["input"]])
     if split is None:
         return people
-    places, given = first["_line"].to_list(), _given_splits(rows, split)
-    place = dict(zip(first["candidate_id"], places, strict=True))
+    given, place = _given_splits(rows, split), dict(first.select("candidate_id", "_line").iter_rows())
     for i, name in enumerate(raw["candidate_id"]):
         if given[i] != given[place[name]]:
             raise rows.refuse(
                 i,
                 f"the row is marked {given[i]}, line {rows.lines[place[name]]} about the same candidate {given[place[name]]}; mark them alike",
             )
-    few = Rows(rows.name, [rows.rows[i] for i in places], [rows.lines[i] for i in places], rows.kind)
-    return _with_split(few, people, [given[i] for i in places])
+    return people.with_columns(split=pl.Series([given[i] for i in first["_line"]], dtype=pl.String))
 
 
-def asked(ids: pl.Series, profiles: Sequence[str], texts: Sequence[str] | pl.Series) -> pl.DataFrame:
-    """Return rows of ``candidates`` for those about whom outputs were recorded.
+def nameless(ids: pl.Series, profiles: Sequence[str]) -> pl.DataFrame:
+    """Return rows for ``placed`` of those about whom outputs were recorded: their names and profiles, and nothing else is known."""
+    frame = pl.DataFrame({"candidate_id": ids, "profile": profiles}, schema_overrides={"profile": pl.String})
+    nothing = pl.lit(None, dtype=pl.String)
+    return frame.with_columns(group_id=nothing, split=nothing, use_case=pl.lit("general"))
 
-    Args:
-        ids: Their names.
-        profiles: JSON of each.
-        texts: What was asked about each; near-duplicates are one group.
-    """
-    frame = pl.DataFrame({"candidate_id": ids, "profile": profiles}, schema=_schema(()))
-    frame = frame.with_columns(group_id=_groups(ids, list(texts)), use_case=pl.lit("general"))
-    return hashed_splits(frame)
+
+def of_candidates(rows: Rows, raw: pl.DataFrame) -> Rows:
+    """Return the rows of a file in which each candidate of ``outputs`` stands first."""
+    places = raw.with_row_index("_line").unique("candidate_id", keep="first", maintain_order=True)["_line"].to_list()
+    return Rows(rows.name, [rows.rows[i] for i in places], [rows.lines[i] for i in places], rows.kind)
 
 
 def hashed(text: str) -> str:
     """Return the name of a candidate without one: a digest of what is asked."""
     return "c-" + hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def keep_known(frame: pl.DataFrame, known: pl.DataFrame, *, renamed: Mapping[str, str] | None = None) -> pl.DataFrame:
-    """Return candidates in which those that the lake knows keep their group and split.
-
-    A candidate that was trained on must never move into the test split because a larger file groups it anew.
-
-    Args:
-        frame: Rows of ``candidates``, new and known.
-        known: candidate_id, group_id, split of those in the lake that keep theirs.
-        renamed: New name to known name of a candidate that an earlier import wrote otherwise; it takes over group and split.
-    """
-    before = known.select(_name="candidate_id", _group="group_id", _split="split")
-    name = pl.col("candidate_id").replace(dict(renamed or {}))
-    joined = frame.with_columns(_name=name).join(before, on="_name", how="left", maintain_order="left")
-    # a new member of a known group follows the group
-    groups = dict(joined.filter(pl.col("_group").is_not_null()).select("group_id", "_group").iter_rows())
-    moved = pl.col("group_id").replace_strict(groups, default=pl.col("group_id"), return_dtype=pl.String)
-    joined = joined.with_columns(group_id=pl.coalesce("_group", moved))
-    splits = dict(known.select("group_id", "split").iter_rows())
-    split = pl.col("group_id").replace_strict(splits, default=pl.col("split"), return_dtype=pl.String)
-    return joined.with_columns(split=pl.coalesce("_split", split)).drop("_name", "_group", "_split")

@@ -155,7 +155,7 @@ def _candidate(found: dict[str, pl.DataFrame]) -> list[str]:
     lines = []
     for row in _rows(found, "candidates"):
         facts = [row[name] for name in ("candidate_id", "title", "company", "category") if row[name]]
-        lines.append(", ".join([*facts, f"{row['split']} split", f"group {row['group_id']}"]))
+        lines.append(", ".join([*facts, f"{row['split'] or 'no'} split", f"group {row['group_id']}"]))
     return lines or ["not in the lake"]
 
 

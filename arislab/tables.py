@@ -87,7 +87,10 @@ TABLES: dict[str, Contract] = {
             "category": _text("coarse group that quotas and plots use"),
             "use_case": _text("which set of in-context examples serves it: general, tech, executive, …"),
             "group_id": _text("shared by a candidate and its near-duplicates; the unit of the split", required=True),
-            "split": _text("train, validation or test; a stable hash of group_id", required=True, allowed=SPLITS),
+            "split": _text(
+                "train, validation or test, by a stable hash of group_id or as given at import; null: none, the question also stands outside test",
+                allowed=SPLITS,
+            ),
         },
     ),
     "training_runs": Contract(

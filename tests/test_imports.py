@@ -75,7 +75,7 @@ ARROWS = {
     "inputs": {"duplicates", "files", "json_text", "tables"},
     "batch_files": {"batch", "files", "inputs", "json_text", "lines", "results"},
     "earlier": set(),
-    "importing": {"batch", "batch_files", "earlier", "files", "inputs", "lines", "scoring", "tables", "task"},
+    "importing": {"batch", "batch_files", "duplicates", "earlier", "files", "inputs", "scoring", "tables", "task"},
     "import_cli": {"importing", "runs_cli", "task", "text"},
     "surrogate": set(),
     "designs": {"surrogate"},

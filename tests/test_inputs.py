@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_json_text import TEXT, VALUES
 
-from arislab import files, inputs, json_text
-from arislab.errors import PrerequisiteError
+from arislab import files, inputs, json_text, tables
+from arislab.errors import PrerequisiteError, TaskError
 from arislab.files import Rows
 
 
@@ -24,8 +24,16 @@ PROFILES = (
 )
 
 
+NOBODY = pl.DataFrame(schema=dict.fromkeys(("candidate_id", "profile", "group_id", "split"), pl.String))
+
+
+def imported(file, *, asked=inputs.by_profile, known=NOBODY, fixed=(), renamed=None, **how):
+    frame = inputs.candidates(file, **how)
+    return inputs.placed(frame, known, asked=asked, fixed=fixed, renamed=renamed)
+
+
 def test_a_users_own_profiles_become_candidates():
-    frame = inputs.candidates(rows(*PROFILES), id="nr", text="text")
+    frame = imported(rows(*PROFILES), id="nr", asked=inputs.by_column("text"))
     assert frame["candidate_id"].to_list() == ["1", "2", "3"]
     assert json.loads(frame["profile"][2]) == {"nr": 3, "title": "Pilot", "text": "flies far", "firm": "A"}
     assert frame["title"].to_list() == ["Cook", "Cook", "Pilot"]
@@ -55,7 +63,7 @@ def test_people_whose_skills_are_keys_are_people_of_their_own(tmp_path):
     lines = [{"id": f"p{i}", "skills": {skills[i % 30]: 3, skills[(7 * i + 1) % 30]: i}} for i in range(30)]
     path = tmp_path / "p.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
-    frame = inputs.candidates(files.read(path), id="id")
+    frame = imported(files.read(path), id="id")
     assert frame["profile"].str.len_chars().max() < 60
     assert frame["group_id"].n_unique() == 30
 
@@ -64,18 +72,36 @@ def test_near_duplicates_are_sought_in_what_is_asked_not_in_ids_and_gold():
     people = [
         {"nr": f"{i:09d} x{i} y{i} z{i}", "gold": f"answer {i} of {i * 7} and {i * 13}", "q": COOK} for i in range(4)
     ]
-    alone = inputs.candidates(rows(*people), id="nr")
-    asked = inputs.candidates(rows(*people), id="nr", asked=lambda candidate: candidate["profile"]["q"])
-    by_text = inputs.candidates(rows(*people), id="nr", text="q")
-    assert alone["group_id"].n_unique() > 1
+    alone = imported(rows(*people), id="nr")
+    asked = imported(rows(*people), id="nr", asked=lambda candidate: candidate["profile"]["q"])
+    by_text = imported(rows(*people), id="nr", asked=inputs.by_column("q"))
+    assert alone["group_id"].n_unique() == 4
     assert asked["group_id"].n_unique() == by_text["group_id"].n_unique() == 1
 
 
-def test_a_given_group_decides_the_split():
-    frame = inputs.candidates(rows(*PROFILES), id="nr", group="firm", text="title")
-    groups = frame["group_id"].to_list()
-    assert groups[0] == groups[2]
-    assert frame["split"][0] == frame["split"][2]
+def test_a_name_is_no_part_of_what_is_compared():
+    frame = imported(rows(*[{"nr": f"no {i} of {i * 7}", "q": COOK} for i in range(3)]), id="nr")
+    assert frame["group_id"].n_unique() == 1
+
+
+def test_a_given_group_is_kept_and_joined_by_near_duplicates():
+    people = [p | {"nr": i} for i, p in enumerate(PROFILES)] + [{"nr": 3, "text": COOK + "!", "firm": None}]
+    frame = imported(rows(*people[1:]), id="nr", group="firm", asked=inputs.by_column("text"))
+    assert frame["group_id"].to_list() == ["g-B", "g-A", "g-B"]
+    assert frame["split"].to_list() == [tables.split_of(group) for group in frame["group_id"]]
+
+
+def test_a_text_that_two_groups_share_leaves_the_test_split_and_merges_nothing():
+    hidden = next(f for f in map(str, range(99)) if tables.split_of(f"g-{f}") == "test")
+    seen = next(f for f in map(str, range(99)) if tables.split_of(f"g-{f}") == "train")
+    people = [
+        {"nr": 1, "text": COOK, "firm": hidden},
+        {"nr": 2, "text": COOK.upper(), "firm": seen},
+        {"nr": 3, "text": "flies far", "firm": hidden},
+    ]
+    frame = imported(rows(*people), id="nr", group="firm", asked=inputs.by_column("text"))
+    assert frame["group_id"].to_list() == [f"g-{hidden}", f"g-{seen}", f"g-{hidden}"]
+    assert frame["split"].to_list() == [None, "train", "test"]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +128,7 @@ def test_the_split_of_the_file_is_the_split():
         p | {"part": part, "text": f"{p['text']} {part}"}
         for p, part in zip(PROFILES, ("test", "train", "validation"), strict=True)
     ]
-    frame = inputs.candidates(rows(*marked), id="nr", split="part", group="nr")
+    frame = imported(rows(*marked), id="nr", split="part")
     assert frame["split"].to_list() == ["test", "train", "validation"]
 
 
@@ -111,13 +137,26 @@ def test_the_split_of_the_file_is_the_split():
     [
         (("train", "train", "dev"), "line 3: --split 'part' must be one of train, validation, test, got 'dev'"),
         (("train", "train", None), "line 3: .*got None"),
-        (("train", "test", "train"), "line 2: the row is marked test, line 1 is marked train"),
+        (
+            ("train", "test", "test"),
+            "line 3: the row is marked test, line 1 is marked train, and both are of group 'g-A'",
+        ),
     ],
 )
 def test_a_split_that_cannot_be_is_refused_by_line(parts, message):
     marked = [p | {"part": part} for p, part in zip(PROFILES, parts, strict=True)]
     with pytest.raises(PrerequisiteError, match=message):
-        inputs.candidates(rows(*marked), id="nr", text="text", split="part")
+        inputs.candidates(rows(*marked), id="nr", group="firm", split="part")
+
+
+def test_near_duplicates_in_two_splits_are_refused_by_line():
+    file = rows(*[p | {"part": part} for p, part in zip(PROFILES, ("train", "test", "test"), strict=True)])
+    frame = inputs.candidates(file, id="nr", split="part")
+    placed = inputs.placed(frame, NOBODY, asked=inputs.by_column("text"))
+    with pytest.raises(
+        PrerequisiteError, match=r"line 2: the row is marked test, line 1 is marked train, .*near-duplicates"
+    ):
+        inputs.refuse_torn_groups(file, frame, placed)
 
 
 RECORDED = (
@@ -236,24 +275,52 @@ def test_candidates_are_read_back_as_they_were_written(tmp_path, people):
 
 
 def test_a_known_candidate_keeps_group_and_split_when_a_larger_file_comes():
-    first = inputs.candidates(rows(*PROFILES[1:]), id="nr", text="text")
-    grown = inputs.keep_known(inputs.candidates(rows(*PROFILES), id="nr", text="text"), first)
+    how = {"id": "nr", "asked": inputs.by_column("text")}
+    first = imported(rows(*PROFILES[1:]), **how)
+    grown = imported(rows(*PROFILES), known=first, fixed=first["candidate_id"].to_list(), **how)
     before = {r["candidate_id"]: (r["group_id"], r["split"]) for r in first.to_dicts()}
     after = {r["candidate_id"]: (r["group_id"], r["split"]) for r in grown.to_dicts()}
     assert {k: after[k] for k in before} == before
     assert after["1"] == after["2"]  # the new near-duplicate follows the group that was there
 
 
-def test_a_new_member_of_a_known_group_follows_its_split_whatever_its_hash():
-    known = pl.DataFrame({"candidate_id": ["old"], "group_id": ["g-A"], "split": ["test"]})
-    frame = pl.DataFrame(
-        {"candidate_id": ["new", "other"], "group_id": ["g-A", "g-B"], "split": ["train", "validation"]}
+def known(name, group, split, text="x"):
+    return pl.DataFrame(
+        {"candidate_id": [name], "profile": [json.dumps({"text": text})], "group_id": [group], "split": [split]}
     )
-    assert inputs.keep_known(frame, known)["split"].to_list() == ["test", "validation"]
+
+
+def test_a_near_duplicate_of_a_known_candidate_joins_its_group_though_the_file_has_it_not():
+    frame = imported(
+        rows(PROFILES[0]), id="nr", known=known("old", "g-old", "validation", COOK), asked=inputs.by_column("text")
+    )
+    assert frame.select("group_id", "split").rows() == [("g-old", "validation")]
+
+
+def test_a_new_member_of_a_known_group_follows_its_split_whatever_its_hash():
+    frame = imported(rows({"nr": "new", "firm": "A"}), id="nr", group="firm", known=known("old", "g-A", "test"))
+    assert frame["split"].to_list() == ["test"]
+
+
+def test_what_was_trained_on_never_becomes_test():
+    for split in ("train", "validation", "test"):
+        frame = imported(
+            rows({"nr": "7", "firm": "A"}), id="nr", group="firm", known=known("7", "7", split), fixed=["7"]
+        )
+        assert frame.select("group_id", "split").rows() == [("7", split)]
 
 
 def test_a_renamed_candidate_takes_over_group_and_split():
-    known = pl.DataFrame({"candidate_id": ["7"], "group_id": ["7"], "split": ["validation"]})
-    frame = pl.DataFrame({"candidate_id": ["007"], "group_id": ["007"], "split": ["test"]})
-    kept = inputs.keep_known(frame, known, renamed={"007": "7"})
-    assert kept.rows() == [("007", "7", "validation")]
+    frame = imported(rows({"nr": "007"}), id="nr", known=known("7", "g", "validation"), renamed={"007": "7"})
+    assert frame.select("candidate_id", "group_id", "split").rows() == [("007", "g", "validation")]
+
+
+def test_a_task_that_knows_no_question_about_somebody_in_the_lake_hinders_nobody():
+    def asked(candidate):
+        if "q" not in candidate["profile"]:
+            raise TaskError("no q")
+        return candidate["profile"]["q"]
+
+    assert imported(rows({"nr": 1, "q": "x"}), id="nr", known=known("old", "g", "train"), asked=asked).height == 1
+    with pytest.raises(TaskError):
+        imported(rows({"nr": 1}), id="nr", asked=asked)
