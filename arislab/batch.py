@@ -356,7 +356,11 @@ def isolation(server: Server, *, models: Iterable[str], again: bool = False) -> 
     finally:
         ledger.close()
     names = tuple(dict.fromkeys(models))
-    if is_busy and len(names) > 1 and not mixing.known(server, names, folder=server.folder):
+    if (
+        is_busy
+        and len(names) > 1
+        and not (mixing.sees_to_it(server) or mixing.known(server, names, folder=server.folder))
+    ):
         return Isolation(
             "cannot tell", names, problem="batches are on their way to this server, and a probe needs it alone"
         )

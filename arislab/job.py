@@ -364,7 +364,7 @@ class Job:
         return self._keeps_apart({sending.model_of(shard["path"]), *beside})
 
     def _keeps_apart(self, models: set[str]) -> bool:
-        if len(models) < 2 or self.server.about.get("server") == "arislab":  # that one sees to it itself
+        if len(models) < 2 or mixing.sees_to_it(self.server):  # that one sees to it itself
             return True
         found = mixing.known(self.server, models, folder=self.folder)
         return found is not None and found.is_together

@@ -1,6 +1,6 @@
 """Asking a server of the protocol whether it keeps its models apart (``isolation`` judges).
 
-Until it was asked, a job sends it batches of one model at a time. It is asked by chat, or by small batches where it has no chat. The result
+arislab's own server examines what stands behind it. Until any other was asked, a job sends it batches of one model at a time. It is asked by chat, or by small batches where it has no chat. The result
 stays in ``isolation.jsonl`` beside the ledger until the models change or a day has passed, and in the run's record. This module does not
 know jobs.
 """
@@ -41,8 +41,8 @@ def check(
     names = tuple(dict.fromkeys(models))
     if server.recorded is not None and len(names) > 1:
         return _as_recorded(server.recorded, names)
-    found = None if again else known(server, names, folder=folder)
-    found = found or probe(server, names, folder=folder, batches=batches)
+    found = None if again or sees_to_it(server) else known(server, names, folder=folder)
+    found = found or probe(server, names, folder=folder, batches=batches, again=again)
     server.note_isolation(found)
     stop(server, found)
     return found
@@ -58,11 +58,25 @@ def stop(server: Server, found: Isolation | None) -> None:
         raise BatchError(f"{server.base_url} does not answer with the model that was asked. {found!r}")
 
 
-def probe(server: Server, models: Iterable[str], *, folder: Path, batches: Batches | None = None) -> Isolation:
-    """Ask a server, keep what its answers show in the folder, and return it, whatever it is. Arguments as in ``check``."""
+def sees_to_it(server: Server) -> bool:
+    """Whether a server is one of ours, which finds out by itself what it may be asked at once, and keeps to it."""
+    return bool(server.about.get("isolation"))
+
+
+def probe(
+    server: Server, models: Iterable[str], *, folder: Path, batches: Batches | None = None, again: bool = True
+) -> Isolation:
+    """Ask a server, keep what its answers show, and return it, whatever it is. Arguments as in ``check``."""
     names = tuple(dict.fromkeys(models))
     if len(names) < 2:
         return Isolation("one model", names)
+    if sees_to_it(server):
+        asked = {"models": names, "again": again}
+        return from_dict(
+            server.patiently(
+                lambda: server.client.post("/arislab/isolation", body=asked, cast_to=object, options={"timeout": 3600})
+            )
+        )
     found = _ask(server, names, folder, batches)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "isolation.jsonl").open("a", encoding="utf-8") as file:

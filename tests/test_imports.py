@@ -125,7 +125,7 @@ ARROWS = {
         "signing",
         "tablelog",
     },
-    "server": {"chat", "json_text", "masking", "pause", "text", "tiny"},
+    "server": {"chat", "isolation", "json_text", "masking", "pause", "text", "tiny"},
     "tiny": {"chat", "tables"},  # one renderer of chat templates for training and serving
     "verify": {
         "canonical",

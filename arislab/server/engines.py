@@ -7,7 +7,6 @@ import asyncio
 import hashlib
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arislab import masking
 from arislab.errors import PrerequisiteError
+from arislab.server.gate import Gate
 from arislab.server.limits import ANSWER_BYTES
 from arislab.server.store import NO_USAGE, Usage
 
@@ -53,55 +53,6 @@ class Result:
 Emit = Callable[[Result], None]
 
 
-class Gate:
-    """A turnstile: ``width`` chunks inside at most, the others wait in the order of their arrival.
-
-    Each running batch queues for one chunk at a time, so batches take turns and a small one is not stuck behind a large one.
-    """
-
-    def __init__(self, width: int):
-        self.width, self.inside = width, 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    async def enter(self) -> None:
-        """Wait for a place."""
-        if self.inside < self.width and not self._waiting:
-            self.inside += 1
-            return
-        place = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                self.leave()
-            raise
-
-    def leave(self) -> None:
-        """Give the place to the next one."""
-        self.inside -= 1
-        self.widen(self.width)
-
-    async def step_out(self, delay_s: float) -> None:
-        """Sleep outside, so that others go on meanwhile, and come back in turn."""
-        self.leave()
-        try:
-            await asyncio.sleep(delay_s)
-            await self.enter()
-        except asyncio.CancelledError:
-            self.inside += 1  # whoever entered will leave once more
-            raise
-
-    def widen(self, width: int) -> None:
-        """Set the number of places (at least 1)."""
-        self.width = max(1, width)
-        while self._waiting and self.inside < self.width:
-            place = self._waiting.popleft()
-            if not place.done():
-                self.inside += 1
-                place.set_result(None)
-
-
 class Engine(Protocol):
     """What the server needs of an engine."""
 
@@ -114,7 +65,7 @@ class Engine(Protocol):
     whole_chunks: bool
     """A chunk with a missing line runs whole again (its texts depend on their neighbours by float rounding)."""
     gate: Gate
-    """The caller enters before :meth:`run` and leaves after it."""
+    """The caller enters for the model of a chunk before :meth:`run` and leaves after it."""
 
     @property
     def response_format(self) -> bool | None:

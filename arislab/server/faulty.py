@@ -16,7 +16,8 @@ from typing import TextIO
 import orjson
 
 from arislab.errors import PrerequisiteError, closest
-from arislab.server.engines import CHAT, Emit, Gate, Request, Result, completion, echo, failure
+from arislab.server.engines import CHAT, Emit, Request, Result, completion, echo, failure
+from arislab.server.gate import Gate
 
 PASSING = ("429", "500", "timeout", "empty")
 """Faults that are over with the ``tries``-th batch that asks a line: HTTP 429 and 500, no answer at all, an answer without choices."""

@@ -220,8 +220,22 @@ async def about(request: Request) -> Record:
         "instance": _store(request).instance,
         "engine": engine.name,
         "response_format": engine.response_format,
+        "isolation": True,
         "limits": {name: limits[name] for name in ("requests", "file_bytes", "line_bytes", "window_s")},
     }
+
+
+class Examined(BaseModel):
+    """The body of ``POST /v1/arislab/isolation``."""
+
+    models: list[Annotated[str, Field(min_length=1, max_length=512)]] = Field(min_length=1, max_length=16)
+    again: bool = False
+
+
+@router.post("/v1/arislab/isolation")
+async def isolation(request: Request, asked: Examined) -> Record:
+    """Whether models may be asked at once; examines the engine, for seconds, if that is not known (:meth:`Watch.check`)."""
+    return (await _runner(request).watch.check(asked.models, again=asked.again)).as_dict()
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
@@ -283,11 +297,12 @@ async def _answer(request: Request, endpoint: str) -> Response:
         raise refuse(400, str(error), param=error.param or None, code=error.code) from None
     results: list[engines.Result] = []
     asked = engines.Request(0, secrets.token_hex(16), body, int(time.time()), endpoint)
-    await engine.gate.enter()
+    model = str(body.get("model"))
+    await engine.gate.enter(model)
     try:
         await engine.run([asked], results.append)
     finally:
-        engine.gate.leave()
+        engine.gate.leave(model)
     (result,) = results
     headers = {} if result.status == 200 else {"X-Should-Retry": "false"}  # it was tried here as often as may help
     if result.status == 0:

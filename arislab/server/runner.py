@@ -19,16 +19,19 @@ import time
 from array import array
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
-from arislab.errors import PrerequisiteError
+from arislab.errors import BatchError, PrerequisiteError
 from arislab.server.engines import Emit, Engine, Request, Result, failure
+from arislab.server.gate import Gate
 from arislab.server.limits import ForbiddenError, Limits, check_fields
 from arislab.server.metrics import Meter
 from arislab.server.store import TERMINAL, Record, Store
+from arislab.server.watch import Watch
 from arislab.server.writes import Writes, row_of
 
 log = logging.getLogger("arislab.server")
@@ -50,16 +53,28 @@ class Scan:
     """Where each request starts; blank lines have no entry."""
     errors: list[Record] = field(default_factory=list)
     """``{code, line, message, param}``, the first hundred; ``line`` counts from 1, blank lines included."""
-    models: set[str] = field(default_factory=set)
+    models: dict[str, int] = field(default_factory=dict)
+    """Model -> its number, in order of appearance."""
+    asked: "array[int]" = field(default_factory=lambda: array("L"))
+    """Number of the model of each request."""
     prefixes: dict[bytes, int] = field(default_factory=dict)
     """Digest of all messages but the last -> number of the group, in order of appearance; filled where it is asked for."""
     groups: "array[int]" = field(default_factory=lambda: array("L"))
     """Group of each request, or empty."""
 
-    def order(self) -> Sequence[int]:
-        """Lines in the order in which they are dispatched: as they stand, or group by group."""
-        lines = range(len(self.offsets))
-        return sorted(lines, key=self.groups.__getitem__) if self.groups else lines
+    def chunks(self, size: int, *, by_model: bool) -> Iterator[tuple[str, Sequence[int]]]:
+        """Model and lines of each chunk in the order in which they are dispatched: as they stand, group by group, or one model after the other."""
+        names, every = list(self.models), range(len(self.offsets))
+        order = sorted(every, key=self.groups.__getitem__) if self.groups else every
+        parts = (
+            [[line for line in order if self.asked[line] == number] for number in range(len(names))]
+            if by_model
+            else [order]
+        )
+        for part in parts:
+            for first in range(0, len(part), size):
+                chunk = part[first : first + size]
+                yield names[self.asked[chunk[0]]], chunk
 
 
 class Runner:
@@ -79,6 +94,9 @@ class Runner:
         self._meters: dict[str, Meter] = {}
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, asyncio.Event] = {}
+        self._models: dict[str, set[str]] = {}  # batch -> models, of batches that run
+        self.watch = Watch(engine, store)
+        """Which models the engine may have at once."""
         self._overdue: set[str] = set()  # batches whose window passed while they ran
 
     def start(self) -> None:
@@ -180,6 +198,8 @@ class Runner:
     async def _give_up(self, batch_id: str, cause: BaseException) -> None:
         """End a batch that cannot go on: with what is durable, and an error line for each other line."""
         message = f"the server failed: {type(cause).__name__}; its log has the reason"
+        if isinstance(cause, BatchError):
+            message = str(cause)
         if isinstance(cause, FileNotFoundError):
             message = "the file of its requests, or another file of the server, is gone; the server's log says which"
         errors = _errors([_error("server_error", message)])
@@ -238,6 +258,7 @@ class Runner:
             pump.cancel()
             await asyncio.wait((pump, stop))
             self._asked.pop(batch["id"], None)
+            self._models.pop(batch["id"], None)
             self._meters.pop(batch["id"], None)
         if not pump.cancelled() and (error := pump.exception()) is not None:
             raise error
@@ -257,21 +278,23 @@ class Runner:
             meter.add(time.monotonic(), row.usage[2])
             writes.add(row)
 
-        order = scan.order()
+        self._models[batch["id"]] = set(scan.models)
+        await self.watch.before(set().union(*self._models.values()))
+        by_model = len(scan.models) > 1 and not self.watch.may_be_together(frozenset(scan.models))
         with store.path(batch["input_file_id"]).open("rb") as file:
             async with asyncio.TaskGroup() as group:
-                for first in range(0, len(order), size):
-                    chunk = order[first : first + size]
+                for model, chunk in scan.chunks(size, by_model=by_model):
                     missing = [line for line in chunk if line not in done]
                     if not missing:
                         continue
                     await writes.settle(MAX_OPEN_WRITES)
-                    await engine.gate.enter()
+                    await engine.gate.enter(model)
                     lines = chunk if engine.whole_chunks else missing
                     requests = [_request(file, scan.offsets[line], line, batch) for line in lines]
                     asked |= {request.line: request.custom_id for request in requests if request.line not in done}
                     task = group.create_task(self._ask(requests, emit))
-                    task.add_done_callback(lambda _: engine.gate.leave())  # also for a task that is cancelled unstarted
+                    leave = partial(_leave, engine.gate, model)
+                    task.add_done_callback(leave)  # also for a task that is cancelled unstarted
         await writes.settle(0)
 
     async def _ask(self, requests: Sequence[Request], emit: Emit) -> None:
@@ -312,6 +335,10 @@ class Runner:
         await writes.settle(0)
 
 
+def _leave(gate: Gate, model: str, _: asyncio.Task[None]) -> None:
+    gate.leave(model)
+
+
 def scan_input(path: Path, endpoint: str, limits: Limits, *, group_by_prefix: bool = False) -> Scan:
     """Check a whole input file in one pass that holds one line at a time.
 
@@ -345,7 +372,7 @@ def scan_input(path: Path, endpoint: str, limits: Limits, *, group_by_prefix: bo
             )
             scan.errors.append(_error("duplicate_custom_id", message, line=number, param="custom_id"))
         seen[custom_id] = number
-        scan.models.add(body["model"])
+        scan.asked.append(scan.models.setdefault(body["model"], len(scan.models)))
         if group_by_prefix:
             key = hashlib.sha256(orjson.dumps([body["model"], body.get("messages", [])[:-1]])).digest()[:16]
             scan.groups.append(scan.prefixes.setdefault(key, len(scan.prefixes)))

@@ -5,6 +5,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from arislab.isolation import VERDICTS
+
 Schema = dict[str, Any]
 
 _INT, _TEXT, _NUMBER, _FLAG = ({"type": name} for name in ("integer", "string", "number", "boolean"))
@@ -77,6 +79,18 @@ SCHEMAS: dict[str, Schema] = {
             total_tokens=_INT,
         ),
     ),
+    "Isolation": _object(
+        verdict={"enum": list(VERDICTS)},
+        models=_list(_TEXT),
+        **dict.fromkeys(("n_prompts", "n_differ", "n_could_show", "n_turned", "n_control", "n_control_turned"), _INT),
+        n_turned_alone=_INT,
+        alike=_list(_list(_TEXT)),
+        example=_TEXT,
+        problem=_TEXT,
+        n_requests=_INT,
+        seconds=_NUMBER,
+        checked_at=_TEXT,
+    ),
     "Live": _object(
         **dict.fromkeys(("total", "completed", "failed", "in_flight"), _INT),
         requests_per_s=_NUMBER,
@@ -88,6 +102,7 @@ SCHEMAS: dict[str, Schema] = {
         version=_TEXT,
         instance=_TEXT,
         engine=_TEXT,
+        isolation={"const": True},
         response_format=_or_null(_FLAG),
         limits=_object(requests=_INT, file_bytes=_INT, line_bytes=_INT, window_s=_INT),
     ),
@@ -128,6 +143,7 @@ ANSWERS: dict[tuple[str, str], tuple[str, Schema, str]] = {
     ("get", "/health"): (_JSON, {"$ref": "Health"}, "403"),
     ("get", "/metrics"): ("text/plain", _TEXT, ""),
     ("get", "/v1/arislab"): (_JSON, {"$ref": "Server"}, ""),
+    ("post", "/v1/arislab/isolation"): (_JSON, {"$ref": "Isolation"}, "400 408 413 500 507"),
     ("get", "/v1/models"): (_JSON, {"$ref": "Models"}, ""),
     ("get", "/v1/models/{model_id}"): (_JSON, {"$ref": "Model"}, "404"),
     ("get", "/v1/files"): (_JSON, {"$ref": "Files"}, "400"),

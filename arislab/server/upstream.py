@@ -5,6 +5,7 @@ operator did not name, and a POST that is repeated as a GET is another question.
 """
 
 import asyncio
+import hashlib
 import logging
 import os
 import random
@@ -20,7 +21,8 @@ from yarl import URL
 from arislab import masking
 from arislab.pause import retry_after_s
 from arislab.server.answers import Answer, body_of, passed_through
-from arislab.server.engines import Emit, Gate, Request, Result, failure, marked
+from arislab.server.engines import Emit, Request, Result, failure, marked
+from arislab.server.gate import Gate
 from arislab.server.limits import ANSWER_BYTES
 
 if TYPE_CHECKING:
@@ -101,6 +103,17 @@ class UpstreamEngine:
         self.gate = Gate(start * len(self._upstreams))
         self._session: aiohttp.ClientSession | None = None
 
+    @property
+    def identity(self) -> str:
+        """A name for the servers behind this engine, from which no address can be read."""
+        urls = orjson.dumps(sorted(upstream.url for upstream in self._upstreams))
+        return f"upstream-{hashlib.sha256(urls).hexdigest()[:16]}"
+
+    def each(self) -> "list[UpstreamEngine]":
+        """One engine for each server, to examine them one by one; this one itself if there is but one."""
+        urls = [upstream.url for upstream in self._upstreams]
+        return [self] if len(urls) == 1 else [UpstreamEngine([url], key=self._key) for url in urls]
+
     async def start(self) -> None:
         """Open the connection pool; the key, if any, is never part of a URL or a log."""
         import aiohttp
@@ -163,7 +176,7 @@ class UpstreamEngine:
                 if not is_absent:
                     self._hold(upstream, upstream.in_flight)
             else:
-                await self.gate.step_out(wait_s)
+                await self.gate.step_out(wait_s, str(request.body.get("model")))
             delay_s = min(30.0, delay_s * 2)
 
     async def _free(self) -> _Upstream:

@@ -10,6 +10,7 @@ the old ones' cache. A name must therefore hold the weights' digest, and a folde
 """
 
 import asyncio
+import hashlib
 import logging
 import os
 import secrets
@@ -27,7 +28,8 @@ from typing import TYPE_CHECKING
 import orjson
 
 from arislab.errors import PrerequisiteError
-from arislab.server.engines import Emit, Gate, Request, Result, failure, marked
+from arislab.server.engines import Emit, Request, Result, failure, marked
+from arislab.server.gate import Gate
 from arislab.server.limits import ANSWER_BYTES
 from arislab.server.upstream import UpstreamEngine
 from arislab.tiny.decoder import MODEL_DIR, base_name
@@ -131,6 +133,12 @@ class VllmEngine:
         self._serving = asyncio.Event()
         self._life: _Life | None = None
         self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def identity(self) -> str:
+        """A name for this vLLM: its program, model and options."""
+        told = orjson.dumps([self._python, self._model, self._arguments])
+        return f"vllm-{hashlib.sha256(told).hexdigest()[:16]}"
 
     async def start(self) -> None:
         """Start vLLM; it loads the model while the server already answers."""

@@ -1,0 +1,166 @@
+"""Which models an engine may have at once: known from the store, or found out by a probe while nothing else is asked (``isolation``).
+
+Models of a server that arislab did not write (upstream, vLLM) go in one after the other until a probe has shown that it keeps them apart.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import orjson
+
+from arislab.errors import BatchError
+from arislab.isolation import VERDICTS, Answers, Isolation, Wave, body, examine, from_dict, text_of
+from arislab.server.engines import CHAT, Engine, Request, Result
+from arislab.server.gate import ALONE
+from arislab.server.store import Store
+from arislab.server.upstream import UpstreamEngine
+
+log = logging.getLogger("arislab.server")
+
+FOREIGN = ("upstream", "vllm")
+ANSWER_S = 60.0
+"""Seconds that one answer of a probe may take."""
+WORST = ("fails alone", "mixes", "cannot tell", "isolated")
+assert set(WORST) < set(VERDICTS)
+
+
+class Watch:
+    """Tells the gate of an engine which models may be inside together.
+
+    Args:
+        engine: whose gate is told.
+        store: keeps results over a restart.
+    """
+
+    def __init__(self, engine: Engine, store: Store):
+        self._engine, self._store = engine, store
+        self._examining = asyncio.Lock()
+        self._together: dict[frozenset[str], bool] = {}
+        rows = store.query("select value from meta where name like 'isolation:%' order by name")
+        told = [orjson.loads(row["value"]) for row in rows]
+        self._identity: str = getattr(engine, "identity", engine.name)
+        self._found = [from_dict(one["found"]) for one in told if one["of"] == self._identity]
+        engine.gate.may_be_together = self.may_be_together
+
+    def may_be_together(self, models: frozenset[str]) -> bool:
+        """Whether the engine may have these models at once."""
+        if models not in self._together:
+            found = self._known(models)
+            is_free = self._engine.name not in FOREIGN if found is None else found.is_together
+            self._together[models] = is_free
+        return self._together[models]
+
+    async def before(self, models: Iterable[str]) -> None:
+        """Find out what is not known of models that are about to be asked at once.
+
+        Raises:
+            BatchError: The engine answers with another model even if one is asked at a time.
+        """
+        names = frozenset(models)
+        if len(names) < 2 or (self._engine.name not in FOREIGN and self._known(names) is None):
+            return
+        found = await self.check(sorted(names))
+        if found.verdict == "fails alone":
+            raise BatchError(
+                f"the models are not asked: the server behind this one does not answer with the model that was asked. {found!r}"
+            )
+
+    async def check(self, models: Iterable[str], *, again: bool = False) -> Isolation:
+        """Return whether models may be asked at once; what runs waits for the probe, if one is needed.
+
+        Args:
+            models: their names.
+            again: probe although a result is known.
+        """
+        names = tuple(dict.fromkeys(models))
+        if len(names) < 2:
+            return Isolation("one model", names)
+        async with self._examining:
+            found = None if again else self._known(names)
+            if found is None:
+                await self._engine.gate.enter(ALONE)
+                try:
+                    found = await self._probe(names)
+                finally:
+                    self._engine.gate.leave(ALONE)
+                log.info("%s", found)
+                await self._keep(found)
+        return found
+
+    def _known(self, models: Iterable[str]) -> Isolation | None:
+        names = frozenset(models)
+        return next((found for found in reversed(self._found) if found.covers(names)), None)
+
+    async def _keep(self, found: Isolation) -> None:
+        told = orjson.dumps({"of": self._identity, "found": found.as_dict()}).decode()
+        name = f"isolation:{found.checked_at}:{secrets.token_hex(4)}"
+        write = self._store.write(lambda db: db.execute("insert into meta values (?, ?)", (name, told)))
+        await asyncio.wrap_future(write)
+        self._found.append(found)
+        self._together.clear()
+        self._engine.gate.widen(self._engine.gate.width)
+
+    async def _probe(self, models: tuple[str, ...]) -> Isolation:
+        """Examine each server behind the engine; the worst is the result."""
+        began, found = time.monotonic(), []
+        engines: Sequence[Engine] = self._engine.each() if isinstance(self._engine, UpstreamEngine) else [self._engine]
+        for engine in engines:
+            if engine is not self._engine:
+                await engine.start()
+            try:
+                found.append(await _examined(engine, models))
+            finally:
+                if engine is not self._engine:
+                    await engine.stop()
+        worst = min(found, key=lambda one: WORST.index(one.verdict))
+        n_requests = sum(one.n_requests for one in found)
+        return replace(worst, n_requests=n_requests, seconds=round(time.monotonic() - began, 1))
+
+
+async def _examined(engine: Engine, models: tuple[str, ...]) -> Isolation:
+    waves, answers = examine(models), None
+    try:
+        while True:
+            wave = next(waves) if answers is None else waves.send(answers)
+            answers = await _asked(engine, wave)
+    except StopIteration as end:
+        found: Isolation = end.value
+    return found
+
+
+async def _asked(engine: Engine, wave: Wave) -> Answers:
+    """The answers to a wave; one after the other is given up after two that did not come."""
+    mark, now = secrets.token_hex(8), int(time.time())
+    bodies = [body(*ask, max_tokens=wave.max_tokens) for ask in wave.asks]
+    requests = [Request(i, f"probe-{mark}-{i}", asked, now, CHAT) for i, asked in enumerate(bodies)]
+    results: dict[int, Result] = {}
+
+    def emit(result: Result) -> None:
+        results[result.line] = result
+
+    async def run(chunk: list[Request]) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(engine.run(chunk, emit), ANSWER_S * len(chunk))
+
+    if wave.at_once:
+        size = engine.chunk_lines
+        await asyncio.gather(*(run(requests[i : i + size]) for i in range(0, len(requests), size)))
+    else:
+        n_failed = 0
+        for request in requests:
+            await run([request])
+            n_failed += request.line not in results or results[request.line].status != 200
+            if n_failed == 2:
+                break
+    failed = next((r for r in results.values() if r.status != 200), None)
+    problem = failed.body[:200].decode(errors="replace") if failed is not None else f"no answer within {ANSWER_S:g} s"
+    return [_text(results.get(i)) for i in range(len(requests))], problem
+
+
+def _text(result: Result | None) -> str | None:
+    return text_of(orjson.loads(result.body)) if result is not None and result.status == 200 else None
