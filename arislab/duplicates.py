@@ -441,12 +441,13 @@ def _normal_forms(texts: pl.Series) -> pl.Series:
     if (texts.str.len_bytes() != texts.str.len_chars()).any():
         texts = texts.str.replace_many(list(_SMART), list(_SMART.values()))
     lower = texts.str.to_lowercase()
-    forms = lower.str.replace_all(r"[^a-z0-9]+", " ").str.strip_chars(" ")
-    special = lower.str.contains(_SPECIAL) | (forms == "")
-    if not special.any():
-        return forms
-    rows = special.arg_true()
-    return forms.scatter(rows, [_canonical(text) for text in texts.gather(rows)])
+    special = lower.str.contains(_SPECIAL)
+    if special.all():
+        return pl.Series([_canonical(text) for text in texts], dtype=pl.String)
+    plain = lower.filter(~special).str.replace_all(r"[^a-z0-9]+", " ").str.strip_chars(" ")
+    forms = lower.scatter((~special).arg_true(), plain)
+    special |= forms == ""
+    return forms.scatter(special.arg_true(), [_canonical(text) for text in texts.filter(special)])
 
 
 def _shingle_chunk(texts: list[str], *, salt: int) -> tuple[U32, Ints, U32]:
