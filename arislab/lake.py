@@ -587,8 +587,14 @@ class Table:
         folder = os.environ.get("ARISLAB_RUN_DIR")
         if folder:
             line = json.dumps({"op": op, "table": self.name, "version": version} | told) + "\n"
-            with (Path(folder) / "tables.jsonl").open("a", encoding="utf-8") as log:
-                log.write(line)
+            try:
+                with (Path(folder) / "tables.jsonl").open("a", encoding="utf-8") as log:
+                    log.write(line)
+            except OSError as error:
+                stored = f"version {version} of {self.name} is stored, but " if op == "write" else ""
+                raise PrerequisiteError(
+                    f"{stored}the record in {folder} cannot note it ({error.strerror}); check disk space, then run the cell again."
+                ) from None
 
     def __repr__(self) -> str:
         if not self._is_there():

@@ -542,7 +542,7 @@ class Recording:
         return written
 
     def _event(self) -> None:
-        found = openlineage.event(fields_of(self.record), at=_now(), lake=f"file://{self.root / 'data' / 'lake'}")
+        found = openlineage.event(fields_of(self.record), at=_now(), lake=(self.root / "data" / "lake").as_uri())
         line = json.dumps(masking.without(found, self.hidden), ensure_ascii=False, default=str) + "\n"
         descriptor = os.open(self.record.folder / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:

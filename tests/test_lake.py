@@ -379,6 +379,41 @@ def test_ledger_files_and_verdicts_are_on_disk_under_their_names(root, synced):
     )  # extra: also the folder, after the journal is gone
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], check=False).returncode
+    ):
+        pytest.skip("a small file system can be mounted by root only")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize("act", ["append", "upsert", "replace"])
+def test_a_full_disk_is_one_message_that_says_what_is_stored(small_disk, act):
+    """And when there is room again, the same write goes through."""
+    table = Lake(small_disk / "data" / "lake")["candidates"].append(people(5))
+    words = [os.urandom(600).hex() for _ in range(3_000)]
+    large = people(3_000).with_columns(title=pl.Series(words))
+    where = {"where": {"split": "train"}} if act == "replace" else {}
+    with pytest.raises(
+        PrerequisiteError, match=r"No space left on device.*nothing of this write is stored, all earlier versions are"
+    ):
+        getattr(table, act)(large, **where)
+    (small_disk / "filler").write_bytes(b"")
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "filler").write_bytes(bytes(2_000_000))
+    with pytest.raises(PrerequisiteError, match="nothing of this write is stored"):
+        getattr(table, act)(people(6), **where)
+    assert (table.version, table.rows) == (0, 5)
+    (small_disk / "filler").unlink()
+    assert getattr(table, act)(people(7), **where).rows == 7
+
+
 @pytest.mark.parametrize("is_older", [False, True], ids=["a new table", "a table of an older arislab"])
 def test_no_housekeeping_takes_a_version_away_that_a_record_names(lake, monkeypatch, is_older):
     """Delta deletes commits of a month ago when it writes a checkpoint, and vacuum the files of old versions after a week."""
@@ -431,6 +466,15 @@ def test_under_a_run_reads_and_writes_are_noted(lake, root, monkeypatch):
     assert (noted[0]["version_before"], noted[1]["where"]) == (None, "candidate_id = 'c0000'")
     assert noted[0]["digest"] == digest("candidates", people(3))
     assert noted[2]["sql"] == "select * from candidates"
+
+
+def test_a_record_that_cannot_be_written_says_that_the_rows_are_stored(lake, root, monkeypatch):
+    monkeypatch.setenv("ARISLAB_RUN_DIR", str(root / "gone"))
+    with pytest.raises(PrerequisiteError, match=r"^version 0 of candidates is stored, but the record in"):
+        lake["candidates"].append(people(3))
+    assert lake["candidates"].rows == 3
+    with pytest.raises(PrerequisiteError, match=r"^the record in"):
+        lake["candidates"].read()
 
 
 def test_lineage_follows_a_row_through_the_tables(lake):
