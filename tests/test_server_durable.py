@@ -158,6 +158,24 @@ def test_a_pump_that_breaks_leaves_an_error_line_for_each_other_line(store, monk
     assert "window" not in orjson.dumps(failed).decode()
 
 
+def test_an_end_that_cannot_be_written_is_tried_again_and_loses_nothing(store, monkeypatch):
+    batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(30)])
+    real, calls = store.finish, []
+
+    def failing(*args, **more):
+        calls.append(time.monotonic())
+        if len(calls) < 6:
+            raise RuntimeError("a defect of the writer")
+        real(*args, **more)
+
+    monkeypatch.setattr(store, "finish", failing)
+    asyncio.run(asyncio.wait_for(live(store, batch_id), 20))
+    done, failed = files(store, batch_id)
+    assert ([text_of(r) for r in done], failed) == ([f"text {i}" for i in range(30)], [])
+    assert store.batch(batch_id)["status"] == "completed"
+    assert calls[5] - calls[0] > 0.02, "not without a pause"
+
+
 # -- the disk -----------------------------------------------------------------------------------------------------------
 
 

@@ -146,15 +146,15 @@ class Runner:
         rates = {"requests_per_s": round(requests_per_s, 3), "tokens_per_s": round(tokens_per_s, 3), "eta_s": eta_s}
         return {**counts, "in_flight": len(asked), **rates}
 
-    def _begin(self, batch_id: str, life: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, batch_id: str, life: Coroutine[Any, Any, None], *, is_last: bool = False) -> None:
         if self._is_stopping:
             life.close()
             return
         self._stops[batch_id] = asyncio.Event()
         task = self._lives[batch_id] = asyncio.create_task(life)
-        task.add_done_callback(lambda task: self._ended(batch_id, task))
+        task.add_done_callback(lambda task: self._ended(batch_id, task, is_last=is_last))
 
-    def _ended(self, batch_id: str, task: asyncio.Task[None]) -> None:
+    def _ended(self, batch_id: str, task: asyncio.Task[None], *, is_last: bool) -> None:
         del self._lives[batch_id], self._stops[batch_id]
         if task.cancelled() or (error := task.exception()) is None:
             return
@@ -162,10 +162,13 @@ class Runner:
         log.error("%s: stopped: %s", batch_id, cause, exc_info=None if isinstance(cause, PrerequisiteError) else cause)
         if isinstance(cause, PrerequisiteError):
             return  # the user must act; the next start takes the batch up
-        if isinstance(cause, OSError | sqlite3.Error) and not isinstance(cause, FileNotFoundError):  # this passes
+        is_passing = isinstance(cause, OSError | sqlite3.Error) and not isinstance(cause, FileNotFoundError)
+        if (
+            is_passing or is_last
+        ):  # a full disk; or not even its end can be written now, and what is durable must not go with it
             asyncio.get_running_loop().call_later(RETRY_WRITE_S, self.take, batch_id)
             return
-        self._begin(batch_id, self._give_up(batch_id, cause))
+        self._begin(batch_id, self._give_up(batch_id, cause), is_last=True)
 
     async def _live(self, batch_id: str) -> None:
         """Move a batch from where it is to its end."""

@@ -244,9 +244,12 @@ class VllmEngine:
             async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
                 try:
                     life = await self._begin(session, key)
-                except PrerequisiteError as error:
+                except (PrerequisiteError, OSError) as error:
                     if not self._first.done():
-                        self._first.set_exception(error)
+                        why = PrerequisiteError(
+                            f"vLLM cannot be started: {error}; mend this and start the server again"
+                        )
+                        self._first.set_exception(error if isinstance(error, PrerequisiteError) else why)
                         return
                     log.error("%s", error)
                 else:
