@@ -226,7 +226,8 @@ def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, t
     """Return candidate_id, group_id and split (null: in none) of candidates, so that ``leaks`` finds nothing later.
 
     A candidate with a group of its own keeps it; one without joins the group of its near-duplicates. Where these are of several
-    groups, the groups are not merged: a candidate of the hidden split whose text also stands outside of it is in no split.
+    groups, the groups are not merged: a candidate of the hidden split whose text also stands outside of it is in no split, and so is a new
+    candidate whose text a known one of the hidden split has.
 
     Args:
         frame: candidate_id (unique), text (what is asked; null resembles nothing), group_id (String, null: none of its own; of a
@@ -254,16 +255,17 @@ def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, t
     rows = rows.with_columns(
         split=pl.coalesce("split", pl.col("group_id").replace_strict(splits, return_dtype=pl.String))
     )
-    in_hidden = pl.col("split") == hidden
-    asked = rows.select("candidate_id", "group_id", "text", id="candidate_id")
-    seen = leaks(
-        asked.filter(rows["split"] == hidden),
-        asked.filter(rows["split"] != hidden),
-        everybody=rows["text"],
-        threshold=threshold,
-    )
-    left = in_hidden & pl.col("candidate_id").is_in(seen["candidate_id"].to_list())
-    return rows.select("candidate_id", "group_id", split=pl.when(~left).then("split"))
+    rows = rows.with_columns(_known=known, id="candidate_id")
+    everybody, is_hidden = rows["text"], pl.col("split") == hidden
+    # what is known stays where it is, so that later imports do not change a test set: who comes later gives way
+    for test, used in (
+        (pl.col("_known").is_null() & ~is_hidden, is_hidden & (pl.col("_known") == hidden)),
+        (is_hidden, ~is_hidden),
+    ):
+        found = leaks(rows.filter(test), rows.filter(used), everybody=everybody, threshold=threshold)
+        leaves = test & pl.col("candidate_id").is_in(found["candidate_id"].to_list())
+        rows = rows.with_columns(split=pl.when(~leaves.fill_null(value=False)).then("split"))
+    return rows.select("candidate_id", "group_id", "split")
 
 
 def leaks(

@@ -250,8 +250,8 @@ def _splits(frame: pl.DataFrame) -> list[str]:
         first = frame.filter(pl.col("split").is_null())["candidate_id"][0]
         said[0] += f", {alone:,} none"
         said.append(
-            f"note: {alone:,} candidates would be {SPLITS[-1]}, but what is asked about them also stands in another group outside of it (first: {first!r}); "
-            "they are in no split"
+            f"note: {alone:,} candidates are in no split, because what is asked about them stands on both sides of the {SPLITS[-1]} split, in different groups "
+            f"(first: {first!r})"
         )
     return said
 

@@ -88,7 +88,7 @@ TABLES: dict[str, Contract] = {
             "use_case": _text("which set of in-context examples serves it: general, tech, executive, …"),
             "group_id": _text("shared by a candidate and its near-duplicates; the unit of the split", required=True),
             "split": _text(
-                "train, validation or test, by a stable hash of group_id or as given at import; null: none, the question also stands outside test",
+                "train, validation or test, by a stable hash of group_id or as given at import; null: none, the question stands on both sides of test",
                 allowed=SPLITS,
             ),
         },

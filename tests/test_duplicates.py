@@ -234,6 +234,26 @@ def test_what_the_split_lets_through_is_never_a_leak_later(data, threshold):
         assert len(set(where)) == 1, group
 
 
+@given(asked.map(lambda rows: rows[:9]), asked.map(lambda rows: rows[:9]), st.sampled_from([0.3, 0.5, 0.8]))
+@settings(max_examples=FUZZ, deadline=None)
+def test_what_a_later_import_lets_through_is_no_leak_either_and_moves_nobody(first, second, threshold):
+    schema = dict.fromkeys(["candidate_id", "text", "group_id"], pl.String)
+    parts = [
+        pl.DataFrame([(f"{name}{i}", text, group) for i, (text, group) in enumerate(data)], schema=schema, orient="row")
+        for name, data in (("m", first), ("a", second))  # the later ones sort before the known
+    ]
+    how = {"split_of": lambda g: "dark" if sum(g.encode()) % 2 else "seen", "hidden": "dark", "threshold": threshold}
+    known = split(parts[0], **how)
+    every = pl.concat(
+        [parts[1], known.join(parts[0].select("candidate_id", "text"), on="candidate_id")], how="diagonal"
+    )
+    made = split(every.select("candidate_id", "text", "group_id", "split"), **how)
+    new = made.join(known, on="candidate_id", how="anti")  # what is known is not written again
+    rows = pl.concat([new, known]).join(pl.concat(parts).select("candidate_id", "text"), on="candidate_id")
+    rows = rows.with_columns(id="candidate_id")
+    assert leaks(rows.filter(split="dark"), rows.filter(split="seen"), threshold=threshold).rows() == []
+
+
 def test_a_text_that_two_groups_share_leaves_the_hidden_split_and_merges_nothing():
     frame = pl.DataFrame(
         {
