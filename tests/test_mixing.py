@@ -14,7 +14,7 @@ from test_records import plant
 from test_server import Server
 from typer.testing import CliRunner
 
-from arislab import batch, isolation, mixing, verify
+from arislab import batch, isolation, mixing, records, verify
 from arislab.cli import app
 from arislab.errors import BatchError
 
@@ -229,3 +229,11 @@ def test_the_doctor_says_what_it_needs_and_ends_with_1_where_nothing_helps(serve
     assert "must name two models or more" in str(told.exception) + told.output
     told = CliRunner().invoke(app, [*given, "faulty,faulty-1"])
     assert (told.exit_code, told.output.splitlines()[0][:24]) == (1, "isolation: fails alone; ")
+
+
+def test_evaluations_under_a_server_that_mixes_or_that_nobody_examined_are_found_by_a_condition(root):
+    plant(root, "20261126T100000Z-evaluate-aaaa", headline={"isolation": "mixes", "verdict": "hold"})
+    plant(root, "20261126T100001Z-evaluate-bbbb", headline={"isolation": "isolated", "verdict": "hold"})
+    plant(root, "20261126T100002Z-evaluate-cccc", headline={"verdict": "promote"})
+    for where, ids in (("isolation = 'mixes'", ["aaaa"]), ("phase = 'evaluate' and isolation is null", ["cccc"])):
+        assert [run["run_id"][-4:] for run in records.select(root, where=where)] == ids

@@ -75,10 +75,36 @@ def test_every_row_of_a_batch_comes_back_though_vllm_is_killed_in_the_middle(tmp
     assert killed
     assert answers.keys() == {row["custom_id"] for row in rows}
     assert all(answer in ({"label": "yes"}, {"label": "no"}) for answer in answers.values())
+    assert server.log.read_text().count("INFO isolation: ") == 1, (
+        "examined before the first mixed use, and not after the kill"
+    )
+    # each answer of a mixed batch is the one that its model gives alone, whatever this vLLM does with mixed requests
     free = {"max_tokens": 24, "temperature": 0}
-    both = [line(f"f-{i}-{name}", f"Tell {i}.", model=name, **free) for i in range(8) for name in (base, tuned)]
-    free_batch = server.wait(server.submit(both).id, timeout_s=60)
+    asked = [(i, name) for i in range(16) for name in (base, tuned)]
+    alone = {
+        ask: server.client.chat.completions.create(
+            model=ask[1], messages=[{"role": "user", "content": f"Tell {ask[0]}."}], **free
+        )
+        .choices[0]
+        .message.content
+        for ask in sorted(asked, key=lambda ask: ask[1])
+    }
+    n_differ = sum(alone[i, base] != alone[i, tuned] for i in range(16))
+    assert n_differ >= 4, "the adapter must change something, or nothing can be seen"
+    both = [line(f"f-{i}-{name}", f"Tell {i}.", model=name, **free) for i, name in asked]
+    free_batch = server.wait(server.submit(both).id, timeout_s=120)
     texts = {row["custom_id"]: text_of(row) for row in server.results(free_batch.output_file_id)}
-    assert any(texts[f"f-{i}-{base}"] != texts[f"f-{i}-{tuned}"] for i in range(8))
+    other = {base: tuned, tuned: base}
+    turned = [
+        (i, name)
+        for i, name in asked
+        if alone[i, base] != alone[i, tuned] and texts[f"f-{i}-{name}"] == alone[i, other[name]]
+    ]
+    told = server.client.post("/arislab/isolation", body={"models": [base, tuned]}, cast_to=object)
+    print(
+        f"{told['verdict']}: {told['n_turned']} of {told['n_could_show']} turned, {told['seconds']} s; {n_differ} of 16 differ"
+    )
+    assert turned == []
+    assert told["verdict"] in ("isolated", "mixes")
     assert server.stop() == 0
     assert servers_of(python) == []
