@@ -44,6 +44,8 @@ __all__ = ["Lake", "Table", "root"]
 
 _RETRIES = 20
 _FEW = 1_000
+_DAMAGED = re.compile(r"parquet|snappy|thrift|arrow error|utf-?8|python exception", re.IGNORECASE)
+"""In what libraries say of a file whose bytes are not what was written."""
 _READER = {
     "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
@@ -135,6 +137,8 @@ class Lake:
                 answer: pl.DataFrame = connection.sql(query).pl()
             except (duckdb.Error, pl.exceptions.PolarsError) as error:
                 known = ", ".join(self.tables()) or "no table yet; run `arislab demo`"
+                if _DAMAGED.search(str(error)):
+                    known += "; if a data file is damaged, `arislab doctor` names it and the way back"
                 raise LakeError(f"cannot answer {query!r}: {str(error).splitlines()[0]}. Tables: {known}.") from None
             return answer
 
@@ -150,7 +154,12 @@ class Lake:
         """
         from arislab.lineage import follow
 
-        return follow(self, custom_id)
+        try:
+            return follow(self, custom_id)
+        except pl.exceptions.ComputeError as error:
+            raise LakeError(
+                f"cannot follow {custom_id!r}: a data file is damaged ({str(error).splitlines()[0]}); `arislab doctor` names it and the way back."
+            ) from None
 
     def compact(self) -> dict[str, int]:
         """Merge small files of every table; returns files removed by table. Older versions stay readable."""
@@ -182,8 +191,8 @@ class Lake:
                 delta = self[name]._delta()
                 n_rows = self[name]._frame(delta).select(pl.len()).collect().item()
                 told |= {"rows": n_rows, "version": delta.version()}
-            except LakeError as error:  # a display says it, and the next read refuses
-                told["one row"] = str(error)
+            except (LakeError, pl.exceptions.ComputeError) as error:  # a display says it, and the next read refuses
+                told["one row"] = str(error).splitlines()[0]
             rows.append(told)
         return pl.DataFrame(
             rows, schema={"table": pl.String, "rows": pl.Int64, "version": pl.Int64, "one row": pl.String}
@@ -194,7 +203,7 @@ class Lake:
         lines += [
             f"  {row['table']:<24} {row['rows']:>9,} rows  version {row['version']}"
             if row["rows"] is not None
-            else f"  {row['one row']}"
+            else f"  {row['table']:<24} {row['one row']}"
             for row in self._overview().to_dicts()
         ]
         return "\n".join(lines if len(lines) > 1 else ["Lake: empty; run `arislab demo`, or import candidates"])
@@ -293,6 +302,10 @@ class Table:
             frame = (lazy.select(columns) if columns else lazy).collect()
         except pl.exceptions.PolarsError as error:
             known = ", ".join(tables.columns_of(self.name))
+            if _DAMAGED.search(str(error)):
+                raise self._damaged(
+                    storage.Damage(f"a data file cannot be read ({str(error).splitlines()[0]})")
+                ) from None
             which = "" if where is None else f" where {conditions.text(where)!r}"
             raise LakeError(
                 f"cannot read {self.name}{which}: {str(error).splitlines()[0]}. Columns: {known}."
@@ -520,6 +533,8 @@ class Table:
         text = str(error).splitlines()[0]
         if "No space left" in str(error) or "Disk quota" in str(error) or "os error 28" in str(error):
             return self._no_place(OSError(errno.ENOSPC, "No space left on device"))
+        if _DAMAGED.search(text):
+            return self._damaged(storage.Damage(f"a data file cannot be read ({text})"))
         return LakeError(f"cannot write {self.name}: {text}; nothing was written.")
 
     def _make_place(self) -> None:
@@ -601,8 +616,8 @@ class Table:
             return f"Table {self.name}: does not exist yet. {self.contract.doc}"
         try:
             return f"Table {self.name}: {self.rows:,} rows, version {self.version}. {self.contract.doc}"
-        except LakeError as error:
-            return str(error)
+        except (LakeError, pl.exceptions.ComputeError) as error:
+            return f"Table {self.name}: {str(error).splitlines()[0]}"
 
 
 def _count(n: int | None) -> str:

@@ -143,10 +143,23 @@ def test_going_back_from_damage(table, name):
 
 
 def test_a_byte_that_changed_inside_a_data_file_is_found(table):
+    raw = table.lake["training_data_raw"]
+    raw.append(raw.read().with_columns(custom_id=pl.lit("r-8"), candidate_id=pl.lit("c0008")))
     path = newest(table, "*.parquet")
     data = bytearray(path.read_bytes())
     data[4 : len(data) // 2] = bytes(len(data) // 2 - 4)
     path.write_bytes(data)
+    for way in (
+        table.read,
+        lambda: table.upsert(people(9)),
+        lambda: table.lake.sql("select * from candidates"),
+        lambda: table.lake.lineage("r-8"),
+    ):
+        with pytest.raises(LakeError, match=r"damaged.*`arislab doctor` ") as said:
+            way()
+        assert "\n" not in str(said.value)
+    assert "candidates" in repr(table.lake)
+    assert "candidates" in repr(table)
     state = lake_check.examine(table.lake)[0]
     assert (state.whole, state.is_well) == (1, False)
     assert path.name in state.damage
