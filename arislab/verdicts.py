@@ -4,9 +4,11 @@ This module does not know how decisions are folded (decisions) nor how answers a
 (selection), and says which approved answers are not kept, and why.
 """
 
+import json
+
 import polars as pl
 
-from arislab import curation, decisions, selection, structured
+from arislab import curation, decisions, duplicates, selection, structured
 from arislab.task import Task
 
 STALE = "read otherwise when they were judged"
@@ -28,12 +30,12 @@ def judged(
 
     Returns:
         One row per answer with a verdict that nobody took back: custom_id, verdict (approve, reject, edit), holds (it is about the text as it
-        is now), reason (why it does not; null if it does), model, input (of ``raw``), output (edited, if it was), original_output (null
+        is now), reason (why it does not; null if it does), model, input (all that was asked), output (edited, if it was), original_output (null
         unless edited), edit_error (how an edit breaks the SCHEMA where the answer did not; null if not).
     """
     events = decisions.live(reviews).filter(pl.col("decision").is_in(decisions.VERDICTS))
     said = {event["custom_id"]: decisions.kind_of(event) for event in events.iter_rows(named=True)}
-    rows = raw.filter(pl.col("custom_id").is_in(list(said)))
+    rows = _with_all_asked(raw.filter(pl.col("custom_id").is_in(list(said))))
     answers = rows.filter(pl.col("status") == "ok").join(candidates, on="candidate_id", how="semi")
     states = {}
     if answers.height:
@@ -85,7 +87,7 @@ def represent(rows: pl.DataFrame, judged: pl.DataFrame, *, threshold: float, see
     earlier text was rejected represents before those that nobody judged: it waits for a person, and they with it.
 
     Args:
-        rows: custom_id, input, output, quality: the answers to choose from.
+        rows: custom_id, input, messages (null: the input is all that was asked), output, quality: the answers to choose from.
         judged: From ``judged``.
         threshold: As in ``selection.near_duplicates``.
         seed: As there.
@@ -93,7 +95,7 @@ def represent(rows: pl.DataFrame, judged: pl.DataFrame, *, threshold: float, see
     Returns:
         ``rows`` with duplicate_of and similarity (null = represents), and like_rejected (Boolean: duplicate_of was rejected).
     """
-    texts = rows.select("custom_id", "input", "output", "quality")
+    texts = _with_all_asked(rows).select("custom_id", "input", "output", "quality")
     holding = judged.filter("holds")
     is_bad = pl.col("verdict") == "reject"
     rejected = holding.filter(is_bad)
@@ -118,6 +120,16 @@ def represent(rows: pl.DataFrame, judged: pl.DataFrame, *, threshold: float, see
     marked = pl.concat(marks).unique("custom_id", keep="first", maintain_order=True)
     found = rows.join(marked, on="custom_id", how="left", maintain_order="left")
     return found.with_columns(pl.col("like_rejected").fill_null(value=False))
+
+
+def _with_all_asked(rows: pl.DataFrame) -> pl.DataFrame:
+    """Put the whole conversation in the place of its last question, by which conversations about different things may end alike."""
+    if "messages" not in rows.columns:
+        return rows
+    several = (pl.col("messages").str.count_matches('"role"', literal=True) > 2).fill_null(value=False)
+    said = rows.select(pl.when(several).then("messages")).to_series()
+    texts = [None if text is None else duplicates.asked(json.loads(text)) for text in said]
+    return rows.with_columns(input=pl.coalesce(pl.Series(texts, dtype=pl.String), "input"))
 
 
 _NONE = pl.DataFrame(

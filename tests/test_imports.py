@@ -40,7 +40,7 @@ ARROWS = {
     "duplicates": set(),
     "selection": {"duplicates"},
     "curation": {"decisions", "lines", "task"},
-    "verdicts": {"curation", "decisions", "selection", "structured", "task"},
+    "verdicts": {"curation", "decisions", "duplicates", "selection", "structured", "task"},
     "stats": set(),
     "plots": set(),
     "prices": set(),

@@ -352,3 +352,26 @@ def test_the_story_by_the_command_line(root):
     with pytest.raises(ParameterError, match="leaves none of"):
         trained(root, approve="reviewed")
     assert not {text for text in trained(root) if "Town" not in text}
+
+
+def test_conversations_that_end_with_the_same_question_are_no_near_duplicates():
+    talks = [
+        [
+            {"role": "user", "content": f"Tell me about the {thing}."},
+            {"role": "assistant", "content": "Gladly."},
+            {"role": "user", "content": "Go on."},
+        ]
+        for thing in ("glacier above the village", "market in the old town", "glacier above the village!")
+    ]
+    rows = pl.DataFrame(
+        {
+            "custom_id": ["a", "b", "c", "d"],
+            "input": ["Go on."] * 4,
+            "messages": [*(json.dumps(talk) for talk in talks), None],
+            "output": ["It is very old, and many people come to see it."] * 4,
+            "quality": [0.9, 0.8, 0.7, 0.6],
+        }
+    )
+    nobody = pl.DataFrame(schema=verdicts._COLUMNS)
+    marked = verdicts.represent(rows, nobody, threshold=0.8, seed=1)
+    assert marked["duplicate_of"].to_list() == [None, None, "a", None]
