@@ -435,10 +435,15 @@ class Table:
         return frame
 
     def _compact(self) -> int:
+        from deltalake.exceptions import DeltaError
+
         with storage.turn(self.folder):
             delta = self._delta()
             before = delta.version()
-            n_removed = int(delta.optimize.compact(**storage.how())["numFilesRemoved"])
+            try:
+                n_removed = int(delta.optimize.compact(**storage.how())["numFilesRemoved"])
+            except (DeltaError, OSError) as error:
+                raise self._no_place(error) if isinstance(error, OSError) else self._failed(error) from None
             for version in range(before + 1, delta.version() + 1):
                 self._sync(version)
         return n_removed

@@ -78,13 +78,15 @@ def examine(lake: Lake) -> list[State]:
 def _state(table: Table, named: dict[int, str]) -> State:
     damage = _damage(table, None)
     whole = next((version for version in _versions(table) if _damage(table, version) is None), None)
-    rows = table._frame(table._delta(whole)).collect() if whole is not None else tables.empty(table.name)
-    doubled = rows.filter(pl.struct(table.contract.key).is_first_distinct().not_())
-    first = " + ".join(map(str, doubled.select(table.contract.key).row(0))) if doubled.height else None
+    found = tables.empty(table.name).lazy() if whole is None else table._frame(table._delta(whole))
+    rows = found.select(table.contract.key).collect()
+    doubled = rows.filter(rows.is_duplicated()).unique()
+    n_doubled = rows.height - rows.n_unique()
+    first = " + ".join(map(str, doubled.sort(pl.all()).row(0))) if n_doubled else None
     unread = tuple(
         f"{n}, of {run}" for n, run in sorted(named.items()) if n != whole and _damage(table, n, is_deep=False)
     )
-    return State(table.name, damage, whole, rows.height, doubled.height, first, unread)
+    return State(table.name, damage, whole, rows.height, n_doubled, first, unread)
 
 
 def _versions(table: Table) -> list[int]:

@@ -393,13 +393,23 @@ def small_disk(tmp_path):
     subprocess.run(["umount", place], check=True)
 
 
-@pytest.mark.parametrize("act", ["append", "upsert", "replace"])
+@pytest.mark.parametrize("act", ["append", "upsert", "replace", "compact"])
 def test_a_full_disk_is_one_message_that_says_what_is_stored(small_disk, act):
     """And when there is room again, the same write goes through."""
     table = Lake(small_disk / "data" / "lake")["candidates"].append(people(5))
     words = [os.urandom(600).hex() for _ in range(3_000)]
     large = people(3_000).with_columns(title=pl.Series(words))
     where = {"where": {"split": "train"}} if act == "replace" else {}
+    if act == "compact":
+        for n in range(6, 30):
+            table.append(people(n).with_columns(title=pl.Series(words[:n])))
+        (small_disk / "filler").write_bytes(b"")
+        with pytest.raises(OSError, match="No space left"):
+            (small_disk / "filler").write_bytes(bytes(2_000_000))
+        with pytest.raises(PrerequisiteError, match="nothing of this write is stored"):
+            table.lake.compact()
+        assert table.rows == 29
+        return
     with pytest.raises(
         PrerequisiteError, match=r"No space left on device.*nothing of this write is stored, all earlier versions are"
     ):
