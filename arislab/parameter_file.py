@@ -70,8 +70,8 @@ def from_file(path: Path) -> dict[str, Any]:
         raise PrerequisiteError(
             f"cannot read the parameters file {path} ({said}); it must be YAML: one 'name: value' a line."
         ) from None
-    if found is None:
+    if meant(found) is None:
         return {}
     if not isinstance(found, dict):
-        raise PrerequisiteError(f"{path} holds {type(found).__name__}, not parameters; write one 'name: value' a line.")
+        raise PrerequisiteError(f"{path} holds {type(meant(found)).__name__}, not parameters; write one 'name: value' a line.")
     return {str(name): value for name, value in found.items()}
