@@ -21,7 +21,6 @@ What a table holds stands in ``tables.py``. The lake does not know phases, score
 """
 
 import errno
-import html
 import json
 import os
 import random
@@ -39,6 +38,7 @@ from arislab import conditions, digests, place, storage, tables
 from arislab.conditions import Where
 from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.place import root
+from arislab.text import html
 
 __all__ = ["Lake", "Table", "root"]
 
@@ -212,7 +212,7 @@ class Lake:
         rows = "".join(
             f"<tr><td>{r['table']}</td><td style='text-align:right'>{_count(r['rows'])}</td>"
             f"<td style='text-align:right'>{_count(r['version'])}</td>"
-            f"<td style='text-align:left'>{html.escape(r['one row'])}</td></tr>"
+            f"<td style='text-align:left'>{html(r['one row'])}</td></tr>"
             for r in self._overview().to_dicts()
         )
         if not rows:

@@ -73,5 +73,7 @@ def from_file(path: Path) -> dict[str, Any]:
     if meant(found) is None:
         return {}
     if not isinstance(found, dict):
-        raise PrerequisiteError(f"{path} holds {type(meant(found)).__name__}, not parameters; write one 'name: value' a line.")
+        raise PrerequisiteError(
+            f"{path} holds {type(meant(found)).__name__}, not parameters; write one 'name: value' a line."
+        )
     return {str(name): value for name, value in found.items()}

@@ -19,7 +19,7 @@ ARROWS = {
     "conditions": set(),
     "storage": set(),
     "lake_check": {"lake", "storage", "tables"},
-    "lake": {"conditions", "digests", "interactive", "lineage", "place", "storage", "tables"},
+    "lake": {"conditions", "digests", "interactive", "lineage", "place", "storage", "tables", "text"},
     "lineage": {"decisions", "lake"},  # lake: for type checkers only
     "canonical": {"place"},
     "place": set(),
