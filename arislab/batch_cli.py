@@ -86,7 +86,7 @@ def submit(
         if job.is_one_at_a_time():
             names = ",".join(requests["model"].unique(maintain_order=True))
             print(
-                f"one model at a time; `arislab batch doctor --base-url {base_url} --models {names}` finds out whether that is needed"
+                f"one model at a time; `arislab batch doctor --base-url {server.base_url} --models {names}` finds out whether that is needed"
             )
         try:
             if wait:

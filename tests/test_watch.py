@@ -150,6 +150,16 @@ def test_each_server_behind_it_is_examined_and_the_worst_counts(serve, tmp_path,
     assert told.verdict == ("isolated" if n_urls == 1 else "mixes")
 
 
+def test_each_server_is_examined_with_its_own_password(tmp_path):
+    from arislab.server.upstream import UpstreamEngine
+
+    engine = UpstreamEngine(["http://a:first-word@127.0.0.1:1/v1", "http://b:other-word@127.0.0.1:2/v1"])
+    told = [one._upstreams[0].headers["Authorization"] for one in engine.each()]
+    assert told == [upstream.headers["Authorization"] for upstream in engine._upstreams]
+    assert len(set(told)) == 2
+    assert "word" not in engine.identity
+
+
 def test_engines_of_our_own_are_free_until_one_is_found_to_mix(tmp_path):
     async def main():
         engine = engines.make_engine(

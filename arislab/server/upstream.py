@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -111,8 +112,12 @@ class UpstreamEngine:
 
     def each(self) -> "list[UpstreamEngine]":
         """One engine for each server, to examine them one by one; this one itself if there is but one."""
-        urls = [upstream.url for upstream in self._upstreams]
-        return [self] if len(urls) == 1 else [UpstreamEngine([url], key=self._key) for url in urls]
+        if len(self._upstreams) == 1:
+            return [self]
+        found = [copy(self) for _ in self._upstreams]
+        for one, upstream in zip(found, self._upstreams, strict=True):
+            one._upstreams, one.gate = [_Upstream(upstream.url, upstream.headers, self._start)], Gate(self._start)
+        return found
 
     async def start(self) -> None:
         """Open the connection pool; the key, if any, is never part of a URL or a log."""
