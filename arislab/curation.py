@@ -177,6 +177,25 @@ def one_per_group(candidates: pl.DataFrame) -> pl.DataFrame:
     return candidates.sort("candidate_id").unique("group_id", keep="first", maintain_order=True)
 
 
+def first_of_groups(candidates: pl.DataFrame, *, n: int, split: str) -> pl.DataFrame:
+    """Return the first ``n`` candidates of different groups.
+
+    Args:
+        candidates: Rows of ``candidates`` of one split.
+        n: How many; at most all.
+        split: Name of the split, for the message.
+
+    Raises:
+        ParameterError: There is none.
+    """
+    if not candidates.height:
+        raise ParameterError(
+            f"no candidate is in the {split} split, and this phase asks about some; import more candidates, or give their splits with "
+            "--split COLUMN."
+        )
+    return one_per_group(candidates).head(n)
+
+
 def serves(candidates: pl.DataFrame, *, use_case: str, column: str = "use_case") -> pl.DataFrame:
     """Return the candidates that a use case is about.
 

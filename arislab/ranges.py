@@ -8,6 +8,7 @@ Whether a parameter has the declared type is known to ``parameters``; what only 
 import math
 from typing import Any
 
+from arislab import chat
 from arislab.errors import ParameterError
 from arislab.lines import ASK
 
@@ -48,7 +49,7 @@ def check(**given: Any) -> None:
 
     Args:
         given: Parameters by name: those of ``WHOLE``, ``NUMBERS`` and ``FRACTIONS``; ``usd_per_million`` (none, or two prices from 0 on); ``resend``
-            (statuses of ``lines.ASK``); every other one is a text that must not be empty or blank.
+            (statuses of ``lines.ASK``); ``system_role`` and ``chat_template_kwargs`` (see chat); every other one is a text that must not be empty or blank.
 
     Raises:
         ParameterError: One is out of range.
@@ -64,6 +65,10 @@ def check(**given: Any) -> None:
                 raise ParameterError(
                     f"usd_per_million must be two prices in USD, of a million prompt tokens and of a million answer tokens, or empty, got {value!r}."
                 )
+        elif name == "system_role":
+            chat.check_fields(chat_template_kwargs={}, system_role=value)
+        elif name == "chat_template_kwargs":
+            chat.check_fields(chat_template_kwargs=value, system_role="")
         elif name == "resend":
             if strange := [status for status in value if status not in ASK]:
                 raise ParameterError(f"resend must name statuses of {', '.join(ASK)}, got {strange[0]!r}.")

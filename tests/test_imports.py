@@ -87,7 +87,7 @@ ARROWS = {
     "chat": set(),
     "labels": {"chat", "text"},
     "finetune": {"chat", "labels"},
-    "ranges": {"lines"},
+    "ranges": {"chat", "lines"},
     "trainer": {"labels"},
     "decisions": {"json_text"},
     "review": {"decisions", "panel", "structured", "text"},

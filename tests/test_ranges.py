@@ -1,53 +1,125 @@
-"""Parameters out of range: one message each, before anything is read or spent."""
+"""A parameter that is out of range is one message, before anything is spent."""
 
-import ast
 import json
 
 import pytest
 from conftest import CHECKOUT
+from test_cli import arislab
 
 from arislab import ranges
-from arislab.errors import ParameterError
+from arislab.errors import ArislabError, ParameterError
+from arislab.lake import Lake
+from arislab.parameters import convert
+from arislab.runs import parameters_of
 
-WRONG = {
-    **dict.fromkeys(ranges.WHOLE, (-1, 10**12, 1.5, float("nan"), True)),
-    **dict.fromkeys(ranges.NUMBERS, (-2, 1e10, float("nan"), float("inf"), True)),
-    **dict.fromkeys(ranges.FRACTIONS, (0, -1, 1.0001, 1e9, float("nan"), float("-inf"), True)),
+GOOD = {
+    "samples": 1,
+    "temperature": 0.0,
+    "usd_per_million": [],
+    "resend": [],
+    "task": "t",
+    "seed": 0,
+    "budget_usd": 0.0,
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_number_out_of_range_is_named_with_what_is_allowed(name):
-    for value in WRONG[name]:
-        with pytest.raises(ParameterError, match=rf"{name} must be .* got {str(value).replace('+', '.')}"):
-            ranges.check(**{name: value})
+def test_what_is_in_range_passes():
+    ranges.check(**GOOD)
+    ranges.check(usd_per_million=[0.1, 2], resend=["error", "lost"], temperature=2)
 
 
-def test_the_ends_of_each_range_are_allowed():
-    ranges.check(**{name: end for name, (low, high, _) in ranges.WHOLE.items() for end in (low, high)})
-    ranges.check(**{name: end for name, (low, high, _) in ranges.NUMBERS.items() for end in (low, high)})
-    ranges.check(**dict.fromkeys(ranges.FRACTIONS, 1))
+@pytest.mark.parametrize("name", ranges.WHOLE)
+@pytest.mark.parametrize("value", [-1, 10**30, 2.5, True, "3", float("nan")])
+def test_whole_numbers_have_a_lowest_and_a_highest(name, value):
+    with pytest.raises(ParameterError, match=rf"^{name} must be a whole number from \d+ to [\d,]+, got .*; \w+"):
+        ranges.check(**{name: value})
 
 
-@pytest.mark.parametrize("phase", ["1_generate", "2_curate", "3_icl", "4_finetune", "5_evaluate"])
-def test_every_number_that_a_phase_takes_is_checked_in_its_first_cell(phase):
-    """Numbers that ranges does not know are checked by the one function that takes them."""
-    parameters, first = [
-        c
-        for c in json.loads((CHECKOUT / "notebooks" / f"{phase}.ipynb").read_text())["cells"]
-        if c["cell_type"] == "code"
-    ][:2]
-    numbers = {
-        n.target.id
-        for n in ast.parse("".join(parameters["source"])).body
-        if ast.unparse(n.annotation) in ("int", "float")
-    }
-    call = next(
-        n
-        for n in ast.walk(ast.parse("".join(first["source"])))
-        if isinstance(n, ast.Call) and ast.unparse(n.func) == "ranges.check"
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"samples": 0}, "samples must be a whole number from 1 to 10,000, got 0"),
+        ({"temperature": -0.1}, "temperature must be a number from 0 to 2, got -0.1"),
+        ({"temperature": 1e300}, r"got 1e\+300"),
+        ({"temperature": float("nan")}, "got nan"),
+        ({"budget_usd": float("inf")}, "budget_usd must be a number from 0 to 1e"),
+        ({"usd_per_million": [1.0]}, "usd_per_million must be two prices"),
+        ({"usd_per_million": [1.0, -1.0]}, "usd_per_million must be two prices"),
+        ({"resend": ["ok"]}, "resend must name statuses of error, lost, cancelled, got 'ok'"),
+        ({"base_url": " "}, "base_url must not be empty, got ' '"),
+    ],
+)
+def test_the_first_parameter_out_of_range_is_named_with_what_is_allowed(given, message):
+    with pytest.raises(ParameterError, match=message):
+        ranges.check(**given)
+
+
+EDGES = {
+    "1_generate": {
+        "n_candidates": ["0", "-1", str(10**20)], "samples": ["0", str(10**20)], "temperature": ["-1", "1e300", "nan"], "max_tokens": ["0", str(10**20)],
+        "n_dry_run": ["0", "-3"], "usd_per_million": ["1", "-1,2"], "budget_usd": ["-1"], "resend": ["ok"], "seed": ["-1", str(10**20)], "task": [""],
+        "base_url": [""], "system_role": ["critic"], "chat_template_kwargs": ["[]", '{"messages": 1}'],
+    },
+    "4_finetune": {
+        "base_model": [""], "method": [""], "r": ["0", "-8", str(10**20)], "lora_alpha": ["0", str(10**20)], "learning_rate": ["0", "1e9", "nan"],
+        "num_train_epochs": ["0", "-1", str(10**20)], "batch_size": ["0", str(10**20)], "max_length": ["0", "4096"], "n_validation": ["0", "-1"],
+        "temperature": ["-1"], "max_tokens": ["0"], "seed": ["-1"], "chat_template_kwargs": ['{"enable_thinking": false}'],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("phase", EDGES)
+def test_every_number_and_text_of_a_phase_is_checked_in_its_first_cell(root, phase):
+    """The cells themselves, with the edge in place of the default: nothing after the first one may be needed to refuse."""
+    cells = {cell["id"]: "".join(cell["source"]) for cell in book(phase)}
+    known = parameters_of(CHECKOUT / "notebooks" / f"{phase}.ipynb")
+    free = {"model", "approve", "task", "base_url"}  # texts that name something: looked up where they are used
+    assert set(known) - free - set(EDGES[phase]) == set()
+    for name, edges in EDGES[phase].items():
+        for edge in edges:
+            with pytest.raises(ArislabError, match=f"{name}|task file") as told:
+                first_cell(cells, known, {name: edge})
+            assert str(told.value).count("\n") == 0
+
+
+def book(phase):
+    return json.loads((CHECKOUT / "notebooks" / f"{phase}.ipynb").read_text())["cells"]
+
+
+def first_cell(cells, known, given):
+    scope = {}
+    exec(cells["parameters"], scope)
+    exec(cells["setup"], scope | convert(known, given))
+
+
+def test_no_validation_candidate_is_said_before_anything_is_trained(tmp_path):
+    rows = [
+        json.dumps({"q": f"Is {n} a large number, and why?", "a": f"{n} is small beside {n * n}, I say."})
+        for n in range(3, 9)
+    ]
+    (tmp_path / "few.jsonl").write_text("\n".join(rows))
+    (tmp_path / "sizes.py").write_text(
+        "def to_messages(c): return [{'role': 'user', 'content': c['profile']['input']}]\n"
+        "def good(output): return 1.0\nSCORERS, WEIGHTS, GOLD = {'good': good}, {'good': 1.0}, [{'output': 'x'}]\n"
     )
-    checked = {k.arg for k in call.keywords}
-    known = numbers & {*ranges.WHOLE, *ranges.NUMBERS, *ranges.FRACTIONS}
-    assert known - {"seed"} <= checked
-    assert numbers - known <= {"r", "lora_alpha", "learning_rate", "num_train_epochs", "batch_size", "max_length", "k"}
+    task = str(tmp_path / "sizes.py")
+    arislab(
+        "import",
+        str(tmp_path / "few.jsonl"),
+        "--as",
+        "outputs",
+        "--task",
+        task,
+        "--input",
+        "q",
+        "--output",
+        "a",
+        root=tmp_path,
+    )
+    lake = Lake(tmp_path / "data" / "lake")
+    people = lake["candidates"].read()
+    lake["candidates"].upsert(people.with_columns(split=people["split"].replace({"validation": "train"})))
+    arislab("run", "curate", "-p", "task", task, "-p", "keep_fraction", "1.0", root=tmp_path)
+    told = arislab("run", "finetune", "-p", "task", task, root=tmp_path, ok=False)
+    assert "no candidate is in the validation split" in told
+    assert not list((tmp_path / "data" / "models").glob("*/manifest.json"))
