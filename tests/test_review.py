@@ -2,6 +2,7 @@
 
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -618,6 +619,57 @@ def test_a_decision_that_is_sent_again_after_an_error_counts_once(panel, log):
     assert panel.approve()
     assert panel.undo()
     assert review.live(log.reviews).is_empty(), "undo takes back both writes of one decision"
+
+
+ACTS = st.lists(
+    st.tuples(st.sampled_from(["approve", "reject", "edit", "skip", "undo"]), st.integers(-90, 90), st.booleans()),
+    max_size=10,
+)
+
+
+@settings(max_examples=FUZZ, deadline=None)
+@given(ACTS)
+def test_what_a_reviewer_did_last_counts_whatever_the_clock_says(acts):
+    rows, log, done, now = curated_rows(1), Log(), [], NOON
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decisions, "_now", lambda: now)
+        panel = review.Panel(rows, reviewer="Ada", decide=log)
+        for n, (act, days, is_new) in enumerate(acts):
+            now += timedelta(days=days)
+            if is_new or act != "undo":  # another session, of whoever comes back to the row
+                panel = review.Panel(rows, reviewer="Ada", decide=log, reviews=log.reviews)
+                panel._current = "r-0"
+            if act == "undo":
+                assert panel.undo() == bool(done)
+                done = done[:-1]
+            else:
+                assert panel.edit(edit(n)) if act == "edit" else getattr(panel, act)()
+                done.append((act, edit(n) if act == "edit" else OUTPUT))
+    verdict = [one for one in done if one[0] != "skip"][-1:]
+    row = review.fold(rows, log.reviews[random.Random(0).sample(range(len(log.rows)), len(log.rows))]).row(
+        0, named=True
+    )
+    if not verdict:
+        assert (row["approved"], row["needs_review"]) == (False, True)
+    else:
+        ((act, text),) = verdict
+        assert (row["approved"], row["needs_review"], row["output"]) == (act != "reject", False, text)
+
+
+def test_two_people_who_decide_at_once_lose_nothing(lake):
+    rows = curated_rows(6)
+    panels = [review.Panel(rows, reviewer=name, decide=lake["reviews"].append) for name in ("Ada", "Grace")]
+
+    def work(panel):
+        return [panel.approve() if i % 2 else panel.reject() for i in range(6)]
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(work, panels)) == [[True] * 6] * 2
+    reviews = lake["reviews"].read()
+    assert reviews.group_by("reviewer").len().sort("reviewer").rows() == [("Ada", 6), ("Grace", 6)]
+    assert review.fold(rows, reviews)["approved"].to_list() == [False, True] * 3
+    again = review.Panel(rows, reviewer="Ada", decide=lake["reviews"].append, reviews=reviews)
+    assert again.counts["left"] == 0
 
 
 EVENTS = st.lists(
