@@ -15,6 +15,8 @@ from arislab import decisions, lines
 from arislab.errors import ParameterError, closest
 from arislab.task import Task
 
+_MARKS = ("original_output", "scored_sha256")
+"""Facts by which `decisions` knows an edited row; a column of these names in an older import is none."""
 _METADATA = ("company", "title", "category", "use_case")
 
 
@@ -45,6 +47,7 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
         facts: dict[str, Any] = {name: candidate[name] for name in _METADATA if candidate.get(name) is not None}
         facts["difficulty"] = None
         facts |= json.loads(row["metadata"]) if row.get("metadata") else {}  # what the user kept at import goes first
+        facts = {name: fact for name, fact in facts.items() if name not in _MARKS}
         if task.difficulty:
             facts["difficulty"] = task.difficulty(candidate)
         if row.get("repaired"):

@@ -76,6 +76,7 @@ _RESERVED = frozenset(
         "run_id",
         "sample",
         "schema_error",
+        "scored_sha256",
         "scorer_version",
         "split",
         "stem",
