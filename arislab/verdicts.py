@@ -104,16 +104,13 @@ def represent(rows: pl.DataFrame, judged: pl.DataFrame, *, threshold: float, see
     doubtful = judged.filter(~pl.col("holds"), is_bad)["custom_id"].to_list()
     good = texts.join(holding.filter(~is_bad), on="custom_id", how="semi")
     rest = texts.join(holding, on="custom_id", how="anti")
-    rest = rest.with_columns(
-        quality=pl.when(pl.col("custom_id").is_in(doubtful)).then(2).otherwise("quality")
-    )  # before all others
-    marks = [_NONE.clear()]
-    while (
-        bad.height
-    ):  # again for rejected ones that resemble another: what is like them is not always like that other one
-        found = _alike(bad, rest, threshold=threshold, seed=seed).filter(
-            pl.col("duplicate_of").is_in(bad["custom_id"].to_list())
-        )
+    is_doubtful = pl.col("custom_id").is_in(doubtful)
+    rest = rest.with_columns(quality=pl.when(is_doubtful).then(2.0).otherwise("quality"))  # before all others
+    marks = [_NONE]
+    while bad.height:
+        # again for rejected ones that resemble another: what is like them is not always like that other one
+        found = _alike(bad, rest, threshold=threshold, seed=seed)
+        found = found.filter(pl.col("duplicate_of").is_in(bad["custom_id"].to_list()))
         marks.append(found.with_columns(like_rejected=pl.lit(value=True)))
         bad, rest = bad.join(found, on="custom_id", how="semi"), rest.join(found, on="custom_id", how="anti")
     marks.append(_alike(good, rest, threshold=threshold, seed=seed).with_columns(like_rejected=pl.lit(value=False)))
@@ -140,7 +137,10 @@ _NONE = pl.DataFrame(
 def _alike(first: pl.DataFrame, others: pl.DataFrame, *, threshold: float, seed: int) -> pl.DataFrame:
     """Return the near-duplicates among rows, those of ``first`` before the others: custom_id, duplicate_of, similarity."""
     quality = pl.col("quality").cast(pl.Float64).fill_nan(None).fill_null(-1)  # 0..1, or 2: levels do not meet
-    ranked = [rows.with_columns(_rank=quality + 4 * level) for level, rows in ((1, first), (0, others))]
+    ranked = [
+        rows.select("custom_id", "input", "output", _rank=quality + 4 * level)
+        for level, rows in ((1, first), (0, others))
+    ]
     found = selection.near_duplicates(
         pl.concat(ranked), on=["input", "output"], threshold=threshold, prefer="_rank", seed=seed
     )
