@@ -102,7 +102,13 @@ def load(name: str | Path) -> Task:
         raise TaskError(
             f"there is no task file {str(name)!r}; {closest(str(name), known)}. Give one of these, or the path of a .py file."
         )
-    source = path.read_text(encoding="utf-8")
+    path = path.resolve()  # errors name the lines of the file by this name
+    try:
+        source = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(
+            f"task file {path.name} cannot be read: {_said(error)}; it must be a text file in UTF-8."
+        ) from error
     module = types.ModuleType(f"arislab_task_{path.stem}")
     module.__file__ = str(path)
     try:
@@ -126,7 +132,7 @@ def load(name: str | Path) -> Task:
     _check_others(path.name, found)
     return Task(
         name=path.stem,
-        path=path.resolve(),
+        path=path,
         source=source,
         SYSTEM=found.get("SYSTEM", ""),
         to_messages=_guarded(path, "to_messages", found["to_messages"], _messages),

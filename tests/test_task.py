@@ -169,6 +169,13 @@ def test_a_scorer_that_raises_anything_is_named_with_line_row_and_what_the_row_h
     assert len(str(raised.value)) < 600
 
 
+def test_a_file_given_by_a_relative_path_is_named_with_its_lines_too(tmp_path, monkeypatch):
+    written(tmp_path, "return len(output) < 200", "return 1 / 0")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TaskError, match=r"ZeroDivisionError: division by zero \(line 13: return 1 / 0\)"):
+        scored("tickets.py", "an answer")
+
+
 def test_an_interrupt_in_a_scorer_is_an_interrupt(tmp_path):
     path = written(tmp_path, "return len(output) < 200", "raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
@@ -245,6 +252,20 @@ def test_a_file_that_cannot_be_used_says_where(tmp_path, text, message):
     path = tmp_path / "tickets.py"
     path.write_text(text)
     with pytest.raises(TaskError, match=message):
+        load(path)
+
+
+def test_a_file_that_is_no_utf8_is_said_and_a_byte_order_mark_is_not(tmp_path):
+    path = written(tmp_path)
+    path.write_bytes(b"# caf\xe9\n" + TASK.encode())
+    with pytest.raises(
+        TaskError, match=r"tickets.py cannot be read: UnicodeDecodeError: .*; it must be a text file in UTF-8"
+    ):
+        load(path)
+    path.write_bytes(b"\xef\xbb\xbf" + TASK.encode())
+    assert load(path).name == "tickets"
+    path.write_bytes(TASK.encode() + b"\x00")
+    with pytest.raises(TaskError, match=r"tickets.py cannot be run: .*null byte"):
         load(path)
 
 
