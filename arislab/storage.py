@@ -145,7 +145,7 @@ def actions_of(path: Path, version: int) -> list[dict[str, Any]]:
     told: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
     counted = told.get("operationMetrics") or {}
     for kinds, names in (
-        (("add", "metaData"), _ADDED),
+        (("add", "metaData", "cdc"), _ADDED),
         (("remove",), _REMOVED),
     ):  # a merge counts a new schema as a file
         n = max((counted[name] for name in names if isinstance(counted.get(name), int)), default=0)
