@@ -1,5 +1,6 @@
 """A lake of commit 9ca5bde, made by that commit's code (``fixtures/make_lake_9ca5bde.py``), goes on in this one."""
 
+import json
 import tarfile
 
 import polars as pl
@@ -103,3 +104,25 @@ def test_importing_the_same_files_again_doubles_no_row_and_loses_none(earlier):
         "004",
         "005",
     }  # as the file has them; 0 to 5 stay
+
+
+@pytest.mark.slow
+def test_importing_again_says_what_an_earlier_import_had_changed_and_moves_nobody(earlier):
+    lake = Lake(earlier / "data" / "lake")
+    before = {row["candidate_id"]: row for row in lake["candidates"].read().to_dicts()}
+    told = arislab("import", earlier / "people.csv", "--as", "candidates", "--id", "id", root=earlier)
+    assert told.startswith("6 candidates = 6 new + 0 replaced; ")
+    assert "6 candidates stand in the lake under a name that an older import changed ('0' for '000')" in told
+    told = arislab("import", earlier / "people.jsonl", "--as", "candidates", "--id", "id", root=earlier)
+    assert told.startswith("24 candidates = 0 new + 24 replaced; ")
+    after = {row["candidate_id"]: row for row in lake["candidates"].read().to_dicts()}
+    for name in ("000", "001", "002", "003", "004", "005"):
+        old = str(int(name))
+        assert json.loads(after[name]["profile"])["plz"] == f"00{name}"
+        assert {k: after[name][k] for k in ("group_id", "split")} == {k: before[old][k] for k in ("group_id", "split")}
+        assert after[old]["profile"] == before[old]["profile"]  # recorded outputs may name it
+    lines = [line for line in (earlier / "people.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    assert [json.loads(after[json.loads(line)["id"]]["profile"]) for line in lines] == [
+        json.loads(line) for line in lines
+    ]
+    assert all("null" not in after[json.loads(line)["id"]]["profile"] for line in lines)

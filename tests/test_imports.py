@@ -126,7 +126,7 @@ ARROWS = {
         "tablelog",
     },
     "server": {"chat", "isolation", "json_text", "masking", "pause", "text", "tiny"},
-    "tiny": {"chat", "tables"},  # one renderer of chat templates for training and serving
+    "tiny": {"chat", "tables", "task"},  # one renderer of chat templates for training and serving
     "verify": {
         "canonical",
         "digests",

@@ -105,6 +105,7 @@ def test_a_chat_server_behind_arislab_serve_answers_a_phase(tmp_path):
         assert export.startswith("export ARISLAB_API_KEY=$(cat ")
         key = (tmp_path / "front" / "token").read_text().strip()
         arguments = shlex.split(run.replace("http://127.0.0.1:8002/v1", front["url"]).replace("170000", "40"))
+        arislab("candidates", "--n", 60, root=tmp_path / "root")  # a server of one's own is asked about no made-up ones
         arislab(*arguments[1:], "-p", "n_dry_run", 4, root=tmp_path / "root", ARISLAB_API_KEY=key)
         answers = json.loads(
             arislab(

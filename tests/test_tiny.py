@@ -19,7 +19,7 @@ from arislab import task as tasks
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.tables import split_of
 from arislab.tiny import grammar, pretrain, tokenizer
-from arislab.tiny.candidates import compose
+from arislab.tiny.candidates import compose, first
 from arislab.tiny.decoder import MODEL_DIR, Engine, Request, clusters
 from arislab.tiny.llama import Row, check, draw
 from arislab.tiny.muon import Muon
@@ -531,3 +531,19 @@ def test_difficulty_is_a_fraction_that_varies(task):
     assert 0 <= min(found) < 0.2
     assert 0.8 < max(found) <= 1
     assert task.category(rows[0]) == rows[0]["category"]
+
+
+def test_candidates_are_made_up_unasked_only_for_the_shipped_task_on_the_embedded_server(tmp_path):
+    shipped = tasks.load("candidate_evaluation")
+    assert first(5, seed=2, task=shipped, base_url="embedded").equals(compose(5, seed=2))
+    own = tmp_path / "candidate_evaluation.py"
+    own.write_text(shipped.source + "\n# mine\n")
+    for task, url in (
+        (shipped, "http://127.0.0.1:1/v1"),
+        (tasks.load(own), "embedded"),
+        (tasks.load("instruction_following"), "embedded"),
+    ):
+        with pytest.raises(
+            PrerequisiteError, match=f"no candidates for task '{task.name}' on '{url}'; .*arislab import FILE"
+        ):
+            first(5, seed=2, task=task, base_url=url)

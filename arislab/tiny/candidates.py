@@ -12,13 +12,38 @@ from random import Random
 
 import polars as pl
 
-from arislab.errors import ParameterError
+from arislab.errors import ParameterError, PrerequisiteError
 from arislab.tables import split_of
+from arislab.task import Task, folder
 from arislab.tiny.grammar import SKILLS, Profile, invented_word, make_profile, occupations
 
 COMPANY_FORMS = ["Group", "Labs", "Ltd", "Partners", "Systems"]
 USE_CASES = {"Computer and Mathematical": "tech", "Management": "executive"}
 """By SOC major group; all others are general."""
+
+
+def first(n: int, *, seed: int, task: Task, base_url: str) -> pl.DataFrame:
+    """Return the first candidates of an empty lake: synthetic ones, if they are what the task and the server are made for.
+
+    Args:
+        n: number of rows
+        seed: as in ``compose``
+        task: what will be asked
+        base_url: server that will be asked
+
+    Returns:
+        As ``compose``.
+
+    Raises:
+        PrerequisiteError: Another task than the shipped one, or another server than the embedded one.
+    """
+    shipped = folder() / "candidate_evaluation.py"
+    if base_url == "embedded" and shipped.is_file() and task.source == shipped.read_text(encoding="utf-8"):
+        return compose(n, seed=seed)
+    raise PrerequisiteError(
+        f"the lake has no candidates for task {task.name!r} on {base_url!r}; import yours: `arislab import FILE --as candidates --id COLUMN "
+        f"--task {task.name}`. Made-up ones are composed unasked only for candidate_evaluation on the embedded server (`arislab candidates` composes them anywhere)."
+    )
 
 
 def compose(
