@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 
 WINDOW_S = 15.0
@@ -24,7 +24,7 @@ class Gate:
         self.width, self.inside = width, 0
         self.may_be_together: Callable[[frozenset[str]], bool] = lambda models: True
         self._window_s, self._drain_s = window_s, 0.0
-        self._models: Counter[str] = Counter()  # chunks inside; no zeros
+        self._models: dict[str, int] = {}  # chunks inside; no zeros
         self._began = self._closed = float(
             "-inf"
         )  # the window of the models inside, and since when they are waited for
@@ -48,10 +48,12 @@ class Gate:
     def leave(self, model: str = "") -> None:
         """Give the place to the next one."""
         self.inside -= 1
-        self._models[model] -= 1
-        if not self._models[model]:
-            del self._models[model]
-        self._admit()
+        if (n := self._models.get(model, 0) - 1) > 0:
+            self._models[model] = n
+        else:
+            self._models.pop(model, None)
+        if self._waiting:
+            self._admit()
 
     async def step_out(self, delay_s: float, model: str = "") -> None:
         """Sleep outside, so that others go on meanwhile, and come back in turn. Who is not inside, as a probe is, only sleeps."""
@@ -73,10 +75,9 @@ class Gate:
     def _fits(self, model: str) -> bool:
         if self.inside >= self.width:
             return False
-        if ALONE in (model, *self._models):
-            return not self._models
-        others = self._models.keys() - {model}
-        return not others or self.may_be_together(frozenset({model, *others}))
+        if not self._models or (model in self._models and len(self._models) == 1 and model != ALONE):
+            return True
+        return ALONE not in (model, *self._models) and self.may_be_together(frozenset({model, *self._models}))
 
     def _go_in(self, model: str) -> None:
         if model not in self._models:
@@ -85,7 +86,7 @@ class Gate:
                 self._drain_s = now - self._closed
             self._began = now
         self.inside += 1
-        self._models[model] += 1
+        self._models[model] = self._models.get(model, 0) + 1
 
     def _admit(self) -> None:
         """Let in who may go in, the longest waiting first; others pass one who must wait for the models inside only during a window."""
