@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from arislab.errors import PrerequisiteError
 from arislab.parameters import convert, notebook_json, parameters_of
 
 _open: list["_Session"] = []
@@ -38,10 +39,8 @@ def begin(root: Path) -> str | None:
         return None
     try:
         _open.append(_Session(str(phase), notebook, found["cells"], shell, root))
-    except OSError as error:
-        warnings.warn(
-            f"this run is not recorded: {root / 'papermill_runs'} cannot be written ({error.strerror}).", stacklevel=4
-        )
+    except (OSError, PrerequisiteError) as error:
+        warnings.warn(f"this run is not recorded: {root / 'papermill_runs'} cannot be written ({error}).", stacklevel=4)
         return None
     return _open[0].recording.record.run_id
 

@@ -38,14 +38,17 @@ def main(arguments: Sequence[str]) -> None:
     if not found:
         told = "no run fulfils that" if given.where else "no runs yet: `arislab demo`, or `arislab run PHASE`"
         print(f"{told} (looked in {base / 'papermill_runs'})", file=sys.stderr)
+    lines = []
     for row in found:
         took = f"{row['duration_s']:7.1f} s" if row["duration_s"] is not None else "        –"
         told = headline_line(row["headline"]) if row["status"] in ("ok", *records.OPEN) else row["reason"]
         told = one_line(told or "")[:160]
         names = f"{one_line(row['run_id']):<40} {one_line(row['phase'] or ''):<10} {one_line(row['status']):<12}"
-        print(f"{names} {took}  {told}")
+        lines.append(f"{names} {took}  {told}")
     if more:
-        print(f"and more: -n N lists so many, --where filters; newest first in {base / 'papermill_runs'}")
+        lines.append(f"and more: -n N lists so many, --where filters; newest first in {base / 'papermill_runs'}")
+    if lines:
+        print("\n".join(lines))
 
 
 class _Help(argparse.HelpFormatter):

@@ -467,7 +467,8 @@ class Recording:
         """Write the verdict, after the files that it sums up."""
         folder = self.record.folder
         outcome = self._with_folder(outcome)
-        (folder / ".reserve").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (folder / ".reserve").unlink()
         told = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
         read, written = reads_and_writes(folder / "tables.jsonl")
         self.record = dataclasses.replace(
@@ -684,7 +685,7 @@ def lock(root: Path, phase: str, *, wait: bool = False) -> Iterator[None]:
     path = root / "papermill_runs" / ".locks" / phase
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+b", buffering=0)  # what does not fit on the disk must not come up again when it is closed
     except OSError as error:
         raise PrerequisiteError(
             f"cannot write to {path.parent.parent} ({error.strerror}); choose another folder with --root."
@@ -695,13 +696,12 @@ def lock(root: Path, phase: str, *, wait: bool = False) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise PrerequisiteError(
-                f"phase {phase!r} is already running under {root} ({file.read().strip() or 'another process'}); "
+                f"phase {phase!r} is already running under {root} ({file.read().decode(errors='replace').strip() or 'another process'}); "
                 f"wait for it (--wait), stop it, or choose another folder with --root."
             ) from None
         with contextlib.suppress(OSError):  # a full disk: who holds the lock is a courtesy
             file.truncate(0)
-            file.write(f"process {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
-            file.flush()
+            file.write(f"process {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC".encode())
         yield
 
 

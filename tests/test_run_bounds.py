@@ -180,7 +180,7 @@ lake = Lake()
 lake["candidates"].append(pl.DataFrame({"candidate_id": ["a", "b"], "profile": "{}", "group_id": "g", "split": "train"}))
 """
     said = repr(ran(root, write, "1 / 0", "'never'"))
-    assert "stored in the lake, and kept: candidates (2 rows, version 0); 2 of 5 code cells did not complete" in said
+    assert "stored in the lake, and kept: candidates (2 rows, version 0); 2 of 4 code cells did not complete" in said
     assert "stored in the lake, and kept: nothing" in repr(ran(root, "1 / 0"))
     assert "stored" not in repr(ran(root, "1"))
 
