@@ -24,7 +24,7 @@ from test_server import Server, ask, line
 from arislab import batch, references
 from arislab.errors import PrerequisiteError
 from arislab.pause import MOST_S, retry_after_s
-from arislab.server import engines
+from arislab.server import bodies, engines
 from arislab.server.answers import passed_through
 from arislab.server.upstream import UpstreamEngine
 
@@ -59,6 +59,7 @@ class Wild(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     asked: Counter
+    seeds: list
     elsewhere = ""
 
     def log_message(self, *_):
@@ -88,6 +89,7 @@ class Wild(BaseHTTPRequestHandler):
             return self.send(json.dumps({"choices": [{"index": 0, "text": told["prompt"][::-1]}]}).encode())
         what = told["messages"][-1]["content"]
         self.asked[what] += 1
+        self.seeds += [told["seed"]] if "seed" in told else []
         return self.answer(what)
 
     def answer(self, what):
@@ -148,8 +150,8 @@ def serve(handler):
 @pytest.fixture
 def wild():
     """A wild upstream, its url, and what it was asked."""
-    handler = type("Wild", (Wild,), {"asked": Counter()})
-    other = type("Elsewhere", (Wild,), {"asked": Counter()})
+    handler = type("Wild", (Wild,), {"asked": Counter(), "seeds": []})
+    other = type("Elsewhere", (Wild,), {"asked": Counter(), "seeds": []})
     servers = [serve(handler), serve(other)]
     handler.elsewhere, handler.there = servers[1][1].removesuffix("/v1"), other.asked
     handler.url = servers[0][1]
@@ -247,7 +249,7 @@ near = st.fixed_dictionaries(
         "arislab": json_values,
     },
 )
-bodies = (
+anything = (
     st.binary(max_size=60)
     | near.map(json.dumps).map(str.encode)
     | near.map(lambda value: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
@@ -256,7 +258,7 @@ bodies = (
 
 @settings(max_examples=FUZZ, deadline=None)
 @given(
-    body=bodies,
+    body=anything,
     status=st.sampled_from([200, 201, 204, 400, 404, 408, 422, 429, 500, 503]),
     endpoint=st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]),
 )
@@ -272,6 +274,23 @@ def test_any_body_becomes_one_line_of_json_or_an_error_row(body, status, endpoin
     if status == 200 and not got.is_final:
         assert got.result.status == 502
     assert engines.marked(got.result, tries=3).body if not got.is_final else True
+
+
+def test_a_request_reaches_the_upstream_with_every_digit_of_its_numbers(front, wild):
+    seed = 12345678901234567890123
+    rows = [line("r", f"seed {seed}", model="bird", seed=seed, top_p=0.1), line("s", "fine", model="bird", seed=7)]
+    done = front.wait(front.submit(rows).id)
+    assert [r["custom_id"] for r in front.results(done.output_file_id)] == ["r", "s"]
+    front.client.chat.completions.create(
+        model="bird", messages=[{"role": "user", "content": "directly"}], extra_body={"seed": -seed}
+    )
+    assert sorted(wild.seeds) == [-seed, 7, seed]
+
+
+@pytest.mark.parametrize("depth", [60, 400, 900])
+def test_a_deep_body_with_a_long_number_is_an_answer_or_a_refusal(depth):
+    raw = b'{"n": 12345678901234567890123, "x": ' + b"[" * depth + b"]" * depth + b"}"
+    assert isinstance(bodies.loads(raw)["n"], int if depth < 500 else int | float)
 
 
 # -- how often ----------------------------------------------------------------------------------------------------------

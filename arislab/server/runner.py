@@ -26,6 +26,7 @@ from typing import IO, Any
 import orjson
 
 from arislab.errors import BatchError, PrerequisiteError
+from arislab.server import bodies
 from arislab.server.engines import Emit, Engine, Request, Result, failure
 from arislab.server.gate import Gate
 from arislab.server.limits import ForbiddenError, Limits, check_fields
@@ -377,7 +378,7 @@ def scan_input(path: Path, endpoint: str, limits: Limits, *, group_by_prefix: bo
         seen[custom_id] = number
         scan.asked.append(scan.models.setdefault(body["model"], len(scan.models)))
         if group_by_prefix:
-            key = hashlib.sha256(orjson.dumps([body["model"], body.get("messages", [])[:-1]])).digest()[:16]
+            key = hashlib.sha256(bodies.dumps([body["model"], body.get("messages", [])[:-1]])).digest()[:16]
             scan.groups.append(scan.prefixes.setdefault(key, len(scan.prefixes)))
     if not scan.offsets and not scan.errors:
         scan.errors.append(_error("empty_file", "the file has no requests; each line must be one"))
@@ -389,7 +390,7 @@ def check_line(raw: bytes, endpoint: str, limits: Limits) -> tuple[str, Record]:
     if len(raw) > limits.line_bytes:
         raise _BadLineError("line_too_long", f"a line may have {limits.line_bytes} bytes; shorten its texts")
     try:
-        line = orjson.loads(raw)
+        line = bodies.loads(raw)
     except orjson.JSONDecodeError as error:
         raise _BadLineError(
             "invalid_json_line", f"this line is not valid JSON: {error.msg} at column {error.colno}"
@@ -461,5 +462,5 @@ def _lines(path: Path, line_bytes: int) -> Iterator[tuple[int, int, bytes]]:
 
 def _request(file: IO[bytes], offset: int, line: int, batch: Record) -> Request:
     file.seek(offset)
-    fields = orjson.loads(file.readline())
+    fields = bodies.loads(file.readline())
     return Request(line, fields["custom_id"], fields["body"], batch["created_at"], batch["endpoint"], batch["id"])

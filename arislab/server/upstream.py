@@ -21,6 +21,7 @@ from yarl import URL
 
 from arislab import masking
 from arislab.pause import retry_after_s
+from arislab.server import bodies
 from arislab.server.answers import Answer, body_of, passed_through
 from arislab.server.engines import Emit, Request, Result, failure, marked
 from arislab.server.gate import Gate
@@ -160,7 +161,7 @@ class UpstreamEngine:
 
     async def _complete(self, request: Request) -> Result:
         began, n_tries, n_failed, delay_s = time.monotonic(), 0, 0, self._backoff_s
-        data = orjson.dumps(request.body)
+        data = bodies.dumps(request.body)
         while True:
             upstream = await self._free()
             asked = time.monotonic()
