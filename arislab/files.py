@@ -12,7 +12,7 @@ What cannot be kept is refused with its line. This module knows neither the lake
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -43,6 +43,8 @@ class Rows:
     """csv, jsonl or parquet."""
     notes: tuple[str, ...] = ()
     """How the file was read, where that is no matter of course."""
+    unread: tuple[str, ...] = ()
+    """Columns of a Parquet file that nobody asked for: images beside a text, for instance, which no text could hold."""
 
     @property
     def columns(self) -> list[str]:
@@ -75,6 +77,7 @@ def read(
     separator: str | None = None,
     types: Mapping[str, str] | None = None,
     lenient: bool = False,
+    wanted: Collection[str] | None = None,
 ) -> Rows:
     r"""Return the rows of a CSV, JSONL or Parquet file; JSONL is split at ``\n`` bytes only.
 
@@ -84,6 +87,7 @@ def read(
         separator: Of a CSV file, one character or ``tab``; default what its ``sep=`` line or its header says.
         types: Column to one of TYPES: what its values are in the row. All other values of a CSV file are text.
         lenient: True: NaN and infinities become null, half surrogate pairs U+FFFD; ``notes`` counts them.
+        wanted: Columns that are used; of a Parquet file the others are not read. Null: all are used.
 
     Raises:
         PrerequisiteError: No such file, another format, no rows, or a line that cannot be kept as it is (with its number).
@@ -92,7 +96,7 @@ def read(
     path = Path(path)
     kind = _kind(path)
     if kind == "parquet":
-        rows = _parquet(path, lenient=lenient)
+        rows = _parquet(path, lenient=lenient, wanted=wanted)
     elif kind == "csv":
         data, notes = _utf8(path, encoding)
         rows = _csv(path.name, data.decode(), separator, notes)
@@ -265,9 +269,12 @@ def _header(name: str, fields: list[str | None]) -> list[str]:
     return names
 
 
-def _parquet(path: Path, *, lenient: bool) -> Rows:
+def _parquet(path: Path, *, lenient: bool, wanted: Collection[str] | None) -> Rows:
     try:
-        frame = pl.read_parquet(path)
+        names = list(pl.read_parquet_schema(path))
+        # with a name that is not there all are read, so that the refusal can list them
+        used = [n for n in names if n in wanted] if wanted is not None and set(wanted) <= set(names) else names
+        frame = pl.read_parquet(path, columns=used)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise PrerequisiteError(
             f"cannot read {path.name}: {str(error).splitlines()[0]}; mend the file, nothing was imported."
@@ -282,7 +289,8 @@ def _parquet(path: Path, *, lenient: bool) -> Rows:
         n_nan += n
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     notes = (f"{_OVERLOOKED['nan']} in {n_nan:,} values",) if n_nan else ()
-    return Rows(path.name, rows, range(1, frame.height + 1), "parquet", notes)
+    unread = tuple(name for name in names if name not in used)
+    return Rows(path.name, rows, range(1, frame.height + 1), "parquet", notes, unread)
 
 
 def _values(series: pl.Series, *, lenient: bool) -> tuple[list[Any], int]:

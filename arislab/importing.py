@@ -116,12 +116,13 @@ def outputs(
         read: Options of ``files.read``.
         dry_run: True: nothing is written.
     """
-    rows = files.read(file, **read)
     columns: dict[str, Any] = {"input": input, "output": output, "id": id, "model": model, "split": split}
+    used = [name for name in (*columns.values(), *keep) if name]
+    rows = files.read(file, wanted={*used, *read["types"]}, **read)
     reserved = scoring.reserved(task)
     people, raw = inputs.outputs(rows, task=task.name, keep=keep, reserved=reserved, **columns)
-    said = _read(rows, read["types"], [name for name in (*columns.values(), *keep) if name])
-    if split is None and "split" in rows.columns:
+    said = _read(rows, read["types"], used)
+    if split is None and "split" in (*rows.columns, *rows.unread):
         said.append("warning: the file has a column 'split', which decides nothing; give --split split if it should")
     return _write(lake, people, raw, said, rows=rows, split=split, dry_run=dry_run)
 
@@ -236,7 +237,7 @@ def _respelled(pairs: list[tuple[str, str]]) -> list[str]:
 
 def _read(rows: files.Rows, types: dict[str, str], used: Sequence[str]) -> list[str]:
     """How a file was read, and which columns were kept."""
-    dropped = [name for name in rows.columns if name not in used]
+    dropped = [*(name for name in rows.columns if name not in used), *rows.unread]
     kinds = {"csv": "every value as text", "jsonl": "each line as it stands", "parquet": "values of the types there"}
     asked = [f"{name} as {kind}" for name, kind in types.items()]
     columns = ", ".join(dict.fromkeys(used)) + (f"; dropped: {', '.join(dropped)}" if dropped else "; none dropped")

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_json_text import TEXT, VALUES, WRITERS
 
-from arislab import files, json_text
+from arislab import files, importing, json_text
 from arislab.errors import ParameterError, PrerequisiteError
+from arislab.task import load
 
 
 def write(path, content):
@@ -223,6 +224,18 @@ def test_a_parquet_column_that_cannot_be_kept_is_refused_by_name(tmp_path, value
     pl.DataFrame({"v": values}).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(PrerequisiteError, match=message):
         files.read(tmp_path / "a.parquet")
+
+
+def test_a_parquet_column_that_nobody_asked_for_stops_nothing_and_is_named(tmp_path, lake):
+    photos = pl.DataFrame({"q": ["Who is shown?"], "a": ["A welder."], "photo": [b"\xff\x00"], "split": ["test"]})
+    photos.write_parquet(tmp_path / "a.parquet")
+    read = {"encoding": None, "separator": None, "types": {}, "lenient": False}
+    task = load("instruction_following")
+    said = importing.outputs(lake, tmp_path / "a.parquet", task, input="q", output="a", read=read)
+    assert "columns: q, a; dropped: photo, split" in said
+    assert any("the file has a column 'split', which decides nothing" in line for line in said)
+    with pytest.raises(PrerequisiteError, match="column 'photo' is of type Binary"):
+        importing.outputs(lake, tmp_path / "a.parquet", task, input="q", output="a", keep=["photo"], read=read)
 
 
 def test_nanoseconds_are_kept_or_refused(tmp_path):
