@@ -223,7 +223,7 @@ def _table(name: str, told: Mapping[str, Any], what: str) -> dict[str, Any]:
     state = (
         f"version {version} of the table {name}" if version is not None else f"the table {name}, which did not exist"
     )
-    rows = "" if told.get("rows") is None else f": {told['rows']:,} rows"
+    rows = f": {told['rows']:,} rows" if isinstance(told.get("rows"), int) else ""
     return {
         "@id": f"#{what}-{name}",
         "@type": "CreativeWork",

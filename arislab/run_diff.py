@@ -61,7 +61,7 @@ def _fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 def _stand(told: Mapping[str, Any]) -> str:
     return (
         f"version {told.get('version')}, {told.get('rows'):,} rows, {str(told.get('digest'))[:12]}"
-        if told.get("rows") is not None
+        if isinstance(told.get("rows"), int)
         else f"version {told.get('version')}"
     )
 
