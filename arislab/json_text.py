@@ -70,9 +70,24 @@ def dumps(value: Any) -> str:
         ValueError: Something in it is no JSON value, or is nested too deep.
     """
     try:
-        return orjson.dumps(value, default=_token, option=orjson.OPT_PASSTHROUGH_SUBCLASS).decode()
+        return _dumped(value)
     except orjson.JSONEncodeError as error:
-        raise ValueError(str(error)) from None
+        if "64-bit" not in str(error):
+            raise ValueError(str(error)) from None
+    return _dumped(_long_as_written(value))
+
+
+def _dumped(value: Any) -> str:
+    return orjson.dumps(value, default=_token, option=orjson.OPT_PASSTHROUGH_SUBCLASS).decode()
+
+
+def _long_as_written(value: Any) -> Any:
+    """A value whose integers beyond 64 bits, which orjson does not write, are ``Number``."""
+    if isinstance(value, dict):
+        return {name: _long_as_written(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_long_as_written(part) for part in value]
+    return Number(value) if isinstance(value, int) and not -(2**63) <= value < 2**64 else value
 
 
 def as_text(value: Any) -> str | None:

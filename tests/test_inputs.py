@@ -79,6 +79,14 @@ def test_near_duplicates_are_sought_in_what_is_asked_not_in_ids_and_gold():
     assert asked["group_id"].n_unique() == by_text["group_id"].n_unique() == 1
 
 
+def test_people_with_names_of_thirty_digits_are_placed(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join(f'{{"id":{10**30 + i},"t":"{t}"}}' for i, t in enumerate("ab")))
+    frame = imported(files.read(path), id="id")
+    assert frame["candidate_id"].to_list() == [str(10**30), str(10**30 + 1)]
+    assert frame["group_id"].n_unique() == 2
+
+
 def test_a_name_is_no_part_of_what_is_compared():
     frame = imported(rows(*[{"nr": f"no {i} of {i * 7}", "q": COOK} for i in range(3)]), id="nr")
     assert frame["group_id"].n_unique() == 1

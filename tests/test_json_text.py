@@ -56,6 +56,14 @@ def test_text_of_a_value_is_what_the_file_says():
     }
 
 
+def test_long_integers_of_python_are_written_in_full():
+    assert (
+        json_text.dumps({"a": [2**70, -(2**63) - 1, True], "b": 1.5})
+        == f'{{"a":[{2**70},{-(2**63) - 1},true],"b":1.5}}'
+    )
+    assert json_text.as_text(3**90) == str(3**90)
+
+
 def test_integers_are_exact():
     assert json_text.loads("[18446744073709551617, 9007199254740993]") == [2**64 + 1, 2**53 + 1]
 
