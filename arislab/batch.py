@@ -7,6 +7,7 @@ differences of servers in ``dialect``; what users type is all reachable here. Th
 import hashlib
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -637,8 +638,10 @@ def dry_run(
     took = time.monotonic() - began
     good = rows.filter(pl.col("completion_tokens").is_not_null(), pl.col("prompt_tokens").is_not_null())
     if not good.height:
+        told = str(rows["error"][0])
+        way = " A model without a system role takes system_role='user'." if re.search(r"(?i)system.?role", told) else ""
         raise BatchError(
-            f"none of {tried.height} requests tried gave an answer (first: {rows['status'][0]}: {rows['error'][0]}); mend this before sending {distinct.height:,}."
+            f"none of {tried.height} requests tried gave an answer (first: {rows['status'][0]}: {told}); mend this before sending {distinct.height:,}.{way}"
         )
     chance, scale = random.Random(seed), distinct.height
 

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from arislab import canonical, lines, masking, run_files
+from arislab import canonical, chat, lines, masking, run_files
 from arislab.errors import PrerequisiteError
 from arislab.headline import as_text
 from arislab.task import Task
@@ -434,6 +434,7 @@ def messages(chosen: Mapping[str, Any], curated: pl.DataFrame, candidates: pl.Da
         "n_holdout_uses": chosen["n_holdout_uses"],
     }
     parameters = json.loads(chosen["params"]) if chosen["params"] else {}
+    found = chat.in_role(found, parameters.pop("system_role", ""))  # a client sends the list as it is
     seed = parameters.pop("seed", None)  # of which phase 5 makes one for each request
     facts = ("id", "search_id", "run_id", "task", "use_case", "use_case_column", "scorer_version", "data_version")
     return {

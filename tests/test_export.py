@@ -403,6 +403,16 @@ def test_the_message_list_holds_the_chosen_examples_in_order_and_says_where_it_c
     assert told["sha256"] == hashlib.sha256(compact.encode()).hexdigest()
 
 
+def test_a_set_for_a_model_without_a_system_role_is_exported_as_it_was_asked(chosen, capsys, monkeypatch):
+    row = chosen["icl_examples"].read(where={"use_case": "general"}).drop("run_id", "created_at")
+    params = json.dumps({**FORM, "seed": 1, "system_role": "user", "chat_template_kwargs": {"enable_thinking": False}})
+    chosen["icl_examples"].upsert(row.with_columns(params=pl.lit(params)))
+    found = json.loads(exported(capsys, monkeypatch)[1])
+    assert found["parameters"] == FORM | {"chat_template_kwargs": {"enable_thinking": False}}
+    assert [m["role"] for m in found["messages"]] == ["user", "assistant"] * 3 + ["user"]
+    assert found["messages"][0]["content"].startswith(load("candidate_evaluation").SYSTEM + "\n\n")
+
+
 def test_each_use_case_has_its_set_and_a_file_can_be_written(chosen, capsys, monkeypatch, tmp_path):
     path = tmp_path / "icl.json"
     code, out, _ = exported(capsys, monkeypatch, "--use-case", "tech", "--out", str(path))

@@ -141,7 +141,7 @@ ARROWS = {
         "signing",
         "tablelog",
     },
-    "export": {"canonical", "headline", "icl", "lines", "masking", "run_files", "task"},
+    "export": {"canonical", "chat", "headline", "icl", "lines", "masking", "run_files", "task"},
     "runs_cli": {
         "export",
         "headline",
