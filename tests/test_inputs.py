@@ -276,10 +276,11 @@ def test_outputs_are_read_back_as_they_were_written(tmp_path, values):
 def test_candidates_are_read_back_as_they_were_written(tmp_path, people):
     path = tmp_path / "p.jsonl"
     path.write_text("\n".join(json.dumps({"id": name} | fields) for name, fields in people.items()))
-    frame = inputs.candidates(files.read(path), id="id")
+    frame = imported(files.read(path), id="id")
     assert frame["candidate_id"].to_list() == list(people)
     assert [repr(json.loads(p)) for p in frame["profile"]] == [repr({"id": n} | f) for n, f in people.items()]
     assert frame["title"].to_list() == [json_text.as_text(f.get("title")) for f in people.values()]
+    assert frame["split"].null_count() == 0
 
 
 def test_a_known_candidate_keeps_group_and_split_when_a_larger_file_comes():
