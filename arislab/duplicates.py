@@ -7,8 +7,8 @@ words, numbers with all their digits, operators, currency, emoji::
     "**Solve**  x²&nbsp;− 5x"  ->  "solve x ^ 2 - 5x"
 
 Two texts resemble each other when they have the same numbers and signs, each as often, and the Jaccard index of their sets of
-3-word shingles reaches the threshold. So 7 * 3 never resembles -7 * 3, nor $5 €5, however long the text around it; a text with
-another date or telephone number is another text. Scripts written without spaces are compared by character.
+3-word shingles reaches the threshold. So 7 * 3 never resembles -7 * 3, nor $5 €5, nor B12 B6, however long the text around it; a
+text with another date or telephone number is another text. Scripts written without spaces are compared by character.
 
 What most questions say (a rubric, a form) says nothing about what is asked: where questions are compared, shingles that stand in
 more than half of at least `_FEW` distinct texts do not count.
@@ -479,7 +479,9 @@ def _shingle_chunk(texts: list[str], *, salt: int) -> tuple[U32, Ints, U32]:
     keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
     counts = np.bincount((keys >> np.uint64(32)).astype(np.int64), minlength=len(texts))
     first = data[starts]
-    is_said = (first < ord("a")) | ((first > ord("z")) & (first < 128))  # a number or a sign, not a word
+    digits = np.concatenate([np.zeros(1, np.int32), np.cumsum((data >= ord("0")) & (data <= ord("9")), dtype=np.int32)])
+    # a sign, a number, or a name that holds one: vitamin B12 is not B6
+    is_said = (first < ord("a")) | ((first > ord("z")) & (first < 128)) | (digits[ends] > digits[starts])
     total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(np.where(is_said, _mix(words * _ODD[2]), np.uint64(0)))])
     said = _mix(total[last] - total[last - n_words]) >> np.uint64(32)
     return keys.astype(np.uint32), counts, said.astype(np.uint32)

@@ -28,14 +28,17 @@ words = st.sampled_from(["fit", "strong", "weak", "candidate", "the", "a", "role
 texts = st.lists(words, max_size=7).map(" ".join)
 
 
+LETTERS = str.maketrans("0123456789", "abcdefghij")  # a word with a digit in it is a name that counts in full
+
+
 def corpus(n, rng, vocabulary=3_000, length=60):
-    return [" ".join(f"w{rng.randrange(vocabulary)}" for _ in range(length)) for _ in range(n)]
+    return [" ".join(f"w{rng.randrange(vocabulary)}" for _ in range(length)).translate(LETTERS) for _ in range(n)]
 
 
 def edited(text, n_changes, rng):
     parts = text.split()
     for place in rng.sample(range(len(parts)), n_changes):
-        parts[place] = f"new{rng.randrange(10**6)}"
+        parts[place] = f"new{rng.randrange(10**6)}".translate(LETTERS)
     return " ".join(parts)
 
 
@@ -107,7 +110,7 @@ SIGNS = [
     ("2 * (3 + 4)", "2 * 3 + 4"), ("(3 + 4) * 2", "3 + 4 * 2"), ("5!", "5"), ("!ready", "ready"), ("f'(x)", "f(x)"), ("¬p", "p"), ("∀ x", "∃ x"),
     ("A ∪ B", "A ∩ B"), ("A → B", "A ← B"), ("$5", "€5"), ("£5", "5"), ("-$5", "$5"), ("5 %", "5"), ("5%", "5‰"), ("1.5", "15"), ("3,5", "35"),
     (".5", "5"), ("10:30", "1030"), ("10 mg", "100 mg"), ("½", "¼"), ("2010", "2011"), ("0.72", "0.27"), ("🙂", "😡"), ("👍", "👎"), ("👍🏽", "👍🏿"),
-    ("🇩🇪", "🇫🇷"), (":)", ":("), ("C", "C++"), ("C#", "C"), ("F♯", "F♭"), ("±2", "+2"), ("~5", "5"), ("#5", "5"), ("p & q", "p | q"), ("|x|", "x"), ("5°", "5"),
+    ("B12", "B6"), ("H2O", "H3O"), ("gpt-4o", "gpt-3o"), ("x1", "x2"), ("🇩🇪", "🇫🇷"), (":)", ":("), ("C", "C++"), ("C#", "C"), ("F♯", "F♭"), ("±2", "+2"), ("~5", "5"), ("#5", "5"), ("p & q", "p | q"), ("|x|", "x"), ("5°", "5"),
 ]  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def one_sign(text: str, rng: random.Random) -> tuple[str, str, str]:
     if digits and rng.random() < 0.5:
         at = rng.choice(digits)
         other = rng.choice([d for d in "123456789" if d != text[at]])
-        in_word = re.search(r"[^\W\d_][\w]*\Z", text[:at])  # H2O and B12 are words, and edited as words are
+        in_word = re.search(r"[^\W\d_][\w]*\Z", text[:at])  # H2O, B12
         return text, text[:at] + other + text[at + 1 :], "a digit in a word" if in_word else "a digit of a number"
     a, b = rng.choice(SIGNS)
     words = text.split(" ")
@@ -82,8 +82,8 @@ def index(a: str, b: str) -> float:
 
 
 def said(text: str) -> Counter[str]:
-    """The numbers and signs of a normal form."""
-    return Counter(w for w in normalise(text).split() if not w[0].isalpha())
+    """The signs, numbers and names with a number of a normal form."""
+    return Counter(w for w in normalise(text).split() if not w[0].isalpha() or re.search("[0-9]", w))
 
 
 def kinds(pairs: list[tuple[str, str]], threshold: float) -> list[str]:
