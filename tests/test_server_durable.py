@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import time
 
 import orjson
@@ -322,6 +323,53 @@ def test_a_batch_that_is_late_and_lost_its_spool_says_which_is_which(tmp_path):
     assert (codes.count("batch_lost"), codes.count("batch_expired")) == (n_done, 100 - n_done)
     assert store.batch(batch_id)["status"] == "expired"
     store.close()
+
+
+def test_a_spool_that_is_cut_before_a_write_that_fails_costs_what_was_cut_and_nothing_else(store, monkeypatch):
+    batch_id = add_batch(store, [line(f"r-{i}") for i in range(7)])
+    seq = store.batch(batch_id)["seq"]
+    rows = [Row(i, True, b'{"custom_id":"r-%d"}\n' % i, NO_USAGE, f"r-{i}") for i in range(7)]
+    assert store.append(seq, rows[:4]).result() == []
+    (spool,) = store.spool_dir.iterdir()
+    os.truncate(spool, len(rows[0].data) + 5)
+
+    def broken(_):
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", broken)
+        with pytest.raises(OSError, match="input/output"):
+            store.append(seq, rows[4:]).result()
+    assert spool.stat().st_size >= 4 * len(rows[0].data), "what was not committed hides the gap"
+    assert store.append(seq, rows[4:]).result() == []
+    assert store.lost_lines(seq) == [1, 2, 3]
+    assert store.batch(batch_id)["completed"] == 4
+    store.finish(store.batch(batch_id), "completed")
+    done, failed = files(store, batch_id)
+    assert ([row["custom_id"] for row in done], failed) == (["r-0", "r-4", "r-5", "r-6"], [])
+
+
+def test_a_spool_that_is_cut_while_the_output_is_made_leaves_error_lines_for_what_is_gone(store, monkeypatch):
+    batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(30)])
+    real, left = store.finish, []
+
+    def cut(*args, **more):
+        if not left:
+            (spool,) = store.spool_dir.iterdir()
+            data = spool.read_bytes()
+            left.extend(read(data[: data.index(b"\n", len(data) // 2) + 1]))
+            os.truncate(spool, data.index(b"\n", len(data) // 2) + 9)
+        real(*args, **more)
+
+    monkeypatch.setattr(store, "finish", cut)
+    asyncio.run(asyncio.wait_for(live(store, batch_id), 20))
+    done, failed = files(store, batch_id)
+    kept = {row["custom_id"] for row in left}
+    assert {row["custom_id"] for row in done} == kept
+    assert sorted(row["custom_id"] for row in failed) == sorted({f"r-{i}" for i in range(30)} - kept)
+    assert {row["error"]["code"] for row in failed} == {"batch_lost"}
+    row = store.batch(batch_id)
+    assert (row["status"], row["completed"], row["failed"]) == ("completed", len(kept), 30 - len(kept))
 
 
 # -- rows ---------------------------------------------------------------------------------------------------------------

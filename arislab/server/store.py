@@ -393,7 +393,11 @@ class Store:
         _sync_folder(self.files_dir)
 
     def _collect(self, seq: int, ok: int, file_id: str) -> int:
-        """Copy the spooled lines of one kind, in input order, to a new file; returns its size, 0 for no file."""
+        """Copy the spooled lines of one kind, in input order, to a new file; returns its size, 0 for no file.
+
+        Raises:
+            OSError: the disk, or a spool that is shorter than its lines.
+        """
         sql = "select offset, length from results where batch = ? and ok = ? order by line"
         ranges = [(row["offset"], row["length"]) for row in self.query(sql, seq, ok)]
         if not ranges:
@@ -403,7 +407,10 @@ class Store:
         try:
             with partial.open("wb") as target:
                 for offset, length in ranges:
-                    target.write(os.pread(spool, length, offset))
+                    if target.write(os.pread(spool, length, offset)) < length:
+                        raise OSError(
+                            errno.EIO, f"the spool of batch {seq} was cut; the next try names the answers that are lost"
+                        )
                 _sync(target)
         finally:
             if held is None:
@@ -450,6 +457,7 @@ class Store:
         Raises:
             OSError, sqlite3.OperationalError: the disk; it is no row's fault.
         """
+        self._note_cuts({seq for seq, _ in entries})
         try:
             with _transaction(self._db) as db:
                 self._write_group(db, entries)
@@ -465,6 +473,14 @@ class Store:
             log.error("a result line cannot be stored: %s: %s", type(error).__name__, error)
             return [Refused(seq, row, error)]
         return []
+
+    def _note_cuts(self, seqs: set[int]) -> None:
+        """Mark what spools have lost, for good before a byte is written: bytes stay where a transaction is rolled back, and hide the gap."""
+        for seq in seqs:
+            batch = self._db.execute("select * from batches where seq = ?", (seq,)).fetchone()
+            if batch["status"] not in TERMINAL and (size := self._spool_size(seq)) < batch["spool_bytes"]:
+                with _transaction(self._db) as db:
+                    _mark_lost(db, dict(batch), size)
 
     def _write_group(self, db: sqlite3.Connection, entries: list[tuple[int, Row]]) -> None:
         by_batch: dict[int, list[Row]] = defaultdict(list)
@@ -484,10 +500,8 @@ class Store:
         if seq not in self._spools:
             self._spools[seq] = os.open(self._spool_path(seq), os.O_RDWR | os.O_CREAT, 0o600)
             _sync_folder(self.spool_dir)
-        begin = batch["spool_bytes"]
-        if (size := os.fstat(self._spools[seq]).st_size) < begin:
-            begin = _mark_lost(db, dict(batch), size)
-        offset, entries = begin, []
+        begin = offset = batch["spool_bytes"]
+        entries = []
         for row in rows:
             entries.append((seq, row.line, offset, len(row.data), row.ok))
             offset += len(row.data)
@@ -502,8 +516,8 @@ class Store:
         )
 
 
-def _mark_lost(db: sqlite3.Connection, batch: Record, size: int) -> int:
-    """Mark the results that lie beyond the ``size`` bytes that a spool still has; returns where the next one goes."""
+def _mark_lost(db: sqlite3.Connection, batch: Record, size: int) -> None:
+    """Mark the results that lie beyond the ``size`` bytes that a spool still has, and end the spool before them."""
     log.error("%s: its spool lost %d bytes; the answers in them are lost", batch["id"], batch["spool_bytes"] - size)
     seq = batch["seq"]
     sql = "update results set ok = ?, offset = 0, length = 0 where batch = ? and offset + length > ?"
@@ -512,7 +526,6 @@ def _mark_lost(db: sqlite3.Connection, batch: Record, size: int) -> int:
     left = db.execute(f"{sql} from results where batch = ?", (seq,)).fetchone()
     values = (left["size"], left["ok"], left["bad"], seq)
     db.execute("update batches set spool_bytes = ?, completed = ?, failed = ? where seq = ?", values)
-    return int(left["size"])
 
 
 def _insert_file(
