@@ -388,15 +388,29 @@ class Table:
         self._commit(checked, write, is_always=True)
         return self
 
-    def rewrite(self, frame: pl.DataFrame) -> "Table":
-        """Make rows of this table, as they were read from it, all that it holds; run and time of each stay (for repairs)."""
+    def rewrite(self, change: Callable[[pl.LazyFrame], pl.DataFrame], *, version: int | None = None) -> "Table":
+        """Make what a function returns all that this table holds; run and time of each row stay (for repairs).
+
+        Args:
+            change: Given the rows of the newest version; called again where another writer's commit came in between.
+            version: The version that must be the newest one; default any.
+
+        Raises:
+            LakeError: Another version is the newest one; nothing was written.
+        """
         from deltalake import write_deltalake
 
         def write(delta: Any) -> pl.DataFrame:
+            if version is not None and delta.version() != version:
+                raise LakeError(
+                    f"{self.name} is at version {delta.version()}, no longer at {version}: another writer came in between, and "
+                    "nothing was written. Run it again if those rows may give way too."
+                )
+            frame = change(self._frame(delta))
             write_deltalake(delta, frame.to_arrow(), mode="overwrite", schema_mode="merge", **storage.how())
             return frame
 
-        self._commit(frame, write, is_always=True)
+        self._commit(tables.empty(self.name), write, is_always=True)
         return self
 
     def _known(self, rows: pl.LazyFrame, frame: pl.DataFrame) -> pl.DataFrame:

@@ -114,8 +114,10 @@ def _damage(table: Table, version: int | None, *, is_deep: bool = True) -> str |
 
 
 def _files(table: Table, delta: Any) -> list[tuple[Path, int | None]]:
-    found = pl.DataFrame(delta.get_add_actions()).select("path", "num_records").rows()
-    return [(table.folder / unquote(name), n_rows) for name, n_rows in found]
+    """Data files and the rows that their commits count; null where a commit counts none (deltalake 1.1 then has no such column)."""
+    files = pl.DataFrame(delta.get_add_actions())
+    counted = files["num_records"] if "num_records" in files.columns else [None] * files.height
+    return [(table.folder / unquote(name), n_rows) for name, n_rows in zip(files["path"], counted, strict=True)]
 
 
 def _read(path: Path, n_rows: int | None) -> None:
@@ -152,32 +154,47 @@ def repair(lake: Lake, state: State) -> list[str]:
     """
     table, done = lake[state.table], []
     if state.damage is not None:
-        done += _mend_log(table)
-        is_listed = any(storage.log_of(table.folder)) and _is_readable(table.folder, None)
-        done += _mend_files(table) if is_listed else []
-    again = _state(table, {})
-    if again.n_doubled:
-        rows = table._frame(table._delta()).collect()
-        kept = rows.sort("created_at", maintain_order=True).unique(table.contract.key, keep="last", maintain_order=True)
-        table.rewrite(kept)
-        done.append(
-            f"{again.n_doubled:,} of {rows.height:,} rows gave way to the newest of their key; version {table.version}"
-        )
+        with storage.turn(table.folder):
+            done += _mend_log(table)
+            is_listed = any(storage.log_of(table.folder)) and _is_readable(table.folder, None)
+            done += _mend_files(table) if is_listed else []
+    if _state(table, {}).n_doubled:
+        n_before = n_after = 0
+
+        def newest_of_each_key(rows: pl.LazyFrame) -> pl.DataFrame:
+            nonlocal n_before, n_after
+            every = rows.sort("created_at", maintain_order=True).collect()
+            kept = every.unique(table.contract.key, keep="last", maintain_order=True)
+            n_before, n_after = every.height, kept.height
+            return kept
+
+        table.rewrite(newest_of_each_key)
+        n_doubled = n_before - n_after
+        done.append(f"{n_doubled:,} of {n_before:,} rows gave way to the newest of their key; version {table.version}")
     return done
 
 
 def back(lake: Lake, name: str, version: int) -> str:
-    """Make a version of a table the newest one again; what came after stays readable where it is whole."""
+    """Make a version of a table the newest one again; what came after stays readable where it is whole.
+
+    Raises:
+        ParameterError: That version is not whole.
+        LakeError: Another writer's commit came in between.
+    """
     table = lake[name]
+    newest = max(_versions(table), default=None)
     if (damage := _damage(table, version)) is not None:
         raise ParameterError(f"{name}@{version} is not whole: {damage}; `arislab doctor` says which version is.")
     rows = table._frame(table._delta(version)).collect()
-    _mend_log(table)
-    if _damage(table, None, is_deep=False) is not None:
-        _mend_files(table)
+    with storage.turn(table.folder):
+        if newest == max(_versions(table), default=None):  # else `rewrite` refuses
+            _mend_log(table)
+            if _damage(table, None, is_deep=False) is not None:
+                _mend_files(table)
+            newest = table.version
     if table.version == version:
         return f"{name} is at version {version} again: {rows.height:,} rows"
-    table.rewrite(rows)
+    table.rewrite(lambda _: rows, version=newest)
     return f"{name} holds the {rows.height:,} rows of version {version} again, as version {table.version}"
 
 
@@ -217,7 +234,7 @@ def _is_readable(folder: Path, version: int | None) -> bool:
 def _mend_files(table: Table) -> list[str]:
     """Set data files aside that cannot be read, and write a version without them."""
     delta = storage.listed(table.folder)
-    lost, n_lost = [], 0
+    lost, n_lost, is_counted = [], 0, True
     for path, n_rows in _files(table, delta):
         size = storage.size_of(delta, path.name)
         try:
@@ -227,6 +244,7 @@ def _mend_files(table: Table) -> list[str]:
         except storage.Damage:
             lost.append(path)
             n_lost += n_rows or 0
+            is_counted &= n_rows is not None
     for path in lost:
         if path.is_file():
             path.rename(path.with_name(f"{path.name}.damaged"))
@@ -234,6 +252,5 @@ def _mend_files(table: Table) -> list[str]:
         return []
     delta.repair(dry_run=False, **storage.how())
     storage.sync_commit(table.folder, delta.version())
-    return [
-        f"{len(lost):,} data files could not be read: {n_lost:,} rows are lost; version {delta.version()} holds the rest"
-    ]
+    rows = f"{n_lost:,} rows" if is_counted else "rows that no commit counted"
+    return [f"{len(lost):,} data files could not be read: {rows} are lost; version {delta.version()} holds the rest"]

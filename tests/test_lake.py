@@ -54,6 +54,30 @@ def test_every_version_stays_readable(lake):
     assert lake["candidates"].history()["version"].to_list() == [1, 0]
 
 
+def test_a_rewrite_starts_again_from_the_rows_that_another_writer_added_meanwhile(lake):
+    from deltalake import write_deltalake
+
+    table, n_rows = lake["candidates"].append(people(2)), []
+    late = table.read().tail(1).with_columns(candidate_id=pl.lit("late"))
+
+    def change(rows):
+        if not n_rows:  # a writer that does not wait for its turn
+            write_deltalake(table.uri, late.to_arrow(), mode="append")
+        n_rows.append(rows.collect().height)
+        return rows.with_columns(title=pl.lit("new")).collect()
+
+    table.rewrite(change)
+    assert n_rows == [2, 3]
+    assert table.read().sort("candidate_id").select("candidate_id", "title").rows() == [
+        ("c0000", "new"),
+        ("c0001", "new"),
+        ("late", "new"),
+    ]
+    with pytest.raises(LakeError, match="candidates is at version 2, no longer at 1"):
+        table.rewrite(change, version=1)
+    assert table.version == 2
+
+
 def test_upsert_replaces_by_key_and_adds_the_rest(lake):
     lake["candidates"].upsert(people(2))
     lake["candidates"].upsert(people(3).with_columns(title=pl.lit("new")))

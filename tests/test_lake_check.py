@@ -1,19 +1,21 @@
 """A damaged lake says so in each way to read it, never reads as an older one, and there is a way back."""
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
 from conftest import people
 from deltalake import DeltaTable, write_deltalake
 
-from arislab import lake_check
+from arislab import lake_check, storage
 from arislab.errors import LakeError, ParameterError
-from arislab.lake import Lake
+from arislab.lake import Lake, Table
 
 
 def truncate(path, n_bytes=None):
@@ -200,6 +202,101 @@ def test_doubled_keys_are_named_and_one_row_of_each_is_kept_in_a_new_version(lak
     assert table.read().sort("candidate_id")["title"].to_list() == ["second", "second", "first"]
     assert table.read(version=1).height == 5
     assert lake_check.examine(lake)[0].is_well
+
+
+def append_before_the_rewrite(monkeypatch, frame):
+    """Another writer is done between the look at a table and its rewriting."""
+    rewrite = Table.rewrite
+
+    def late(table, *given, **named):
+        Lake(table.lake.path, run_id="another")[table.name].append(frame)
+        return rewrite(table, *given, **named)
+
+    monkeypatch.setattr(Table, "rewrite", late)
+
+
+def test_a_repair_of_doubled_keys_keeps_the_rows_that_another_writer_added_meanwhile(lake, monkeypatch):
+    table = lake["candidates"].append(people(2))
+    write_deltalake(table.uri, table.read().head(1).to_arrow(), mode="append")
+    append_before_the_rewrite(monkeypatch, people(3).tail(1))
+    done = lake_check.repair(lake, lake_check.examine(lake)[0])
+    assert done == ["1 of 4 rows gave way to the newest of their key; version 3"]
+    assert sorted(table.read()["candidate_id"]) == ["c0000", "c0001", "c0002"]
+    assert lake_check.examine(lake)[0].is_well
+
+
+def test_going_back_refuses_where_another_writer_added_rows_meanwhile(table, monkeypatch):
+    append_before_the_rewrite(monkeypatch, people(10).tail(1))
+    with pytest.raises(LakeError, match="candidates is at version 3, no longer at 2: another writer came in between"):
+        lake_check.back(table.lake, "candidates", 0)
+    assert (table.version, table.rows) == (3, 10)
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_going_back_refuses_where_rows_came_while_it_read_the_old_version(table, monkeypatch, version):
+    damage = lake_check._damage
+
+    def slow(*given, **named):
+        said = damage(*given, **named)
+        monkeypatch.setattr(lake_check, "_damage", damage)
+        table.append(people(10).tail(1))
+        return said
+
+    monkeypatch.setattr(lake_check, "_damage", slow)
+    with pytest.raises(LakeError, match="candidates is at version 3, no longer at 2"):
+        lake_check.back(table.lake, "candidates", version)
+    assert (table.version, table.rows) == (3, 10)
+
+
+@pytest.mark.parametrize("name", ["last commit cut off", "data file cut off"])
+@pytest.mark.parametrize("way", ["repair", "back"])
+def test_files_are_set_aside_and_left_out_only_while_no_other_writer_is_at_work(table, monkeypatch, way, name):
+    DAMAGES[name](table)
+    state = lake_check.examine(table.lake)[0]
+    rename, sync_commit, n_held = Path.rename, storage.sync_commit, []
+
+    def under_lock(work):
+        def checked(*given):
+            with (table.folder.parent / ".locks" / table.name).open("w") as lock, pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            n_held.append(1)
+            return work(*given)
+
+        return checked
+
+    monkeypatch.setattr(Path, "rename", under_lock(rename))
+    monkeypatch.setattr(storage, "sync_commit", under_lock(sync_commit))
+    lake_check.repair(table.lake, state) if way == "repair" else lake_check.back(table.lake, "candidates", 0)
+    assert n_held
+    assert lake_check.examine(table.lake)[0].is_well
+
+
+def strip_statistics(table):
+    """As a program leaves them that counts nothing."""
+    for path in table.folder.glob("_delta_log/*.json"):
+        actions = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+        for action in actions:
+            action.get("add", {}).pop("stats", None)
+        path.write_text("\n".join(map(json.dumps, actions)))
+
+
+@pytest.mark.parametrize("column", ["null", "absent"])
+def test_a_table_whose_commits_count_no_rows_is_examined_and_mended(table, monkeypatch, column):
+    """Newer versions of deltalake answer with a column of nulls, older ones (1.1) with none."""
+    strip_statistics(table)
+    if column == "absent":
+        actions = DeltaTable.get_add_actions
+        monkeypatch.setattr(
+            DeltaTable, "get_add_actions", lambda delta: pl.DataFrame(actions(delta)).drop("num_records", strict=False)
+        )
+    state = lake_check.examine(table.lake)[0]
+    assert (state.is_well, state.whole, state.rows) == (True, 2, 9)
+    truncate(newest(table, "*.parquet"))
+    state = lake_check.examine(table.lake)[0]
+    assert (state.is_well, state.whole, state.rows) == (False, 1, 5)
+    assert "rows that no commit counted are lost" in lake_check.repair(table.lake, state)[0]
+    assert table.read().height == 5
+    assert lake_check.examine(table.lake)[0].is_well
 
 
 def test_a_version_that_a_vacuum_took_is_named_with_the_run_that_needs_it(table, root):
