@@ -15,6 +15,7 @@ from test_server import add_batch, line, live, read, text_of
 from arislab.server import engines, runner
 from arislab.server import store as store_module
 from arislab.server.store import NO_USAGE, Row, Store
+from arislab.server.writes import Writes
 
 
 @pytest.fixture
@@ -231,6 +232,37 @@ def test_a_row_that_cannot_be_stored_beside_a_disk_that_fills_doubles_nothing(st
     done, failed = files(store, batch_id)
     assert [r["custom_id"] for r in done] == [f"r-{i}" for i in range(8) if i != 5]
     assert [r["custom_id"] for r in failed] == ["r-5"]
+
+
+def test_a_row_that_cannot_be_stored_is_replaced_once_where_rows_that_waited_go_with_it(store, monkeypatch):
+    """What waited for the disk shares its second try with a new row, which the database refuses."""
+    monkeypatch.setattr(store_module, "GROUP_S", 0.3)
+    write_at, calls = store_module._write_at, []
+
+    def first_is_full(descriptor, data, offset):
+        calls.append(data)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        write_at(descriptor, data, offset)
+
+    monkeypatch.setattr(store_module, "_write_at", first_is_full)
+    batch = store.batch(add_batch(store, [line(f"r-{i}") for i in range(2)]))
+
+    async def written():
+        writes = Writes(store, batch, retry_s=0.1)
+        writes.add(Row(0, True, b'{"custom_id":"r-0"}\n', NO_USAGE, "r-0"))
+        settled = asyncio.create_task(writes.settle(0))
+        while not calls:
+            await asyncio.sleep(0.005)
+        writes.add(Row(1, True, b'{"custom_id":"r-1"}\n', (2**63, 0, 0, 0), "r-1"))
+        await settled
+
+    asyncio.run(asyncio.wait_for(written(), 20))
+    assert calls[1].count(b"\n") == 2, "both in one group"
+    store.finish(store.batch(batch["id"]), "completed")
+    done, failed = files(store, batch["id"])
+    assert [r["custom_id"] for r in done] == ["r-0"]
+    assert [(r["custom_id"], r["response"]["body"]["error"]["code"]) for r in failed] == [("r-1", "answer_not_stored")]
 
 
 # -- a spool that is gone -----------------------------------------------------------------------------------------------

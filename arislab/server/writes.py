@@ -64,8 +64,9 @@ class Writes:
             except (OSError, sqlite3.OperationalError):
                 rows += group
             else:
-                for one in refused:
-                    if one.seq == self._seq:
+                lines = {row.line for row in group} if refused else set()
+                for one in refused:  # of all that were written together: other batches, and another entry of this one
+                    if one.seq == self._seq and one.row.line in lines:
                         self._replace(one)
         return rows
 
