@@ -53,11 +53,12 @@ def read(requests: Path, results: Path, *, task: str) -> tuple[pl.DataFrame, pl.
     for request in asked:
         number, ones = answered.get(request.name, (None, lines.outcomes(None, "completed")))
         whole, messages = batch.canonical(request.body), request.body["messages"]
+        first = drawn.get(whole, 0)  # the same body several times: several samples
+        drawn[whole] = first + max(len(ones), _n(request.body))
         for choice, one in enumerate(ones):
-            drawn[whole] = drawn.get(whole, -1) + 1  # the same body several times: several samples
             kept = {"imported_custom_id": request.name} | ({"imported_choice": choice} if len(ones) > 1 else {})
             rows.append({
-                "custom_id": batch.custom_id(request.body, sample=drawn[whole]),
+                "custom_id": batch.custom_id(request.body, sample=first + choice),
                 "candidate_id": _candidate(messages),
                 "input": lines.asked(messages),
                 "messages": batch.canonical(messages),
@@ -120,6 +121,12 @@ def _results(path: Path, names: set[str], requests: str) -> dict[str, tuple[int,
             f"{len(foreign):,} lines of {path.name} answer no request of {requests} (first: {foreign[0]}); these files do not belong together, nothing was imported."
         )
     return found
+
+
+def _n(body: dict[str, Any]) -> int:
+    """How many choices a request asks for; as many samples are its own, so that a failure moves no answer of another request."""
+    n = body.get("n")
+    return n if isinstance(n, int) and 0 < n < 1000 else 1
 
 
 def _answers(ones: list[dict[str, Any]]) -> bool:

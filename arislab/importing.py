@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 
 from arislab import batch as requests_of
-from arislab import batch_files, duplicates, earlier, files, inputs, scoring
+from arislab import batch_files, duplicates, earlier, files, inputs, lines, scoring
 from arislab.errors import PrerequisiteError
 from arislab.tables import SPLITS
 from arislab.task import Task
@@ -124,11 +124,12 @@ def outputs(
     said = _read(rows, read["types"], used)
     if split is None and "split" in (*rows.columns, *rows.unread):
         said.append("warning: the file has a column 'split', which decides nothing; give --split split if it should")
+    raw = raw.with_columns(error=pl.lit(None, dtype=pl.String))
     return _write(lake, people, raw, said, rows=rows, split=split, dry_run=dry_run)
 
 
 def batch(lake: Any, file: Path, task: Task, *, requests: Path, dry_run: bool = False) -> list[str]:
-    """Write the answers of an OpenAI batch output file, as ``outputs`` does."""
+    """Write the answers of an OpenAI batch output file, as ``outputs`` does; its error file, or another part of it, may follow."""
     people, raw = batch_files.read(requests, file, task=task.name)
     return _write(lake, people, raw, [f"read from {requests.name} and {file.name}"], dry_run=dry_run)
 
@@ -144,8 +145,9 @@ def _write(
     dry_run: bool,
 ) -> list[str]:
     known = lake["candidates"].read()
-    columns = ["custom_id", "candidate_id", "llm_output"]
-    before = lake["training_data_raw"].read(columns=columns, where={"task": raw["task"][0]})
+    columns = ["custom_id", "candidate_id", "task", "status", "error", "llm_output"]
+    recorded = lake["training_data_raw"].read(columns=columns)
+    before = recorded.filter(task=raw["task"][0])
     moved = raw.join(before, on="custom_id", suffix="_old").filter(pl.col("candidate_id") != pl.col("candidate_id_old"))
     names = dict(moved.select("candidate_id", "candidate_id_old").iter_rows())
     fixed = known["candidate_id"].to_list()  # what is known of a person stays
@@ -161,11 +163,40 @@ def _write(
         f"first row: {_short(raw['input'][0])} -> {_short(raw['llm_output'][0])}",
         *_moved(moved),
         *_respelled(earlier.respelled(raw, before)),
+        *_recorded(raw, recorded),
     ]
     if not dry_run:
         lake["candidates"].upsert(placed.join(known, on="candidate_id", how="anti"))
-        lake["training_data_raw"].upsert(raw)
+        lake["training_data_raw"].upsert(raw.join(_telling_more(raw, recorded), on="custom_id", how="anti"))
     return _ended(said, placed, dry_run=dry_run)
+
+
+def _weight() -> pl.Expr:
+    """How much a row tells of its request: 2 an answer, 1 why none came, 0 that a file has no line of it."""
+    is_missing = pl.col("error").str.contains('"code":"missing_line"', literal=True).fill_null(value=False)
+    return pl.when(pl.col("status").is_in(lines.ANSWERED)).then(2).when(is_missing).then(0).otherwise(1)
+
+
+def _telling_more(raw: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFrame:
+    """Return the recorded rows that tell more of their request than the new ones: an answer is worth more than a failure."""
+    new = raw.select("custom_id", _new=_weight())
+    return recorded.join(new, on="custom_id").filter(_weight() > pl.col("_new"))
+
+
+def _recorded(raw: pl.DataFrame, recorded: pl.DataFrame) -> list[str]:
+    """What becomes of the answers that are recorded for the same requests."""
+    said = []
+    if n := _telling_more(raw, recorded).filter(_weight() == 2).height:
+        said.append(f"note: {n:,} answers are recorded for requests to which this file has none; they are kept")
+    both = raw.filter(_weight() == 2).join(recorded.filter(_weight() == 2), on="custom_id", suffix="_old")
+    others = both.filter(pl.col("llm_output").ne_missing(pl.col("llm_output_old")))
+    if others.height:
+        new, old = others.select("llm_output", "llm_output_old").row(0)
+        said.append(
+            f"warning: {others.height:,} recorded answers are replaced by other ones (first: {_short(old)!r} by {_short(new)!r}); decisions on them are "
+            "stale now, and a new lake (--root) keeps both"
+        )
+    return said
 
 
 def _asked(task: Task) -> inputs.Asked:

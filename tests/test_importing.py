@@ -190,6 +190,72 @@ def test_a_conversation_that_an_older_import_cut_moves_to_its_candidate_in_the_s
     assert rows == [("c-old", "test")]
 
 
+def batch_lines(**told):
+    """Lines of a result file, by custom_id: a text is an answer, a number a status without one."""
+    made = []
+    for name, what in told.items():
+        body = (
+            {"error": {"message": "slow"}}
+            if isinstance(what, int)
+            else {"choices": [{"finish_reason": "stop", "message": {"content": text}} for text in what.split("|")]}
+        )
+        response = {"status_code": what if isinstance(what, int) else 200, "body": body}
+        made.append(json.dumps({"custom_id": name, "response": response}))
+    return "\n".join(made)
+
+
+@pytest.fixture
+def came(lake, tmp_path):
+    """Import one result file after another for the same requests; returns what is said and what is recorded, by the name of the request."""
+    task = load("instruction_following")
+
+    def importer(text, *, n=1, asks=("Ox?", "Hen?", "Elk?")):
+        bodies = [{"model": "m", "n": n, "messages": [{"role": "user", "content": ask}]} for ask in asks]
+        ask = [json.dumps({"custom_id": f"q{i}", "body": body}) for i, body in enumerate(bodies)]
+        requests = write(tmp_path / "asked.jsonl", "\n".join(ask))
+        said = importing.batch(lake, write(tmp_path / "came.jsonl", text), task, requests=requests)
+        rows = lake["training_data_raw"].read().sort("sample").to_dicts()
+        recorded = {}
+        for row in rows:
+            name = json.loads(row["metadata"])["imported_custom_id"]
+            recorded.setdefault(name, []).append(row["llm_output"] or json.loads(row["error"]).get("code", "said"))
+        return said, recorded
+
+    return importer
+
+
+def test_an_error_file_after_its_output_file_wipes_no_answer(came):
+    came(batch_lines(q0="An ox.", q1="A hen."))
+    said, recorded = came(batch_lines(q2=429))
+    assert recorded == {"q0": ["An ox."], "q1": ["A hen."], "q2": ["said"]}
+    assert "note: 2 answers are recorded for requests to which this file has none; they are kept" in said
+    said, recorded = came(batch_lines(q0=500, q1="A hen."))
+    assert recorded == {"q0": ["An ox."], "q1": ["A hen."], "q2": ["said"]}, "a missing line hides no reason"
+    assert any(line.startswith("note: 1 answers are recorded") for line in said)
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_parts_of_an_output_file_add_up_in_any_order(came, turn):
+    parts = [batch_lines(q0="An ox."), batch_lines(q1="A hen.", q2="An elk."), batch_lines(q2=429)][::turn]
+    for part in parts:
+        said, recorded = came(part)
+    assert recorded == {"q0": ["An ox."], "q1": ["A hen."], "q2": ["An elk."]}
+    assert not any("replaced by" in line for line in said)
+
+
+def test_another_answer_to_the_same_request_replaces_the_recorded_one_and_is_said(came):
+    came(batch_lines(q0="An ox.", q1="A hen."))
+    said, recorded = came(batch_lines(q0="Cattle.", q1="A hen."))
+    assert recorded["q0"] == ["Cattle."]
+    assert any("1 recorded answers are replaced by other ones (first: 'An ox.' by 'Cattle.')" in line for line in said)
+
+
+def test_a_request_without_an_answer_moves_no_answer_of_its_equal(came):
+    came(batch_lines(q1="x|y"), n=2, asks=("Same?", "Same?"))
+    _, recorded = came(batch_lines(q0="v|w"), n=2, asks=("Same?", "Same?"))
+    assert {name: sorted(texts) for name, texts in recorded.items()} == {"q0": ["v", "w"], "q1": ["x", "y"]}
+
+
 @pytest.mark.parametrize(
     ("text", "others"),
     [
