@@ -274,7 +274,7 @@ def _parquet(path: Path, *, lenient: bool, wanted: Collection[str] | None) -> Ro
         names = list(pl.read_parquet_schema(path))
         # with a name that is not there all are read, so that the refusal can list them
         used = [n for n in names if n in wanted] if wanted is not None and set(wanted) <= set(names) else names
-        frame = pl.read_parquet(path, columns=used)
+        frame = pl.read_parquet(path, columns=used, glob=False, hive_partitioning=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise PrerequisiteError(
             f"cannot read {path.name}: {str(error).splitlines()[0]}; mend the file, nothing was imported."

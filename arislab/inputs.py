@@ -39,7 +39,7 @@ def candidates(rows: Rows, *, id: str, group: str | None = None, split: str | No
     Args:
         rows: One per candidate.
         id: Column with unique names.
-        group: Column that related candidates share; they stay in one split.
+        group: Column that related candidates share; they stay in one split. Null or blank: of no group.
         split: Column with train, validation or test.
 
     Returns:
@@ -53,7 +53,7 @@ def candidates(rows: Rows, *, id: str, group: str | None = None, split: str | No
     columns |= {name: [json_text.as_text(row.get(name)) for row in rows.rows] for name in _FACTS}
     columns |= {"profile": [json_text.dumps(row) for row in rows.rows]}
     named = [None] * len(ids) if group is None else rows.texts(group, "--group")
-    columns["group_id"] = [None if name is None else f"g-{name}" for name in named]
+    columns["group_id"] = [None if name is None or not name.strip() else f"g-{name}" for name in named]
     columns["split"] = [None] * len(ids) if split is None else _given_splits(rows, split)
     frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
     refuse_torn_groups(rows, frame, frame)

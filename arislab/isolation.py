@@ -158,7 +158,7 @@ def _why(found: Isolation) -> str:
     if found.verdict == "fails alone":
         return (
             f"{found.n_turned_alone} answers were another model's although one model was asked at a time ({found.example}); restart the server "
-            "for each model, or use another one"
+            "for each model, or use another one; `arislab batch doctor --models A,B` examines it anew"
         )
     if found.verdict == "mixes":
         return f"{turned} ({found.example}); this server gets one model at a time"

@@ -18,7 +18,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 HIDDEN = "[hidden]"
-_NAMED = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+_NAMED = re.compile(r"KEY(?!WORD|BOARD)|TOKEN(?!I[SZ])|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+"""A tokenizer is no token and a keyword no key: their values are names of models and words, which answers hold too."""
 _SHORTEST = 8  # shorter values are words such as "true"; cutting them out would wreck the record
 _SHORTEST_IN_URL = 6  # where a value stands between "://" and "@", it is a secret; elsewhere a short one is a word
 _URL = re.compile(r"\b((?:https?|[a-z][a-z0-9+.-]*(?=://[^\s/?#@]*:))://)([^\s/?#\"'<>]*)@", re.IGNORECASE)

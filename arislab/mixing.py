@@ -79,19 +79,23 @@ def probe(
         )
     found = _ask(server, names, folder, batches)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "isolation.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"identity": server.identity, **found.as_dict()}) + "\n")
+    with (folder / "isolation.jsonl").open("a", encoding="utf-8") as file:  # a line before may be torn: begin a new one
+        file.write("\n" + json.dumps({"identity": server.identity, **found.as_dict()}) + "\n")
     return found
 
 
 def known(server: Server, models: Iterable[str], *, folder: Path) -> Isolation | None:
     """Return the newest result that still says something of these models, or None; asks nothing."""
     path, names = folder / "isolation.jsonl", set(models)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     for line in reversed(lines):
-        told = json.loads(line)
-        if told.pop("identity") == server.identity and (found := from_dict(told)).covers(names):
-            return found
+        try:
+            fields = json.loads(line)
+            identity, result = fields.pop("identity"), from_dict(fields)
+        except (ValueError, AttributeError, KeyError, TypeError):
+            continue  # torn by a kill, or of another version: as if nothing was known
+        if identity == server.identity and result.covers(names):
+            return result
     return None
 
 

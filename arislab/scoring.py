@@ -5,6 +5,7 @@ Unscored is null, never 0: an output that nobody could judge is not a bad output
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
@@ -36,7 +37,7 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
         frame = frame.join(
             candidates.select("candidate_id", *new), on="candidate_id", how="left", maintain_order="left"
         )
-    kept = _kept(frame, task)
+    kept = _kept(frame, task, read=json_text.exact)  # texts keep the digits of the file
     for name in dict.fromkeys(name for values in kept for name in values):
         if name in frame.columns and frame.schema[name] != pl.String:
             continue  # scorers get the kept values all the same
@@ -91,12 +92,12 @@ def reserved(task: Task) -> frozenset[str]:
     return _RESERVED | {name for name in ("category", "difficulty") if getattr(task, name) is not None}
 
 
-def _kept(frame: pl.DataFrame, task: Task | None) -> list[dict[str, Any]]:
-    """What was kept at import with each row; empty if nothing was with any."""
+def _kept(frame: pl.DataFrame, task: Task | None, *, read: Callable[[str], Any] = json.loads) -> list[dict[str, Any]]:
+    """What was kept at import with each row, by a reader of JSON; empty if nothing was with any."""
     if frame.schema.get("metadata") != pl.String or frame["metadata"].null_count() == frame.height:
         return []
     taken = _RESERVED if task is None else reserved(task)
-    kept = [json.loads(text) if text else {} for text in frame["metadata"]]
+    kept = [read(text) if text else {} for text in frame["metadata"]]
     return [{name: value for name, value in values.items() if name not in taken} for values in kept]
 
 

@@ -238,6 +238,13 @@ def test_a_parquet_column_that_nobody_asked_for_stops_nothing_and_is_named(tmp_p
         importing.outputs(lake, tmp_path / "a.parquet", task, input="q", output="a", keep=["photo"], read=read)
 
 
+def test_the_name_of_a_parquet_file_is_a_name_and_no_pattern(tmp_path):
+    for name, value in (("people[1].parquet", "asked for"), ("people1.parquet", "a decoy"), ("p*.parquet", "a star")):
+        pl.DataFrame({"v": [value]}).write_parquet(tmp_path / name)
+    assert files.read(tmp_path / "people[1].parquet").rows == [{"v": "asked for"}]
+    assert files.read(tmp_path / "p*.parquet").rows == [{"v": "a star"}]
+
+
 def test_nanoseconds_are_kept_or_refused(tmp_path):
     fine = pl.Series("v", [1_000_000], dtype=pl.Int64).cast(pl.Datetime("ns"))
     pl.DataFrame({"v": fine}).write_parquet(tmp_path / "a.parquet")

@@ -99,6 +99,15 @@ def test_a_given_group_is_kept_and_joined_by_near_duplicates():
     assert frame["split"].to_list() == [tables.split_of(group) for group in frame["group_id"]]
 
 
+def test_a_blank_group_is_no_group():
+    people = [
+        {"nr": i, "text": f"person {i} " + "abcdefghij"[i] * 9, "g": g} for i, g in enumerate(["", " ", None, "x", "x"])
+    ]
+    frame = imported(rows(*people), id="nr", group="g", asked=inputs.by_column("text"))
+    assert frame["group_id"].n_unique() == 4
+    assert frame["group_id"][3] == frame["group_id"][4] == "g-x"
+
+
 def test_a_text_that_two_groups_share_leaves_the_test_split_and_merges_nothing():
     hidden = next(f for f in map(str, range(99)) if tables.split_of(f"g-{f}") == "test")
     seen = next(f for f in map(str, range(99)) if tables.split_of(f"g-{f}") == "train")

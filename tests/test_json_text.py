@@ -129,3 +129,9 @@ def test_no_bytes_end_otherwise_than_in_a_value_or_a_value_error(data):
         return
     assert marks == ()
     assert json_text.dumps(value) == json_text.dumps(json.loads(json_text.dumps(strict)))
+
+
+@pytest.mark.parametrize("number", ["9007199254740993", "18446744073709551616", "-123456789012345678901234567890"])
+def test_an_answer_keeps_every_digit_of_an_integer(number):
+    value, marks = json_text.loads_leniently(b'{"id": %b, "p": 0.5}' % number.encode())
+    assert (value["id"], marks) == (int(number), ())

@@ -368,3 +368,9 @@ def test_a_server_that_is_not_there_is_named_without_its_password(tmp_path):
         batch.connect("http://anna:geheim99@127.0.0.1:9/v1", folder=tmp_path)
     assert "127.0.0.1:9" in str(caught.value)
     assert "geheim99" not in str(caught.value)
+
+
+def test_the_name_of_a_tokenizer_and_a_keyword_are_no_secrets():
+    words = {"TOKENIZER": "Qwen/Qwen3-0.6B", "KEYWORDS": "strength", "KEYBOARD_LAYOUT": "qwertz-de"}
+    assert masking.secrets_of(words) == []
+    assert masking.secrets_of({"HF_TOKEN": "hf_123456789", "KEY": "k-123456789"}) == ["hf_123456789", "k-123456789"]

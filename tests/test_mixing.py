@@ -161,13 +161,18 @@ def test_a_result_is_kept_until_a_model_is_added(serve, tmp_path, monkeypatch):
     first = batch.isolation(batch.connect(proxy.url, folder=tmp_path / "b"), models=NAMES)
     n_asked = proxy.asked["chat"]
     assert n_asked == first.n_requests + 1  # whether it chats at all
+    with (tmp_path / "b" / "isolation.jsonl").open("a") as file:
+        file.write('{"identity": "tor')  # a kill in mid-write
     server = batch.connect(proxy.url, folder=tmp_path / "b")
     assert batch.isolation(server, models=NAMES[::-1]) == first
     assert proxy.asked["chat"] == n_asked
     assert batch.isolation(server, models=[*NAMES, "faulty-2"]).models == (*NAMES, "faulty-2")
     assert proxy.asked["chat"] > n_asked + 100
+    n_asked = proxy.asked["chat"]
+    assert batch.isolation(server, models=[*NAMES, "faulty-2"]).models == (*NAMES, "faulty-2")
+    assert proxy.asked["chat"] == n_asked, "a torn line must not swallow the next"
     told = [json.loads(line) for line in (tmp_path / "run" / "servers.jsonl").read_text().splitlines()]
-    assert [t["isolation"]["verdict"] for t in told if "isolation" in t] == ["isolated"] * 3
+    assert [t["isolation"]["verdict"] for t in told if "isolation" in t] == ["isolated"] * 4
 
 
 def test_batches_of_another_process_wait_too(serve, tmp_path):

@@ -365,7 +365,7 @@ def test_what_was_kept_at_import_reaches_the_scorer_as_it_was(task_file):
     ]
     assert rows["output"].to_list() == ["x", "y", "z"]
     assert rows["title"].to_list() == ["Dr", "7", "Pilot"]  # as text, for quotas and plots
-    assert rows["tags"].to_list() == ['["u",1.5]', '{"k":true}', None]
+    assert rows["tags"].to_list() == ['["u",1.50]', '{"k":true}', None]
 
 
 def test_names_that_scorers_know_otherwise_are_reserved(task_file):

@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_server import Server, ask, line
 
-from arislab import batch, references
+from arislab import batch, json_text, references
 from arislab.errors import PrerequisiteError
 from arislab.pause import MOST_S, retry_after_s
-from arislab.server import bodies, engines
+from arislab.server import engines
 from arislab.server.answers import passed_through
 from arislab.server.upstream import UpstreamEngine
 
@@ -187,6 +187,14 @@ def test_an_answer_that_is_no_strict_json_is_asked_once_kept_and_marked(wild, na
     assert result.usage == (4, 0, 1, 0)
 
 
+def test_the_words_of_an_answer_stay_whatever_the_environment_holds(wild, monkeypatch):
+    for name in ("KEYWORDS", "TOKENIZER", "SOME_API_KEY"):
+        monkeypatch.setenv(name, "strength")
+    body = '{"choices":[{"message":{"content":"Her strength is her strength."}}]}'
+    result, _ = one(wild, f"body: {body}", key="strength")
+    assert (result.status, result.body.decode()) == (200, body)
+
+
 def test_an_answer_that_is_strict_json_passes_byte_for_byte(wild):
     body = '{"choices":[{"message":{"content":"\u2028 1.50"},"index":0}],  "n":1.50,"big":12345678901234567890123}'
     result, _ = one(wild, "body: " + body.encode().decode("latin-1"))
@@ -290,7 +298,7 @@ def test_a_request_reaches_the_upstream_with_every_digit_of_its_numbers(front, w
 @pytest.mark.parametrize("depth", [60, 400, 900])
 def test_a_deep_body_with_a_long_number_is_an_answer_or_a_refusal(depth):
     raw = b'{"n": 12345678901234567890123, "x": ' + b"[" * depth + b"]" * depth + b"}"
-    assert isinstance(bodies.loads(raw)["n"], int if depth < 500 else int | float)
+    assert isinstance(json_text.loads_whole(raw)["n"], int if depth < 500 else int | float)
 
 
 # -- how often ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What another server answered: read whole or not at all, within bounds, and never asked for again once it is there.
 
-An answer of status 200 was paid for. Where it is no strict JSON (NaN, half a surrogate pair, a byte order mark, Latin-1) it is read all
+An answer of status 200 was paid for (a page of a proxy, which is no answer of the endpoint, was not, and is tried again). Where it is no strict JSON (NaN, half a surrogate pair, a byte order mark, Latin-1) it is read all
 the same, and says so::
 
     {"choices": [...], "usage": {...}, "arislab": {"read_leniently": ["nan"]}}

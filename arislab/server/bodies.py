@@ -1,4 +1,4 @@
-"""Bodies of requests, with every number as it came: orjson is fast, and makes floats of integers beyond 64 bits.
+"""Bodies of requests, with every number as it came (``json_text.loads_whole`` reads them): orjson refuses integers beyond 64 bits.
 
 This module does not know what a body may hold (limits does).
 """
@@ -9,36 +9,9 @@ from typing import Any
 import orjson
 
 
-def loads(data: bytes) -> Any:
-    """Return a JSON value with exact integers.
-
-    Raises:
-        orjson.JSONDecodeError: It is no JSON.
-    """
-    value = orjson.loads(data)
-    try:
-        return json.loads(data) if _may_be_rounded(value) else value
-    except RecursionError:
-        return value  # nested deeper than any line may be
-
-
 def dumps(value: Any) -> bytes:
-    """Return the JSON of a value of ``loads``."""
+    """Return the JSON of a value of ``json_text.loads_whole``."""
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:  # an integer beyond 64 bits
         return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _may_be_rounded(value: Any) -> bool:
-    open_ = [value]
-    while open_:
-        one = open_.pop()
-        if isinstance(one, float):
-            if abs(one) >= 2**63:
-                return True
-        elif isinstance(one, dict):
-            open_.extend(one.values())
-        elif isinstance(one, list):
-            open_.extend(one)
-    return False

@@ -22,8 +22,8 @@ from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile
 
-from arislab import __version__
-from arislab.server import bodies, engines, metrics
+from arislab import __version__, json_text
+from arislab.server import engines, metrics
 from arislab.server.guard import envelope, refuse, too_large
 from arislab.server.limits import ForbiddenError, Limits, check_fields
 from arislab.server.runner import Runner
@@ -286,7 +286,7 @@ async def _answer(request: Request, endpoint: str) -> Response:
         known = ", ".join(sorted(engine.endpoints))
         raise refuse(404, f"this server's engine has no {endpoint}; it has {known}", code="endpoint_not_found")
     try:
-        body = bodies.loads(await request.body())
+        body = json_text.loads_whole(await request.body())
     except orjson.JSONDecodeError as error:
         raise refuse(400, f"the body is not valid JSON: {error.msg}") from None
     if not isinstance(body, dict) or body.get("stream"):

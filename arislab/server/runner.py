@@ -25,6 +25,7 @@ from typing import IO, Any
 
 import orjson
 
+from arislab import json_text
 from arislab.errors import BatchError, PrerequisiteError
 from arislab.server import bodies
 from arislab.server.engines import Emit, Engine, Request, Result, failure
@@ -390,7 +391,7 @@ def check_line(raw: bytes, endpoint: str, limits: Limits) -> tuple[str, Record]:
     if len(raw) > limits.line_bytes:
         raise _BadLineError("line_too_long", f"a line may have {limits.line_bytes} bytes; shorten its texts")
     try:
-        line = bodies.loads(raw)
+        line = json_text.loads_whole(raw)
     except orjson.JSONDecodeError as error:
         raise _BadLineError(
             "invalid_json_line", f"this line is not valid JSON: {error.msg} at column {error.colno}"
@@ -462,5 +463,5 @@ def _lines(path: Path, line_bytes: int) -> Iterator[tuple[int, int, bytes]]:
 
 def _request(file: IO[bytes], offset: int, line: int, batch: Record) -> Request:
     file.seek(offset)
-    fields = bodies.loads(file.readline())
+    fields = json_text.loads_whole(file.readline())
     return Request(line, fields["custom_id"], fields["body"], batch["created_at"], batch["endpoint"], batch["id"])

@@ -97,7 +97,7 @@ class UpstreamEngine:
         key = key or os.environ.get("ARISLAB_UPSTREAM_API_KEY")
         named = [{"Authorization": masking.basic(found)} if found and not key else {} for _, found in parts]
         self._upstreams = [_Upstream(url, headers, start) for (url, _), headers in zip(parts, named, strict=True)]
-        hidden = masking.secrets_of({**os.environ, "KEY": key or ""}, list(urls))
+        hidden = masking.secrets_of({"KEY": key or ""}, list(urls))  # what this engine sends
         self._hidden = [secret.encode() for secret in hidden]
         self._start, self._ceiling, self._attempts, self._patience_s = start, ceiling, attempts, patience_s
         self._timeout_s, self._backoff_s, self._key = timeout_s, backoff_s, key
@@ -211,8 +211,9 @@ class UpstreamEngine:
                 if (body := await body_of(response, self._answer_bytes)) is None:
                     why = f"the answer has more than {self._answer_bytes} bytes; --max-answer-mb allows more"
                     return Answer(failure(line, 502, "answer_too_large", why)), None
-                for secret in self._hidden:  # a server that says which key it refuses
-                    body = body.replace(secret, b"[hidden]")
+                if response.status != 200:  # a server may say which key it refuses; an answer stays as it is
+                    for secret in self._hidden:
+                        body = body.replace(secret, b"[hidden]")
                 wait_s = retry_after_s(response.headers.get("Retry-After"))
                 return passed_through(request, response.status, body), wait_s
         except aiohttp.ClientConnectorError:
