@@ -62,6 +62,8 @@ ENOUGH = 100
 """Answers of models asked together: a server that mixes 3 % of them shows with a probability of 95 %."""
 AT_ONCE = 64
 """Requests in flight at most."""
+N_NAMED = 16
+"""Names in a message, at most."""
 KEEP_S = 24 * 3600
 """A result counts for so long: tomorrow another version may serve under this URL."""
 
@@ -140,13 +142,12 @@ def from_dict(told: dict[str, Any]) -> Isolation:
 
 
 def _why(found: Isolation) -> str:
-    names = ", ".join(found.models)
+    n_more = len(found.models) - N_NAMED
+    names = ", ".join(found.models[:N_NAMED]) + (f" and {n_more:,} more" if n_more > 0 else "")
     if found.verdict == "one model":
         return f"only {names} is asked, so there is nothing to mix"
     if found.problem:
-        return (
-            f"the probe got no answers to judge ({found.problem}), so {names} are asked one model at a time, to be safe"
-        )
+        return f"there are no answers to judge ({found.problem}), so {names} are asked one model at a time, to be safe"
     turned = (
         ""
         if not found.n_could_show
@@ -208,8 +209,8 @@ def examine(models: Sequence[str]) -> Generator[Wave, Answers, Isolation]:
     yield from _alone(seen, seen.models, range(N_FIRST), SHORT)
     if len(seen.turned_alone()) > 1:
         return seen.result("fails alone")
-    if seen.weak() and seen.first:
-        yield from _alone(seen, seen.weak(), range(N_FIRST, len(PROMPTS)), LONG)
+    if weak := seen.weak():
+        yield from _alone(seen, weak, range(N_FIRST, len(PROMPTS)), LONG)
         if len(seen.turned_alone()) > 1:
             return seen.result("fails alone")
     if not seen.cells():
@@ -291,11 +292,18 @@ class _Seen:
 
     def n_differ(self, one: str, other: str) -> int:
         """Prompts that tell two models apart."""
-        return sum(cell[0] == one and other in self.others(cell) for cell in self.first)
+        prompts = (prompt for prompt in range(len(PROMPTS)) if (one, prompt) in self.first)
+        told = ((self.stable((one, prompt)), self.stable((other, prompt))) for prompt in prompts)
+        return sum(own is not None and text is not None and own != text for own, text in told)
+
+    def pairs(self) -> Iterable[tuple[str, str]]:
+        """Pairs of models that gave an answer: names may be invented, and of all names there are too many pairs."""
+        answered = {name for name, _ in self.first}
+        return combinations([name for name in self.models if name in answered], 2)
 
     def blind(self) -> list[tuple[str, str]]:
         """Pairs of models that no prompt tells apart."""
-        return [pair for pair in combinations(self.models, 2) if not self.n_differ(*pair)]
+        return [pair for pair in self.pairs() if not self.n_differ(*pair)]
 
     def alike(self) -> list[tuple[str, str]]:
         """Those of them that answer alike; of the rest one or both answer differently each time."""
@@ -309,7 +317,7 @@ class _Seen:
 
     def weak(self) -> list[str]:
         """Models of which hardly a prompt tells one from another."""
-        few = {name for pair in combinations(self.models, 2) if self.n_differ(*pair) < 2 for name in pair}
+        few = {name for pair in self.pairs() if self.n_differ(*pair) < 2 for name in pair}
         return [name for name in self.models if name in few]
 
     def turned_alone(self) -> list[str]:

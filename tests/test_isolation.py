@@ -164,6 +164,18 @@ def test_answers_that_do_not_come_clear_nobody(silent):
     assert not found.covers(NAMES), "and it is asked again next time"
 
 
+def test_names_that_nobody_answers_to_are_in_no_pair_and_get_no_longer_prompts(monkeypatch):
+    invented, told = [f"nobody-{i}" for i in range(200)], []
+    real = isolation._Seen.n_differ
+    monkeypatch.setattr(isolation._Seen, "n_differ", lambda self, *pair: told.append(pair) or real(self, *pair))
+    found = judge(lambda model, prompt, _: says(model, prompt) if model in NAMES else None, (*NAMES, *invented))
+    assert found.n_requests == 12 * 2 * 203 + 108 + 108
+    assert {name for pair in told for name in pair} == set(NAMES)
+    assert (found.verdict, found.n_turned, found.n_could_show, found.alike) == ("cannot tell", 0, 108, ())
+    assert "'nobody-0' gave no answer" in found.problem
+    assert "nobody-12 and 187 more are asked one model at a time" in repr(found)
+
+
 def test_a_result_covers_its_models_for_a_day_and_a_part_of_them_where_that_follows():
     found = judge(lambda model, prompt, _: says(model, prompt))
     assert found.covers(NAMES)

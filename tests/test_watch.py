@@ -7,12 +7,13 @@ import signal
 
 import pytest
 from test_mixing import NAMES, Stranger, serve  # noqa: F401 - the fixture
-from test_server import Server, line, text_of
+from test_server import Server, add_batch, line, live, read, text_of
 
 from arislab import batch
 from arislab.server import engines
+from arislab.server.runner import Scan
 from arislab.server.store import Store
-from arislab.server.watch import Watch
+from arislab.server.watch import MOST_MODELS, Watch
 
 assert Stranger
 
@@ -122,6 +123,55 @@ def test_models_that_answer_alike_go_one_at_a_time(serve, tmp_path, monkeypatch)
     finally:
         server.stop()
         upstream.stop()
+
+
+@pytest.mark.parametrize("n_more", [0, 1])
+def test_more_models_than_a_probe_can_take_are_asked_one_at_a_time_without_one(tmp_path, caplog, n_more):
+    class Foreign(engines.EchoEngine):
+        name, asked, inside, most = "upstream", 0, [], 0
+
+        async def run(self, chunk, emit):
+            models = [request.body["model"] for request in chunk]
+            self.asked, self.inside = self.asked + len(chunk), self.inside + models
+            self.most = max(self.most, len(set(self.inside)))
+            await super().run(chunk, emit)
+            self.inside = self.inside[len(models) :]
+
+    caplog.set_level("INFO", "arislab.server")
+    names, store, engine = [f"m-{i}" for i in range(MOST_MODELS + n_more)], Store(tmp_path), Foreign(delay_s=0.0005)
+    batch_id = add_batch(store, [line(f"r-{i}-{name}", "hello", model=name) for i in range(3) for name in names])
+    asyncio.run(asyncio.wait_for(live(store, batch_id, engine=engine), 60))
+    row = store.batch(batch_id)
+    assert len(read(store.path(row["output_file_id"]).read_bytes())) == row["completed"] == 3 * len(names)
+    is_probed = engine.asked > 3 * len(names)
+    assert is_probed == (n_more == 0)
+    said = [record.getMessage() for record in caplog.records if "isolation: cannot tell" in record.getMessage()]
+    assert len(said) == 1
+    if not is_probed:
+        assert engine.most == 1
+        assert "17 models are more than the 16 that are examined" in said[0]
+        told = asyncio.run(Watch(engine, store).check(names, again=True))
+        assert (told.verdict, told.n_requests, told.is_together) == ("cannot tell", 0, False)
+    store.close()
+
+
+def test_the_lines_of_many_models_are_sorted_in_one_pass():
+    looked = []
+
+    class Looked(list):
+        def __getitem__(self, at):
+            looked.append(at)
+            return super().__getitem__(at)
+
+    n_models, n = 300, 900
+    scan = Scan(models={f"m-{i}": i for i in range(n_models)}, asked=Looked(i % n_models for i in range(n)))
+    scan.offsets.extend(range(n))
+    chunks = [(model, list(chunk)) for model, chunk in scan.chunks(2, by_model=True)]
+    assert chunks[:3] == [("m-0", [0, 300]), ("m-0", [600]), ("m-1", [1, 301])]
+    assert [line for _, chunk in chunks for line in chunk] == [
+        i for first in range(n_models) for i in range(first, n, n_models)
+    ]
+    assert len(looked) == n + len(chunks)
 
 
 @pytest.mark.parametrize("n_urls", [1, 2])

@@ -28,6 +28,7 @@ from arislab.server.guard import envelope, refuse, too_large
 from arislab.server.limits import ForbiddenError, Limits, check_fields
 from arislab.server.runner import Runner
 from arislab.server.store import LIVE, TERMINAL, Record, Store
+from arislab.server.watch import MOST_MODELS
 
 log = logging.getLogger("arislab.server")
 
@@ -228,7 +229,7 @@ async def about(request: Request) -> Record:
 class Examined(BaseModel):
     """The body of ``POST /v1/arislab/isolation``."""
 
-    models: list[Annotated[str, Field(min_length=1, max_length=512)]] = Field(min_length=1, max_length=16)
+    models: list[Annotated[str, Field(min_length=1, max_length=512)]] = Field(min_length=1, max_length=MOST_MODELS)
     again: bool = False
 
 

@@ -68,11 +68,12 @@ class Scan:
         """Model and lines of each chunk in the order in which they are dispatched: as they stand, group by group, or one model after the other."""
         names, every = list(self.models), range(len(self.offsets))
         order = sorted(every, key=self.groups.__getitem__) if self.groups else every
-        parts = (
-            [[line for line in order if self.asked[line] == number] for number in range(len(names))]
-            if by_model
-            else [order]
-        )
+        parts: list[Sequence[int]] = [order]
+        if by_model:
+            of_model: list[list[int]] = [[] for _ in names]
+            for line in order:
+                of_model[self.asked[line]].append(line)
+            parts = [*of_model]
         for part in parts:
             for first in range(0, len(part), size):
                 chunk = part[first : first + size]

@@ -25,6 +25,8 @@ log = logging.getLogger("arislab.server")
 FOREIGN = ("upstream", "vllm")
 ANSWER_S = 60.0
 """Seconds that one answer of a probe may take."""
+MOST_MODELS = 16
+"""A probe of more keeps everybody else waiting for too long: it asks each name dozens of times, also those that somebody invented."""
 WORST = ("fails alone", "mixes", "cannot tell", "isolated")
 assert set(WORST) < set(VERDICTS)
 
@@ -73,6 +75,8 @@ class Watch:
     async def check(self, models: Iterable[str], *, again: bool = False) -> Isolation:
         """Return whether models may be asked at once; what runs waits for the probe, if one is needed.
 
+        More than ``MOST_MODELS`` are not examined: one at a time, as nothing is known.
+
         Args:
             models: their names.
             again: probe although a result is known.
@@ -82,6 +86,10 @@ class Watch:
             return Isolation("one model", names)
         async with self._examining:
             found = None if again else self._known(names)
+            if found is None and len(names) > MOST_MODELS:
+                problem = f"{len(names):,} models are more than the {MOST_MODELS} that are examined"
+                found = Isolation("cannot tell", names, problem=problem)
+                log.info("%s", found)
             if found is None:
                 await self._engine.gate.enter(ALONE)
                 try:
