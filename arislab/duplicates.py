@@ -13,6 +13,9 @@ text with another date or telephone number is another text. Scripts written with
 What most questions say (a rubric, a form) says nothing about what is asked: where questions are compared, shingles that stand in
 more than half of at least `_FEW` distinct texts do not count.
 
+A hyphen, a dot, an asterisk, an apostrophe or an exclamation mark counts where it can be read as a sign (-sin(x), α - β, .NET, y',
+n!), a MINUS SIGN (U+2212) everywhere; between words ("well-known", "salt - a mineral"), as bullet, as emphasis and as quote it does not.
+
 What this module does not know: meaning. A paraphrase or a translation is no near-duplicate here, a homoglyph is another letter, and
 quotes, most brackets and question marks are punctuation.
 
@@ -43,9 +46,11 @@ U64 = NDArray[np.uint64]
 # ---- the normal form -------------------------------------------------------------------------------------------------
 
 _SIGN, _PAD = "\x01", "\x02"  # around a sign that is not ASCII, and around a character of a script without spaces
+_MINUS = "\x03"  # before a dash that is a minus, wherever it stands
 _SMART = {"’": "'", "‘": "'", "“": '"', "”": '"', "…": " ", "—": " ", "–": "-", "\u00a0": " "}
-_DASHES = "\u2010\u2011\u2012\u2013\u2212\u02d7\ufe63\uff0d"
-_AS_ASCII = dict.fromkeys(_DASHES, "-") | {
+_AS_ASCII = dict.fromkeys("\u2010\u2011\u2012\u2013\ufe63\uff0d", "-") | {
+    "\u2212": f"{_MINUS}-",
+    "\u02d7": f"{_MINUS}-",
     "×": "*",
     "⋅": "*",
     "∗": "*",
@@ -60,7 +65,7 @@ _AS_ASCII = dict.fromkeys(_DASHES, "-") | {
 _HIDDEN = (
     "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0\u0640"  # drawn as nothing, or as a stretch
 )
-_LOUD = "′″‴‰‱"  # punctuation by category, signs by meaning
+_LOUD = "′″‴‰‱⌊⌋⌈⌉⟨⟩‖†‡§"  # punctuation by category, signs by meaning
 _MUTE = "©®"
 _UNSPACED = (  # Thai, Lao, Myanmar, Khmer, Hiragana to Bopomofo, kana and Han, in blocks of Unicode
     *((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x312F), (0x31F0, 0x31FF)),
@@ -70,32 +75,53 @@ _UNSPACED = (  # Thai, Lao, Myanmar, Khmer, Hiragana to Bopomofo, kana and Han, 
 _PLAIN_QUOTES = str.maketrans(_SMART)
 _ENTITY = re.compile(r"&(?:#\d+|#x[0-9a-f]+|[a-z][a-z0-9]*);", re.IGNORECASE)
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁺-⁾ⁿⁱ]+")
-_FRACTION = re.compile("[¼-¾⅐-⅟↉]")
+_FRACTION = re.compile(r"(?<=[\w)\]])[¼-¾⅐-⅟↉]")
+_SYMBOL = f"{_SIGN}[∞√∑∏∫∂∇]"  # no emoji: these stand beside bullets and emphasis
 _LAYOUT = re.compile(  # what stands at the start of a line: quotes, bullets, headings; lines drawn with characters
-    r"\n[ \t]*(?:(?:\#{1,6}[ \t]+|[-*>•‣■-◿][ \t]+(?=[^\d \t]))+|(?:[-*_=~\#|:+.][ \t]*){3,}(?=\n|\Z))"
+    rf"\n[ \t]*(?:(?:\#{{1,6}}[ \t]+|[-*>•‣■-◿][ \t]+(?!{_SYMBOL})(?=[^\d \t]))+|(?:[-*_=~\#|:+.][ \t]*){{3,}}(?=\n|\Z))"
 )
 _TABLE_ROW = re.compile(r"\n[ \t]*\|.*\|[ \t]*(?=\n|\Z)")
 _BEYOND_ASCII = re.compile("[\x80-\U0010ffff]+")
-_TIMES = re.compile(r"(?:(?<=[\d)\]])|(?<=\b[a-z]))( ?)·( ?)(?=-?[\d(]|-?[a-z]\b)")
+_L = r"[^\W\d_]"  # a letter of any script
+_TIMES = re.compile(rf"(?:(?<=[\d)\]])|(?<=\b{_L}))( ?)·( ?)(?=(?:{_MINUS}?-)?(?:[\d(]|{_L}\b))")
 _W = "a-z0-9\x80-\U0010ffff"
 _NUMBER = rf"[{_W}]+(?:(?<=\d)[.,:'](?=\d)[{_W}]+)*"  # a word too; a number with its point, comma or colon
+_FUNCTION = r"(?:(?:arc|a)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|lg|exp|sqrt|abs|max|min|lim|det|gcd|pi|inf|infinity)\b"
+_ONE = rf"(?:δ?{_L}(?!'?{_L}))"  # a name of one letter: x, x2, θ, Δx
+_QUOTE = "*\"'`~_"  # quotes and emphasis
+_TERM = rf"(?:[\d(.{_SIGN}]|{_ONE}|[{_W}]+\(|{_FUNCTION})"  # what can be subtracted
+_AFTER_TERM = rf"(?:(?<=[\d)\]%{_SIGN}])|(?<=\b{_L})|(?<=\b{_L}')|(?<=\d{_L})|(?<=\d{_L}{_L})|(?<=\bδ{_L})|(?<=\bpi)|(?<=\b(?:utc|gmt)))"
+_OPENING = (  # a dash after it is no hyphen
+    rf"(?:(?<![{_W})\]{_QUOTE}-])|(?<=[\s(][{_QUOTE}])|(?<=\A[{_QUOTE}])|(?<=[\s(]\*\*)|(?<=\A\*\*)"
+    rf"|(?<=[\d)]\*)|(?<=\b{_L}\*)|(?<=[\d)]\*\*)|(?<=\b{_L}\*\*))"
+)
 _TOKEN = re.compile(
-    rf"""{_NUMBER} | (?=[{_SIGN}+=<>%$&@^|/\#.~*\-!':;()])(?:  # the guard spares most characters all that follows
-      {_SIGN}.{_SIGN} | [+=<>%$&@^|/\#] | (?<![{_W}.])\.(?=\d){_NUMBER} | (?<!~)~(?!~)
-    | (?<=[a-z0-9)\]])\*\*?(?=[a-z0-9(\[]|\.\d|-[\d(]) | (?<=[^\s*][ ])\*\*?(?=[ ][^\s*])    # times, power; not emphasis
-    | (?:(?<=\d)|(?<=[)\]])|(?<=\b[a-z])|(?<=\d[a-z]))-(?=[\d(.{_SIGN}]|[a-z](?!['a-z]))            # minus; not a hyphen
-    | (?<![{_W})\]-])-(?=[^\w\s]{{0,3}}\.?\d|[a-z](?!['a-z])|\()                                    # -7, -$5, -x; not a bullet
-    | (?:(?<=[\d)\]][ ])|(?<=[=<>*/+^][ ]))-(?=[ ](?:[\d(.{_SIGN}]|[b-hj-z](?!['a-z]))) | (?<=\b[a-z][ ])-(?=[ ](?:[\d(.]|[a-z](?!['a-z])))
-    | \A-(?=[ ]\d)(?=[^\n]*\Z)
-    | !(?==) | (?<=\d)! | (?<=\b[a-z])!(?![a-z]) | (?<![{_W}])!(?=[a-z(])                  # !=, 5!, n!, !x; not "Oh!"
-    | (?<=\b[a-z])'+(?=\() | (?<![{_W}])[:;]['-]?[()]+                                      # f'(x); :-)
-    | (?<=[{_W})][*/^+-])\( | (?<=[{_W})][ ][*/^+-][ ])\( | \)(?=[*/^+][{_W}(]) | \)(?=[ ][*/^+][ ][{_W}(])  # 2 * (3 + 4)
+    rf"""{_NUMBER} | (?=[{_SIGN}+=<>%$&@^|/\\\#.~*\-!':;()])(?:  # the guard spares most characters all that follows
+      {_SIGN}.{_SIGN} | <-+> | [+=<>%$&@^|/\#] | (?<!~)~(?!~) | (?<=\S[ ])\\(?=[ ])
+    | (?=\.)(?:(?<![{_W}.])\.(?=\d){_NUMBER} | (?:(?<![{_W}.)\]!?{_QUOTE}{_SIGN}{_PAD}])|(?<=[\s(][{_QUOTE}])|(?<=\A[{_QUOTE}]))\.{_NUMBER})  # .5, .NET
+    | (?=\*)(?:                                                                             # times, power; not emphasis
+        (?<=[{_W})\]])\*\*?(?=[{_W}(\[]|\.\d|{_MINUS}?-[\d(]|{_SYMBOL}) | (?<=[^\s*][ ])\*\*?(?=[ ][^\s*])
+      | (?:(?<=[\d)])|(?<=\b{_L}))\*\*?(?={_MINUS}?-[{_W}{_SIGN}]) | (?:(?<=∞{_SIGN})|(?<=\d!))\*\*?(?=[{_W}({_SIGN}])
+      | (?:(?<=\d)|(?<=\b{_L}))(?<!\*.)\*(?=[ ]\d) | (?:(?<=\d[ ])|(?<=\b{_L}[ ]))\*(?=\d)(?!\d+\*))
+    | (?=-)(?:                                                                              # minus; not a hyphen, a dash, a bullet
+        (?<={_MINUS})- | (?<!-)-+> | (?<=<)-+                                                       # always
+      | {_AFTER_TERM}-{{1,2}}(?={_TERM}) | (?<=\b{_L}{_L})-(?=\d)                             # 5-x, 2-sin(x)
+      | (?:{_AFTER_TERM}|(?<=\b{_L}{_L}))-+(?=[\s)\],.;:!?"'*]|\Z)                            # O-, Cl-
+      | (?<![{_W})\]-])-+(?=[^\w\s{_SIGN}{_PAD}-]{{0,3}}\d|{_ONE}|\() | {_OPENING}-+(?=[^\w\s{_SIGN}{_PAD}-]{{0,3}}[\w({_SIGN}{_PAD}])  # -7, -$5, -x
+      | (?:(?<=[\d)\]%!{_SIGN}][ ])|(?<=[ ][=<>*/+^][ ]))-{{1,2}}(?=[ ]{_TERM}) | (?<=\b{_L}[ ])-{{1,2}}(?=[ ]{_TERM})
+      | (?:(?<=\d[ ])|(?<=\d[{_QUOTE}][ ])|(?<=\d\*\*[ ])|(?<=[ ][=<>*/+^][ ])|(?<=\b[b-hj-zα-ω][ ]))-(?=[ ][\w{_PAD}])
+      | (?<=\S[ ])-{{1,2}}(?=[ ](?:\.?\d|[b-hj-zα-ωħ](?!'?{_L})|{_FUNCTION}|{_SIGN}|{_PAD}[〇一二三四五六七八九十百千万]))  # not "word - word"
+      | \A-(?=[ ](?:\d|{_SYMBOL}))(?=[^\n]*\Z))
+    | (?=!)(?:!(?==) | (?<=\d)!+ | (?<=\b{_L})!+(?![{_W}!]) | (?:(?<=\d\))|(?<=\b{_L}\)))!+ | (?<![{_W}])!(?=[{_W}(]))  # !=, 5!, n!, !x; not "Oh!"
+    | (?=')(?:(?<=\b{_L})'+(?=\() | (?<=\b{_L})(?<!'{_L})'+(?![{_W}']) | (?<=[)\]])'+(?![{_W}']))  # f'(x), y'; not 'x'
+    | (?<![{_W}])[:;]['-]?[()]+                                                             # :-)
+    | (?=[()])(?:(?:(?<=[{_W})][*/^+-])|(?<=[{_W})][ ][*/^+-][ ])|(?<={_MINUS}-)|(?<={_MINUS}-[ ]))\( | \)(?=[*/^+][{_W}(]) | \)(?=[ ][*/^+][ ][{_W}(]))  # 2 * (3 + 4)
     )""",
     re.VERBOSE,
 )
 # texts of words and plain punctuation, of which there are many, need none of this
 _SPECIAL = (
-    r"[^\sa-z0-9.,;:?!\"'()-]|[0-9][.,:'][0-9]|\.[0-9]|[0-9]!|\b[a-z]!|![^\s\"')!.]|[:;]['-]?[()]|'\("
+    r"[^\sa-z0-9.,;:?!\"'()-]|[0-9][.,:'][0-9]|\.[0-9]|(?:^|[^a-z0-9.])\.[a-z]|[0-9)]!|\b[a-z]!|![^\s\"')!.]|[:;]['-]?[()]|'\(|\b[a-z]'(?:$|[^a-z])|[)]'"
     r"|(?:^|[^a-z]|\b[a-z])-|-(?:$|[^a-z]|[a-z]\b)"
 )
 
@@ -147,7 +173,7 @@ def normalise(text: str) -> str:
 
 def _canonical(text: str) -> str:
     """Return the normal form of a text without `_SMART` punctuation; signs beyond ASCII stand between marks."""
-    text = text.replace(_SIGN, " ").replace(_PAD, " ")
+    text = text.replace(_SIGN, " ").replace(_PAD, " ").replace(_MINUS, " ")
     text = text.lower() if text.isascii() and "&" not in text else _shown(text)
     text = "\n" + text.replace("\t", " ").replace("\r", "\n")
     if "|" in text:

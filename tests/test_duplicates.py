@@ -95,6 +95,12 @@ INVISIBLE = {
     "emphasis": lambda t: t.replace("seven years", "**seven years**").replace("stew", "*stew*").replace("tea", "`tea`"),
     "a heading, a quote, a bullet": lambda t: "# " + t.replace("; she", ";\n- she").replace(". Her", ".\n> Her"),
     "curly quotes and dashes": lambda t: t.replace("; she plans", " — she “plans”").replace("- 5x", "− 5x"),
+    "dashes between words": lambda t: t.replace("; she", " - she").replace(" and keeps", " – and – keeps"),
+    "hyphens beside emphasis": lambda t: t.replace("five cooks", "**five**-cooks").replace(
+        "the books", "'the'-\"books\""
+    ),
+    "minus signs for dashes": lambda t: t.replace("x² - 5x", "x² − 5x"),
+    "quoted letters": lambda t: t.replace("beside a ", "beside 'a' ").replace("Her stew", "“Her” ‘stew’"),
     "hyphens and commas": lambda t: t.replace("; she", ", she").replace("five cooks", "five-cooks"),
 }
 SMALL = {
@@ -111,6 +117,12 @@ SIGNS = [
     ("A ∪ B", "A ∩ B"), ("A → B", "A ← B"), ("$5", "€5"), ("£5", "5"), ("-$5", "$5"), ("5 %", "5"), ("5%", "5‰"), ("1.5", "15"), ("3,5", "35"),
     (".5", "5"), ("10:30", "1030"), ("10 mg", "100 mg"), ("½", "¼"), ("2010", "2011"), ("0.72", "0.27"), ("🙂", "😡"), ("👍", "👎"), ("👍🏽", "👍🏿"),
     ("B12", "B6"), ("H2O", "H3O"), ("gpt-4o", "gpt-3o"), ("x1", "x2"), ("🇩🇪", "🇫🇷"), (":)", ":("), ("C", "C++"), ("C#", "C"), ("F♯", "F♭"), ("±2", "+2"), ("~5", "5"), ("#5", "5"), ("p & q", "p | q"), ("|x|", "x"), ("5°", "5"),
+    ("cos(-π/2)", "cos(π/2)"), ("x → -∞", "x → ∞"), ("sin(-θ)", "sin(θ)"), ("-Δx", "Δx"), ("-α+β", "α+β"), ("-sin(x)", "sin(x)"), ("-log 5", "log 5"),
+    ("sum of − 7 and 2", "sum of 7 and 2"), ("-½", "½"), ("x-½", "x ½"), ("α - β", "α β"), ("α-β", "α β"), ("π*2", "π 2"), ("2*-x", "2 -x"), ("2* 3", "2 3"), ("π!", "π"),
+    ("(n+1)!", "(n+1)"), ("5!!", "5!"), ("θ'", "θ"), ("y'", "y"), ("y''", "y'"), ("y''", "y"), ("--x", "x"), ("--x", "-x"), ("5--3", "5-3"), ("⌊x⌋", "⌈x⌉"), ("⌊x⌋", "x"),
+    ("負 -三", "負 三"), (".NET", "NET"), ("word − word", "word word"), ("2-sin(x)", "2 sin(x)"), ("Δx-Δy", "Δx Δy"), ("x - sin(x)", "x sin(x)"), ("total - 7", "total 7"),
+    ("2*√3", "2 √3"), ("x -> y", "x > y"), ("O-", "O"), ("Cl-", "Cl"), ("A \\ B", "A B"), ("12 - tax", "12 tax"), ("−(a + b)", "a + b"), ("x⁻¹", "x¹"), ("−x", "x"), ("3 - i", "3 i"), ("x'-y'", "x' y'"), ("x' - y'", "x' y'"), ("2xy-3", "2xy 3"), ("UTC-5", "UTC 5"), ("π* 2", "π 2"), ("- √2", "√2"),
+    ("F = -kx", "F = kx"), ("lim x→-∞", "lim x→∞"), ("−三", "三"), ("2⁻³", "2³"),
 ]  # fmt: skip
 
 
@@ -163,6 +175,9 @@ def one(name, text):
         ("हिन्दी में लिखो", "हिन्दी में लिखो"),
         ("٣٫٥ + ۲", "3.5 + 2"),
         ("Straße, ΟΔΟΣ", "strasse οδοσ"),
+        ("**Salt** - a mineral\n- **Well**-known, word -- word", "salt a mineral well known word word"),
+        ("Wow!! Oh no! It is the dogs' 'x', x-ray.", "wow oh no it is the dogs x x ray"),
+        ("sin(-θ) − ½ = .NET", "sin - θ - 1 / 2 = .net"),
         (" ?!  ?! ", "?! ?!"),
         ("", ""),
     ],
