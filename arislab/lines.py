@@ -118,10 +118,10 @@ def outcomes(line: dict[str, Any] | None, batch_status: str) -> list[dict[str, A
     if line is None:
         status = {"expired": "expired", "cancelled": "cancelled"}.get(batch_status, "unavailable")
         return [_failed(status, {"code": "missing_line", "message": f"no line in the files of a {batch_status} batch"})]
-    response, problem = _fields(line.get("response")), line.get("error")
+    response, problem = _fields(line.get("response")), _problem(line)
     body = _body(response)
-    code = _status_code(response, problem, body)
-    inner = body.get("error") if isinstance(body, dict) else None
+    inner = _problem(body)
+    code = _status_code(response, problem, inner, body)
     if problem or code != 200 or inner:
         told = problem or inner or body or {"message": f"status {code}"}
         return [_failed(_kind(told, code), told)]
@@ -170,6 +170,12 @@ def _body(response: dict[str, Any]) -> Any:
     return body
 
 
+def _problem(holder: Any) -> Any:
+    """The error that a line or a body tells; null if it has none, or one that says nothing, such as ``{"code": 0, "message": ""}``."""
+    error = _fields(holder).get("error")
+    return error if (any(error.values()) if isinstance(error, dict) else error) else None
+
+
 def _choices(body: Any) -> list[dict[str, Any]]:
     """The choices of an answer by their index, where each has another one; else as they came."""
     choices = [choice for choice in _listed(_fields(body).get("choices")) if isinstance(choice, dict)]
@@ -181,21 +187,24 @@ def _choices(body: Any) -> list[dict[str, Any]]:
 
 def _answer(choice: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     message, usage = _fields(choice.get("message")), _fields(body.get("usage"))
-    reason, text, refusal = choice.get("finish_reason"), _said(message, choice), message.get("refusal")
+    reason, text, refusal = choice.get("finish_reason"), _said(message, choice), _refusal(message)
+    ended = reason.lower() if isinstance(reason, str) else None
     if calls := _calls(message):
         text = _json(chat.said(text, calls))
-    if refusal or reason == "content_filter":
+    if refusal or ended == "content_filter":
         status = "refused"
     elif not (text or "").strip():
+        if ended in _BROKEN_OFF:
+            return _failed("unavailable", {"code": "broken_off", "message": f"finish_reason {reason} without a text"})
         status = "empty"
     else:
-        status = "truncated" if reason == "length" else "ok"
+        status = "truncated" if ended in (*_TOO_LONG, *_BROKEN_OFF) else "ok"
     tokens = [_logprob(token) for token in _listed(_fields(choice.get("logprobs")).get("content"))]
     known = [logprob for logprob in tokens if logprob is not None]
     return {
         "status": status,
         "error": None,
-        "llm_output": _plain(refusal) if text is None and refusal else text,
+        "llm_output": refusal if text is None and refusal else text,
         "tool_calls": _json(calls) if calls else None,
         "finish_reason": reason if isinstance(reason, str) else None,
         "prompt_tokens": _count(usage.get("prompt_tokens")),
@@ -205,9 +214,25 @@ def _answer(choice: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_TOO_LONG = ("length", "max_tokens", "model_length")
+"""Names of servers, in small letters, for an answer that met its limit."""
+_BROKEN_OFF = ("abort", "error")
+"""Names for an answer that the server began and did not end: vLLM's and OpenRouter's."""
+
+
+def _refusal(message: dict[str, Any]) -> str | None:
+    """What a message says to refuse, in its field or in its parts; null if it does not."""
+    if message.get("refusal"):
+        return _plain(message["refusal"])
+    parts = [_fields(part).get("refusal") for part in _listed(message.get("content"))]
+    return "".join(_plain(part) for part in parts if part) or None
+
+
 def _said(message: dict[str, Any], choice: dict[str, Any]) -> str | None:
-    """The text of an answer; parts that are no text (a picture) are kept as JSON, those that think aloud left out."""
+    """The text of an answer; what is no text (a number, a picture) is kept as JSON, parts that think aloud left out."""
     content = message.get("content", choice.get("text"))
+    if not isinstance(content, str | list | None):
+        return _json(content)
     silent = ("thinking", "reasoning", "redacted_thinking", "refusal")
     parts = [part for part in _listed(content) if _fields(part).get("type") not in silent]
     if not all(isinstance(part, str) or isinstance(_fields(part).get("text", 0), str | None) for part in parts):
@@ -270,9 +295,9 @@ def _plain(told: Any) -> str:
     return told if isinstance(told, str) else _json(told)
 
 
-def _status_code(response: dict[str, Any], problem: Any, body: Any) -> int:
+def _status_code(response: dict[str, Any], problem: Any, inner: Any, body: Any) -> int:
     """HTTP status of a line, 0 if it had none: some servers write it into the error, some not at all."""
-    codes = [response.get("status_code"), _fields(problem).get("code"), _fields(_fields(body).get("error")).get("code")]
+    codes = [response.get("status_code"), _fields(problem).get("code"), _fields(inner).get("code")]
     for code in codes:
         number = re.fullmatch(
             r"\s*([0-9]{1,9})(?:\.0*)?(?:\s.*)?", str(code), re.DOTALL

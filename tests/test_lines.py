@@ -52,7 +52,11 @@ def test_choices_without_a_telling_index_stay_as_they_came():
         ([{"type": "text", "text": None}], "empty", None),
         ([], "empty", None),
         (None, "empty", None),
-        (17, "empty", None),
+        (17, "ok", "17"),
+        ({"verdict": "yes", "at": [1, 2]}, "ok", '{"at":[1,2],"verdict":"yes"}'),
+        (False, "ok", "false"),
+        ([{"type": "refusal", "refusal": "I may not say."}], "refused", "I may not say."),
+        ([{"type": "text", "text": "Well: "}, {"type": "refusal", "refusal": "no."}], "refused", "Well: "),
         ([{"type": "image_url", "image_url": {"url": "u"}}], "ok", '[{"image_url":{"url":"u"},"type":"image_url"}]'),
         (
             [{"type": "text", "text": "see"}, {"type": "audio", "id": 1}],
@@ -64,6 +68,44 @@ def test_choices_without_a_telling_index_stay_as_they_came():
 def test_the_text_of_an_answer_is_that_of_its_parts(content, status, text):
     one = lines.outcome(result(choice(content)), "completed")
     assert (one["status"], one["llm_output"]) == (status, text)
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        ("abort", "truncated"),
+        ("error", "truncated"),
+        ("max_tokens", "truncated"),
+        ("MAX_TOKENS", "truncated"),
+        ("model_length", "truncated"),
+        ("length", "truncated"),
+        ("CONTENT_FILTER", "refused"),
+        ("eos_token", "ok"),
+        ("stop", "ok"),
+    ],
+)
+def test_an_answer_that_did_not_come_to_its_end_is_not_whole(reason, status):
+    one = lines.outcome(result(choice("The tide comes in and", finish_reason=reason)), "completed")
+    assert (one["status"], one["llm_output"], one["finish_reason"]) == (status, "The tide comes in and", reason)
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_an_answer_that_broke_off_before_its_first_word_is_asked_for_again(reason):
+    one = lines.outcome(result(choice("", finish_reason=reason)), "completed")
+    assert (one["status"], json.loads(one["error"])["code"]) == ("unavailable", "broken_off")
+
+
+NOTHING = [{"code": None, "message": None}, {"message": "", "code": 0}, {}, "", None, False]
+
+
+@pytest.mark.parametrize("error", NOTHING)
+def test_an_error_that_says_nothing_beside_an_answer_is_none(error):
+    assert lines.outcome(result(choice("Yes.")) | {"error": error}, "completed")["status"] == "ok"
+    assert lines.outcome(result(choice("Yes."), error=error), "completed")["status"] == "ok"
+    bare = {"custom_id": "x", "response": {"body": {"choices": [choice("Yes.")], "error": error}}}
+    assert lines.outcome(bare, "completed")["llm_output"] == "Yes."
+    refused = {"custom_id": "x", "response": {"status_code": 400, "body": {"error": error}}, "error": error}
+    assert lines.outcome(refused, "completed")["status"] == "error"
 
 
 def test_an_answer_of_a_completion_endpoint_is_its_text():
