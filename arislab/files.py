@@ -19,6 +19,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from arislab import csv_text, json_text
@@ -303,7 +304,6 @@ def _values(series: pl.Series, *, lenient: bool) -> tuple[list[Any], int]:
     if isinstance(kind, pl.Datetime) and kind.time_unit == "ns" and (series.dt.nanosecond() % 1000 != 0).any():
         raise ValueError("has nanoseconds, which Python's times do not; cast it to text")
     _check_kept(kind, inside=False)
-    n_nan = 0
     if kind.is_float():
         bad = series.is_nan() | series.is_infinite()
         n_nan = int(bad.sum())
@@ -312,7 +312,15 @@ def _values(series: pl.Series, *, lenient: bool) -> tuple[list[Any], int]:
             raise ValueError(f"row {row} is NaN or infinite, which JSON does not have; write null, or give --lenient")
         shortest = series.set(bad, None).cast(pl.String).to_list()
         return [None if text is None else Number(text) for text in shortest], n_nan
-    return [_plain(value) for value in series.to_list()], n_nan
+    values: list[Any] = []
+    infinite: list[float] = []
+    for row, value in enumerate(series.to_list(), 1):
+        values.append(_plain(value, kind, infinite))
+        if infinite and not lenient:
+            raise ValueError(
+                f"row {row} holds NaN or infinity, which JSON does not have; write null, or give --lenient"
+            )
+    return values, len(infinite)
 
 
 def _check_kept(kind: Any, *, inside: bool) -> None:
@@ -328,18 +336,21 @@ def _check_kept(kind: Any, *, inside: bool) -> None:
         raise ValueError(f"is of type {kind}, which has no exact text; drop it, or cast it to text")
 
 
-def _plain(value: Any) -> Any:
-    """A value of Python as JSON has it: integers beyond 64 bits and decimals as their digits, times as ISO 8601."""
+def _plain(value: Any, kind: Any, infinite: list[float]) -> Any:
+    """A value of Python as JSON has it: digits of numbers kept, times as ISO 8601; NaN and what is infinite are null, and listed."""
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
+        return {part.name: _plain(value[part.name], part.dtype, infinite) for part in kind.fields}
     if isinstance(value, list):
-        return [_plain(part) for part in value]
+        return [_plain(part, kind.inner, infinite) for part in value]
     if isinstance(value, Decimal):
         return Number(format(value, "f"))
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**64:
         return Number(str(value))
     if isinstance(value, float) and not abs(value) < float("inf"):
-        raise ValueError("holds NaN or infinity, which JSON does not have; write null")
+        infinite.append(value)
+        return None
+    if kind == pl.Float32 and value is not None:
+        return float(str(np.float32(value)))  # its own shortest digits, not those of the double
     return value.isoformat() if isinstance(value, date | datetime | time) else value
 
 

@@ -71,7 +71,7 @@ def candidates(
         f"{frame.height:,} candidates = {frame.height - again.height:,} new + {again.height:,} replaced; {placed['group_id'].n_unique():,} groups",
         *_splits(placed),
         *_read(rows, read["types"], rows.columns),
-        f"first row: {frame['candidate_id'][0]}: {_short(frame['profile'][0])}",
+        f"first row: {_short(frame['candidate_id'][0])}: {_short(frame['profile'][0])}",
         *_renamed(names),
         *_changed(frame, again.join(used, on="candidate_id", how="semi")),
         *_kept_groups(frame, placed, group),
@@ -124,6 +124,7 @@ def outputs(
     said = _read(rows, read["types"], used)
     if split is None and "split" in (*rows.columns, *rows.unread):
         said.append("warning: the file has a column 'split', which decides nothing; give --split split if it should")
+    said += _questions(raw)
     raw = raw.with_columns(error=pl.lit(None, dtype=pl.String))
     return _write(lake, people, raw, said, rows=rows, split=split, dry_run=dry_run)
 
@@ -288,8 +289,27 @@ def _splits(frame: pl.DataFrame) -> list[str]:
     return said
 
 
+def _questions(raw: pl.DataFrame) -> list[str]:
+    """Warnings about questions that groups and splits cannot know."""
+    said = []
+    if n := raw.filter(pl.col("input").str.strip_chars() == "").height:
+        said.append(f"warning: {n:,} outputs have no question (--input is null or blank)")
+    asked = raw.group_by("candidate_id", maintain_order=True).agg(pl.col("input").n_unique())
+    several = asked.filter(pl.col("input") > 1)["candidate_id"]
+    if len(several):
+        said.append(
+            f"warning: {len(several):,} candidates have several questions (first: {_short(several[0])}), of which only the first is compared for groups and "
+            "splits: another may stand in train and test; leave --id out, and each question is a candidate, or give --split"
+        )
+    return said
+
+
 def _short(text: str | None) -> str:
-    return "null" if text is None else text if len(text) <= 160 else text[:160] + "…"
+    """The start of a text, on one line."""
+    if text is None:
+        return "null"
+    start = text[:160].replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    return start if len(text) <= 160 else start + "…"
 
 
 def _ended(said: list[str], frame: pl.DataFrame, *, dry_run: bool) -> list[str]:

@@ -89,9 +89,11 @@ def by_column(name: str) -> Asked:
 
 
 def by_input(candidate: dict[str, Any]) -> str | None:
-    """Return what was asked about a candidate for whom outputs were recorded elsewhere; null of another."""
-    profile = candidate["profile"]
-    return duplicates.asked(profile["messages"]) if "messages" in profile else json_text.as_text(profile.get("input"))
+    """Return what was asked about a candidate for whom outputs were recorded elsewhere; null of another, whose messages may be anything."""
+    messages = candidate["profile"].get("messages")
+    if isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages):
+        return duplicates.asked(messages)
+    return json_text.as_text(candidate["profile"].get("input"))
 
 
 def by_profile(candidate: dict[str, Any]) -> str:

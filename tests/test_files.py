@@ -217,13 +217,42 @@ def test_parquet_keeps_its_types_exactly(tmp_path):
         ([timedelta(1), None], "column 'v' is of type Duration"),
         ([[b"x"], []], "column 'v' is of type Binary"),
         ([1.0, float("nan")], "column 'v' row 2 is NaN or infinite"),
-        ([[1.0], [float("inf")]], "column 'v' holds NaN or infinity"),
+        ([[1.0], [float("inf")]], "column 'v' row 2 holds NaN or infinity.*--lenient"),
     ],
 )
 def test_a_parquet_column_that_cannot_be_kept_is_refused_by_name(tmp_path, values, message):
     pl.DataFrame({"v": values}).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(PrerequisiteError, match=message):
         files.read(tmp_path / "a.parquet")
+
+
+def test_numbers_of_32_bits_keep_their_digits_wherever_they_stand(tmp_path):
+    half = pl.Float32
+    kinds = {
+        "flat": half,
+        "list": pl.List(half),
+        "fixed": pl.Array(half, 2),
+        "who": pl.Struct({"w": half, "to": pl.List(pl.Struct({"x": half}))}),
+    }
+    row = {
+        "flat": 0.7,
+        "list": [0.7, None, 16777216.0],
+        "fixed": [3.3, -0.1],
+        "who": {"w": 1e-7, "to": [{"x": 2.6}, None]},
+    }
+    pl.DataFrame([row], schema=kinds).write_parquet(tmp_path / "a.parquet")
+    assert json_text.dumps(files.read(tmp_path / "a.parquet").rows[0]) == (
+        '{"flat":0.7,"list":[0.7,null,16777216.0],"fixed":[3.3,-0.1],"who":{"w":1e-7,"to":[{"x":2.6},null]}}'
+    )
+
+
+def test_nan_deep_in_a_parquet_column_is_null_and_counted_when_asked_to(tmp_path):
+    nan = float("nan")
+    rows = [{"v": [{"x": nan}, {"x": 0.5}]}, {"v": [{"x": float("inf")}]}, {"v": None}]
+    pl.DataFrame(rows).write_parquet(tmp_path / "a.parquet")
+    read = files.read(tmp_path / "a.parquet", lenient=True)
+    assert read.rows == [{"v": [{"x": None}, {"x": 0.5}]}, {"v": [{"x": None}]}, {"v": None}]
+    assert read.notes == ("NaN or infinity read as null in 2 values",)
 
 
 def test_a_parquet_column_that_nobody_asked_for_stops_nothing_and_is_named(tmp_path, lake):

@@ -190,6 +190,38 @@ def test_a_conversation_that_an_older_import_cut_moves_to_its_candidate_in_the_s
     assert rows == [("c-old", "test")]
 
 
+def outputs(lake, path, *lines, **how):
+    file = write(
+        path / "o.jsonl", "\n".join(json.dumps(dict(zip(("who", "q", "a"), line, strict=True))) for line in lines)
+    )
+    return importing.outputs(lake, file, load("instruction_following"), input="q", output="a", read=READ, **how)
+
+
+def test_candidates_with_several_questions_are_a_warning(lake, tmp_path):
+    lines = [("Ann", "Why is it dark?", "x"), ("Ann", "How far is Mars?", "y"), ("Bo", "How far is Mars?", "z")]
+    said = outputs(lake, tmp_path, *lines, id="who")
+    assert any(line.startswith("warning: 1 candidates have several questions (first: Ann)") for line in said)
+    said = outputs(lake, tmp_path, *lines[1:], lines[1], id="who")
+    assert not any("several questions" in line for line in said)
+
+
+def test_outputs_without_a_question_are_counted(lake, tmp_path):
+    said = outputs(lake, tmp_path, ("", None, "x"), ("", " \n", "y"), ("", "Why?", "z"))
+    assert "warning: 2 outputs have no question (--input is null or blank)" in said
+    assert not any("no question" in line for line in outputs(lake, tmp_path, ("", "Why?", "z")))
+
+
+def test_the_first_row_is_one_short_line(lake, tmp_path):
+    name = "one\ntwo" + "x" * 900
+    file = write(tmp_path / "p.jsonl", json.dumps({"n": name, "t": "a"}))
+    line = next(s for s in importing.candidates(lake, file, None, id="n", read=READ) if s.startswith("first row"))
+    assert line.startswith(r"first row: one\ntwoxxx")
+    assert len(line.splitlines()) == 1
+    assert len(line) < 400
+    line = next(s for s in outputs(lake, tmp_path, ("", "a\nb", "c\rd")) if s.startswith("first row"))
+    assert line == r"first row: a\nb -> c\rd"
+
+
 def batch_lines(**told):
     """Lines of a result file, by custom_id: a text is an answer, a number a status without one."""
     made = []

@@ -342,3 +342,12 @@ def test_a_task_that_knows_no_question_about_somebody_in_the_lake_hinders_nobody
     assert imported(rows({"nr": 1, "q": "x"}), id="nr", known=known("old", "g", "train"), asked=asked).height == 1
     with pytest.raises(TaskError):
         imported(rows({"nr": 1}), id="nr", asked=asked)
+
+
+@pytest.mark.parametrize("messages", [None, "3 unread", 7, True, {"n": 2}, [], ["hi", 4], [{"content": "x"}, "hi"]])
+def test_a_column_messages_that_is_no_chat_hinders_no_import(messages):
+    profile = json.dumps({"name": "Ida", "messages": messages})
+    ida = known("ida", "g", "train").with_columns(profile=pl.lit(profile))
+    people, _ = inputs.outputs(rows({"q": "Where is Ulm?", "a": "On the Danube."}), task="t", input="q", output="a")
+    assert inputs.placed(people, ida, asked=inputs.by_input).height == 1
+    assert inputs.by_input({"profile": {"input": "Where?", "messages": messages}}) == "Where?"
