@@ -80,6 +80,9 @@ class Job:
 
 LOG_BYTES = 50_000_000
 """Most characters that the cells of a run leave in its log; what the supervisor says is always written."""
+_HELD_MESSAGES = (
+    100_000  # while a slow disk holds us up; of more than 1,000, the default, the kernel would throw some away
+)
 _CHILDREN_S = 5.0  # a server finishes what it writes
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -384,6 +387,11 @@ def _manager_class(cwd: Path, env: dict[str, str], raw: Any, kernel: dict[str, A
         def __init__(self, **settings: Any) -> None:
             # without folders to look in, python3 is the kernel of sys.executable
             super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **settings)
+
+        def client(self, **settings: Any) -> Any:
+            client = super().client(**settings)
+            client.context.rcvhwm = _HELD_MESSAGES
+            return client
 
         async def start_kernel(self, **settings: Any) -> Any:  # type: ignore[override]
             arguments = [*settings.get("extra_arguments", ()), "--IPKernelApp.extra_extensions=arislab.floods"]
