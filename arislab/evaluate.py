@@ -14,7 +14,7 @@ import polars as pl
 
 from arislab import batch, duplicates, scoring, stats
 from arislab.duplicates import leaks as leaks  # phase 5 asks for it here
-from arislab.errors import LeakageError, ParameterError
+from arislab.errors import LeakageError, ParameterError, TaskError
 from arislab.task import Task
 
 
@@ -232,12 +232,30 @@ def serve_command(base_model: str, version: str, models: Path) -> str:
     return f"vllm serve {base_model} --enable-lora --lora-modules {version}={models / version}"
 
 
-def texts(frame: pl.DataFrame, to_messages: Callable[[dict[str, Any]], list[dict[str, str]]]) -> pl.DataFrame:
-    """Return candidate_id, group_id and text (what is asked about them, see ``duplicates.asked``) of candidates, for ``leaks``."""
-    said = [
-        duplicates.asked(to_messages(row | {"profile": json.loads(row["profile"])}))
-        for row in frame.iter_rows(named=True)
-    ]
+def texts(
+    frame: pl.DataFrame, to_messages: Callable[[dict[str, Any]], list[dict[str, str]]], *, or_nothing: bool = False
+) -> pl.DataFrame:
+    """Return candidate_id, group_id and text (what is asked about them, see ``duplicates.asked``) of candidates, for ``leaks``.
+
+    Args:
+        frame: Rows of ``candidates``.
+        to_messages: Of the task.
+        or_nothing: Whether a candidate about whom the task knows no question, such as one of another task, has a null text and
+            resembles nobody.
+
+    Raises:
+        TaskError: The task knows no question about a candidate, and not `or_nothing`.
+    """
+    said: list[str | None] = []
+    for row in frame.iter_rows(named=True):
+        try:
+            messages = batch.written(to_messages, row | {"profile": json.loads(row["profile"])})
+        except TaskError:
+            if not or_nothing:
+                raise
+            said.append(None)
+        else:
+            said.append(duplicates.asked(messages))
     return frame.select("candidate_id", "group_id").with_columns(text=pl.Series(said, dtype=pl.String))
 
 

@@ -25,7 +25,8 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
     Reads: custom_id, candidate_id, llm_output, and where present input, finish_reason, metadata.
     Adds: output; others (List: the other outputs of the same candidate); from ``candidates`` profile, company, title, category,
     use_case; from the JSON in metadata each of its keys, as text. What was kept at import goes before what stands under the same
-    name elsewhere, but for the names in ``reserved``. A task that has category(candidate) decides the category.
+    name elsewhere, but for the names in ``reserved``. A task that has category(candidate) decides the category of the candidates
+    that have rows here; it need not know the others.
     """
     frame = raw.rename({"llm_output": "output"})
     if candidates is not None and candidates.height:
@@ -47,7 +48,7 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
     if task is not None and task.category is not None and candidates is not None:
         found = {
             row["candidate_id"]: task.category(row | {"profile": json.loads(row["profile"])})
-            for row in candidates.iter_rows(named=True)
+            for row in candidates.join(frame, on="candidate_id", how="semi").iter_rows(named=True)
         }
         frame = frame.with_columns(category=pl.Series([found.get(i) for i in frame["candidate_id"]], dtype=pl.String))
     return frame
@@ -82,6 +83,7 @@ _RESERVED = frozenset(
         "split",
         "stem",
         "task",
+        "tool_calls",
         "tools",
     ]
 )
@@ -191,7 +193,7 @@ def _one(task: Task, name: str, scorer: Scorer, given: list[Any], frame: pl.Data
     except TypeError:
         holds = dict(zip(_wanted(frame, task, name), given, strict=True))
         raise TaskError(
-            f"scorer {name!r} of {task.path.name} returned {value!r} on row {frame['custom_id'][i]!r}; it must return 0..1, a bool, "
+            f"scorer {name!r} of {task.path.name} returned {tasks.in_short(value)} on row {frame['custom_id'][i]!r}; it must return 0..1, a bool, "
             f"or None for 'cannot tell'. Nothing was scored; {tasks.shown(holds)}."
         ) from None
 

@@ -137,7 +137,7 @@ def load(name: str | Path) -> Task:
         SYSTEM=found.get("SYSTEM", ""),
         to_messages=_guarded(path, "to_messages", found["to_messages"], _messages),
         scorers=scorers,
-        weights={name: float(weights[name]) for name in scorers},
+        weights={name: number(weights[name]) or 0.0 for name in scorers},  # each is above 0, as checked
         schema=found.get("SCHEMA"),
         difficulty=_guarded(path, "difficulty", found["difficulty"], number) if found.get("difficulty") else None,
         category=_guarded(path, "category", found["category"], _name) if found.get("category") else None,
@@ -165,14 +165,30 @@ def shown(holds: Mapping[str, Any]) -> str:
     """Return in few words what a row holds."""
     parts = []
     for name, value in list(holds.items())[:8]:
-        text = repr(value)
-        parts.append(f"{name}={text if len(text) <= 80 else text[:77] + '...'}")
+        parts.append(f"{name}={in_short(value, 80)}")
     return f"it was given {', '.join(parts)}" if parts else "it was given nothing"
+
+
+def in_short(value: Any, limit: int = 200) -> str:
+    """Return how a value is written in Python, cut to ``limit`` characters; its kind, if it cannot be written.
+
+    Example:
+        >>> in_short("ab" * 9, 12), in_short(10**5000)
+        ("'abababab...", 'a value of type int that cannot be shown')
+    """
+    try:
+        text = repr(value)
+    except NO_EXIT:  # foreign code, and integers of more digits than Python writes
+        return f"a value of type {type(value).__name__} that cannot be shown"
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _said(error: BaseException) -> str:
     """Return the kind of an error and its first line; some speak only through their kind."""
-    text = str(error).strip().split("\n")[0]
+    try:
+        text = str(error).strip().split("\n")[0]
+    except NO_EXIT:  # foreign code too
+        text = ""
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
@@ -197,16 +213,20 @@ def number(value: Any) -> float | None:
     """
     if value is None:
         return None
-    if not isinstance(value, numbers.Real | Decimal) and callable(getattr(value, "item", None)):
-        try:
+    try:
+        if not isinstance(value, numbers.Real | Decimal) and callable(getattr(value, "item", None)):
             value = value.item()  # a scalar of numpy or torch
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError("no single number") from None
+    except NO_EXIT:  # foreign code
+        raise TypeError("no single number") from None
     if not isinstance(value, numbers.Real | Decimal):
         raise TypeError("no number")
-    if not math.isfinite(value):
+    try:
+        as_float = float(value)
+    except NO_EXIT:  # beyond every float, a signaling NaN, or foreign code
+        raise TypeError("no finite number") from None
+    if not math.isfinite(as_float):
         raise TypeError("no finite number")
-    return float(value)
+    return as_float
 
 
 ROUNDING = 1e-6
@@ -248,7 +268,7 @@ def _messages(value: Any) -> list[dict[str, Any]]:
 def _guarded(path: Path, name: str, function: Any, read: Callable[[Any], Any]) -> Callable[[dict[str, Any]], Any]:
     """Return a function of a candidate that says where it failed, on whom, and what that candidate holds."""
     if not callable(function):
-        raise TaskError(f"task file {path.name}: {name} is {function!r}; it must be a function of a candidate.")
+        raise TaskError(f"task file {path.name}: {name} is {in_short(function)}; it must be a function of a candidate.")
 
     @functools.wraps(function)
     def call(candidate: dict[str, Any]) -> Any:
@@ -259,7 +279,7 @@ def _guarded(path: Path, name: str, function: Any, read: Callable[[Any], Any]) -
         try:
             return read(value)
         except TypeError as error:
-            wrong = TypeError(f"it returned {value!r}: {error}" if len(repr(value)) < 200 else str(error))
+            wrong = TypeError(f"it returned {in_short(value)}: {error}")
             raise _candidate_failure(wrong, path, name, candidate) from None
 
     return call
@@ -274,23 +294,23 @@ def _candidate_failure(error: BaseException, path: Path, name: str, candidate: d
 def _check_scorers(file: str, scorers: Any, weights: Any) -> None:
     if not isinstance(scorers, dict) or not scorers:
         raise TaskError(
-            f"task file {file}: SCORERS must be a dict of name: function with at least one entry, got {scorers!r}."
+            f"task file {file}: SCORERS must be a dict of name: function with at least one entry, got {in_short(scorers)}."
         )
     for name, function in scorers.items():
         if not callable(function) or not isinstance(name, str) or not name.isidentifier():
             raise TaskError(
-                f"task file {file}: SCORERS[{name!r}] is {function!r}; it must be a function under an identifier as name."
+                f"task file {file}: SCORERS[{in_short(name)}] is {in_short(function)}; it must be a function under an identifier as name."
             )
         parameters_of(function, file=file, name=name)
         if not isinstance(weights, dict):
-            raise TaskError(f"task file {file}: WEIGHTS must be a dict of name: number > 0, got {weights!r}.")
+            raise TaskError(f"task file {file}: WEIGHTS must be a dict of name: number > 0, got {in_short(weights)}.")
         if name not in weights:
             raise TaskError(
                 f"task file {file}: scorer {name!r} has no weight; {closest(name, weights)}. Add it to WEIGHTS."
             )
         if not _is_weight(weights[name]):
             raise TaskError(
-                f"task file {file}: WEIGHTS[{name!r}] is {weights[name]!r}; it must be a number > 0 (leave a scorer out to switch it off)."
+                f"task file {file}: WEIGHTS[{name!r}] is {in_short(weights[name])}; it must be a number > 0 (leave a scorer out to switch it off)."
             )
     unused = sorted(set(weights) - set(scorers))
     if unused:
@@ -315,7 +335,7 @@ def _check_others(file: str, found: dict[str, Any]) -> None:
                 f"task file {file}: {name} must be a list of rows such as {{'output': text}}, got {shown({name: rows})[13:]}."
             )
     if not isinstance(found.get("SYSTEM", ""), str):
-        raise TaskError(f"task file {file}: SYSTEM must be text, got {found['SYSTEM']!r}.")
+        raise TaskError(f"task file {file}: SYSTEM must be text, got {in_short(found['SYSTEM'])}.")
 
 
 def parameters_of(scorer: Scorer, *, file: str, name: str) -> dict[str, bool]:
@@ -328,7 +348,7 @@ def parameters_of(scorer: Scorer, *, file: str, name: str) -> dict[str, bool]:
         parameters = inspect.signature(scorer).parameters.values()
     except (TypeError, ValueError):
         raise TaskError(
-            f"task file {file}: scorer {name!r} is {scorer!r}, whose parameters have no names; write a function whose parameters are columns."
+            f"task file {file}: scorer {name!r} is {in_short(scorer)}, whose parameters have no names; write a function whose parameters are columns."
         ) from None
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return {p.name: p.default is p.empty for p in named}

@@ -5,10 +5,10 @@ import json
 
 import polars as pl
 import pytest
-from conftest import people
+from conftest import CHECKOUT, people
 
-from arislab import evaluate, stats
-from arislab.errors import LeakageError, ParameterError
+from arislab import curation, evaluate, stats
+from arislab.errors import LeakageError, ParameterError, TaskError
 from arislab.task import load
 
 # --- leaks and the gate -----------------------------------------------------------------------------------------------
@@ -90,6 +90,44 @@ def test_a_leak_is_looked_for_in_all_that_was_asked_and_in_the_last_question():
     ]
     curated = curated.with_columns(messages=pl.lit(json.dumps(talk)), input=pl.lit("Go on")).head(1)
     assert evaluate.trained_texts(curated)["text"].to_list() == ["Hi\nYes?\nGo on", "Go on"]
+
+
+def strangers(n, split):
+    """Candidates of another task: their profiles lack what this one asks about."""
+    own = [pl.format("{}-{}", pl.lit(split), name).alias(name) for name in ("candidate_id", "group_id")]
+    return people(n, split).with_columns(*own, profile=pl.lit('{"input": "7 + 5"}'))
+
+
+def test_a_candidate_whom_the_task_cannot_ask_about_resembles_nobody_where_that_is_allowed(task_file):
+    to_messages = load(task_file).to_messages
+    everybody = pl.concat([strangers(2, "train"), people(2), strangers(1, "validation")])
+    with pytest.raises(TaskError, match=r"to_messages of shout.py failed on candidate 'train-c0000': KeyError: 'text'"):
+        evaluate.texts(everybody, to_messages)
+    said = evaluate.texts(everybody, to_messages, or_nothing=True)
+    assert said["candidate_id"].to_list() == everybody["candidate_id"].to_list()
+    assert said["text"].to_list() == [None, None, "candidate number 0", "candidate number 1", None]
+    named = said.with_columns(id="candidate_id")
+    assert evaluate.leaks(named[:1], named[1:], everybody=named["text"]).height == 0
+
+
+def leaks_cell(lake, spec):
+    """Run the cell of phase 5 that looks for leaks, on what is in the lake; nothing was trained on."""
+    book = json.loads((CHECKOUT / "notebooks" / "5_evaluate.ipynb").read_text())
+    source = "".join(next(cell["source"] for cell in book["cells"] if cell.get("id") == "leaks"))
+    names = {"lake": lake, "spec": spec, "use_case": "general", "chosen": {"use_case_column": None}, "tuned": {}}
+    names |= {"curated_at": lambda _: lake["training_data_curated"].read(), "n_test": 3, "leak_threshold": 0.8}
+    names |= {"curation": curation, "evaluate": evaluate, "pl": pl, "leaks": "refuse"}
+    exec(source, names)
+    return names["people"]
+
+
+def test_phase_5_fails_on_a_candidate_that_it_evaluates_and_on_no_other(lake, task_file):
+    spec = load(task_file)
+    lake["candidates"].append(pl.concat([people(3, "test"), strangers(2, "train"), strangers(2, "validation")]))
+    assert leaks_cell(lake, spec)["candidate_id"].to_list() == ["c0000", "c0001", "c0002"]
+    lake["candidates"].append(strangers(1, "test").with_columns(candidate_id=pl.lit("a0"), group_id=pl.lit("g-a0")))
+    with pytest.raises(TaskError, match=r"to_messages of shout.py failed on candidate 'a0': KeyError: 'text'"):
+        leaks_cell(lake, spec)
 
 
 def scores(gain, n=200):

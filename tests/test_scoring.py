@@ -307,6 +307,15 @@ def test_a_task_decides_the_category(task_file):
     assert frame["category"].to_list() == ["short"] * 10 + ["long"] * 2
 
 
+def test_a_task_is_asked_only_for_the_category_of_candidates_that_have_rows(task_file):
+    task_file.write_text(TASK + "\ndef category(candidate):\n    return candidate['profile']['text'][:9]\n")
+    strangers = people(3).with_columns(candidate_id="s-" + pl.col("candidate_id"), profile=pl.lit('{"input": "7 + 5"}'))
+    frame = scoring.rows(raw(["A", "B"]), pl.concat([strangers, people(4)]), task=load(task_file))
+    assert frame["category"].to_list() == ["candidate"] * 2
+    with pytest.raises(TaskError, match=r"category of shout.py failed on candidate 's-c0001': KeyError: 'text'"):
+        scoring.rows(raw(["A"]).with_columns(candidate_id=pl.lit("s-c0001")), strangers, task=load(task_file))
+
+
 def test_a_task_file_that_cannot_be_run_is_one_clear_message(task_file):
     for text, what in (("def broken(:", "SyntaxError"), ("import nothing_of_that_name", "ModuleNotFoundError")):
         task_file.write_text(text)
@@ -371,8 +380,20 @@ def test_what_was_kept_at_import_reaches_the_scorer_as_it_was(task_file):
 def test_names_that_scorers_know_otherwise_are_reserved(task_file):
     task = dataclasses.replace(load(task_file), category=None, difficulty=None)
     assert {"output", "input", "profile", "others", "custom_id", "candidate_id", "split"} <= scoring.reserved(task)
+    assert {"tools", "tool_calls"} <= scoring.reserved(task)  # what the model was given and did, not what a file says
     assert not {"category", "title", "status", "model"} & scoring.reserved(task)
     assert "category" in scoring.reserved(dataclasses.replace(task, category=lambda candidate: "x"))
+
+
+def test_scorers_see_the_calls_of_a_row_and_not_a_kept_column_of_that_name(task_file):
+    seen = []
+    task = dataclasses.replace(
+        load(task_file), weights={"seen": 1.0}, scorers={"seen": lambda tool_calls: seen.append(tool_calls) or True}
+    )
+    calls = [{"type": "function", "function": {"name": "map", "arguments": "{}"}}]
+    rows = raw(["A"], tool_calls=[json.dumps(calls)], metadata=['{"tool_calls":"two"}'])
+    scoring.score(scoring.rows(rows, people(1), task=task), task)
+    assert seen == [calls]
 
 
 def test_what_was_kept_at_import_is_a_fact_of_the_example(task_file):

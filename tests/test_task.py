@@ -190,6 +190,72 @@ def test_a_value_that_no_scorer_may_return_is_named_with_what_the_row_holds(tmp_
         scored(path, "abc")
 
 
+ODD = """
+class Bare:
+    def item(self):
+        raise KeyError("item")
+
+
+class Odd:
+    def __repr__(self):
+        raise LookupError("nameless")
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise ValueError("mute")
+
+
+class Half:
+    def item(self):
+        return 0.5
+
+
+def short(output):
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return 10**400", r"returned 10{196}\.\.\. on row 'r0'; it must return 0..1"),
+        ("return -(10**5000)", "returned a value of type int that cannot be shown on row 'r0'"),
+        ("import fractions; return fractions.Fraction(10**400)", r"returned Fraction\(10+\.\.\. on row 'r0'"),
+        ("import decimal; return decimal.Decimal('sNaN')", r"returned Decimal\('sNaN'\) on row 'r0'"),
+        ("return Bare()", "returned <.*Bare object at .*> on row 'r0'"),
+        ("return Odd()", "returned a value of type Odd that cannot be shown on row 'r0'"),
+        ("return [Odd()]", "returned a value of type list that cannot be shown on row 'r0'"),
+        ("raise Mute", r"failed on row 'r0': Mute \(line \d+: raise Mute\)"),
+    ],
+)
+def test_a_value_that_cannot_be_read_or_shown_is_named_with_its_row_all_the_same(tmp_path, body, message):
+    path = written(tmp_path, "def short(output):\n    return len(output) < 200", f"{ODD.strip()}\n    {body}")
+    with pytest.raises(TaskError, match=f"scorer 'short' of tickets.py {message}.* it was given output='abc'"):
+        scored(path, "abc")
+
+
+def test_what_a_function_of_a_candidate_is_given_or_returns_need_not_be_shown(tmp_path):
+    difficulty = load(written(tmp_path, "    return 0.5", "    return 10**5000")).difficulty
+    with pytest.raises(
+        TaskError, match=r"difficulty of tickets.py failed on candidate 'c7': .*int that cannot be shown"
+    ):
+        difficulty({"candidate_id": "c7", "profile": {"text": "x", "n": 10**5000}})
+
+
+@pytest.mark.parametrize(("weight", "shown"), [("10**400", "10{10}"), ("Odd()", "a value of type Odd")])
+def test_a_weight_that_is_no_number_is_named(tmp_path, weight, shown):
+    path = written(tmp_path, "def short(output):", ODD.strip())
+    path.write_text(path.read_text().replace('{"short": 1}', f'{{"short": {weight}}}'))
+    with pytest.raises(TaskError, match=rf"WEIGHTS\['short'\] is {shown}.*; it must be a number > 0"):
+        load(path)
+
+
+def test_a_weight_of_another_library_is_a_number(tmp_path):
+    path = written(tmp_path, "def short(output):", ODD.strip())
+    path.write_text(path.read_text().replace('{"short": 1}', '{"short": Half()}'))
+    assert load(path).weights == {"short": 0.5}
+
+
 @pytest.mark.parametrize("function", ["to_messages", "category", "difficulty"])
 @pytest.mark.parametrize(
     ("body", "message"),
