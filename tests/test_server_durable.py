@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import threading
 import time
 
 import orjson
@@ -236,8 +237,7 @@ def test_a_row_that_cannot_be_stored_beside_a_disk_that_fills_doubles_nothing(st
 
 def test_a_row_that_cannot_be_stored_is_replaced_once_where_rows_that_waited_go_with_it(store, monkeypatch):
     """What waited for the disk shares its second try with a new row, which the database refuses."""
-    monkeypatch.setattr(store_module, "GROUP_S", 0.3)
-    write_at, calls = store_module._write_at, []
+    write_at, calls, both = store_module._write_at, [], threading.Event()
 
     def first_is_full(descriptor, data, offset):
         calls.append(data)
@@ -254,7 +254,11 @@ def test_a_row_that_cannot_be_stored_is_replaced_once_where_rows_that_waited_go_
         settled = asyncio.create_task(writes.settle(0))
         while not calls:
             await asyncio.sleep(0.005)
+        store.write(lambda _: both.wait(10))
         writes.add(Row(1, True, b'{"custom_id":"r-1"}\n', (2**63, 0, 0, 0), "r-1"))
+        while len(store._pending) < 2:
+            await asyncio.sleep(0.005)
+        both.set()
         await settled
 
     asyncio.run(asyncio.wait_for(written(), 20))
