@@ -242,6 +242,7 @@ def test_a_row_that_cannot_be_stored_is_replaced_once_where_rows_that_waited_go_
     def first_is_full(descriptor, data, offset):
         calls.append(data)
         if len(calls) == 1:
+            store.write(lambda _: both.wait(10))  # stands in the writer's queue before anything is tried again
             raise OSError(errno.ENOSPC, "no space left on device")
         write_at(descriptor, data, offset)
 
@@ -252,12 +253,9 @@ def test_a_row_that_cannot_be_stored_is_replaced_once_where_rows_that_waited_go_
         writes = Writes(store, batch, retry_s=0.1)
         writes.add(Row(0, True, b'{"custom_id":"r-0"}\n', NO_USAGE, "r-0"))
         settled = asyncio.create_task(writes.settle(0))
-        while not calls:
+        while not (calls and store._pending):  # until the second try stands in line
             await asyncio.sleep(0.005)
-        store.write(lambda _: both.wait(10))
         writes.add(Row(1, True, b'{"custom_id":"r-1"}\n', (2**63, 0, 0, 0), "r-1"))
-        while len(store._pending) < 2:
-            await asyncio.sleep(0.005)
         both.set()
         await settled
 
