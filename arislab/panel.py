@@ -54,7 +54,9 @@ class View:
         self.button_row = self.row("buttons")
         style = ipywidgets.HTML(f"<style>{(Path(__file__).parent / 'review.css').read_text(encoding='utf-8')}</style>")
         top, bottom = self.row("top", self.head, self.name), (self.label_row, self.button_row)
-        self.box = ipywidgets.VBox([style, top, self.notice, self.card, self.text, *bottom])
+        # The notice stands last: above, it would move the buttons as it comes and goes, and a click whose mouse goes down on one
+        # thing and up on another is no click. (The name is sent as the mouse goes down elsewhere, and its notice goes.)
+        self.box = ipywidgets.VBox([style, top, self.card, self.text, *bottom, self.notice])
         self.box.add_class("arislab-review")
         self.render(fresh=True)
 
