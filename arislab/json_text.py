@@ -113,17 +113,23 @@ def loads_whole(data: bytes) -> Any:
 
 
 def _may_be_rounded(value: Any) -> bool:
-    open_ = [value]  # a walk of a request takes 1.4 us where a search for long numbers in its text takes 6
-    while open_:
-        one = open_.pop()
-        if isinstance(one, float):
-            if abs(one) >= 2**63:
+    # a walk of a request takes 1 us where a search for long numbers in its text takes 6
+    if type(value) is float:
+        return abs(value) >= 2**63
+    open_ = [value] if type(value) in _WITH_PARTS else []
+    for one in open_:
+        for part in one.values() if type(one) is dict else one:
+            kind = type(part)
+            if kind is str:
+                continue
+            if kind in _WITH_PARTS:
+                open_.append(part)
+            elif kind is float and abs(part) >= 2**63:
                 return True
-        elif isinstance(one, dict):
-            open_.extend(one.values())
-        elif isinstance(one, list):
-            open_.extend(one)
     return False
+
+
+_WITH_PARTS = frozenset((dict, list))
 
 
 def loads_leniently(data: bytes) -> tuple[Any, tuple[str, ...]]:

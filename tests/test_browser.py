@@ -252,7 +252,9 @@ def test_decisions_made_by_clicking_are_in_the_lake_after_the_kernel_is_killed(o
     screenshot(lab, "review-2-no-name", tmp_path, panel)
     assert lake["reviews"].rows == 0
     panel.get_by_label("Reviewer").fill("Ada Lovelace")
-    panel.get_by_role("button", name="helpful").click(delay=300)  # as a finger does it: the name is sent on the way down
+    panel.get_by_role("button", name="helpful").click(
+        delay=300
+    )  # as a finger does it: the name is sent on the way down
     click("Approve", then="1 decided by you")
     panel.get_by_role("button", name="wrong facts").click()
     click("Reject", then="2 decided by you")

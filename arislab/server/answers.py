@@ -15,8 +15,9 @@ This module does not know where answers come from, or when to ask again.
 import json
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
 
 from arislab.json_text import loads_leniently
 from arislab.server.engines import Request, Result, failure
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What came of one try."""
 
     result: Result
@@ -82,9 +82,9 @@ def passed_through(request: Request, status: int, body: bytes) -> Answer:
     line = request.line
     marks: tuple[str, ...] = ()
     try:
-        answer, marks = loads_leniently(body)
-    except ValueError:
-        answer = None
+        answer = orjson.loads(body)  # its bytes go on as they are, so that long integers need not be exact here
+    except orjson.JSONDecodeError:
+        answer, marks = _read_leniently(body)
     if not isinstance(answer, dict) or (status == 200 and not {"choices", "data"} & answer.keys()):
         why = f"status {status}, but not an answer of this endpoint: {_begin(body)}"
         status = status if status >= 400 else 502
@@ -104,6 +104,13 @@ def passed_through(request: Request, status: int, body: bytes) -> Answer:
     return Answer(Result(line, status, body, _usage(answer.get("usage"))), is_final)
 
 
+def _read_leniently(body: bytes) -> tuple[Any, tuple[str, ...]]:
+    try:
+        return loads_leniently(body)
+    except ValueError:
+        return None, ()
+
+
 def _passes(status: int) -> bool:
     """Whether a failure of this status may be over with the next try."""
     return status in (408, 429) or status >= 500
@@ -115,18 +122,23 @@ def _lack(endpoint: str, answer: dict[str, Any]) -> str | None:
     parts = answer.get(name)
     if not isinstance(parts, list) or not parts:
         return f"without {name}"
-    for part in map(_fields, parts):
-        if name == "data":
-            is_there = isinstance(part.get("embedding"), list | str)
-        elif endpoint.endswith("/chat/completions"):
-            message = part.get("message")
-            content = _fields(message).get("content")
-            is_there = isinstance(message, dict) and (content is None or isinstance(content, str | list))
-        else:
-            is_there = isinstance(part.get("text"), str)
-        if not is_there:
-            return f"with {name} that hold no text, refusal, call or vector"
+    is_there = _has_vector if name == "data" else _has_message if endpoint.endswith("/chat/completions") else _has_text
+    if not all(isinstance(part, dict) and is_there(part) for part in parts):
+        return f"with {name} that hold no text, refusal, call or vector"
     return None
+
+
+def _has_vector(part: dict[str, Any]) -> bool:
+    return isinstance(part.get("embedding"), list | str)
+
+
+def _has_message(part: dict[str, Any]) -> bool:
+    message = part.get("message")
+    return isinstance(message, dict) and isinstance(message.get("content"), str | list | None)
+
+
+def _has_text(part: dict[str, Any]) -> bool:
+    return isinstance(part.get("text"), str)
 
 
 def _begin(body: bytes) -> str:
@@ -142,11 +154,11 @@ def _usage(usage: Any) -> Usage:
     told = _fields(usage)
     if not told:
         return NO_USAGE
+    cached = _count(told.get("prompt_tokens_details"), "cached_tokens")
+    reasoning = _count(told.get("completion_tokens_details"), "reasoning_tokens")
+    return _count(told, "prompt_tokens"), cached, _count(told, "completion_tokens"), reasoning
 
-    def count(fields: dict[str, Any], name: str) -> int:
-        value = fields.get(name)
-        return value if type(value) is int else 0
 
-    cached = count(_fields(told.get("prompt_tokens_details")), "cached_tokens")
-    reasoning = count(_fields(told.get("completion_tokens_details")), "reasoning_tokens")
-    return count(told, "prompt_tokens"), cached, count(told, "completion_tokens"), reasoning
+def _count(fields: Any, name: str) -> int:
+    value = fields.get(name) if isinstance(fields, dict) else None
+    return value if type(value) is int else 0

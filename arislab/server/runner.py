@@ -17,7 +17,7 @@ import logging
 import sqlite3
 import time
 from array import array
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -298,13 +298,13 @@ class Runner:
                     lines = chunk if engine.whole_chunks else missing
                     requests = [_request(file, scan.offsets[line], line, batch) for line in lines]
                     asked |= {request.line: request.custom_id for request in requests if request.line not in done}
-                    task = group.create_task(self._ask(requests, emit))
+                    task = group.create_task(self._ask(requests, emit, asked))
                     leave = partial(_leave, engine.gate, model)
                     task.add_done_callback(leave)  # also for a task that is cancelled unstarted
         await writes.settle(0)
 
-    async def _ask(self, requests: Sequence[Request], emit: Emit) -> None:
-        """Have the engine answer a chunk; each line that it leaves out gets an error line."""
+    async def _ask(self, requests: Sequence[Request], emit: Emit, asked: Mapping[int, str]) -> None:
+        """Have the engine answer a chunk; each line that it leaves among the asked ones gets an error line."""
         why = "the engine gave no answer to this line"
         try:
             await self._engine.run(requests, emit)
@@ -316,7 +316,8 @@ class Runner:
             log.error("the engine failed on %d lines", len(requests), exc_info=error)
             why = f"the engine failed: {type(error).__name__}; the server's log has the reason"
         for request in requests:
-            emit(failure(request.line, 500, "server_error", why))
+            if request.line in asked:
+                emit(failure(request.line, 500, "server_error", why))
 
     async def _replace_lost(self, batch: Record) -> None:
         """Give each line whose durable answer is gone an error line that says so."""

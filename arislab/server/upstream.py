@@ -41,6 +41,9 @@ HOLD_S = 30.0
 """From a refusal until the limit grows again."""
 
 
+_HEADERS = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+
+
 @dataclass
 class _Upstream:
     url: str
@@ -127,7 +130,7 @@ class UpstreamEngine:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=10),
-            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+            headers=_HEADERS | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
             auto_decompress=False,  # a small body may become gigabytes: see ``body_of``
         )
 
@@ -203,9 +206,9 @@ class UpstreamEngine:
 
         assert self._session is not None
         line, url = request.line, upstream.url + request.endpoint.removeprefix("/v1")
-        headers = {"Content-Type": "application/json"} | upstream.headers
         try:
-            async with self._session.post(url, data=data, headers=headers, allow_redirects=False) as response:
+            asking = self._session.post(url, data=data, headers=upstream.headers, allow_redirects=False)
+            async with asking as response:
                 if 300 <= response.status < 400:
                     return _redirected(line, response), None
                 if (body := await body_of(response, self._answer_bytes)) is None:

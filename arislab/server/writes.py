@@ -100,8 +100,10 @@ def row_of(batch_id: str, custom_id: str, result: Result) -> Row:
 
 def _counted(usage: Usage) -> Usage:
     """Token counts as they can be added up; none where they are no counts: the answer is worth more than what is said about it."""
-    is_known = len(usage) == len(NO_USAGE) and all(type(n) is int and 0 <= n < MOST_TOKENS for n in usage)
-    return usage if is_known else NO_USAGE
+    if usage is NO_USAGE:
+        return usage
+    is_known = len(usage) == len(NO_USAGE) and {*map(type, usage)} == {int} and min(usage) >= 0
+    return usage if is_known and max(usage) < MOST_TOKENS else NO_USAGE
 
 
 def _line(batch_id: str, custom_id: str, result: Result) -> bytes:
