@@ -6,7 +6,7 @@ Lines of three files, and the row that each becomes::
     007,1.50,                   {"id": "007", "price": "1.50", "note": None}   CSV: text, or null where nothing stands
     7 | 1.5 | null              {"id": 7, "price": 1.5, "note": None}   Parquet: as typed there
 
-What cannot be kept is refused with its line. This module knows neither the lake nor what the columns mean.
+What cannot be kept is refused with its line or row. This module knows neither the lake nor what the columns mean.
 """
 
 import gzip
@@ -66,9 +66,13 @@ class Rows:
             )
         return [json_text.as_text(row.get(name)) for row in self.rows]
 
+    def place(self, i: int) -> str:
+        """Return where a row stands in its file, in words: ``line 3``, or ``row 3`` where a file has no lines."""
+        return f"{'row' if self.kind == 'parquet' else 'line'} {self.lines[i]}"
+
     def refuse(self, i: int, problem: str) -> PrerequisiteError:
         """Return the error that names a row."""
-        return PrerequisiteError(f"{self.name} line {self.lines[i]}: {problem}; nothing was imported.")
+        return PrerequisiteError(f"{self.name} {self.place(i)}: {problem}; nothing was imported.")
 
 
 def read(
@@ -91,7 +95,7 @@ def read(
         wanted: Columns that are used; of a Parquet file the others are not read. Null: all are used.
 
     Raises:
-        PrerequisiteError: No such file, another format, no rows, or a line that cannot be kept as it is (with its number).
+        PrerequisiteError: No such file, another format, no rows, or a line or row that cannot be kept as it is (with its number).
         ParameterError: An unknown encoding, separator, type or column.
     """
     path = Path(path)

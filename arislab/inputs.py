@@ -69,7 +69,7 @@ def refuse_torn_groups(rows: Rows, frame: pl.DataFrame, placed: pl.DataFrame) ->
         placed: The same rows in their groups.
 
     Raises:
-        PrerequisiteError: There is such a group; the message names two lines.
+        PrerequisiteError: There is such a group; the message names two of its rows.
     """
     first: dict[str, int] = {}
     splits = frame["split"].to_list()
@@ -78,7 +78,7 @@ def refuse_torn_groups(rows: Rows, frame: pl.DataFrame, placed: pl.DataFrame) ->
         if splits[other] != split:
             raise rows.refuse(
                 i,
-                f"the row is marked {split}, line {rows.lines[other]} is marked {splits[other]}, and both are of group {group!r} (near-duplicates, or "
+                f"the row is marked {split}, {rows.place(other)} is marked {splits[other]}, and both are of group {group!r} (near-duplicates, or "
                 "the same --group); mark them alike or drop one",
             )
 
@@ -164,7 +164,7 @@ def _unique(rows: Rows, ids: list[str | None], option: str) -> list[str]:
             times = ids.count(name)
             raise rows.refuse(
                 i,
-                f"{option} {name!r} stands {times:,} times (first in line {rows.lines[first[name]]}); it must be unique, or choose another column",
+                f"{option} {name!r} stands {times:,} times (first in {rows.place(first[name])}); it must be unique, or choose another column",
             )
         first[name] = i
     return list(first)
@@ -270,7 +270,7 @@ def _people(rows: Rows, raw: pl.DataFrame, split: str | None) -> pl.DataFrame:
         if given[i] != given[place[name]]:
             raise rows.refuse(
                 i,
-                f"the row is marked {given[i]}, line {rows.lines[place[name]]} about the same candidate {given[place[name]]}; mark them alike",
+                f"the row is marked {given[i]}, {rows.place(place[name])} about the same candidate {given[place[name]]}; mark them alike",
             )
     return people.with_columns(split=pl.Series([given[i] for i in first["_line"]], dtype=pl.String))
 

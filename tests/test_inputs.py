@@ -237,6 +237,37 @@ def test_an_output_without_the_name_of_its_candidate_is_refused_by_line():
         inputs.outputs(rows(RECORDED[0], RECORDED[1] | {"who": ""}), task="t", input="q", output="a", id="who")
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "how", "message"),
+    [
+        ("nr", ["a", " "], {}, "file.parquet row 2: --id 'nr' is empty"),
+        ("nr", ["a", "a"], {}, r"file.parquet row 2: --id 'nr' 'a' stands 2 times \(first in row 1\)"),
+        ("part", ["test", "dev"], {"split": "part"}, "file.parquet row 2: --split 'part' must be one of"),
+        ("part", ["test", "train"], {"split": "part", "group": "firm"}, "row 2: the row is marked train, row 1 is marked test"),
+        ("part", ["test", "train"], {"split": "part"}, "row 2: the row is marked train, row 1 is marked test, .*near-duplicates"),
+        ("part", ["test", "train"], {"split": "part", "input": "text"}, "row 2: the row is marked train, row 1 about the same candidate test"),
+        ("who", ["a", None], {"id": "who", "input": "text"}, "file.parquet row 2: --id 'who' is empty"),
+        ("n", ["1", "one"], {"types": {"n": "int"}}, "file.parquet row 2: 'n' is 'one', no int"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_parquet_file_is_named_by_row(tmp_path, column, values, how, message):
+    """A Parquet file has no lines: who looks for line 2 of it opens an editor and finds none."""
+    columns = {"nr": ["a", "b"], "firm": "A", "text": COOK, column: values}
+    pl.DataFrame(columns).write_parquet(tmp_path / "file.parquet")
+
+    def read(*, types=None, **how):
+        file = files.read(tmp_path / "file.parquet", types=types)
+        if "input" in how:
+            return inputs.outputs(file, task="t", output="firm", **how)
+        frame = inputs.candidates(file, **{"id": "nr"} | how)
+        placed = inputs.placed(frame, NOBODY, asked=inputs.by_column("text"))
+        return inputs.refuse_torn_groups(file, frame, placed)
+
+    with pytest.raises(PrerequisiteError, match=message) as refused:
+        read(**how)
+    assert "line" not in str(refused.value)
+
+
 def test_importing_twice_gives_the_same_rows_and_any_change_another_id():
     def ids(**how):
         return inputs.outputs(rows(*RECORDED), task="sums", input="q", output="a", **how)[1]["custom_id"].to_list()
