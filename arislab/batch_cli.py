@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from arislab import whole
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.text import json_text, print
 
@@ -302,11 +303,8 @@ def _table(frame: Any, *, as_json: bool) -> None:
 
 def _write(path: Path, lines: Iterator[str]) -> None:
     """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
     try:
-        with part.open("w", encoding="utf-8") as file:
-            for line in lines:
-                file.write(line + "\n")
-        part.replace(path)
+        with whole.written(path) as file:
+            file.writelines(f"{line}\n".encode() for line in lines)
     except OSError as error:
         raise PrerequisiteError(f"cannot write {path} ({error.strerror}); choose another file with --out.") from None

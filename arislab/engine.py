@@ -8,7 +8,6 @@ rest goes to the log and to files. This module does not know run records: ``kern
 
 import contextlib
 import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from arislab import whole
 from arislab.text import html
 
 CAP_BYTES = 256_000
@@ -195,27 +195,8 @@ def replace(path: Path, text: str) -> None:
     Raises:
         OSError: It cannot be written; what stood there still does.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Have the names in a folder on disk."""
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    with whole.written(path) as file:
+        file.write(text.encode(errors="surrogateescape"))
 
 
 def show_widgets(cells: list[Any], widgets: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ from typing import Any
 
 import polars as pl
 
-from arislab import chat
+from arislab import chat, whole
 from arislab.errors import ParameterError, PrerequisiteError, TrainingError, closest
 from arislab.labels import (
     STATUSES,
@@ -116,19 +116,12 @@ def export_jsonl(examples: pl.DataFrame, path: str | Path) -> int:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", dir=path.parent, delete=False) as file:
-        try:
-            for row in examples.iter_rows(named=True):
-                answer = chat.answer(row["output"], row.get("tool_calls"))
-                line = {"messages": [*json.loads(row["messages"]), answer]}
-                line |= {"tools": json.loads(row["tools"])} if row.get("tools") else {}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.close()
-            Path(file.name).chmod(0o644)
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink()
-            raise
+    with whole.written(path) as file:
+        for row in examples.iter_rows(named=True):
+            answer = chat.answer(row["output"], row.get("tool_calls"))
+            line = {"messages": [*json.loads(row["messages"]), answer]}
+            line |= {"tools": json.loads(row["tools"])} if row.get("tools") else {}
+            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
     return examples.height
 
 

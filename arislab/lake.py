@@ -34,7 +34,7 @@ from typing import Any
 
 import polars as pl
 
-from arislab import conditions, digests, place, storage, tables
+from arislab import conditions, digests, place, storage, tables, whole
 from arislab.conditions import Where
 from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.place import root
@@ -170,17 +170,19 @@ class Lake:
 
     def export(self, table: str, path: str | Path, *, where: Where | None = None) -> Path:
         """Write a table to one Parquet, CSV or JSONL file, whole or not at all."""
-        frame, target = self[table].read(where=where), Path(path)
-        write: Any = {".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson}.get(
-            target.suffix
-        )
+        target = Path(path)
+        forms: Any = {
+            ".parquet": pl.DataFrame.write_parquet,
+            ".csv": pl.DataFrame.write_csv,
+            ".jsonl": pl.DataFrame.write_ndjson,
+        }
+        write = forms.get(target.suffix)
         if write is None:
             raise PrerequisiteError(f"cannot export to {target.name!r}; the ending must be .parquet, .csv or .jsonl.")
+        frame = self[table].read(where=where)
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(target.suffix + ".part")
-        part.unlink(missing_ok=True)  # a link that lies there would lead the rows elsewhere
-        write(part)
-        part.replace(target)
+        with whole.written(target) as file:
+            write(frame, file)
         return target
 
     def _overview(self) -> pl.DataFrame:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from arislab import storage
+from arislab import whole
 from arislab.errors import BatchError, PrerequisiteError
 from arislab.lines import ANSWERED, parse, split
 
@@ -324,18 +324,12 @@ def keep(path: Path, content: bytes) -> None:
     Raises:
         BatchError: The disk is full, or the folder cannot be written.
     """
-    part = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.part")  # another process may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with whole.written(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        for folder in (path.parent, path.parent.parent):
-            storage.sync(folder)
+        whole.sync(path.parent.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise BatchError(
             f"cannot write {path} ({error.strerror}); make room and run the cell again: nothing is lost at the server."
         ) from None

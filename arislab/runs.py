@@ -36,8 +36,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from arislab import canonical, digests, masking, openlineage, process, provenance, run_files, signing
-from arislab.engine import INJECTED, replace, sync_folder
+from arislab import canonical, digests, masking, openlineage, process, provenance, run_files, signing, whole
+from arislab.engine import INJECTED, replace
 from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.headline import Account, Headline, account, as_text, headline
 from arislab.kernel import Job, Log, Outcome, Stopped, run, stoppable, supervise
@@ -638,7 +638,7 @@ def _make_folder(folder: Path, record: str) -> bool:
         if folder.exists():
             return False
         raise
-    sync_folder(folder.parent)
+    whole.sync(folder.parent)
     return True
 
 
@@ -685,7 +685,7 @@ def lock(root: Path, phase: str, *, wait: bool = False) -> Iterator[None]:
     path = root / "papermill_runs" / ".locks" / phase
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b", buffering=0)  # what does not fit on the disk must not come up again when it is closed
+        file = whole.opened(path)
     except OSError as error:
         raise PrerequisiteError(
             f"cannot write to {path.parent.parent} ({error.strerror}); choose another folder with --root."

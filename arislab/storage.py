@@ -10,7 +10,6 @@ first. Writes are compare-and-swap: a commit is the version after the one whose 
 import contextlib
 import fcntl
 import json
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+from arislab import whole
 
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(\.\d+\.\d+)?\.parquet")
@@ -199,7 +200,7 @@ def turn(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # no lock where the file system has none, or the folder is not ours
             locks = folder.parent / ".locks"
             locks.mkdir(exist_ok=True)
-            _wait_for(held.enter_context((locks / folder.name).open("w")))
+            _wait_for(held.enter_context(whole.opened(locks / folder.name)))
         yield
 
 
@@ -222,13 +223,4 @@ def sync_commit(folder: Path, version: int) -> None:
         checkpoint.append(log / "_last_checkpoint")
     parents = [folder.parent, folder.parent.parent] if version == 0 else []
     for path in (*added, *checkpoint, commit, log, folder, *parents):
-        sync(path)
-
-
-def sync(path: Path) -> None:
-    """Have what a file holds, or the names in a folder, on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        whole.sync(path)
