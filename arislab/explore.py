@@ -118,6 +118,12 @@ class Explorer:
 
     def png(self) -> bytes:
         """Return the histogram with the cut, and the balance of the groups, as a PNG."""
+        buffer = BytesIO()
+        self._figure().savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+    def _figure(self) -> Any:
+        """The picture; ``parse_math=False``: a name with two dollar signs is a name and no formula."""
         from matplotlib.figure import Figure
 
         at, table = self.cut.threshold, self.balance.head(12).reverse()
@@ -131,22 +137,22 @@ class Explorer:
         ):
             left.hist(part.to_numpy(), bins=edges, color=color, label=f"{label} {part.len():,}")
         left.axvline(at, color=LINE, linewidth=1, linestyle="--")
-        left.set(xlabel=self.by, ylabel="rows", xlim=(0, 1))
+        left.set_xlabel(self.by, parse_math=False)
+        left.set(ylabel="rows", xlim=(0, 1))
         left.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         if right is not None:
             y = range(table.height)
             names = [n if len(n) <= 32 else n[:31] + "…" for n in table[self.group or ""].to_list()]
             right.barh([v + 0.2 for v in y], table["before"].to_list(), height=0.38, color=DROPPED, label="all rows")
             right.barh([v - 0.2 for v in y], table["after"].to_list(), height=0.38, color=KEPT, label="kept")
-            right.set_yticks(list(y), names, fontsize=8)
+            right.set_yticks(list(y), names, fontsize=8, parse_math=False)
             more = f", the {table.height} largest" if table.height < self.balance.height else ""
-            right.set(xlabel=f"share by {self.group}{more}", ylim=(min(-0.6, table.height - 4.6), table.height - 0.4))
+            right.set_xlabel(f"share by {self.group}{more}", parse_math=False)
+            right.set_ylim(min(-0.6, table.height - 4.6), table.height - 0.4)
             right.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         for ax in figure.axes:
             ax.spines[["top", "right"]].set_visible(False)
-        buffer = BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-        return buffer.getvalue()
+        return figure
 
     @cached_property
     def widget(self) -> Any:

@@ -1,7 +1,8 @@
 """One function per figure; each draws on `ax` (a new figure if None) and returns the Axes.
 
 Figures are 7.5 inches wide, the width of a notebook cell. Lines and bars carry their names and numbers, so there are no
-legends to decode; counts of rows stand in the titles; rows without a value are counted there, not drawn as 0.
+legends to decode; counts of rows stand in the titles; rows without a value are counted there, not drawn as 0. Names of arms, columns and
+categories are shown as they are: two dollar signs in one are no formula.
 """
 
 import math
@@ -23,6 +24,8 @@ _BANDS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)  # of quality; the last one includes 1
 _BAND_COLOURS = ("#c3ccd6", "#a8cbe6", "#6fa8d6", "#3380bd", "#10518c")
 _ARM_COLOURS = ("#1f6fb2", "#d5670f", "#2e8b6a", "#8a5aa8", "#b8860b", "#4f5b66")  # apart for colour-blind readers too
 _SMALL, _NORMAL, _LARGE = 8.5, 9.5, 11.5  # points
+_AS_IS: Any = {"parse_math": False}
+"""Of every text that may hold a user's name: matplotlib reads what stands between two dollar signs as TeX, and raises when it is none."""
 
 
 def quality_distribution(
@@ -40,8 +43,8 @@ def quality_distribution(
     values, n_missing = _values(frame, by)
     ax = _axes(ax, height=3.4)
     missing = f", {n_missing:,} unscored" if n_missing else ""
-    _style(ax, title=f"{_words(by).capitalize()} of {len(values):,} {_plural('output', len(values))}{missing}")
-    ax.set_xlabel(f"{_words(by)} (0 to 1)")
+    _style(ax, title=f"{_capital(_words(by))} of {len(values):,} {_plural('output', len(values))}{missing}")
+    ax.set_xlabel(f"{_words(by)} (0 to 1)", **_AS_IS)
     ax.set_ylabel("outputs")
     ax.yaxis.set_major_formatter(_thousands)
     ax.set_xlim(-0.005, 1.005)
@@ -91,7 +94,7 @@ def funnel(steps: Sequence[tuple[str, int]], *, ax: "Axes | None" = None) -> "Ax
             lost = f"  ({n - counts[i - 1]:+,})".replace("-", "−")
             place = _text(_MUTED, _SMALL, ha="left", va="center")
             ax.text(1.015, i, share + lost, transform=ax.get_yaxis_transform(), **place)
-    ax.set_yticks(places, [label for label, _ in steps])
+    ax.set_yticks(places, [label for label, _ in steps], **_AS_IS)
     ax.tick_params(axis="y", labelsize=_NORMAL, labelcolor=_INK)
     ax.set_xlim(0, 1.2 * whole)
     ax.set_ylim(len(steps) - 0.5, -0.5)
@@ -174,13 +177,13 @@ def effects(frame: pl.DataFrame, *, by: str = "effect", n: int = 12, ax: "Axes |
     Raises:
         ParameterError: Another ``by``.
     """
-    names = {
+    known = {
         "effect": ("low", "high", "Quality gained over an average example"),
         "last_minus_first": ("last_low", "last_high", "Quality gained by standing last, not first"),
     }
-    if by not in names:
-        raise ParameterError(f"there is no effect {by!r}; {closest(by, names)}.")
-    low, high, title = names[by]
+    if by not in known:
+        raise ParameterError(f"there is no effect {by!r}; {closest(by, known)}.")
+    low, high, title = known[by]
     rows = frame.sort([by, "id"], descending=[True, False]) if frame.width else frame
     if rows.height > n:
         rows = pl.concat([rows.head(n - n // 2), rows.tail(n // 2)])
@@ -201,9 +204,8 @@ def effects(frame: pl.DataFrame, *, by: str = "effect", n: int = 12, ax: "Axes |
         ax.text(1.015, i, label.replace("-", "−"), transform=ax.get_yaxis_transform(), **place)
     if frame.height > n:
         ax.axhline(n - n // 2 - 0.5, color=_FAINT, lw=1.4)
-    ax.set_yticks(
-        range(rows.height), [_short(row.get("example") or row["id"], 30) for row in rows.iter_rows(named=True)]
-    )
+    names = [_short(row.get("example") or row["id"], 30) for row in rows.iter_rows(named=True)]
+    ax.set_yticks(range(rows.height), names, **_AS_IS)
     ax.tick_params(axis="y", labelsize=_SMALL, labelcolor=_INK)
     ax.set_ylim(rows.height - 0.4, -0.6)
     return ax
@@ -264,7 +266,7 @@ def arms(frame: pl.DataFrame, *, baseline: str | None = None, ax: "Axes | None" 
         ax.plot([mean], [i], color=colour, marker="o", ms=7)
         label = "not scored" if math.isnan(mean) else f"{mean:.3f} [{low:.3f}, {high:.3f}]  n={row['n']:,}"
         ax.text(1.015, i, label, transform=ax.get_yaxis_transform(), **_text(size=_SMALL, ha="left", va="center"))
-    ax.set_yticks(range(len(frame)), [str(arm) for arm in frame["arm"]])
+    ax.set_yticks(range(len(frame)), [str(arm) for arm in frame["arm"]], **_AS_IS)
     ax.tick_params(axis="y", labelsize=_NORMAL, labelcolor=_INK)
     ax.set_ylim(len(frame) - 0.4, -0.6)
     ax.margins(x=0.08)
@@ -335,8 +337,8 @@ def tokens(frame: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
 def _bias_of_numbers(values: pl.Series, mask: pl.Series, label: str, ax: "Axes | None") -> "Axes":
     ax = _axes(ax, height=3.2)
     everything, kept = (part.drop_nulls().drop_nans().to_numpy() for part in (values, values.filter(mask)))
-    _style(ax, title=f"{label.capitalize()}: all {len(everything):,} rows and the {len(kept):,} kept")
-    ax.set_xlabel(label)
+    _style(ax, title=f"{_capital(label)}: all {len(everything):,} rows and the {len(kept):,} kept")
+    ax.set_xlabel(label, **_AS_IS)
     ax.set_ylabel("share of rows per bin")
     if len(everything) == 0:
         return _empty(ax)
@@ -371,7 +373,7 @@ def _bias_of_categories(values: pl.Series, mask: pl.Series, label: str, ax: "Axe
         others = pl.DataFrame({"value": f"{len(rest)} others", "n": rest["n"].sum(), "n_kept": rest["n_kept"].sum()})
         table = pl.concat([shown, others], how="vertical_relaxed")
     ax = _axes(ax, height=1.2 + 0.36 * max(1, len(table)))
-    _style(ax, title=f"{label.capitalize()}: all {n:,} rows and the {n_kept:,} kept", grid="x")
+    _style(ax, title=f"{_capital(label)}: all {n:,} rows and the {n_kept:,} kept", grid="x")
     ax.set_xlabel("share of rows (hollow: all, filled: kept)")
     if n == 0:
         return _empty(ax)
@@ -383,7 +385,7 @@ def _bias_of_categories(values: pl.Series, mask: pl.Series, label: str, ax: "Axe
         ax.scatter([after], [i], s=46, color=colour, zorder=4)
         text = f"{before:.1%} → {after:.1%}  ({100 * (after - before):+.1f})".replace("-", "−")
         ax.text(1.015, i, text, transform=ax.get_yaxis_transform(), **_text(size=_SMALL, ha="left", va="center"))
-    ax.set_yticks(range(len(table)), [_short(value) for value in table["value"]])
+    ax.set_yticks(range(len(table)), [_short(value) for value in table["value"]], **_AS_IS)
     ax.tick_params(axis="y", labelsize=_NORMAL, labelcolor=_INK)
     ax.set_ylim(len(table) - 0.4, -0.6)
     ax.margins(x=0.08)
@@ -403,7 +405,7 @@ def _axes(ax: "Axes | None", *, height: float) -> "Axes":
 
 def _style(ax: "Axes", *, title: str, grid: Literal["x", "y", ""] = "y") -> None:
     """Apply the house style: no frame, a faint grid on the axis that is read, the title flush left."""
-    ax.set_title(title, loc="left", fontsize=_LARGE, color=_INK, fontweight="bold", pad=8)
+    ax.set_title(title, loc="left", fontsize=_LARGE, color=_INK, fontweight="bold", pad=8, **_AS_IS)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
     ax.spines["bottom"].set_color(_GREY)
@@ -425,7 +427,7 @@ def _empty(ax: "Axes") -> "Axes":
 def _text(
     colour: str = _INK, size: float = _NORMAL, *, ha: str = "center", va: str = "top", weight: str = "normal"
 ) -> Any:
-    return {"color": colour, "fontsize": size, "ha": ha, "va": va, "fontweight": weight}
+    return {"color": colour, "fontsize": size, "ha": ha, "va": va, "fontweight": weight, **_AS_IS}
 
 
 def _halo() -> dict[str, Any]:
@@ -501,6 +503,10 @@ def _plural(noun: str, n: int) -> str:
 
 def _words(column: str) -> str:
     return column.replace("_", " ")
+
+
+def _capital(label: str) -> str:
+    return label[:1].upper() + label[1:]
 
 
 def _short(text: str, limit: int = 34) -> str:

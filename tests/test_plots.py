@@ -1,4 +1,6 @@
 import math
+from io import BytesIO
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import polars as pl
@@ -9,7 +11,7 @@ mpl.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from arislab import plots
+from arislab import explore, plots
 from arislab.errors import ParameterError
 
 
@@ -232,3 +234,77 @@ def test_many_models_are_categories_and_not_texts():
     assert plots.bias(frame, "model").get_xlabel().startswith("share of rows")
     frame = frame.with_columns(text=pl.Series([f"answer number {i} " * 9 for i in range(730)]))
     assert "characters" in plots.bias(frame, "text").get_xlabel()
+
+
+# Names that users choose
+
+
+ODD = ["$x$", r"$\frac{1$ and $2}$", r"a_b^c {d} \$5 $", r"cost in $ (US$) \n", "&<b>#%~", "_hidden", "back\\\\slash"]
+SCORED = {"custom_id": ["a", "b", "c"], "quality": [0.2, 0.5, 0.9], "llm_output": ["x"] * 3}
+
+
+def of_category(name):
+    frame = pl.DataFrame({"kept": [True, False], "c": [name, "plain"]})
+    return plots.bias(frame, "c").figure, name
+
+
+def of_column(name):
+    frame = pl.DataFrame({"kept": [True, False], f"q {name}": [1, 2]})
+    return plots.bias(frame, f"q {name}").figure, f"q {name}".replace("_", " ")
+
+
+def of_column_of_categories(name):
+    frame = pl.DataFrame({"kept": [True, False], f"Q {name}": ["a", "b"]})
+    return plots.bias(frame, f"Q {name}").figure, f"Q {name}: all 2 rows".replace("_", " ")
+
+
+def of_score(name):
+    frame = pl.DataFrame({f"GPT {name}": [0.5, 0.7]})
+    return plots.quality_distribution(frame, by=f"GPT {name}").figure, f"GPT {name} of 2 outputs".replace("_", " ")
+
+
+def explorer(name):
+    scored = pl.DataFrame(SCORED | {f"score_{name}": [0.1, 0.2, 0.3], "category": [name, "b", name]})
+    figure = explore.Explorer(scored, by=f"score_{name}")._figure()
+    assert f"score_{name}" in texts(figure)
+    return figure, name
+
+
+WITH_NAMES = {
+    "funnel": lambda name: (plots.funnel([(name, 3), ("kept", 1)]).figure, name),
+    "effects": lambda name: (plots.effects(EFFECTS.with_columns(example=pl.lit(name))).figure, name),
+    "effects by id": lambda name: (plots.effects(EFFECTS.with_columns(id=pl.lit(name))).figure, name),
+    "losses": lambda name: (plots.losses(LOSSES.with_columns(arm=pl.lit(name))).figure, f"{name} 1.200"),
+    "arms": lambda name: (plots.arms(ARMS.with_columns(arm=pl.lit(name)), baseline=name).figure, name),
+    "bias of a category": of_category,
+    "bias of a column of numbers": of_column,
+    "bias of a column of categories": of_column_of_categories,
+    "quality_distribution": of_score,
+    "explorer": explorer,
+}
+
+
+def texts(figure):
+    """What a figure shows, read out of the picture itself."""
+    picture = BytesIO()
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(picture, format="svg")
+    found = ElementTree.fromstring(picture.getvalue()).iter("{http://www.w3.org/2000/svg}text")
+    return " | ".join("".join(text.itertext()) for text in found)
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("plot", WITH_NAMES)
+def test_names_are_shown_as_they_are_and_never_read_as_formulas(plot, name):
+    figure, shown = WITH_NAMES[plot](name)
+    assert shown in texts(figure)
+
+
+def test_every_function_that_draws_is_asked_to_draw_odd_names():
+    names = {
+        name for name, it in vars(plots).items() if callable(it) and getattr(it, "__module__", "") == plots.__name__
+    }
+    without = {"trials", "tokens"}  # which show no name of the user's
+    assert {name for name in names if not name.startswith("_")} - without == {
+        plot.split()[0] for plot in WITH_NAMES
+    } - {"explorer"}
