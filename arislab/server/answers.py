@@ -41,10 +41,9 @@ async def body_of(response: "aiohttp.ClientResponse", limit: int) -> bytes | Non
     Raises:
         aiohttp.ClientPayloadError: it is compressed in a way that nobody asked for, or badly.
     """
-    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    is_plain = coding in ("identity", "")
-    if is_plain and response.content_length is not None:
-        return await response.read() if response.content_length <= limit else None
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    if coding in ("identity", "") and (length := response.content_length) is not None:
+        return await response.read() if length <= limit else None
     parts: list[bytes] = []
     left = limit
     unpack = _unpacker(coding)
@@ -97,11 +96,13 @@ def passed_through(request: Request, status: int, body: bytes) -> Answer:
         body = json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
     # a line break in valid JSON can only be layout, and would end the line of the output file
     body = body.strip().replace(b"\r", b" ").replace(b"\n", b" ")
+    result = Result(line, status, body, _usage(answer.get("usage")))
+    if not _passes(status):
+        return Answer(result)
     own = _fields(answer.get("error")).get(
         "arislab", answer.get("arislab")
     )  # an upstream that is a server of this kind
-    is_final = not _passes(status) or "tries" in _fields(own)
-    return Answer(Result(line, status, body, _usage(answer.get("usage"))), is_final)
+    return Answer(result, is_final="tries" in _fields(own))
 
 
 def _read_leniently(body: bytes) -> tuple[Any, tuple[str, ...]]:
@@ -123,8 +124,9 @@ def _lack(endpoint: str, answer: dict[str, Any]) -> str | None:
     if not isinstance(parts, list) or not parts:
         return f"without {name}"
     is_there = _has_vector if name == "data" else _has_message if endpoint.endswith("/chat/completions") else _has_text
-    if not all(isinstance(part, dict) and is_there(part) for part in parts):
-        return f"with {name} that hold no text, refusal, call or vector"
+    for part in parts:
+        if not isinstance(part, dict) or not is_there(part):
+            return f"with {name} that hold no text, refusal, call or vector"
     return None
 
 
@@ -151,14 +153,18 @@ def _fields(value: Any) -> dict[str, Any]:
 
 def _usage(usage: Any) -> Usage:
     """Token counts: input, of these cached, output, of these reasoning; 0 for what is no number."""
-    told = _fields(usage)
-    if not told:
+    if not usage or not isinstance(usage, dict):
         return NO_USAGE
-    cached = _count(told.get("prompt_tokens_details"), "cached_tokens")
-    reasoning = _count(told.get("completion_tokens_details"), "reasoning_tokens")
-    return _count(told, "prompt_tokens"), cached, _count(told, "completion_tokens"), reasoning
+    prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    cached, reasoning = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    return (
+        prompt if type(prompt) is int else 0,
+        _count(cached, "cached_tokens") if cached else 0,
+        output if type(output) is int else 0,
+        _count(reasoning, "reasoning_tokens") if reasoning else 0,
+    )
 
 
 def _count(fields: Any, name: str) -> int:
-    value = fields.get(name) if isinstance(fields, dict) else None
+    value = _fields(fields).get(name)
     return value if type(value) is int else 0

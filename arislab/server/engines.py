@@ -8,9 +8,8 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,8 +23,7 @@ from arislab.server.store import NO_USAGE, Usage
 CHAT = "/v1/chat/completions"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One line of a batch, or one direct request."""
 
     line: int
@@ -38,8 +36,7 @@ class Request:
     """Id of the batch; empty for a direct request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """The answer to one line."""
 
     line: int

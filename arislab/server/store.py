@@ -508,7 +508,7 @@ class Store:
         _write_at(self._spools[seq], b"".join(row.data for row in rows), begin)
         db.executemany("insert into results(batch, line, offset, length, ok) values (?, ?, ?, ?, ?)", entries)
         n_ok = sum(row.ok for row in rows)
-        tokens = [sum(row.usage[i] for row in rows) for i in range(4)]
+        tokens = map(sum, zip(*(row.usage for row in rows), strict=True))  # input, cached, output, reasoning
         db.execute(
             "update batches set spool_bytes = ?, completed = completed + ?, failed = failed + ?, input_tokens = input_tokens + ?,"
             " cached_tokens = cached_tokens + ?, output_tokens = output_tokens + ?, reasoning_tokens = reasoning_tokens + ? where seq = ?",

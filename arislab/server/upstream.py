@@ -233,12 +233,14 @@ class UpstreamEngine:
     def _adapt(self, upstream: _Upstream, took_s: float) -> None:
         """Allow more in flight after an answer, unless that would only make lines wait."""
         upstream.mean_s += (took_s - upstream.mean_s) / (upstream.in_flight + 1)
+        before = upstream.limit
         is_used = upstream.in_flight + 1 >= upstream.limit / 2  # only what is used can be known to be healthy
         if upstream.in_flight > BUSY_PER_S * upstream.mean_s:
             upstream.limit -= upstream.limit > self._start
         elif is_used and upstream.mean_s < self._timeout_s / 2 and time.monotonic() - upstream.held_at > HOLD_S:
             upstream.limit = min(self._ceiling, upstream.limit + GROWTH)
-        self._fit()
+        if upstream.limit != before:
+            self._fit()
 
     def _close(self, upstream: _Upstream, wait_s: float) -> None:
         """Leave a server alone that is absent, takes nothing, or asks for it."""
