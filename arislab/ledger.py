@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from arislab import whole
+from arislab import masking, whole
 from arislab.errors import BatchError, PrerequisiteError
 from arislab.lines import ANSWERED, parse, split
 
@@ -69,6 +69,7 @@ class Ledger:
                 if version < 3:
                     for statement in _TWINS.split(";"):
                         self.db.execute(statement)
+            self._hide_passwords()
             self.db.execute("create temp table asked (custom_id text primary key)")
         except (OSError, sqlite3.OperationalError) as error:
             raise PrerequisiteError(
@@ -316,6 +317,32 @@ class Ledger:
             made = self.db.execute(sql, (*values, len(content), "submitted", row["file_id"], row["batch_id"])).lastrowid
             names = [(parse(line) or {}).get("custom_id") for line in split(content)]
             self.db.executemany("insert into lines (custom_id, shard_id) values (?, ?)", ((n, made) for n in names))
+
+    def _hide_passwords(self) -> None:
+        """Name servers without user and password, which earlier versions wrote with them: as they are named today, so that they are known."""
+        with_user = "select * from shards where server like '%://%@%' order by id"
+        if not self.db.execute(with_user).fetchall():
+            return
+        self.db.execute("vacuum")  # what was written over in the file's pages may still lie there
+        self.db.execute("pragma secure_delete = on")
+        with self._transaction():
+            found = [dict(row) for row in self.db.execute(with_user)]
+            hidden = masking.secrets_of({}, *(row["server"] for row in found))
+            for row in found:
+                server, _ = masking.take_apart(row["server"])
+                self._make_room(row, server)
+                values = (server, masking.without(row["error"], hidden), row["id"])
+                self.db.execute("update shards set server = ?, error = ? where id = ?", values)
+
+    def _make_room(self, row: dict[str, Any], server: str) -> None:
+        """Count one of two shards as a further attempt, where a file was sent to a server under two spellings of its URL."""
+        sql = "select id from shards where server = ? and shard = ? and attempt = ?"
+        other = self.db.execute(sql, (server, row["shard"], row["attempt"])).fetchone()
+        if other is None:
+            return
+        moved = other["id"] if row["state"] in UNSENT else row["id"]  # one on its way may be looked for by its mark
+        sql = "update shards set attempt = (select max(attempt) + 1 from shards where shard = ?) where id = ?"
+        self.db.execute(sql, (row["shard"], moved))
 
 
 def keep(path: Path, content: bytes) -> None:

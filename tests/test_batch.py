@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from arislab import batch, job
 from arislab.errors import BatchError, ParameterError, PrerequisiteError, TaskError
-from arislab.ledger import Ledger
+from arislab.ledger import UNSENT, Ledger
 
 
 def ask(candidate):
@@ -652,3 +652,59 @@ def test_a_ledger_of_the_first_version_is_taken_over(scripted):
     kind.output = b"".join(line(x) for x in frame["custom_id"])
     rows = batch.submit(frame, server=server, folder=folder).wait(poll_s=0.01).collect()
     assert (rows["status"].to_list(), kind.creates) == (["ok"] * 3, 1)
+
+
+WORDS = ("geheim99", "p%40ss:wört/er")
+
+
+def as_written_before(folder, url, word):
+    """Have a ledger name its server as earlier versions did: with user and password, in its rows and in what lies about in its file."""
+    book = Ledger(folder)
+    named = url.replace("://", f"://anna:{word}@")
+    for i in (1, 9, 30, 2):
+        book.db.execute("update shards set server = ?, error = ?", (named, f"no answer from {named}/batches; " * i))
+    book.close()
+    return named
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_ledger_that_names_its_server_with_a_password_goes_on_and_keeps_no_password(scripted, word):
+    kind, url, folder = scripted
+    frame = requests(3)
+    batch.submit(frame, server=batch.connect(url, folder=folder), folder=folder).ledger.close()
+    named = as_written_before(folder, url, word)
+    assert word.encode() in (folder / "ledger.sqlite").read_bytes()
+    kind.output = b"".join(line(x) for x in frame["custom_id"])
+    rows = batch.submit(frame, server=batch.connect(named, folder=folder), folder=folder).wait(poll_s=0.01).collect()
+    assert (rows["status"].to_list(), kind.creates) == (["ok"] * 3, 1), (
+        "what was sent under the old name is not sent again"
+    )
+    assert [row["server"] for row in Ledger(folder).rows()] == [url]
+    for path in folder.rglob("*"):
+        assert not path.is_file() or word.encode() not in path.read_bytes(), path.name
+    assert "geheim" not in repr(batch.status(folder).to_dicts())
+
+
+@pytest.mark.parametrize("states", [("submitted", "submitted"), ("creating", "submitted"), ("submitted", "planned")])
+def test_a_file_that_was_sent_under_two_spellings_of_a_url_is_two_attempts(scripted, states):
+    """As happens when a password changes, or moves from the URL into the environment."""
+    _, url, folder = scripted
+    frame = requests(3)
+    batch.submit(frame, server=batch.connect(url, folder=folder), folder=folder).ledger.close()
+    book = Ledger(folder)
+    (row,) = book.rows()
+    for word, state in zip(WORDS, states, strict=True):
+        row |= {"server": url.replace("://", f"://anna:{word}@"), "state": state, "batch_id": None}
+        kept = [name for name in row if name != "id"]
+        sql = f"insert into shards ({', '.join(kept)}) values ({', '.join('?' * len(kept))})"
+        made = book.db.execute(sql, [row[name] for name in kept]).lastrowid
+        book.db.execute("insert into lines select custom_id, ?, null from lines where shard_id = 1", (made,))
+    marks = {row["id"]: book.mark(row) for row in book.rows()}
+    book.close()
+    book = Ledger(folder)
+    rows = book.rows()
+    assert [row["server"] for row in rows] == [url] * 3
+    assert len({(row["shard"], row["attempt"]) for row in rows}) == 3
+    unsent = [row for row in rows if row["state"] in UNSENT]
+    assert [book.mark(row) for row in unsent] == [marks[row["id"]] for row in unsent], "under this name it may be there"
+    assert book.look(frame["custom_id"], server=url, resend=()) == ({}, {3}, {})

@@ -53,7 +53,7 @@ ARROWS = {
     "connection": {"dialect", "isolation", "masking", "pause"},
     "isolation": set(),
     "mixing": {"connection", "isolation"},
-    "ledger": {"lines", "whole"},
+    "ledger": {"lines", "masking", "whole"},
     "budget": set(),
     "sending": {"connection", "ledger", "lines"},
     "results": {"connection", "ledger", "lines"},
