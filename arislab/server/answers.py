@@ -41,9 +41,10 @@ async def body_of(response: "aiohttp.ClientResponse", limit: int) -> bytes | Non
     Raises:
         aiohttp.ClientPayloadError: it is compressed in a way that nobody asked for, or badly.
     """
-    coding = response.headers.get("Content-Encoding", "").strip().lower()
-    if coding in ("identity", "") and (length := response.content_length) is not None:
+    length, headers = response.content_length, response.headers
+    if length is not None and "Content-Encoding" not in headers:
         return await response.read() if length <= limit else None
+    coding = headers.get("Content-Encoding", "").strip().lower()
     parts: list[bytes] = []
     left = limit
     unpack = _unpacker(coding)

@@ -293,7 +293,8 @@ class Runner:
                     missing = [line for line in chunk if line not in done]
                     if not missing:
                         continue
-                    await writes.settle(MAX_OPEN_WRITES)
+                    if writes.are_due(MAX_OPEN_WRITES):
+                        await writes.settle(MAX_OPEN_WRITES)
                     await engine.gate.enter(model)
                     lines = chunk if engine.whole_chunks else missing
                     requests = [_request(file, scan.offsets[line], line, batch) for line in lines]

@@ -45,6 +45,10 @@ class Writes:
             self._open.append((write, []))
         self._open[-1][1].append(row)
 
+    def are_due(self, n_open: int) -> bool:
+        """Whether ``settle`` has something to do: asked for each line, where a coroutine would cost more than the answer."""
+        return bool(self._open) and (len(self._open) > n_open or self._open[0][0].done())
+
     async def settle(self, n_open: int) -> None:
         """Look at the groups that have ended, and wait until at most ``n_open`` have not, and none waits for a full disk."""
         waiting = n_open
@@ -100,10 +104,10 @@ def row_of(batch_id: str, custom_id: str, result: Result) -> Row:
 
 def _counted(usage: Usage) -> Usage:
     """Token counts as they can be added up; none where they are no counts: the answer is worth more than what is said about it."""
-    if usage is NO_USAGE:
-        return usage
-    is_known = len(usage) == len(NO_USAGE) and {*map(type, usage)} == {int} and min(usage) >= 0
-    return usage if is_known and max(usage) < MOST_TOKENS else NO_USAGE
+    for n in usage:
+        if type(n) is not int or not 0 <= n < MOST_TOKENS:
+            return NO_USAGE
+    return usage if len(usage) == len(NO_USAGE) else NO_USAGE
 
 
 def _line(batch_id: str, custom_id: str, result: Result) -> bytes:
