@@ -41,7 +41,7 @@ _TWINS = """
 create table if not exists twins (
   shard_id integer not null, batch_id text not null, state text not null default 'found', n_used integer, n_doubled integer,
   primary key (shard_id, batch_id)) without rowid;
-pragma user_version = 3;
+pragma user_version = 4;
 """
 
 
@@ -69,7 +69,11 @@ class Ledger:
                 if version < 3:
                     for statement in _TWINS.split(";"):
                         self.db.execute(statement)
-            self._hide_passwords()
+                self._hide_passwords()
+            (version,) = self.db.execute("pragma user_version").fetchone()
+            if version < 4:
+                self.db.execute("vacuum")  # what was written over lies in the file's pages still
+                self.db.execute("pragma user_version = 4")
             self.db.execute("create temp table asked (custom_id text primary key)")
         except (OSError, sqlite3.OperationalError) as error:
             raise PrerequisiteError(
@@ -320,19 +324,17 @@ class Ledger:
 
     def _hide_passwords(self) -> None:
         """Name servers without user and password, which earlier versions wrote with them: as they are named today, so that they are known."""
-        with_user = "select * from shards where server like '%://%@%' order by id"
-        if not self.db.execute(with_user).fetchall():
+        sql = "select * from shards where server like '%://%@%' order by id"
+        found = [dict(row) for row in self.db.execute(sql) if masking.take_apart(row["server"])[0] != row["server"]]
+        if not found:
             return
-        self.db.execute("vacuum")  # what was written over in the file's pages may still lie there
-        self.db.execute("pragma secure_delete = on")
-        with self._transaction():
-            found = [dict(row) for row in self.db.execute(with_user)]
-            hidden = masking.secrets_of({}, *(row["server"] for row in found))
-            for row in found:
-                server, _ = masking.take_apart(row["server"])
-                self._make_room(row, server)
-                values = (server, masking.without(row["error"], hidden), row["id"])
-                self.db.execute("update shards set server = ?, error = ? where id = ?", values)
+        hidden = masking.secrets_of({}, *(row["server"] for row in found))
+        for row in found:
+            server, _ = masking.take_apart(row["server"])
+            self._make_room(row, server)
+            values = (server, masking.without(row["error"], hidden), row["id"])
+            self.db.execute("update shards set server = ?, error = ? where id = ?", values)
+        self.db.execute("pragma user_version = 3")
 
     def _make_room(self, row: dict[str, Any], server: str) -> None:
         """Count one of two shards as a further attempt, where a file was sent to a server under two spellings of its URL."""

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -670,19 +671,50 @@ def as_written_before(folder, url, word):
 @pytest.mark.parametrize("word", WORDS)
 def test_a_ledger_that_names_its_server_with_a_password_goes_on_and_keeps_no_password(scripted, word):
     kind, url, folder = scripted
-    frame = requests(3)
-    batch.submit(frame, server=batch.connect(url, folder=folder), folder=folder).ledger.close()
+    frame, how = requests(40), {"folder": folder, "max_lines": 1}
+    batch.submit(frame, server=batch.connect(url, folder=folder), **how).ledger.close()
     named = as_written_before(folder, url, word)
     assert word.encode() in (folder / "ledger.sqlite").read_bytes()
     kind.output = b"".join(line(x) for x in frame["custom_id"])
-    rows = batch.submit(frame, server=batch.connect(named, folder=folder), folder=folder).wait(poll_s=0.01).collect()
-    assert (rows["status"].to_list(), kind.creates) == (["ok"] * 3, 1), (
-        "what was sent under the old name is not sent again"
-    )
-    assert [row["server"] for row in Ledger(folder).rows()] == [url]
+    rows = batch.submit(frame, server=batch.connect(named, folder=folder), **how).wait(poll_s=0.01).collect()
+    assert set(rows["status"]) == {"ok"}
+    assert kind.creates == 40, "what was sent under the old name is not sent again"
+    assert {row["server"] for row in Ledger(folder).rows()} == {url}
     for path in folder.rglob("*"):
         assert not path.is_file() or word.encode() not in path.read_bytes(), path.name
     assert "geheim" not in repr(batch.status(folder).to_dicts())
+
+
+def test_what_lies_about_in_a_ledgers_file_is_taken_out_when_there_is_room_again(scripted, monkeypatch):
+    _, url, folder = scripted
+    how = {"folder": folder, "max_lines": 1}
+    batch.submit(requests(40), server=batch.connect(url, folder=folder), **how).ledger.close()
+    as_written_before(folder, url, WORDS[0])
+    connect = sqlite3.connect
+
+    class Full(sqlite3.Connection):
+        def execute(self, sql, *values):
+            if sql == "vacuum":
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().execute(sql, *values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", lambda *args, **named: connect(*args, **named, factory=Full))
+        for _ in range(2):
+            with pytest.raises(PrerequisiteError, match=r"cannot write the batch ledger .*disk is full"):
+                Ledger(folder)
+    assert [row["server"] for row in Ledger(folder).rows()] == [url] * 40
+    assert WORDS[0].encode() not in (folder / "ledger.sqlite").read_bytes()
+
+
+def test_an_at_sign_in_the_path_of_a_url_is_no_password(scripted):
+    _, url, folder = scripted
+    batch.submit(requests(3), server=batch.connect(url, folder=folder), folder=folder).ledger.close()
+    book = Ledger(folder)
+    book.db.execute("update shards set server = ?", (f"{url}/@team",))
+    before = book.rows()
+    book.close()
+    assert Ledger(folder).rows() == before
 
 
 @pytest.mark.parametrize("states", [("submitted", "submitted"), ("creating", "submitted"), ("submitted", "planned")])
