@@ -196,15 +196,28 @@ class Server:
             ) from None
 
     def model(self, name: str = "") -> str:
-        """Return ``name`` if the server offers it, or the server's first model for an empty name."""
+        """Return ``name`` if the server lists it or knows it when asked, or the server's first model for an empty name."""
         self.models = self._models()
-        if name and name not in self.models:
+        if name and name not in self.models and not self._knows(name):
             raise ParameterError(f"{self._url} has no model {name!r}; {closest(name, self.models)}.")
         if not self.models:
             raise PrerequisiteError(
                 f"{self._url} offers no model yet; wait until it has loaded one, then run the cell again."
             )
         return name or self.models[0]
+
+    def _knows(self, name: str) -> bool:
+        """Whether the server has a model that it does not list, as a proxy or a loader of models may."""
+        import openai
+
+        if self._then:
+            return False  # what was known then is in the list
+        try:
+            self.client.models.retrieve(name)
+        except (openai.APIStatusError, openai.APIConnectionError):
+            return False
+        self._note(base_url=self._shown, identity=self.identity, also=name)
+        return True
 
     def revive(self) -> bool:
         """Start the embedded server again if it died; False if it runs, or is not ours to start."""

@@ -479,6 +479,8 @@ def _connections(servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
             here = [one for one in found if one["base_url"] == told.get("base_url", one["base_url"])]
             if "form" in told:
                 here[-1]["replayed"] = [told["form"], told["why"]]
+            if "also" in told:
+                here[-1]["models"] = [*here[-1]["models"], told["also"]]
             if "isolation" in told:
                 here[-1]["isolation"].append(told["isolation"])
     return found

@@ -270,12 +270,6 @@ def test_a_wrong_key_is_one_clear_message_without_the_key(echo, root, monkeypatc
     assert "4711" not in str(caught.value)
 
 
-def test_an_unknown_model_names_the_closest(echo, root):
-    _, url = echo()
-    with pytest.raises(ParameterError, match="did you mean 'echo'"):
-        batch.connect(url, folder=root).model("ecco")
-
-
 def test_a_server_killed_in_the_middle_costs_nothing(echo, root):
     process, url = echo(0.02)
     server = batch.connect(url, folder=root / "b")
@@ -297,7 +291,7 @@ def test_a_server_killed_in_the_middle_costs_nothing(echo, root):
 class Scripted(BaseHTTPRequestHandler):
     """Files + Batches whose output and error files the test writes."""
 
-    output, error, status, creates, drop_create, failed = b"", b"", "completed", 0, False, ""
+    output, error, status, creates, drop_create, failed, unlisted = b"", b"", "completed", 0, False, "", ""
     batches: list[dict] = []  # noqa: RUF012
 
     def log_message(self, *_):
@@ -316,7 +310,13 @@ class Scripted(BaseHTTPRequestHandler):
         if self.path.endswith("/arislab"):
             self.reply({"error": {"message": "no such route"}}, code=404)
         elif self.path.endswith("/models"):
-            self.reply({"object": "list", "data": [{"id": "m", "object": "model", "created": 0, "owned_by": "x"}]})
+            self.reply({"object": "list", "data": [{"id": "large", "object": "model", "created": 0, "owned_by": "x"}]})
+        elif "/models/" in self.path:
+            name = self.path.partition("/models/")[2]
+            found = {"id": name, "object": "model", "created": 0, "owned_by": "x"}
+            self.reply(
+                found if name == kind.unlisted else {"error": {"message": "no"}}, 200 if name == kind.unlisted else 404
+            )
         elif "/content" in self.path:
             self.reply(kind.output if "file-out" in self.path else kind.error, kind="application/octet-stream")
         elif "/files/" in self.path:
@@ -395,6 +395,19 @@ def line(name, text="fine", *, reason="stop", status=200, **more):
         ).encode()
         + b"\n"
     )
+
+
+def test_a_model_is_one_that_the_server_lists_or_knows_when_asked(scripted, monkeypatch, tmp_path):
+    kind, url, folder = scripted
+    kind.unlisted = "quiet-7b"
+    monkeypatch.setenv("ARISLAB_RUN_DIR", str(tmp_path))
+    server = batch.connect(url, folder=folder)
+    with pytest.raises(ParameterError, match="has no model 'larg'; did you mean 'large'"):
+        server.model("larg")
+    assert [server.model(name) for name in ("", "large", "quiet-7b")] == ["large", "large", "quiet-7b"]
+    told = [json.loads(line) for line in (tmp_path / "servers.jsonl").read_text().splitlines()]
+    assert told[0]["models"] == ["large"]
+    assert [one["also"] for one in told if "also" in one] == ["quiet-7b"]
 
 
 def test_reordered_doubled_missing_foreign_and_torn_lines_are_accounted_for(scripted):

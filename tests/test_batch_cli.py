@@ -168,14 +168,33 @@ def test_a_price_is_shown_from_the_users_file_or_said_to_be_unknown(batch, root)
     assert "price of echo: 0.05 USD a million prompt tokens, 0.2 USD" in batch("plan", file)
 
 
+def test_the_echo_answers_for_any_model_so_a_file_for_another_server_can_be_tried_on_it(batch, root):
+    file = write(root / "in.jsonl", [line(n, model="org/large-70b") for n in range(3)])
+    batch("submit", file, "--wait")
+    batch("collect", file, "--out", root / "out.jsonl")
+    rows = [json.loads(row) for row in (root / "out.jsonl").read_text().splitlines()]
+    assert [row["response"]["body"]["model"] for row in rows] == ["org/large-70b"] * 3
+
+
+def test_a_model_that_the_server_does_not_have_is_refused_before_a_line_is_sent(batch, root, monkeypatch):
+    monkeypatch.setenv("ARISLAB_API_KEY", KEY)
+    server = Scripted()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()
+    try:
+        with pytest.raises(ParameterError, match="has no model 'nobody'; Known: m"):
+            batch("submit", write(root / "model.jsonl", [line(1, model="nobody")]), url=server.url)
+        assert not server.files
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_each_mistake_is_one_clear_error_and_nothing_is_sent(batch, root, monkeypatch):
     file = write(root / "in.jsonl", [line(1)])
     with pytest.raises(ParameterError, match="there is no file"):
         batch("submit", root / "none.jsonl")
     with pytest.raises(ParameterError, match=r"bad\.jsonl, line 2"):
         batch("submit", write(root / "bad.jsonl", [line(1), {"custom_id": "x"}]))
-    with pytest.raises(ParameterError, match="has no model 'nobody'; Known: echo"):
-        batch("submit", write(root / "model.jsonl", [line(1, model="nobody")]))
     with pytest.raises(ParameterError, match="there is no dialect 'klingon'"):
         batch("plan", file, "--dialect", "klingon")
     with pytest.raises(PrerequisiteError, match="nothing answers at"):

@@ -64,6 +64,9 @@ class Engine(Protocol):
     gate: Gate
     """The caller enters for the model of a chunk before :meth:`run` and leaves after it."""
 
+    takes_any_model: bool
+    """It answers for names that :meth:`models` does not list, too."""
+
     @property
     def response_format(self) -> bool | None:
         """Whether a ``json_schema`` binds the answer; None if the engine cannot know."""
@@ -228,6 +231,7 @@ class EchoEngine:
     """
 
     name, endpoints, response_format = "echo", frozenset({CHAT}), False
+    takes_any_model = True
     chunk_lines, whole_chunks = 8, False
 
     def __init__(self, delay_s: float = 0.0):

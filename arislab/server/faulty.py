@@ -87,6 +87,7 @@ class FaultyEngine:
     """
 
     name, endpoints, response_format = "faulty", frozenset({CHAT}), False
+    takes_any_model = True
     chunk_lines, whole_chunks = 8, False
 
     def __init__(self, spec: str, *, tries_file: Path):

@@ -42,6 +42,7 @@ class LocalEngine:
     """
 
     name, endpoints, response_format = "local", frozenset({CHAT}), False
+    takes_any_model = False
     chunk_lines, whole_chunks = 128, True
 
     def __init__(self, model: Path, *, adapters: Path | None, workers: int):

@@ -31,6 +31,7 @@ class ReplayEngine:
     """
 
     endpoints = frozenset({CHAT})
+    takes_any_model = False
     chunk_lines, whole_chunks = 64, False
 
     def __init__(self, path: Path):

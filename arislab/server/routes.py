@@ -257,7 +257,8 @@ async def list_models(request: Request) -> Record:
 @router.get("/v1/models/{model_id:path}")
 async def retrieve_model(request: Request, model_id: str) -> Record:
     """One of the models; names may have slashes."""
-    if model_id not in await _engine(request).models():
+    engine = _engine(request)
+    if not engine.takes_any_model and model_id not in await engine.models():
         message = f"no such model: {model_id!r}; GET /v1/models lists those that exist"
         raise refuse(404, message, param="model", code="model_not_found")
     return model_object(model_id)

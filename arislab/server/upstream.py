@@ -80,6 +80,7 @@ class UpstreamEngine:
 
     name = "upstream"
     endpoints = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+    takes_any_model = False
     response_format: bool | None = None
     chunk_lines, whole_chunks = 1, False
 

@@ -94,6 +94,7 @@ class VllmEngine:
 
     name = "vllm"
     endpoints = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+    takes_any_model = False
     response_format = True
     chunk_lines, whole_chunks = UpstreamEngine.chunk_lines, UpstreamEngine.whole_chunks
 
