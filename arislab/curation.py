@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from arislab import decisions, lines
+from arislab import decisions, lines, questions
 from arislab.errors import ParameterError, closest
 from arislab.task import Task
 
@@ -43,6 +43,8 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
     rows = []
     for row in kept.to_dicts():
         candidate = people[row["candidate_id"]]
+        if not row["messages"]:  # the answer is to its own question, not to the first of its name
+            candidate = questions.about(candidate, row.get("input"))
         messages = json.loads(row["messages"]) if row["messages"] else task.to_messages(candidate)
         facts: dict[str, Any] = {name: candidate[name] for name in _METADATA if candidate.get(name) is not None}
         facts["difficulty"] = None

@@ -223,17 +223,25 @@ def stars(texts: pl.DataFrame, *, threshold: float = 0.8, questions: Sequence[st
     return unique[star[place]], similarity[place]
 
 
-def groups(frame: pl.DataFrame, *, on: str = "text", id: str = "candidate_id", threshold: float = 0.8) -> pl.DataFrame:
-    """Return one row per row of `frame`: `id` and `group_id`, equal for rows that near-duplicates connect.
+def groups(
+    frame: pl.DataFrame,
+    *,
+    on: str = "text",
+    id: str = "candidate_id",
+    threshold: float = 0.8,
+    everybody: pl.Series | None = None,
+) -> pl.DataFrame:
+    """Return one row per row of `frame`: `id` and `group_id`, equal for rows that near-duplicates, or one `id`, connect.
 
     A chain counts (a like b, b like c: one group), because splits must not put near-duplicates on two sides.
     `group_id` is the smallest `id` of the group. A null text resembles nothing. What most texts say does not count.
 
     Args:
-        frame: Columns `id` (String, unique) and `on` (String, what is asked).
+        frame: Columns `id` (String; several rows of one are several texts of it) and `on` (String, what is asked).
         on: The column to compare.
         id: The column that names a row.
         threshold: As in ``stars``.
+        everybody: Those of the texts by which it is judged what most of them say; default: all.
 
     Example:
         >>> rows = pl.DataFrame({"candidate_id": ["a", "b", "c"], "text": ["one", "two", "One!"]})
@@ -242,22 +250,24 @@ def groups(frame: pl.DataFrame, *, on: str = "text", id: str = "candidate_id", t
     """
     _check_threshold(threshold)
     order = frame[id].arg_sort().to_numpy().astype(np.int64)
-    root = _components(frame[on].gather(order), threshold)
+    root = _components(frame[on].gather(order), frame[id].gather(order), threshold, everybody)
     group = np.empty(len(order), dtype=np.int64)
     group[order] = order[root]
     return frame.select(pl.col(id), frame[id].gather(group).alias("group_id"))
 
 
 def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, threshold: float = 0.8) -> pl.DataFrame:
-    """Return candidate_id, group_id and split (null: in none) of candidates, so that ``leaks`` finds nothing later.
+    """Return candidate_id, group_id and split (null: in none), one row per candidate, so that ``leaks`` finds nothing later.
 
-    A candidate with a group of its own keeps it; one without joins the group of its near-duplicates. Where these are of several
-    groups, the groups are not merged: a candidate of the hidden split whose text also stands outside of it is in no split, and so is a new
-    candidate whose text a known one of the hidden split has.
+    A candidate with a group of its own keeps it; one without joins the group of its near-duplicates, of whichever of its texts. Where these
+    are of several groups, the groups are not merged: a candidate of the hidden split of which a text also stands outside of it is in no
+    split, and so is a new candidate of which a known one of the hidden split has a text.
 
     Args:
-        frame: candidate_id (unique), text (what is asked; null resembles nothing), group_id (String, null: none of its own; of a
-            known candidate the one that it has) and, where some are known already, split (their split; null: a new candidate).
+        frame: One row per candidate and text: candidate_id, text (what is asked; null resembles nothing), group_id (String, null: none of
+            its own; of a known candidate the one that it has) and, where some are known already, split (their split; null: a new
+            candidate). whole, if present: false marks a text that is not asked but may be trained on, such as the last question of a
+            conversation; two of these do not resemble each other. A candidate has one row at least where it is true.
         split_of: Group to split.
         hidden: The split that nothing may be seen of before it is evaluated on.
         threshold: As in ``stars``.
@@ -269,10 +279,13 @@ def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, t
         >>> split(rows, split_of=lambda group: "b" if group == "x" else "a", hidden="b").rows()
         [('a', 'x', None), ('b', 'y', 'a'), ('c', 'c', 'a')]
     """
-    alike = groups(frame, threshold=threshold)["group_id"].alias("_alike")
+    given = {"split": pl.lit(None, dtype=pl.String), "whole": pl.lit(value=True)}
+    rows = frame.with_columns(**{name: value for name, value in given.items() if name not in frame.columns})
+    everybody = rows.filter("whole")["text"]
+    rows = _without_parts(rows, everybody, threshold)
+    alike = groups(rows, threshold=threshold, everybody=everybody)["group_id"].alias("_alike")
     own = pl.col("group_id")
-    known = frame["split"] if "split" in frame.columns else pl.Series([None] * frame.height, dtype=pl.String)
-    rows = frame.with_columns(alike, known.alias("split"))
+    rows = rows.with_columns(alike, _known="split", id="candidate_id")
     n_own = own.drop_nulls().n_unique().over("_alike")
     joined = pl.when(n_own == 1).then(own.drop_nulls().first().over("_alike")).otherwise("_alike")
     rows = rows.with_columns(group_id=pl.coalesce(own, joined))
@@ -281,17 +294,27 @@ def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, t
     rows = rows.with_columns(
         split=pl.coalesce("split", pl.col("group_id").replace_strict(splits, return_dtype=pl.String))
     )
-    rows = rows.with_columns(_known=known, id="candidate_id")
-    everybody, is_hidden = rows["text"], pl.col("split") == hidden
+    is_hidden = pl.col("split") == hidden
     # what is known stays where it is, so that later imports do not change a test set: who comes later gives way
     for test, used in (
-        (pl.col("_known").is_null() & ~is_hidden, is_hidden & (pl.col("_known") == hidden)),
-        (is_hidden, ~is_hidden),
+        (pl.col("_known").is_null() & ~is_hidden, is_hidden & (pl.col("_known") == hidden) & pl.col("whole")),
+        (is_hidden & pl.col("whole"), ~is_hidden),
     ):
         found = leaks(rows.filter(test), rows.filter(used), everybody=everybody, threshold=threshold)
-        leaves = test & pl.col("candidate_id").is_in(found["candidate_id"].to_list())
-        rows = rows.with_columns(split=pl.when(~leaves.fill_null(value=False)).then("split"))
-    return rows.select("candidate_id", "group_id", "split")
+        leaves = pl.col("candidate_id").is_in(found["candidate_id"].to_list())
+        rows = rows.with_columns(split=pl.when(~leaves).then("split"))
+    return rows.unique("candidate_id", keep="first", maintain_order=True).select("candidate_id", "group_id", "split")
+
+
+def _without_parts(rows: pl.DataFrame, everybody: pl.Series, threshold: float) -> pl.DataFrame:
+    """Return the rows without texts that are not asked and that nobody is asked either."""
+    is_part = ~rows["whole"]
+    if not is_part.any():
+        return rows
+    numbered = rows.with_row_index("_row").with_columns(id=pl.col("_row").cast(pl.String)).drop_nulls("text")
+    wholes, parts = numbered.filter("whole"), numbered.filter(~pl.col("whole"))
+    found = _alike(parts.select("text", candidate_id="id"), wholes.select("id", "text"), threshold, everybody)
+    return rows.filter(~is_part | pl.int_range(pl.len()).cast(pl.String).is_in(found["candidate_id"].to_list()))
 
 
 def leaks(
@@ -415,20 +438,24 @@ def _columns(texts: pl.DataFrame, *, questions: Sequence[str] = ()) -> list[_Shi
     return columns
 
 
-def _components(texts: pl.Series, threshold: float) -> Ints:
-    """Return for each row the number of the first row that near-duplicates connect it with."""
+def _components(texts: pl.Series, names: pl.Series, threshold: float, everybody: pl.Series | None) -> Ints:
+    """Return for each row the number of the first row that near-duplicates, or its name, connect it with; equal names are neighbours."""
     places = (~texts.is_null()).arg_true().to_numpy().astype(np.int64)
     known = texts.drop_nulls().to_frame()
     copies = _first_of_equals(known)
     unique = np.flatnonzero(copies == np.arange(len(copies)))
-    shingles, said, whole = _shingles(known.to_series().gather(unique), salt=0)
+    distinct = known.to_series().gather(unique)
+    shingles, said, whole = _shingles(distinct, salt=0)
     first = _first_of(whole)
+    judged = first if everybody is None else first[distinct.is_in(everybody.drop_nulls().unique()).to_numpy()]
+    common = _common(_rows(shingles, np.unique(judged)))
     rows = np.unique(first)
-    shingles = _rows(shingles, rows)
-    column = _with_said(_without(shingles, _common(shingles)), said[rows])
+    column = _with_said(_without(_rows(shingles, rows), common), said[rows])
     similar = rows[np.stack(_similar_pairs([column], threshold))]
     alike = unique[np.concatenate([np.stack([first, np.arange(len(first))]), similar], axis=1)]
     edges = places[np.concatenate([np.stack([copies, np.arange(len(copies))]), alike], axis=1)]
+    again = (names == names.shift()).fill_null(value=False).arg_true().to_numpy().astype(np.int64)
+    edges = np.concatenate([edges, np.stack([again - 1, again])], axis=1)
     root = np.arange(len(texts))
 
     def find(i: int) -> int:

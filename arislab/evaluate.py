@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from arislab import batch, duplicates, scoring, stats
+from arislab import batch, duplicates, questions, scoring, stats
 from arislab.duplicates import leaks as leaks  # phase 5 asks for it here
 from arislab.errors import LeakageError, ParameterError, TaskError
 from arislab.task import Task
@@ -233,30 +233,39 @@ def serve_command(base_model: str, version: str, models: Path) -> str:
 
 
 def texts(
-    frame: pl.DataFrame, to_messages: Callable[[dict[str, Any]], list[dict[str, str]]], *, or_nothing: bool = False
+    frame: pl.DataFrame,
+    to_messages: Callable[[dict[str, Any]], list[dict[str, str]]],
+    *,
+    recorded: pl.DataFrame | None = None,
+    or_nothing: bool = False,
 ) -> pl.DataFrame:
     """Return candidate_id, group_id and text (what is asked about them, see ``duplicates.asked``) of candidates, for ``leaks``.
 
     Args:
         frame: Rows of ``candidates``.
         to_messages: Of the task.
+        recorded: candidate_id and input of outputs without messages: a candidate has a further row for each question that is not that of
+            its profile. Null: one row per candidate.
         or_nothing: Whether a candidate about whom the task knows no question, such as one of another task, has a null text and
             resembles nobody.
 
     Raises:
         TaskError: The task knows no question about a candidate, and not `or_nothing`.
     """
-    said: list[str | None] = []
+    known = {} if recorded is None else questions.by_name(recorded)
+    said: list[tuple[str, str | None, str | None]] = []
     for row in frame.iter_rows(named=True):
-        try:
-            messages = batch.written(to_messages, row | {"profile": json.loads(row["profile"])})
-        except TaskError:
-            if not or_nothing:
-                raise
-            said.append(None)
-        else:
-            said.append(duplicates.asked(messages))
-    return frame.select("candidate_id", "group_id").with_columns(text=pl.Series(said, dtype=pl.String))
+        candidate = row | {"profile": json.loads(row["profile"])}
+        for one in questions.each(candidate, known.get(row["candidate_id"], ())):
+            try:
+                text = duplicates.asked(batch.written(to_messages, one))
+            except TaskError:
+                if not or_nothing:
+                    raise
+                text = None
+            said.append((row["candidate_id"], row["group_id"], text))
+    schema = dict.fromkeys(("candidate_id", "group_id", "text"), pl.String)
+    return pl.DataFrame(said, schema=schema, orient="row")
 
 
 def trained_texts(curated: pl.DataFrame) -> pl.DataFrame:

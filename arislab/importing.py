@@ -12,6 +12,7 @@ What ``arislab import people.csv --as candidates --id badge`` prints::
 This module knows neither formats (``files``) nor how rows become candidates (``inputs``), but what a lake may hold already.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from typing import Any
 import polars as pl
 
 from arislab import batch as requests_of
-from arislab import batch_files, duplicates, earlier, files, inputs, lines, scoring
-from arislab.errors import PrerequisiteError
+from arislab import batch_files, earlier, files, inputs, lines, questions, scoring
+from arislab.errors import PrerequisiteError, TaskError
 from arislab.tables import SPLITS
 from arislab.task import Task
 
@@ -63,7 +64,9 @@ def candidates(
     asked = inputs.by_column(text) if text is not None else inputs.by_profile if task is None else _asked(task)
     if text is not None:
         rows.texts(text, "--text")
-    placed = inputs.placed(frame, known, asked=asked, fixed=used["candidate_id"].to_list(), renamed=names)
+    fixed = used["candidate_id"].to_list()
+    stand = inputs.placed(frame, known, asked=asked, recorded=_recorded_questions(lake), fixed=fixed, renamed=names)
+    placed = stand.frame
     _refuse_moves(frame, placed, split)
     inputs.refuse_torn_groups(rows, frame, placed)
     again = known.join(frame, on="candidate_id", how="semi")
@@ -75,6 +78,7 @@ def candidates(
         *_renamed(names),
         *_changed(frame, again.join(used, on="candidate_id", how="semi")),
         *_kept_groups(frame, placed, group),
+        *_exposed(stand.exposed),
     ]
     if split is None and "split" in rows.columns:
         said.append("warning: the file has a column 'split', which decides nothing; give --split split if it should")
@@ -124,15 +128,16 @@ def outputs(
     said = _read(rows, read["types"], used)
     if split is None and "split" in (*rows.columns, *rows.unread):
         said.append("warning: the file has a column 'split', which decides nothing; give --split split if it should")
-    said += _questions(raw)
+    if n := raw.filter(pl.col("input").str.strip_chars() == "").height:
+        said.append(f"warning: {n:,} outputs have no question (--input is null or blank)")
     raw = raw.with_columns(error=pl.lit(None, dtype=pl.String))
-    return _write(lake, people, raw, said, rows=rows, split=split, dry_run=dry_run)
+    return _write(lake, people, raw, said, task=task, rows=rows, split=split, dry_run=dry_run)
 
 
 def batch(lake: Any, file: Path, task: Task, *, requests: Path, dry_run: bool = False) -> list[str]:
     """Write the answers of an OpenAI batch output file, as ``outputs`` does; its error file, or another part of it, may follow."""
     people, raw = batch_files.read(requests, file, task=task.name)
-    return _write(lake, people, raw, [f"read from {requests.name} and {file.name}"], dry_run=dry_run)
+    return _write(lake, people, raw, [f"read from {requests.name} and {file.name}"], task=task, dry_run=dry_run)
 
 
 def _write(
@@ -141,6 +146,7 @@ def _write(
     raw: pl.DataFrame,
     read: list[str],
     *,
+    task: Task,
     rows: files.Rows | None = None,
     split: str | None = None,
     dry_run: bool,
@@ -151,8 +157,13 @@ def _write(
     before = recorded.filter(task=raw["task"][0])
     moved = raw.join(before, on="custom_id", suffix="_old").filter(pl.col("candidate_id") != pl.col("candidate_id_old"))
     names = dict(moved.select("candidate_id", "candidate_id_old").iter_rows())
-    fixed = known["candidate_id"].to_list()  # what is known of a person stays
-    placed = inputs.placed(people, known, asked=inputs.by_input, fixed=fixed, renamed=names)
+    asked = _recorded_questions(lake)
+    if rows is not None:  # else the messages are known
+        asked = pl.concat([asked, raw.select("candidate_id", "input")])
+    new = people.join(known, on="candidate_id", how="anti", maintain_order="left")  # what is known of a person stays
+    stand = inputs.placed(new, known, asked=_asked_or_recorded(task), recorded=asked, renamed=names)
+    places = pl.concat([part.select("candidate_id", "group_id", "split") for part in (stand.frame, known)])
+    placed = people.drop("group_id", "split").join(places, on="candidate_id", how="left", maintain_order="left")
     _refuse_moves(people, placed, split)
     if rows is not None:
         inputs.refuse_torn_groups(inputs.of_candidates(rows, raw), people, placed)
@@ -165,9 +176,11 @@ def _write(
         *_moved(moved),
         *_respelled(earlier.respelled(raw, before)),
         *_recorded(raw, recorded),
+        *_several(placed, known, asked),
+        *_exposed(stand.exposed),
     ]
     if not dry_run:
-        lake["candidates"].upsert(placed.join(known, on="candidate_id", how="anti"))
+        lake["candidates"].upsert(stand.frame)
         lake["training_data_raw"].upsert(raw.join(_telling_more(raw, recorded), on="custom_id", how="anti"))
     return _ended(said, placed, dry_run=dry_run)
 
@@ -200,8 +213,26 @@ def _recorded(raw: pl.DataFrame, recorded: pl.DataFrame) -> list[str]:
     return said
 
 
+def _recorded_questions(lake: Any) -> pl.DataFrame:
+    """The questions of recorded outputs without messages, of which an id may have several."""
+    found: pl.DataFrame = lake["training_data_raw"].read(columns=["candidate_id", "input"], where={"messages": None})
+    return found
+
+
 def _asked(task: Task) -> inputs.Asked:
-    return lambda candidate: duplicates.asked(requests_of.written(task.to_messages, candidate))
+    return lambda candidate: requests_of.written(task.to_messages, candidate)
+
+
+def _asked_or_recorded(task: Task) -> inputs.Asked:
+    """What the task asks; where it cannot, what was recorded: it need not be able to ask, only to judge."""
+
+    def asked(candidate: dict[str, Any]) -> str | inputs.Chat | None:
+        try:
+            return requests_of.written(task.to_messages, candidate)
+        except TaskError:
+            return inputs.by_input(candidate)
+
+    return asked
 
 
 def _refuse_moves(frame: pl.DataFrame, placed: pl.DataFrame, split: str | None) -> None:
@@ -289,19 +320,38 @@ def _splits(frame: pl.DataFrame) -> list[str]:
     return said
 
 
-def _questions(raw: pl.DataFrame) -> list[str]:
-    """Warnings about questions that groups and splits cannot know."""
-    said = []
-    if n := raw.filter(pl.col("input").str.strip_chars() == "").height:
-        said.append(f"warning: {n:,} outputs have no question (--input is null or blank)")
-    asked = raw.group_by("candidate_id", maintain_order=True).agg(pl.col("input").n_unique())
-    several = asked.filter(pl.col("input") > 1)["candidate_id"]
-    if len(several):
+def _several(placed: pl.DataFrame, known: pl.DataFrame, asked: pl.DataFrame) -> list[str]:
+    """What several questions under one id mean."""
+    n = pl.col("input").n_unique()
+    several = asked.drop_nulls().group_by("candidate_id", maintain_order=True).agg(n).filter(pl.col("input") > 1)
+    several = several.join(placed, on="candidate_id", how="semi", maintain_order="left")
+    if not several.height:
+        return []
+    largest = max(placed.group_by("group_id").len()["len"].to_list())
+    said = [
+        f"note: {several.height:,} candidates have several questions (first: {_short(several['candidate_id'][0])}); who shares one is of one group (the largest has "
+        f"{largest:,}), and phases 1 and 3 to 5 ask the first; leave --id out, and each question is a candidate of its own"
+    ]
+    own = known.join(several, on="candidate_id", how="semi", maintain_order="left")
+    own = own.filter([not questions.takes(json.loads(profile)) for profile in own["profile"]])
+    if own.height:
         said.append(
-            f"warning: {len(several):,} candidates have several questions (first: {_short(several[0])}), of which only the first is compared for groups and "
-            "splits: another may stand in train and test; leave --id out, and each question is a candidate, or give --split"
+            f"warning: {own.height:,} of them (first: {_short(own['candidate_id'][0])}) have a profile without 'input', about which the task writes one question: all "
+            "answers would be trained as answers to that one; leave --id out"
         )
     return said
+
+
+def _exposed(exposed: pl.DataFrame) -> list[str]:
+    """Test candidates of the lake that stand outside of the test split too, by name."""
+    if not exposed.height:
+        return []
+    pairs = [f"{_short(name)} as {_short(other)}" for name, other in exposed.head(20).iter_rows()]
+    more = f" and {exposed.height - 20:,} more" if exposed.height > 20 else ""
+    return [
+        f"warning: {exposed.height:,} candidates of the {SPLITS[-1]} split are asked what is asked outside of it too ({', '.join(pairs)}{more}): what is in the lake "
+        "keeps its split, so phase 5 refuses when it asks these (leaks 'drop' takes them out); a new lake (--root) places all anew"
+    ]
 
 
 def _short(text: str | None) -> str:

@@ -11,13 +11,14 @@ at all, and the caller writes them. How a file is read is known in ``files``, wh
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import polars as pl
 
-from arislab import duplicates, json_text, tables
+from arislab import duplicates, json_text, lines, questions, tables
 from arislab.errors import PrerequisiteError, TaskError
 from arislab.files import Rows
 
@@ -27,8 +28,19 @@ THRESHOLD = 0.8
 _FACTS = ("company", "title", "category", "use_case")
 
 
-Asked = Callable[[dict[str, Any]], str | None]
-"""A row of ``candidates`` (profile parsed) to what the model is asked about it."""
+Chat = list[dict[str, Any]]
+Asked = Callable[[dict[str, Any]], str | Chat | None]
+"""A row of ``candidates`` (profile parsed) to what the model is asked about it: a text, or the messages."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where candidates stand, and what that did to others."""
+
+    frame: pl.DataFrame
+    """The candidates given, each with its group_id and split (null: in none)."""
+    exposed: pl.DataFrame
+    """candidate_id of the lake's own test candidates that are asked what others outside of the test split are asked, and id of one of these."""
 
 
 def candidates(rows: Rows, *, id: str, group: str | None = None, split: str | None = None) -> pl.DataFrame:
@@ -88,12 +100,17 @@ def by_column(name: str) -> Asked:
     return lambda candidate: json_text.as_text(candidate["profile"].get(name))
 
 
-def by_input(candidate: dict[str, Any]) -> str | None:
+def by_input(candidate: dict[str, Any]) -> str | Chat | None:
     """Return what was asked about a candidate for whom outputs were recorded elsewhere; null of another, whose messages may be anything."""
-    messages = candidate["profile"].get("messages")
-    if isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages):
-        return duplicates.asked(messages)
-    return json_text.as_text(candidate["profile"].get("input"))
+    chat = _chat(candidate["profile"])
+    return chat if chat else json_text.as_text(candidate["profile"].get("input"))
+
+
+def _chat(profile: dict[str, Any]) -> Chat:
+    """The conversation that a profile holds; empty if none."""
+    messages = profile.get("messages")
+    is_chat = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
+    return messages if is_chat and messages else []
 
 
 def by_profile(candidate: dict[str, Any]) -> str:
@@ -107,18 +124,21 @@ def placed(
     known: pl.DataFrame,
     *,
     asked: Asked,
+    recorded: pl.DataFrame | None = None,
     fixed: Collection[str] = (),
     renamed: Mapping[str, str] | None = None,
-) -> pl.DataFrame:
+) -> Placed:
     """Return candidates in their groups and splits.
 
-    A candidate without a group joins that of its near-duplicates, in the file and in the lake, and its split is a stable hash of the
-    group. Where near-duplicates are of several groups, these are not merged: what would be test is then in no split.
+    A candidate without a group joins that of its near-duplicates, in the file and in the lake, by any question that was asked under its
+    name, and its split is a stable hash of the group. Where near-duplicates are of several groups, these are not merged: what would be test
+    is then in no split, unless it stands in the lake and is not given here: then it stays where it is, and is ``exposed``.
 
     Args:
         frame: From ``candidates``: candidate_id, profile, group_id and split (null: not given), and more.
         known: candidate_id, profile, group_id, split and more of the candidates in the lake.
         asked: What is asked about a candidate; null resembles nothing.
+        recorded: candidate_id and input, the questions of all outputs without messages, those of the lake too.
         fixed: Names of those in the lake that keep group and split, because outputs are recorded for them: what was trained on must
             never move into the test split because a larger file groups it anew.
         renamed: New name to the name in the lake of a candidate that an earlier import wrote otherwise; it takes over group and
@@ -130,22 +150,63 @@ def placed(
     new = frame.with_columns(_name=name).join(keeps, on="_name", how="left", maintain_order="left")
     new = new.with_columns(group_id=pl.coalesce("_group", "group_id"), split=pl.coalesce("_split", "split"))
     others = known.join(frame, on="candidate_id", how="anti")
-    columns = ["candidate_id", "group_id", "split"]
-    texts = _texts(frame, asked), _texts(others, _or_nothing(asked))
-    every = pl.concat([part.select(*columns, text=text) for part, text in zip((new, others), texts, strict=True)])
+    said = {} if recorded is None else questions.by_name(recorded)
+    places = pl.concat([part.select("candidate_id", "group_id", "split") for part in (new, others)])
+    texts = pl.concat([_texts(frame, asked, said), _texts(others, _or_nothing(asked), said)])
+    every = texts.join(places, on="candidate_id", how="left", maintain_order="left")
     found = duplicates.split(every, split_of=tables.split_of, hidden=tables.SPLITS[-1], threshold=THRESHOLD)
-    return frame.drop("group_id", "split").join(found, on="candidate_id", how="left", maintain_order="left")
+    stands = frame.drop("group_id", "split").join(found, on="candidate_id", how="left", maintain_order="left")
+    return Placed(stands, _exposed(every, others, found))
 
 
-def _texts(people: pl.DataFrame, asked: Asked) -> pl.Series:
-    parsed = (row | {"profile": json.loads(row["profile"])} for row in people.iter_rows(named=True))
-    return pl.Series([asked(candidate) for candidate in parsed], dtype=pl.String)
+def _exposed(every: pl.DataFrame, others: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
+    """The test candidates of the lake that had to leave their split, and whom each of them resembles."""
+    leave = others.filter(split=tables.SPLITS[-1]).join(
+        found.filter(pl.col("split").is_null()), on="candidate_id", how="semi"
+    )
+    if not leave.height:
+        return pl.DataFrame(schema={"candidate_id": pl.String, "id": pl.String})
+    rows = every.drop("group_id", "split").join(found, on="candidate_id", how="left", maintain_order="left")
+    test = rows.filter("whole").join(leave, on="candidate_id", how="semi", maintain_order="left")
+    used = rows.filter(pl.col("split") != tables.SPLITS[-1]).with_columns(id="candidate_id")
+    alike = duplicates.leaks(test, used, everybody=rows.filter("whole")["text"], threshold=THRESHOLD)
+    return alike.select("candidate_id", "id")
+
+
+def _texts(people: pl.DataFrame, asked: Asked, recorded: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    """All that is asked under the names of candidates, as ``duplicates.split`` reads it: candidate_id, text, whole."""
+    names, texts, wholes = [], [], []
+    for row in people.iter_rows(named=True):
+        candidate = row | {"profile": json.loads(row["profile"])}
+        for text, whole in _said(candidate, asked, recorded.get(row["candidate_id"], ())):
+            names.append(row["candidate_id"])
+            texts.append(text)
+            wholes.append(whole)
+    schema = {"candidate_id": pl.String, "text": pl.String, "whole": pl.Boolean}
+    return pl.DataFrame({"candidate_id": names, "text": texts, "whole": wholes}, schema=schema)
+
+
+def _said(candidate: dict[str, Any], asked: Asked, recorded: Sequence[str]) -> Iterator[tuple[str | None, bool]]:
+    """The texts of a candidate: of each question all that is asked; then, if it is another text, its end, which may be trained on too."""
+    chat = _chat(candidate["profile"])
+    parts = {duplicates.asked(chat), lines.asked(chat)} if chat else set()
+    wholes = set()
+    for one in questions.each(candidate, recorded):
+        said = asked(one) if one is candidate else _or_nothing(asked)(one)
+        whole = duplicates.asked(said) if isinstance(said, list) else said
+        if whole in wholes:
+            continue
+        yield whole, True
+        wholes.add(whole)
+        if isinstance(said, list):
+            parts.add(lines.asked(said))
+    yield from ((part, False) for part in sorted(parts - wholes))
 
 
 def _or_nothing(asked: Asked) -> Asked:
     """What is asked; nothing where a task knows no question, which those that another task is about may be in the lake with."""
 
-    def text(candidate: dict[str, Any]) -> str | None:
+    def text(candidate: dict[str, Any]) -> str | Chat | None:
         try:
             return asked(candidate)
         except TaskError:
@@ -192,8 +253,8 @@ def outputs(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return (rows of ``candidates``, rows of ``training_data_raw``) from outputs recorded elsewhere.
 
-    Several outputs of one input (or of one ``id``) are samples of one candidate, whose profile is ``{"input": …}``. Importing the
-    same file twice gives the same rows. A null or blank output is a row with status empty.
+    Several outputs of one input (or of one ``id``) are samples of one candidate, whose profile is ``{"input": …}`` with the first of its
+    inputs; each row keeps its own. Importing the same file twice gives the same rows. A null or blank output is a row with status empty.
 
     Args:
         rows: One per output.

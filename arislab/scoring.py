@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from arislab import json_text
+from arislab import json_text, questions
 from arislab import task as tasks
 from arislab.errors import ParameterError, TaskError, closest
 from arislab.task import Scorer, Task
@@ -23,10 +23,10 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
     """Return the columns that scorers may ask for, one row per row of ``raw``.
 
     Reads: custom_id, candidate_id, llm_output, and where present input, finish_reason, metadata.
-    Adds: output; others (List: the other outputs of the same candidate); from ``candidates`` profile, company, title, category,
-    use_case; from the JSON in metadata each of its keys, as text. What was kept at import goes before what stands under the same
-    name elsewhere, but for the names in ``reserved``. A task that has category(candidate) decides the category of the candidates
-    that have rows here; it need not know the others.
+    Adds: output; others (List: the other outputs of the same candidate, to the same question); from ``candidates`` profile, company,
+    title, category, use_case; from the JSON in metadata each of its keys, as text. What was kept at import goes before what stands under
+    the same name elsewhere, but for the names in ``reserved``. A task that has category(candidate) decides the category of the candidates
+    that have rows here; it need not know the others. Profile and category of a row without messages are about its own question.
     """
     frame = raw.rename({"llm_output": "output"})
     if candidates is not None and candidates.height:
@@ -38,6 +38,8 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
         frame = frame.join(
             candidates.select("candidate_id", *new), on="candidate_id", how="left", maintain_order="left"
         )
+        if "profile" in new:
+            frame = frame.with_columns(profile=_profiles(frame))
     kept = _kept(frame, task, read=json_text.exact)  # texts keep the digits of the file
     for name in dict.fromkeys(name for values in kept for name in values):
         if name in frame.columns and frame.schema[name] != pl.String:
@@ -46,12 +48,37 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
         texts = [json_text.as_text(v[name]) if name in v else other for v, other in zip(kept, own, strict=True)]
         frame = frame.with_columns(pl.Series(name, texts, dtype=pl.String))
     if task is not None and task.category is not None and candidates is not None:
-        found = {
-            row["candidate_id"]: task.category(row | {"profile": json.loads(row["profile"])})
-            for row in candidates.join(frame, on="candidate_id", how="semi").iter_rows(named=True)
-        }
-        frame = frame.with_columns(category=pl.Series([found.get(i) for i in frame["candidate_id"]], dtype=pl.String))
+        behind = candidates.join(frame, on="candidate_id", how="semi").iter_rows(named=True)
+        people = {row["candidate_id"]: row | {"profile": json.loads(row["profile"])} for row in behind}
+        pairs = list(zip(frame["candidate_id"], _recorded(frame), strict=True))
+        found = {(i, asked): task.category(questions.about(people[i], asked)) for i, asked in set(pairs) if i in people}
+        frame = frame.with_columns(category=pl.Series([found.get(pair) for pair in pairs], dtype=pl.String))
     return frame
+
+
+def _recorded(frame: pl.DataFrame) -> pl.Series:
+    """The question that a row answers; null where its messages say it, or nobody knows."""
+    if "input" not in frame.columns:
+        return pl.Series([None] * frame.height, dtype=pl.String)
+    alone = pl.col("messages").is_null() if "messages" in frame.columns else pl.lit(value=True)
+    return frame.select(pl.when(alone).then("input")).to_series().cast(pl.String)
+
+
+def _profiles(frame: pl.DataFrame) -> pl.Series:
+    """The profile of each row, with its own question in it; as it was written where that is the same."""
+    pairs = frame.select("profile", _asked=_recorded(frame))
+    known = pairs.drop_nulls().unique()
+    found = []
+    for profile, asked in known.iter_rows():
+        candidate = {"profile": json.loads(profile)}
+        one = questions.about(candidate, asked)
+        found.append(profile if one is candidate else json.dumps(one["profile"], ensure_ascii=False))
+    own = known.with_columns(_own=pl.Series(found, dtype=pl.String))
+    return (
+        pairs.join(own, on=["profile", "_asked"], how="left", maintain_order="left")
+        .select(pl.coalesce("_own", "profile"))
+        .to_series()
+    )
 
 
 _RESERVED = frozenset(
@@ -164,13 +191,15 @@ def _column(frame: pl.DataFrame, kept: list[dict[str, Any]], name: str, task: Ta
 
 
 def _others(frame: pl.DataFrame) -> list[list[str]]:
-    """The other outputs of the same candidate, for each row."""
-    groups: dict[str, list[tuple[str, str]]] = {}
-    pairs = list(zip(frame["candidate_id"], frame["custom_id"], frame["output"], strict=True))
-    for candidate, custom_id, output in pairs:
+    """The other outputs of the same candidate to the same question, for each row."""
+    groups: dict[tuple[str, str | None], list[tuple[str, str]]] = {}
+    asked = frame["input"] if "input" in frame.columns else [None] * frame.height
+    about = list(zip(frame["candidate_id"], asked, strict=True))
+    pairs = list(zip(about, frame["custom_id"], frame["output"], strict=True))
+    for key, custom_id, output in pairs:
         if output is not None:
-            groups.setdefault(candidate, []).append((custom_id, output))
-    return [[o for c, o in groups.get(candidate, ()) if c != custom_id] for candidate, custom_id, _ in pairs]
+            groups.setdefault(key, []).append((custom_id, output))
+    return [[o for c, o in groups.get(key, ()) if c != custom_id] for key, custom_id, _ in pairs]
 
 
 def _wanted(frame: pl.DataFrame, task: Task, name: str) -> list[str]:

@@ -221,6 +221,43 @@ def test_nothing_and_texts_that_are_null_have_no_company():
     assert groups(nulls)["group_id"].to_list() == ["a", "b"]
 
 
+def test_texts_of_one_name_are_one_group_and_connect_others():
+    rows = [
+        ("a", "bees fly far"),
+        ("b", "mines are deep"),
+        ("a", "rivers are long"),
+        ("c", "Rivers are long!"),
+        ("d", None),
+    ]
+    frame = pl.DataFrame(rows, schema=["candidate_id", "text"], orient="row")
+    assert groups(frame).rows() == [("a", "a"), ("b", "b"), ("a", "a"), ("c", "a"), ("d", "d")]
+
+
+def test_what_most_texts_say_is_judged_by_those_that_are_named():
+    form = "please say in one sentence what this is about and who should see it now"
+    asked = [f"{form} {kind} {thing}" for kind in "abcde" for thing in ("boat", "bread", "bed", "bell", "bowl")]
+    frame = pl.DataFrame({"text": [*asked, *(f"other {i}" for i in range(30))]}).with_row_index("candidate_id")
+    frame = frame.with_columns(pl.format("c{}", "candidate_id").alias("candidate_id"))
+    assert groups(frame)["group_id"].n_unique() == 30 + 5, "of a kind they share all but the last word"
+    assert groups(frame, everybody=pl.Series([*asked, None]))["group_id"].n_unique() == 55
+
+
+def test_a_text_that_nobody_is_asked_counts_only_where_somebody_is():
+    rows = [
+        ("a", "one two", True),
+        ("a", "go on", False),
+        ("b", "three four", True),
+        ("b", "go on", False),
+        ("c", "go on!", True),
+    ]
+    frame = pl.DataFrame(rows, schema=["candidate_id", "text", "whole"], orient="row").with_columns(
+        group_id=pl.lit(None, pl.String)
+    )
+    how = {"split_of": lambda _: "seen", "hidden": "dark"}
+    assert split(frame, **how)["group_id"].to_list() == ["a", "a", "a"]
+    assert split(frame.head(4), **how)["group_id"].to_list() == ["a", "b"]
+
+
 # ---- splits that phase 5 lets through
 
 asked = st.lists(

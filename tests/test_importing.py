@@ -197,12 +197,16 @@ def outputs(lake, path, *lines, **how):
     return importing.outputs(lake, file, load("instruction_following"), input="q", output="a", read=READ, **how)
 
 
-def test_candidates_with_several_questions_are_a_warning(lake, tmp_path):
+def test_candidates_with_several_questions_are_said_with_what_that_means(lake, tmp_path):
     lines = [("Ann", "Why is it dark?", "x"), ("Ann", "How far is Mars?", "y"), ("Bo", "How far is Mars?", "z")]
     said = outputs(lake, tmp_path, *lines, id="who")
-    assert any(line.startswith("warning: 1 candidates have several questions (first: Ann)") for line in said)
-    said = outputs(lake, tmp_path, *lines[1:], lines[1], id="who")
+    line = next(line for line in said if "several questions" in line)
+    assert line.startswith("note: 1 candidates have several questions (first: Ann)")
+    assert "of one group (the largest has 2)" in line
+    said = outputs(lake, tmp_path, lines[2], id="who")
     assert not any("several questions" in line for line in said)
+    said = outputs(lake, tmp_path, lines[1], id="who")
+    assert any("(first: Ann)" in line for line in said), "the lake knows the other one"
 
 
 def test_outputs_without_a_question_are_counted(lake, tmp_path):

@@ -29,7 +29,7 @@ NOBODY = pl.DataFrame(schema=dict.fromkeys(("candidate_id", "profile", "group_id
 
 def imported(file, *, asked=inputs.by_profile, known=NOBODY, fixed=(), renamed=None, **how):
     frame = inputs.candidates(file, **how)
-    return inputs.placed(frame, known, asked=asked, fixed=fixed, renamed=renamed)
+    return inputs.placed(frame, known, asked=asked, fixed=fixed, renamed=renamed).frame
 
 
 def test_a_users_own_profiles_become_candidates():
@@ -169,7 +169,7 @@ def test_a_split_that_cannot_be_is_refused_by_line(parts, message):
 def test_near_duplicates_in_two_splits_are_refused_by_line():
     file = rows(*[p | {"part": part} for p, part in zip(PROFILES, ("train", "test", "test"), strict=True)])
     frame = inputs.candidates(file, id="nr", split="part")
-    placed = inputs.placed(frame, NOBODY, asked=inputs.by_column("text"))
+    placed = inputs.placed(frame, NOBODY, asked=inputs.by_column("text")).frame
     with pytest.raises(
         PrerequisiteError, match=r"line 2: the row is marked test, line 1 is marked train, .*near-duplicates"
     ):
@@ -380,5 +380,5 @@ def test_a_column_messages_that_is_no_chat_hinders_no_import(messages):
     profile = json.dumps({"name": "Ida", "messages": messages})
     ida = known("ida", "g", "train").with_columns(profile=pl.lit(profile))
     people, _ = inputs.outputs(rows({"q": "Where is Ulm?", "a": "On the Danube."}), task="t", input="q", output="a")
-    assert inputs.placed(people, ida, asked=inputs.by_input).height == 1
+    assert inputs.placed(people, ida, asked=inputs.by_input).frame.height == 1
     assert inputs.by_input({"profile": {"input": "Where?", "messages": messages}}) == "Where?"
