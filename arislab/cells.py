@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import polars as pl
 
-from arislab import batch, evaluate, icl
+from arislab import batch, evaluate, icl, lines
 from arislab.errors import ParameterError
 from arislab.task import Task
 
@@ -239,5 +240,10 @@ def rate_of(cells: pl.DataFrame) -> tuple[float | None, str]:
 
 
 def _characters(messages: pl.Series) -> list[int]:
-    """Return how many characters each conversation has, without its JSON."""
-    return [sum(len(m["content"]) for m in json.loads(text)) for text in messages]
+    """Return how many characters each conversation has: its texts without their JSON, and calls of tools as JSON."""
+    return [sum(len(_said(m)) for m in json.loads(text)) for text in messages]
+
+
+def _said(message: dict[str, Any]) -> str:
+    calls = message.get("tool_calls")
+    return (lines.text(message.get("content")) or "") + (json.dumps(calls) if calls else "")

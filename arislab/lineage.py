@@ -126,9 +126,11 @@ def _shown(lake: "Lake", curated: pl.DataFrame) -> pl.DataFrame:
 
 def _turns(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Question and answer of the examples in a prompt (``icl.with_examples``)."""
+    turns = [[message.get(name) for name in ("role", "content")] for message in messages]
+    pairs = [(a, b) for (asks, a), (answers, b) in pairwise(turns) if (asks, answers) == ("user", "assistant")]
     return [
-        (a["content"], b["content"]) for a, b in pairwise(messages) if (a["role"], b["role"]) == ("user", "assistant")
-    ]
+        (a, b) for a, b in pairs if isinstance(a, str) and isinstance(b, str)
+    ]  # examples are texts, calls and parts are not
 
 
 # ---- in words ---------------------------------------------------------------------------------------------------------

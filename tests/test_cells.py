@@ -192,6 +192,36 @@ def test_the_cost_is_told_from_what_is_recorded_and_the_rest_is_unknown(world):
     assert "requests a second in icl-" in repr(known)
 
 
+def test_the_cost_of_prompts_with_calls_and_parts_is_told_too(lake, task_file):
+    call = {"type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    chats = [
+        [{"role": "user", "content": "x" * 100}, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "rain"}],
+        [{"role": "user", "content": [{"type": "text", "text": "x" * 100}, {"type": "image_url", "image_url": {"url": "data:,x"}}]}],
+        [{"role": "user", "content": "x" * 100}, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "rain"}],
+    ]  # fmt: skip
+    row = {
+        "candidate_id": "c",
+        "task": load(task_file).name,
+        "status": "ok",
+        "model": "m",
+        "prompt_tokens": 40,
+        "completion_tokens": 2,
+    }
+    rows = [row | {"custom_id": f"r-{i}", "messages": json.dumps(chat)} for i, chat in enumerate(chats)]
+    lake["training_data_raw"].append(pl.DataFrame(rows))
+    drawn = pl.DataFrame({"messages": [row["messages"] for row in rows], "model": "m"})
+    plans = cells.plan(3, budget=200, n_validation=24)
+    tables = {"raw": lake["training_data_raw"], "table": lake["icl_cells"]}
+    found = cells.cost(plans, drawn, n_report=0, task=load(task_file), **tables)
+    assert found.prompt_tokens == pytest.approx(40 * plans["n_requests"].sum())
+    texts = drawn.with_columns(messages=pl.lit(json.dumps([{"role": "user", "content": "x" * 100}])))
+    assert (
+        20 * plans["n_requests"].sum()
+        < cells.cost(plans, texts, n_report=0, task=load(task_file), **tables).prompt_tokens
+        < found.prompt_tokens
+    )
+
+
 def test_several_k_share_the_budget_and_no_k_is_refused():
     both = cells.plan([5, 3, 5], budget=400, n_validation=24)
     assert both["k"].unique().sort().to_list() == [3, 5]

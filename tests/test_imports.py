@@ -95,7 +95,7 @@ ARROWS = {
     "references": {"climb", "surrogate"},
     "climb": {"designs", "surrogate"},
     "icl": {"climb", "designs", "surrogate"},
-    "cells": {"batch", "evaluate", "icl", "task"},
+    "cells": {"batch", "evaluate", "icl", "lines", "task"},
     "evaluate": {"batch", "duplicates", "questions", "scoring", "stats", "task"},
     "chat": set(),
     "labels": {"chat", "text"},

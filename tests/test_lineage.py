@@ -139,6 +139,22 @@ def test_an_arm_is_linked_only_if_its_prompt_showed_the_row(lived):
     assert lived.lineage("r-0000")["evaluations"]["arm"].unique().to_list() == ["finetuned"]
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"content": None, "tool_calls": [{"type": "function", "function": {"name": "look", "arguments": "{}"}}]},
+        {"tool_calls": [{"type": "function", "function": {"name": "look", "arguments": "{}"}}]},
+        {"content": [{"type": "text", "text": "SAY 1"}]},
+    ],
+)
+def test_prompts_with_calls_and_parts_are_looked_through_too(lived, more):
+    prompt = [*turns("say 1"), {"role": "assistant"} | more, {"name": "no role"}, *turns("say 0", "SAY 0", "say x")]
+    rows = [raw(0, custom_id=f"e-icl-{c}", candidate_id=c, messages=json.dumps(prompt)) for c in ("x", "y")]
+    lived["training_data_raw"].upsert(pl.DataFrame(rows))
+    assert lived.lineage("r-0000")["evaluations"]["arm"].unique().sort().to_list() == ["finetuned", "icl"]
+    assert "evaluations" not in lived.lineage("r-0001")
+
+
 def test_decisions_are_told_in_their_order_and_those_about_another_text_as_such(lived):
     now = example(0)
     seen = decisions.event(now | {"output": "SAY NOTHING"}, "reject", reviewer="Ada")
