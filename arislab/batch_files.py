@@ -61,7 +61,7 @@ def read(requests: Path, results: Path, *, task: str) -> tuple[pl.DataFrame, pl.
                 "custom_id": batch.custom_id(request.body, sample=first + choice),
                 "candidate_id": _candidate(messages),
                 "input": lines.asked(messages),
-                "messages": batch.canonical(messages),
+                "messages": lines.as_written(messages),
                 "tools": lines.offered(request.body),
                 "model": request.body.get("model"),
                 "metadata": json_text.dumps(kept),

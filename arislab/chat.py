@@ -239,12 +239,23 @@ def answer(output: str | None, tool_calls: str | None) -> Message:
     if not tool_calls:
         return message
     try:
-        said = json.loads(output or "")
+        value, came = json.loads(output or ""), json.loads(tool_calls)
     except ValueError:
         return message  # somebody wrote a text in place of the calls
-    if isinstance(said, dict) and isinstance(said.get("tool_calls"), list):
-        return message | {"content": said.get("content"), "tool_calls": said["tool_calls"]}
-    return message | {"content": None, "tool_calls": said} if isinstance(said, list) and said else message
+    text, calls = None, value
+    if isinstance(value, dict):
+        text, calls = value.get("content"), value.get("tool_calls")
+    if not isinstance(calls, list) or not calls:
+        return message
+    # the output is written with sorted keys, which is not how the model was shown them, nor how it wrote them
+    is_as_it_came = _sorted(calls) == _sorted(came)
+    if not is_as_it_came and not all(isinstance(call, dict) for call in calls):
+        return message  # a list, but none of calls
+    return message | {"content": text, "tool_calls": came if is_as_it_came else calls}
+
+
+def _sorted(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def said(text: str | None, calls: Sequence[Any]) -> Any:

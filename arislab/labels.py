@@ -427,12 +427,16 @@ class _Labeller:
         raise _Refused("tools", f"{STATUSES['tools']}{f' ({why})' if why else ''}")
 
 
-_FIELDS = ("role", "content", "tool_calls", "tool_call_id", "name")
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Names under which servers hand what was thought before a call to the template, which writes it while the tools are at work."""
+_FIELDS = ("role", "content", "tool_calls", "tool_call_id", "name", *_REASONING)
 
 
 def _is_message(message: Any) -> bool:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         return False
+    if message.get("function_call") or not all(isinstance(message.get(name), str | None) for name in _REASONING):
+        return False  # no template writes the older form of a call, so that it would be left out
     calls = message.get("tool_calls")
     if calls and message["role"] == "assistant":
         return _are_calls(calls) and isinstance(message.get("content"), str | None)

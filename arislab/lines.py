@@ -22,7 +22,7 @@ servers or batches.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from typing import IO, Any
 
@@ -57,6 +57,15 @@ def canonical(value: Any) -> str:
         ValueError: NaN or infinity, which JSON does not have.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def as_written(value: Any) -> str:
+    """Return JSON in the order of its keys, which chat templates write out: where a model is shown tools and calls, the order is text.
+
+    Raises:
+        ValueError: As ``canonical``.
+    """
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def encode(custom_id: str, body: str) -> bytes:
@@ -205,7 +214,7 @@ def _answer(choice: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         "status": status,
         "error": None,
         "llm_output": refusal if text is None and refusal else text,
-        "tool_calls": _json(calls) if calls else None,
+        "tool_calls": _json(calls, as_written) if calls else None,
         "finish_reason": reason if isinstance(reason, str) else None,
         "prompt_tokens": _count(usage.get("prompt_tokens")),
         "completion_tokens": _count(usage.get("completion_tokens")),
@@ -241,9 +250,9 @@ def _said(message: dict[str, Any], choice: dict[str, Any]) -> str | None:
 
 
 def offered(body: dict[str, Any]) -> str | None:
-    """Return the tools that a request offers, as JSON; the older functions are tools; null if it offers none."""
+    """Return the tools that a request offers, as JSON in the order of its keys; the older functions are tools; null if it offers none."""
     tools = body.get("tools") or [{"type": "function", "function": one} for one in _listed(body.get("functions"))]
-    return canonical(tools) if tools else None
+    return as_written(tools) if tools else None
 
 
 def _calls(message: dict[str, Any]) -> list[Any]:
@@ -276,9 +285,9 @@ def _logprob(token: Any) -> float | None:
     return float(value) if -1e300 < value < 1e300 else None
 
 
-def _json(value: Any) -> str:
+def _json(value: Any, form: Callable[[Any], str] = canonical) -> str:
     try:
-        return canonical(value)
+        return form(value)
     except (ValueError, RecursionError) as error:  # not from a line that parse read, but for hundreds of levels
         return canonical({"message": f"what the server said is no JSON: {type(error).__name__}"})
 

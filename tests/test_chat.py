@@ -158,6 +158,10 @@ def test_an_answer_and_its_record_are_the_same_message():
             "content": text,
             "tool_calls": CALLS,
         }
+    moved = [CALLS[0] | {"function": {"name": "map", "arguments": '{"town": "Bonn"}'}}]
+    assert chat.answer(json.dumps(moved), json.dumps(CALLS))["tool_calls"] == moved
+    for text in ('["Ulm", "Bonn"]', "[{}, 1]", '{"content": "Ulm."}', '{"tool_calls": []}', "7"):
+        assert chat.answer(text, json.dumps(CALLS)) == {"role": "assistant", "content": text}
     assert chat.answer("[]", json.dumps(CALLS)) == {"role": "assistant", "content": "[]"}
     assert chat.answer("no JSON", json.dumps(CALLS)) == {"role": "assistant", "content": "no JSON"}
 
@@ -231,7 +235,7 @@ def test_a_recorded_call_is_replayed_as_a_call():
     row |= {"finish_reason": "tool_calls", "prompt_tokens": 3, "completion_tokens": 5, "logprob_mean": None}
     made = replay._answer(engines.Request(0, "r-1", {}, 0), row)
     again = lines.outcome({"response": {"status_code": 200, "body": json.loads(made.body)}}, "completed")
-    assert (again["tool_calls"], json.loads(again["llm_output"])) == (lines.canonical(CALLS), CALLS)
+    assert (again["tool_calls"], json.loads(again["llm_output"])) == (lines.as_written(CALLS), CALLS)
 
 
 def test_a_row_without_the_columns_reads_them_as_null(lake):

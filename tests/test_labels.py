@@ -529,3 +529,22 @@ def test_a_text_that_a_reviewer_wrote_in_place_of_a_call_is_a_text(speakers):
     moved = [CALL[0] | {"function": {"name": "weather", "arguments": '{"town": "Ulm"}'}}]
     row = label(tokenizer, [USER], json.dumps(moved), tools=TOOLS, calls=CALL)
     assert '{"town": "Ulm"}' in learned(tokenizer, row)
+
+
+def test_what_was_thought_before_a_call_stands_in_the_prompt_as_servers_write_it(speakers):
+    tokenizer, kwargs = speakers["qwen3"]
+    asks = {"role": "assistant", "content": "", "tool_calls": CALL, "reasoning_content": "The town is Polish."}
+    before = [USER, asks, {"role": "tool", "content": "rain", "tool_call_id": "call_7"}]
+    row = label(tokenizer, before, "It rains.", kwargs=kwargs, tools=TOOLS)
+    assert (row["status"], learned(tokenizer, row)) == ("ok", "It rains.<|im_end|>")
+    assert "<think>\nThe town is Polish.\n</think>\n\n<tool_call>" in tokenizer.decode(row["input_ids"])
+    odd = [USER, asks | {"reasoning_content": ["The town"]}, before[2]]
+    assert label(tokenizer, odd, "It rains.", kwargs=kwargs, tools=TOOLS)["status"] == "bad_messages"
+
+
+def test_an_older_call_in_the_conversation_is_not_left_out_of_it(speakers):
+    """No template writes ``function_call``: the conversation would go on as if nothing had been called."""
+    tokenizer, _ = speakers["qwen2_5"]
+    asks = {"role": "assistant", "content": "I look.", "function_call": CALL[0]["function"]}
+    assert label(tokenizer, [USER, asks, USER], "It rains.", tools=TOOLS)["status"] == "bad_messages"
+    assert label(tokenizer, [USER, asks | {"function_call": None}, USER], "It rains.", tools=TOOLS)["status"] == "ok"
