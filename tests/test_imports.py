@@ -139,7 +139,7 @@ ARROWS = {
         "tablelog",
         "whole",
     },
-    "server": {"chat", "isolation", "json_text", "masking", "pause", "text", "tiny"},
+    "server": {"chat", "isolation", "json_text", "masking", "pause", "text", "tiny", "whole"},
     "tiny": {"chat", "tables", "task", "whole"},  # one renderer of chat templates for training and serving
     "verify": {
         "canonical",

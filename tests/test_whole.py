@@ -14,6 +14,7 @@ from conftest import people
 
 from arislab import batch_cli, engine, finetune, ledger, runs, storage, whole
 from arislab.errors import BatchError, PrerequisiteError
+from arislab.server import store
 
 EXAMPLES = pl.DataFrame([{"messages": json.dumps([{"role": "user", "content": "Hi"}]), "output": "Good day."}])
 WRITERS = {  # what each writes at a path
@@ -106,12 +107,15 @@ def test_locking_empties_no_file_that_a_link_points_to(somebodys):
     folder, mine = somebodys
     (folder / ".locks").mkdir()
     (folder / ".locks" / "candidates").symlink_to(mine)
+    (folder / "lock").symlink_to(mine)
     (folder / "papermill_runs" / ".locks").mkdir(parents=True)
     (folder / "papermill_runs" / ".locks" / "curate").symlink_to(mine)
     with storage.turn(folder / "candidates"):
         pass
     with pytest.raises(PrerequisiteError, match="cannot write"), runs.lock(folder, "curate"):
         pass
+    with pytest.raises(OSError, match="symbolic links"):
+        store._lock(folder)
     assert mine.read_text() == "mine"
 
 

@@ -29,6 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
+from arislab import whole
 from arislab.errors import PrerequisiteError
 
 log = logging.getLogger("arislab.server")
@@ -568,22 +569,20 @@ def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
             db.execute("rollback")
 
 
-def _lock(data: Path) -> IO[str]:
+def _lock(data: Path) -> IO[bytes]:
     """Take the folder for this process; the kernel gives it back however the process ends."""
-    file = (data / "lock").open("a+")
+    file = whole.opened(data / "lock")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        owner = file.read().strip() or "unknown"
+        owner = file.read().decode(errors="replace").strip() or "unknown"
         file.close()
         raise PrerequisiteError(
             f"{str(data)!r} is in use by another arislab server (pid {owner}); stop that one, use its url, or give this one a folder of its own with --data"
         ) from None
-    file.seek(0)
-    file.truncate()
-    file.write(f"{os.getpid()}\n")
-    file.flush()
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n".encode())
     return file
 
 
