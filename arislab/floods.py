@@ -1,7 +1,8 @@
-"""An IPython extension of the kernels of recorded runs: what a cell prints ends somewhere.
+"""An IPython extension of the kernels of recorded runs: what a cell prints and shows ends somewhere.
 
-A loop that prints a gigabyte would fill the disk with its log, and one text of that size the memory of whoever receives it; so the kernel
-itself stops passing it on, and says how much it left out. This module loads nothing of arislab.
+A loop that prints a gigabyte would fill the disk with its log, and one text or display of that size the memory of whoever receives it; so the
+kernel itself stops passing it on, and says how much it left out. What a kernel sends is received whole before anybody can look at it: the
+bytes that a widget sends beside its state are not looked at here. This module loads nothing of arislab.
 """
 
 import sys
@@ -10,6 +11,10 @@ from typing import Any
 
 CELL_CHARACTERS = 10_000_000
 """Most characters that a cell's stdout, and its stderr, pass on."""
+MESSAGE_BYTES = 100_000_000
+"""Most bytes of one message, such as a display or an error; of a cell's displays a record keeps fewer."""
+_TEXT_CHARACTERS = 100_000
+"""Most characters of a text that are left in a message that was too large."""
 
 
 class _Limited:
@@ -39,8 +44,46 @@ class _Limited:
         self.left, self.n_dropped = CELL_CHARACTERS, 0
 
 
+def _packed(content: dict[str, Any], pack: Callable[[Any], bytes]) -> bytes:
+    """The content of a message as it is sent; of one that is too large, what is short in it, and a note."""
+    packed = pack(content)
+    if len(packed) <= MESSAGE_BYTES:
+        return packed
+    note = f"[{len(packed):,} bytes were shown at once and not kept: a cell passes on {MESSAGE_BYTES:,}]"
+    if not ("data" in content and "metadata" in content):
+        return pack(_cut(content, note))
+    short = {
+        kind: text for kind, text in content["data"].items() if isinstance(text, str) and len(text) <= _TEXT_CHARACTERS
+    }
+    short["text/plain"] = f"{short.get('text/plain', '')}\n{note}".lstrip("\n")
+    return pack(content | {"data": short})
+
+
+def _cut(value: Any, note: str) -> Any:
+    """A value whose long texts are cut: the message of an error, or what a widget shows."""
+    if isinstance(value, dict):
+        return {name: _cut(part, note) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_cut(part, note) for part in value]
+    is_long = isinstance(value, str) and len(value) > _TEXT_CHARACTERS
+    return f"{value[:_TEXT_CHARACTERS]}\n{note}" if is_long else value
+
+
+def _limit_messages(session: Any) -> None:
+    serialize = session.serialize
+
+    def limited(msg: dict[str, Any], ident: Any = None) -> Any:
+        content = msg.get("content")
+        if isinstance(content, dict):
+            msg = {**msg, "content": _packed(content, session.pack)}
+        return serialize(msg, ident)
+
+    session.serialize = limited
+
+
 def load_ipython_extension(shell: Any) -> None:
-    """Limit stdout and stderr of this kernel."""
+    """Limit stdout, stderr and the messages of this kernel."""
+    _limit_messages(shell.display_pub.session)
     for stream in (sys.stdout, sys.stderr):
         limited = _Limited(stream.write)
         stream.write = limited  # type: ignore[method-assign] # the kernel's stream; a wrapper would hide its other methods

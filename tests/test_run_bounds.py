@@ -64,6 +64,47 @@ def test_a_picture_that_is_drawn_again_and_again_is_not_a_flood(root, monkeypatc
     assert output.data["text/plain"].endswith("39'")
 
 
+PEAK = """
+import json, pathlib, re, sys
+from test_run_bounds import ran
+def peak_mb(): return int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) / 1024
+root, *cells = sys.argv[1:]
+ran(pathlib.Path(root), "'small'")
+before = peak_mb()
+record = ran(pathlib.Path(root), *cells)
+print(json.dumps([peak_mb() - before, record.status, record.reason, str(record.folder)]))
+"""
+SHOWN = {
+    "a display": "from IPython.display import HTML, display\ndisplay(HTML('<p>' + 'x' * 300_000_000))",
+    "many parts of one display": "from IPython.display import JSON, display\ndisplay(JSON(['x' * 1_000_000] * 300))",
+    "a value": "class Long:\n    def __repr__(self): return 'x' * 300_000_000\nLong()",
+    "an error": "raise ValueError('why: ' + 'x' * 300_000_000)",
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak of a process's memory is read from /proc")
+@pytest.mark.parametrize("what", SHOWN)
+def test_one_large_display_is_not_held_by_who_receives_it(root, what):
+    command = [sys.executable, "-c", PEAK, str(root), SHOWN[what]]
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    peak_mb, status, reason, folder = json.loads(done.stdout.splitlines()[-1])
+    assert peak_mb < 150
+    assert status == ("failed" if what == "an error" else "ok")
+    assert reason is None or reason.startswith("ValueError: why: xxx")
+    text = (Path(folder) / "notebook.ipynb").read_text()
+    assert "bytes were shown at once and not kept: a cell passes on 100,000,000" in text
+    assert len(text) < 1_000_000
+
+
+def test_a_display_within_the_bound_arrives_whole(root):
+    record = ran(root, "from IPython.display import HTML, display\ndisplay(HTML('<p>' + 'é' * 20_000_000))")
+    assert record.status == "ok"
+    (kept,) = (record.folder / "outputs").iterdir()
+    assert kept.read_text() == "<p>" + "é" * 20_000_000
+
+
 # ---- displays that fail
 
 
