@@ -29,7 +29,7 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
     that have rows here; it need not know the others. Profile and category of a row without messages are about its own question.
     """
     frame = raw.rename({"llm_output": "output"})
-    if candidates is not None and candidates.height:
+    if candidates is not None:
         new = [
             c
             for c in ("profile", "company", "title", "category", "use_case")

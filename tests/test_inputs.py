@@ -260,7 +260,7 @@ def test_what_is_wrong_in_a_parquet_file_is_named_by_row(tmp_path, column, value
         if "input" in how:
             return inputs.outputs(file, task="t", output="firm", **how)
         frame = inputs.candidates(file, **{"id": "nr"} | how)
-        placed = inputs.placed(frame, NOBODY, asked=inputs.by_column("text"))
+        placed = inputs.placed(frame, NOBODY, asked=inputs.by_column("text")).frame
         return inputs.refuse_torn_groups(file, frame, placed)
 
     with pytest.raises(PrerequisiteError, match=message) as refused:

@@ -72,7 +72,7 @@ def test_a_passing_fault_counts_batches_not_tries_and_remembers_them_over_a_rest
             await engine.start()
             request = engines.Request(0, "odd \n id", {"model": "m", "messages": [{"role": "user", "content": "x"}]}, 0)
             await engine.run(
-                [engines.Request(**{f: getattr(request, f) for f in request.__slots__} | {"batch": batch_id})],
+                [request._replace(batch=batch_id)],
                 results.append,
             )
             await engine.stop()
