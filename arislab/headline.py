@@ -12,7 +12,7 @@ from typing import Any
 
 from arislab.errors import BatchError, ParameterError
 from arislab.formats import number_text
-from arislab.text import html
+from arislab.text import AS_IS, html
 
 HEADLINE_MIME = "application/vnd.arislab.headline+json"
 
@@ -33,7 +33,7 @@ class Account:
         return f"{self.total:,} {self.label} = " + " + ".join(parts)
 
     def _repr_html_(self) -> str:
-        return f"<b>{html(repr(self))}</b>"
+        return f"<b {AS_IS}>{html(repr(self))}</b>"
 
 
 def account(total: int, *, label: str = "candidates", **states: int) -> Account:
@@ -76,7 +76,7 @@ class Headline:
         caption = f"<caption>{html(_account_text(self.numbers))}</caption>" if "account" in self.numbers else ""
         return {
             "text/plain": repr(self),
-            "text/html": f"<table>{caption}{rows}</table>",
+            "text/html": f"<table {AS_IS}>{caption}{rows}</table>",
             HEADLINE_MIME: self.numbers,
         }
 

@@ -24,7 +24,7 @@ import polars as pl
 
 from arislab import chat
 from arislab.errors import PrerequisiteError
-from arislab.text import html
+from arislab.text import AS_IS, html
 
 STATUSES = {
     "ok": "trained",
@@ -571,7 +571,7 @@ class Preview:
             for row_id, prompt, trained in self.rows
         ]
         counts = ", ".join(f"{html(status)} {n}" for status, n in self.counts.items())
-        return f"<div>{''.join(parts)}<small>marked: trained · rows: {counts}</small></div>"
+        return f"<div {AS_IS}>{''.join(parts)}<small>marked: trained · rows: {counts}</small></div>"
 
 
 def preview(tokenized: pl.DataFrame, tokenizer: Any, *, n: int = 3) -> Preview:

@@ -38,7 +38,7 @@ from arislab import conditions, digests, place, storage, tables, whole
 from arislab.conditions import Where
 from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.place import root
-from arislab.text import html
+from arislab.text import AS_IS, html
 
 __all__ = ["Lake", "Table", "root"]
 
@@ -219,7 +219,7 @@ class Lake:
         )
         if not rows:
             return "<i>The lake is empty: run <code>arislab demo</code>, or import candidates.</i>"
-        return f"<table><tr><th>table</th><th>rows</th><th>version</th><th></th></tr>{rows}</table>"
+        return f"<table {AS_IS}><tr><th>table</th><th>rows</th><th>version</th><th></th></tr>{rows}</table>"
 
 
 class Table:

@@ -9,7 +9,7 @@ import polars as pl
 
 from arislab import records
 from arislab.formats import headline_line
-from arislab.text import html
+from arislab.text import AS_IS, html
 
 _SCHEMA: dict[str, Any] = {
     "run_id": pl.String,
@@ -45,7 +45,7 @@ class Runs(pl.DataFrame):
         )
         more = f"<caption>the newest 50 of {self.height:,} runs</caption>" if self.height > 50 else ""
         head = "<tr><th>run</th><th>phase</th><th>status</th><th>seconds</th><th>headline, or why not ok</th></tr>"
-        return f"<table>{more}{head}{rows}</table>" if rows else "<i>No runs yet: <code>arislab demo</code></i>"
+        return f"<table {AS_IS}>{more}{head}{rows}</table>" if rows else "<i>No runs yet: <code>arislab demo</code></i>"
 
 
 _COLOURS = {"ok": "#2e7d32", "failed": "#c62828", "killed": "#c62828", "timeout": "#c62828", "lost": "#ef6c00"}

@@ -20,6 +20,8 @@ _STEERING = re.compile(
     "|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"  # order of writing, and other line ends
     "|[\U000e0000-\U000e007f]"  # tags: letters that nobody sees
 )
+AS_IS = 'class="mathjax_ignore tex2jax_ignore"'
+"""Of HTML elements that hold names and texts of others: elsewhere Jupyter shows what stands between two dollar signs as a formula."""
 _HIDDEN_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
 
 

@@ -194,9 +194,11 @@ def test_no_display_shows_markup_of_others(poisoned):
         runs.headline(runs.account(1, label=EVIL, **{EVIL: 1}), **{EVIL: EVIL})._repr_mimebundle_()["text/html"],
         runs.account(1, label=EVIL, **{EVIL: 1})._repr_html_(),
     ]
+    shown.append(labels.Preview((("r-1", "from $50k", "to $70k"),), {"ok": 1})._repr_html_())
     for markup in shown:
         assert "<script" not in markup
         assert steers(markup) == []
+        assert re.match(rf"<\w+ {text.AS_IS}>", markup), "no formula is made of two prices"
 
 
 def test_every_escape_for_html_goes_through_one_function():
