@@ -394,7 +394,7 @@ def check_line(raw: bytes, endpoint: str, limits: Limits) -> tuple[str, Record]:
     if len(raw) > limits.line_bytes:
         raise _BadLineError("line_too_long", f"a line may have {limits.line_bytes} bytes; shorten its texts")
     try:
-        line = orjson.loads(raw)  # a look; what is sent is read again, with long integers exact
+        line = json_text.loads_whole(raw)
     except orjson.JSONDecodeError as error:
         raise _BadLineError(
             "invalid_json_line", f"this line is not valid JSON: {error.msg} at column {error.colno}"
