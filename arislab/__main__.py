@@ -6,7 +6,7 @@ import warnings
 from typing import Any, TextIO
 
 from arislab.errors import ArislabError
-from arislab.text import print
+from arislab.system.text import print
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
-from arislab import whole
 from arislab.errors import ParameterError, PrerequisiteError
-from arislab.text import json_text, print
+from arislab.system import files
+from arislab.system.text import json_text, print
 
 app = typer.Typer(no_args_is_help=True, help="Send a file of requests through any Files + Batches server.")
 
@@ -304,7 +304,7 @@ def _table(frame: Any, *, as_json: bool) -> None:
 def _write(path: Path, lines: Iterator[str]) -> None:
     """Write a file whole or not at all."""
     try:
-        with whole.written(path) as file:
+        with files.written(path) as file:
             file.writelines(f"{line}\n".encode() for line in lines)
     except OSError as error:
         raise PrerequisiteError(f"cannot write {path} ({error.strerror}); choose another file with --out.") from None

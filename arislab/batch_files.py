@@ -17,9 +17,10 @@ from typing import Any
 
 import polars as pl
 
-from arislab import batch, files, inputs, json_text, lines
+from arislab import batch, files, inputs, lines
 from arislab.errors import PrerequisiteError
 from arislab.results import SCHEMA
+from arislab.system import json_text
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from arislab.place import RUN_ID
+from arislab.system.paths import RUN_ID
 
 VOLATILE_TAG = "volatile-output"
 """Tag of a cell whose output shows measured times; such outputs are left out of comparisons, and counted."""

@@ -10,9 +10,9 @@ import typer
 
 from arislab import batch_cli, import_cli, runs_cli
 from arislab.errors import ParameterError, PrerequisiteError
-from arislab.place import enter
 from arislab.runs_cli import open_lake, perform
-from arislab.text import json_text, print
+from arislab.system.paths import enter
+from arislab.system.text import json_text, print
 
 app = typer.Typer(
     no_args_is_help=True,

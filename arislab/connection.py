@@ -16,11 +16,11 @@ from pathlib import Path
 from random import uniform
 from typing import Any
 
-from arislab import masking
 from arislab.dialect import DIALECTS, Dialect, dialect
 from arislab.errors import BatchError, ParameterError, PrerequisiteError, closest
 from arislab.isolation import Isolation
-from arislab.pause import retry_after_s
+from arislab.system import masking
+from arislab.system.pause import retry_after_s
 
 _PATIENCE_S = 120.0
 

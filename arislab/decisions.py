@@ -22,7 +22,7 @@ from typing import Any
 
 import polars as pl
 
-from arislab import json_text
+from arislab.system import json_text
 
 VERDICTS = ("approve", "reject", "edit", "adjudicate")
 """Decisions that settle a row. skip and label settle nothing; undo takes one event of the same reviewer back."""

@@ -14,7 +14,7 @@ import polars as pl
 
 from arislab import tables
 from arislab.canonical import short
-from arislab.place import RUN_ID
+from arislab.system.paths import RUN_ID
 
 _CHUNK_ROWS = 10_000
 

@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 import polars as pl
 
-from arislab import masking
 from arislab.connection import client_of
 from arislab.dialect import DIALECTS, STATUSES, TERMINAL
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.lines import ANSWERED, URL, outcome, parse, split
+from arislab.system import masking
 
 COLUMNS = {"check": pl.String, "verdict": pl.String, "seen": pl.String, "client": pl.String, "bridged": pl.Boolean}
 CHECKS: dict[str, tuple[bool, str]] = {

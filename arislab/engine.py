@@ -18,8 +18,8 @@ from typing import Any
 
 import orjson
 
-from arislab import whole
-from arislab.text import html
+from arislab.system import files
+from arislab.system.text import html
 
 CAP_BYTES = 256_000
 """Most bytes of output that a cell keeps in the notebook."""
@@ -195,7 +195,7 @@ def replace(path: Path, text: str) -> None:
     Raises:
         OSError: It cannot be written; what stood there still does.
     """
-    with whole.written(path) as file:
+    with files.written(path) as file:
         file.write(text.encode(errors="surrogateescape"))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import ParameterError, closest
-from arislab.text import html
+from arislab.system.text import html
 
 GROUPS = ("category", "use_case", "difficulty", "model")
 KEPT, DROPPED, LINE = "#2f7d5b", "#c3cad1", "#24292f"

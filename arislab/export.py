@@ -23,9 +23,10 @@ from urllib.parse import quote
 
 import polars as pl
 
-from arislab import canonical, chat, lines, masking, run_files
+from arislab import canonical, chat, lines, run_files
 from arislab.errors import PrerequisiteError
 from arislab.headline import as_text
+from arislab.system import masking
 from arislab.task import Task
 
 CRATE = "https://w3id.org/ro/crate/1.1"

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from arislab import csv_text, json_text
+from arislab import csv_text
 from arislab.errors import ParameterError, PrerequisiteError, closest
-from arislab.json_text import Number
+from arislab.system import json_text
+from arislab.system.json_text import Number
 
 TYPES = ("text", "int", "float", "bool", "json")
 """What a column's texts may be taken as, if asked for."""

@@ -32,7 +32,7 @@ from typing import Any
 
 import polars as pl
 
-from arislab import chat, whole
+from arislab import chat
 from arislab.errors import ParameterError, PrerequisiteError, TrainingError, closest
 from arislab.labels import (
     STATUSES,
@@ -47,6 +47,7 @@ from arislab.labels import (
     resolve_model,
     tokenize,
 )
+from arislab.system import files
 
 __all__ = [
     "STATUSES",
@@ -116,7 +117,7 @@ def export_jsonl(examples: pl.DataFrame, path: str | Path) -> int:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole.written(path) as file:
+    with files.written(path) as file:
         for row in examples.iter_rows(named=True):
             answer = chat.answer(row["output"], row.get("tool_calls"))
             line = {"messages": [*json.loads(row["messages"]), answer]}

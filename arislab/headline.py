@@ -12,7 +12,7 @@ from typing import Any
 
 from arislab.errors import BatchError, ParameterError
 from arislab.formats import number_text
-from arislab.text import AS_IS, html
+from arislab.system.text import AS_IS, html
 
 HEADLINE_MIME = "application/vnd.arislab.headline+json"
 

@@ -9,7 +9,7 @@ import typer
 
 from arislab import runs_cli
 from arislab.errors import ParameterError
-from arislab.text import print
+from arislab.system.text import print
 
 
 def import_file(

@@ -18,9 +18,10 @@ from typing import Any
 import orjson
 import polars as pl
 
-from arislab import duplicates, json_text, lines, questions, tables
+from arislab import duplicates, lines, questions, tables
 from arislab.errors import PrerequisiteError, TaskError
 from arislab.files import Rows
+from arislab.system import json_text
 
 THRESHOLD = 0.8
 """Jaccard similarity of word 3-shingles from which two questions are one group, as in phase 5's search for leaks."""

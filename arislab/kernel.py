@@ -20,10 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from arislab import engine, process
+from arislab import engine
 from arislab.headline import HEADLINE_MIME
 from arislab.parameters import plain
-from arislab.text import terminal
+from arislab.system import processes
+from arislab.system.text import terminal
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -215,8 +216,8 @@ def _end_children(kernel: dict[str, Any], run_id: str | None) -> list[str]:
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(kernel["pid"], signal.SIGTERM)
-    left = kernel.get("children", set()) | (process.with_variable("ARISLAB_RUN_ID", run_id) if run_id else set())
-    return process.end(left, patience_s=_CHILDREN_S) if left else []
+    left = kernel.get("children", set()) | (processes.with_variable("ARISLAB_RUN_ID", run_id) if run_id else set())
+    return processes.end(left, patience_s=_CHILDREN_S) if left else []
 
 
 def _run(
@@ -394,7 +395,7 @@ def _manager_class(cwd: Path, env: dict[str, str], raw: Any, kernel: dict[str, A
             return client
 
         async def start_kernel(self, **settings: Any) -> Any:  # type: ignore[override]
-            arguments = [*settings.get("extra_arguments", ()), "--IPKernelApp.extra_extensions=arislab.floods"]
+            arguments = [*settings.get("extra_arguments", ()), "--IPKernelApp.extra_extensions=arislab.system.floods"]
             options = {"cwd": str(cwd), "env": env, "stdout": raw, "stderr": raw, "extra_arguments": arguments}
             await super().start_kernel(**{**settings, **options})
             kernel["pid"] = getattr(self.provisioner, "pid", None)
@@ -403,7 +404,7 @@ def _manager_class(cwd: Path, env: dict[str, str], raw: Any, kernel: dict[str, A
             with contextlib.suppress(OSError, IndexError):
                 text = Path(f"/proc/{kernel['pid']}/status").read_text(encoding="utf-8")
                 kernel["peak_rss_mb"] = round(int(text.split("VmHWM:")[1].split()[0]) / 1024, 1)
-            kernel["children"] = process.descendants(kernel["pid"]) if kernel.get("pid") else set()
+            kernel["children"] = processes.descendants(kernel["pid"]) if kernel.get("pid") else set()
             # once the run was stopped, the end of the running cell is not waited for
             stopped = kernel.get("now") or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
             return await super().shutdown_kernel(now=now or stopped, restart=restart)

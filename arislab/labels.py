@@ -24,7 +24,7 @@ import polars as pl
 
 from arislab import chat
 from arislab.errors import PrerequisiteError
-from arislab.text import AS_IS, html
+from arislab.system.text import AS_IS, html
 
 STATUSES = {
     "ok": "trained",

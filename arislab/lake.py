@@ -34,11 +34,12 @@ from typing import Any
 
 import polars as pl
 
-from arislab import conditions, digests, place, storage, tables, whole
+from arislab import conditions, digests, storage, tables
 from arislab.conditions import Where
 from arislab.errors import LakeError, PrerequisiteError, closest
-from arislab.place import root
-from arislab.text import AS_IS, html
+from arislab.system import files, paths
+from arislab.system.paths import root
+from arislab.system.text import AS_IS, html
 
 __all__ = ["Lake", "Table", "root"]
 
@@ -66,7 +67,7 @@ class Lake:
     """
 
     def __init__(self, path: str | Path | None = None, *, run_id: str | None = None) -> None:
-        self.path = str(root() / "data" / "lake" if path is None else place.usable(path, "the lake's folder"))
+        self.path = str(root() / "data" / "lake" if path is None else paths.usable(path, "the lake's folder"))
         self.run_id = run_id or os.environ.get("ARISLAB_RUN_ID") or self._by_hand() or "interactive"
         self.data = Path(self.path).parent
         """Folder beside the tables: batches, models and exports live there."""
@@ -181,7 +182,7 @@ class Lake:
             raise PrerequisiteError(f"cannot export to {target.name!r}; the ending must be .parquet, .csv or .jsonl.")
         frame = self[table].read(where=where)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole.written(target) as file:
+        with files.written(target) as file:
             write(frame, file)
         return target
 

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from arislab import masking, whole
 from arislab.errors import BatchError, PrerequisiteError
 from arislab.lines import ANSWERED, parse, split
+from arislab.system import files, masking
 
 UNSENT = ("planned", "uploading", "creating")
 OPEN = (*UNSENT, "submitted")
@@ -355,9 +355,9 @@ def keep(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole.written(path) as file:
+        with files.written(path) as file:
             file.write(content)
-        whole.sync(path.parent.parent)
+        files.sync(path.parent.parent)
     except OSError as error:
         raise BatchError(
             f"cannot write {path} ({error.strerror}); make room and run the cell again: nothing is lost at the server."

@@ -28,7 +28,8 @@ from typing import IO, Any
 
 import orjson
 
-from arislab import chat, json_text
+from arislab import chat
+from arislab.system import json_text
 
 URL = "/v1/chat/completions"
 ANSWERED = ("ok", "truncated", "refused", "empty")

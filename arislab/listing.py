@@ -12,8 +12,8 @@ from typing import Any
 
 from arislab import records
 from arislab.formats import headline_line
-from arislab.place import enter
-from arislab.text import one_line, print
+from arislab.system.paths import enter
+from arislab.system.text import one_line, print
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -24,9 +24,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from arislab import masking
 from arislab.errors import ParameterError, PrerequisiteError, closest
 from arislab.parameter_file import Written, meant
+from arislab.system import masking
 
 _SECRET = re.compile(
     r"(^|_)(token|secret|password|passwd|(api|access|secret|private)_?key)(?!_(file|path|env|variable))(_|$)",

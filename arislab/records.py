@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from arislab import run_files
 from arislab.errors import PrerequisiteError, closest
-from arislab.place import RUN_ID
 from arislab.run_files import COLUMNS, OPEN
+from arislab.system.paths import RUN_ID
 
 if TYPE_CHECKING:
     from arislab import run_index

@@ -14,8 +14,8 @@ This module does not know files or servers.
 
 from typing import Any
 
-from arislab import json_text
 from arislab.lines import URL, canonical
+from arislab.system import json_text
 
 MAX_ID = 512
 """Characters of a custom_id; as many as arislab's own server takes, and more than some others do."""

@@ -20,7 +20,7 @@ from arislab.decisions import live as live
 from arislab.decisions import progress as progress
 from arislab.errors import ArislabError, ParameterError
 from arislab.panel import View, as_typed
-from arislab.text import html
+from arislab.system.text import html
 
 LABELS = ("helpful", "wrong facts", "bad format", "too vague", "unfair")
 NEAR_CUT, TOP = 0.4, 0.2

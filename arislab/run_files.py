@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from arislab import process
 from arislab.errors import PrerequisiteError
-from arislab.place import RUN_ID
+from arislab.system import processes
+from arislab.system.paths import RUN_ID
 
 OPEN = ("created", "running")
 _SILENT_S = 30.0  # without a sign of life from another machine for this long, a run is lost
@@ -95,7 +95,7 @@ def seen(run: dict[str, Any]) -> dict[str, Any]:
     """Return the record as a reader sees it now: one without a verdict may be lost."""
     if run["status"] not in OPEN:
         return run
-    is_gone = process.gone(run["supervisor"])
+    is_gone = processes.gone(run["supervisor"])
     if is_gone is None:
         heart = Path(run["folder"]) / "heartbeat"
         with contextlib.suppress(OSError):

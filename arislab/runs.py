@@ -36,7 +36,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from arislab import canonical, digests, masking, openlineage, process, provenance, run_files, signing, whole
+from arislab import canonical, digests, openlineage, provenance, run_files, signing
 from arislab.engine import INJECTED, replace
 from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.headline import Account, Headline, account, as_text, headline
@@ -44,6 +44,8 @@ from arislab.kernel import Job, Log, Outcome, Stopped, run, stoppable, supervise
 from arislab.parameters import Parameter, as_code, convert, notebook_json, parameters_of, plain
 from arislab.records import as_json
 from arislab.runs_frame import Runs, list_runs
+from arislab.system import files as whole_files
+from arislab.system import masking, processes
 from arislab.tablelog import reads_and_writes
 
 __all__ = [
@@ -252,7 +254,7 @@ def from_papermill(nb: Any, **settings: Any) -> Any:
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.iorw import write_ipynb
 
-    from arislab.place import root as found_root
+    from arislab.system.paths import root as found_root
 
     root, source, output = found_root(), Path(settings["input_path"]), settings.get("output_path")
     name = phase_of(str(nb.metadata.get("arislab", {}).get("phase") or source.stem))
@@ -335,7 +337,7 @@ class Recording:
             task=task,
             code=code | {"package_sha256": provenance.package_sha256()},
             environment=environment,
-            supervisor=process.identity(os.getpid()),
+            supervisor=processes.identity(os.getpid()),
             root=str(root),
             **fields | {"parameters_from": dict.fromkeys(in_force, "default") | fields["parameters_from"]},
         )
@@ -638,7 +640,7 @@ def _make_folder(folder: Path, record: str) -> bool:
         if folder.exists():
             return False
         raise
-    whole.sync(folder.parent)
+    whole_files.sync(folder.parent)
     return True
 
 
@@ -685,7 +687,7 @@ def lock(root: Path, phase: str, *, wait: bool = False) -> Iterator[None]:
     path = root / "papermill_runs" / ".locks" / phase
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = whole.opened(path)
+        file = whole_files.opened(path)
     except OSError as error:
         raise PrerequisiteError(
             f"cannot write to {path.parent.parent} ({error.strerror}); choose another folder with --root."
@@ -743,7 +745,7 @@ class _Callable(ModuleType):
 
     def __call__(self, root: Path | str | None = None) -> Runs:
         """Return the recorded runs under a root (default: the checkout's, or $ARISLAB_ROOT), newest first."""
-        from arislab.place import root as found
+        from arislab.system.paths import root as found
 
         return list_runs(Path(root) if root is not None else found())
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from arislab.errors import ParameterError, PrerequisiteError
-from arislab.place import enter
-from arislab.text import one_line, print
+from arislab.system.paths import enter
+from arislab.system.text import one_line, print
 
 app = typer.Typer(help="List the recorded runs (`arislab runs --help`); show one, compare two.")
 

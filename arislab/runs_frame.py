@@ -9,7 +9,7 @@ import polars as pl
 
 from arislab import records
 from arislab.formats import headline_line
-from arislab.text import AS_IS, html
+from arislab.system.text import AS_IS, html
 
 _SCHEMA: dict[str, Any] = {
     "run_id": pl.String,

@@ -10,9 +10,10 @@ from typing import Any
 
 import polars as pl
 
-from arislab import json_text, questions
+from arislab import questions
 from arislab import task as tasks
 from arislab.errors import ParameterError, TaskError, closest
+from arislab.system import json_text
 from arislab.task import Scorer, Task
 
 _PARSED = ("profile", "tools", "tool_calls")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from arislab import whole
+from arislab.system import files as whole_files
 
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(\.\d+\.\d+)?\.parquet")
@@ -200,7 +200,7 @@ def turn(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # no lock where the file system has none, or the folder is not ours
             locks = folder.parent / ".locks"
             locks.mkdir(exist_ok=True)
-            _wait_for(held.enter_context(whole.opened(locks / folder.name)))
+            _wait_for(held.enter_context(whole_files.opened(locks / folder.name)))
         yield
 
 
@@ -223,4 +223,4 @@ def sync_commit(folder: Path, version: int) -> None:
         checkpoint.append(log / "_last_checkpoint")
     parents = [folder.parent, folder.parent.parent] if version == 0 else []
     for path in (*added, *checkpoint, commit, log, folder, *parents):
-        whole.sync(path)
+        whole_files.sync(path)

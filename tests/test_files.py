@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_json_text import TEXT, VALUES, WRITERS
 
-from arislab import files, importing, json_text
+from arislab import files, importing
 from arislab.errors import ParameterError, PrerequisiteError
+from arislab.system import json_text
 from arislab.task import load
 
 

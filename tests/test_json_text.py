@@ -5,7 +5,7 @@ from conftest import FUZZ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arislab import json_text
+from arislab.system import json_text
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 NUMBERS = st.integers(-(10**40), 10**40) | st.floats(allow_nan=False, allow_infinity=False)

@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_runs import notebook
 
-from arislab import batch, masking, parameters, runs
+from arislab import batch, parameters, runs
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.lake import Lake
+from arislab.system import masking
 
 # ---- the functions
 

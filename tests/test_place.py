@@ -10,9 +10,9 @@ from conftest import FUZZ, people
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arislab import place
 from arislab.errors import PrerequisiteError
 from arislab.lake import Lake
+from arislab.system import paths
 
 ODD = [
     "two words", " before", "after ", "ümläut", "漢字 🙂", "e\u0301", "qu'ote", 'dq"uote', "100%", "50% off", "%zz", "#7", "~", "~me",
@@ -42,16 +42,16 @@ def all_there_is_to_do(lake, folder):
 @settings(max_examples=max(12, FUZZ // 4), deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_root_of_any_name_works_or_is_refused_before_anything_is_made(name, tmp_path_factory):
     base = tmp_path_factory.mktemp("roots")
-    is_refused = place._UNUSABLE.search(name) is not None
+    is_refused = paths._UNUSABLE.search(name) is not None
     try:
         if is_refused:
             with pytest.raises(PrerequisiteError, match="nothing was made"):
-                place.enter(base / name)
+                paths.enter(base / name)
             with pytest.raises(PrerequisiteError, match="nothing was made"):
                 Lake(base / name / "data" / "lake")
             assert list(base.iterdir()) == []
         else:
-            root = place.enter(base / name)
+            root = paths.enter(base / name)
             assert root == base / name
             all_there_is_to_do(Lake(), root)
             assert [path.name for path in base.iterdir()] == [name]
@@ -71,7 +71,7 @@ def test_each_of_these_names_is_refused_with_the_character_that_is_in_the_way(na
     monkeypatch.setenv("ARISLAB_ROOT", str(tmp_path / name))
     with pytest.raises(PrerequisiteError, match="with which Delta Lake cannot store a table") as said:
         Lake()
-    assert repr(place._UNUSABLE.search(name)[0]) in str(said.value)
+    assert repr(paths._UNUSABLE.search(name)[0]) in str(said.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -80,33 +80,33 @@ def test_each_of_these_names_is_refused_with_the_character_that_is_in_the_way(na
 )
 def test_a_url_is_refused_and_makes_no_folder_of_its_name(url, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for act in (lambda: place.enter(url), lambda: place.enter(Path(url)), lambda: Lake(url)):
+    for act in (lambda: paths.enter(url), lambda: paths.enter(Path(url)), lambda: Lake(url)):
         with pytest.raises(PrerequisiteError, match="is a URL; a root is a folder on this machine so far"):
             act()
     monkeypatch.setenv("ARISLAB_ROOT", url)
     with pytest.raises(PrerequisiteError, match="ARISLAB_ROOT"):
-        place.root()
+        paths.root()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_root_that_is_too_long_is_refused_before_anything_is_made(tmp_path):
     with pytest.raises(PrerequisiteError, match="bytes long"):
-        place.enter(tmp_path / "/".join(["d"] * 1_750))
+        paths.enter(tmp_path / "/".join(["d"] * 1_750))
     with pytest.raises(PrerequisiteError, match="File name too long"):
-        place.enter(tmp_path / ("x" * 300))
+        paths.enter(tmp_path / ("x" * 300))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tilde_is_the_home_folder_and_a_name_with_one_is_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert place.usable("~/work", "--root") == tmp_path / "home" / "work"
-    assert place.usable("~", "--root") == tmp_path / "home"
-    assert place.usable("~work", "--root") == tmp_path / "~work"
+    assert paths.usable("~/work", "--root") == tmp_path / "home" / "work"
+    assert paths.usable("~", "--root") == tmp_path / "home"
+    assert paths.usable("~work", "--root") == tmp_path / "~work"
 
 
 def test_a_link_to_a_folder_with_another_name_is_judged_by_where_it_leads(tmp_path):
     (tmp_path / "[a]").mkdir()
     (tmp_path / "plain").symlink_to(tmp_path / "[a]")
     with pytest.raises(PrerequisiteError, match="cannot store a table"):
-        place.enter(tmp_path / "plain")
+        paths.enter(tmp_path / "plain")

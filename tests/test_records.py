@@ -14,8 +14,9 @@ import pytest
 from test_runs import notebook
 
 import arislab
-from arislab import process, records, run_diff, run_index, runs
+from arislab import records, run_diff, run_index, runs
 from arislab.errors import ParameterError, PrerequisiteError
+from arislab.system import processes
 
 
 def plant(root, name, **fields):
@@ -114,7 +115,7 @@ def test_runs_are_found_by_phase_by_ends_and_by_numbers(three):
 
 
 def test_a_silent_run_on_another_machine_is_lost(root):
-    far = process.identity(os.getpid()) | {"boot_id": "other", "hostname": "elsewhere"}
+    far = processes.identity(os.getpid()) | {"boot_id": "other", "hostname": "elsewhere"}
     folder = plant(root, "20260101T000000Z-icl-aaaa", status="running", supervisor=far)
     (folder / "heartbeat").touch()
     assert records.as_json(root)[0]["status"] == "running"
@@ -384,7 +385,7 @@ def test_the_newest_from_their_files_are_those_of_the_index(three):
 
 
 def test_a_filter_sees_what_became_of_runs_without_a_verdict(root):
-    me = process.identity(os.getpid())
+    me = processes.identity(os.getpid())
     plant(root, "20260101T000000Z-icl-aaaa", status="running", supervisor=me)
     plant(root, "20260102T000000Z-icl-bbbb", status="running", supervisor=me | {"start_ticks": 1})
     for _ in range(2):  # read from the files, then from the index

@@ -13,11 +13,12 @@ import pytest
 from conftest import need, people
 from test_runs import ended, notebook
 
-from arislab import engine, export, floods, kernel, process, records, run_files, runs, verify
+from arislab import engine, export, kernel, records, run_files, runs, verify
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import Lake
 from arislab.parameter_file import from_file
 from arislab.server.guard import read_token
+from arislab.system import floods, processes
 
 
 def ran(root, *cells, **given):
@@ -153,14 +154,14 @@ def test_processes_are_known_by_start_time_and_environment():
     )
     try:
         deadline = time.monotonic() + 20
-        while not process.with_variable("MARK", "of this test") and time.monotonic() < deadline:
+        while not processes.with_variable("MARK", "of this test") and time.monotonic() < deadline:
             time.sleep(0.05)
-        ((pid, ticks),) = process.with_variable("MARK", "of this test")
-        assert (pid, ticks) in process.descendants(os.getpid())
-        assert process.with_variable("MARK", "of this") == set()
-        assert process.end({(pid, ticks - 1)}, patience_s=0.1) == [], "another process that has its number stays"
+        ((pid, ticks),) = processes.with_variable("MARK", "of this test")
+        assert (pid, ticks) in processes.descendants(os.getpid())
+        assert processes.with_variable("MARK", "of this") == set()
+        assert processes.end({(pid, ticks - 1)}, patience_s=0.1) == [], "another process that has its number stays"
         assert child.poll() is None
-        assert process.end({(pid, ticks)}, patience_s=10) == []
+        assert processes.end({(pid, ticks)}, patience_s=10) == []
     finally:
         child.kill()
         assert child.wait() == -signal.SIGTERM

@@ -21,12 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_server import Server, ask, line
 
-from arislab import batch, json_text, references
+from arislab import batch, references
 from arislab.errors import PrerequisiteError
-from arislab.pause import MOST_S, retry_after_s
 from arislab.server import engines
 from arislab.server.answers import passed_through
 from arislab.server.upstream import UpstreamEngine
+from arislab.system import json_text
+from arislab.system.pause import MOST_S, retry_after_s
 
 COUNTS = {"prompt_tokens": 4, "completion_tokens": 1, "total_tokens": 5}
 

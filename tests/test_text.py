@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_runs import notebook
 
-from arislab import __main__, explore, labels, records, runs, text
+from arislab import __main__, explore, labels, records, runs
 from arislab.lake import Lake
+from arislab.system import text
 
 ALL = st.text(max_size=60) | st.lists(
     st.sampled_from(

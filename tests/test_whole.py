@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 from conftest import people
 
-from arislab import batch_cli, engine, finetune, ledger, runs, storage, whole
+from arislab import batch_cli, engine, finetune, ledger, runs, storage
 from arislab.errors import BatchError, PrerequisiteError
 from arislab.server import store
+from arislab.system import files
 
 EXAMPLES = pl.DataFrame([{"messages": json.dumps([{"role": "user", "content": "Hi"}]), "output": "Good day."}])
 WRITERS = {  # what each writes at a path
@@ -28,7 +29,7 @@ WRITERS = {  # what each writes at a path
 
 
 def write(path, *parts):
-    with whole.written(path) as file:
+    with files.written(path) as file:
         for part in parts:
             file.write(part)
 
@@ -123,7 +124,7 @@ def test_only_one_module_makes_up_names_of_files_that_will_be_renamed():
     """A second one would have to think of links again; the folders that are made whole are refused by ``mkdir`` where something lies."""
     named = [
         path.name
-        for path in sorted(Path(whole.__file__).parent.rglob("*.py"))
+        for path in sorted(Path(files.__file__).parent.parent.rglob("*.py"))
         if any(end in path.read_text() for end in ('.part"', '.tmp"', '.new"', "NamedTemporaryFile"))
     ]
     assert named == ["export.py", "runs.py", "whole.py"]
@@ -132,6 +133,6 @@ def test_only_one_module_makes_up_names_of_files_that_will_be_renamed():
 def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    code = "import os, sys, pathlib; from arislab import whole\nwith whole.written(pathlib.Path(sys.argv[1])) as f:\n    f.write(b'new'); f.flush(); os.kill(os.getpid(), 9)"
+    code = "import os, sys, pathlib; from arislab.system import files as whole\nwith whole.written(pathlib.Path(sys.argv[1])) as f:\n    f.write(b'new'); f.flush(); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == -9
     assert path.read_text() == "old"

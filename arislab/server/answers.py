@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from arislab.json_text import loads_leniently
 from arislab.server.engines import Request, Result, failure
 from arislab.server.store import NO_USAGE, Usage
+from arislab.system.json_text import loads_leniently
 
 if TYPE_CHECKING:
     import aiohttp

@@ -22,7 +22,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from arislab import __version__, masking
+from arislab import __version__
 from arislab.errors import PrerequisiteError
 from arislab.server import engines
 from arislab.server.connections import BACKLOG, Connection, raise_descriptors
@@ -33,7 +33,8 @@ from arislab.server.routes import router
 from arislab.server.runner import Runner
 from arislab.server.schema import Api
 from arislab.server.store import Record, Store
-from arislab.text import terminal
+from arislab.system import masking
+from arislab.system.text import terminal
 
 log = logging.getLogger("arislab.server")
 

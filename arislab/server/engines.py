@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from arislab import masking
 from arislab.errors import PrerequisiteError
 from arislab.server.gate import Gate
 from arislab.server.limits import ANSWER_BYTES
 from arislab.server.store import NO_USAGE, Usage
+from arislab.system import masking
 
 CHAT = "/v1/chat/completions"
 

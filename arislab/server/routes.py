@@ -22,13 +22,14 @@ from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile
 
-from arislab import __version__, json_text
+from arislab import __version__
 from arislab.server import engines, metrics
 from arislab.server.guard import envelope, refuse, too_large
 from arislab.server.limits import ForbiddenError, Limits, check_fields
 from arislab.server.runner import Runner
 from arislab.server.store import LIVE, TERMINAL, Record, Store
 from arislab.server.watch import MOST_MODELS
+from arislab.system import json_text
 
 log = logging.getLogger("arislab.server")
 

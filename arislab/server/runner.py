@@ -25,7 +25,6 @@ from typing import IO, Any
 
 import orjson
 
-from arislab import json_text
 from arislab.errors import BatchError, PrerequisiteError
 from arislab.server import bodies
 from arislab.server.engines import Emit, Engine, Request, Result, failure
@@ -35,6 +34,7 @@ from arislab.server.metrics import Meter
 from arislab.server.store import TERMINAL, Record, Store
 from arislab.server.watch import Watch
 from arislab.server.writes import Writes, row_of
+from arislab.system import json_text
 
 log = logging.getLogger("arislab.server")
 

@@ -29,8 +29,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
-from arislab import whole
 from arislab.errors import PrerequisiteError
+from arislab.system import files
 
 log = logging.getLogger("arislab.server")
 
@@ -571,7 +571,7 @@ def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 def _lock(data: Path) -> IO[bytes]:
     """Take the folder for this process; the kernel gives it back however the process ends."""
-    file = whole.opened(data / "lock")
+    file = files.opened(data / "lock")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 import orjson
 from yarl import URL
 
-from arislab import masking
-from arislab.pause import retry_after_s
 from arislab.server import bodies
 from arislab.server.answers import Answer, body_of, passed_through
 from arislab.server.engines import Emit, Request, Result, failure, marked
 from arislab.server.gate import Gate
 from arislab.server.limits import ANSWER_BYTES
+from arislab.system import masking
+from arislab.system.pause import retry_after_s
 
 if TYPE_CHECKING:
     import aiohttp

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from arislab import whole
+from arislab.system import files as whole_files
 from arislab.tiny import tokenizer as tokenizers_of_tiny
 from arislab.tiny.grammar import Chat, document, primer
 
@@ -205,7 +205,7 @@ def pretrain(recipe: Recipe, folder: Path, *, stop: int | None = None, checkpoin
         if record["steps"] % checkpoint_every == 0:
             save(model, tokenizer, folder / "checkpoint", record)
             kept = {"record": record, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-            with whole.written(state) as file:
+            with whole_files.written(state) as file:
                 torch.save(kept, file)
     save(model, tokenizer, folder, record)
     log.info("done: %d steps, %d tokens, %.0f cpu_s", record["steps"], record["tokens"], record["cpu_s"])

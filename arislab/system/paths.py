@@ -21,7 +21,7 @@ def root() -> Path:
     given = os.environ.get("ARISLAB_ROOT")
     if given:
         return usable(given, "ARISLAB_ROOT")
-    for folder in [Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parent.parent]:
+    for folder in [Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2]]:
         project = folder / "pyproject.toml"
         if project.is_file() and 'name = "arislab"' in project.read_text(encoding="utf-8"):
             return folder

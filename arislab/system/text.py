@@ -10,7 +10,7 @@ import re
 import sys
 from typing import TextIO
 
-from arislab import masking
+from arislab.system import masking
 
 _STEERING = re.compile(
     "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, the cursor, clearing
