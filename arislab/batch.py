@@ -18,11 +18,11 @@ import polars as pl
 
 from arislab import chat, mixing
 from arislab.budget import Budget
-from arislab.conditions import Where
 from arislab.connection import Server, connect
 from arislab.errors import BatchError, ParameterError, TaskError
 from arislab.isolation import Isolation
 from arislab.job import Job, send_together, submit
+from arislab.lake.conditions import Where
 from arislab.ledger import OPEN, Ledger
 from arislab.lines import AGAIN, ANSWERED, ASK, asked, canonical, outcome
 from arislab.request_lines import request

@@ -206,7 +206,8 @@ def doctor(
 
 def _isolation(base_url: str, models: str, *, root: Path | None, as_json: bool) -> None:
     """Examine a server anew for several models, and name the runs that asked it."""
-    from arislab import batch, lake, mixing
+    from arislab import batch, mixing
+    from arislab.system import paths
 
     where, names = _folder(None, root), list(dict.fromkeys(filter(None, map(str.strip, models.split(",")))))
     if len(names) < 2:
@@ -215,7 +216,7 @@ def _isolation(base_url: str, models: str, *, root: Path | None, as_json: bool) 
         for name in names:
             server.model(name)
         found = mixing.probe(server, names, folder=where, batches=batch.send_together)
-        runs = _runs_at(lake.root(), server)
+        runs = _runs_at(paths.root(), server)
     if as_json:
         print(json.dumps({"isolation": found.as_dict(), "runs": runs}))
     else:
@@ -248,11 +249,11 @@ def _key() -> str:
 
 def _folder(folder: Path | None, root: Path | None) -> Path:
     """Where the ledger lies; ``--root`` becomes the root of this process."""
-    from arislab import lake
+    from arislab.system import paths
 
     if root is not None:
         os.environ["ARISLAB_ROOT"] = str(root.resolve())
-    return folder if folder is not None else lake.root() / "data" / "batches"
+    return folder if folder is not None else paths.root() / "data" / "batches"
 
 
 def _requests(file: Path) -> Any:

@@ -138,7 +138,7 @@ def doctor(
     ] = False,
 ) -> None:
     """Read the lake to the last value: which table is damaged or holds a key twice, and which version is whole."""
-    from arislab import lake_check
+    from arislab.lake import check as lake_check
 
     lake = open_lake(root)
     if back is not None:
@@ -165,7 +165,7 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="Print every row, by table, as JSON.")] = False,
 ) -> None:
     """Show the life of a row: candidate, request, output, scores, reviews, sets, adapters, test answers."""
-    from arislab.lineage import as_text
+    from arislab.lake.lineage import as_text
 
     found = open_lake(root).lineage(custom_id)
     rows = {table: frame.to_dicts() for table, frame in found.items()}

@@ -22,7 +22,7 @@ import polars as pl
 from arislab import batch as requests_of
 from arislab import batch_files, earlier, files, inputs, lines, questions, scoring
 from arislab.errors import PrerequisiteError, TaskError
-from arislab.tables import SPLITS
+from arislab.lake.tables import SPLITS
 from arislab.task import Task
 
 

@@ -18,9 +18,10 @@ from typing import Any
 import orjson
 import polars as pl
 
-from arislab import duplicates, lines, questions, tables
+from arislab import duplicates, lines, questions
 from arislab.errors import PrerequisiteError, TaskError
 from arislab.files import Rows
+from arislab.lake import tables
 from arislab.system import json_text
 
 THRESHOLD = 0.8

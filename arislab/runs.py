@@ -36,17 +36,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from arislab import canonical, digests, openlineage, provenance, run_files, signing
+from arislab import canonical, openlineage, provenance, run_files, signing
 from arislab.engine import INJECTED, replace
 from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.headline import Account, Headline, account, as_text, headline
 from arislab.kernel import Job, Log, Outcome, Stopped, run, stoppable, supervise
+from arislab.lake import digests
+from arislab.lake.log import reads_and_writes
 from arislab.parameters import Parameter, as_code, convert, notebook_json, parameters_of, plain
 from arislab.records import as_json
 from arislab.runs_frame import Runs, list_runs
 from arislab.system import files as whole_files
 from arislab.system import masking, processes
-from arislab.tablelog import reads_and_writes
 
 __all__ = [
     "PHASES",

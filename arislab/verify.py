@@ -29,10 +29,11 @@ from typing import Any
 
 import polars as pl
 
-from arislab import canonical, digests, provenance, records, run_diff, run_files, signing, tablelog
+from arislab import canonical, provenance, records, run_diff, run_files, signing
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.formats import number_text
-from arislab.lake import Lake
+from arislab.lake import Lake, digests
+from arislab.lake import log as lake_log
 from arislab.parameters import as_text
 from arislab.runs import record_sha256
 
@@ -103,7 +104,7 @@ def check_files(run: dict[str, Any]) -> Verdict:
             findings.append(Finding("V0", name, "was changed after the run"))
     lake = Lake(_root(run) / "data" / "lake")
     n_reads = 0
-    for line in tablelog.table_lines(folder / "tables.jsonl"):
+    for line in lake_log.table_lines(folder / "tables.jsonl"):
         if line["op"] == "read" and line.get("digest") and line["version"] is not None:
             n_reads += 1
             findings += _check_read(lake, line)
@@ -412,7 +413,7 @@ def _lake_as_it_was(run: dict[str, Any], into: Path) -> None:
     """Make the tables that a run touched what they were when it touched them, and give it the adapters that there were."""
     lake, then = Lake(_root(run) / "data" / "lake"), Lake(into / "data" / "lake")
     versions: dict[str, int | None] = {}
-    for line in tablelog.table_lines(Path(run["folder"]) / "tables.jsonl"):
+    for line in lake_log.table_lines(Path(run["folder"]) / "tables.jsonl"):
         name, version = line["table"], line["version"]
         if line["op"] == "write":
             before = line.get("version_before", (version or 0) - 1)  # lines of older records lack it

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from arislab import storage
-from arislab.lake import Lake
+from arislab.lake import Lake, storage
 
 KINDS = {
     "first upsert": "all writers upsert the same keys into a table that nobody has made",

@@ -10,10 +10,9 @@ from conftest import CHECKOUT, FUZZ, people
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arislab import conditions
 from arislab.errors import LakeError, ParameterError
-from arislab.lake import Lake
-from arislab.tablelog import reads_and_writes
+from arislab.lake import Lake, conditions
+from arislab.lake.log import reads_and_writes
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     [
@@ -169,7 +168,10 @@ def conditions_built(source):
 SQL = re.compile(r"\b(select|insert into|delete from|update|where|filter|tags\.)", re.IGNORECASE)
 VALUE = re.compile(r"(=|<>|!=|<|>|\blike|\b(in|values)\s*\()\s*'?\s*$", re.IGNORECASE)
 KNOWN_VALUES = {
-    ("arislab/conditions.py", "', '.join(some)"),  # Delta has no parameters: the one place that quotes, tested above
+    (
+        "arislab/lake/conditions.py",
+        "', '.join(some)",
+    ),  # Delta has no parameters: the one place that quotes, tested above
     ("arislab/export.py", "name"),  # MLflow's filters have no parameters; a name with a quote is refused before
     ("arislab/server/store.py", "marks"),  # question marks
     ("tests/test_batch_failures.py", "pages"),

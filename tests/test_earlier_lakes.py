@@ -8,9 +8,9 @@ import pytest
 from conftest import CHECKOUT
 from test_cli import arislab
 
-from arislab import lake_check, tables
-from arislab.digests import digest
-from arislab.lake import Lake
+from arislab.lake import Lake, tables
+from arislab.lake import check as lake_check
+from arislab.lake.digests import digest
 
 ROWS = {
     "candidates": 90,

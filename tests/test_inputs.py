@@ -7,9 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_json_text import TEXT, VALUES
 
-from arislab import files, inputs, tables
+from arislab import files, inputs
 from arislab.errors import PrerequisiteError, TaskError
 from arislab.files import Rows
+from arislab.lake import tables
 from arislab.system import json_text
 
 

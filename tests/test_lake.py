@@ -11,10 +11,10 @@ import pytest
 from conftest import FUZZ, people
 from races import race
 
-from arislab import engine, ledger, storage, tables
-from arislab.digests import digest
+from arislab import engine, ledger
 from arislab.errors import LakeError, PrerequisiteError
-from arislab.lake import Lake
+from arislab.lake import Lake, storage, tables
+from arislab.lake.digests import digest
 
 
 def reviews(names):

@@ -13,9 +13,9 @@ import pytest
 from conftest import people
 from deltalake import DeltaTable, write_deltalake
 
-from arislab import lake_check, storage
 from arislab.errors import LakeError, ParameterError
-from arislab.lake import Lake, Table
+from arislab.lake import Lake, Table, storage
+from arislab.lake import check as lake_check
 
 
 def truncate(path, n_bytes=None):

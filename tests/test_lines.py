@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from test_json_text import TEXT
 
 from arislab import lines
+from arislab.lake.tables import STATUSES
 from arislab.results import SCHEMA
-from arislab.tables import STATUSES
 
 
 def result(*choices, **body):

@@ -11,9 +11,9 @@ from conftest import CHECKOUT, FUZZ
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arislab import curation, evaluate, importing, questions, scoring, tables
+from arislab import curation, evaluate, importing, questions, scoring
 from arislab.errors import LeakageError, PrerequisiteError
-from arislab.lake import Lake
+from arislab.lake import Lake, tables
 from arislab.task import load
 
 READ = {"encoding": None, "separator": None, "types": {}, "lenient": False}

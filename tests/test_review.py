@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from arislab import decisions, review, tables
+from arislab import decisions, review
 from arislab.errors import LakeError, ParameterError
+from arislab.lake import tables
 
 OUTPUT = '{"strengths": ["7 years"], "score": 0.90, "recommendation": "hire"}'
 JSON = st.recursive(

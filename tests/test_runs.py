@@ -16,9 +16,9 @@ import pytest
 from conftest import people
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from arislab import digests, engine, kernel, runs
+from arislab import engine, kernel, runs
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
-from arislab.lake import Lake
+from arislab.lake import Lake, digests
 from arislab.system import masking
 from arislab.system.processes import identity, start_ticks
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arislab import curation, scoring, structured, tables
+from arislab import curation, scoring, structured
 from arislab.errors import BatchError, TaskError
+from arislab.lake import tables
 from arislab.task import load
 
 SCHEMA = load("candidate_evaluation").schema

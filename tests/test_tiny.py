@@ -17,7 +17,7 @@ import torch
 
 from arislab import task as tasks
 from arislab.errors import ParameterError, PrerequisiteError
-from arislab.tables import split_of
+from arislab.lake.tables import split_of
 from arislab.tiny import grammar, pretrain, tokenizer
 from arislab.tiny.candidates import compose, first
 from arislab.tiny.decoder import MODEL_DIR, Engine, Request, clusters

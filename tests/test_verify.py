@@ -12,9 +12,9 @@ import pytest
 from conftest import CHECKOUT, need, people
 from test_runs import PARAMETERS, notebook
 
-from arislab import digests, provenance, records, runs, verify
+from arislab import provenance, records, runs, verify
 from arislab.errors import LakeError, PrerequisiteError
-from arislab.lake import Lake
+from arislab.lake import Lake, digests
 
 READ = """
 import polars as pl

@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 from conftest import people
 
-from arislab import batch_cli, engine, finetune, ledger, runs, storage
+from arislab import batch_cli, engine, finetune, ledger, runs
 from arislab.errors import BatchError, PrerequisiteError
+from arislab.lake import storage
 from arislab.server import store
 from arislab.system import files
 

@@ -13,7 +13,7 @@ from random import Random
 import polars as pl
 
 from arislab.errors import ParameterError, PrerequisiteError
-from arislab.tables import split_of
+from arislab.lake.tables import split_of
 from arislab.task import Task, folder
 from arislab.tiny.grammar import SKILLS, Profile, invented_word, make_profile, occupations
 

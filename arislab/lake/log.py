@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from arislab import conditions
+from arislab.lake import conditions
 
 
 def reads_and_writes(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -13,9 +13,9 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from arislab import storage, tables
 from arislab.errors import LakeError, ParameterError
-from arislab.lake import Lake, Table
+from arislab.lake import storage, tables
+from arislab.lake.delta import Lake, Table
 
 
 @dataclass(frozen=True)

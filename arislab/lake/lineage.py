@@ -15,7 +15,7 @@ from arislab import decisions
 from arislab.errors import PrerequisiteError
 
 if TYPE_CHECKING:
-    from arislab.lake import Lake
+    from arislab.lake.delta import Lake
 
 _ANSWER_CHARS = 300
 

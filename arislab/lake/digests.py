@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from arislab import tables
 from arislab.canonical import short
+from arislab.lake import tables
 from arislab.system.paths import RUN_ID
 
 _CHUNK_ROWS = 10_000

@@ -34,14 +34,12 @@ from typing import Any
 
 import polars as pl
 
-from arislab import conditions, digests, storage, tables
-from arislab.conditions import Where
 from arislab.errors import LakeError, PrerequisiteError, closest
+from arislab.lake import conditions, digests, storage, tables
+from arislab.lake.conditions import Where
 from arislab.system import files, paths
 from arislab.system.paths import root
 from arislab.system.text import AS_IS, html
-
-__all__ = ["Lake", "Table", "root"]
 
 _RETRIES = 20
 _FEW = 1_000
@@ -153,7 +151,7 @@ class Lake:
         Raises:
             PrerequisiteError: No row, or several.
         """
-        from arislab.lineage import follow
+        from arislab.lake.lineage import follow
 
         try:
             return follow(self, custom_id)
