@@ -230,7 +230,7 @@ def _isolation(base_url: str, models: str, *, root: Path | None, as_json: bool) 
 
 def _runs_at(root: Path, server: Any) -> list[dict[str, Any]]:
     """The runs that asked several models of a server, and what was known then of whether it keeps them apart."""
-    from arislab import records
+    from arislab.records import find as records
 
     found = []
     for short in records.select(root, where="phase in ('finetune', 'evaluate')"):

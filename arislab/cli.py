@@ -212,7 +212,7 @@ def export(
     if not icl:
         raise ParameterError("export needs --icl: what to write.")
     from arislab import curation, decisions
-    from arislab import export as forms
+    from arislab.records import ro_crate
     from arislab.task import load
 
     lake = open_lake(root)
@@ -221,7 +221,7 @@ def export(
     then = curation.versions(chosen["data_version"])
     stored = lake["training_data_curated"].read(version=then["training_data_curated"])
     curated = decisions.fold(stored, lake["reviews"].read(version=then["reviews"])) if "reviews" in then else stored
-    found = forms.messages(chosen, curated, lake["candidates"].read(where={"split": "train"}), spec)
+    found = ro_crate.messages(chosen, curated, lake["candidates"].read(where={"split": "train"}), spec)
     policy = chosen["approve_policy"]
     if withdrawn := curation.withdrawn(chosen["example_ids"], stored, lake["reviews"].read(), approve=policy):
         print(

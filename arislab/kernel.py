@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from arislab import engine
-from arislab.headline import HEADLINE_MIME
 from arislab.parameters import plain
+from arislab.records.headline import HEADLINE_MIME
 from arislab.system import processes
 from arislab.system.text import terminal
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from arislab import records
-from arislab.formats import headline_line
+from arislab.records import find as records
+from arislab.records.text import headline_line
 from arislab.system.paths import enter
 from arislab.system.text import one_line, print
 

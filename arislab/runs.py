@@ -36,16 +36,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from arislab import canonical, openlineage, provenance, run_files, signing
+from arislab import openlineage, provenance, signing
 from arislab.engine import INJECTED, replace
 from arislab.errors import LakeError, PrerequisiteError, closest
-from arislab.headline import Account, Headline, account, as_text, headline
 from arislab.kernel import Job, Log, Outcome, Stopped, run, stoppable, supervise
 from arislab.lake import digests
 from arislab.lake.log import reads_and_writes
 from arislab.parameters import Parameter, as_code, convert, notebook_json, parameters_of, plain
-from arislab.records import as_json
-from arislab.runs_frame import Runs, list_runs
+from arislab.records import files as run_files
+from arislab.records import outputs
+from arislab.records.find import as_json
+from arislab.records.frame import Runs, list_runs
+from arislab.records.headline import Account, Headline, account, as_text, headline
 from arislab.system import files as whole_files
 from arislab.system import masking, processes
 
@@ -502,7 +504,7 @@ class Recording:
                     reason=f"the record's files could not be written: {error}",
                 )
         files = {
-            path.relative_to(folder).as_posix(): canonical.of_file(path)
+            path.relative_to(folder).as_posix(): outputs.of_file(path)
             for path in run_files.files(folder)
             if path.name != "run.json" and not path.name.startswith(".")
         }

@@ -77,7 +77,8 @@ def perform(phase: str, given: Mapping[str, Any], root: Path, **how: Any) -> Non
 @app.command()
 def show(run: Run, root: Root = None, *, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Show one record whole."""
-    from arislab import headline, records
+    from arislab.records import find as records
+    from arislab.records import headline
 
     found = records.find(enter(root), run)
     if as_json:
@@ -122,7 +123,8 @@ def diff(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what differs between two runs: parameters, code, task file, environment, inputs, headline, cell outputs."""
-    from arislab import records, run_diff
+    from arislab.records import diff as run_diff
+    from arislab.records import find as records
 
     where = enter(root)
     found = run_diff.diff(records.find(where, before), records.find(where, now))
@@ -151,16 +153,16 @@ def export(
     ] = None,
 ) -> None:
     """Write one record in a form that other tools read."""
-    from arislab import export as exporting
-    from arislab import records
+    from arislab.records import find as records
+    from arislab.records import ro_crate as crates
 
     if ro_crate is None and mlflow is None:
         raise ParameterError("runs export needs --ro-crate DIR or --mlflow URI: what to write.")
     found = records.find(enter(root), run)
     if ro_crate is not None:
-        print(f"{found['run_id']}: RO-Crate in {exporting.ro_crate(found, ro_crate)}")
+        print(f"{found['run_id']}: RO-Crate in {crates.ro_crate(found, ro_crate)}")
     if mlflow is not None:
-        told = exporting.mlflow(found, mlflow)
+        told = crates.mlflow(found, mlflow)
         state = f"written (artifacts: {told.artifacts})" if told.is_new else "stands already"
         print(f"{found['run_id']}: {state} as MLflow run {told.mlflow_run_id} in {mlflow}")
 
@@ -179,7 +181,9 @@ def rerun(
     trust: Trust = False,
 ) -> None:
     """Run a recorded run again: its commit and changes, parameters and input versions, in a root of its own."""
-    from arislab import headline, records, verify
+    from arislab import verify
+    from arislab.records import find as records
+    from arislab.records import headline
 
     found = records.find(enter(root), run)
     target = _target(found, into)
@@ -246,8 +250,8 @@ def verify(
     """Check that a record is true: its files, and that running it again gives the same, bit for bit. Exit code 3 if not."""
     import dataclasses
 
-    from arislab import records
     from arislab import verify as verifying
+    from arislab.records import find as records
 
     if level not in ("0", "1", "2", "3"):
         raise ParameterError(f"--level must be 0, 1, 2 or 3, got {level!r}.")
@@ -279,8 +283,8 @@ def verify(
 
 def resume(run: Run, root: Root = None, *, trust: Trust = False) -> None:
     """Go on from a run that did not end well: the same phase and parameters, as a new run; what is in the lake is not done again."""
-    from arislab import records
     from arislab.parameters import as_text
+    from arislab.records import find as records
 
     where = enter(root)
     found = records.find(where, run)

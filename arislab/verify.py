@@ -29,12 +29,16 @@ from typing import Any
 
 import polars as pl
 
-from arislab import canonical, provenance, records, run_diff, run_files, signing
+from arislab import provenance, signing
 from arislab.errors import LakeError, PrerequisiteError
-from arislab.formats import number_text
 from arislab.lake import Lake, digests
 from arislab.lake import log as lake_log
 from arislab.parameters import as_text
+from arislab.records import diff as run_diff
+from arislab.records import files as run_files
+from arislab.records import find as records
+from arislab.records import outputs
+from arislab.records.text import number_text
 from arislab.runs import record_sha256
 
 
@@ -96,7 +100,7 @@ def check_files(run: dict[str, Any]) -> Verdict:
             findings.append(Finding("V0", name, "is not read: it lies outside of the record, or behind a link"))
             continue
         try:
-            same = canonical.of_file(folder / name)["sha256"] == told["sha256"]
+            same = outputs.of_file(folder / name)["sha256"] == told["sha256"]
         except OSError as error:
             findings.append(Finding("V0", name, f"cannot be read ({error.strerror})"))
             continue
@@ -203,7 +207,7 @@ def foreign(run: dict[str, Any]) -> str | None:
             return f"{name} is a link"
         if told is None:
             return f"{name} was added after the record was signed"
-        if canonical.of_file(path)["sha256"] != told:
+        if outputs.of_file(path)["sha256"] != told:
             return f"{name} was changed after the record was signed"
     return None
 
@@ -268,7 +272,7 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> Verdict:
     books = [_cells(run) for run in (before, now)]
     if books[0] is not None and books[1] is not None:
         n_cells, n_left_out = len(books[0][0]), books[0][1]
-        if difference := canonical.first_differing_cell(books[0][0], books[1][0]):
+        if difference := outputs.first_differing_cell(books[0][0], books[1][0]):
             found.append(("notebook", difference))
     counts = {
         "code cells": n_cells - n_left_out,
@@ -306,7 +310,7 @@ def _cells(run: dict[str, Any]) -> tuple[list[dict[str, Any]], int] | None:
         notebook = json.loads((Path(run["folder"]) / "notebook.ipynb").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return canonical.cells(notebook, places=run_diff.places(run))
+    return outputs.cells(notebook, places=run_diff.places(run))
 
 
 def level_of(run: dict[str, Any]) -> str:
@@ -561,7 +565,7 @@ def _phase(run: dict[str, Any], checkout: Path) -> str:
     path = run["notebook"]["path"]
     if (inside := _inside(path, run)) and (checkout / inside).is_file():
         return str(checkout / inside)
-    if Path(path).is_file() and canonical.of_file(Path(path))["sha256"] == run["notebook"]["sha256"]:
+    if Path(path).is_file() and outputs.of_file(Path(path))["sha256"] == run["notebook"]["sha256"]:
         return str(path)
     raise PrerequisiteError(
         f"the notebook of {run['run_id']} ({path}) is gone, or was changed and is in no commit; restore it."

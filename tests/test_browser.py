@@ -22,8 +22,9 @@ import polars as pl
 import pytest
 from conftest import need
 
-from arislab import records, review
+from arislab import review
 from arislab.lake import Lake
+from arislab.records import find as records
 from arislab.task import load
 
 CHECKOUT = Path(__file__).resolve().parent.parent

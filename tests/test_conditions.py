@@ -172,7 +172,10 @@ KNOWN_VALUES = {
         "arislab/lake/conditions.py",
         "', '.join(some)",
     ),  # Delta has no parameters: the one place that quotes, tested above
-    ("arislab/export.py", "name"),  # MLflow's filters have no parameters; a name with a quote is refused before
+    (
+        "arislab/records/ro_crate.py",
+        "name",
+    ),  # MLflow's filters have no parameters; a name with a quote is refused before
     ("arislab/server/store.py", "marks"),  # question marks
     ("tests/test_batch_failures.py", "pages"),
     ("tests/test_server_crashes.py", "wait_ms"),

@@ -19,9 +19,11 @@ import pytest
 from conftest import CHECKOUT, need
 from nbformat.v4 import new_code_cell, new_notebook
 
-from arislab import batch, decisions, evaluate, export, icl, records, runs
+from arislab import batch, decisions, evaluate, icl, runs
 from arislab.__main__ import main
 from arislab.errors import PrerequisiteError
+from arislab.records import find as records
+from arislab.records import ro_crate
 from arislab.task import load
 from arislab.tiny.candidates import compose
 
@@ -82,10 +84,10 @@ def sha256(path):
 
 @pytest.mark.parametrize("phase", ["good", "bad"])
 def test_a_crate_refers_only_to_what_it_has(recorded, phase, tmp_path):
-    found = graph(export.ro_crate(records.find(recorded, phase), tmp_path / "crate"))
+    found = graph(ro_crate.ro_crate(records.find(recorded, phase), tmp_path / "crate"))
     open_ends = {r for entity in found.values() for r in references(entity)} - found.keys()
-    assert open_ends == {export.CRATE}
-    assert found["./"]["conformsTo"] == {"@id": export.PROFILE}
+    assert open_ends == {ro_crate.CRATE}
+    assert found["./"]["conformsTo"] == {"@id": ro_crate.PROFILE}
     assert found["ro-crate-metadata.json"]["about"] == {"@id": "./"}
     assert Counter(e["@type"] for e in found.values())["CreateAction"] == 1
     assert {"name", "description", "datePublished", "license"} <= found["./"].keys()
@@ -94,7 +96,7 @@ def test_a_crate_refers_only_to_what_it_has(recorded, phase, tmp_path):
 def test_every_file_stands_in_the_crate_with_its_digest_and_size(good, tmp_path):
     (Path(good["folder"]) / "outputs").mkdir(exist_ok=True)
     (Path(good["folder"]) / "outputs" / "a plot.png").write_bytes(b"png")
-    crate = export.ro_crate(good, tmp_path / "deep" / "crate")
+    crate = ro_crate.ro_crate(good, tmp_path / "deep" / "crate")
     files = {name: entity for name, entity in graph(crate).items() if entity["@type"] == "File"}
     assert {r["@id"] for r in graph(crate)["./"]["hasPart"]} == set(files)
     assert {"run.json", "notebook.ipynb", "env.lock", "events.jsonl", "outputs/a%20plot.png"} <= set(files)
@@ -107,7 +109,7 @@ def test_every_file_stands_in_the_crate_with_its_digest_and_size(good, tmp_path)
 
 
 def test_the_action_says_what_ran_on_what_and_what_came_of_it(good, tmp_path):
-    found = graph(export.ro_crate(good, tmp_path / "crate"))
+    found = graph(ro_crate.ro_crate(good, tmp_path / "crate"))
     action = found["#" + good["run_id"]]
     assert (action["startTime"], action["endTime"]) == (good["started_at"], good["finished_at"])
     assert action["actionStatus"] == "http://schema.org/CompletedActionStatus"
@@ -129,13 +131,13 @@ def test_the_action_says_what_ran_on_what_and_what_came_of_it(good, tmp_path):
 
 
 def test_a_failed_run_is_a_failed_action_with_its_error(bad, tmp_path):
-    action = graph(export.ro_crate(bad, tmp_path / "crate"))["#" + bad["run_id"]]
+    action = graph(ro_crate.ro_crate(bad, tmp_path / "crate"))["#" + bad["run_id"]]
     assert action["actionStatus"] == "http://schema.org/FailedActionStatus"
     assert action["error"] == "failed: ValueError: no such luck"
 
 
 def test_a_crate_names_no_folder_and_no_host_of_the_machine(good, recorded, tmp_path):
-    text = (export.ro_crate(good, tmp_path / "crate") / "ro-crate-metadata.json").read_text()
+    text = (ro_crate.ro_crate(good, tmp_path / "crate") / "ro-crate-metadata.json").read_text()
     assert str(recorded) not in text
     assert str(CHECKOUT) not in text
     assert good["supervisor"]["boot_id"] is None or good["supervisor"]["boot_id"] not in text
@@ -145,23 +147,23 @@ def test_a_crate_is_made_whole_or_not_at_all(good, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("keep")
     with pytest.raises(PrerequisiteError, match="give a folder that does not exist, or is empty"):
-        export.ro_crate(good, tmp_path / "full")
+        ro_crate.ro_crate(good, tmp_path / "full")
     assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))] == ["full", "full/mine"]
     with pytest.raises(PrerequisiteError, match="inside the record"):
-        export.ro_crate(good, Path(good["folder"]) / "crate")
+        ro_crate.ro_crate(good, Path(good["folder"]) / "crate")
     (tmp_path / "empty").mkdir()
-    export.ro_crate(good, tmp_path / "empty")
+    ro_crate.ro_crate(good, tmp_path / "empty")
 
 
 def test_what_has_not_ended_or_was_changed_is_not_exported(good, recorded, tmp_path):
     with pytest.raises(PrerequisiteError, match="is running; only a run that has ended"):
-        export.ro_crate(good | {"status": "running"}, tmp_path / "crate")
+        ro_crate.ro_crate(good | {"status": "running"}, tmp_path / "crate")
     notebook = Path(good["folder"]) / "notebook.ipynb"
     before = notebook.read_bytes()
     try:
         notebook.write_bytes(before + b"\n")
         with pytest.raises(PrerequisiteError, match=r"notebook\.ipynb of .* was changed after the run"):
-            export.ro_crate(good, tmp_path / "crate")
+            ro_crate.ro_crate(good, tmp_path / "crate")
     finally:
         notebook.write_bytes(before)
     assert list(tmp_path.iterdir()) == []
@@ -188,8 +190,8 @@ def test_a_real_record_of_either_version_can_be_exported(phase, version, tmp_pat
     told = json.loads((folder / "run.json").read_text())
     if version == 1:
         (folder / "run.json").write_text(json.dumps({k: v for k, v in told.items() if k not in NEW}))
-    found = graph(export.ro_crate(records.read(folder), tmp_path / "crate"))
-    assert {r for entity in found.values() for r in references(entity)} - found.keys() == {export.CRATE}
+    found = graph(ro_crate.ro_crate(records.read(folder), tmp_path / "crate"))
+    assert {r for entity in found.values() for r in references(entity)} - found.keys() == {ro_crate.CRATE}
 
 
 # ---- MLflow
@@ -210,13 +212,13 @@ def arislab(*arguments, root):
 @pytest.fixture
 def mlflow():
     missing = [name for name in ("mlflow", "sqlalchemy", "alembic") if find_spec(name) is None]
-    need("mlflow", present=not missing, why=f"{', '.join(missing)} not installed ({export.INSTALL})")
+    need("mlflow", present=not missing, why=f"{', '.join(missing)} not installed ({ro_crate.INSTALL})")
 
 
 def test_numbers_of_a_headline_are_metrics_and_intervals_are_four():
     headline = {"account": {"total": 3, "label": "rows", "states": {"ok": 3}}, "a": (1), "b": "text", "c": True}
     interval = {"icl": {"mean": 0.5, "low": None, "high": 0.6, "n": 9}}
-    assert export.numbers(headline | interval) == {
+    assert ro_crate.numbers(headline | interval) == {
         "account.total": 3.0,
         "account.ok": 3.0,
         "a": 1.0,
@@ -227,14 +229,14 @@ def test_numbers_of_a_headline_are_metrics_and_intervals_are_four():
 
 
 def test_without_mlflow_one_error_names_the_extra(good, monkeypatch):
-    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    monkeypatch.setattr(ro_crate, "find_spec", lambda name: None)
     with pytest.raises(PrerequisiteError) as error:
-        export.mlflow(good, "sqlite:///x.db")
+        ro_crate.mlflow(good, "sqlite:///x.db")
     assert str(error.value) == (
         'the export to MLflow needs mlflow, sqlalchemy, alembic, not installed here; run: pip install -e ".[mlflow]"'
     )
     with pytest.raises(PrerequisiteError, match="needs mlflow, not installed"):
-        export.mlflow(good, "http://127.0.0.1:1")
+        ro_crate.mlflow(good, "http://127.0.0.1:1")
 
 
 @pytest.mark.slow
@@ -284,7 +286,7 @@ def test_nothing_leaves_the_machine(good, tmp_path):
     code = (
         "import sys, json; seen = []\n"
         "sys.addaudithook(lambda e, a: seen.append(e) if e in ('socket.connect', 'socket.getaddrinfo', 'socket.sendto') else None)\n"
-        "from pathlib import Path; from arislab import export, records\n"
+        "from pathlib import Path; from arislab.records import ro_crate as export; from arislab.records import find as records\n"
         f"export.mlflow(records.read(Path({good['folder']!r})), 'sqlite:///' + {str(tmp_path / 'x.db')!r})\n"
         "import time; time.sleep(2); print(json.dumps(seen))"
     )
@@ -511,6 +513,6 @@ def test_an_example_that_is_gone_is_named(chosen):
     row = chosen["icl_examples"].read(where="use_case = 'tech'").row(0, named=True)
     curated, authors = chosen["training_data_curated"].read(), chosen["candidates"].read()
     with pytest.raises(PrerequisiteError, match="example 'e0' of s-tech is not in training_data_curated@0"):
-        export.messages(row, curated.filter(pl.col("id") != "e0"), authors, load("candidate_evaluation"))
+        ro_crate.messages(row, curated.filter(pl.col("id") != "e0"), authors, load("candidate_evaluation"))
     with pytest.raises(PrerequisiteError, match="the candidates behind s-tech are not in this lake"):
-        export.messages(row, curated, authors.head(0), load("candidate_evaluation"))
+        ro_crate.messages(row, curated, authors.head(0), load("candidate_evaluation"))

@@ -10,7 +10,8 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from arislab import records, runs
+from arislab import runs
+from arislab.records import find as records
 
 CELLS = (
     "n: int = 3  # rows",

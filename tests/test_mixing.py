@@ -14,9 +14,10 @@ from test_records import plant
 from test_server import Server
 from typer.testing import CliRunner
 
-from arislab import batch, isolation, mixing, records, verify
+from arislab import batch, isolation, mixing, verify
 from arislab.cli import app
 from arislab.errors import BatchError
+from arislab.records import find as records
 
 NAMES = ["faulty", "faulty-1"]
 

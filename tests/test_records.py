@@ -14,8 +14,11 @@ import pytest
 from test_runs import notebook
 
 import arislab
-from arislab import records, run_diff, run_index, runs
+from arislab import runs
 from arislab.errors import ParameterError, PrerequisiteError
+from arislab.records import diff as run_diff
+from arislab.records import find as records
+from arislab.records import index as run_index
 from arislab.system import processes
 
 
@@ -433,7 +436,7 @@ def test_a_damaged_index_that_cannot_be_removed_is_done_without(three, monkeypat
 def test_several_processes_list_while_runs_are_made(root):
     """None may miss a run that was there before it looked, show one twice, or end in an error."""
     code = (
-        "import sys, time; from pathlib import Path; from arislab import records\n"
+        "import sys, time; from pathlib import Path; from arislab.records import find as records\n"
         "root, ends = Path(sys.argv[1]), time.monotonic() + 6\n"
         "while time.monotonic() < ends:\n"
         "    there = {p.name for p in (root / 'papermill_runs').glob('2*')}\n"

@@ -13,10 +13,13 @@ import pytest
 from conftest import need, people
 from test_runs import ended, notebook
 
-from arislab import engine, export, kernel, records, run_files, runs, verify
+from arislab import engine, kernel, runs, verify
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import Lake
 from arislab.parameter_file import from_file
+from arislab.records import files as run_files
+from arislab.records import find as records
+from arislab.records import ro_crate
 from arislab.server.guard import read_token
 from arislab.system import floods, processes
 
@@ -239,9 +242,9 @@ def test_no_link_leads_out_of_a_record(root, tmp_path):
     assert secret.read_text() == "outside"
     found = records.read(record.folder)
     with pytest.raises(PrerequisiteError, match=r"out of .* is a link"):
-        export.ro_crate(found, root / "crate")
+        ro_crate.ro_crate(found, root / "crate")
     with pytest.raises(PrerequisiteError, match="is a link"):
-        export.mlflow(found, f"sqlite:///{root}/m.db")
+        ro_crate.mlflow(found, f"sqlite:///{root}/m.db")
     assert not (root / "crate").exists()
     assert "V0 out: is a link" in repr(verify.check_files(found))
 

@@ -19,8 +19,9 @@ from test_interactive import kernel as jupyter_kernel
 from test_runs import notebook
 from test_verify import project, ran
 
-from arislab import records, runs, signing, verify
+from arislab import runs, signing, verify
 from arislab.errors import PrerequisiteError
+from arislab.records import find as records
 
 kernel, project = jupyter_kernel, project
 

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_runs import notebook
 
-from arislab import __main__, explore, labels, records, runs
+from arislab import __main__, explore, labels, runs
 from arislab.lake import Lake
+from arislab.records import find as records
 from arislab.system import text
 
 ALL = st.text(max_size=60) | st.lists(

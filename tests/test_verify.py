@@ -12,9 +12,10 @@ import pytest
 from conftest import CHECKOUT, need, people
 from test_runs import PARAMETERS, notebook
 
-from arislab import provenance, records, runs, verify
+from arislab import provenance, runs, verify
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import Lake, digests
+from arislab.records import find as records
 
 READ = """
 import polars as pl

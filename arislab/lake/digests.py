@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from arislab.canonical import short
 from arislab.lake import tables
+from arislab.records.outputs import short
 from arislab.system.paths import RUN_ID
 
 _CHUNK_ROWS = 10_000

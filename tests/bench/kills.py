@@ -69,7 +69,8 @@ def main():
     # what a supervisor imports, imported once
     import papermill  # noqa: F401
 
-    from arislab import engine, kernel, plugin, records, runs  # noqa: F401
+    from arislab import runs
+    from arislab.records import find as records  # noqa: F401
 
     fork = multiprocessing.get_context("fork")
     seen, bad, took_s, looked_s = Counter(), [], [], []
@@ -137,11 +138,12 @@ def main():
 
 def whole(found):
     """Whether a record that says ok has all its files as recorded: then it had ended, and only its process had not."""
-    from arislab import canonical, runs
+    from arislab import runs
+    from arislab.records import outputs
 
     folder = Path(found["folder"])
     raw = json.loads((folder / "run.json").read_text())
-    same = all(canonical.of_file(folder / name)["sha256"] == told["sha256"] for name, told in raw["files"].items())
+    same = all(outputs.of_file(folder / name)["sha256"] == told["sha256"] for name, told in raw["files"].items())
     return same and raw["record_sha256"] == runs.record_sha256(raw)
 
 

@@ -34,7 +34,8 @@ def main():
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--record", type=Path, default=HERE / "papermill_runs" / "example" / "evaluate" / "run.json")
     given = parser.parse_args()
-    from arislab import records, run_diff
+    from arislab.records import diff as run_diff
+    from arislab.records import find as records
 
     real = json.loads(given.record.read_text())
     with tempfile.TemporaryDirectory() as folder:

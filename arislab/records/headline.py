@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arislab.errors import BatchError, ParameterError
-from arislab.formats import number_text
+from arislab.records.text import number_text
 from arislab.system.text import AS_IS, html
 
 HEADLINE_MIME = "application/vnd.arislab.headline+json"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arislab import canonical
-from arislab.formats import number_text
+from arislab.records import outputs
+from arislab.records.text import number_text
 
 
 def diff(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[str]]:
@@ -99,12 +99,12 @@ def _cells(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             notebook = json.loads((Path(run["folder"]) / "notebook.ipynb").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return []
-        found.append({cell["id"]: cell for cell in canonical.cells(notebook, places=places(run))[0]})
+        found.append({cell["id"]: cell for cell in outputs.cells(notebook, places=places(run))[0]})
     one, other = found
     lines = []
     for name in dict.fromkeys([*one, *other]):
         if name not in one or name not in other:
             lines.append(f"{name}: only in {'the first' if name in one else 'the second'}")
-        elif difference := canonical.first_differing_cell([one[name]], [other[name]]):
+        elif difference := outputs.first_differing_cell([one[name]], [other[name]]):
             lines.append(difference.partition(" ")[2].partition(" ")[2].partition(" ")[2])
     return lines

@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from arislab import records
-from arislab.formats import headline_line
+from arislab.records import find as records
+from arislab.records.text import headline_line
 from arislab.system.text import AS_IS, html
 
 _SCHEMA: dict[str, Any] = {

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arislab import run_files
 from arislab.errors import PrerequisiteError, closest
-from arislab.run_files import COLUMNS, OPEN
+from arislab.records import files as run_files
+from arislab.records.files import COLUMNS, OPEN
 from arislab.system.paths import RUN_ID
 
 if TYPE_CHECKING:
-    from arislab import run_index
+    from arislab.records import index as run_index
 
 __all__ = ["COLUMNS", "OPEN", "as_json", "find", "read", "select"]
 
@@ -44,7 +44,7 @@ def find(root: Path, name: str) -> dict[str, Any]:
     base = root / "papermill_runs"
     if name and Path(name).name == name and (base / name / "run.json").is_file():
         return read(base / name)
-    from arislab import run_index
+    from arislab.records import index as run_index
 
     runs = run_index.ask(base, lambda index: index.runs())
     found = [run for run in runs if run[1].startswith(name) or run[1].endswith(f"-{name}")]
@@ -72,7 +72,7 @@ def select(root: Path, *, where: str = "", sort: str = "", limit: int | None = N
     base = root / "papermill_runs"
     if not where and not sort and limit is not None and limit <= _FEW:
         return _newest(base, limit)
-    from arislab import run_index  # listing the newest does without a database
+    from arislab.records import index as run_index  # listing the newest does without a database
 
     def found(index: "run_index.RunIndex") -> list[dict[str, Any]]:
         names = index.chosen(where, sort, limit) if where or sort else [name for name, *_ in index.runs()][:limit]

@@ -13,8 +13,8 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from arislab import run_files
 from arislab.errors import ParameterError, closest
+from arislab.records import files as run_files
 
 _FILE = ".index.sqlite"
 _PLAIN = tuple(name for name in run_files.COLUMNS if name not in ("parameters", "headline", "folder"))
