@@ -46,7 +46,7 @@ def plan(
 ) -> None:
     """Say what submit would send, and what it may cost; nothing is sent."""
     from arislab import batch
-    from arislab.prices import prices
+    from arislab.batch import prices
 
     where, requests = _folder(folder, root), _requests(file)
     with _told(), batch.connect(base_url, folder=where, dialect=dialect) as server:
@@ -138,7 +138,7 @@ def collect(
 ) -> None:
     """Fetch what has ended, and write the results of FILE in its order; exit 1 while some have none, or if none of them is an answer."""
     from arislab import batch
-    from arislab.ledger import Ledger
+    from arislab.batch.ledger import Ledger
 
     where, requests = _folder(folder, root), _requests(file)
     with _told(), batch.connect(base_url, folder=where, dialect=dialect) as server:
@@ -196,7 +196,7 @@ def doctor(
     """
     if models:
         return _isolation(base_url, models, root=root, as_json=as_json)
-    from arislab.doctor import as_text, diagnose
+    from arislab.batch.doctor import as_text, diagnose
 
     found = diagnose(base_url, _key(), model=model, patience_s=patience_s)
     print(json_text(found.write_json()) if as_json else as_text(found))
@@ -206,7 +206,8 @@ def doctor(
 
 def _isolation(base_url: str, models: str, *, root: Path | None, as_json: bool) -> None:
     """Examine a server anew for several models, and name the runs that asked it."""
-    from arislab import batch, mixing
+    from arislab import batch
+    from arislab.batch import mixing
     from arislab.system import paths
 
     where, names = _folder(None, root), list(dict.fromkeys(filter(None, map(str.strip, models.split(",")))))

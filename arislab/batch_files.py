@@ -17,9 +17,10 @@ from typing import Any
 
 import polars as pl
 
-from arislab import batch, files, inputs, lines
+from arislab import batch, files, inputs
+from arislab.batch import protocol
+from arislab.batch.results import SCHEMA
 from arislab.errors import PrerequisiteError
-from arislab.results import SCHEMA
 from arislab.system import json_text
 
 
@@ -52,7 +53,7 @@ def read(requests: Path, results: Path, *, task: str) -> tuple[pl.DataFrame, pl.
     rows: list[dict[str, Any]] = []
     drawn: dict[str, int] = {}
     for request in asked:
-        number, ones = answered.get(request.name, (None, lines.outcomes(None, "completed")))
+        number, ones = answered.get(request.name, (None, protocol.outcomes(None, "completed")))
         whole, messages = batch.canonical(request.body), request.body["messages"]
         first = drawn.get(whole, 0)  # the same body several times: several samples
         drawn[whole] = first + max(len(ones), _n(request.body))
@@ -61,9 +62,9 @@ def read(requests: Path, results: Path, *, task: str) -> tuple[pl.DataFrame, pl.
             rows.append({
                 "custom_id": batch.custom_id(request.body, sample=first + choice),
                 "candidate_id": _candidate(messages),
-                "input": lines.asked(messages),
-                "messages": lines.as_written(messages),
-                "tools": lines.offered(request.body),
+                "input": protocol.asked(messages),
+                "messages": protocol.as_written(messages),
+                "tools": protocol.offered(request.body),
                 "model": request.body.get("model"),
                 "metadata": json_text.dumps(kept),
                 "request_sha256": hashlib.sha256(whole.encode()).hexdigest(),
@@ -111,7 +112,7 @@ def _results(path: Path, names: set[str], requests: str) -> dict[str, tuple[int,
         if name is None or name not in names:
             foreign.append(f"line {number}, custom_id {name!r}")
             continue
-        ones = lines.outcomes(line, "completed")
+        ones = protocol.outcomes(line, "completed")
         before, known = found.get(name, (0, None))
         if known is None or not _answers(known):
             found[name] = (number, ones) if known is None or _answers(ones) else (before, known)
@@ -131,7 +132,7 @@ def _n(body: dict[str, Any]) -> int:
 
 
 def _answers(ones: list[dict[str, Any]]) -> bool:
-    return any(one["status"] in lines.ANSWERED for one in ones)
+    return any(one["status"] in batch.ANSWERED for one in ones)
 
 
 def _told(one: dict[str, Any]) -> tuple[Any, ...]:

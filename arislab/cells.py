@@ -15,7 +15,8 @@ from typing import Any
 
 import polars as pl
 
-from arislab import batch, evaluate, icl, lines
+from arislab import batch, evaluate, icl
+from arislab.batch import protocol
 from arislab.errors import ParameterError
 from arislab.task import Task
 
@@ -246,4 +247,4 @@ def _characters(messages: pl.Series) -> list[int]:
 
 def _said(message: dict[str, Any]) -> str:
     calls = message.get("tool_calls")
-    return (lines.text(message.get("content")) or "") + (json.dumps(calls) if calls else "")
+    return (protocol.text(message.get("content")) or "") + (json.dumps(calls) if calls else "")

@@ -11,7 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from arislab import decisions, lines, questions
+from arislab import decisions, questions
+from arislab.batch import protocol
 from arislab.errors import ParameterError, closest
 from arislab.task import Task
 
@@ -60,7 +61,7 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
             facts["category"] = task.category(candidate)
         rows.append({
             "id": row["custom_id"], "candidate_id": row["candidate_id"], "custom_id": row["custom_id"], "task": task.name,
-            "input": lines.asked(messages), "messages": json.dumps(messages, ensure_ascii=False), "output": row["output"],
+            "input": protocol.asked(messages), "messages": json.dumps(messages, ensure_ascii=False), "output": row["output"],
             "tools": row.get("tools"), "tool_calls": _calls(row),
             "quality_score": row["quality"], "needs_review": True, "approved": False, "reviewed_by": None,
             "metadata": json.dumps(facts, ensure_ascii=False, sort_keys=True, default=str), "split": candidate["split"], "updated_at": None,

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from arislab import batch, duplicates, questions, scoring, stats
+from arislab.batch import requests as batch_requests
 from arislab.duplicates import leaks as leaks  # phase 5 asks for it here
 from arislab.errors import LeakageError, ParameterError, TaskError
 from arislab.task import Task
@@ -258,7 +259,7 @@ def texts(
         candidate = row | {"profile": json.loads(row["profile"])}
         for one in questions.each(candidate, known.get(row["candidate_id"], ())):
             try:
-                text = duplicates.asked(batch.written(to_messages, one))
+                text = duplicates.asked(batch_requests.written(to_messages, one))
             except TaskError:
                 if not or_nothing:
                     raise

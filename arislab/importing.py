@@ -20,7 +20,8 @@ from typing import Any
 import polars as pl
 
 from arislab import batch as requests_of
-from arislab import batch_files, earlier, files, inputs, lines, questions, scoring
+from arislab import batch_files, earlier, files, inputs, questions, scoring
+from arislab.batch import requests as batch_requests
 from arislab.errors import PrerequisiteError, TaskError
 from arislab.lake.tables import SPLITS
 from arislab.task import Task
@@ -188,7 +189,7 @@ def _write(
 def _weight() -> pl.Expr:
     """How much a row tells of its request: 2 an answer, 1 why none came, 0 that a file has no line of it."""
     is_missing = pl.col("error").str.contains('"code":"missing_line"', literal=True).fill_null(value=False)
-    return pl.when(pl.col("status").is_in(lines.ANSWERED)).then(2).when(is_missing).then(0).otherwise(1)
+    return pl.when(pl.col("status").is_in(requests_of.ANSWERED)).then(2).when(is_missing).then(0).otherwise(1)
 
 
 def _telling_more(raw: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFrame:
@@ -220,7 +221,7 @@ def _recorded_questions(lake: Any) -> pl.DataFrame:
 
 
 def _asked(task: Task) -> inputs.Asked:
-    return lambda candidate: requests_of.written(task.to_messages, candidate)
+    return lambda candidate: batch_requests.written(task.to_messages, candidate)
 
 
 def _asked_or_recorded(task: Task) -> inputs.Asked:
@@ -228,7 +229,7 @@ def _asked_or_recorded(task: Task) -> inputs.Asked:
 
     def asked(candidate: dict[str, Any]) -> str | inputs.Chat | None:
         try:
-            return requests_of.written(task.to_messages, candidate)
+            return batch_requests.written(task.to_messages, candidate)
         except TaskError:
             return inputs.by_input(candidate)
 

@@ -18,7 +18,8 @@ from typing import Any
 import orjson
 import polars as pl
 
-from arislab import duplicates, lines, questions
+from arislab import duplicates, questions
+from arislab.batch import protocol
 from arislab.errors import PrerequisiteError, TaskError
 from arislab.files import Rows
 from arislab.lake import tables
@@ -191,7 +192,7 @@ def _texts(people: pl.DataFrame, asked: Asked, recorded: Mapping[str, Sequence[s
 def _said(candidate: dict[str, Any], asked: Asked, recorded: Sequence[str]) -> Iterator[tuple[str | None, bool]]:
     """The texts of a candidate: of each question all that is asked; then, if it is another text, its end, which may be trained on too."""
     chat = _chat(candidate["profile"])
-    parts = {duplicates.asked(chat), lines.asked(chat)} if chat else set()
+    parts = {duplicates.asked(chat), protocol.asked(chat)} if chat else set()
     wholes = set()
     for one in questions.each(candidate, recorded):
         said = asked(one) if one is candidate else _or_nothing(asked)(one)
@@ -201,7 +202,7 @@ def _said(candidate: dict[str, Any], asked: Asked, recorded: Sequence[str]) -> I
         yield whole, True
         wholes.add(whole)
         if isinstance(said, list):
-            parts.add(lines.asked(said))
+            parts.add(protocol.asked(said))
     yield from ((part, False) for part in sorted(parts - wholes))
 
 

@@ -9,8 +9,8 @@ import math
 from typing import Any
 
 from arislab import chat
+from arislab.batch import ASK
 from arislab.errors import ParameterError
-from arislab.lines import ASK
 
 _MANY = 10**9
 WHOLE: dict[str, tuple[int, int, str]] = {

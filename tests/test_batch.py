@@ -17,9 +17,10 @@ from conftest import people
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arislab import batch, job
+from arislab import batch
+from arislab.batch import job
+from arislab.batch.ledger import UNSENT, Ledger
 from arislab.errors import BatchError, ParameterError, PrerequisiteError, TaskError
-from arislab.ledger import UNSENT, Ledger
 
 
 def ask(candidate):

@@ -13,10 +13,11 @@ from faults import good, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arislab import batch, connection, ledger, results, sending, watch
-from arislab.dialect import dialect
+from arislab import batch
+from arislab.batch import connection, ledger, results, sending, watch
+from arislab.batch.dialects import dialect
+from arislab.batch.ledger import Ledger
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
-from arislab.ledger import Ledger
 
 N = 4
 FRAME = batch.build_requests(people(N), lambda c: [{"role": "user", "content": c["profile"]["text"]}], model="m")

@@ -32,10 +32,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from arislab import batch, connection, job, ledger, results, watch
+from arislab import batch
+from arislab.batch import AGAIN, ANSWERED, ASK, canonical, connection, job, ledger, outcome, requests, results, watch
+from arislab.batch.ledger import Ledger
+from arislab.batch.protocol import parse, split
 from arislab.errors import BatchError
-from arislab.ledger import Ledger
-from arislab.lines import AGAIN, ANSWERED, ASK, canonical, outcome, parse, split
 
 N = 9
 FRAME = batch.build_requests(people(N), lambda c: [{"role": "user", "content": c["profile"]["text"]}], model="m")
@@ -209,7 +210,7 @@ class Machine(RuleBasedStateMachine):
         self.acting = None
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(job, "Ledger", Watched)
-        self.patch.setattr(batch, "Ledger", Watched)
+        self.patch.setattr(requests, "Ledger", Watched)
         self.patch.setattr(job, "keep", keep)
         self.patch.setattr(results, "keep", keep)
         self.patch.setattr(ledger, "_lives", lambda owner: owner in {c.owner for c in self.clients.values()})

@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 from conftest import people
 
-from arislab import batch, chat, curation, finetune, lines, scoring
+from arislab import batch, chat, curation, finetune, scoring
+from arislab.batch import protocol
 from arislab.errors import ParameterError
 from arislab.server import engines, replay
 from arislab.task import load
@@ -134,25 +135,25 @@ def line(message, reason="tool_calls"):
 
 
 def test_an_answer_that_calls_is_ok_and_its_calls_are_kept_apart():
-    one = lines.outcome(line({"role": "assistant", "content": None, "tool_calls": CALLS}), "completed")
+    one = batch.outcome(line({"role": "assistant", "content": None, "tool_calls": CALLS}), "completed")
     assert (one["status"], json.loads(one["tool_calls"]), json.loads(one["llm_output"])) == ("ok", CALLS, CALLS)
-    both = lines.outcome(line({"content": "I look.", "tool_calls": CALLS}), "completed")
+    both = batch.outcome(line({"content": "I look.", "tool_calls": CALLS}), "completed")
     assert json.loads(both["llm_output"]) == {"content": "I look.", "tool_calls": CALLS}
-    older = lines.outcome(line({"content": None, "function_call": {"name": "map", "arguments": "{}"}}), "completed")
+    older = batch.outcome(line({"content": None, "function_call": {"name": "map", "arguments": "{}"}}), "completed")
     assert json.loads(older["tool_calls"]) == [{"type": "function", "function": {"name": "map", "arguments": "{}"}}]
     for message in (
         {"content": json.dumps(CALLS)},
         {"content": "Ulm.", "tool_calls": []},
         {"content": "Ulm.", "tool_calls": None},
     ):
-        plain = lines.outcome(line(message, "stop"), "completed")
+        plain = batch.outcome(line(message, "stop"), "completed")
         assert (plain["llm_output"], plain["tool_calls"]) == (message["content"], None)
-    assert lines.outcome(None, "expired")["tool_calls"] is None
+    assert batch.outcome(None, "expired")["tool_calls"] is None
 
 
 def test_an_answer_and_its_record_are_the_same_message():
     for text in (None, "I look."):
-        one = lines.outcome(line({"content": text, "tool_calls": CALLS}), "completed")
+        one = batch.outcome(line({"content": text, "tool_calls": CALLS}), "completed")
         assert chat.answer(one["llm_output"], one["tool_calls"]) == {
             "role": "assistant",
             "content": text,
@@ -167,11 +168,11 @@ def test_an_answer_and_its_record_are_the_same_message():
 
 
 def test_tools_of_a_request_are_those_offered():
-    assert json.loads(lines.offered({"tools": TOOLS})) == TOOLS
-    assert json.loads(lines.offered({"functions": [{"name": "map"}]})) == [
+    assert json.loads(protocol.offered({"tools": TOOLS})) == TOOLS
+    assert json.loads(protocol.offered({"functions": [{"name": "map"}]})) == [
         {"type": "function", "function": {"name": "map"}}
     ]
-    assert lines.offered({"tools": []}) is None
+    assert protocol.offered({"tools": []}) is None
 
 
 def raw(**more):
@@ -234,8 +235,8 @@ def test_a_recorded_call_is_replayed_as_a_call():
     }
     row |= {"finish_reason": "tool_calls", "prompt_tokens": 3, "completion_tokens": 5, "logprob_mean": None}
     made = replay._answer(engines.Request(0, "r-1", {}, 0), row)
-    again = lines.outcome({"response": {"status_code": 200, "body": json.loads(made.body)}}, "completed")
-    assert (again["tool_calls"], json.loads(again["llm_output"])) == (lines.as_written(CALLS), CALLS)
+    again = batch.outcome({"response": {"status_code": 200, "body": json.loads(made.body)}}, "completed")
+    assert (again["tool_calls"], json.loads(again["llm_output"])) == (protocol.as_written(CALLS), CALLS)
 
 
 def test_a_row_without_the_columns_reads_them_as_null(lake):

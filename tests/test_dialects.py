@@ -6,8 +6,9 @@ import re
 import pytest
 from conftest import CHECKOUT
 
-from arislab.dialect import DIALECTS
-from arislab.lines import AGAIN, ANSWERED, ASK, outcome, parse, split
+from arislab.batch import AGAIN, ANSWERED, ASK, outcome
+from arislab.batch.dialects import DIALECTS
+from arislab.batch.protocol import parse, split
 
 FOLDER = CHECKOUT / "tests" / "fixtures" / "dialects"
 LINES = [(path.stem, line) for path in sorted(FOLDER.glob("*.jsonl")) for line in map(parse, split(path.read_bytes()))]

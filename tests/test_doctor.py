@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from arislab.doctor import CHECKS, as_text, diagnose
+from arislab.batch.doctor import CHECKS, as_text, diagnose
 from arislab.errors import ParameterError, PrerequisiteError
 
 KEY = "planted-key-7f"

@@ -11,7 +11,8 @@ import pytest
 from conftest import FUZZ, people
 from races import race
 
-from arislab import engine, ledger
+from arislab import engine
+from arislab.batch import ledger
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import Lake, storage, tables
 from arislab.lake.digests import digest

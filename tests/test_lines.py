@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_json_text import TEXT
 
-from arislab import lines
+from arislab import batch
+from arislab.batch import protocol
+from arislab.batch.results import SCHEMA
 from arislab.lake.tables import STATUSES
-from arislab.results import SCHEMA
 
 
 def result(*choices, **body):
@@ -29,17 +30,17 @@ def test_choices_are_read_in_the_order_of_their_index_and_tokens_counted_once():
     line = result(
         choice("zwei", 1), choice("drei", 2), choice("eins", 0), usage={"prompt_tokens": 5, "completion_tokens": 9}
     )
-    ones = lines.outcomes(line, "completed")
+    ones = protocol.outcomes(line, "completed")
     assert [one["llm_output"] for one in ones] == ["eins", "zwei", "drei"]
     assert [one["completion_tokens"] for one in ones] == [9, None, None]
-    assert lines.outcome(line, "completed") == ones[0]
-    assert lines.n_choices(line) == 3
+    assert batch.outcome(line, "completed") == ones[0]
+    assert protocol.n_choices(line) == 3
 
 
 def test_choices_without_a_telling_index_stay_as_they_came():
-    assert [o["llm_output"] for o in lines.outcomes(result(choice("a", 0), choice("b", 0)), "")] == ["a", "b"]
-    assert [o["llm_output"] for o in lines.outcomes(result(choice("a", None), choice("b", 0)), "")] == ["a", "b"]
-    assert [o["llm_output"] for o in lines.outcomes(result("odd", choice("b", 0)), "")] == ["b"]
+    assert [o["llm_output"] for o in protocol.outcomes(result(choice("a", 0), choice("b", 0)), "")] == ["a", "b"]
+    assert [o["llm_output"] for o in protocol.outcomes(result(choice("a", None), choice("b", 0)), "")] == ["a", "b"]
+    assert [o["llm_output"] for o in protocol.outcomes(result("odd", choice("b", 0)), "")] == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_choices_without_a_telling_index_stay_as_they_came():
     ],
 )
 def test_the_text_of_an_answer_is_that_of_its_parts(content, status, text):
-    one = lines.outcome(result(choice(content)), "completed")
+    one = batch.outcome(result(choice(content)), "completed")
     assert (one["status"], one["llm_output"]) == (status, text)
 
 
@@ -85,13 +86,13 @@ def test_the_text_of_an_answer_is_that_of_its_parts(content, status, text):
     ],
 )
 def test_an_answer_that_did_not_come_to_its_end_is_not_whole(reason, status):
-    one = lines.outcome(result(choice("The tide comes in and", finish_reason=reason)), "completed")
+    one = batch.outcome(result(choice("The tide comes in and", finish_reason=reason)), "completed")
     assert (one["status"], one["llm_output"], one["finish_reason"]) == (status, "The tide comes in and", reason)
 
 
 @pytest.mark.parametrize("reason", ["abort", "error"])
 def test_an_answer_that_broke_off_before_its_first_word_is_asked_for_again(reason):
-    one = lines.outcome(result(choice("", finish_reason=reason)), "completed")
+    one = batch.outcome(result(choice("", finish_reason=reason)), "completed")
     assert (one["status"], json.loads(one["error"])["code"]) == ("unavailable", "broken_off")
 
 
@@ -100,17 +101,17 @@ NOTHING = [{"code": None, "message": None}, {"message": "", "code": 0}, {}, "", 
 
 @pytest.mark.parametrize("error", NOTHING)
 def test_an_error_that_says_nothing_beside_an_answer_is_none(error):
-    assert lines.outcome(result(choice("Yes.")) | {"error": error}, "completed")["status"] == "ok"
-    assert lines.outcome(result(choice("Yes."), error=error), "completed")["status"] == "ok"
+    assert batch.outcome(result(choice("Yes.")) | {"error": error}, "completed")["status"] == "ok"
+    assert batch.outcome(result(choice("Yes."), error=error), "completed")["status"] == "ok"
     bare = {"custom_id": "x", "response": {"body": {"choices": [choice("Yes.")], "error": error}}}
-    assert lines.outcome(bare, "completed")["llm_output"] == "Yes."
+    assert batch.outcome(bare, "completed")["llm_output"] == "Yes."
     refused = {"custom_id": "x", "response": {"status_code": 400, "body": {"error": error}}, "error": error}
-    assert lines.outcome(refused, "completed")["status"] == "error"
+    assert batch.outcome(refused, "completed")["status"] == "error"
 
 
 def test_an_answer_of_a_completion_endpoint_is_its_text():
     assert (
-        lines.outcome(result({"index": 0, "text": "on and on", "finish_reason": "length"}), "")["llm_output"]
+        batch.outcome(result({"index": 0, "text": "on and on", "finish_reason": "length"}), "")["llm_output"]
         == "on and on"
     )
 
@@ -133,7 +134,7 @@ def test_an_answer_of_a_completion_endpoint_is_its_text():
 def test_a_status_code_of_any_type_is_read(code, status):
     line = result(choice("a"))
     line["response"]["status_code"] = code
-    assert lines.outcome(line, "")["status"] == status
+    assert batch.outcome(line, "")["status"] == status
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_a_status_code_of_any_type_is_read(code, status):
     ],
 )
 def test_counts_that_are_none_are_unknown(body):
-    one = lines.outcome(result(choice("a"), **body), "")
+    one = batch.outcome(result(choice("a"), **body), "")
     assert (one["status"], one["prompt_tokens"], one["completion_tokens"]) == ("ok", None, None)
 
 
@@ -163,18 +164,18 @@ def test_counts_that_are_none_are_unknown(body):
     ],
 )
 def test_logprobs_of_any_type_are_read(logprobs, mean):
-    assert lines.outcome(result(choice("a", logprobs=logprobs)), "")["logprob_mean"] == mean
+    assert batch.outcome(result(choice("a", logprobs=logprobs)), "")["logprob_mean"] == mean
 
 
 def test_an_answer_that_is_no_canonical_json_is_read():
     raw = b'\xef\xbb\xbf{"custom_id": "x", "response": {"status_code": 200, "body": {"choices": [{"message": {"content": "a\\ud83d"}, "p": NaN}]}}}'
-    assert lines.parse(raw) is None
-    assert lines.outcome(lines.answer(raw), "")["llm_output"] == "a\ufffd"
+    assert protocol.parse(raw) is None
+    assert batch.outcome(protocol.answer(raw), "")["llm_output"] == "a\ufffd"
 
 
 def test_an_error_of_any_depth_is_a_row():
     deep = json.loads("[" * 900 + "]" * 900)
-    one = lines.outcome({"custom_id": "x", "response": None, "error": {"code": "odd", "data": deep}}, "")
+    one = batch.outcome({"custom_id": "x", "response": None, "error": {"code": "odd", "data": deep}}, "")
     assert one["status"] == "unavailable"
     assert json.loads(one["error"])
 
@@ -224,11 +225,11 @@ LINE = shaped(custom_id=st.just("x"), response=RESPONSE, error=ERROR)
 @settings(max_examples=FUZZ, deadline=None)
 @given(LINE)
 def test_any_line_ends_in_rows_that_the_tables_take(line):
-    ones = lines.outcomes(line, "completed")
+    ones = protocol.outcomes(line, "completed")
     assert ones
     for one in ones:
         assert one["status"] in STATUSES
-        assert (one["error"] is None) == (one["status"] in lines.ANSWERED)
+        assert (one["error"] is None) == (one["status"] in batch.ANSWERED)
         for name, kind in SCHEMA.items():
             if one.get(name) is not None:
                 wanted = {"String": str, "Int64": int, "Float64": float}[str(kind)]
@@ -236,7 +237,7 @@ def test_any_line_ends_in_rows_that_the_tables_take(line):
         for name in ("prompt_tokens", "completion_tokens"):
             assert one[name] is None or 0 <= one[name] < 2**63
         assert one["logprob_mean"] is None or one["logprob_mean"] <= 0
-    assert len(ones) == max(1, lines.n_choices(line)) or ones[0]["status"] not in lines.ANSWERED
+    assert len(ones) == max(1, protocol.n_choices(line)) or ones[0]["status"] not in batch.ANSWERED
 
 
 @settings(max_examples=FUZZ, deadline=None)
@@ -245,5 +246,5 @@ def test_every_choice_of_a_whole_line_is_read_back(answers, chance):
     choices = [choice(text, i, finish_reason=reason) for i, (text, reason) in enumerate(answers)]
     chance.shuffle(choices)
     raw = json.dumps(result(*choices, usage={"prompt_tokens": 3, "completion_tokens": 4})).encode()
-    ones = lines.outcomes(lines.answer(raw), "completed")
+    ones = protocol.outcomes(protocol.answer(raw), "completed")
     assert [(one["llm_output"], one["finish_reason"]) for one in ones] == answers

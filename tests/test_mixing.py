@@ -14,7 +14,8 @@ from test_records import plant
 from test_server import Server
 from typer.testing import CliRunner
 
-from arislab import batch, isolation, mixing, verify
+from arislab import batch, isolation, verify
+from arislab.batch import mixing
 from arislab.cli import app
 from arislab.errors import BatchError
 from arislab.records import find as records

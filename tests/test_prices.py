@@ -7,8 +7,8 @@ from datetime import date
 import pytest
 from conftest import CHECKOUT
 
+from arislab.batch import Price, prices
 from arislab.errors import ParameterError
-from arislab.prices import Price, prices
 
 ENTRY = """
 [[price]]

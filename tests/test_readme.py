@@ -128,7 +128,8 @@ def test_a_chat_server_behind_arislab_serve_answers_a_phase(tmp_path):
 def test_the_page_on_servers_names_options_limits_and_dialects_that_exist():
     from typer.main import get_command
 
-    from arislab import cli, dialect
+    from arislab import cli
+    from arislab.batch import dialects
     from arislab.server.limits import Limits
 
     page = (CHECKOUT / "arislab" / "server" / "README.md").read_text()
@@ -137,7 +138,7 @@ def test_the_page_on_servers_names_options_limits_and_dialects_that_exist():
     known = {option for command in commands for parameter in command.params for option in parameter.opts}
     theirs = {"--port", "--enable-lora", "--max-model-len", "--model-path", "--parallel"}  # of vLLM, SGLang, llama.cpp
     assert set(re.findall(r"--[a-z][a-z-]+", page)) <= known | theirs
-    assert {dialect.dialect(name).name for name in re.findall(r"--dialect (\w+)", page)} == {
+    assert {dialects.dialect(name).name for name in re.findall(r"--dialect (\w+)", page)} == {
         "litellm",
         "llm_d",
         "control_layer",

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arislab import batch
+from arislab.batch.protocol import URL, encode, parse
+from arislab.batch.request_lines import MAX_ID, request
+from arislab.batch.sending import cut
 from arislab.errors import ParameterError
-from arislab.lines import URL, encode, parse
-from arislab.request_lines import MAX_ID, request
-from arislab.sending import cut
 from arislab.server.limits import Limits
 from arislab.server.runner import check_line
 

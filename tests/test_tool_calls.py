@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_labels import TEMPLATES, TINY, learned, said, speaking
 
-from arislab import chat, curation, finetune, importing, lines, review, scoring, structured, verdicts
+from arislab import batch, chat, curation, finetune, importing, review, scoring, structured, verdicts
+from arislab.batch import protocol
 from arislab.lake import Lake
 from arislab.task import load
 
@@ -162,7 +163,7 @@ def curated(folder, asked, task):
         {
             "custom_id": f"q{i}",
             "method": "POST",
-            "url": lines.URL,
+            "url": protocol.URL,
             "body": {"model": "m", "messages": messages, "n": 1, "seed": i} | offered,
         }
         for i, (messages, offered, _, _) in enumerate(asked)
@@ -247,15 +248,15 @@ def parsed(message):
 
 def texts(value):
     """Every text in a value: the arguments of calls as the JSON that they are."""
-    return {json.dumps(value), json.dumps(value, ensure_ascii=False), lines.canonical(value)}
+    return {json.dumps(value), json.dumps(value, ensure_ascii=False), batch.canonical(value)}
 
 
 def tokenized(tokenizer, kwargs, messages, offered, message):
-    one = lines.outcome(
+    one = batch.outcome(
         {"response": {"status_code": 200, "body": {"choices": [{"index": 0, "message": message}]}}}, "completed"
     )
-    row = {"id": "r", "messages": lines.as_written(messages), "output": one["llm_output"]}
-    row |= {"tools": lines.offered(offered), "tool_calls": one["tool_calls"]}
+    row = {"id": "r", "messages": protocol.as_written(messages), "output": one["llm_output"]}
+    row |= {"tools": protocol.offered(offered), "tool_calls": one["tool_calls"]}
     frame = pl.DataFrame([row], schema=dict.fromkeys(row, pl.String))
     return finetune.tokenize(frame, tokenizer, max_length=10**6, chat_template_kwargs=kwargs).row(0, named=True)
 

@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 from conftest import people
 
-from arislab import batch_cli, engine, finetune, ledger, runs
+from arislab import batch_cli, engine, finetune, runs
+from arislab.batch import ledger
 from arislab.errors import BatchError, PrerequisiteError
 from arislab.lake import storage
 from arislab.server import store

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from arislab import chat, lines
+from arislab import batch, chat
 from arislab.errors import PrerequisiteError
 from arislab.records import files as run_files
 from arislab.records import outputs
@@ -454,6 +454,6 @@ def messages(chosen: Mapping[str, Any], curated: pl.DataFrame, candidates: pl.Da
             "approve_policy": chosen["approve_policy"],
             "seed": seed,
             "task_now": task.version,
-            "sha256": hashlib.sha256(lines.canonical(found).encode()).hexdigest(),
+            "sha256": hashlib.sha256(batch.canonical(found).encode()).hexdigest(),
         },
     }

@@ -14,7 +14,7 @@ This module does not know files or servers.
 
 from typing import Any
 
-from arislab.lines import URL, canonical
+from arislab.batch.protocol import URL, canonical
 from arislab.system import json_text
 
 MAX_ID = 512

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from arislab.connection import Server
+from arislab.batch.connection import Server
 from arislab.errors import BatchError
 from arislab.isolation import Answers, Isolation, Wave, body, examine, from_dict, text_of
 

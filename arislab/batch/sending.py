@@ -15,10 +15,10 @@ from typing import Any
 
 import polars as pl
 
-from arislab.connection import Server
+from arislab.batch.connection import Server
+from arislab.batch.ledger import Ledger
+from arislab.batch.protocol import URL, encode, parse
 from arislab.errors import BatchError
-from arislab.ledger import Ledger
-from arislab.lines import URL, encode, parse
 
 MAX_LINE_BYTES = 8_000_000
 _LISTED = 2_000  # batches that are looked through for one whose answer was lost

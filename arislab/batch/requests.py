@@ -16,17 +16,18 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from arislab import chat, mixing
-from arislab.budget import Budget
-from arislab.connection import Server, connect
+from arislab import chat
+from arislab.batch import mixing
+from arislab.batch.budget import Budget
+from arislab.batch.connection import Server, connect
+from arislab.batch.job import Job, send_together, submit
+from arislab.batch.ledger import OPEN, Ledger
+from arislab.batch.protocol import AGAIN, ANSWERED, ASK, asked, canonical, outcome
+from arislab.batch.request_lines import request
+from arislab.batch.sending import cut, find_batch, unsendable
 from arislab.errors import BatchError, ParameterError, TaskError
 from arislab.isolation import Isolation
-from arislab.job import Job, send_together, submit
 from arislab.lake.conditions import Where
-from arislab.ledger import OPEN, Ledger
-from arislab.lines import AGAIN, ANSWERED, ASK, asked, canonical, outcome
-from arislab.request_lines import request
-from arislab.sending import cut, find_batch, unsendable
 
 __all__ = [
     "AGAIN",

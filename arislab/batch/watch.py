@@ -8,8 +8,8 @@ import time
 import warnings
 from typing import Any
 
-from arislab.connection import Server
-from arislab.dialect import TERMINAL
+from arislab.batch.connection import Server
+from arislab.batch.dialects import TERMINAL
 from arislab.errors import BatchError
 
 _STALL_S = 300.0

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import polars as pl
 
-from arislab.connection import client_of
-from arislab.dialect import DIALECTS, STATUSES, TERMINAL
+from arislab.batch.connection import client_of
+from arislab.batch.dialects import DIALECTS, STATUSES, TERMINAL
+from arislab.batch.protocol import ANSWERED, URL, outcome, parse, split
 from arislab.errors import ParameterError, PrerequisiteError
-from arislab.lines import ANSWERED, URL, outcome, parse, split
 from arislab.system import masking
 
 COLUMNS = {"check": pl.String, "verdict": pl.String, "seen": pl.String, "client": pl.String, "bridged": pl.Boolean}

@@ -17,15 +17,15 @@ from typing import Any
 
 import polars as pl
 
-from arislab import mixing, results, sending
-from arislab.budget import Budget
-from arislab.connection import Server
+from arislab.batch import mixing, results, sending
+from arislab.batch.budget import Budget
+from arislab.batch.connection import Server
+from arislab.batch.ledger import FETCHED, OPEN, UNSENT, Ledger, keep
+from arislab.batch.protocol import AGAIN, ANSWERED, ASK, canonical, offered, outcome
+from arislab.batch.results import BrokenError, Part, Sorted
+from arislab.batch.sending import cut, find_batch, unsendable
+from arislab.batch.watch import Watch
 from arislab.errors import BatchError, ParameterError
-from arislab.ledger import FETCHED, OPEN, UNSENT, Ledger, keep
-from arislab.lines import AGAIN, ANSWERED, ASK, canonical, offered, outcome
-from arislab.results import BrokenError, Part, Sorted
-from arislab.sending import cut, find_batch, unsendable
-from arislab.watch import Watch
 
 
 def submit(

@@ -86,7 +86,7 @@ def prices(model: str, *, path: Path | None = None, today: date | None = None) -
 
 def _default() -> Path:
     own = Path(os.environ.get("ARISLAB_ROOT", ".")) / "data" / "prices.toml"
-    return own if own.is_file() else Path(__file__).parent.parent / "data" / "prices.toml"
+    return own if own.is_file() else Path(__file__).parents[2] / "data" / "prices.toml"
 
 
 def _read(path: Path) -> list[Price]:

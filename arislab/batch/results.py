@@ -15,10 +15,10 @@ from typing import Any
 
 import polars as pl
 
-from arislab.connection import Server
+from arislab.batch.connection import Server
+from arislab.batch.ledger import FETCHED, keep
+from arislab.batch.protocol import ANSWERED, answer, canonical, n_choices, outcome, parse, split
 from arislab.errors import BatchError
-from arislab.ledger import FETCHED, keep
-from arislab.lines import ANSWERED, answer, canonical, n_choices, outcome, parse, split
 
 KINDS = ("output", "error")
 SCHEMA = {

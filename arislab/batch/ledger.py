@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from arislab.batch.protocol import ANSWERED, parse, split
 from arislab.errors import BatchError, PrerequisiteError
-from arislab.lines import ANSWERED, parse, split
 from arislab.system import files, masking
 
 UNSENT = ("planned", "uploading", "creating")

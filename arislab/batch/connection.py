@@ -16,7 +16,7 @@ from pathlib import Path
 from random import uniform
 from typing import Any
 
-from arislab.dialect import DIALECTS, Dialect, dialect
+from arislab.batch.dialects import DIALECTS, Dialect, dialect
 from arislab.errors import BatchError, ParameterError, PrerequisiteError, closest
 from arislab.isolation import Isolation
 from arislab.system import masking
