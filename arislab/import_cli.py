@@ -45,7 +45,7 @@ def import_file(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be imported, write nothing.")] = False,
 ) -> None:
     """Bring your own candidates, or outputs recorded elsewhere, into the lake."""
-    from arislab import importing
+    from arislab.inputs import importing
     from arislab.task import load
 
     if what not in ("candidates", "outputs"):

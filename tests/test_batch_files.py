@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from arislab import batch_files, inputs
 from arislab.errors import PrerequisiteError
+from arislab.inputs import batch_files, lake_rows
 
 
 def ask(name, *texts, system=None, **more):
@@ -92,7 +92,7 @@ def test_a_candidate_is_the_whole_conversation(read):
         assert profile["input"] == messages[-1]["content"]
         assert profile.get("messages", messages) == messages
         assert ("messages" in profile) == (len(messages) > 1)
-    assert raw["candidate_id"][4] == inputs.hashed("Hello!")  # as an output without batch files has it
+    assert raw["candidate_id"][4] == lake_rows.hashed("Hello!")  # as an output without batch files has it
 
 
 def test_a_question_in_parts_is_the_text_of_its_parts(read):

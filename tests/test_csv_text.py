@@ -3,7 +3,7 @@ from conftest import FUZZ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arislab import csv_text
+from arislab.inputs import csv_text
 
 FIELD = st.none() | st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('",;\t\r\n '), max_size=12)
 TABLE = st.integers(2, 5).flatmap(

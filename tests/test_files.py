@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_json_text import TEXT, VALUES, WRITERS
 
-from arislab import files, importing
 from arislab.errors import ParameterError, PrerequisiteError
+from arislab.inputs import files, importing
 from arislab.system import json_text
 from arislab.task import load
 

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 from test_cli import arislab
 
-from arislab import earlier, importing
 from arislab.errors import PrerequisiteError
+from arislab.inputs import earlier, importing
 from arislab.lake import Lake
 from arislab.task import load
 

@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_json_text import TEXT, VALUES
 
-from arislab import files, inputs
 from arislab.errors import PrerequisiteError, TaskError
-from arislab.files import Rows
+from arislab.inputs import files, lake_rows
+from arislab.inputs.files import Rows
 from arislab.lake import tables
 from arislab.system import json_text
 
@@ -29,13 +29,13 @@ PROFILES = (
 NOBODY = pl.DataFrame(schema=dict.fromkeys(("candidate_id", "profile", "group_id", "split"), pl.String))
 
 
-def imported(file, *, asked=inputs.by_profile, known=NOBODY, fixed=(), renamed=None, **how):
-    frame = inputs.candidates(file, **how)
-    return inputs.placed(frame, known, asked=asked, fixed=fixed, renamed=renamed).frame
+def imported(file, *, asked=lake_rows.by_profile, known=NOBODY, fixed=(), renamed=None, **how):
+    frame = lake_rows.candidates(file, **how)
+    return lake_rows.placed(frame, known, asked=asked, fixed=fixed, renamed=renamed).frame
 
 
 def test_a_users_own_profiles_become_candidates():
-    frame = imported(rows(*PROFILES), id="nr", asked=inputs.by_column("text"))
+    frame = imported(rows(*PROFILES), id="nr", asked=lake_rows.by_column("text"))
     assert frame["candidate_id"].to_list() == ["1", "2", "3"]
     assert json.loads(frame["profile"][2]) == {"nr": 3, "title": "Pilot", "text": "flies far", "firm": "A"}
     assert frame["title"].to_list() == ["Cook", "Cook", "Pilot"]
@@ -48,7 +48,7 @@ def test_ids_and_profiles_are_what_the_file_says(tmp_path):
     path.write_text(
         '{"id": 1.50, "n": 90071992547409931, "k": "\\u00fc"}\n{"id": "1.5", "tags": {"z": 1, "a": null}}\n'
     )
-    frame = inputs.candidates(files.read(path), id="id")
+    frame = lake_rows.candidates(files.read(path), id="id")
     assert frame["candidate_id"].to_list() == ["1.50", "1.5"]
     assert frame["profile"].to_list() == [
         '{"id":1.50,"n":90071992547409931,"k":"ü"}',
@@ -76,7 +76,7 @@ def test_near_duplicates_are_sought_in_what_is_asked_not_in_ids_and_gold():
     ]
     alone = imported(rows(*people), id="nr")
     asked = imported(rows(*people), id="nr", asked=lambda candidate: candidate["profile"]["q"])
-    by_text = imported(rows(*people), id="nr", asked=inputs.by_column("q"))
+    by_text = imported(rows(*people), id="nr", asked=lake_rows.by_column("q"))
     assert alone["group_id"].n_unique() == 4
     assert asked["group_id"].n_unique() == by_text["group_id"].n_unique() == 1
 
@@ -96,7 +96,7 @@ def test_a_name_is_no_part_of_what_is_compared():
 
 def test_a_given_group_is_kept_and_joined_by_near_duplicates():
     people = [p | {"nr": i} for i, p in enumerate(PROFILES)] + [{"nr": 3, "text": COOK + "!", "firm": None}]
-    frame = imported(rows(*people[1:]), id="nr", group="firm", asked=inputs.by_column("text"))
+    frame = imported(rows(*people[1:]), id="nr", group="firm", asked=lake_rows.by_column("text"))
     assert frame["group_id"].to_list() == ["g-B", "g-A", "g-B"]
     assert frame["split"].to_list() == [tables.split_of(group) for group in frame["group_id"]]
 
@@ -105,7 +105,7 @@ def test_a_blank_group_is_no_group():
     people = [
         {"nr": i, "text": f"person {i} " + "abcdefghij"[i] * 9, "g": g} for i, g in enumerate(["", " ", None, "x", "x"])
     ]
-    frame = imported(rows(*people), id="nr", group="g", asked=inputs.by_column("text"))
+    frame = imported(rows(*people), id="nr", group="g", asked=lake_rows.by_column("text"))
     assert frame["group_id"].n_unique() == 4
     assert frame["group_id"][3] == frame["group_id"][4] == "g-x"
 
@@ -118,7 +118,7 @@ def test_a_text_that_two_groups_share_leaves_the_test_split_and_merges_nothing()
         {"nr": 2, "text": COOK.upper(), "firm": seen},
         {"nr": 3, "text": "flies far", "firm": hidden},
     ]
-    frame = imported(rows(*people), id="nr", group="firm", asked=inputs.by_column("text"))
+    frame = imported(rows(*people), id="nr", group="firm", asked=lake_rows.by_column("text"))
     assert frame["group_id"].to_list() == [f"g-{hidden}", f"g-{seen}", f"g-{hidden}"]
     assert frame["split"].to_list() == [None, "train", "test"]
 
@@ -134,12 +134,12 @@ def test_a_text_that_two_groups_share_leaves_the_test_split_and_merges_nothing()
 )
 def test_empty_and_repeated_ids_are_refused_by_line(value, message):
     with pytest.raises(PrerequisiteError, match=message):
-        inputs.candidates(rows({"nr": "a"}, {"nr": value}), id="nr")
+        lake_rows.candidates(rows({"nr": "a"}, {"nr": value}), id="nr")
 
 
 def test_an_unknown_column_is_refused_with_the_closest():
     with pytest.raises(PrerequisiteError, match=r"--id 'txt' is no column .* did you mean 'text'"):
-        inputs.candidates(rows(*PROFILES), id="txt")
+        lake_rows.candidates(rows(*PROFILES), id="txt")
 
 
 def test_the_split_of_the_file_is_the_split():
@@ -165,17 +165,17 @@ def test_the_split_of_the_file_is_the_split():
 def test_a_split_that_cannot_be_is_refused_by_line(parts, message):
     marked = [p | {"part": part} for p, part in zip(PROFILES, parts, strict=True)]
     with pytest.raises(PrerequisiteError, match=message):
-        inputs.candidates(rows(*marked), id="nr", group="firm", split="part")
+        lake_rows.candidates(rows(*marked), id="nr", group="firm", split="part")
 
 
 def test_near_duplicates_in_two_splits_are_refused_by_line():
     file = rows(*[p | {"part": part} for p, part in zip(PROFILES, ("train", "test", "test"), strict=True)])
-    frame = inputs.candidates(file, id="nr", split="part")
-    placed = inputs.placed(frame, NOBODY, asked=inputs.by_column("text")).frame
+    frame = lake_rows.candidates(file, id="nr", split="part")
+    placed = lake_rows.placed(frame, NOBODY, asked=lake_rows.by_column("text")).frame
     with pytest.raises(
         PrerequisiteError, match=r"line 2: the row is marked test, line 1 is marked train, .*near-duplicates"
     ):
-        inputs.refuse_torn_groups(file, frame, placed)
+        lake_rows.refuse_torn_groups(file, frame, placed)
 
 
 RECORDED = (
@@ -187,7 +187,7 @@ RECORDED = (
 
 
 def test_outputs_of_one_input_are_samples_of_one_candidate():
-    people, raw = inputs.outputs(rows(*RECORDED), task="sums", input="q", output="a", model="who", keep=["gt"])
+    people, raw = lake_rows.outputs(rows(*RECORDED), task="sums", input="q", output="a", model="who", keep=["gt"])
     assert (people.height, raw.height) == (3, 4)
     assert raw["sample"].to_list() == [0, 1, 0, 0]
     assert raw["status"].to_list() == ["ok", "ok", "ok", "empty"]
@@ -202,7 +202,7 @@ def test_answers_and_kept_values_are_what_the_file_says(tmp_path):
     path.write_text(
         '{"q":[{"role":"user","content":"hi"}],"a":{"z":1.0,"b":[]},"k":12345678901234567890}\n{"q":"x","a":false}\n'
     )
-    _, raw = inputs.outputs(files.read(path), task="t", input="q", output="a", keep=["k"])
+    _, raw = lake_rows.outputs(files.read(path), task="t", input="q", output="a", keep=["k"])
     assert raw["input"].to_list() == ['[{"role":"user","content":"hi"}]', "x"]
     assert raw["llm_output"].to_list() == ['{"z":1.0,"b":[]}', "false"]
     assert raw["metadata"].to_list() == ['{"k":12345678901234567890}', "{}"]
@@ -214,7 +214,7 @@ def test_answers_and_kept_values_are_what_the_file_says(tmp_path):
 )
 def test_a_name_that_scorers_know_otherwise_cannot_be_kept(name, message):
     with pytest.raises(PrerequisiteError, match=f"--keep '{name}': .*{message}"):
-        inputs.outputs(
+        lake_rows.outputs(
             rows({"q": "x", "a": "y", name: 1}),
             task="t",
             input="q",
@@ -226,17 +226,19 @@ def test_a_name_that_scorers_know_otherwise_cannot_be_kept(name, message):
 
 def test_all_outputs_of_a_candidate_have_one_split():
     marked = [r | {"part": part} for r, part in zip(RECORDED, ("test", "test", "train", "validation"), strict=True)]
-    people, _ = inputs.outputs(rows(*marked), task="t", input="q", output="a", split="part")
+    people, _ = lake_rows.outputs(rows(*marked), task="t", input="q", output="a", split="part")
     assert people["split"].to_list() == ["test", "train", "validation"]
     with pytest.raises(
         PrerequisiteError, match="line 2: the row is marked train, line 1 about the same candidate test"
     ):
-        inputs.outputs(rows(*[marked[0], marked[1] | {"part": "train"}]), task="t", input="q", output="a", split="part")
+        lake_rows.outputs(
+            rows(*[marked[0], marked[1] | {"part": "train"}]), task="t", input="q", output="a", split="part"
+        )
 
 
 def test_an_output_without_the_name_of_its_candidate_is_refused_by_line():
     with pytest.raises(PrerequisiteError, match="line 2: --id 'who' is empty"):
-        inputs.outputs(rows(RECORDED[0], RECORDED[1] | {"who": ""}), task="t", input="q", output="a", id="who")
+        lake_rows.outputs(rows(RECORDED[0], RECORDED[1] | {"who": ""}), task="t", input="q", output="a", id="who")
 
 
 @pytest.mark.parametrize(
@@ -260,10 +262,10 @@ def test_what_is_wrong_in_a_parquet_file_is_named_by_row(tmp_path, column, value
     def read(*, types=None, **how):
         file = files.read(tmp_path / "file.parquet", types=types)
         if "input" in how:
-            return inputs.outputs(file, task="t", output="firm", **how)
-        frame = inputs.candidates(file, **{"id": "nr"} | how)
-        placed = inputs.placed(frame, NOBODY, asked=inputs.by_column("text")).frame
-        return inputs.refuse_torn_groups(file, frame, placed)
+            return lake_rows.outputs(file, task="t", output="firm", **how)
+        frame = lake_rows.candidates(file, **{"id": "nr"} | how)
+        placed = lake_rows.placed(frame, NOBODY, asked=lake_rows.by_column("text")).frame
+        return lake_rows.refuse_torn_groups(file, frame, placed)
 
     with pytest.raises(PrerequisiteError, match=message) as refused:
         read(**how)
@@ -272,7 +274,7 @@ def test_what_is_wrong_in_a_parquet_file_is_named_by_row(tmp_path, column, value
 
 def test_importing_twice_gives_the_same_rows_and_any_change_another_id():
     def ids(**how):
-        return inputs.outputs(rows(*RECORDED), task="sums", input="q", output="a", **how)[1]["custom_id"].to_list()
+        return lake_rows.outputs(rows(*RECORDED), task="sums", input="q", output="a", **how)[1]["custom_id"].to_list()
 
     assert ids() == ids()
     assert ids(model="who") != ids()
@@ -280,8 +282,8 @@ def test_importing_twice_gives_the_same_rows_and_any_change_another_id():
 
 def test_the_order_of_a_file_names_no_row_and_equal_rows_stay_apart():
     twice = [*RECORDED, RECORDED[0]]
-    first = inputs.outputs(rows(*twice), task="sums", input="q", output="a")[1]
-    other = inputs.outputs(rows(*twice[::-1]), task="sums", input="q", output="a")[1]
+    first = lake_rows.outputs(rows(*twice), task="sums", input="q", output="a")[1]
+    other = lake_rows.outputs(rows(*twice[::-1]), task="sums", input="q", output="a")[1]
     assert first["custom_id"].n_unique() == 5
     assert set(first["custom_id"]) == set(other["custom_id"])
 
@@ -294,7 +296,7 @@ SAME_FOLDER = settings(max_examples=FUZZ, deadline=None, suppress_health_check=[
 def test_outputs_are_read_back_as_they_were_written(tmp_path, values):
     path = tmp_path / "o.jsonl"
     path.write_text("\n".join(json.dumps({"q": q, "a": a, "kept": k}) for q, a, k in values))
-    people, raw = inputs.outputs(files.read(path), task="t", input="q", output="a", keep=["kept"])
+    people, raw = lake_rows.outputs(files.read(path), task="t", input="q", output="a", keep=["kept"])
 
     def text(value):
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -326,7 +328,7 @@ def test_candidates_are_read_back_as_they_were_written(tmp_path, people):
 
 
 def test_a_known_candidate_keeps_group_and_split_when_a_larger_file_comes():
-    how = {"id": "nr", "asked": inputs.by_column("text")}
+    how = {"id": "nr", "asked": lake_rows.by_column("text")}
     first = imported(rows(*PROFILES[1:]), **how)
     grown = imported(rows(*PROFILES), known=first, fixed=first["candidate_id"].to_list(), **how)
     before = {r["candidate_id"]: (r["group_id"], r["split"]) for r in first.to_dicts()}
@@ -343,7 +345,7 @@ def known(name, group, split, text="x"):
 
 def test_a_near_duplicate_of_a_known_candidate_joins_its_group_though_the_file_has_it_not():
     frame = imported(
-        rows(PROFILES[0]), id="nr", known=known("old", "g-old", "validation", COOK), asked=inputs.by_column("text")
+        rows(PROFILES[0]), id="nr", known=known("old", "g-old", "validation", COOK), asked=lake_rows.by_column("text")
     )
     assert frame.select("group_id", "split").rows() == [("g-old", "validation")]
 
@@ -381,6 +383,6 @@ def test_a_task_that_knows_no_question_about_somebody_in_the_lake_hinders_nobody
 def test_a_column_messages_that_is_no_chat_hinders_no_import(messages):
     profile = json.dumps({"name": "Ida", "messages": messages})
     ida = known("ida", "g", "train").with_columns(profile=pl.lit(profile))
-    people, _ = inputs.outputs(rows({"q": "Where is Ulm?", "a": "On the Danube."}), task="t", input="q", output="a")
-    assert inputs.placed(people, ida, asked=inputs.by_input).frame.height == 1
-    assert inputs.by_input({"profile": {"input": "Where?", "messages": messages}}) == "Where?"
+    people, _ = lake_rows.outputs(rows({"q": "Where is Ulm?", "a": "On the Danube."}), task="t", input="q", output="a")
+    assert lake_rows.placed(people, ida, asked=lake_rows.by_input).frame.height == 1
+    assert lake_rows.by_input({"profile": {"input": "Where?", "messages": messages}}) == "Where?"

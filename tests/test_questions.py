@@ -11,8 +11,9 @@ from conftest import CHECKOUT, FUZZ
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arislab import curation, evaluate, importing, questions, scoring
+from arislab import curation, evaluate, questions, scoring
 from arislab.errors import LeakageError, PrerequisiteError
+from arislab.inputs import importing
 from arislab.lake import Lake, tables
 from arislab.task import load
 

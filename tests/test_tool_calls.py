@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_labels import TEMPLATES, TINY, learned, said, speaking
 
-from arislab import batch, chat, curation, finetune, importing, review, scoring, structured, verdicts
+from arislab import batch, chat, curation, finetune, review, scoring, structured, verdicts
 from arislab.batch import protocol
+from arislab.inputs import importing
 from arislab.lake import Lake
 from arislab.task import load
 

@@ -17,10 +17,11 @@ from typing import Any
 
 import polars as pl
 
-from arislab import batch, files, inputs
+from arislab import batch
 from arislab.batch import protocol
 from arislab.batch.results import SCHEMA
 from arislab.errors import PrerequisiteError
+from arislab.inputs import files, lake_rows
 from arislab.system import json_text
 
 
@@ -77,7 +78,7 @@ def read(requests: Path, results: Path, *, task: str) -> tuple[pl.DataFrame, pl.
     raw = raw.with_columns(task=pl.lit(task), sample=pl.int_range(pl.len()).over("candidate_id").cast(pl.Int32))
     people = raw.unique("candidate_id", keep="first", maintain_order=True)
     profiles = [_profile(text, json_text.loads(said)) for text, said in people.select("input", "messages").iter_rows()]
-    return inputs.nameless(people["candidate_id"], profiles), raw
+    return lake_rows.nameless(people["candidate_id"], profiles), raw
 
 
 def _requests(path: Path) -> list[_Request]:
@@ -161,7 +162,7 @@ def _is_plain(messages: list[dict[str, Any]]) -> bool:
 
 
 def _candidate(messages: list[dict[str, Any]]) -> str:
-    return inputs.hashed(messages[0]["content"] if _is_plain(messages) else batch.canonical(messages))
+    return lake_rows.hashed(messages[0]["content"] if _is_plain(messages) else batch.canonical(messages))
 
 
 def _profile(text: str, messages: list[dict[str, Any]]) -> str:

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from arislab import csv_text
 from arislab.errors import ParameterError, PrerequisiteError, closest
+from arislab.inputs import csv_text
 from arislab.system import json_text
 from arislab.system.json_text import Number
 

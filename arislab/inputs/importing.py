@@ -20,9 +20,10 @@ from typing import Any
 import polars as pl
 
 from arislab import batch as requests_of
-from arislab import batch_files, earlier, files, inputs, questions, scoring
+from arislab import questions, scoring
 from arislab.batch import requests as batch_requests
 from arislab.errors import PrerequisiteError, TaskError
+from arislab.inputs import batch_files, earlier, files, lake_rows
 from arislab.lake.tables import SPLITS
 from arislab.task import Task
 
@@ -58,18 +59,18 @@ def candidates(
         PrerequisiteError: The file cannot be taken as it is, or ``split`` moves a candidate for which outputs are recorded.
     """
     rows = files.read(file, **read)
-    frame = inputs.candidates(rows, id=id, group=group, split=split)
+    frame = lake_rows.candidates(rows, id=id, group=group, split=split)
     known = lake["candidates"].read()
     used = lake["training_data_raw"].read(columns=["candidate_id"]).unique()
     names = earlier.renamed(frame, known)
-    asked = inputs.by_column(text) if text is not None else inputs.by_profile if task is None else _asked(task)
+    asked = lake_rows.by_column(text) if text is not None else lake_rows.by_profile if task is None else _asked(task)
     if text is not None:
         rows.texts(text, "--text")
     fixed = used["candidate_id"].to_list()
-    stand = inputs.placed(frame, known, asked=asked, recorded=_recorded_questions(lake), fixed=fixed, renamed=names)
+    stand = lake_rows.placed(frame, known, asked=asked, recorded=_recorded_questions(lake), fixed=fixed, renamed=names)
     placed = stand.frame
     _refuse_moves(frame, placed, split)
-    inputs.refuse_torn_groups(rows, frame, placed)
+    lake_rows.refuse_torn_groups(rows, frame, placed)
     again = known.join(frame, on="candidate_id", how="semi")
     said = [
         f"{frame.height:,} candidates = {frame.height - again.height:,} new + {again.height:,} replaced; {placed['group_id'].n_unique():,} groups",
@@ -125,7 +126,7 @@ def outputs(
     used = [name for name in (*columns.values(), *keep) if name]
     rows = files.read(file, wanted={*used, *read["types"]}, **read)
     reserved = scoring.reserved(task)
-    people, raw = inputs.outputs(rows, task=task.name, keep=keep, reserved=reserved, **columns)
+    people, raw = lake_rows.outputs(rows, task=task.name, keep=keep, reserved=reserved, **columns)
     said = _read(rows, read["types"], used)
     if split is None and "split" in (*rows.columns, *rows.unread):
         said.append("warning: the file has a column 'split', which decides nothing; give --split split if it should")
@@ -162,12 +163,12 @@ def _write(
     if rows is not None:  # else the messages are known
         asked = pl.concat([asked, raw.select("candidate_id", "input")])
     new = people.join(known, on="candidate_id", how="anti", maintain_order="left")  # what is known of a person stays
-    stand = inputs.placed(new, known, asked=_asked_or_recorded(task), recorded=asked, renamed=names)
+    stand = lake_rows.placed(new, known, asked=_asked_or_recorded(task), recorded=asked, renamed=names)
     places = pl.concat([part.select("candidate_id", "group_id", "split") for part in (stand.frame, known)])
     placed = people.drop("group_id", "split").join(places, on="candidate_id", how="left", maintain_order="left")
     _refuse_moves(people, placed, split)
     if rows is not None:
-        inputs.refuse_torn_groups(inputs.of_candidates(rows, raw), people, placed)
+        lake_rows.refuse_torn_groups(lake_rows.of_candidates(rows, raw), people, placed)
     states = " + ".join(f"{n:,} {s}" for s, n in raw.group_by("status").len().sort("status").iter_rows())
     said = [
         f"{raw.height:,} outputs = {states}; samples of {people.height:,} candidates in {placed['group_id'].n_unique():,} groups",
@@ -220,18 +221,18 @@ def _recorded_questions(lake: Any) -> pl.DataFrame:
     return found
 
 
-def _asked(task: Task) -> inputs.Asked:
+def _asked(task: Task) -> lake_rows.Asked:
     return lambda candidate: batch_requests.written(task.to_messages, candidate)
 
 
-def _asked_or_recorded(task: Task) -> inputs.Asked:
+def _asked_or_recorded(task: Task) -> lake_rows.Asked:
     """What the task asks; where it cannot, what was recorded: it need not be able to ask, only to judge."""
 
-    def asked(candidate: dict[str, Any]) -> str | inputs.Chat | None:
+    def asked(candidate: dict[str, Any]) -> str | lake_rows.Chat | None:
         try:
             return batch_requests.written(task.to_messages, candidate)
         except TaskError:
-            return inputs.by_input(candidate)
+            return lake_rows.by_input(candidate)
 
     return asked
 

@@ -21,7 +21,7 @@ import polars as pl
 from arislab import duplicates, questions
 from arislab.batch import protocol
 from arislab.errors import PrerequisiteError, TaskError
-from arislab.files import Rows
+from arislab.inputs.files import Rows
 from arislab.lake import tables
 from arislab.system import json_text
 
