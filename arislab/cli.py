@@ -211,7 +211,7 @@ def export(
     """Write what was chosen in the form that other programs take (run records: `arislab runs export`)."""
     if not icl:
         raise ParameterError("export needs --icl: what to write.")
-    from arislab import curation, decisions
+    from arislab import curation, review
     from arislab.records import ro_crate
     from arislab.task import load
 
@@ -220,7 +220,7 @@ def export(
     spec = load(task or chosen["task"])
     then = curation.versions(chosen["data_version"])
     stored = lake["training_data_curated"].read(version=then["training_data_curated"])
-    curated = decisions.fold(stored, lake["reviews"].read(version=then["reviews"])) if "reviews" in then else stored
+    curated = review.fold(stored, lake["reviews"].read(version=then["reviews"])) if "reviews" in then else stored
     found = ro_crate.messages(chosen, curated, lake["candidates"].read(where={"split": "train"}), spec)
     policy = chosen["approve_policy"]
     if withdrawn := curation.withdrawn(chosen["example_ids"], stored, lake["reviews"].read(), approve=policy):

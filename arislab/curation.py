@@ -11,9 +11,10 @@ from typing import Any
 
 import polars as pl
 
-from arislab import decisions, questions
+from arislab import questions, review
 from arislab.batch import protocol
 from arislab.errors import ParameterError, closest
+from arislab.review import decisions
 from arislab.task import Task
 
 _MARKS = ("original_output", "scored_sha256")
@@ -103,7 +104,7 @@ def approved(curated: pl.DataFrame, reviews: pl.DataFrame | None = None, *, appr
     reviews = pl.DataFrame(schema=decisions.SCHEMA) if reviews is None else reviews
     rows = usable(curated, reviews, approve=approve)
     if not rows.height:
-        counts = decisions.progress(curated, reviews).filter(pl.col("rows") > 0)
+        counts = review.progress(curated, reviews).filter(pl.col("rows") > 0)
         states = ", ".join(f"{n:,} {state}" for state, n in counts.select("state", "rows").iter_rows())
         raise ParameterError(
             f"approve={approve!r} leaves none of {curated.height:,} curated rows ({states or 'there are none'}); run 2_curate, review some in "

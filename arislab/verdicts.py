@@ -8,7 +8,8 @@ import json
 
 import polars as pl
 
-from arislab import curation, decisions, duplicates, selection, structured
+from arislab import curation, duplicates, review, selection, structured
+from arislab.review import decisions
 from arislab.task import Task
 
 STALE = "read otherwise when they were judged"
@@ -33,7 +34,7 @@ def judged(
         is now), reason (why it does not; null if it does), model, input (all that was asked), output (edited, if it was), original_output (null
         unless edited), edit_error (how an edit breaks the SCHEMA where the answer did not; null if not).
     """
-    events = decisions.live(reviews).filter(pl.col("decision").is_in(decisions.VERDICTS))
+    events = review.live(reviews).filter(pl.col("decision").is_in(decisions.VERDICTS))
     said = {event["custom_id"]: decisions.kind_of(event) for event in events.iter_rows(named=True)}
     rows = _with_all_asked(raw.filter(pl.col("custom_id").is_in(list(said))))
     answers = rows.filter(pl.col("status") == "ok").join(candidates, on="candidate_id", how="semi")

@@ -19,11 +19,12 @@ import pytest
 from conftest import CHECKOUT, need
 from nbformat.v4 import new_code_cell, new_notebook
 
-from arislab import batch, decisions, evaluate, icl, runs
+from arislab import batch, evaluate, icl, runs
 from arislab.__main__ import main
 from arislab.errors import PrerequisiteError
 from arislab.records import find as records
 from arislab.records import ro_crate
+from arislab.review import decisions
 from arislab.task import load
 from arislab.tiny.candidates import compose
 

@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 from conftest import people
 
-from arislab import decisions
 from arislab.__main__ import main
 from arislab.errors import PrerequisiteError
 from arislab.lake import lineage
+from arislab.review import decisions
 
 SETTINGS = {"base_model": "m", "method": "lora", "adapter_sha256": "0", "approve_policy": "score"}
 

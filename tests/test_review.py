@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from arislab import decisions, review
+from arislab import review
 from arislab.errors import LakeError, ParameterError
 from arislab.lake import tables
+from arislab.review import decisions
 
 OUTPUT = '{"strengths": ["7 years"], "score": 0.90, "recommendation": "hire"}'
 JSON = st.recursive(
@@ -323,7 +324,7 @@ def test_an_event_of_another_queue_can_be_undone(log):
 
 
 def test_the_second_half_of_a_double_click_does_not_decide_the_next_output(panel, log, monkeypatch):
-    monkeypatch.setattr("arislab.panel._sent_by_browser", lambda: True)
+    monkeypatch.setattr("arislab.review.view._sent_by_browser", lambda: True)
     panel.shown_at -= timedelta(seconds=1)
     panel.buttons["approve"].click()
     panel.buttons["approve"].click()
@@ -363,25 +364,25 @@ def test_text_of_models_candidates_and_errors_is_never_html(log):
 
 
 def test_json_is_laid_out_without_changing_a_character_of_a_value():
-    from arislab import panel
+    from arislab.review import view
 
     text = '{"a": 0.90, "a": [], "b": {"c": "x, y: {z}", "d": [1, "q\\"r"]}, "e": {}}'
-    pretty = panel.laid_out(text)
+    pretty = view.laid_out(text)
     assert pretty.splitlines()[:3] == ["{", '  "a": 0.90,', '  "a": [],']
-    assert panel.as_typed(pretty, original=text) == text
+    assert view.as_typed(pretty, original=text) == text
     tight = text.replace(", ", ",").replace(": ", ":")
-    assert panel.as_typed(panel.laid_out('{"a":[1,3]}'), original='{"a":[1,2]}') == '{"a":[1,3]}'
-    assert json.loads(panel.laid_out(tight)) == json.loads(tight)
-    assert panel.laid_out("[" * 100_000) == "[" * 100_000, "too deep: shown as it is"
+    assert view.as_typed(view.laid_out('{"a":[1,3]}'), original='{"a":[1,2]}') == '{"a":[1,3]}'
+    assert json.loads(view.laid_out(tight)) == json.loads(tight)
+    assert view.laid_out("[" * 100_000) == "[" * 100_000, "too deep: shown as it is"
 
 
 @settings(max_examples=FUZZ, deadline=None)
 @given(JSON)
 def test_any_json_comes_back_from_the_text_field_as_it_was(value):
-    from arislab import panel
+    from arislab.review import view
 
     for text in (json.dumps({"v": value}), json.dumps({"v": value}, separators=(",", ":"), ensure_ascii=False)):
-        assert panel.as_typed(panel.laid_out(text), original=text) == text
+        assert view.as_typed(view.laid_out(text), original=text) == text
 
 
 def test_in_a_run_the_panel_is_a_static_summary(panel, monkeypatch):
@@ -423,16 +424,16 @@ def test_characters_that_nobody_would_see_are_shown_by_their_number(log):
     "text", ["می\u200cخواهم", "👩\u200d💻 ❤\ufe0f", "1\ufe0f\u20e3", "two\n\tlines, no\u00a0break", "שלום"]
 )
 def test_joiners_of_letters_and_signs_stay_what_they_are(text):
-    from arislab import panel
+    from arislab.review import view
 
-    assert panel.visible(text) == text
-    assert panel.hidden(text) == []
+    assert view.visible(text) == text
+    assert view.hidden(text) == []
 
 
 def test_selectors_and_joiners_that_carry_a_secret_are_shown():
-    from arislab import panel
+    from arislab.review import view
 
-    assert panel.hidden("😀\ufe00\ufe05\ufe03 a\u200db \U000e0041") == ["U+FE05", "U+FE03", "U+200D", "U+E0041"]
+    assert view.hidden("😀\ufe00\ufe05\ufe03 a\u200db \U000e0041") == ["U+FE05", "U+FE03", "U+200D", "U+E0041"]
 
 
 # the fold

@@ -5,8 +5,9 @@ import polars as pl
 import pytest
 from conftest import TASK, people
 
-from arislab import curation, decisions, scoring
+from arislab import curation, scoring
 from arislab.errors import ParameterError, TaskError
+from arislab.review import decisions
 from arislab.task import load
 
 

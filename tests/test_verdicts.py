@@ -8,9 +8,10 @@ from conftest import CHECKOUT
 from matplotlib import pyplot
 from test_cli import arislab
 
-from arislab import curation, decisions, finetune, icl, review, verdicts
+from arislab import curation, finetune, icl, review, verdicts
 from arislab.errors import ParameterError
 from arislab.lake import Lake
+from arislab.review import decisions
 from arislab.runs import parameters_of
 from arislab.task import load
 
@@ -292,7 +293,7 @@ def test_an_edited_answer_is_scored_and_compared_as_it_now_reads(root):
     assert json.loads(row["metadata"])["scored_sha256"] == decisions.sha256(longer)
     scored = lake["training_data_scored"].read()
     assert scored.filter("edited")["custom_id"].to_list() == [edited]
-    assert decisions.fold(names["curated"], lake["reviews"].read()).equals(names["curated"])
+    assert review.fold(names["curated"], lake["reviews"].read()).equals(names["curated"])
     event = lake["reviews"].read().row(0, named=True)
     undo = decisions.event(
         {"custom_id": edited}, "undo", reviewer="Ada", seen=lake["reviews"].read(), undoes=event["event_id"]

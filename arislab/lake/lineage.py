@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from arislab import decisions
 from arislab.errors import PrerequisiteError
+from arislab.review import decisions
 
 if TYPE_CHECKING:
     from arislab.lake.delta import Lake

@@ -14,12 +14,12 @@ from typing import Any
 import polars as pl
 
 from arislab import structured
-from arislab.decisions import SCHEMA, complete, event, is_json, json_error, sha256, standing
-from arislab.decisions import fold as fold
-from arislab.decisions import live as live
-from arislab.decisions import progress as progress
 from arislab.errors import ArislabError, ParameterError
-from arislab.panel import View, as_typed
+from arislab.review.decisions import SCHEMA, complete, event, is_json, json_error, sha256, standing
+from arislab.review.decisions import fold as fold
+from arislab.review.decisions import live as live
+from arislab.review.decisions import progress as progress
+from arislab.review.view import View, as_typed
 from arislab.system.text import html
 
 LABELS = ("helpful", "wrong facts", "bad format", "too vague", "unfair")

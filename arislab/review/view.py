@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arislab.decisions import json_error, metadata_of
 from arislab.errors import ArislabError
+from arislab.review.decisions import json_error, metadata_of
 
 if TYPE_CHECKING:
-    from arislab.review import Panel
+    from arislab.review.panel import Panel
 
 MINIMUM_DWELL_S = 0.3
 """A click in the browser that arrives sooner after an output appeared was meant for the one before (a double click)."""

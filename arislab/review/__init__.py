@@ -1,0 +1,9 @@
+"""What people decide about answers: the panel in which they do, and what their decisions come to.
+
+It does not know where they are kept.
+"""
+
+from arislab.review.decisions import fold, live, progress
+from arislab.review.panel import Panel, queue
+
+__all__ = ["Panel", "fold", "live", "progress", "queue"]
