@@ -211,19 +211,19 @@ def export(
     """Write what was chosen in the form that other programs take (run records: `arislab runs export`)."""
     if not icl:
         raise ParameterError("export needs --icl: what to write.")
-    from arislab import curation, review
+    from arislab import curate, review
     from arislab.records import ro_crate
     from arislab.task import load
 
     lake = open_lake(root)
     chosen = _chosen(lake, use_case=use_case, task=task, model=model)
     spec = load(task or chosen["task"])
-    then = curation.versions(chosen["data_version"])
+    then = curate.versions(chosen["data_version"])
     stored = lake["training_data_curated"].read(version=then["training_data_curated"])
     curated = review.fold(stored, lake["reviews"].read(version=then["reviews"])) if "reviews" in then else stored
     found = ro_crate.messages(chosen, curated, lake["candidates"].read(where={"split": "train"}), spec)
     policy = chosen["approve_policy"]
-    if withdrawn := curation.withdrawn(chosen["example_ids"], stored, lake["reviews"].read(), approve=policy):
+    if withdrawn := curate.withdrawn(chosen["example_ids"], stored, lake["reviews"].read(), approve=policy):
         print(
             f"arislab: WARNING: {len(withdrawn)} of {chosen['k']} examples may not be used any more by the decisions of today (first: "
             f"{withdrawn[0]!r}); `arislab run icl` chooses anew.",

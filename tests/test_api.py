@@ -4,22 +4,7 @@ import inspect
 
 import pytest
 
-from arislab import (
-    batch,
-    cells,
-    curation,
-    evaluate,
-    finetune,
-    icl,
-    plots,
-    references,
-    review,
-    runs,
-    scoring,
-    selection,
-    stats,
-    task,
-)
+from arislab import batch, cells, curate, evaluate, finetune, icl, plots, references, review, runs, scoring, stats, task
 from arislab.lake import Lake, Table
 
 PINNED = {
@@ -52,18 +37,18 @@ PINNED = {
     scoring.rows: "raw candidates task",
     scoring.score: "frame task",
     scoring.check: "task",
-    selection.keep_top: "frame fraction by seed id quota max_share",
-    selection.keep_above: "frame threshold by",
-    selection.near_duplicates: "frame on threshold prefer id seed questions",
-    curation.examples: "kept candidates task",
-    curation.approved: "curated reviews approve",
+    curate.keep_top: "frame fraction by seed id quota max_share",
+    curate.keep_above: "frame threshold by",
+    curate.near_duplicates: "frame on threshold prefer id seed questions",
+    curate.examples: "kept candidates task",
+    curate.approved: "curated reviews approve",
     review.fold: "curated reviews",
     review.queue: "curated reviews n seed",
     cells.ask: "cells arms candidates server folder raw table task purpose",
     cells.plan: "k budget n_validation",
     cells.cost: "plans drawn n_report raw table task usd_per_million",
-    curation.pool: "examples n use_case column pinned banned one_per seed",
-    curation.serves: "candidates use_case column",
+    curate.pool: "examples n use_case column pinned banned one_per seed",
+    curate.serves: "candidates use_case column",
     icl.search: "pool validation k budget ask seed method rounds known pinned banned one_per label",
     icl.plan: "budget n_validation method",
     icl.requested: "cells arms task scorer_version purpose",

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from conftest import people
 
-from arislab import batch, chat, curation, finetune, scoring
+from arislab import batch, chat, curate, finetune, scoring
 from arislab.batch import protocol
 from arislab.errors import ParameterError
 from arislab.server import engines, replay
@@ -197,20 +197,20 @@ def raw(**more):
 
 
 def test_calls_go_through_curation_to_the_export(task_file, tmp_path):
-    rows = curation.examples(raw(), people(1), load(task_file))
-    older = curation.examples(
+    rows = curate.examples(raw(), people(1), load(task_file))
+    older = curate.examples(
         raw(tool_calls=None), people(1), load(task_file)
     )  # as versions without the column wrote them
     assert json.loads(rows["tool_calls"][0]) == json.loads(older["tool_calls"][0]) == CALLS
-    text = curation.examples(raw(tool_calls=None, finish_reason="stop"), people(1), load(task_file))
+    text = curate.examples(raw(tool_calls=None, finish_reason="stop"), people(1), load(task_file))
     assert text["tool_calls"][0] is None
     finetune.export_jsonl(rows, tmp_path / "chat.jsonl")
     assert json.loads((tmp_path / "chat.jsonl").read_text()) == {
         "messages": [USER, {"role": "assistant", "content": None, "tool_calls": CALLS}], "tools": TOOLS,
     }  # fmt: skip
     with pytest.raises(ParameterError, match="no example"):
-        curation.pool(rows, n=3)
-    assert curation.pool(pl.concat([rows, text.with_columns(id=pl.lit("r-2"))]), n=3)["id"].to_list() == ["r-2"]
+        curate.pool(rows, n=3)
+    assert curate.pool(pl.concat([rows, text.with_columns(id=pl.lit("r-2"))]), n=3)["id"].to_list() == ["r-2"]
 
 
 def test_scorers_are_given_the_calls_as_values(tmp_path):

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from conftest import CHECKOUT, people
 
-from arislab import curation, evaluate, stats
+from arislab import curate, evaluate, stats
 from arislab.errors import LeakageError, ParameterError, TaskError
 from arislab.task import load
 
@@ -116,7 +116,7 @@ def leaks_cell(lake, spec):
     source = "".join(next(cell["source"] for cell in book["cells"] if cell.get("id") == "leaks"))
     names = {"lake": lake, "spec": spec, "use_case": "general", "chosen": {"use_case_column": None}, "tuned": {}}
     names |= {"curated_at": lambda _: lake["training_data_curated"].read(), "n_test": 3, "leak_threshold": 0.8}
-    names |= {"curation": curation, "evaluate": evaluate, "pl": pl, "leaks": "refuse"}
+    names |= {"curate": curate, "evaluate": evaluate, "pl": pl, "leaks": "refuse"}
     exec(source, names)
     return names["people"]
 

@@ -3,7 +3,8 @@
 import polars as pl
 import pytest
 
-from arislab import explore
+from arislab import curate
+from arislab.curate import explore
 from arislab.errors import ParameterError
 
 
@@ -51,7 +52,7 @@ def test_the_balance_shows_each_group_before_and_after(scored):
 
 
 def test_the_controls_change_cut_picture_and_rows(scored):
-    explorer = explore.Explorer(scored)
+    explorer = curate.Explorer(scored)
     assert explorer.group == "category"
     _, _, account, picture, _, rows = explorer.widget.children
     assert bytes(picture.value).startswith(b"\x89PNG")
@@ -75,7 +76,7 @@ def test_the_controls_change_cut_picture_and_rows(scored):
 
 
 def test_rows_come_from_the_side_that_was_asked_for(scored):
-    explorer = explore.Explorer(scored, fraction=0.2)
+    explorer = curate.Explorer(scored, fraction=0.2)
     assert set(explorer.sample(side="kept", seed=0)["custom_id"]) == {"r-6", "r-7", "r-8"}
     assert set(explorer.sample(side="at the cut", seed=0)["quality"]) == {0.9}
     assert explorer.sample(2, side="dropped", seed=0).height == 2
@@ -85,20 +86,20 @@ def test_rows_come_from_the_side_that_was_asked_for(scored):
 
 def test_unknown_columns_are_refused_with_the_closest_one(scored):
     with pytest.raises(ParameterError, match="did you mean 'quality'"):
-        explore.Explorer(scored, by="qualty")
+        curate.Explorer(scored, by="qualty")
     with pytest.raises(ParameterError, match="did you mean 'category'"):
-        explore.Explorer(scored, group="categories")
+        curate.Explorer(scored, group="categories")
 
 
 def test_in_a_run_a_picture_and_a_table_show_instead(scored, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda what, **_: shown.append(what))
-    explore.Explorer(scored)._ipython_display_()
+    curate.Explorer(scored)._ipython_display_()
     assert "application/vnd.jupyter.widget-view+json" in shown[0]
     assert {"image/png", "text/plain"} < set(shown[0])
     monkeypatch.setenv("ARISLAB_RUN_ID", "r1")
     shown.clear()
-    explore.Explorer(scored)._ipython_display_()
+    curate.Explorer(scored)._ipython_display_()
     assert set(shown[0]) == {"image/png", "text/plain"}
     assert shown[1].columns == ["category", "rows", "kept", "before", "after"]
 
@@ -106,7 +107,7 @@ def test_in_a_run_a_picture_and_a_table_show_instead(scored, monkeypatch):
 def test_without_scored_rows_it_says_what_to_run_first(scored, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda what, **_: shown.append(what))
-    explorer = explore.Explorer(scored[:0])
+    explorer = curate.Explorer(scored[:0])
     explorer._ipython_display_()
     assert "arislab run curate" in shown[0]["text/plain"]
     assert explorer.balance.is_empty()

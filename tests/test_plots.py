@@ -11,7 +11,7 @@ mpl.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from arislab import explore, plots
+from arislab import curate, plots
 from arislab.errors import ParameterError
 
 
@@ -265,7 +265,7 @@ def of_score(name):
 
 def explorer(name):
     scored = pl.DataFrame(SCORED | {f"score_{name}": [0.1, 0.2, 0.3], "category": [name, "b", name]})
-    figure = explore.Explorer(scored, by=f"score_{name}")._figure()
+    figure = curate.Explorer(scored, by=f"score_{name}")._figure()
     assert f"score_{name}" in texts(figure)
     return figure, name
 

@@ -11,7 +11,7 @@ from conftest import CHECKOUT, FUZZ
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arislab import curation, evaluate, questions, scoring
+from arislab import curate, evaluate, questions, scoring
 from arislab.errors import LeakageError, PrerequisiteError
 from arislab.inputs import importing
 from arislab.lake import Lake, tables
@@ -73,7 +73,7 @@ def curated(lake, task):
     raw = lake["training_data_raw"].read().rename({"llm_output": "output"}).filter(status="ok")
     people = lake["candidates"].read(where={"split": "train"})
     kept = raw.join(people, on="candidate_id", how="semi").with_columns(quality=pl.lit(1.0))
-    return curation.examples(kept, people, task) if kept.height else None
+    return curate.examples(kept, people, task) if kept.height else None
 
 
 def leaks(lake, task=SHIPPED):
@@ -84,7 +84,7 @@ def leaks(lake, task=SHIPPED):
     nothing = pl.DataFrame(schema=dict.fromkeys(("id", "candidate_id", "messages", "input"), pl.String))
     shelf = {name: lake[name] for name in ("candidates", "training_data_raw")}
     shelf["training_data_curated"] = SimpleNamespace(read=lambda **_: nothing if trained is None else trained)
-    everyone = SimpleNamespace(serves=curation.serves, one_per_group=lambda people: people)
+    everyone = SimpleNamespace(serves=curate.serves, one_per_group=lambda people: people)
     names = {"lake": shelf, "spec": task, "use_case": "general", "chosen": {"use_case_column": None}, "tuned": {}}
     names |= {"curated_at": lambda _: shelf["training_data_curated"].read(), "n_test": 10_000, "leak_threshold": 0.8}
     names |= {"curation": everyone, "evaluate": evaluate, "pl": pl, "leaks": "refuse", "print": lambda *_: None}
@@ -116,7 +116,7 @@ def test_difficulty_and_category_of_an_example_are_those_of_its_question(tmp_pat
     person = {"candidate_id": "Ann", "profile": json.dumps({"input": BEES, "n": 1}), "split": "train"}
     raw = {"candidate_id": "Ann", "task": "levels", "quality": 1.0, "messages": None, "metadata": None}
     kept = pl.DataFrame([raw | {"custom_id": n, "input": q, "output": n} for n, q in (("x", BEES), ("y", DELTA))])
-    found = curation.examples(kept, pl.DataFrame([person]), load(path))["metadata"].to_list()
+    found = curate.examples(kept, pl.DataFrame([person]), load(path))["metadata"].to_list()
     assert [(json.loads(m)["difficulty"], json.loads(m)["category"]) for m in found] == [(0.0, "bee"), (1.0, "river")]
     rows = scoring.rows(kept.rename({"output": "llm_output"}), pl.DataFrame([person]), task=load(path))
     assert rows["category"].to_list() == ["bee", "river"]

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from conftest import TASK, people
 
-from arislab import curation, scoring
+from arislab import curate, scoring
 from arislab.errors import ParameterError, TaskError
 from arislab.review import decisions
 from arislab.task import load
@@ -173,12 +173,12 @@ NOBODY = pl.DataFrame(schema=decisions.SCHEMA)
 
 
 def test_the_policy_decides_what_later_phases_may_use():
-    assert curation.approved(curated(), NOBODY, approve="reviewed")["id"].to_list() == ["a"]
-    assert curation.approved(curated(), NOBODY, approve="score")["id"].to_list() == ["a", "b", "d"]  # c was rejected
+    assert curate.approved(curated(), NOBODY, approve="reviewed")["id"].to_list() == ["a"]
+    assert curate.approved(curated(), NOBODY, approve="score")["id"].to_list() == ["a", "b", "d"]  # c was rejected
     with pytest.raises(ParameterError, match="'reviewed' or 'score'"):
-        curation.approved(curated(), NOBODY, approve="both")
+        curate.approved(curated(), NOBODY, approve="both")
     with pytest.raises(ParameterError, match=r"leaves none of 4 curated rows \(2 rejected, 2 waiting\)"):
-        curation.approved(curated(approved=[False] * 4), NOBODY, approve="reviewed")
+        curate.approved(curated(approved=[False] * 4), NOBODY, approve="reviewed")
 
 
 def test_a_decision_counts_at_once_in_later_phases():
@@ -188,13 +188,13 @@ def test_a_decision_counts_at_once_in_later_phases():
         decisions.event(rows[name], kind, reviewer="Ada", **more)
         for name, kind, more in (("a", "approve", {}), ("b", "reject", {}), ("d", "edit", mended))
     ]
-    reviewed = curation.approved(curated(), pl.concat(seen), approve="reviewed")
+    reviewed = curate.approved(curated(), pl.concat(seen), approve="reviewed")
     assert reviewed.select("id", "output").rows() == [("a", "answer a"), ("d", "answer d, mended")]
-    assert curation.approved(curated(), pl.concat(seen), approve="score")["id"].to_list() == ["a", "d"]
+    assert curate.approved(curated(), pl.concat(seen), approve="score")["id"].to_list() == ["a", "d"]
     undo = decisions.event({"custom_id": "a"}, "undo", reviewer="Ada", undoes=seen[0]["event_id"][0])
     after = pl.concat([*seen, undo])
-    assert curation.approved(curated(), after, approve="reviewed")["id"].to_list() == ["d"]
-    assert curation.approved(curated(), after, approve="score")["id"].to_list() == ["a", "d"]  # a waits again
+    assert curate.approved(curated(), after, approve="reviewed")["id"].to_list() == ["d"]
+    assert curate.approved(curated(), after, approve="score")["id"].to_list() == ["a", "d"]  # a waits again
 
 
 def test_a_row_whose_earlier_text_was_rejected_waits_for_a_person_under_both_policies():
@@ -202,27 +202,27 @@ def test_a_row_whose_earlier_text_was_rejected_waits_for_a_person_under_both_pol
     seen = pl.concat(
         [decisions.event(before[name], kind, reviewer="Ada") for name, kind in (("b", "reject"), ("d", "approve"))]
     )
-    assert curation.approved(curated(), seen, approve="score")["id"].to_list() == ["a", "d"]
-    assert curation.approved(curated(), seen, approve="reviewed")["id"].to_list() == ["a"]
+    assert curate.approved(curated(), seen, approve="score")["id"].to_list() == ["a", "d"]
+    assert curate.approved(curated(), seen, approve="reviewed")["id"].to_list() == ["a"]
 
 
 def test_the_pool_takes_the_best_one_of_each_candidate():
-    assert curation.pool(curated(), n=3)["id"].to_list()[-1] == "d"
-    assert set(curation.pool(curated(), n=2)["id"]) == {"b", "c"}
+    assert curate.pool(curated(), n=3)["id"].to_list()[-1] == "d"
+    assert set(curate.pool(curated(), n=2)["id"]) == {"b", "c"}
     with pytest.raises(ParameterError, match="use_case 'executive'"):
-        curation.pool(curated(), n=2, use_case="executive")
+        curate.pool(curated(), n=2, use_case="executive")
 
 
 def test_a_pool_keeps_pins_whatever_their_quality_and_leaves_bans_out():
-    assert curation.pool(curated(), n=2, pinned=["d"])["id"].to_list()[0] == "d"
-    assert set(curation.pool(curated(), n=3, pinned=["a"])["id"]) == {"a", "c", "d"}  # a and b are of one candidate
-    assert set(curation.pool(curated(), n=3, banned=["b"])["id"]) == {"a", "c", "d"}
+    assert curate.pool(curated(), n=2, pinned=["d"])["id"].to_list()[0] == "d"
+    assert set(curate.pool(curated(), n=3, pinned=["a"])["id"]) == {"a", "c", "d"}  # a and b are of one candidate
+    assert set(curate.pool(curated(), n=3, banned=["b"])["id"]) == {"a", "c", "d"}
     facts = ['{"use_case": "tech", "category": "x"}'] * 3 + ['{"use_case": "general"}']
     mixed = curated(metadata=facts)
-    assert set(curation.pool(mixed, n=3, use_case="tech")["id"]) == {"b", "c"}
-    assert set(curation.pool(mixed, n=3, use_case="tech", pinned=["d"])["id"]) == {"b", "c", "d"}
-    assert set(curation.pool(mixed, n=3, use_case="x", column="category")["id"]) == {"b", "c"}
-    assert dict(curation.pool(mixed, n=3, one_per="category").select("id", "category").iter_rows()) == {
+    assert set(curate.pool(mixed, n=3, use_case="tech")["id"]) == {"b", "c"}
+    assert set(curate.pool(mixed, n=3, use_case="tech", pinned=["d"])["id"]) == {"b", "c", "d"}
+    assert set(curate.pool(mixed, n=3, use_case="x", column="category")["id"]) == {"b", "c"}
+    assert dict(curate.pool(mixed, n=3, one_per="category").select("id", "category").iter_rows()) == {
         "b": "x",
         "c": "x",
         "d": None,
@@ -234,18 +234,18 @@ def test_a_pool_keeps_pins_whatever_their_quality_and_leaves_bans_out():
         ({"one_per": "categry"}, "did you mean 'category'"),
     ):
         with pytest.raises(ParameterError, match=message):
-            curation.pool(mixed, n=2, **options)
+            curate.pool(mixed, n=2, **options)
 
 
 def test_a_use_case_takes_its_candidates():
     people = pl.DataFrame({"candidate_id": ["a", "b"], "use_case": ["tech", None], "title": ["x", "y"]})
-    assert curation.serves(people, use_case="general").equals(people)
-    assert curation.serves(people, use_case="tech")["candidate_id"].to_list() == ["a"]
-    assert curation.serves(people, use_case="y", column="title")["candidate_id"].to_list() == ["b"]
+    assert curate.serves(people, use_case="general").equals(people)
+    assert curate.serves(people, use_case="tech")["candidate_id"].to_list() == ["a"]
+    assert curate.serves(people, use_case="y", column="title")["candidate_id"].to_list() == ["b"]
     with pytest.raises(ParameterError, match="no candidate has use_case 'techs'; did you mean 'tech'"):
-        curation.serves(people, use_case="techs")
+        curate.serves(people, use_case="techs")
     with pytest.raises(ParameterError, match="no column 'titel'; did you mean 'title'"):
-        curation.serves(people, use_case="y", column="titel")
+        curate.serves(people, use_case="y", column="titel")
 
 
 def test_examples_carry_the_messages_and_the_facts(task_file):
@@ -262,7 +262,7 @@ def test_examples_carry_the_messages_and_the_facts(task_file):
         },
         schema_overrides={"messages": pl.String},
     )
-    row = curation.examples(
+    row = curate.examples(
         kept,
         people(3).with_columns(
             title=pl.lit("Cook"), company=pl.lit(None), category=pl.lit(None), use_case=pl.lit("general")
@@ -277,21 +277,20 @@ def test_examples_carry_the_messages_and_the_facts(task_file):
 
 def test_answers_about_one_candidate_are_held_out_together():
     frame = pl.DataFrame({"id": [f"e{i}" for i in range(40)], "candidate_id": [f"c{i // 2}" for i in range(40)]})
-    train, held = curation.hold_out(frame, fraction=0.1, seed=1)
+    train, held = curate.hold_out(frame, fraction=0.1, seed=1)
     assert (train.height, held.height) == (36, 4)
     assert train.join(held, on="candidate_id", how="semi").height == 0
     assert (
-        curation.hold_out(frame.reverse(), fraction=0.1, seed=1)[1]["id"].sort().to_list()
-        == held["id"].sort().to_list()
+        curate.hold_out(frame.reverse(), fraction=0.1, seed=1)[1]["id"].sort().to_list() == held["id"].sort().to_list()
     )
     with pytest.raises(ParameterError, match="at least 2 candidates"):
-        curation.hold_out(frame.head(2), fraction=0.1)
+        curate.hold_out(frame.head(2), fraction=0.1)
 
 
 def test_one_of_each_group_whatever_the_order_of_rows():
     frame = people(6).with_columns(group_id=pl.Series(list("aabbcc")))
-    assert curation.one_per_group(frame)["candidate_id"].to_list() == ["c0000", "c0002", "c0004"]
-    assert curation.one_per_group(frame.reverse()).equals(curation.one_per_group(frame))
+    assert curate.one_per_group(frame)["candidate_id"].to_list() == ["c0000", "c0002", "c0004"]
+    assert curate.one_per_group(frame.reverse()).equals(curate.one_per_group(frame))
 
 
 def test_a_scorer_that_can_never_tell_is_not_trusted(task_file):
@@ -326,7 +325,7 @@ def test_a_task_file_that_cannot_be_run_is_one_clear_message(task_file):
 
 def test_a_cut_that_keeps_nothing_says_so(task_file):
     with pytest.raises(ParameterError, match="keeps no row"):
-        curation.examples(pl.DataFrame(schema={"candidate_id": pl.String}), people(1), load(task_file))
+        curate.examples(pl.DataFrame(schema={"candidate_id": pl.String}), people(1), load(task_file))
 
 
 def test_gold_rows_bring_the_other_answers_they_are_judged_with(tmp_path):
@@ -402,7 +401,7 @@ def test_what_was_kept_at_import_is_a_fact_of_the_example(task_file):
     kept = scoring.rows(
         raw(["A"], metadata=['{"title":"Dr","difficulty":3,"use_case":"tech"}'], messages=[None], task=["t"]), people(1)
     )
-    example = curation.examples(kept.with_columns(quality=1.0), people(1).with_columns(split=pl.lit("train")), task)
+    example = curate.examples(kept.with_columns(quality=1.0), people(1).with_columns(split=pl.lit("train")), task)
     facts = json.loads(example["metadata"][0])
     assert (facts["title"], facts["difficulty"], facts["use_case"]) == ("Dr", 3, "tech")
 
@@ -415,7 +414,7 @@ def test_the_input_of_an_example_is_the_text_of_its_parts(task_file):
         }
     ]
     kept = scoring.rows(raw(["A", "B"], messages=[json.dumps(parts), None], task=["t"] * 2), people(2))
-    examples = curation.examples(
+    examples = curate.examples(
         kept.with_columns(quality=1.0), people(2).with_columns(split=pl.lit("train")), load(task_file)
     )
     assert examples["input"][0] == "Who is this?"

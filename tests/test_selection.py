@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arislab import duplicates, selection
+from arislab import duplicates
+from arislab.curate import keep, keep_above, keep_top, near_duplicates, selection
 from arislab.errors import ParameterError
-from arislab.selection import keep, keep_above, keep_top, near_duplicates
 
 
 def rows(quality, **columns):

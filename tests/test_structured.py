@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arislab import curation, scoring, structured
+from arislab import curate, scoring, structured
 from arislab.errors import BatchError, TaskError
 from arislab.lake import tables
 from arislab.task import load
@@ -196,7 +196,7 @@ def test_the_marks_reach_the_scored_table_and_the_example():
     assert scored["schema_error"][0].startswith("not JSON")
     assert {"schema_error", "repaired"} <= set(tables.columns_of("training_data_scored"))
     best = rows.join(scored.select("custom_id", "quality"), on="custom_id")
-    example = curation.examples(
+    example = curate.examples(
         best.with_columns(task=pl.lit(task.name), input=None, messages=None, metadata=None), people, task
     )
     assert json.loads(example["metadata"][0])["repaired"] is True

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from conftest import people
 
-from arislab import batch, curation, evaluate, scoring, task
+from arislab import batch, curate, evaluate, scoring, task
 from arislab.errors import TaskError
 from arislab.task import load
 
@@ -277,7 +277,7 @@ def test_a_function_of_a_candidate_is_named_with_line_candidate_and_profile_wher
         .with_columns(quality=1.0, messages=pl.lit(None, dtype=pl.String))
     )
     calls = [
-        lambda: curation.examples(kept, who, spec),
+        lambda: curate.examples(kept, who, spec),
         lambda: getattr(spec, function)(who.row(0, named=True) | {"profile": json.loads(who["profile"][0])}),
     ]
     if function == "to_messages":

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_runs import notebook
 
-from arislab import __main__, explore, labels, runs
+from arislab import __main__, labels, runs
+from arislab.curate import explore
 from arislab.lake import Lake
 from arislab.records import find as records
 from arislab.system import text

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_labels import TEMPLATES, TINY, learned, said, speaking
 
-from arislab import batch, chat, curation, finetune, review, scoring, structured, verdicts
+from arislab import batch, chat, curate, finetune, review, scoring, structured
 from arislab.batch import protocol
+from arislab.curate import verdicts
 from arislab.inputs import importing
 from arislab.lake import Lake
 from arislab.task import load
@@ -191,7 +192,7 @@ def curated(folder, asked, task):
         scored = scoring.score(rows, task).select("custom_id", "quality")
         best = rows.drop("quality", strict=False).join(scored, on="custom_id", maintain_order="left")
         lake["training_data_curated"].replace(
-            review.fold(curation.examples(best, people, task), reviews), where={"task": task.name}
+            review.fold(curate.examples(best, people, task), reviews), where={"task": task.name}
         )
     kept = lake["training_data_curated"].read()
     by_name = [{row["name"]: row for row in frame.with_columns(name=name).to_dicts()} for frame in (raw, kept)]

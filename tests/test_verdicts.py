@@ -8,7 +8,9 @@ from conftest import CHECKOUT
 from matplotlib import pyplot
 from test_cli import arislab
 
-from arislab import curation, finetune, icl, review, verdicts
+from arislab import curate as curating
+from arislab import finetune, icl, review
+from arislab.curate import verdicts
 from arislab.errors import ParameterError
 from arislab.lake import Lake
 from arislab.review import decisions
@@ -133,7 +135,7 @@ def reject(panel):
 def trained(root, **given):
     """The texts that phase 4 writes to train on."""
     there = {"lake": Lake(root / "data" / "lake"), "spec": load(str(root / "capital.py"))}
-    there |= {"curation": curation, "finetune": finetune}
+    there |= {"curate": curating, "finetune": finetune}
     play("4_finetune", root, only=("parameters", "examples"), given_names=there, **given)
     lines = (root / "data" / "exports" / "finetuning_data.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["messages"][-1]["content"] for line in lines]
@@ -205,9 +207,9 @@ def test_phase_3_chooses_from_what_people_left_and_records_what_they_had_said_by
         for i in range(20)
     ]
     lake["candidates"].upsert(pl.DataFrame(people))
-    given = {"lake": lake, "spec": load(str(root / "capital.py")), "curation": curation, "icl": icl}
+    given = {"lake": lake, "spec": load(str(root / "capital.py")), "curate": curating, "icl": icl}
     names = play("3_icl", root, only=("parameters", "rows"), given_names=given)
-    assert curation.data_version(names["versions"]) == "training_data_curated@0 reviews@3"
+    assert curating.data_version(names["versions"]) == "training_data_curated@0 reviews@3"
     assert names["pool"].height == 5
     assert not set(names["pool"]["id"]) & set(bad["id"])
     assert sum("Town" in text for text in names["pool"]["output"]) == 1

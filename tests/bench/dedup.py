@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import polars as pl
 
-from arislab import selection
+from arislab import curate
 
 
 def sentences(path: Path | None, rng: random.Random) -> list[str]:
@@ -73,7 +73,7 @@ def main() -> None:
     del texts
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started, cpu = time.perf_counter(), time.process_time()
-    result = selection.near_duplicates(frame, on=["output"], threshold=options.threshold, prefer=None)
+    result = curate.near_duplicates(frame, on=["output"], threshold=options.threshold, prefer=None)
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     kept = result["duplicate_of"].is_null().to_list()
     found = [not (kept[a] and kept[b]) for a, b in planted]

@@ -35,7 +35,7 @@ import numpy as np
 import polars as pl
 from icl_embedded import MAX_TOKENS, Cells, Decoder, Example, candidates
 
-from arislab import curation, icl, stats
+from arislab import curate, icl, stats
 
 N, K, N_OUTPUTS = 100, 5, 5_000
 KINDS = ("as it came", "approved", "best")
@@ -71,7 +71,7 @@ class World:
         """Examples: id, input, output, quality_score; ``as it came`` is unreviewed, ``approved`` the top fifth, ``best`` what phase 3 takes."""
         ranked = self.outputs.sort("quality_score", "id", descending=[True, False])
         if kind == "best":
-            return curation.pool(self.outputs, n=n, seed=seed)
+            return curate.pool(self.outputs, n=n, seed=seed)
         among = ranked if kind == "as it came" else ranked.head(ranked.height // 5)
         return among.sample(n, shuffle=True, seed=1000 + seed)
 

@@ -24,7 +24,7 @@ os.environ.setdefault("POLARS_MAX_THREADS", "1")
 import numpy as np
 import polars as pl
 
-from arislab import batch, curation, icl, scoring
+from arislab import batch, curate, icl, scoring
 from arislab import task as tasks
 from arislab.tiny import decoder
 from arislab.tiny.candidates import compose
@@ -138,7 +138,7 @@ def candidates(n: int, *, seed: int, split: str) -> pl.DataFrame:
     """``n`` fresh synthetic candidates of one split, one per group."""
     share = {"train": 0.8, "validation": 0.1}[split]
     frame = compose(round(n / share * 1.15) + 200, seed=seed).filter(pl.col("split") == split)
-    frame = curation.one_per_group(frame).head(n)
+    frame = curate.one_per_group(frame).head(n)
     assert frame.height == n
     return frame
 

@@ -8,7 +8,8 @@ import json
 
 import polars as pl
 
-from arislab import curation, duplicates, review, selection, structured
+from arislab import duplicates, review, structured
+from arislab.curate import curated, selection
 from arislab.review import decisions
 from arislab.task import Task
 
@@ -41,7 +42,7 @@ def judged(
     states = {}
     if answers.height:
         texts = answers.rename({"llm_output": "output"}).with_columns(quality=pl.lit(None, dtype=pl.Float64))
-        shown = curation.examples(structured.check(texts, task.schema, repair=repair), candidates, task)
+        shown = curated.examples(structured.check(texts, task.schema, repair=repair), candidates, task)
         states = {row["custom_id"]: row for row in decisions.standing(shown, reviews).iter_rows(named=True)}
     found = [_verdict(row, states.get(row["custom_id"]), said[row["custom_id"]], task) for row in rows.to_dicts()]
     return pl.DataFrame(found, schema=_COLUMNS)  # one row per judged answer

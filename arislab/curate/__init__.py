@@ -1,0 +1,42 @@
+"""From scored answers to the curated set: what is kept, what people's verdicts change, and what it looks like.
+
+It knows no model and no server.
+"""
+
+from arislab.curate.curated import (
+    approved,
+    control,
+    data_version,
+    examples,
+    first_of_groups,
+    hold_out,
+    one_per_group,
+    pool,
+    serves,
+    usable,
+    versions,
+    withdrawn,
+)
+from arislab.curate.explore import Explorer
+from arislab.curate.selection import Selection, keep, keep_above, keep_top, near_duplicates
+
+__all__ = [
+    "Explorer",
+    "Selection",
+    "approved",
+    "control",
+    "data_version",
+    "examples",
+    "first_of_groups",
+    "hold_out",
+    "keep",
+    "keep_above",
+    "keep_top",
+    "near_duplicates",
+    "one_per_group",
+    "pool",
+    "serves",
+    "usable",
+    "versions",
+    "withdrawn",
+]
