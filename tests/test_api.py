@@ -4,7 +4,8 @@ import inspect
 
 import pytest
 
-from arislab import batch, cells, curate, evaluate, finetune, icl, plots, references, review, runs, scoring, stats, task
+from arislab import batch, curate, evaluate, finetune, icl, plots, review, runs, scoring, stats, task
+from arislab.icl import rounds
 from arislab.lake import Lake, Table
 
 PINNED = {
@@ -44,19 +45,19 @@ PINNED = {
     curate.approved: "curated reviews approve",
     review.fold: "curated reviews",
     review.queue: "curated reviews n seed",
-    cells.ask: "cells arms candidates server folder raw table task purpose",
-    cells.plan: "k budget n_validation",
-    cells.cost: "plans drawn n_report raw table task usd_per_million",
+    icl.ask: "cells arms candidates server folder raw table task purpose",
+    icl.plan: "k budget n_validation",
+    icl.cost: "plans drawn n_report raw table task usd_per_million",
     curate.pool: "examples n use_case column pinned banned one_per seed",
     curate.serves: "candidates use_case column",
     icl.search: "pool validation k budget ask seed method rounds known pinned banned one_per label",
-    icl.plan: "budget n_validation method",
+    rounds.plan: "budget n_validation method",
     icl.requested: "cells arms task scorer_version purpose",
     icl.answered: "manifest scores",
     icl.holdout_uses: "cells rows search_id",
-    references.cells: "pool questions chosen k seed n_random n_nearest others embed",
-    references.nearest: "pool questions k embed",
-    references.embedder: "server model",
+    icl.reference_sets: "pool questions chosen k seed n_random n_nearest others embed",
+    icl.nearest: "pool questions k embed",
+    icl.embedder: "server model",
     evaluate.ask: "arms candidates server folder table task",
     evaluate.leaks: "test used threshold everybody",
     stats.compare: "scores baseline contrasts level seed n_boot",

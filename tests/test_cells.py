@@ -8,8 +8,10 @@ import pytest
 from conftest import people
 from faults import good, serving
 
-from arislab import batch, cells, icl
+from arislab import batch, icl
 from arislab.errors import ParameterError
+from arislab.icl import answers
+from arislab.icl import rounds as search_rounds
 from arislab.task import load
 
 TEXTS = {f"e{i}": (f"question {i}", f"ANSWER {i}") for i in range(6)}
@@ -45,7 +47,7 @@ class World:
         }
 
     def ask(self, wanted, purpose="search", **change):
-        came = cells.ask(
+        came = icl.ask(
             wanted, self.arms(wanted, **change), candidates=self.people, server=self.server, folder=self.lake.batches,
             raw=self.lake["training_data_raw"], table=self.lake["icl_cells"], task=load(self.task_file), purpose=purpose,
         )  # fmt: skip
@@ -164,7 +166,7 @@ def icl_cells(ids, *, n, search_id="s"):
 
 
 def test_the_cost_is_told_from_what_is_recorded_and_the_rest_is_unknown(world):
-    plans = cells.plan(2, budget=400, n_validation=24)
+    plans = icl.plan(2, budget=400, n_validation=24)
     sets = icl_cells(["e0", "e1"], n=4)
     (drawn,) = world.arms(sets).values()
     how = {
@@ -173,18 +175,18 @@ def test_the_cost_is_told_from_what_is_recorded_and_the_rest_is_unknown(world):
         "table": world.lake["icl_cells"],
         "task": load(world.task_file),
     }
-    nothing = cells.cost(plans, drawn, **how)
+    nothing = icl.cost(plans, drawn, **how)
     assert (nothing.prompt_tokens, nothing.completion_tokens, nothing.seconds, nothing.usd) == (None,) * 4
     told = repr(nothing)
     assert f"at most {plans['n_requests'].sum() + 100:,} requests" in told
     assert "tokens: unknown (no prompt and answer of m are recorded)" in told
     assert "time: unknown" in told
     assert "money: unknown (no price of m in data/prices.toml)" in told
-    priced = repr(cells.cost(plans, drawn, **how, usd_per_million=(1e6, 2e6)))
+    priced = repr(icl.cost(plans, drawn, **how, usd_per_million=(1e6, 2e6)))
     assert "money: unknown (1e+06 and 2e+06 USD a million tokens, for an unknown number)" in priced
     world.search(budget=200)  # 3 prompt tokens and 2 of the answer each, whatever it says
     n = plans["n_requests"].sum() + 100
-    known = cells.cost(plans, drawn, **how, usd_per_million=(1e6, 2e6))
+    known = icl.cost(plans, drawn, **how, usd_per_million=(1e6, 2e6))
     assert known.completion_tokens == pytest.approx(2 * n)
     assert known.prompt_tokens == pytest.approx(3 * n, rel=0.1)  # drawn prompts are about as long as the recorded
     assert known.usd == pytest.approx(known.prompt_tokens + 2 * known.completion_tokens)
@@ -210,26 +212,26 @@ def test_the_cost_of_prompts_with_calls_and_parts_is_told_too(lake, task_file):
     rows = [row | {"custom_id": f"r-{i}", "messages": json.dumps(chat)} for i, chat in enumerate(chats)]
     lake["training_data_raw"].append(pl.DataFrame(rows))
     drawn = pl.DataFrame({"messages": [row["messages"] for row in rows], "model": "m"})
-    plans = cells.plan(3, budget=200, n_validation=24)
+    plans = icl.plan(3, budget=200, n_validation=24)
     tables = {"raw": lake["training_data_raw"], "table": lake["icl_cells"]}
-    found = cells.cost(plans, drawn, n_report=0, task=load(task_file), **tables)
+    found = icl.cost(plans, drawn, n_report=0, task=load(task_file), **tables)
     assert found.prompt_tokens == pytest.approx(40 * plans["n_requests"].sum())
     texts = drawn.with_columns(messages=pl.lit(json.dumps([{"role": "user", "content": "x" * 100}])))
     assert (
         20 * plans["n_requests"].sum()
-        < cells.cost(plans, texts, n_report=0, task=load(task_file), **tables).prompt_tokens
+        < icl.cost(plans, texts, n_report=0, task=load(task_file), **tables).prompt_tokens
         < found.prompt_tokens
     )
 
 
 def test_several_k_share_the_budget_and_no_k_is_refused():
-    both = cells.plan([5, 3, 5], budget=400, n_validation=24)
+    both = icl.plan([5, 3, 5], budget=400, n_validation=24)
     assert both["k"].unique().sort().to_list() == [3, 5]
     assert both["n_requests"].sum() <= 400
-    assert both.filter(pl.col("k") == 3).drop("k").equals(icl.plan(budget=200, n_validation=24))
-    assert cells.plan(3, budget=200, n_validation=24).equals(cells.plan([3], budget=200, n_validation=24))
+    assert both.filter(pl.col("k") == 3).drop("k").equals(search_rounds.plan(budget=200, n_validation=24))
+    assert icl.plan(3, budget=200, n_validation=24).equals(icl.plan([3], budget=200, n_validation=24))
     with pytest.raises(ParameterError, match="k is an empty list"):
-        cells.plan([], budget=400, n_validation=24)
+        icl.plan([], budget=400, n_validation=24)
 
 
 def test_a_rate_is_that_of_the_newest_search_and_needs_a_round_of_some_size():
@@ -241,6 +243,6 @@ def test_a_rate_is_that_of_the_newest_search_and_needs_a_round_of_some_size():
         )  # fmt: skip
 
     rounds = pl.concat([cell("old", 100, 0, 10), cell("new", 128, 50, 4), cell("small", 63, 90, 1)])
-    rate, source = cells.rate_of(rounds)
+    rate, source = answers.rate_of(rounds)
     assert (rate, source) == (32.0, "32.0 requests a second in new")
-    assert cells.rate_of(rounds.head(0)) == (None, "no search of this model has a recorded rate")
+    assert answers.rate_of(rounds.head(0)) == (None, "no search of this model has a recorded rate")

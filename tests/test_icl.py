@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from arislab import designs, icl, surrogate
+from arislab import icl
 from arislab.errors import ParameterError
+from arislab.icl import proposals, surrogate
+from arislab.icl import rounds as search_rounds
 
 METHODS = ("halving", "surrogate")
 both = pytest.mark.parametrize("method", METHODS)
@@ -120,9 +122,9 @@ def test_several_k_share_the_budget_and_each_has_a_winner():
 
 
 def test_a_small_budget_halves_and_a_large_one_learns():
-    assert icl.plan(budget=1_999, n_validation=250)["method"][0] == "halving"
-    assert icl.plan(budget=2_000, n_validation=250)["method"][0] == "surrogate"
-    assert icl.plan(budget=10_000, n_validation=250).height == 5
+    assert search_rounds.plan(budget=1_999, n_validation=250)["method"][0] == "halving"
+    assert search_rounds.plan(budget=2_000, n_validation=250)["method"][0] == "surrogate"
+    assert search_rounds.plan(budget=10_000, n_validation=250).height == 5
 
 
 # --- seeds, kills, known cells ----------------------------------------------------------------------------------------
@@ -253,7 +255,7 @@ def test_missing_cells_are_missing_and_never_0(method):
 def test_a_round_with_many_unanswered_cells_ends_the_search_with_a_choice():
     lost = pl.col("candidate_id").str.ends_with("7")
     found = icl.search(pool(6), people(40), k=1, budget=240, ask=without(lost))
-    assert found.round < icl.plan(budget=240, n_validation=40).height
+    assert found.round < search_rounds.plan(budget=240, n_validation=40).height
     assert "of the cells of round" in found.stopped
     assert found.stopped in repr(found)
     assert found.example_ids == ("e05",)
@@ -319,19 +321,19 @@ def test_pinned_banned_and_one_per_category_hold_for_every_set_asked(method):
 )
 def test_drawn_sets_keep_the_rules_whatever_they_are(n, k, n_groups, n_pinned, n_sets, seed):
     try:
-        rules = designs.Rules(n, k, tuple(range(min(n_pinned, n))), tuple(i % n_groups for i in range(n)))
+        rules = proposals.Rules(n, k, tuple(range(min(n_pinned, n))), tuple(i % n_groups for i in range(n)))
     except ParameterError:
         return
-    sets = designs.draw(rules, n_sets, np.random.default_rng(seed))
+    sets = proposals.draw(rules, n_sets, np.random.default_rng(seed))
     assert sets
     assert len(set(sets)) == len(sets) <= n_sets
     assert all(len(s) == k and rules.allows(s) for s in sets)
 
 
 def test_every_example_and_every_row_is_tried_about_equally_often():
-    sets = designs.draw(designs.Rules(20, 5), 20, np.random.default_rng(3))
+    sets = proposals.draw(proposals.Rules(20, 5), 20, np.random.default_rng(3))
     assert np.bincount(np.array(sets).ravel()).tolist() == [5] * 20
-    rows = designs.rows(30, 7, 60, np.random.default_rng(3))
+    rows = proposals.rows(30, 7, 60, np.random.default_rng(3))
     assert all(len(set(r.tolist())) == 7 for r in rows)
     assert np.bincount(np.concatenate(rows)).tolist() == [14] * 30
 
@@ -354,7 +356,7 @@ def test_all_sets_of_a_halving_round_see_the_same_rows():
 @given(budget=st.integers(100, 60_000), rows=st.integers(1, 500), method=st.sampled_from(METHODS))
 def test_a_plan_never_exceeds_budget_or_rows(budget, rows, method):
     try:
-        steps = icl.plan(budget=budget, n_validation=rows, method=method)
+        steps = search_rounds.plan(budget=budget, n_validation=rows, method=method)
     except ParameterError as error:
         assert "budget must be at least" in str(error)  # noqa: PT017
         assert budget < 250
@@ -367,7 +369,7 @@ def test_a_plan_never_exceeds_budget_or_rows(budget, rows, method):
 @both
 def test_a_search_spends_what_its_plan_says(method):
     found = found_by(method, n=20, budget=1_200)
-    planned = icl.plan(budget=1_200, n_validation=120, method=method)["n_requests"]
+    planned = search_rounds.plan(budget=1_200, n_validation=120, method=method)["n_requests"]
     spent = found.cells.group_by("round").len().sort("round")["len"]
     assert found.n_requests <= planned.sum()
     assert found.n_requests > 0.9 * planned.sum()
@@ -413,7 +415,7 @@ def test_a_tiny_world_is_searched_without_asking_twice():
 def test_the_surrogate_recovers_difficulties_and_worth():
     rng = np.random.default_rng(0)
     worth, difficulty = rng.normal(size=10) * 0.8, rng.normal(size=50) * 2
-    sets = np.array(designs.draw(designs.Rules(10, 3), 120, rng))
+    sets = np.array(proposals.draw(proposals.Rules(10, 3), 120, rng))
     set_of, row_of = np.repeat(np.arange(120), 50), np.tile(np.arange(50), 120)
     p = surrogate.sigmoid(worth[sets].sum(1)[set_of] + difficulty[row_of])
     y = (rng.random(len(p)) < p).astype(float)

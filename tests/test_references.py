@@ -8,7 +8,7 @@ from typing import ClassVar
 import polars as pl
 import pytest
 
-from arislab import batch, icl, references
+from arislab import batch, icl
 from arislab.errors import ParameterError, PrerequisiteError
 
 POOL = pl.DataFrame(
@@ -23,14 +23,14 @@ QUESTIONS = pl.DataFrame({"candidate_id": ["x", "y"], "text": ["A nurse on the w
 
 
 def test_the_nearest_example_stands_last():
-    near = references.nearest(POOL, QUESTIONS, k=2)
+    near = icl.nearest(POOL, QUESTIONS, k=2)
     assert near["candidate_id"].to_list() == ["x", "y"]
     assert near["example_ids"][0][-1] == "c"
     assert near["example_ids"][1][-1] == "b"
 
 
 def test_every_arm_answers_every_row_and_random_sets_are_one_arm():
-    cells = references.cells(POOL, QUESTIONS, chosen=("d", "a"), k=2, seed=1)
+    cells = icl.reference_sets(POOL, QUESTIONS, chosen=("d", "a"), k=2, seed=1)
     arms = cells.group_by("arm", maintain_order=True).agg(
         pl.col("set_id").n_unique(), pl.col("candidate_id").n_unique()
     )
@@ -43,14 +43,14 @@ def test_every_arm_answers_every_row_and_random_sets_are_one_arm():
     assert sets["diverse"][-1] == "a"
     assert sets["diverse"][0] in ("c", "d")  # shares no word with a
     assert cells["set_id"].to_list() == [icl.set_id(ids) for ids in cells["example_ids"].to_list()]
-    assert references.cells(POOL.reverse(), QUESTIONS, chosen=("d", "a"), k=2, seed=1).equals(cells)
+    assert icl.reference_sets(POOL.reverse(), QUESTIONS, chosen=("d", "a"), k=2, seed=1).equals(cells)
 
 
 def test_the_costly_arm_can_be_shorter_and_a_k_beyond_the_pool_is_refused():
-    few = references.cells(POOL, QUESTIONS, chosen=("a",), k=1, n_nearest=1)
+    few = icl.reference_sets(POOL, QUESTIONS, chosen=("a",), k=1, n_nearest=1)
     assert few.filter(arm="nearest")["candidate_id"].to_list() == ["x"]
     with pytest.raises(ParameterError, match=r"k must be 1\.\.5"):
-        references.cells(POOL, QUESTIONS, chosen=("a",), k=6)
+        icl.reference_sets(POOL, QUESTIONS, chosen=("a",), k=6)
 
 
 def manifest():
@@ -158,9 +158,9 @@ def embedding_server(root):
 
 
 def test_with_an_embedding_model_the_nearest_are_found_by_meaning_too(embedding_server):
-    embed = references.embedder(embedding_server, model="embedder")
+    embed = icl.embedder(embedding_server, model="embedder")
     Embeddings.script.append("busy")  # passes: asked again
-    cells = references.cells(POOL, QUESTIONS, chosen=("a",), k=1, embed=embed)
+    cells = icl.reference_sets(POOL, QUESTIONS, chosen=("a",), k=1, embed=embed)
     assert cells["arm"].unique(maintain_order=True).to_list()[-2:] == ["nearest", "nearest (embedding)"]
     near = cells.filter(arm="nearest (embedding)").select("candidate_id", "example_ids").rows()
     assert near == [("x", ["c"]), ("y", ["b"])]  # answers came in another order than asked: the index counts
@@ -173,13 +173,13 @@ def test_with_an_embedding_model_the_nearest_are_found_by_meaning_too(embedding_
 
 def test_a_server_that_does_not_embed_is_one_clear_error(embedding_server):
     with pytest.raises(PrerequisiteError, match=r"refuses embeddings of 'chat' \(404.*leave embedding_model empty"):
-        references.embedder(embedding_server, model="chat")(["x"])
+        icl.embedder(embedding_server, model="chat")(["x"])
     Embeddings.script.append("short")
     with pytest.raises(PrerequisiteError, match="gave 1 vectors for 2 texts"):
-        references.embedder(embedding_server, model="embedder")(["x", "y"])
+        icl.embedder(embedding_server, model="embedder")(["x", "y"])
 
 
 def test_winners_of_other_k_are_arms_of_their_own():
-    cells = references.cells(POOL, QUESTIONS, chosen=("d", "a"), k=2, others={"best of k=1": ["c"]})
+    cells = icl.reference_sets(POOL, QUESTIONS, chosen=("d", "a"), k=2, others={"best of k=1": ["c"]})
     assert cells["arm"].unique(maintain_order=True).to_list()[:3] == ["zero-shot", "chosen", "best of k=1"]
     assert cells.filter(arm="best of k=1")["example_ids"].to_list() == [["c"], ["c"]]

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_server import Server, ask, line
 
-from arislab import batch, references
+from arislab import batch, icl
 from arislab.errors import PrerequisiteError
 from arislab.server import engines
 from arislab.server.answers import passed_through
@@ -488,7 +488,7 @@ def test_completions_and_embeddings_are_answered_directly_under_the_same_rules(f
 
 
 def test_the_embedding_model_of_phase_3_works_through_a_server(front, tmp_path):
-    embed = references.embedder(batch.connect(front.url, folder=tmp_path / "b"), model="bird")
+    embed = icl.embedder(batch.connect(front.url, folder=tmp_path / "b"), model="bird")
     assert np.array_equal(embed(["ab", None, "a" * 9]), [[2.0, 1.0], [1.0, 1.0], [9.0, 1.0]])
 
 
@@ -499,7 +499,7 @@ def test_an_engine_without_an_endpoint_names_those_it_has(tmp_path, monkeypatch)
         with pytest.raises(openai.NotFoundError, match="no /v1/embeddings; it has /v1/chat/completions"):
             server.client.embeddings.create(model="echo", input="a")
         with pytest.raises(PrerequisiteError, match="refuses embeddings of 'echo'"):
-            references.embedder(batch.connect(server.url, folder=tmp_path / "b"), model="echo")(["a"])
+            icl.embedder(batch.connect(server.url, folder=tmp_path / "b"), model="echo")(["a"])
         assert server.client.models.retrieve("echo").id == "echo"
     finally:
         server.stop()

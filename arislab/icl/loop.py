@@ -20,12 +20,12 @@ from typing import Any
 
 import polars as pl
 
-from arislab import surrogate
-from arislab.climb import CELLS, Climb
-from arislab.climb import plan as plan
-from arislab.climb import set_id as set_id
-from arislab.designs import Rules
 from arislab.errors import ParameterError, closest
+from arislab.icl import surrogate
+from arislab.icl.proposals import Rules
+from arislab.icl.rounds import CELLS, Climb
+from arislab.icl.rounds import plan as plan
+from arislab.icl.rounds import set_id as set_id
 
 Messages = list[dict[str, str]]
 Ask = Callable[[pl.DataFrame], pl.DataFrame]

@@ -15,9 +15,11 @@ from typing import Any
 
 import polars as pl
 
-from arislab import batch, evaluate, icl
+from arislab import batch, evaluate
 from arislab.batch import protocol
 from arislab.errors import ParameterError
+from arislab.icl import loop
+from arislab.icl import rounds as search_rounds
 from arislab.task import Task
 
 _PAID = (*batch.ANSWERED, "overflow")  # an answer came, or never can
@@ -55,7 +57,7 @@ def ask(
         One row per cell, as ``icl.search`` takes them: set_id, candidate_id, custom_id, status, quality, tokens, known (true: the answer
         was recorded before; it is judged anew if the scorers are others now).
     """
-    wanted = icl.requested(cells, arms, task=task.name, scorer_version=task.version, purpose=purpose)
+    wanted = loop.requested(cells, arms, task=task.name, scorer_version=task.version, purpose=purpose)
     earlier = paid(wanted, table)
     key = ["search_id", "set_id", "candidate_id"]
     known = wanted.join(earlier.drop(key), on="custom_id", how="inner")
@@ -73,7 +75,7 @@ def ask(
             for part in new.partition_by("set_id", maintain_order=True)
         }
         scores = evaluate.ask(left, candidates=candidates, server=server, folder=folder, table=raw, task=task)
-        came = icl.answered(new, scores)
+        came = loop.answered(new, scores)
         table.upsert(came)
     every = [
         part.select(*key, "custom_id", *_FACTS, known=how)
@@ -97,7 +99,7 @@ def plan(k: int | Sequence[int], *, budget: int, n_validation: int) -> pl.DataFr
     sizes = sorted({k} if isinstance(k, int) else set(k))
     if not sizes:
         raise ParameterError("k is an empty list; give the number of examples a set, or several.")
-    each = icl.plan(budget=budget // len(sizes), n_validation=n_validation)
+    each = search_rounds.plan(budget=budget // len(sizes), n_validation=n_validation)
     return pl.concat([each.with_columns(k=pl.lit(size, dtype=pl.Int64)) for size in sizes])
 
 

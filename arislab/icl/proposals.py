@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arislab import surrogate
 from arislab.errors import ParameterError
-from arislab.surrogate import Fit, Floats, Ints
+from arislab.icl import surrogate
+from arislab.icl.surrogate import Fit, Floats, Ints
 
 Set = tuple[int, ...]
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from arislab.climb import set_id
 from arislab.errors import ParameterError, PrerequisiteError
-from arislab.surrogate import Floats
+from arislab.icl.rounds import set_id
+from arislab.icl.surrogate import Floats
 
 _WORD = re.compile(r"\w+")
 _K1, _B = 1.2, 0.75
@@ -28,7 +28,7 @@ Embed = Callable[[Sequence[str | None]], Floats]
 """Texts to vectors, one row each."""
 
 
-def cells(
+def reference_sets(
     pool: pl.DataFrame,
     questions: pl.DataFrame,
     *,

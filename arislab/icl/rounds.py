@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from arislab import designs, surrogate
-from arislab.designs import Rules, Set
 from arislab.errors import ParameterError, closest
-from arislab.surrogate import Fit
+from arislab.icl import proposals, surrogate
+from arislab.icl.proposals import Rules, Set
+from arislab.icl.surrogate import Fit
 
 _SMALL = 2_000  # requests; below, halving gains as much as the surrogate, or more (synthetic surfaces, lab log)
 _LARGE = 12_000  # requests; above, rows per set grow instead of sets, so that the surrogate stays small
@@ -157,7 +157,7 @@ class Climb:
 
     def _halving(self, step: dict[str, Any], rng: np.random.Generator) -> Iterator[tuple[Set, list[int]]]:
         if step["round"] == 1:
-            self.alive = designs.draw(self.rules, step["n_sets"], rng)
+            self.alive = proposals.draw(self.rules, step["n_sets"], rng)
         self.alive = self.alive[: step["n_sets"]]
         before = int(self.steps["n_rows"].head(step["round"] - 1).sum())
         rows = [int(v) for v in self.order[before : before + step["n_rows"]]]
@@ -167,8 +167,8 @@ class Climb:
         number, each = step["round"], step["n_rows"]
         left = int(self.steps["n_requests"].head(number).sum()) - sum(map(len, self.seen.values()))
         if number == 1 or self.fit is None:  # nothing is known
-            sets = designs.draw(self.rules, left // each, rng)
-            drawn = designs.rows(len(self.rows), each, len(sets), rng)
+            sets = proposals.draw(self.rules, left // each, rng)
+            drawn = proposals.rows(len(self.rows), each, len(sets), rng)
             return ((members, [int(v) for v in rows]) for members, rows in zip(sets, drawn, strict=True))
         elites, noise = self.leaders(_N_ELITES), _NOISE[number - 1]
         if number == self.steps.height:
@@ -180,7 +180,7 @@ class Climb:
     ) -> Iterator[tuple[Set, list[int]]]:
         """New rows for each proposed set, rather those on which answers differ: what all solve, or none, tells nothing."""
         p = surrogate.sigmoid(fit.difficulty)
-        for members in designs.propose(fit, self.rules, max(2, left // each), rng, elites=elites, noise=noise):
+        for members in proposals.propose(fit, self.rules, max(2, left // each), rng, elites=elites, noise=noise):
             free = np.array([v for v in range(len(self.rows)) if v not in self.seen.get(members, {})], dtype=np.int64)
             keys = rng.random(len(free)) ** (1 / (p * (1 - p) + 0.02)[free])
             rows = free[np.argsort(-keys, kind="stable")[: min(each, left)]]
@@ -191,7 +191,7 @@ class Climb:
         self, fit: Fit, left: int, each: int, elites: list[Set], rng: np.random.Generator
     ) -> Iterator[tuple[Set, list[int]]]:
         """The leaders, and what may be better than they, on common rows."""
-        found = designs.propose(fit, self.rules, 60, rng, elites=elites)
+        found = proposals.propose(fit, self.rules, 60, rng, elites=elites)
         runners = list(dict.fromkeys([*found, *elites]))
         mean, sd = surrogate.posterior(fit, np.array(runners))
         common = rng.permutation(len(self.rows))[:each]

@@ -1,0 +1,42 @@
+"""The search for the examples of a prompt: in a few large batches, within a budget, with every answer kept.
+
+It does not know what an answer is worth.
+"""
+
+from arislab.icl.answers import Cost, ask, cost, paid, plan
+from arislab.icl.loop import (
+    Ask,
+    Messages,
+    Search,
+    answered,
+    halves,
+    holdout_uses,
+    requested,
+    search,
+    sizes,
+    with_examples,
+)
+from arislab.icl.references import embedder, nearest, reference_sets
+from arislab.icl.rounds import set_id
+
+__all__ = [
+    "Ask",
+    "Cost",
+    "Messages",
+    "Search",
+    "answered",
+    "ask",
+    "cost",
+    "embedder",
+    "halves",
+    "holdout_uses",
+    "nearest",
+    "paid",
+    "plan",
+    "reference_sets",
+    "requested",
+    "search",
+    "set_id",
+    "sizes",
+    "with_examples",
+]
