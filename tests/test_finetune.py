@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from arislab import finetune
 from arislab.errors import ParameterError, PrerequisiteError, TrainingError
+from arislab.tiny.decoder import MODEL_DIR
 
-TINY = Path(finetune.__file__).parent / "tiny" / "model"
+TINY = MODEL_DIR
 KEY = "sk-planted-0123456789"
 
 
@@ -343,7 +344,7 @@ with torch.no_grad():
 loaded = {k.replace(".default", "") for k in model.state_dict() if "lora" in k}
 every = loaded == set(load_file(adapter + "/adapter_model.safetensors"))
 
-from arislab.trainer import speed_up_lora
+from arislab.finetune.worker import speed_up_lora
 parameters = [p.requires_grad_() for n, p in model.named_parameters() if "lora" in n]
 def gradients():
     model.zero_grad()

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from arislab import chat, finetune
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.tiny import decoder
+from arislab.tiny.decoder import MODEL_DIR
 
-TINY = Path(finetune.__file__).parent / "tiny" / "model"
+TINY = MODEL_DIR
 STOCK = Path(importlib.util.find_spec("trl").submodule_search_locations[0]) / "chat_templates"
 CHATML = (
     "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"

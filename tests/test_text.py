@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_runs import notebook
 
-from arislab import __main__, labels, runs
+from arislab import __main__, finetune, runs
 from arislab.curate import explore
+from arislab.finetune import labels
 from arislab.lake import Lake
 from arislab.records import find as records
 from arislab.system import text
@@ -197,7 +198,7 @@ def test_no_display_shows_markup_of_others(poisoned):
         runs.headline(runs.account(1, label=EVIL, **{EVIL: 1}), **{EVIL: EVIL})._repr_mimebundle_()["text/html"],
         runs.account(1, label=EVIL, **{EVIL: 1})._repr_html_(),
     ]
-    shown.append(labels.Preview((("r-1", "from $50k", "to $70k"),), {"ok": 1})._repr_html_())
+    shown.append(finetune.Preview((("r-1", "from $50k", "to $70k"),), {"ok": 1})._repr_html_())
     for markup in shown:
         assert "<script" not in markup
         assert steers(markup) == []

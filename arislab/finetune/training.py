@@ -6,7 +6,7 @@ An example, one row of what every function here reads:
     messages  '[{"role": "system", "content": "Evaluate …"}, {"role": "user", "content": "Title: Nurse …"}]'
     output    '{"strengths": [], "score": 0.41}'         the assistant's answer: the only text that is trained
 
-Each set of examples is trained by TRL + PEFT in a process of its own (`arislab.trainer`), on token ids and labels that are built and checked
+Each set of examples is trained by TRL + PEFT in a process of its own (`arislab.finetune.worker`), on token ids and labels that are built and checked
 here: TRL neither renders, nor masks, nor cuts. An adapter is a folder
 `<name>-<arm>-<first 12 hex of its weights' sha256>`: written beside its final place, renamed once, never changed. That folder name is the
 model name under which the embedded server and vLLM serve it.
@@ -34,7 +34,7 @@ import polars as pl
 
 from arislab import chat
 from arislab.errors import ParameterError, PrerequisiteError, TrainingError, closest
-from arislab.labels import (
+from arislab.finetune.labels import (
     STATUSES,
     ChatTemplate,
     Preview,
@@ -466,7 +466,7 @@ class _Child:
             env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         with (self.work / "log.txt").open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "arislab.trainer", str(self.work / "spec.json")],
+                [sys.executable, "-m", "arislab.finetune.worker", str(self.work / "spec.json")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

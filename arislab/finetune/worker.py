@@ -1,4 +1,4 @@
-"""The process that trains one adapter: `python -m arislab.trainer SPEC.json`, started by `arislab.finetune.train`.
+"""The process that trains one adapter: `python -m arislab.finetune.worker SPEC.json`, started by `arislab.finetune.train`.
 
 Beside the spec it finds examples.parquet and, if losses are to be measured, validation.parquet; it appends to progress.jsonl, writes result.json
 (the row that `train` returns) or refused.txt (what the user must change), and moves the adapter to its place as its last act.
@@ -22,7 +22,7 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import TrainingError
-from arislab.labels import count_statuses, load_tokenizer, tokenize
+from arislab.finetune.labels import count_statuses, load_tokenizer, tokenize
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -433,7 +433,7 @@ def base_fingerprint(base: Path) -> dict[str, str]:
             f"{base} holds no weights; a base model has *.safetensors (or *.bin) beside its config.json."
         )
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    shipped = base.resolve() == (Path(__file__).parent / "tiny" / "model").resolve()
+    shipped = base.resolve() == (Path(__file__).parents[1] / "tiny" / "model").resolve()
     # a snapshot folder of the Hugging Face cache is models--<owner>--<name>/snapshots/<commit>
     cached = (
         base.parent.parent.name.removeprefix("models--").replace("--", "/") if base.parent.name == "snapshots" else None

@@ -597,7 +597,7 @@ def require(feature: str, install: str, *modules: str) -> None:
 
 def resolve_model(base_model: str | Path) -> Path:
     """Return the folder of a base model: a folder, ``"tiny"``, or a name in the local Hugging Face cache."""
-    path = Path(__file__).parent / "tiny" / "model" if str(base_model) == "tiny" else Path(base_model)
+    path = Path(__file__).parents[1] / "tiny" / "model" if str(base_model) == "tiny" else Path(base_model)
     named = re.fullmatch(r"[\w.-]+/[\w.-]+", str(base_model))
     if not path.exists() and named and importlib.util.find_spec("huggingface_hub"):
         from huggingface_hub import snapshot_download
