@@ -8,8 +8,6 @@ papermill loads this module while it starts itself, so nothing of papermill is i
 import sys
 from typing import Any
 
-from arislab.parameters import as_code
-
 
 class RecordedRun:
     """papermill's engine named ``arislab``: every notebook becomes a recorded run. Its methods have papermill's signatures."""
@@ -56,6 +54,8 @@ class Chooser(RecordedRun):
 def translator() -> type:
     """Return papermill's translator of parameters, made exact: a tuple stays one, and so does a date."""
     from papermill.translators import PythonTranslator
+
+    from arislab.runs.parameters import as_code
 
     class Exact(PythonTranslator):  # type: ignore[misc]
         @classmethod

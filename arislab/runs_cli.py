@@ -40,7 +40,7 @@ def open_lake(root: Path | None) -> Any:
 
 def given(parameters: Iterable[str], files: Iterable[Path]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the parameters of files and of ``-p NAME=VALUE``, which go before, and where each came from."""
-    from arislab.parameter_file import from_file
+    from arislab.runs.parameter_file import from_file
 
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -56,7 +56,8 @@ def given(parameters: Iterable[str], files: Iterable[Path]) -> tuple[dict[str, A
 
 def help_of(phase: str) -> str:
     """Return what ``arislab run PHASE --help`` prints."""
-    from arislab import parameters, runs
+    from arislab import runs
+    from arislab.runs import parameters
 
     name, notebook = runs.find_notebook(phase)
     lines = parameters.describe(runs.parameters_of(notebook))
@@ -181,9 +182,9 @@ def rerun(
     trust: Trust = False,
 ) -> None:
     """Run a recorded run again: its commit and changes, parameters and input versions, in a root of its own."""
-    from arislab import verify
     from arislab.records import find as records
     from arislab.records import headline
+    from arislab.runs import verify
 
     found = records.find(enter(root), run)
     target = _target(found, into)
@@ -203,7 +204,7 @@ def _is_trusted(found: Mapping[str, Any], *, trust: bool) -> bool:
     Raises:
         PrerequisiteError: It is foreign, and nobody can be asked, or the answer is no.
     """
-    from arislab import verify
+    from arislab.runs import verify
 
     why = None if trust else verify.foreign(dict(found))
     if why is None:
@@ -250,8 +251,8 @@ def verify(
     """Check that a record is true: its files, and that running it again gives the same, bit for bit. Exit code 3 if not."""
     import dataclasses
 
-    from arislab import verify as verifying
     from arislab.records import find as records
+    from arislab.runs import verify as verifying
 
     if level not in ("0", "1", "2", "3"):
         raise ParameterError(f"--level must be 0, 1, 2 or 3, got {level!r}.")
@@ -283,8 +284,8 @@ def verify(
 
 def resume(run: Run, root: Root = None, *, trust: Trust = False) -> None:
     """Go on from a run that did not end well: the same phase and parameters, as a new run; what is in the lake is not done again."""
-    from arislab.parameters import as_text
     from arislab.records import find as records
+    from arislab.runs.parameters import as_text
 
     where = enter(root)
     found = records.find(where, run)

@@ -15,7 +15,9 @@ from nbformat.sign import NotebookNotary
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
 from test_runs import notebook
 
-from arislab import engine, parameters, runs
+from arislab import runs
+from arislab.runs import notebook as notebook_file
+from arislab.runs import parameters
 
 
 def executed(record):
@@ -41,7 +43,7 @@ def test_streams_are_joined_as_they_come_and_bounded_and_the_log_has_all(root):
     assert [(o.name, o.output_type) for o in first.outputs] == [("stdout", "stream"), ("stderr", "stream")]
     assert first.outputs[0].text == "".join(f"{i}\n" for i in range(3000))
     kept = sum(len(o.text) for o in second.outputs)
-    assert 100_000 < kept < engine.CAP_BYTES
+    assert 100_000 < kept < notebook_file.CAP_BYTES
     assert second.outputs[-1].text.endswith("log.txt has more of it]\n")
     assert third.outputs[0].text == "4\n", "a line that was overwritten shows its end"
     assert (record.folder / "log.txt").read_text().count("x") > 1_000_000
@@ -125,14 +127,14 @@ KINDS = {
 @given(st.sampled_from(sorted(KINDS)).flatmap(lambda kind: st.tuples(st.just(kind), KINDS[kind])))
 def test_every_value_survives_the_record_the_command_line_and_the_cell(drawn):
     kind, value = drawn
-    declared = {"x": parameters.Parameter("x", kind, None, "")}
+    declared = {"x": runs.Parameter("x", kind, None, "")}
 
     def same(found):
         assert repr(found) == repr(value)
 
-    same(parameters.convert(declared, {"x": value})["x"])
-    same(parameters.convert(declared, {"x": json.loads(json.dumps(parameters.plain(value)))})["x"])
-    same(parameters.convert(declared, {"x": parameters.as_text(value)})["x"])
+    same(runs.convert(declared, {"x": value})["x"])
+    same(runs.convert(declared, {"x": json.loads(json.dumps(parameters.plain(value)))})["x"])
+    same(runs.convert(declared, {"x": parameters.as_text(value)})["x"])
     same(eval(parameters.as_code(value), {}))
 
 
@@ -284,7 +286,7 @@ def test_two_runs_of_a_phase_queue_if_they_are_told_to(root):
 
 
 def test_dates_are_shown_in_help_as_they_are_passed():
-    assert "2026-01-31" in parameters.describe({"d": parameters.Parameter("d", "date", date(2026, 1, 31), "day")})
+    assert "2026-01-31" in parameters.describe({"d": runs.Parameter("d", "date", date(2026, 1, 31), "day")})
 
 
 def test_a_reader_of_the_log_finds_no_secret_of_the_engine(root, monkeypatch):

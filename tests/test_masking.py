@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_runs import notebook
 
-from arislab import batch, parameters, runs
+from arislab import batch, runs
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.lake import Lake
 from arislab.system import masking
@@ -104,7 +104,7 @@ def test_a_base_url_is_refused_without_showing_its_password(tmp_path):
             batch.connect(url, folder=tmp_path)
         assert "geheim99" not in str(caught.value)
     with pytest.raises(ParameterError) as caught:
-        parameters.convert({"n": runs.Parameter("n", "int", 1, "")}, {"n": "http://anna:geheim99@host"})
+        runs.convert({"n": runs.Parameter("n", "int", 1, "")}, {"n": "http://anna:geheim99@host"})
     assert "geheim99" not in str(caught.value)
 
 

@@ -14,11 +14,12 @@ from test_records import plant
 from test_server import Server
 from typer.testing import CliRunner
 
-from arislab import batch, isolation, verify
+from arislab import batch, isolation
 from arislab.batch import mixing
 from arislab.cli import app
 from arislab.errors import BatchError
 from arislab.records import find as records
+from arislab.runs import verify
 
 NAMES = ["faulty", "faulty-1"]
 

@@ -9,8 +9,7 @@ from test_cli import arislab
 from arislab import ranges
 from arislab.errors import ArislabError, ParameterError
 from arislab.lake import Lake
-from arislab.parameters import convert
-from arislab.runs import parameters_of
+from arislab.runs import convert, parameters_of
 
 GOOD = {
     "samples": 1,

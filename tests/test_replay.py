@@ -5,8 +5,9 @@ import json
 import pytest
 from conftest import people
 
-from arislab import batch, verify
+from arislab import batch
 from arislab.errors import PrerequisiteError
+from arislab.runs import verify
 
 COLUMNS = ("status", "error", "llm_output", "finish_reason", "prompt_tokens", "completion_tokens", "logprob_mean")
 TEXT = "a b\u2028c \N{GRINNING FACE}"

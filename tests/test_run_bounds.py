@@ -13,13 +13,15 @@ import pytest
 from conftest import need, people
 from test_runs import ended, notebook
 
-from arislab import engine, kernel, runs, verify
+from arislab import runs
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import Lake
-from arislab.parameter_file import from_file
 from arislab.records import files as run_files
 from arislab.records import find as records
 from arislab.records import ro_crate
+from arislab.runs import kernel, verify
+from arislab.runs import notebook as notebook_file
+from arislab.runs.parameter_file import from_file
 from arislab.server.guard import read_token
 from arislab.system import floods, processes
 
@@ -53,7 +55,7 @@ def test_the_log_of_a_run_has_a_bound_and_the_verdict_stands_behind_it(root, mon
 
 
 def test_displays_without_end_are_counted_and_not_held(root, monkeypatch):
-    monkeypatch.setattr(engine, "_MOST_OUTPUTS", 50)
+    monkeypatch.setattr(notebook_file, "_MOST_OUTPUTS", 50)
     record = ran(root, "from IPython.display import display\nfor i in range(500): display(i)", "1 / 0")
     cell = nbformat.read(record.folder / "notebook.ipynb", as_version=4).cells[-2]
     assert "450 more outputs were not kept" in json.dumps(cell.outputs)
@@ -61,7 +63,7 @@ def test_displays_without_end_are_counted_and_not_held(root, monkeypatch):
 
 
 def test_a_picture_that_is_drawn_again_and_again_is_not_a_flood(root, monkeypatch):
-    monkeypatch.setattr(engine, "_HELD_BYTES", 10_000)
+    monkeypatch.setattr(notebook_file, "_HELD_BYTES", 10_000)
     source = "from IPython.display import clear_output, display\nfor i in range(40):\n    clear_output(wait=True)\n    display('a' * 1000 + str(i))"
     record = ran(root, source)
     (output,) = nbformat.read(record.folder / "notebook.ipynb", as_version=4).cells[-1].outputs

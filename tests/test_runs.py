@@ -13,12 +13,14 @@ from pathlib import Path
 import jsonschema
 import nbformat
 import pytest
-from conftest import people
+from conftest import CHECKOUT, people
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from arislab import engine, kernel, runs
+from arislab import runs
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
 from arislab.lake import Lake, digests
+from arislab.runs import execution, kernel
+from arislab.runs import notebook as notebook_file
 from arislab.system import masking
 from arislab.system.processes import identity, start_ticks
 
@@ -304,8 +306,8 @@ def test_a_record_is_complete(root, toy, monkeypatch):
     assert found["tables_written"] == {}
     assert record.parameters_from["n"] == "given"
     assert record.parameters_from["seed"] == "default"
-    assert found["record_sha256"] == runs.record_sha256(saved(record))
-    schema = json.loads((Path(runs.__file__).parent / "run.schema.json").read_text())
+    assert found["record_sha256"] == execution.record_sha256(saved(record))
+    schema = json.loads((CHECKOUT / "arislab" / "records" / "run.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(json.loads((record.folder / "run.json").read_text()))
     assert found["task"]["name"] == "shout"
     assert (record.folder / "task.py").read_text() == "SYSTEM = 'SHOUT!'\n"
@@ -518,7 +520,7 @@ def test_a_running_record_of_this_process_another_boot_or_another_machine(root):
 
 def test_a_record_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
-    engine.replace(path, '"old"')
+    notebook_file.replace(path, '"old"')
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
@@ -526,14 +528,14 @@ def test_a_record_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
-            engine.replace(path, '"new"')
+            notebook_file.replace(path, '"new"')
     assert path.read_text() == '"old"'
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_a_reader_never_sees_half_a_record(tmp_path):
     path, texts, seen = tmp_path / "run.json", [json.dumps([c] * 20_000) for c in "ab"], set()
-    engine.replace(path, texts[0])
+    notebook_file.replace(path, texts[0])
     done = threading.Event()
 
     def read():
@@ -543,7 +545,7 @@ def test_a_reader_never_sees_half_a_record(tmp_path):
     reader = threading.Thread(target=read)
     reader.start()
     for i in range(60):
-        engine.replace(path, texts[i % 2])
+        notebook_file.replace(path, texts[i % 2])
     done.set()
     reader.join()
     assert seen <= set(texts)

@@ -12,10 +12,11 @@ import pytest
 from conftest import CHECKOUT, need, people
 from test_runs import PARAMETERS, notebook
 
-from arislab import provenance, runs, verify
+from arislab import runs
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import Lake, digests
 from arislab.records import find as records
+from arislab.runs import provenance, verify
 
 READ = """
 import polars as pl

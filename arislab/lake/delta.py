@@ -74,7 +74,7 @@ class Lake:
         """The run that a kernel of JupyterLab records, if this is one and the notebook is a phase."""
         if "JPY_SESSION_NAME" not in os.environ:
             return None
-        from arislab.interactive import begin
+        from arislab.runs.jupyter import begin
 
         return begin(Path(self.path).parent.parent)
 

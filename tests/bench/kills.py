@@ -138,13 +138,13 @@ def main():
 
 def whole(found):
     """Whether a record that says ok has all its files as recorded: then it had ended, and only its process had not."""
-    from arislab import runs
     from arislab.records import outputs
+    from arislab.runs import execution
 
     folder = Path(found["folder"])
     raw = json.loads((folder / "run.json").read_text())
     same = all(outputs.of_file(folder / name)["sha256"] == told["sha256"] for name, told in raw["files"].items())
-    return same and raw["record_sha256"] == runs.record_sha256(raw)
+    return same and raw["record_sha256"] == execution.record_sha256(raw)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ def measure(system, path):
     from nbclient import NotebookClient
     from papermill.engines import papermill_engines
 
-    from arislab import kernel, plugin, runs
+    from arislab import plugin, runs
+    from arislab.runs import kernel
 
     papermill_engines.register("arislab", plugin.RecordedRun)
     papermill.engines  # noqa: B018

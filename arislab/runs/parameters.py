@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from arislab.errors import ParameterError, PrerequisiteError, closest
-from arislab.parameter_file import Written, meant
+from arislab.runs.parameter_file import Written, meant
 from arislab.system import masking
 
 _SECRET = re.compile(

@@ -33,42 +33,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from arislab import openlineage, provenance, signing
-from arislab.engine import INJECTED, replace
 from arislab.errors import LakeError, PrerequisiteError, closest
-from arislab.kernel import Job, Log, Outcome, Stopped, run, stoppable, supervise
 from arislab.lake import digests
 from arislab.lake.log import reads_and_writes
-from arislab.parameters import Parameter, as_code, convert, notebook_json, parameters_of, plain
 from arislab.records import files as run_files
 from arislab.records import outputs
-from arislab.records.find import as_json
-from arislab.records.frame import Runs, list_runs
-from arislab.records.headline import Account, Headline, account, as_text, headline
+from arislab.records.headline import Headline, as_text
+from arislab.runs import openlineage, provenance, signing
+from arislab.runs.kernel import Job, Log, Outcome, Stopped, run, stoppable, supervise
+from arislab.runs.notebook import INJECTED, replace
+from arislab.runs.parameters import Parameter, as_code, convert, notebook_json, parameters_of, plain
 from arislab.system import files as whole_files
 from arislab.system import masking, processes
-
-__all__ = [
-    "PHASES",
-    "Account",
-    "Headline",
-    "Parameter",
-    "Record",
-    "Runs",
-    "account",
-    "as_json",
-    "convert",
-    "execute",
-    "find_notebook",
-    "from_papermill",
-    "headline",
-    "list_runs",
-    "lock",
-    "parameters_of",
-]
 
 PHASES = {
     "generate": "1_generate.ipynb",
@@ -602,7 +580,7 @@ def find_notebook(phase: str, notebooks: Path | None = None) -> tuple[str, Path]
     Raises:
         PrerequisiteError: There is no such phase or notebook.
     """
-    notebooks = notebooks or Path(__file__).resolve().parent.parent / "notebooks"
+    notebooks = notebooks or Path(__file__).resolve().parents[2] / "notebooks"
     stems = {Path(file).stem: name for name, file in PHASES.items()}
     path = Path(phase)
     if path.suffix == ".ipynb":
@@ -741,16 +719,3 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-class _Callable(ModuleType):
-    """This module; ``arislab.runs()`` lists the runs, which is what a user types first."""
-
-    def __call__(self, root: Path | str | None = None) -> Runs:
-        """Return the recorded runs under a root (default: the checkout's, or $ARISLAB_ROOT), newest first."""
-        from arislab.system.paths import root as found
-
-        return list_runs(Path(root) if root is not None else found())
-
-
-sys.modules[__name__].__class__ = _Callable

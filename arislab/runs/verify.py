@@ -29,17 +29,17 @@ from typing import Any
 
 import polars as pl
 
-from arislab import provenance, signing
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import Lake, digests
 from arislab.lake import log as lake_log
-from arislab.parameters import as_text
 from arislab.records import diff as run_diff
 from arislab.records import files as run_files
 from arislab.records import find as records
 from arislab.records import outputs
 from arislab.records.text import number_text
-from arislab.runs import record_sha256
+from arislab.runs import provenance, signing
+from arislab.runs.execution import record_sha256
+from arislab.runs.parameters import as_text
 
 
 @dataclass(frozen=True)
@@ -494,7 +494,7 @@ def _connections(servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @contextmanager
 def _code_as_it_was(run: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
     """A worktree with the commit and the uncommitted changes of a run, and the folder of its package; removed afterwards."""
-    mine = Path(__file__).resolve().parent.parent
+    mine = Path(__file__).resolve().parents[2]
     commit, told = run["code"].get("commit"), run["code"].get("checkout")
     here = Path(told) if told and Path(told).is_dir() else provenance.checkout_of(mine)
     if here is None or commit is None:
@@ -515,7 +515,7 @@ def _code_as_it_was(run: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
                 raise PrerequisiteError(
                     f"code.diff of {run['run_id']} does not apply to {commit}: {applied.stderr.strip()}."
                 )
-        if (folder / "arislab" / "cli.py").is_file():
+        if (folder / "arislab" / "__main__.py").is_file():
             _installed(folder)
             yield folder, folder
         else:  # notebooks of somebody else's repository

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from arislab.errors import PrerequisiteError
-from arislab.parameters import convert, notebook_json, parameters_of
+from arislab.runs.parameters import convert, notebook_json, parameters_of
 
 _open: list["_Session"] = []
 
@@ -57,7 +57,7 @@ class _Session:
     """The cells that a kernel has run since the parameters cell."""
 
     def __init__(self, phase: str, notebook: Path, cells: list[Any], shell: Any, root: Path) -> None:
-        from arislab.runs import Recording
+        from arislab.runs.execution import Recording
 
         self.code = [c for c in cells if c["cell_type"] == "code" and "".join(c["source"]).strip()]
         declared = parameters_of(notebook, cells=cells)

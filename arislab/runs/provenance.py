@@ -45,7 +45,7 @@ def code(folder: Path) -> tuple[dict[str, Any], bytes]:
 
 def package_sha256() -> str:
     """Return a digest of arislab's own source files: what ran, whatever git says."""
-    base = Path(__file__).resolve().parent
+    base = Path(__file__).resolve().parents[1]
     files = sorted(p for p in base.rglob("*") if p.suffix in (".py", ".js", ".css", ".json") and "model" not in p.parts)
     sha = hashlib.sha256()
     for path in files:

@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from arislab import engine
-from arislab.parameters import plain
 from arislab.records.headline import HEADLINE_MIME
+from arislab.runs import notebook as notebook_file
+from arislab.runs.parameters import plain
 from arislab.system import processes
 from arislab.system.text import terminal
 
@@ -177,7 +177,7 @@ def run(nb: Any, job: Job) -> Outcome:
     if parameters is not None:
         nb.metadata.papermill["parameters"] = plain(parameters)
     watch = _Watch(job.source, job.log)
-    notebook = engine.Notebook(
+    notebook = notebook_file.Notebook(
         nb, path=job.output, overflow=job.output.parent / "outputs", also=job.also_save, clean=job.clean
     )
     kernel: dict[str, Any] = {"oom_kills": _oom_kills()}
@@ -221,7 +221,12 @@ def _end_children(kernel: dict[str, Any], run_id: str | None) -> list[str]:
 
 
 def _run(
-    notebook: engine.Notebook, job: Job, watch: "_Watch", manager: type, kernel: dict[str, Any], widgets: dict[str, Any]
+    notebook: notebook_file.Notebook,
+    job: Job,
+    watch: "_Watch",
+    manager: type,
+    kernel: dict[str, Any],
+    widgets: dict[str, Any],
 ) -> dict[str, Any]:
     """Return status, cause, reason and signal."""
     from nbclient.exceptions import CellControlSignal, CellExecutionError, CellTimeoutError, DeadKernelError
@@ -233,7 +238,7 @@ def _run(
         known = [limit for limit in limits if limit is not None]
         return max(1, round(min(known))) if known else None
 
-    client = engine.make_client(
+    client = notebook_file.make_client(
         notebook,
         write=job.log.printed,
         kernel_manager_class=manager,
@@ -275,7 +280,7 @@ def _run(
     return told
 
 
-def _run_cell(client: Any, notebook: engine.Notebook, watch: "_Watch", cell: Any, index: int) -> None:
+def _run_cell(client: Any, notebook: notebook_file.Notebook, watch: "_Watch", cell: Any, index: int) -> None:
     from nbclient.exceptions import CellExecutionError
 
     watch.cell_starts(cell, index)
@@ -340,7 +345,7 @@ class _Watch:
         self._done = 0
 
     def cell_starts(self, cell: Any, cell_index: int) -> None:
-        if engine.INJECTED in cell.metadata.get("tags", []):
+        if notebook_file.INJECTED in cell.metadata.get("tags", []):
             return
         self._done += 1
         index = self._index.get(cell.get("id"), cell_index)

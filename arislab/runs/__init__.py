@@ -1,0 +1,45 @@
+"""A phase's notebook run by papermill, recorded by the process that supervises it, and run again from its record.
+
+It does not know what any phase does.
+"""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from arislab.records.find import as_json
+from arislab.records.frame import Runs, list_runs
+from arislab.records.headline import Account, Headline, account, headline
+from arislab.runs.execution import PHASES, Record, execute, find_notebook, from_papermill, lock
+from arislab.runs.parameters import Parameter, convert, parameters_of
+from arislab.system.paths import root as found_root
+
+__all__ = [
+    "PHASES",
+    "Account",
+    "Headline",
+    "Parameter",
+    "Record",
+    "Runs",
+    "account",
+    "as_json",
+    "convert",
+    "execute",
+    "find_notebook",
+    "from_papermill",
+    "headline",
+    "list_runs",
+    "lock",
+    "parameters_of",
+]
+
+
+class _Callable(ModuleType):
+    """This module; ``arislab.runs()`` lists the runs, which is what a user types first."""
+
+    def __call__(self, root: Path | str | None = None) -> Runs:
+        """Return the recorded runs under a root (default: the checkout's, or $ARISLAB_ROOT), newest first."""
+        return list_runs(Path(root) if root is not None else found_root())
+
+
+sys.modules[__name__].__class__ = _Callable
