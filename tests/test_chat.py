@@ -9,7 +9,7 @@ from conftest import people
 from arislab import batch, chat, curate, finetune, scoring
 from arislab.batch import protocol
 from arislab.errors import ParameterError
-from arislab.server import engines, replay
+from arislab.server.engines import base, replay
 from arislab.task import load
 
 USER = {"role": "user", "content": "Where is Ulm?"}
@@ -114,11 +114,10 @@ def test_an_evaluation_that_would_ask_otherwise_than_was_trained_is_refused(trai
 
 def test_the_local_engines_take_the_settings_of_a_request():
     body = {"model": "m", "messages": [USER], "chat_template_kwargs": {"enable_thinking": False}}
-    request = engines.Request(0, "r-1", body, 0)
-    assert engines.generation(request)["chat_template_kwargs"] == {"enable_thinking": False}
+    request = base.Request(0, "r-1", body, 0)
+    assert base.generation(request)["chat_template_kwargs"] == {"enable_thinking": False}
     assert (
-        engines.generation(engines.Request(0, "r-1", body | {"chat_template_kwargs": {}}, 0))["chat_template_kwargs"]
-        is None
+        base.generation(base.Request(0, "r-1", body | {"chat_template_kwargs": {}}, 0))["chat_template_kwargs"] is None
     )
 
 
@@ -234,7 +233,7 @@ def test_a_recorded_call_is_replayed_as_a_call():
         "tool_calls": json.dumps(CALLS),
     }
     row |= {"finish_reason": "tool_calls", "prompt_tokens": 3, "completion_tokens": 5, "logprob_mean": None}
-    made = replay._answer(engines.Request(0, "r-1", {}, 0), row)
+    made = replay._answer(base.Request(0, "r-1", {}, 0), row)
     again = batch.outcome({"response": {"status_code": 200, "body": json.loads(made.body)}}, "completed")
     assert (again["tool_calls"], json.loads(again["llm_output"])) == (protocol.as_written(CALLS), CALLS)
 

@@ -90,7 +90,7 @@ def test_each_server_says_what_it_said_each_time_that_the_run_connected(recorded
 
 
 def test_a_damaged_file_is_refused_in_one_message(tmp_path):
-    from arislab.server.replay import ReplayEngine
+    from arislab.server.engines.replay import ReplayEngine
 
     (tmp_path / "a.jsonl").write_text('{"connections": []}\n')
     with pytest.raises(PrerequisiteError, match="no file of recorded answers"):

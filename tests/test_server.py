@@ -23,10 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arislab.errors import PrerequisiteError
-from arislab.server import engines, guard, runner
+from arislab.server import guard, runner
+from arislab.server.engines import base
+from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.limits import Limits
 from arislab.server.store import TERMINAL, Store
-from arislab.server.upstream import UpstreamEngine
 
 ENDPOINT = "/v1/chat/completions"
 
@@ -126,9 +127,9 @@ def add_batch(store: Store, lines: list[dict[str, Any]]) -> str:
 
 
 async def live(
-    store: Store, batch_id: str, *, engine: engines.Engine | None = None, until: tuple[str, ...] = TERMINAL
+    store: Store, batch_id: str, *, engine: base.Engine | None = None, until: tuple[str, ...] = TERMINAL
 ) -> None:
-    life = runner.Runner(store, engine or engines.EchoEngine())
+    life = runner.Runner(store, engine or base.EchoEngine())
     life.take(batch_id)
     while store.batch(batch_id)["status"] not in until:
         await asyncio.sleep(0.01)
@@ -485,7 +486,7 @@ def test_lines_that_did_not_run_in_time_expire(tmp_path: Path) -> None:
     batch_id = add_batch(store, [line(f"r-{i}") for i in range(400)])
 
     async def some() -> None:
-        life = runner.Runner(store, engines.EchoEngine(delay_s=0.01))
+        life = runner.Runner(store, base.EchoEngine(delay_s=0.01))
         life.take(batch_id)
         while store.batch(batch_id)["completed"] < 10:
             await asyncio.sleep(0.01)
@@ -692,14 +693,14 @@ def test_an_upstream_in_trouble_costs_no_line(upstream: Upstream, tmp_path: Path
         assert secret.encode() not in kept
 
 
-def ask(engine: UpstreamEngine, texts: list[str]) -> list[engines.Result]:
-    async def run() -> list[engines.Result]:
-        results: list[engines.Result] = []
+def ask(engine: UpstreamEngine, texts: list[str]) -> list[base.Result]:
+    async def run() -> list[base.Result]:
+        results: list[base.Result] = []
         await engine.start()
 
         async def one(i: int) -> None:
             await engine.gate.enter()
-            await engine.run([engines.Request(i, f"r-{i}", line("", texts[i])["body"], 0)], results.append)
+            await engine.run([base.Request(i, f"r-{i}", line("", texts[i])["body"], 0)], results.append)
             engine.gate.leave()
 
         await asyncio.gather(*(one(i) for i in range(len(texts))))
@@ -809,7 +810,7 @@ def test_every_line_is_found_again_by_its_offset(texts: list[str], ends: bytes, 
 
 def test_a_gate_serves_in_order_and_loses_no_place() -> None:
     async def run() -> list[int]:
-        gate, order = engines.Gate(1), []
+        gate, order = base.Gate(1), []
 
         async def visit(i: int) -> None:
             await gate.enter()
@@ -897,7 +898,7 @@ def test_lines_of_one_prefix_are_dispatched_together(tmp_path: Path) -> None:
         row["body"]["messages"].insert(0, {"role": "system", "content": shots[i % 2]})
     store, seen = Store(tmp_path), []
 
-    class Watched(engines.EchoEngine):
+    class Watched(base.EchoEngine):
         async def run(self, chunk: Any, emit: Any) -> None:
             seen.extend(request.body["messages"][0]["content"] for request in chunk)
             await super().run(chunk, emit)

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_server import add_batch, line, live, read, text_of
 
-from arislab.server import engines, runner
+from arislab.server import runner
 from arislab.server import store as store_module
+from arislab.server.engines import base
 from arislab.server.store import NO_USAGE, Row, Store
 from arislab.server.writes import Writes
 
@@ -33,13 +34,13 @@ def files(store, batch_id):
     return [read(store.path(name).read_bytes()) if name else [] for name in named]
 
 
-class Odd(engines.EchoEngine):
+class Odd(base.EchoEngine):
     """Echoes, but for the lines whose text says otherwise."""
 
     async def run(self, chunk, emit):
         for request in chunk:
             text = request.body["messages"][-1]["content"]
-            good = engines.echo(request)
+            good = base.echo(request)
             if text == "raise":
                 raise RuntimeError("the kernel of row 7 is not positive")
             if text == "forget":
@@ -48,15 +49,15 @@ class Odd(engines.EchoEngine):
 
     def changed(self, text, good):
         if text == "huge":
-            return engines.Result(good.line, 200, good.body, (2**63, 0, 2**70, 0))
+            return base.Result(good.line, 200, good.body, (2**63, 0, 2**70, 0))
         if text == "break":
-            return engines.Result(good.line, 200, b'{"choices":[\n]}')
+            return base.Result(good.line, 200, b'{"choices":[\n]}')
         if text == "no bytes":
-            return engines.Result(good.line, 200, None)
+            return base.Result(good.line, 200, None)
         if text == "short usage":
-            return engines.Result(good.line, 200, good.body, (1,))
+            return base.Result(good.line, 200, good.body, (1,))
         if text == "text usage":
-            return engines.Result(good.line, 200, good.body, ("9", "9", "9", "9"))
+            return base.Result(good.line, 200, good.body, ("9", "9", "9", "9"))
         return good
 
 
@@ -123,14 +124,14 @@ def test_an_engine_that_raises_in_the_middle_of_a_chunk_keeps_what_it_answered(s
 def test_a_batch_whose_requests_vanish_while_it_runs_ends_with_what_it_has(store):
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(64)])
 
-    class Vanishing(engines.EchoEngine):
+    class Vanishing(base.EchoEngine):
         async def run(self, chunk, emit):
             await super().run(chunk, emit)
             if chunk[0].line == 16:
                 store.path(store.batch(batch_id)["input_file_id"]).write_bytes(b"{}\n" * 64)  # somebody wrote over it
 
     engine = Vanishing()
-    engine.gate = engines.Gate(1)
+    engine.gate = base.Gate(1)
     asyncio.run(live(store, batch_id, engine=engine))
     row, (done, failed) = store.batch(batch_id), files(store, batch_id)
     assert row["status"] == "failed"
@@ -196,13 +197,13 @@ def test_rows_that_waited_for_a_full_disk_are_written_together_when_it_has_room(
     monkeypatch.setattr(runner, "RETRY_WRITE_S", 0.4)
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(400)])
 
-    class Spread(engines.EchoEngine):
+    class Spread(base.EchoEngine):
         async def run(self, chunk, emit):
             await asyncio.sleep(0.005 * (chunk[0].line % 200))  # answers come one by one over a second
             await super().run(chunk, emit)
 
     engine = Spread()
-    engine.chunk_lines, engine.gate = 1, engines.Gate(400)
+    engine.chunk_lines, engine.gate = 1, base.Gate(400)
     asyncio.run(asyncio.wait_for(live(store, batch_id, engine=engine), 20))
     refused = [n for at, n in writes if at < until]
     assert len(refused) > 8, "many groups were refused"
@@ -282,7 +283,7 @@ def test_a_spool_that_is_removed_under_a_running_server_costs_nothing(store):
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(200)])
 
     async def removed():
-        life = runner.Runner(store, engines.EchoEngine(delay_s=0.005))
+        life = runner.Runner(store, base.EchoEngine(delay_s=0.005))
         life.take(batch_id)
         while store.batch(batch_id)["completed"] < 40:
             await asyncio.sleep(0.005)
@@ -304,7 +305,7 @@ def test_answers_whose_spool_is_gone_are_lost_and_neither_expired_nor_asked_agai
     data, asked = tmp_path / "data", []
     store = Store(data)
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(120)])
-    asyncio.run(until_some(store, batch_id, 40, engine=engines.EchoEngine(delay_s=0.005)))
+    asyncio.run(until_some(store, batch_id, 40, engine=base.EchoEngine(delay_s=0.005)))
     if status == "finalizing":
 
         def refuse(*_, **__):
@@ -320,7 +321,7 @@ def test_answers_whose_spool_is_gone_are_lost_and_neither_expired_nor_asked_agai
     spool.write_bytes(b"".join(spool.read_bytes().splitlines(keepends=True)[: len(kept)])) if kept else spool.unlink()
     store = Store(data)
 
-    class Counting(engines.EchoEngine):
+    class Counting(base.EchoEngine):
         async def run(self, chunk, emit):
             asked.extend(request.custom_id for request in chunk)
             await super().run(chunk, emit)
@@ -343,7 +344,7 @@ def test_answers_whose_spool_is_gone_are_lost_and_neither_expired_nor_asked_agai
 def test_a_batch_that_is_late_and_lost_its_spool_says_which_is_which(tmp_path):
     store = Store(tmp_path)
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(100)])
-    asyncio.run(until_some(store, batch_id, 20, engine=engines.EchoEngine(delay_s=0.005)))
+    asyncio.run(until_some(store, batch_id, 20, engine=base.EchoEngine(delay_s=0.005)))
     store.write(lambda db: None).result()
     n_done = store.batch(batch_id)["completed"]
     for path in store.spool_dir.iterdir():
@@ -418,14 +419,14 @@ def test_any_results_of_an_engine_leave_each_line_one_row(tmp_path_factory, odd)
     store = Store(tmp_path_factory.mktemp("rows"))
     batch_id = add_batch(store, [line(f"r-{i}") for i in range(len(odd) + 1)])
 
-    class Any(engines.EchoEngine):
+    class Any(base.EchoEngine):
         async def run(self, chunk, emit):
             for request in chunk:
                 if request.line < len(odd):
                     status, body, usage = odd[request.line]
-                    emit(engines.Result(request.line, status, body, usage))
+                    emit(base.Result(request.line, status, body, usage))
                 else:
-                    emit(engines.echo(request))
+                    emit(base.echo(request))
 
     asyncio.run(asyncio.wait_for(live(store, batch_id, engine=Any()), 20))
     row = store.batch(batch_id)

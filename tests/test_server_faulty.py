@@ -10,8 +10,8 @@ from test_server import Server
 
 from arislab import batch
 from arislab.errors import PrerequisiteError
-from arislab.server import engines
-from arislab.server.faulty import LASTING, PASSING, FaultyEngine, read_spec
+from arislab.server.engines import base
+from arislab.server.engines.faulty import LASTING, PASSING, FaultyEngine, read_spec
 
 SPEC = "429=0.05,500=0.05,timeout=0.05,empty=0.05,400=0.05,content_filter=0.05,length=0.05,broken=0.05,slow=0.05,slow_s=0.02,seed=3"
 ENDS = {"400": "error", "content_filter": "refused", "length": "truncated"}
@@ -70,7 +70,7 @@ def test_a_passing_fault_counts_batches_not_tries_and_remembers_them_over_a_rest
         async def run():
             engine, results = FaultyEngine("429=1,tries=3", tries_file=tmp_path / "tries"), []
             await engine.start()
-            request = engines.Request(0, "odd \n id", {"model": "m", "messages": [{"role": "user", "content": "x"}]}, 0)
+            request = base.Request(0, "odd \n id", {"model": "m", "messages": [{"role": "user", "content": "x"}]}, 0)
             await engine.run(
                 [request._replace(batch=batch_id)],
                 results.append,
@@ -102,7 +102,7 @@ def test_a_passing_fault_counts_batches_not_tries_and_remembers_them_over_a_rest
 )
 def test_a_bad_engine_says_what_is_allowed_and_what_to_write(engine, told, tmp_path):
     with pytest.raises(PrerequisiteError, match=told):
-        engines.make_engine(model=None, adapters=None, upstream=(), workers=None, engine=engine, data=tmp_path)
+        base.make_engine(model=None, adapters=None, upstream=(), workers=None, engine=engine, data=tmp_path)
 
 
 def test_faults_come_at_their_rates_and_differ_with_the_seed(tmp_path):

@@ -23,9 +23,9 @@ from test_server import Server, ask, line
 
 from arislab import batch, icl
 from arislab.errors import PrerequisiteError
-from arislab.server import engines
 from arislab.server.answers import passed_through
-from arislab.server.upstream import UpstreamEngine
+from arislab.server.engines import base
+from arislab.server.engines.upstream import UpstreamEngine
 from arislab.system import json_text
 from arislab.system.pause import MOST_S, retry_after_s
 
@@ -272,7 +272,7 @@ anything = (
     endpoint=st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]),
 )
 def test_any_body_becomes_one_line_of_json_or_an_error_row(body, status, endpoint):
-    got = passed_through(engines.Request(7, "r", {}, 0, endpoint), status, body)
+    got = passed_through(base.Request(7, "r", {}, 0, endpoint), status, body)
     assert got.result.line == 7
     assert b"\n" not in got.result.body
     told = json.loads(got.result.body.decode("utf-8"))
@@ -282,7 +282,7 @@ def test_any_body_becomes_one_line_of_json_or_an_error_row(body, status, endpoin
         assert got.is_final, "what was paid for is not asked again"
     if status == 200 and not got.is_final:
         assert got.result.status == 502
-    assert engines.marked(got.result, tries=3).body if not got.is_final else True
+    assert base.marked(got.result, tries=3).body if not got.is_final else True
 
 
 def test_a_request_reaches_the_upstream_with_every_digit_of_its_numbers(front, wild):
@@ -355,7 +355,7 @@ def test_a_server_behind_a_server_does_not_multiply_tries(front, wild):
 
 def test_a_failed_body_of_any_shape_can_say_how_often_it_was_tried():
     for body in (b"{}", b'{"error":"loading"}', b'{"error":{"message":"x"}}', b'{"detail":[1]}', b'{"error":null}'):
-        told = json.loads(engines.marked(engines.Result(0, 500, body), tries=5).body)
+        told = json.loads(base.marked(base.Result(0, 500, body), tries=5).body)
         line = {"custom_id": "a", "response": {"status_code": 500, "body": told}, "error": None}
         assert batch.outcome(line, "completed")["status"] == "error", told
     lost = {"response": None, "error": {"code": "batch_lost", "message": "gone"}}
@@ -513,7 +513,7 @@ def test_a_closed_engine_answers_nothing_more(wild):
         await engine.start()
         results = []
         await engine.gate.enter()
-        await engine.run([engines.Request(0, "r", line("", "endless")["body"], 0)], results.append)
+        await engine.run([base.Request(0, "r", line("", "endless")["body"], 0)], results.append)
         await engine.stop()
         return results[0].status, engine._session.closed
 

@@ -12,7 +12,7 @@ import pytest
 from test_server import Server, command, line, text_of
 
 from arislab.errors import PrerequisiteError
-from arislab.server.vllm import VllmEngine
+from arislab.server.engines.vllm import VllmEngine
 
 VLLM = r"""
 import asyncio, json, os, pathlib, subprocess, sys

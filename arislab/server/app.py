@@ -24,8 +24,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from arislab import __version__
 from arislab.errors import PrerequisiteError
-from arislab.server import engines
 from arislab.server.connections import BACKLOG, Connection, raise_descriptors
+from arislab.server.engines import base
 from arislab.server.guard import Guard, envelope, read_token
 from arislab.server.limits import Limits
 from arislab.server.quiet import RateLimit
@@ -41,7 +41,7 @@ log = logging.getLogger("arislab.server")
 
 def create_app(
     store: Store,
-    engine: engines.Engine,
+    engine: base.Engine,
     *,
     token: str,
     host: str,
@@ -135,7 +135,7 @@ def serve(
     os.umask(0o077)
     raise_descriptors()
     data, limits = Path(data), limits or Limits()
-    chosen = engines.make_engine(
+    chosen = base.make_engine(
         model=model,
         adapters=adapters,
         upstream=upstream,
@@ -207,7 +207,7 @@ class _Server(uvicorn.Server):
 
 
 async def _run(
-    server: uvicorn.Server, listener: socket.socket, engine: engines.Engine, ready: Record, parent_pid: int | None
+    server: uvicorn.Server, listener: socket.socket, engine: base.Engine, ready: Record, parent_pid: int | None
 ) -> None:
     def end() -> None:
         server.should_exit = True

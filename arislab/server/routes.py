@@ -23,7 +23,8 @@ from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile
 
 from arislab import __version__
-from arislab.server import engines, metrics
+from arislab.server import metrics
+from arislab.server.engines import base
 from arislab.server.guard import envelope, refuse, too_large
 from arislab.server.limits import ForbiddenError, Limits, check_fields
 from arislab.server.runner import Runner
@@ -298,8 +299,8 @@ async def _answer(request: Request, endpoint: str) -> Response:
         check_fields(body, _limits(request))
     except ForbiddenError as error:
         raise refuse(400, str(error), param=error.param or None, code=error.code) from None
-    results: list[engines.Result] = []
-    asked = engines.Request(0, secrets.token_hex(16), body, int(time.time()), endpoint)
+    results: list[base.Result] = []
+    asked = base.Request(0, secrets.token_hex(16), body, int(time.time()), endpoint)
     model = str(body.get("model"))
     await engine.gate.enter(model)
     try:
@@ -359,8 +360,8 @@ def _store(request: Request) -> Store:
     return store
 
 
-def _engine(request: Request) -> engines.Engine:
-    engine: engines.Engine = request.app.state.engine
+def _engine(request: Request) -> base.Engine:
+    engine: base.Engine = request.app.state.engine
     return engine
 
 

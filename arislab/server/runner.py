@@ -27,7 +27,7 @@ import orjson
 
 from arislab.errors import BatchError, PrerequisiteError
 from arislab.server import bodies
-from arislab.server.engines import Emit, Engine, Request, Result, failure
+from arislab.server.engines.base import Emit, Engine, Request, Result, failure
 from arislab.server.gate import Gate
 from arislab.server.limits import ForbiddenError, Limits, check_fields
 from arislab.server.metrics import Meter

@@ -15,10 +15,10 @@ import orjson
 
 from arislab.errors import BatchError
 from arislab.isolation import VERDICTS, Answers, Isolation, Wave, body, examine, from_dict, text_of
-from arislab.server.engines import CHAT, Engine, Request, Result
+from arislab.server.engines.base import CHAT, Engine, Request, Result
+from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.gate import ALONE
 from arislab.server.store import Store
-from arislab.server.upstream import UpstreamEngine
 
 log = logging.getLogger("arislab.server")
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 
 import orjson
 
-from arislab.server.engines import Result, failure
+from arislab.server.engines.base import Result, failure
 from arislab.server.store import NO_USAGE, Record, Refused, Row, Store, Usage
 
 log = logging.getLogger("arislab.server")

@@ -16,7 +16,7 @@ import orjson
 
 from arislab import chat
 from arislab.errors import PrerequisiteError
-from arislab.server.engines import CHAT, Emit, Request, Result, completion, failure
+from arislab.server.engines.base import CHAT, Emit, Request, Result, completion, failure
 from arislab.server.gate import Gate
 
 

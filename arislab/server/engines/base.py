@@ -121,7 +121,7 @@ def make_engine(
     if vllm is not None:
         if upstream or (model or engine) is not None:
             raise PrerequisiteError(f"--vllm {vllm!r} excludes --model, --engine and --upstream; leave them out")
-        from arislab.server.vllm import VllmEngine
+        from arislab.server.engines.vllm import VllmEngine
 
         return VllmEngine(
             vllm,
@@ -142,17 +142,17 @@ def make_engine(
             raise PrerequisiteError(
                 f"--upstream must be a base URL like 'http://127.0.0.1:8000/v1', got {masking.masked(bad[0])!r}"
             )
-        from arislab.server.upstream import UpstreamEngine
+        from arislab.server.engines.upstream import UpstreamEngine
 
         return UpstreamEngine(upstream, answer_bytes=answer_bytes)
     if engine is not None:
         return _toy(engine, data)
-    folder = Path(__file__).parent.parent / "tiny" / "model" if model in (None, "tiny") else Path(str(model))
+    folder = Path(__file__).parents[2] / "tiny" / "model" if model in (None, "tiny") else Path(str(model))
     if not (folder / "config.json").is_file():
         raise PrerequisiteError(
             f"--model {model!r}: no config.json in {str(folder)!r}; give 'tiny' or a folder with config.json, model.safetensors and tokenizer.json"
         )
-    from arislab.server.local import LocalEngine
+    from arislab.server.engines.local import LocalEngine
 
     return LocalEngine(folder, adapters=adapters, workers=workers or min(2, os.cpu_count() or 1))
 
@@ -161,11 +161,11 @@ def _toy(engine: str, data: Path) -> Engine:
     """The engine of ``--engine``."""
     name, _, told = engine.partition(":")
     if name == "faulty":
-        from arislab.server.faulty import FaultyEngine
+        from arislab.server.engines.faulty import FaultyEngine
 
         return FaultyEngine(told, tries_file=data / "faulty.tries")
     if name == "replay":
-        from arislab.server.replay import ReplayEngine
+        from arislab.server.engines.replay import ReplayEngine
 
         return ReplayEngine(Path(told))
     if name != "echo" or not re.fullmatch(r"(\d+(\.\d*)?|\.\d+)?", told):

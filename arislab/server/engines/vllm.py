@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING
 import orjson
 
 from arislab.errors import PrerequisiteError
-from arislab.server.engines import Emit, Request, Result, failure, marked
+from arislab.server.engines.base import Emit, Request, Result, failure, marked
+from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.gate import Gate
 from arislab.server.limits import ANSWER_BYTES
-from arislab.server.upstream import UpstreamEngine
 from arislab.tiny.decoder import MODEL_DIR, base_name
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from arislab.errors import PrerequisiteError
-from arislab.server.engines import CHAT, Emit, Request, Result, completion, failure, generation, marked
+from arislab.server.engines.base import CHAT, Emit, Request, Result, completion, failure, generation, marked
 from arislab.server.gate import Gate
 
 log = logging.getLogger("arislab.server")

@@ -16,7 +16,7 @@ from typing import TextIO
 import orjson
 
 from arislab.errors import PrerequisiteError, closest
-from arislab.server.engines import CHAT, Emit, Request, Result, completion, echo, failure
+from arislab.server.engines.base import CHAT, Emit, Request, Result, completion, echo, failure
 from arislab.server.gate import Gate
 
 PASSING = ("429", "500", "timeout", "empty")

@@ -21,7 +21,7 @@ from yarl import URL
 
 from arislab.server import bodies
 from arislab.server.answers import Answer, body_of, passed_through
-from arislab.server.engines import Emit, Request, Result, failure, marked
+from arislab.server.engines.base import Emit, Request, Result, failure, marked
 from arislab.server.gate import Gate
 from arislab.server.limits import ANSWER_BYTES
 from arislab.system import masking
