@@ -16,11 +16,11 @@ def main() -> None:
     warnings.showwarning = _warning
     try:
         if words[:1] == ["runs"] and (len(words) == 1 or words[1].startswith("-")):
-            from arislab import listing
+            from arislab.cli import listing
 
             listing.main(words[1:])
         else:
-            from arislab import cli
+            from arislab.cli import main as cli
 
             cli.app(cli.joined(words), standalone_mode=True)
         if sys.stdout is not None:  # closed by who started us

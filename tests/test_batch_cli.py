@@ -13,7 +13,7 @@ import pytest
 from test_doctor import KEY, Scripted
 from typer.testing import CliRunner
 
-from arislab.batch_cli import app
+from arislab.cli.batch import app
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
 
 RUN = CliRunner()

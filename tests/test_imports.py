@@ -247,7 +247,7 @@ HEAVY = ("torch", "transformers", "vllm", "ipywidgets", "matplotlib", "ray", "pa
         "arislab",
         "arislab.lake",
         "arislab.batch",
-        "arislab.cli",
+        "arislab.cli.main",
         "arislab.runs",
         "arislab.finetune",
         "arislab.review",

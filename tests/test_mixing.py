@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from arislab import batch, isolation
 from arislab.batch import mixing
-from arislab.cli import app
+from arislab.cli.main import app
 from arislab.errors import BatchError
 from arislab.records import find as records
 from arislab.runs import verify

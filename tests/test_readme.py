@@ -128,12 +128,12 @@ def test_a_chat_server_behind_arislab_serve_answers_a_phase(tmp_path):
 def test_the_page_on_servers_names_options_limits_and_dialects_that_exist():
     from typer.main import get_command
 
-    from arislab import cli
     from arislab.batch import dialects
+    from arislab.cli import main
     from arislab.server.limits import Limits
 
     page = (CHECKOUT / "arislab" / "server" / "README.md").read_text()
-    groups = get_command(cli.app).commands
+    groups = get_command(main.app).commands
     commands = [groups["serve"], groups["run"], *groups["batch"].commands.values()]
     known = {option for command in commands for parameter in command.params for option in parameter.opts}
     theirs = {"--port", "--enable-lora", "--max-model-len", "--model-path", "--parallel"}  # of vLLM, SGLang, llama.cpp

@@ -260,7 +260,7 @@ def test_a_name_that_leads_out_of_a_record_is_not_read(root, name):
 
 
 def test_a_rerun_stays_in_its_folder_whatever_a_record_calls_itself(root):
-    from arislab.runs_cli import _target
+    from arislab.cli.runs import _target
 
     folder = root / "papermill_runs" / "x"
     assert (

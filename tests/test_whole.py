@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 from conftest import people
 
-from arislab import batch_cli, finetune, runs
+from arislab import finetune, runs
 from arislab.batch import ledger
+from arislab.cli import batch as batch_commands
 from arislab.errors import BatchError, PrerequisiteError
 from arislab.lake import storage
 from arislab.runs import notebook
@@ -23,7 +24,7 @@ from arislab.system import files
 EXAMPLES = pl.DataFrame([{"messages": json.dumps([{"role": "user", "content": "Hi"}]), "output": "Good day."}])
 WRITERS = {  # what each writes at a path
     "whole": lambda path, _: write(path, b"new"),
-    "results of a batch": lambda path, _: batch_cli._write(path, iter(["{}"])),
+    "results of a batch": lambda path, _: batch_commands._write(path, iter(["{}"])),
     "a run's record": lambda path, _: notebook.replace(path, "{}"),
     "a file of the ledger": lambda path, _: ledger.keep(path, b"{}\n"),
     "training lines": lambda path, _: finetune.export_jsonl(EXAMPLES, path),

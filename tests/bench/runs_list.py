@@ -54,7 +54,7 @@ def main():
         def call(*words):
             subprocess.run([*command, *words], check=True, capture_output=True)
 
-        start = [sys.executable, "-c", "import arislab.listing"]
+        start = [sys.executable, "-c", "import arislab.cli.listing"]
         told = {
             "runs": n,
             "first_list_ms": round(first_ms),

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from arislab import batch_cli, import_cli, runs_cli
+from arislab.cli import batch as batch_commands
+from arislab.cli import imports as import_commands
+from arislab.cli import runs as run_commands
+from arislab.cli.runs import open_lake, perform
 from arislab.errors import ParameterError, PrerequisiteError
-from arislab.runs_cli import open_lake, perform
 from arislab.system.paths import enter
 from arislab.system.text import json_text, print
 
@@ -20,14 +22,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn batch LLM output into training data you can defend.",
 )
-app.add_typer(batch_cli.app, name="batch")
-app.add_typer(runs_cli.app, name="runs")
-app.command()(runs_cli.rerun)
-app.command()(runs_cli.verify)
-app.command()(runs_cli.resume)
-app.command(name="import")(import_cli.import_file)
+app.add_typer(batch_commands.app, name="batch")
+app.add_typer(run_commands.app, name="runs")
+app.command()(run_commands.rerun)
+app.command()(run_commands.verify)
+app.command()(run_commands.resume)
+app.command(name="import")(import_commands.import_file)
 
-Root = runs_cli.Root
+Root = run_commands.Root
 Seed = Annotated[int, typer.Option("--seed", help="Base of every random choice.")]
 
 
@@ -83,9 +85,9 @@ def run(
 ) -> None:
     """Run one phase as a recorded run; `arislab run PHASE --help` lists its parameters."""
     if phase is None or show_help:
-        print(context.get_help() if phase is None else runs_cli.help_of(phase))
+        print(context.get_help() if phase is None else run_commands.help_of(phase))
         raise typer.Exit(0 if show_help else 2)
-    given, origin = runs_cli.given(parameters or (), files or ())
+    given, origin = run_commands.given(parameters or (), files or ())
     limits = {"timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s}
     perform(phase, given, enter(root), given_from=origin, wait=wait, **limits)
 

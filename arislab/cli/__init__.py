@@ -1,0 +1,1 @@
+"""The commands. They read the lake, call what notebooks call, and print."""
