@@ -15,7 +15,7 @@ from arislab.batch import ledger
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import Lake, storage, tables
 from arislab.lake.digests import digest
-from arislab.runs import notebook
+from arislab.system import files as whole_files
 
 
 def reviews(names):
@@ -396,7 +396,7 @@ def test_ledger_files_and_verdicts_are_on_disk_under_their_names(root, synced):
     assert synced[0].parent == root / "batches" / "results"
     assert synced[1:] == [root / "batches" / "results", root / "batches"]
     synced.clear()
-    notebook.replace(root / "run.json", "{}")
+    whole_files.replace(root / "run.json", "{}")
     assert [path.parent for path in synced] == [root, root.parent]  # what is in it, then its name
     assert synced[0].name != "run.json"
     found = ledger.Ledger(root / "batches")

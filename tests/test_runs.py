@@ -20,8 +20,7 @@ from arislab import runs
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
 from arislab.lake import Lake, digests
 from arislab.runs import execution, kernel
-from arislab.runs import notebook as notebook_file
-from arislab.system import masking
+from arislab.system import files, masking
 from arislab.system.processes import identity, start_ticks
 
 PARAMETERS = """\
@@ -520,7 +519,7 @@ def test_a_running_record_of_this_process_another_boot_or_another_machine(root):
 
 def test_a_record_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
-    notebook_file.replace(path, '"old"')
+    files.replace(path, '"old"')
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
@@ -528,14 +527,14 @@ def test_a_record_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
-            notebook_file.replace(path, '"new"')
+            files.replace(path, '"new"')
     assert path.read_text() == '"old"'
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_a_reader_never_sees_half_a_record(tmp_path):
     path, texts, seen = tmp_path / "run.json", [json.dumps([c] * 20_000) for c in "ab"], set()
-    notebook_file.replace(path, texts[0])
+    files.replace(path, texts[0])
     done = threading.Event()
 
     def read():
@@ -545,7 +544,7 @@ def test_a_reader_never_sees_half_a_record(tmp_path):
     reader = threading.Thread(target=read)
     reader.start()
     for i in range(60):
-        notebook_file.replace(path, texts[i % 2])
+        files.replace(path, texts[i % 2])
     done.set()
     reader.join()
     assert seen <= set(texts)

@@ -17,7 +17,6 @@ from arislab.batch import ledger
 from arislab.cli import batch as batch_commands
 from arislab.errors import BatchError, PrerequisiteError
 from arislab.lake import storage
-from arislab.runs import notebook
 from arislab.server import store
 from arislab.system import files
 
@@ -25,7 +24,7 @@ EXAMPLES = pl.DataFrame([{"messages": json.dumps([{"role": "user", "content": "H
 WRITERS = {  # what each writes at a path
     "whole": lambda path, _: write(path, b"new"),
     "results of a batch": lambda path, _: batch_commands._write(path, iter(["{}"])),
-    "a run's record": lambda path, _: notebook.replace(path, "{}"),
+    "a run's record": lambda path, _: files.replace(path, "{}"),
     "a file of the ledger": lambda path, _: ledger.keep(path, b"{}\n"),
     "training lines": lambda path, _: finetune.export_jsonl(EXAMPLES, path),
     "a table": lambda path, lake: lake.export("candidates", path),

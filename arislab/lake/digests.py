@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import polars as pl
 
 from arislab.lake import tables
-from arislab.records.outputs import short
 from arislab.system.paths import RUN_ID
 
 _CHUNK_ROWS = 10_000
@@ -56,7 +55,7 @@ def columns(table: str, frame: pl.DataFrame) -> dict[str, str]:
         True
     """
     found = canonical(table, frame)
-    return {name: _column(found[name]) for name in found.columns}
+    return {name: column_sha256(found[name]) for name in found.columns}
 
 
 def digest(table: str, frame: pl.DataFrame) -> str:
@@ -69,7 +68,8 @@ def of_columns(found: dict[str, str], n_rows: int) -> str:
     return hashlib.sha256(json.dumps([n_rows, sorted(found.items())]).encode()).hexdigest()
 
 
-def _column(values: pl.Series) -> str:
+def column_sha256(values: pl.Series) -> str:
+    """Return the digest of the values of one column, in their order."""
     sha = hashlib.sha256(f"{values.dtype} {values.len()}".encode())
     for start in range(0, values.len(), _CHUNK_ROWS):
         for data in _bytes(values.slice(start, _CHUNK_ROWS)):
@@ -90,27 +90,3 @@ def _bytes(values: pl.Series) -> Iterator[bytes]:
         yield values.fill_null(value=False).cast(pl.UInt8).to_numpy().tobytes()
     else:
         yield values.to_physical().fill_null(0).to_numpy().tobytes()
-
-
-def first_difference(table: str, before: pl.DataFrame, now: pl.DataFrame) -> str | None:
-    """Say where two frames of a table first differ: column, key of the row, both values; null if they are equal."""
-    one, other = canonical(table, before), canonical(table, now)
-    if missing := sorted(set(one.columns) ^ set(other.columns)):
-        where = "now" if missing[0] in other.columns else "before"
-        return f"column {missing[0]!r} has values only {where}"
-    keys = [k for k in tables.contract(table).key if k in one.columns]
-    if one.height != other.height or (keys and not one.select(keys).equals(other.select(keys), null_equal=True)):
-        left, right = ((a.join(b, on=keys, how="anti") if keys else a) for a, b in ((one, other), (other, one)))
-        alone = left if left.height else right
-        which = f"; only {'before' if left.height else 'now'}: {_key(alone, keys, 0)}" if keys and alone.height else ""
-        return f"{one.height:,} rows before, {other.height:,} now{which}"
-    for name in one.columns:
-        if _column(one[name]) != _column(other[name]):
-            same = one[name].eq_missing(other[name])
-            row = next((i for i, equal in enumerate(same.to_list()) if not equal), 0)
-            return f"row {_key(one, keys, row)}, column {name!r}: {short(one[name][row])} before, {short(other[name][row])} now"
-    return None
-
-
-def _key(frame: pl.DataFrame, keys: list[str], row: int) -> str:
-    return ", ".join(f"{k}={frame[k][row]!r}" for k in keys) or f"number {row}"

@@ -4,11 +4,10 @@ Left out are execution times and counts, widget ids, and what went to stderr (pr
 replaced. ``digests`` does the same for the rows of tables.
 """
 
-import hashlib
 import re
-from pathlib import Path
 from typing import Any
 
+from arislab.records.text import short
 from arislab.system.paths import RUN_ID
 
 VOLATILE_TAG = "volatile-output"
@@ -100,23 +99,3 @@ def _lines(one: Any, other: Any) -> str:
             start = max(0, start - 20)
             return f"{short(a[start:])} before, {short(b[start:])} now"
     return f"{len(left)} lines before, {len(right)} now"
-
-
-def of_file(path: Path) -> dict[str, Any]:
-    """Return size and sha256 of a file.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    sha, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha.update(chunk)
-            size += len(chunk)
-    return {"bytes": size, "sha256": sha.hexdigest()}
-
-
-def short(value: Any) -> str:
-    """Return a value as text of one line for a message."""
-    text = repr(value.to_list() if hasattr(value, "to_list") else value)
-    return text if len(text) <= 120 else f"{text[:90]}… ({len(text):,} characters)"

@@ -26,8 +26,8 @@ import polars as pl
 from arislab import batch, chat
 from arislab.errors import PrerequisiteError
 from arislab.records import files as run_files
-from arislab.records import outputs
 from arislab.records.headline import as_text
+from arislab.system import files as whole_files
 from arislab.system import masking
 from arislab.task import Task
 
@@ -70,7 +70,7 @@ def _files(run: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         name = path.relative_to(folder).as_posix()
         if name.startswith(".") or name == "heartbeat":
             continue
-        found, told = outputs.of_file(path), run.get("files", {}).get(name)
+        found, told = whole_files.of_file(path), run.get("files", {}).get(name)
         if told is not None and told["sha256"] != found["sha256"]:
             raise PrerequisiteError(
                 f"{name} of {run['run_id']} was changed after the run (sha256 {found['sha256'][:12]}, the record says {told['sha256'][:12]}); "
@@ -312,7 +312,7 @@ def _write(client: Any, run: Mapping[str, Any], uri: str, *, artifacts: list[str
     if "'" in name:  # MLflow's filters have no parameters, and no way to write a quote
         raise PrerequisiteError(f"{name!r} is no id of a run; mend run_id in its run.json.")
     found = client.search_runs([experiment], filter_string=f"tags.`{_RUN_ID}` = '{name}'", max_results=1)
-    digest = run.get("record_sha256") or outputs.of_file(Path(run["folder"]) / "run.json")["sha256"]
+    digest = run.get("record_sha256") or whole_files.of_file(Path(run["folder"]) / "run.json")["sha256"]
     if found and found[0].data.tags.get(_DONE) == digest:
         return Exported(str(found[0].info.run_id), False, "as they are")
     began = _milliseconds(run.get("started_at") or run["created_at"])

@@ -19,3 +19,9 @@ def number_text(value: Any) -> str:
 def headline_line(headline: Mapping[str, Any] | None) -> str:
     """Return a headline on one line."""
     return ", ".join(f"{name} {number_text(value)}" for name, value in (headline or {}).items() if name != "account")
+
+
+def short(value: Any) -> str:
+    """Return a value as text of one line for a message."""
+    text = repr(value.to_list() if hasattr(value, "to_list") else value)
+    return text if len(text) <= 120 else f"{text[:90]}… ({len(text):,} characters)"

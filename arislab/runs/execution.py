@@ -39,14 +39,14 @@ from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.lake import digests
 from arislab.lake.log import reads_and_writes
 from arislab.records import files as run_files
-from arislab.records import outputs
 from arislab.records.headline import Headline, as_text
 from arislab.runs import openlineage, provenance, signing
 from arislab.runs.kernel import Job, Log, Outcome, Stopped, run, stoppable, supervise
-from arislab.runs.notebook import INJECTED, replace
+from arislab.runs.notebook import INJECTED
 from arislab.runs.parameters import Parameter, as_code, convert, notebook_json, parameters_of, plain
 from arislab.system import files as whole_files
 from arislab.system import masking, processes
+from arislab.system.files import replace
 
 PHASES = {
     "generate": "1_generate.ipynb",
@@ -482,7 +482,7 @@ class Recording:
                     reason=f"the record's files could not be written: {error}",
                 )
         files = {
-            path.relative_to(folder).as_posix(): outputs.of_file(path)
+            path.relative_to(folder).as_posix(): whole_files.of_file(path)
             for path in run_files.files(folder)
             if path.name != "run.json" and not path.name.startswith(".")
         }

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from arislab.system import files
+from arislab.system.files import replace
 from arislab.system.text import html
 
 CAP_BYTES = 256_000
@@ -187,16 +187,6 @@ def _ended(started: str) -> dict[str, Any]:
     now = datetime.now(UTC)
     took = now - datetime.fromisoformat(started)
     return {"end_time": now.isoformat(timespec="milliseconds"), "duration": took.total_seconds()}
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all; it is on disk when this returns.
-
-    Raises:
-        OSError: It cannot be written; what stood there still does.
-    """
-    with files.written(path) as file:
-        file.write(text.encode(errors="surrogateescape"))
 
 
 def show_widgets(cells: list[Any], widgets: dict[str, Any]) -> None:

@@ -30,16 +30,18 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import LakeError, PrerequisiteError
-from arislab.lake import Lake, digests
+from arislab.lake import Lake, digests, tables
 from arislab.lake import log as lake_log
+from arislab.lake.digests import canonical, column_sha256
 from arislab.records import diff as run_diff
 from arislab.records import files as run_files
 from arislab.records import find as records
 from arislab.records import outputs
-from arislab.records.text import number_text
+from arislab.records.text import number_text, short
 from arislab.runs import provenance, signing
 from arislab.runs.execution import record_sha256
 from arislab.runs.parameters import as_text
+from arislab.system import files
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def check_files(run: dict[str, Any]) -> Verdict:
             findings.append(Finding("V0", name, "is not read: it lies outside of the record, or behind a link"))
             continue
         try:
-            same = outputs.of_file(folder / name)["sha256"] == told["sha256"]
+            same = files.of_file(folder / name)["sha256"] == told["sha256"]
         except OSError as error:
             findings.append(Finding("V0", name, f"cannot be read ({error.strerror})"))
             continue
@@ -207,7 +209,7 @@ def foreign(run: dict[str, Any]) -> str | None:
             return f"{name} is a link"
         if told is None:
             return f"{name} was added after the record was signed"
-        if outputs.of_file(path)["sha256"] != told:
+        if files.of_file(path)["sha256"] != told:
             return f"{name} was changed after the record was signed"
     return None
 
@@ -266,7 +268,7 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> Verdict:
         if name not in before["tables_written"] or name not in now["tables_written"]:
             where = "now" if name in now["tables_written"] else "before"
             found.append((name, f"was written only {where}"))
-        elif difference := digests.first_difference(name, _rows(one, name, before), _rows(other, name, now)):
+        elif difference := first_difference(name, _rows(one, name, before), _rows(other, name, now)):
             found.append((name, difference))
     n_cells, n_left_out = 0, 0
     books = [_cells(run) for run in (before, now)]
@@ -565,7 +567,7 @@ def _phase(run: dict[str, Any], checkout: Path) -> str:
     path = run["notebook"]["path"]
     if (inside := _inside(path, run)) and (checkout / inside).is_file():
         return str(checkout / inside)
-    if Path(path).is_file() and outputs.of_file(Path(path))["sha256"] == run["notebook"]["sha256"]:
+    if Path(path).is_file() and files.of_file(Path(path))["sha256"] == run["notebook"]["sha256"]:
         return str(path)
     raise PrerequisiteError(
         f"the notebook of {run['run_id']} ({path}) is gone, or was changed and is in no commit; restore it."
@@ -577,3 +579,27 @@ def _task_as_it_was(run: dict[str, Any], into: Path) -> Path:
     target.parent.mkdir()
     shutil.copy2(Path(run["folder"]) / "task.py", target)
     return target
+
+
+def first_difference(table: str, before: pl.DataFrame, now: pl.DataFrame) -> str | None:
+    """Say where two frames of a table first differ: column, key of the row, both values; null if they are equal."""
+    one, other = canonical(table, before), canonical(table, now)
+    if missing := sorted(set(one.columns) ^ set(other.columns)):
+        where = "now" if missing[0] in other.columns else "before"
+        return f"column {missing[0]!r} has values only {where}"
+    keys = [k for k in tables.contract(table).key if k in one.columns]
+    if one.height != other.height or (keys and not one.select(keys).equals(other.select(keys), null_equal=True)):
+        left, right = ((a.join(b, on=keys, how="anti") if keys else a) for a, b in ((one, other), (other, one)))
+        alone = left if left.height else right
+        which = f"; only {'before' if left.height else 'now'}: {_key(alone, keys, 0)}" if keys and alone.height else ""
+        return f"{one.height:,} rows before, {other.height:,} now{which}"
+    for name in one.columns:
+        if column_sha256(one[name]) != column_sha256(other[name]):
+            same = one[name].eq_missing(other[name])
+            row = next((i for i, equal in enumerate(same.to_list()) if not equal), 0)
+            return f"row {_key(one, keys, row)}, column {name!r}: {short(one[name][row])} before, {short(other[name][row])} now"
+    return None
+
+
+def _key(frame: pl.DataFrame, keys: list[str], row: int) -> str:
+    return ", ".join(f"{k}={frame[k][row]!r}" for k in keys) or f"number {row}"

@@ -5,11 +5,12 @@ under a name that can be guessed would lead them into another file. This module 
 """
 
 import contextlib
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 @contextlib.contextmanager
@@ -53,3 +54,27 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def of_file(path: Path) -> dict[str, Any]:
+    """Return size and sha256 of a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    sha, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            sha.update(chunk)
+            size += len(chunk)
+    return {"bytes": size, "sha256": sha.hexdigest()}
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all; it is on disk when this returns.
+
+    Raises:
+        OSError: It cannot be written; what stood there still does.
+    """
+    with written(path) as file:
+        file.write(text.encode(errors="surrogateescape"))

@@ -138,12 +138,12 @@ def main():
 
 def whole(found):
     """Whether a record that says ok has all its files as recorded: then it had ended, and only its process had not."""
-    from arislab.records import outputs
     from arislab.runs import execution
+    from arislab.system import files
 
     folder = Path(found["folder"])
     raw = json.loads((folder / "run.json").read_text())
-    same = all(outputs.of_file(folder / name)["sha256"] == told["sha256"] for name, told in raw["files"].items())
+    same = all(files.of_file(folder / name)["sha256"] == told["sha256"] for name, told in raw["files"].items())
     return same and raw["record_sha256"] == execution.record_sha256(raw)
 
 
