@@ -22,7 +22,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 from arislab import batch, evaluate, icl, runs
 from arislab.__main__ import main
 from arislab.errors import PrerequisiteError
+from arislab.icl import prompt
 from arislab.records import find as records
+from arislab.records import mlflow as mlflow_runs
 from arislab.records import ro_crate
 from arislab.review import decisions
 from arislab.task import load
@@ -213,13 +215,13 @@ def arislab(*arguments, root):
 @pytest.fixture
 def mlflow():
     missing = [name for name in ("mlflow", "sqlalchemy", "alembic") if find_spec(name) is None]
-    need("mlflow", present=not missing, why=f"{', '.join(missing)} not installed ({ro_crate.INSTALL})")
+    need("mlflow", present=not missing, why=f"{', '.join(missing)} not installed ({mlflow_runs.INSTALL})")
 
 
 def test_numbers_of_a_headline_are_metrics_and_intervals_are_four():
     headline = {"account": {"total": 3, "label": "rows", "states": {"ok": 3}}, "a": (1), "b": "text", "c": True}
     interval = {"icl": {"mean": 0.5, "low": None, "high": 0.6, "n": 9}}
-    assert ro_crate.numbers(headline | interval) == {
+    assert mlflow_runs.numbers(headline | interval) == {
         "account.total": 3.0,
         "account.ok": 3.0,
         "a": 1.0,
@@ -230,14 +232,14 @@ def test_numbers_of_a_headline_are_metrics_and_intervals_are_four():
 
 
 def test_without_mlflow_one_error_names_the_extra(good, monkeypatch):
-    monkeypatch.setattr(ro_crate, "find_spec", lambda name: None)
+    monkeypatch.setattr(mlflow_runs, "find_spec", lambda name: None)
     with pytest.raises(PrerequisiteError) as error:
-        ro_crate.mlflow(good, "sqlite:///x.db")
+        mlflow_runs.mlflow(good, "sqlite:///x.db")
     assert str(error.value) == (
         'the export to MLflow needs mlflow, sqlalchemy, alembic, not installed here; run: pip install -e ".[mlflow]"'
     )
     with pytest.raises(PrerequisiteError, match="needs mlflow, not installed"):
-        ro_crate.mlflow(good, "http://127.0.0.1:1")
+        mlflow_runs.mlflow(good, "http://127.0.0.1:1")
 
 
 @pytest.mark.slow
@@ -287,7 +289,7 @@ def test_nothing_leaves_the_machine(good, tmp_path):
     code = (
         "import sys, json; seen = []\n"
         "sys.addaudithook(lambda e, a: seen.append(e) if e in ('socket.connect', 'socket.getaddrinfo', 'socket.sendto') else None)\n"
-        "from pathlib import Path; from arislab.records import ro_crate as export; from arislab.records import find as records\n"
+        "from pathlib import Path; from arislab.records import mlflow as export; from arislab.records import find as records\n"
         f"export.mlflow(records.read(Path({good['folder']!r})), 'sqlite:///' + {str(tmp_path / 'x.db')!r})\n"
         "import time; time.sleep(2); print(json.dumps(seen))"
     )
@@ -514,6 +516,6 @@ def test_an_example_that_is_gone_is_named(chosen):
     row = chosen["icl_examples"].read(where="use_case = 'tech'").row(0, named=True)
     curated, authors = chosen["training_data_curated"].read(), chosen["candidates"].read()
     with pytest.raises(PrerequisiteError, match="example 'e0' of s-tech is not in training_data_curated@0"):
-        ro_crate.messages(row, curated.filter(pl.col("id") != "e0"), authors, load("candidate_evaluation"))
+        prompt.messages(row, curated.filter(pl.col("id") != "e0"), authors, load("candidate_evaluation"))
     with pytest.raises(PrerequisiteError, match="the candidates behind s-tech are not in this lake"):
-        ro_crate.messages(row, curated, authors.head(0), load("candidate_evaluation"))
+        prompt.messages(row, curated, authors.head(0), load("candidate_evaluation"))

@@ -18,7 +18,7 @@ from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import Lake
 from arislab.records import files as run_files
 from arislab.records import find as records
-from arislab.records import ro_crate
+from arislab.records import mlflow, ro_crate
 from arislab.runs import kernel, verify
 from arislab.runs import notebook as notebook_file
 from arislab.runs.parameter_file import from_file
@@ -246,7 +246,7 @@ def test_no_link_leads_out_of_a_record(root, tmp_path):
     with pytest.raises(PrerequisiteError, match=r"out of .* is a link"):
         ro_crate.ro_crate(found, root / "crate")
     with pytest.raises(PrerequisiteError, match="is a link"):
-        ro_crate.mlflow(found, f"sqlite:///{root}/m.db")
+        mlflow.mlflow(found, f"sqlite:///{root}/m.db")
     assert not (root / "crate").exists()
     assert "V0 out: is a link" in repr(verify.check_files(found))
 

@@ -19,7 +19,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from arislab import runs
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
 from arislab.lake import Lake, digests
-from arislab.runs import execution, kernel
+from arislab.records import record as run_record
+from arislab.runs import kernel
 from arislab.system import files, masking
 from arislab.system.processes import identity, start_ticks
 
@@ -305,7 +306,7 @@ def test_a_record_is_complete(root, toy, monkeypatch):
     assert found["tables_written"] == {}
     assert record.parameters_from["n"] == "given"
     assert record.parameters_from["seed"] == "default"
-    assert found["record_sha256"] == execution.record_sha256(saved(record))
+    assert found["record_sha256"] == run_record.record_sha256(saved(record))
     schema = json.loads((CHECKOUT / "arislab" / "records" / "run.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(json.loads((record.folder / "run.json").read_text()))
     assert found["task"]["name"] == "shout"

@@ -22,7 +22,8 @@ from test_verify import project, ran
 from arislab import runs
 from arislab.errors import PrerequisiteError
 from arislab.records import find as records
-from arislab.runs import execution, signing, verify
+from arislab.records import record as run_record
+from arislab.runs import signing, verify
 
 kernel, project = jupyter_kernel, project
 
@@ -184,7 +185,7 @@ def test_a_changed_field_is_found_although_its_digest_was_made_anew(signed, fiel
     before = path.read_text()
     raw = json.loads(before)
     raw[field] = raw[field] + "x" if isinstance(raw[field], str) else {**raw[field], "more": 1}
-    raw["record_sha256"] = execution.record_sha256(raw)
+    raw["record_sha256"] = run_record.record_sha256(raw)
     path.write_text(json.dumps(raw))
     try:
         assert verify.foreign(records.read(signed)) == "run.json was changed after it was signed"
@@ -202,7 +203,7 @@ def test_a_file_that_was_added_replaced_by_a_link_or_taken_away_is_found(signed,
     assert verify.foreign(records.read(folder)) == "code.diff is a link"
     raw = json.loads((folder / "run.json").read_text())
     raw["files"].pop("code.diff")
-    raw["record_sha256"] = execution.record_sha256(raw)
+    raw["record_sha256"] = run_record.record_sha256(raw)
     raw["signature"] = signing.sign(raw["record_sha256"])
     (folder / "run.json").write_text(json.dumps(raw))
     (folder / "code.diff").unlink()

@@ -214,7 +214,7 @@ def export(
     if not icl:
         raise ParameterError("export needs --icl: what to write.")
     from arislab import curate, review
-    from arislab.records import ro_crate
+    from arislab.icl import prompt
     from arislab.task import load
 
     lake = open_lake(root)
@@ -223,7 +223,7 @@ def export(
     then = curate.versions(chosen["data_version"])
     stored = lake["training_data_curated"].read(version=then["training_data_curated"])
     curated = review.fold(stored, lake["reviews"].read(version=then["reviews"])) if "reviews" in then else stored
-    found = ro_crate.messages(chosen, curated, lake["candidates"].read(where={"split": "train"}), spec)
+    found = prompt.messages(chosen, curated, lake["candidates"].read(where={"split": "train"}), spec)
     policy = chosen["approve_policy"]
     if withdrawn := curate.withdrawn(chosen["example_ids"], stored, lake["reviews"].read(), approve=policy):
         print(

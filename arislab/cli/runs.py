@@ -155,6 +155,7 @@ def export(
 ) -> None:
     """Write one record in a form that other tools read."""
     from arislab.records import find as records
+    from arislab.records import mlflow as mlflow_runs
     from arislab.records import ro_crate as crates
 
     if ro_crate is None and mlflow is None:
@@ -163,7 +164,7 @@ def export(
     if ro_crate is not None:
         print(f"{found['run_id']}: RO-Crate in {crates.ro_crate(found, ro_crate)}")
     if mlflow is not None:
-        told = crates.mlflow(found, mlflow)
+        told = mlflow_runs.mlflow(found, mlflow)
         state = f"written (artifacts: {told.artifacts})" if told.is_new else "stands already"
         print(f"{found['run_id']}: {state} as MLflow run {told.mlflow_run_id} in {mlflow}")
 

@@ -4,18 +4,8 @@ It does not know what an answer is worth.
 """
 
 from arislab.icl.answers import Cost, ask, cost, paid, plan
-from arislab.icl.loop import (
-    Ask,
-    Messages,
-    Search,
-    answered,
-    halves,
-    holdout_uses,
-    requested,
-    search,
-    sizes,
-    with_examples,
-)
+from arislab.icl.loop import Ask, Search, answered, halves, holdout_uses, requested, search, sizes
+from arislab.icl.prompt import Messages, with_examples
 from arislab.icl.references import embedder, nearest, reference_sets
 from arislab.icl.rounds import set_id
 

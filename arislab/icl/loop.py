@@ -27,7 +27,6 @@ from arislab.icl.rounds import CELLS, Climb
 from arislab.icl.rounds import plan as plan
 from arislab.icl.rounds import set_id as set_id
 
-Messages = list[dict[str, str]]
 Ask = Callable[[pl.DataFrame], pl.DataFrame]
 """Wanted cells (search_id, set_id, example_ids, candidate_id, round; one set's cells stand together, sets with the same first examples too) -> one
 row per cell: set_id, candidate_id, quality (0..1; null = missing, never 0) and, optionally, status, tokens and known (true: paid for earlier, not
@@ -36,31 +35,6 @@ asked now). A missing row is a missing cell. A prompt that does not fit the mode
 _MOST_MISSING = 0.05  # share of a round's cells without an answer; more, and something is broken
 _OVERFLOW = r"(?i)context.?length|maximum context|context.?window|exceed.{0,40}context"  # what servers say
 _ANSWERED = ("ok", "truncated", "refused", "empty", "overflow")  # an answer came, or never can
-
-
-def with_examples(
-    to_messages: Callable[[dict[str, Any]], Messages], examples: Sequence[tuple[str, str]]
-) -> Callable[[dict[str, Any]], Messages]:
-    """Return a ``to_messages`` that shows the examples, as earlier turns, between system message and question.
-
-    The examples come first, so that requests with the same set share their prefix at the server.
-
-    Args:
-        to_messages: Of the task.
-        examples: (input, output) in prompt order.
-    """
-    turns = [
-        m
-        for asked, answered in examples
-        for m in ({"role": "user", "content": asked}, {"role": "assistant", "content": answered})
-    ]
-
-    def write(candidate: dict[str, Any]) -> Messages:
-        messages = to_messages(candidate)
-        system = [m for m in messages if m["role"] in ("system", "developer")]
-        return [*system, *turns, *messages[len(system) :]]
-
-    return write
 
 
 def halves(

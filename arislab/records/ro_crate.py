@@ -7,29 +7,19 @@ names them with version and digest. This module writes nothing into a record.
 Source: https://w3id.org/ro/wfrun/process/0.5 (Process Run Crate), https://w3id.org/ro/crate/1.1
 """
 
-import hashlib
 import json
 import mimetypes
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import polars as pl
-
-from arislab import batch, chat
 from arislab.errors import PrerequisiteError
 from arislab.records import files as run_files
 from arislab.records.headline import as_text
 from arislab.system import files as whole_files
-from arislab.system import masking
-from arislab.task import Task
 
 CRATE = "https://w3id.org/ro/crate/1.1"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
@@ -246,214 +236,5 @@ def _file(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
 
 # ---- MLflow -----------------------------------------------------------------------------------------------------------
 
-INSTALL = 'pip install -e ".[mlflow]"'
-_EXPERIMENT = "arislab"
-_RUN_ID, _DONE = "arislab.run_id", "arislab.record_sha256"
-_ARTIFACTS = ("run.json", "notebook.ipynb")
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What became of an export to MLflow."""
-
-    mlflow_run_id: str
-    is_new: bool
-    """False: the run stood there already, whole, and nothing was written."""
-    artifacts: str
-    """What was stored, or why nothing was."""
-
-
-def mlflow(run: Mapping[str, Any], uri: str) -> Exported:
-    """Write a record as a run of the experiment ``arislab`` in an MLflow store; a run that is there already is not made again.
-
-    Parameters become params; numbers of the headline metrics, with the ends of an interval as ``name.low`` and ``name.high`` and its n
-    as ``name.n`` (characters that MLflow refuses become ``_``); status, phase, run_key and commit tags; run.json and the notebook
-    artifacts, beside the file of an SQLite store. MLflow's telemetry is switched off.
-
-    Args:
-        run: A record from ``records.find``.
-        uri: Tracking URI: ``sqlite:///mlflow.db``, ``http://…``; folders, if this MLflow still takes them.
-
-    Raises:
-        PrerequisiteError: The run has not ended, MLflow is not installed, or refused; the message is its own.
-    """
-    files = dict(_files(run))
-    missing = [name for name, needed in _needed(uri) if needed and find_spec(name) is None]
-    if missing:
-        raise PrerequisiteError(f"the export to MLflow needs {', '.join(missing)}, not installed here; run: {INSTALL}")
-    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its default waits for minutes
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    refusals: tuple[type[Exception], ...] = (MlflowException, OSError)
-    if find_spec("sqlalchemy"):
-        from sqlalchemy.exc import SQLAlchemyError
-
-        refusals += (SQLAlchemyError,)
-    try:
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        return _write(client, run, uri, artifacts=[name for name in _ARTIFACTS if name in files])
-    except refusals as error:
-        told = masking.masked([uri, str(error).strip().splitlines()[0]])
-        raise PrerequisiteError(f"MLflow refused {told[0]!r}: {told[1]}") from None
-
-
-def _needed(uri: str) -> list[tuple[str, bool]]:
-    database = uri.partition(":")[0].partition("+")[0] in ("sqlite", "postgresql", "mysql", "mssql")
-    return [("mlflow", True), ("sqlalchemy", database), ("alembic", database)]
-
-
-def _write(client: Any, run: Mapping[str, Any], uri: str, *, artifacts: list[str]) -> Exported:
-    from mlflow.entities import Metric, Param
-
-    experiment = _experiment(client, uri)
-    name = run["run_id"]
-    if "'" in name:  # MLflow's filters have no parameters, and no way to write a quote
-        raise PrerequisiteError(f"{name!r} is no id of a run; mend run_id in its run.json.")
-    found = client.search_runs([experiment], filter_string=f"tags.`{_RUN_ID}` = '{name}'", max_results=1)
-    digest = run.get("record_sha256") or whole_files.of_file(Path(run["folder"]) / "run.json")["sha256"]
-    if found and found[0].data.tags.get(_DONE) == digest:
-        return Exported(str(found[0].info.run_id), False, "as they are")
-    began = _milliseconds(run.get("started_at") or run["created_at"])
-    ended = _milliseconds(run["finished_at"]) if run.get("finished_at") else began
-    told = {"status": run["status"], "phase": run["phase"], "run_key": run.get("run_key"), "commit": run.get("commit")}
-    tags = {_RUN_ID: name} | {key: str(value) for key, value in told.items() if value}
-    made = found[0] if found else client.create_run(experiment, start_time=began, tags=tags, run_name=name)
-    params = [Param(_name(key), _text(value)) for key, value in run["parameters"].items()]
-    metrics = [Metric(_name(key), value, ended, 0) for key, value in numbers(run.get("headline") or {}).items()]
-    for some in range(0, max(len(params), len(metrics)), 100):  # most that one call takes
-        client.log_batch(made.info.run_id, metrics=metrics[some : some + 100], params=params[some : some + 100])
-    stored = _store(client, made.info.run_id, [Path(run["folder"]) / name for name in artifacts])
-    state = {"ok": "FINISHED", "interrupted": "KILLED", "killed": "KILLED"}.get(run["status"], "FAILED")
-    client.set_terminated(made.info.run_id, status=state, end_time=ended)
-    client.set_tag(
-        made.info.run_id, _DONE, digest
-    )  # last: a run without it was not written whole, and is written again
-    return Exported(str(made.info.run_id), True, stored)
-
-
-def _store(client: Any, mlflow_run_id: str, paths: list[Path]) -> str:
-    """Store artifacts where the store can take them; params and metrics do not depend on it."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        for path in paths:
-            client.log_artifact(mlflow_run_id, str(path))
-    except (
-        MlflowException,
-        OSError,
-        ImportError,
-    ) as error:  # ImportError: the client of an object store is not installed
-        return f"none, {str(error).strip().splitlines()[0]}"
-    return ", ".join(path.name for path in paths)
-
-
-def _experiment(client: Any, uri: str) -> str:
-    found = client.get_experiment_by_name(_EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
-    place = None
-    if uri.startswith("sqlite:///"):  # else MLflow would take the working directory
-        place = (Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve().parent / "mlartifacts").as_uri()
-    return str(client.create_experiment(_EXPERIMENT, artifact_location=place))
-
-
-def numbers(headline: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a headline by name; an interval gives name, name.low, name.high and name.n.
-
-    Example:
-        >>> numbers({"n": 3, "verdict": "promote", "icl": {"mean": 0.8, "low": 0.7, "high": None, "n": 500}})
-        {'n': 3.0, 'icl': 0.8, 'icl.low': 0.7, 'icl.n': 500.0}
-    """
-    found: dict[str, Any] = {}
-    for name, value in headline.items():
-        if name == "account":
-            found |= {"account.total": value["total"]} | {f"account.{k}": n for k, n in value["states"].items()}
-        elif isinstance(value, dict):
-            found |= {name: value.get("mean")} | {f"{name}.{part}": value.get(part) for part in ("low", "high", "n")}
-        else:
-            found[name] = value
-    return {k: float(v) for k, v in found.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-
-
-def _name(text: str) -> str:
-    return re.sub(r"[^\w\-. /:]", "_", text, flags=re.ASCII)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _milliseconds(at: str) -> int:
-    return round(datetime.fromisoformat(at).timestamp() * 1000)
-
 
 # ---- in-context examples ----------------------------------------------------------------------------------------------
-
-QUESTION = "{{question}}"
-
-
-def messages(chosen: Mapping[str, Any], curated: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> dict[str, Any]:
-    """Return a chosen set of examples as a message list for any OpenAI-compatible client, with where it comes from.
-
-    The messages are those that phase 5 sends: system, one turn a side for each example, and the question, for which ``{{question}}``
-    stands. A client puts its question there, worded as the examples' are, and sends the list with ``model`` and ``parameters``.
-
-    Args:
-        chosen: A row of ``icl_examples``.
-        curated: Rows of ``training_data_curated`` at the version that ``chosen`` names: id, candidate_id, input, output.
-        candidates: Rows of ``candidates`` behind the examples.
-        task: The task file that asked.
-
-    Raises:
-        PrerequisiteError: An example or its candidate is gone, or the task's prompt is more than a fixed system message and one question.
-    """
-    from arislab.icl import with_examples  # numpy, which records do not need
-
-    ids = list(chosen["example_ids"])
-    rows = {row["id"]: row for row in curated.filter(pl.col("id").is_in(ids)).to_dicts()}
-    if gone := [name for name in ids if name not in rows]:
-        raise PrerequisiteError(
-            f"example {gone[0]!r} of {chosen['id']} is not in {chosen['data_version']} of this lake; run `arislab run icl` again."
-        )
-    write = with_examples(task.to_messages, [(rows[i]["input"], rows[i]["output"]) for i in ids])
-    people = candidates.filter(pl.col("candidate_id").is_in([row["candidate_id"] for row in rows.values()]))
-    if not people.height:
-        raise PrerequisiteError(f"the candidates behind {chosen['id']} are not in this lake; import them again.")
-    written = [write(row | {"profile": json.loads(row["profile"])}) for row in people.sort("candidate_id").to_dicts()]
-    heads = [one[:-1] for one in written]
-    n_turns = sum(m["role"] != "system" for m in heads[0])
-    if any(head != heads[0] for head in heads) or n_turns != 2 * len(ids) or written[0][-1]["role"] != "user":
-        raise PrerequisiteError(
-            f"to_messages of {task.path.name} writes more than one fixed system message and one question, so no fixed list can stand for it; "
-            "call to_messages of the task file in your client."
-        )
-    found = [*heads[0], {"role": "user", "content": QUESTION}]
-    number = {
-        "low": chosen["ci_low"],
-        "high": chosen["ci_high"],
-        "n": chosen["n_validation"],
-        "n_holdout_uses": chosen["n_holdout_uses"],
-    }
-    parameters = json.loads(chosen["params"]) if chosen["params"] else {}
-    found = chat.in_role(found, parameters.pop("system_role", ""))  # a client sends the list as it is
-    seed = parameters.pop("seed", None)  # of which phase 5 makes one for each request
-    facts = ("id", "search_id", "run_id", "task", "use_case", "use_case_column", "scorer_version", "data_version")
-    return {
-        "messages": found,
-        "question": f"{QUESTION} stands for the question, worded as in the examples (to_messages of {task.path.name})",
-        "model": chosen["model"],
-        "parameters": parameters,
-        "provenance": {
-            **{name: chosen[name] for name in facts},
-            "k": chosen["k"],
-            "example_ids": ids,
-            "validation_score": {"mean": chosen["validation_score"], **number},
-            "verdict": chosen["verdict"],
-            "approve_policy": chosen["approve_policy"],
-            "seed": seed,
-            "task_now": task.version,
-            "sha256": hashlib.sha256(batch.canonical(found).encode()).hexdigest(),
-        },
-    }

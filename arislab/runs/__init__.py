@@ -10,7 +10,8 @@ from types import ModuleType
 from arislab.records.find import as_json
 from arislab.records.frame import Runs, list_runs
 from arislab.records.headline import Account, Headline, account, headline
-from arislab.runs.execution import PHASES, Record, execute, find_notebook, from_papermill, lock
+from arislab.records.record import Record
+from arislab.runs.execution import PHASES, execute, find_notebook, from_papermill, lock
 from arislab.runs.parameters import Parameter, convert, parameters_of
 from arislab.system.paths import root as found_root
 

@@ -37,9 +37,9 @@ from arislab.records import diff as run_diff
 from arislab.records import files as run_files
 from arislab.records import find as records
 from arislab.records import outputs
+from arislab.records.record import record_sha256
 from arislab.records.text import number_text, short
 from arislab.runs import provenance, signing
-from arislab.runs.execution import record_sha256
 from arislab.runs.parameters import as_text
 from arislab.system import files
 

@@ -138,13 +138,13 @@ def main():
 
 def whole(found):
     """Whether a record that says ok has all its files as recorded: then it had ended, and only its process had not."""
-    from arislab.runs import execution
+    from arislab.records import record
     from arislab.system import files
 
     folder = Path(found["folder"])
     raw = json.loads((folder / "run.json").read_text())
     same = all(files.of_file(folder / name)["sha256"] == told["sha256"] for name, told in raw["files"].items())
-    return same and raw["record_sha256"] == execution.record_sha256(raw)
+    return same and raw["record_sha256"] == record.record_sha256(raw)
 
 
 if __name__ == "__main__":

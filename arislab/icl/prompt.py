@@ -1,0 +1,105 @@
+"""What a prompt with examples looks like: as messages of a chat, and as a file for other programs."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from arislab import batch, chat
+from arislab.errors import PrerequisiteError
+from arislab.task import Task
+
+QUESTION = "{{question}}"
+
+
+def messages(chosen: Mapping[str, Any], curated: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> dict[str, Any]:
+    """Return a chosen set of examples as a message list for any OpenAI-compatible client, with where it comes from.
+
+    The messages are those that phase 5 sends: system, one turn a side for each example, and the question, for which ``{{question}}``
+    stands. A client puts its question there, worded as the examples' are, and sends the list with ``model`` and ``parameters``.
+
+    Args:
+        chosen: A row of ``icl_examples``.
+        curated: Rows of ``training_data_curated`` at the version that ``chosen`` names: id, candidate_id, input, output.
+        candidates: Rows of ``candidates`` behind the examples.
+        task: The task file that asked.
+
+    Raises:
+        PrerequisiteError: An example or its candidate is gone, or the task's prompt is more than a fixed system message and one question.
+    """
+    ids = list(chosen["example_ids"])
+    rows = {row["id"]: row for row in curated.filter(pl.col("id").is_in(ids)).to_dicts()}
+    if gone := [name for name in ids if name not in rows]:
+        raise PrerequisiteError(
+            f"example {gone[0]!r} of {chosen['id']} is not in {chosen['data_version']} of this lake; run `arislab run icl` again."
+        )
+    write = with_examples(task.to_messages, [(rows[i]["input"], rows[i]["output"]) for i in ids])
+    people = candidates.filter(pl.col("candidate_id").is_in([row["candidate_id"] for row in rows.values()]))
+    if not people.height:
+        raise PrerequisiteError(f"the candidates behind {chosen['id']} are not in this lake; import them again.")
+    written = [write(row | {"profile": json.loads(row["profile"])}) for row in people.sort("candidate_id").to_dicts()]
+    heads = [one[:-1] for one in written]
+    n_turns = sum(m["role"] != "system" for m in heads[0])
+    if any(head != heads[0] for head in heads) or n_turns != 2 * len(ids) or written[0][-1]["role"] != "user":
+        raise PrerequisiteError(
+            f"to_messages of {task.path.name} writes more than one fixed system message and one question, so no fixed list can stand for it; "
+            "call to_messages of the task file in your client."
+        )
+    found = [*heads[0], {"role": "user", "content": QUESTION}]
+    number = {
+        "low": chosen["ci_low"],
+        "high": chosen["ci_high"],
+        "n": chosen["n_validation"],
+        "n_holdout_uses": chosen["n_holdout_uses"],
+    }
+    parameters = json.loads(chosen["params"]) if chosen["params"] else {}
+    found = chat.in_role(found, parameters.pop("system_role", ""))  # a client sends the list as it is
+    seed = parameters.pop("seed", None)  # of which phase 5 makes one for each request
+    facts = ("id", "search_id", "run_id", "task", "use_case", "use_case_column", "scorer_version", "data_version")
+    return {
+        "messages": found,
+        "question": f"{QUESTION} stands for the question, worded as in the examples (to_messages of {task.path.name})",
+        "model": chosen["model"],
+        "parameters": parameters,
+        "provenance": {
+            **{name: chosen[name] for name in facts},
+            "k": chosen["k"],
+            "example_ids": ids,
+            "validation_score": {"mean": chosen["validation_score"], **number},
+            "verdict": chosen["verdict"],
+            "approve_policy": chosen["approve_policy"],
+            "seed": seed,
+            "task_now": task.version,
+            "sha256": hashlib.sha256(batch.canonical(found).encode()).hexdigest(),
+        },
+    }
+
+
+Messages = list[dict[str, str]]
+
+
+def with_examples(
+    to_messages: Callable[[dict[str, Any]], Messages], examples: Sequence[tuple[str, str]]
+) -> Callable[[dict[str, Any]], Messages]:
+    """Return a ``to_messages`` that shows the examples, as earlier turns, between system message and question.
+
+    The examples come first, so that requests with the same set share their prefix at the server.
+
+    Args:
+        to_messages: Of the task.
+        examples: (input, output) in prompt order.
+    """
+    turns = [
+        m
+        for asked, answered in examples
+        for m in ({"role": "user", "content": asked}, {"role": "assistant", "content": answered})
+    ]
+
+    def write(candidate: dict[str, Any]) -> Messages:
+        messages = to_messages(candidate)
+        system = [m for m in messages if m["role"] in ("system", "developer")]
+        return [*system, *turns, *messages[len(system) :]]
+
+    return write
