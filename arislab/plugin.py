@@ -2,7 +2,8 @@
 
 The entry point ``papermill.engine: arislab`` names ``Engine``. Whoever asks for it also makes papermill ask ``Chooser`` first when no
 engine is named: a notebook that declares a phase of arislab (``metadata.arislab.phase``) runs as a recorded run, any other as ever.
-papermill loads this module while it starts itself, so nothing of papermill is imported here before a notebook runs.
+papermill loads this module while it starts itself, so nothing of papermill or arislab is imported here before a notebook runs. It stands outside
+of the rooms because every environment that has arislab installed names it: an entry point that is not there keeps papermill from starting.
 """
 
 import sys
@@ -15,10 +16,6 @@ class RecordedRun:
     @classmethod
     def execute_notebook(cls, nb: Any, kernel_name: str, **settings: Any) -> Any:
         """Execute a notebook that papermill has prepared."""
-        supervised = settings.pop("arislab_run", None)
-        if supervised is not None:
-            supervised(nb)
-            return type(nb)({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})  # ours is saved already
         from arislab import runs
 
         return runs.from_papermill(nb, **settings)
@@ -49,20 +46,6 @@ class Chooser(RecordedRun):
         is_ours = "phase" in nb.metadata.get("arislab", {})
         engine = RecordedRun if is_ours else NBClientEngine
         return engine.execute_notebook(nb, kernel_name, **settings)
-
-
-def translator() -> type:
-    """Return papermill's translator of parameters, made exact: a tuple stays one, and so does a date."""
-    from papermill.translators import PythonTranslator
-
-    from arislab.runs.parameters import as_code
-
-    class Exact(PythonTranslator):  # type: ignore[misc]
-        @classmethod
-        def translate(cls, val: Any) -> str:
-            return as_code(val)
-
-    return Exact
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 from arislab.errors import PrerequisiteError
 from arislab.runs.parameters import convert, notebook_json, parameters_of
+from arislab.runs.recording import Recording
 
 _open: list["_Session"] = []
 
@@ -57,8 +58,6 @@ class _Session:
     """The cells that a kernel has run since the parameters cell."""
 
     def __init__(self, phase: str, notebook: Path, cells: list[Any], shell: Any, root: Path) -> None:
-        from arislab.runs.execution import Recording
-
         self.code = [c for c in cells if c["cell_type"] == "code" and "".join(c["source"]).strip()]
         declared = parameters_of(notebook, cells=cells)
         now = {name: shell.user_ns[name] for name in declared if name in shell.user_ns}

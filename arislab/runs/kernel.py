@@ -7,7 +7,6 @@ This module does not write the record.
 
 import contextlib
 import errno
-import logging
 import os
 import re
 import signal
@@ -123,47 +122,6 @@ class Log:
 
 class Stopped(KeyboardInterrupt):
     """SIGINT or SIGTERM reached the supervisor; asyncio lets only KeyboardInterrupt through at once."""
-
-
-def supervise(notebook: Path, job: Job) -> Outcome:
-    """Execute a notebook by papermill and return what became of it; a failure is an outcome, never an exception.
-
-    Inside ``stoppable``, SIGINT and SIGTERM end it as interrupted, and later ones are ignored.
-
-    Args:
-        notebook: Source; not changed.
-        job: How to run it.
-    """
-    import papermill
-    from nbformat import ValidationError
-    from papermill.engines import papermill_engines
-    from papermill.exceptions import PapermillException
-    from papermill.translators import papermill_translators
-
-    from arislab.plugin import RecordedRun, translator
-
-    papermill_engines.register("arislab", RecordedRun)  # also where the package is not installed
-    papermill_translators.register("python", translator())
-    ended: list[Outcome] = []
-    try:
-        with _papermill_log(job.log):
-            papermill.execute_notebook(
-                str(notebook).replace("{", "{{").replace("}", "}}"),  # papermill reads braces as places to fill in
-                None,
-                parameters=job.parameters,
-                engine_name="arislab",
-                kernel_name="python3",
-                language="python",
-                progress_bar=False,
-                arislab_run=lambda nb: ended.append(run(nb, job)),
-            )
-    except (PapermillException, ValidationError, OSError, ValueError) as error:
-        if not ended:
-            return Outcome("failed", "no-start", f"{type(error).__name__}: {error}")
-    except Stopped as stop:
-        if not ended:
-            return Outcome("interrupted", "signal", str(stop), signal=str(stop))
-    return ended[0]
 
 
 def run(nb: Any, job: Job) -> Outcome:
@@ -442,17 +400,3 @@ def _hold() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is _stop:
             signal.signal(number, signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def _papermill_log(log: Log) -> Iterator[None]:
-    """Send papermill's own remarks to the run's log instead of the terminal."""
-    logger, handler = logging.getLogger("papermill"), logging.StreamHandler(log)
-    handler.setLevel(logging.ERROR)  # it warns of parameters that its pattern does not find, though they are set
-    passed, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = passed

@@ -39,10 +39,10 @@ def measure(system, path):
     from nbclient import NotebookClient
     from papermill.engines import papermill_engines
 
-    from arislab import plugin, runs
-    from arislab.runs import kernel
+    from arislab import runs
+    from arislab.runs import kernel, supervise
 
-    papermill_engines.register("arislab", plugin.RecordedRun)
+    papermill_engines.register(supervise._ENGINE, supervise._Handing)
     papermill.engines  # noqa: B018
     nb = nbformat.read(path, 4)
     out = path.with_name("out.ipynb")
@@ -58,7 +58,7 @@ def measure(system, path):
         log = kernel.Log(path.with_name("log.txt").open("a"), clean=lambda text: text, echo=None)
         source = json.loads(path.read_text())["cells"]
         job = kernel.Job(source, out, path.parent, dict(os.environ), log, lambda: None, parameters={"x": 0})
-        told = kernel.supervise(path, job)
+        told = supervise.supervise(path, job)
         assert told.status == "ok", told
     else:
         record = runs.execute(str(path), {"x": 0}, root=path.parent)

@@ -1,0 +1,394 @@
+"""A run that is being recorded: on disk before anything runs, then its files, last the verdict.
+
+It does not know what runs the notebook.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from arislab.errors import LakeError, PrerequisiteError, closest
+from arislab.lake import digests
+from arislab.lake.log import reads_and_writes
+from arislab.records import files as run_files
+from arislab.records.headline import Headline
+from arislab.records.record import SEAL, Record, fields_of, record_sha256, run_key
+from arislab.runs import openlineage, provenance, signing
+from arislab.runs.kernel import Job, Log, Outcome, Stopped
+from arislab.runs.parameters import Parameter, notebook_json, plain
+from arislab.system import files as whole_files
+from arislab.system import masking, processes
+from arislab.system.files import replace
+
+_HEARTBEAT_S = 2.0
+_RESERVE_BYTES = 256_000  # given back before the verdict is written, so that a full disk has room for it
+
+
+class Recording:
+    """A run that is being recorded: the record is on disk before anything runs, and ends with a verdict.
+
+    Args:
+        name: Of the phase.
+        notebook: Its path.
+        declared: Its parameters.
+        passed: Values that were passed, in the declared types.
+        root: Folder of ``data/`` and ``papermill_runs/``.
+        echo: Gets one line a cell.
+        fields: Further fields of the record: launched_by, parameters_from, …
+    """
+
+    def __init__(
+        self,
+        name: str,
+        notebook: Path,
+        declared: dict[str, Parameter],
+        passed: dict[str, Any],
+        *,
+        root: Path,
+        echo: Callable[[str], object] | None,
+        **fields: Any,
+    ) -> None:
+        in_force = values_in_force(declared, passed)
+        self.hidden = masking.secrets_of(os.environ, in_force, {p.name: p.default for p in declared.values()})
+        task, task_source = task_file(in_force, notebook.parent)
+        environment, installed = provenance.environment()
+        code, diff = provenance.code(notebook.parent)
+        source = notebook_json(notebook)["cells"] if notebook.is_file() else []
+        sources = [[c.get("id"), "".join(c["source"])] for c in source if c["cell_type"] == "code"]
+        now, self.began = datetime.now(UTC), time.monotonic()
+        self.source, self.root, self.echo, self.notebook = source, root, echo, notebook
+        folder = root / "papermill_runs" / f"{now:%Y%m%dT%H%M%SZ}-{name}-{secrets.token_hex(2)}"
+        self.record = Record(
+            run_id=folder.name,
+            phase=name,
+            status="created",
+            created_at=now.isoformat(timespec="milliseconds"),
+            folder=folder,
+            parameters=plain(in_force),
+            parameters_passed=plain(passed),
+            parameter_types={p.name: p.type for p in declared.values()},
+            seed=in_force.get("seed"),
+            notebook={
+                "path": str(notebook),
+                "sha256": hashlib.sha256(notebook.read_bytes()).hexdigest() if notebook.is_file() else None,
+                "source_sha256": hashlib.sha256(json.dumps(sources).encode()).hexdigest(),
+            },
+            task=task,
+            code=code | {"package_sha256": provenance.package_sha256()},
+            environment=environment,
+            supervisor=processes.identity(os.getpid()),
+            root=str(root),
+            **fields | {"parameters_from": dict.fromkeys(in_force, "default") | fields["parameters_from"]},
+        )
+        self.passed = passed
+        self.files = {"env.lock": installed.encode(), "code.diff": diff, "task.py": task_source.encode()}
+
+    def run(
+        self,
+        work: Callable[[Job], Outcome],
+        *,
+        cwd: Path,
+        timeout_s: float | None = None,
+        cell_timeout_s: float | None = None,
+        also_save: Callable[[Any], object] | None = None,
+    ) -> Record:
+        """Record, run, and write the verdict."""
+        ended = threading.Event()
+        self._begin()
+        folder = self.record.folder
+        beat = threading.Thread(target=_beat, args=(folder / "heartbeat", ended), daemon=True)
+        beat.start()
+        try:
+            self._begin_files()
+            with (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+                log = Log(file, clean=self.clean, echo=self.echo)
+                log.line(f"{self.record.run_id} on {sys.executable}")
+                job = Job(
+                    self.source,
+                    folder / "notebook.ipynb",
+                    cwd,
+                    self._variables(),
+                    log,
+                    self._started,
+                    parameters=self.passed,
+                    timeout_s=timeout_s,
+                    cell_timeout_s=cell_timeout_s,
+                    also_save=also_save,
+                    clean=self.clean,
+                )
+                outcome = work(job)
+                log.line(": ".join(filter(None, (outcome.status, outcome.reason))))
+        except Stopped as stop:
+            outcome = Outcome("interrupted", "signal", str(stop), signal=str(stop))
+        except OSError as error:
+            outcome = Outcome(
+                "failed",
+                "disk-full" if error.errno == errno.ENOSPC else "exception",
+                f"{type(error).__name__}: {error}",
+            )
+        finally:
+            ended.set()
+            beat.join()
+        return self._finish(outcome)
+
+    def clean(self, text: str) -> str:
+        """Return a text without secrets."""
+        return str(masking.without(text, self.hidden))
+
+    def clean_copy(self, nb: Any) -> Any:
+        """Return a notebook without secrets."""
+        from nbformat import from_dict
+
+        return from_dict(masking.without(nb, self.hidden))
+
+    def _begin(self) -> None:
+        """Have the record on disk before anything runs.
+
+        Raises:
+            PrerequisiteError: It cannot be written.
+        """
+        while not self._is_made():
+            folder = self.record.folder.with_name(f"{self.record.folder.name[:-4]}{secrets.token_hex(2)}")
+            self.record = dataclasses.replace(self.record, folder=folder, run_id=folder.name)
+
+    def _is_made(self) -> bool:
+        try:
+            return _make_folder(self.record.folder, self._text())
+        except OSError as error:
+            raise PrerequisiteError(
+                f"the run was not begun: its record cannot be written to {self.record.folder.parent} ({error.strerror}); nothing was stored. "
+                "Make room, or choose another folder with --root."
+            ) from None
+
+    def _begin_files(self) -> None:
+        folder = self.record.folder
+        (folder / ".reserve").write_bytes(b"\0" * _RESERVE_BYTES)
+        for name, content in self.files.items():
+            if content:
+                text = self.clean(content.decode(errors="surrogateescape"))
+                (folder / name).write_bytes(text.encode(errors="surrogateescape"))
+        self._event()
+
+    def open(self) -> None:
+        """Begin a run that nobody supervises: the kernel itself keeps the record."""
+        self._begin()
+        self._begin_files()
+        self._started()
+
+    def note(self, **changes: Any) -> None:
+        """Change fields of a run that goes on."""
+        self.record = dataclasses.replace(self.record, **changes)
+        self._save()
+
+    def note_headline(self, shown: Any) -> None:
+        """Keep the headline that a cell showed."""
+        if isinstance(shown, Headline):
+            self.record = dataclasses.replace(self.record, headline=shown.numbers)
+
+    def end(self, **told: Any) -> Record:
+        """Write the verdict of a run that nobody supervised."""
+        return self._finish(Outcome(headline=self.record.headline, **told))
+
+    def _variables(self) -> dict[str, str]:
+        tasks = self.notebook.parent / "tasks"
+        return {
+            **({"ARISLAB_TASKS": str(tasks)} if tasks.is_dir() else {}),
+            **os.environ,
+            "ARISLAB_ROOT": str(self.root),
+            "ARISLAB_RUN_ID": self.record.run_id,
+            "ARISLAB_RUN_DIR": str(self.record.folder),
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "PYTHONHASHSEED": "0",
+        }
+
+    def _started(self) -> None:
+        self.note(status="running", started_at=_now())
+
+    def _finish(self, outcome: Outcome) -> Record:
+        """Write the verdict, after the files that it sums up."""
+        folder = self.record.folder
+        outcome = self._with_folder(outcome)
+        with contextlib.suppress(OSError):
+            (folder / ".reserve").unlink()
+        told = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
+        read, written = reads_and_writes(folder / "tables.jsonl")
+        self.record = dataclasses.replace(
+            self.record,
+            **told,
+            finished_at=_now(),
+            duration_s=round(time.monotonic() - self.began, 3),
+            tables_read=read,
+            tables_written=self._left(written),
+            servers=_json_lines(folder / "servers.jsonl"),
+        )
+        self.record = dataclasses.replace(self.record, run_key=run_key(vars(self.record)))
+        try:
+            for path in run_files.files(folder):
+                cleaned = masking.hide_in(path, self.hidden) if path.name != "run.json" else None
+                if cleaned is not None:
+                    replace(path, cleaned)
+            if (folder / "notebook.ipynb").is_file():
+                _trust(folder / "notebook.ipynb")
+            self._event()
+            (folder / "heartbeat").unlink(missing_ok=True)
+        except OSError as error:
+            if self.record.status == "ok":
+                self.record = dataclasses.replace(
+                    self.record,
+                    status="failed",
+                    cause="disk-full",
+                    reason=f"the record's files could not be written: {error}",
+                )
+        files = {
+            path.relative_to(folder).as_posix(): whole_files.of_file(path)
+            for path in run_files.files(folder)
+            if path.name != "run.json" and not path.name.startswith(".")
+        }
+        self.record = dataclasses.replace(self.record, files=files)
+        try:
+            self._save()
+        except OSError as error:
+            raise PrerequisiteError(
+                f"{self.record!r}\n  The verdict cannot be written to {folder} ({error.strerror}), so the record says {'lost'!r} from now on."
+            ) from None
+        return self.record
+
+    def _with_folder(self, outcome: Outcome) -> Outcome:
+        """Make the folder again if it was removed during the run, so that the verdict has a place; the outcome says so."""
+        if self.record.folder.is_dir():
+            return outcome
+        with contextlib.suppress(OSError):  # saving the verdict tells
+            self.record.folder.mkdir(parents=True)
+        why = f"the run's folder was removed while it ran, and with it log, notebook and the list of tables; it had ended {outcome.status}"
+        reason = f"{why}: {outcome.reason}" if outcome.reason else why
+        return dataclasses.replace(outcome, status="failed", cause="folder-gone", reason=reason)
+
+    def _left(self, written: dict[str, Any]) -> dict[str, Any]:
+        """Add to each table what this run left in it: rows and digests of the rows that carry its name."""
+        if not written:
+            return written
+        from arislab.lake import Lake
+
+        lake = Lake(self.root / "data" / "lake")
+        for name, told in written.items():
+            if not lake[name].exists:
+                told["problem"] = "the table is gone"
+                continue
+            try:
+                rows = lake[name].read(where={"run_id": self.record.run_id}, version=told["version"])
+            except LakeError as error:
+                told["problem"] = str(error)
+                continue
+            columns = digests.columns(name, rows)
+            told |= {"rows": rows.height, "digest": digests.of_columns(columns, rows.height), "columns": columns}
+        return written
+
+    def _event(self) -> None:
+        found = openlineage.event(fields_of(self.record), at=_now(), lake=(self.root / "data" / "lake").as_uri())
+        line = json.dumps(masking.without(found, self.hidden), ensure_ascii=False, default=str) + "\n"
+        descriptor = os.open(self.record.folder / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _text(self) -> str:
+        """What run.json says now, without secrets."""
+        found = masking.without(fields_of(self.record), self.hidden)
+        found["record_sha256"] = record_sha256(found)
+        found["signature"] = signing.sign(found["record_sha256"])
+        seal = {name: found[name] for name in SEAL}
+        self.record = dataclasses.replace(self.record, **seal)
+        return json.dumps(found, indent=1, ensure_ascii=False, default=str)
+
+    def _save(self) -> None:
+        """Write run.json whole or not at all."""
+        replace(self.record.folder / "run.json", self._text())
+
+
+def _make_folder(folder: Path, record: str) -> bool:
+    """Make the folder of a run with its run.json in it, at once: no reader ever sees one without the other.
+
+    Returns:
+        False if there is such a folder already.
+    """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    replace(part / "run.json", record)
+    try:
+        part.rename(folder)
+    except OSError:
+        shutil.rmtree(part)
+        if folder.exists():
+            return False
+        raise
+    whole_files.sync(folder.parent)
+    return True
+
+
+def values_in_force(declared: Mapping[str, Parameter], passed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of all parameters: those that were passed, and the defaults of the others."""
+    return {p.name: p.default for p in declared.values()} | dict(passed)
+
+
+def task_file(in_force: Mapping[str, Any], notebooks: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return path and digest of the task file, and its text; null and no text where there is no parameter ``task``."""
+    if "task" not in in_force:
+        return None, ""
+    task = in_force["task"]
+    folder = Path(os.environ.get("ARISLAB_TASKS", notebooks / "tasks"))
+    path = notebooks / str(task) if str(task).endswith(".py") else folder / f"{task}.py"
+    try:
+        source = path.read_text(encoding="utf-8")
+    except OSError:
+        known = [p.stem for p in folder.glob("*.py")]
+        raise PrerequisiteError(
+            f"there is no task file {str(task)!r}; {closest(str(task), known)}. Give one of these, or the path of a .py file."
+        ) from None
+    return {"name": path.stem, "path": str(path), "sha256": hashlib.sha256(source.encode()).hexdigest()}, source
+
+
+def _beat(path: Path, ended: threading.Event) -> None:
+    """Touch a file until the run has ended; a reader on another machine has nothing else to go by."""
+    while True:
+        with contextlib.suppress(OSError):
+            path.touch()
+        if ended.wait(_HEARTBEAT_S):
+            return
+
+
+def _trust(path: Path) -> None:
+    """Sign an executed notebook for the user who ran it, so that JupyterLab shows its widgets and HTML."""
+    import sqlite3
+
+    from nbformat.sign import NotebookNotary
+    from nbformat.v4 import reads
+
+    with contextlib.suppress(sqlite3.Error, OSError, ValueError):  # an unsigned notebook is still whole
+        NotebookNotary().sign(reads(path.read_text(encoding="utf-8")))
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file that was written line by line, without a torn last one."""
+    found = []
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
