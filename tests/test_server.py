@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from arislab.errors import PrerequisiteError
 from arislab.server import guard, runner
 from arislab.server.engines import base
+from arislab.server.engines import echo as echoing
 from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.limits import Limits
 from arislab.server.store import TERMINAL, Store
@@ -129,7 +130,7 @@ def add_batch(store: Store, lines: list[dict[str, Any]]) -> str:
 async def live(
     store: Store, batch_id: str, *, engine: base.Engine | None = None, until: tuple[str, ...] = TERMINAL
 ) -> None:
-    life = runner.Runner(store, engine or base.EchoEngine())
+    life = runner.Runner(store, engine or echoing.EchoEngine())
     life.take(batch_id)
     while store.batch(batch_id)["status"] not in until:
         await asyncio.sleep(0.01)
@@ -486,7 +487,7 @@ def test_lines_that_did_not_run_in_time_expire(tmp_path: Path) -> None:
     batch_id = add_batch(store, [line(f"r-{i}") for i in range(400)])
 
     async def some() -> None:
-        life = runner.Runner(store, base.EchoEngine(delay_s=0.01))
+        life = runner.Runner(store, echoing.EchoEngine(delay_s=0.01))
         life.take(batch_id)
         while store.batch(batch_id)["completed"] < 10:
             await asyncio.sleep(0.01)
@@ -898,7 +899,7 @@ def test_lines_of_one_prefix_are_dispatched_together(tmp_path: Path) -> None:
         row["body"]["messages"].insert(0, {"role": "system", "content": shots[i % 2]})
     store, seen = Store(tmp_path), []
 
-    class Watched(base.EchoEngine):
+    class Watched(echoing.EchoEngine):
         async def run(self, chunk: Any, emit: Any) -> None:
             seen.extend(request.body["messages"][0]["content"] for request in chunk)
             await super().run(chunk, emit)

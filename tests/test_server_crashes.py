@@ -15,7 +15,7 @@ import pytest
 from test_server import Upstream, add_batch, ask, line, live, read, text_of
 
 from arislab.server import runner
-from arislab.server.engines import base
+from arislab.server.engines import echo
 from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.store import Store
 
@@ -93,7 +93,7 @@ def test_a_busy_database_is_waited_for(tmp_path, monkeypatch, wait_ms):
     other = sqlite3.connect(tmp_path / "server.db", isolation_level=None)
 
     async def disturbed():
-        life = runner.Runner(store, base.EchoEngine(delay_s=0.002))
+        life = runner.Runner(store, echo.EchoEngine(delay_s=0.002))
         life.take(batch_id)
         while store.batch(batch_id)["completed"] < 5:
             await asyncio.sleep(0.005)

@@ -15,7 +15,7 @@ from test_server import add_batch, line, live, read, text_of
 
 from arislab.server import runner
 from arislab.server import store as store_module
-from arislab.server.engines import base
+from arislab.server.engines import base, echo
 from arislab.server.store import NO_USAGE, Row, Store
 from arislab.server.writes import Writes
 
@@ -34,13 +34,13 @@ def files(store, batch_id):
     return [read(store.path(name).read_bytes()) if name else [] for name in named]
 
 
-class Odd(base.EchoEngine):
+class Odd(echo.EchoEngine):
     """Echoes, but for the lines whose text says otherwise."""
 
     async def run(self, chunk, emit):
         for request in chunk:
             text = request.body["messages"][-1]["content"]
-            good = base.echo(request)
+            good = echo.echo(request)
             if text == "raise":
                 raise RuntimeError("the kernel of row 7 is not positive")
             if text == "forget":
@@ -124,7 +124,7 @@ def test_an_engine_that_raises_in_the_middle_of_a_chunk_keeps_what_it_answered(s
 def test_a_batch_whose_requests_vanish_while_it_runs_ends_with_what_it_has(store):
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(64)])
 
-    class Vanishing(base.EchoEngine):
+    class Vanishing(echo.EchoEngine):
         async def run(self, chunk, emit):
             await super().run(chunk, emit)
             if chunk[0].line == 16:
@@ -197,7 +197,7 @@ def test_rows_that_waited_for_a_full_disk_are_written_together_when_it_has_room(
     monkeypatch.setattr(runner, "RETRY_WRITE_S", 0.4)
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(400)])
 
-    class Spread(base.EchoEngine):
+    class Spread(echo.EchoEngine):
         async def run(self, chunk, emit):
             await asyncio.sleep(0.005 * (chunk[0].line % 200))  # answers come one by one over a second
             await super().run(chunk, emit)
@@ -283,7 +283,7 @@ def test_a_spool_that_is_removed_under_a_running_server_costs_nothing(store):
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(200)])
 
     async def removed():
-        life = runner.Runner(store, base.EchoEngine(delay_s=0.005))
+        life = runner.Runner(store, echo.EchoEngine(delay_s=0.005))
         life.take(batch_id)
         while store.batch(batch_id)["completed"] < 40:
             await asyncio.sleep(0.005)
@@ -305,7 +305,7 @@ def test_answers_whose_spool_is_gone_are_lost_and_neither_expired_nor_asked_agai
     data, asked = tmp_path / "data", []
     store = Store(data)
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(120)])
-    asyncio.run(until_some(store, batch_id, 40, engine=base.EchoEngine(delay_s=0.005)))
+    asyncio.run(until_some(store, batch_id, 40, engine=echo.EchoEngine(delay_s=0.005)))
     if status == "finalizing":
 
         def refuse(*_, **__):
@@ -321,7 +321,7 @@ def test_answers_whose_spool_is_gone_are_lost_and_neither_expired_nor_asked_agai
     spool.write_bytes(b"".join(spool.read_bytes().splitlines(keepends=True)[: len(kept)])) if kept else spool.unlink()
     store = Store(data)
 
-    class Counting(base.EchoEngine):
+    class Counting(echo.EchoEngine):
         async def run(self, chunk, emit):
             asked.extend(request.custom_id for request in chunk)
             await super().run(chunk, emit)
@@ -344,7 +344,7 @@ def test_answers_whose_spool_is_gone_are_lost_and_neither_expired_nor_asked_agai
 def test_a_batch_that_is_late_and_lost_its_spool_says_which_is_which(tmp_path):
     store = Store(tmp_path)
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(100)])
-    asyncio.run(until_some(store, batch_id, 20, engine=base.EchoEngine(delay_s=0.005)))
+    asyncio.run(until_some(store, batch_id, 20, engine=echo.EchoEngine(delay_s=0.005)))
     store.write(lambda db: None).result()
     n_done = store.batch(batch_id)["completed"]
     for path in store.spool_dir.iterdir():
@@ -419,14 +419,14 @@ def test_any_results_of_an_engine_leave_each_line_one_row(tmp_path_factory, odd)
     store = Store(tmp_path_factory.mktemp("rows"))
     batch_id = add_batch(store, [line(f"r-{i}") for i in range(len(odd) + 1)])
 
-    class Any(base.EchoEngine):
+    class Any(echo.EchoEngine):
         async def run(self, chunk, emit):
             for request in chunk:
                 if request.line < len(odd):
                     status, body, usage = odd[request.line]
                     emit(base.Result(request.line, status, body, usage))
                 else:
-                    emit(base.echo(request))
+                    emit(echo.echo(request))
 
     asyncio.run(asyncio.wait_for(live(store, batch_id, engine=Any()), 20))
     row = store.batch(batch_id)

@@ -10,7 +10,7 @@ from test_server import Server
 
 from arislab import batch
 from arislab.errors import PrerequisiteError
-from arislab.server.engines import base
+from arislab.server.engines import base, choose
 from arislab.server.engines.faulty import LASTING, PASSING, FaultyEngine, read_spec
 
 SPEC = "429=0.05,500=0.05,timeout=0.05,empty=0.05,400=0.05,content_filter=0.05,length=0.05,broken=0.05,slow=0.05,slow_s=0.02,seed=3"
@@ -102,7 +102,7 @@ def test_a_passing_fault_counts_batches_not_tries_and_remembers_them_over_a_rest
 )
 def test_a_bad_engine_says_what_is_allowed_and_what_to_write(engine, told, tmp_path):
     with pytest.raises(PrerequisiteError, match=told):
-        base.make_engine(model=None, adapters=None, upstream=(), workers=None, engine=engine, data=tmp_path)
+        choose.make_engine(model=None, adapters=None, upstream=(), workers=None, engine=engine, data=tmp_path)
 
 
 def test_faults_come_at_their_rates_and_differ_with_the_seed(tmp_path):

@@ -403,7 +403,7 @@ def test_a_clock_that_jumps_expires_nothing_that_runs(tmp_path: Path, monkeypatc
     now = time.time
 
     async def jump() -> None:
-        from arislab.server.engines.base import EchoEngine
+        from arislab.server.engines.echo import EchoEngine
 
         life = runner.Runner(store, EchoEngine(delay_s=0.01))
         life.take(batch_id)

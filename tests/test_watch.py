@@ -11,7 +11,7 @@ from test_server import Server, add_batch, line, live, read, text_of
 
 from arislab import batch
 from arislab.batch import requests
-from arislab.server.engines import base
+from arislab.server.engines import choose, echo
 from arislab.server.runner import Scan
 from arislab.server.store import Store
 from arislab.server.watch import MOST_MODELS, Watch
@@ -128,7 +128,7 @@ def test_models_that_answer_alike_go_one_at_a_time(serve, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("n_more", [0, 1])
 def test_more_models_than_a_probe_can_take_are_asked_one_at_a_time_without_one(tmp_path, caplog, n_more):
-    class Foreign(base.EchoEngine):
+    class Foreign(echo.EchoEngine):
         name, asked, inside, most = "upstream", 0, [], 0
 
         async def run(self, chunk, emit):
@@ -213,7 +213,7 @@ def test_each_server_is_examined_with_its_own_password(tmp_path):
 
 def test_engines_of_our_own_are_free_until_one_is_found_to_mix(tmp_path):
     async def main():
-        engine = base.make_engine(
+        engine = choose.make_engine(
             model=None, adapters=None, upstream=(), workers=None, engine="faulty:mixes", data=tmp_path
         )
         await engine.start()

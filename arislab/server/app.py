@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from arislab import __version__
 from arislab.errors import PrerequisiteError
 from arislab.server.connections import BACKLOG, Connection, raise_descriptors
-from arislab.server.engines import base
+from arislab.server.engines import base, choose
 from arislab.server.guard import Guard, envelope, read_token
 from arislab.server.limits import Limits
 from arislab.server.quiet import RateLimit
@@ -135,7 +135,7 @@ def serve(
     os.umask(0o077)
     raise_descriptors()
     data, limits = Path(data), limits or Limits()
-    chosen = base.make_engine(
+    chosen = choose.make_engine(
         model=model,
         adapters=adapters,
         upstream=upstream,

@@ -16,7 +16,8 @@ from typing import TextIO
 import orjson
 
 from arislab.errors import PrerequisiteError, closest
-from arislab.server.engines.base import CHAT, Emit, Request, Result, completion, echo, failure
+from arislab.server.engines.base import CHAT, Emit, Request, Result, completion, failure
+from arislab.server.engines.echo import echo
 from arislab.server.gate import Gate
 
 PASSING = ("429", "500", "timeout", "empty")
