@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from conftest import CHECKOUT, people
 
-from arislab import curate, evaluate, stats
+from arislab import curate, evaluate, models, stats
 from arislab.errors import LeakageError, ParameterError, TaskError
 from arislab.task import load
 
@@ -142,15 +142,15 @@ def scores(gain, n=200):
 @pytest.mark.parametrize(("gain", "verdict"), [(0.1, "promote"), (0.0, "not shown"), (-0.1, "hold")])
 def test_the_gate_opens_only_for_a_gain_whose_lower_end_is_above_the_margin(gain, verdict):
     comparison = stats.compare(scores(gain), contrasts=[("finetuned", "baseline")])
-    assert evaluate.gate(comparison, arm="finetuned")["verdict"] == verdict
-    assert json.dumps(evaluate.gate(comparison, arm="finetuned"))
+    assert models.gate(comparison, arm="finetuned")["verdict"] == verdict
+    assert json.dumps(models.gate(comparison, arm="finetuned"))
     with pytest.raises(ParameterError, match="no row 'icl'"):
-        evaluate.gate(comparison, arm="icl")
+        models.gate(comparison, arm="icl")
 
 
 def test_a_gain_below_the_margin_is_no_promotion():
     comparison = stats.compare(scores(0.1), contrasts=[("finetuned", "baseline")])
-    assert evaluate.gate(comparison, arm="finetuned", margin=0.2)["verdict"] == "hold"
+    assert models.gate(comparison, arm="finetuned", margin=0.2)["verdict"] == "hold"
 
 
 def test_the_summary_counts_what_is_missing():
@@ -186,9 +186,9 @@ def test_a_promotion_retires_the_champion_before_it():
             "created_at": [1],
         }
     )
-    rows = evaluate.promote(known, tuned, {"verdict": "promote"})
+    rows = models.promote(known, tuned, {"verdict": "promote"})
     assert rows.select("version", "alias").rows() == [("n-2", "champion"), ("n-1", "retired")]
-    assert evaluate.promote(known, tuned, {"verdict": "not shown"}).select("version", "alias").rows() == [
+    assert models.promote(known, tuned, {"verdict": "not shown"}).select("version", "alias").rows() == [
         ("n-2", "candidate")
     ]
 

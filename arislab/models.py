@@ -1,0 +1,72 @@
+"""Model versions: the gate before a promotion, the promotion, and how a version is served."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from arislab.errors import ParameterError
+
+
+def gate(comparison: pl.DataFrame, *, arm: str, baseline: str = "baseline", margin: float = 0.0) -> dict[str, Any]:
+    """Decide whether an arm may be promoted: the lower end of its paired 95 % gain must exceed ``margin``.
+
+    Args:
+        comparison: From ``stats.compare``.
+        arm: The arm to promote.
+        baseline: What it must beat.
+        margin: Smallest gain that counts.
+    """
+    rows = comparison.filter((pl.col("arm") == arm) & (pl.col("baseline") == baseline))
+    if not rows.height:
+        raise ParameterError(f"the comparison has no row {arm!r} against {baseline!r}; add it to the contrasts.")
+    row = rows.row(0, named=True)
+    verdict = "promote" if row["low"] > margin else "hold" if row["high"] < margin else "not shown"
+    return {
+        "arm": arm,
+        "against": baseline,
+        "verdict": verdict,
+        **{k: row[k] for k in ("difference", "low", "high", "p_holm", "n")},
+        "margin": margin,
+    }
+
+
+def promote(models: pl.DataFrame, tuned: dict[str, Any], gate: dict[str, Any]) -> pl.DataFrame:
+    """Return the rows of ``models`` that follow from a verdict: the new champion, and the one that it retires.
+
+    Args:
+        models: Rows of ``models``: name, version, alias, created_at; the newest row of a version is its state.
+        tuned: The row of ``finetuning_runs`` that was evaluated.
+        gate: From ``gate``.
+    """
+    facts = {name: tuned[name] for name in ("name", "base_model", "adapter_sha256")}
+    won = gate["verdict"] == "promote"
+    version = {
+        "version": tuned["model_path"],
+        "adapter_path": tuned["model_path"],
+        "alias": "champion" if won else "candidate",
+    }
+    rows = [facts | version | {"gate": json.dumps(gate, sort_keys=True, separators=(",", ":"), allow_nan=False)}]
+    state = models.filter(pl.col("name") == tuned["name"]).sort("created_at").unique("version", keep="last")
+    for old in (
+        state.filter((pl.col("alias") == "champion") & (pl.col("version") != tuned["model_path"])).to_dicts()
+        if won
+        else []
+    ):
+        rows.append(
+            {k: old[k] for k in ("name", "base_model", "adapter_sha256", "version", "adapter_path", "gate")}
+            | {"alias": "retired"}
+        )
+    return pl.DataFrame(rows, schema_overrides={"gate": pl.String})
+
+
+def serve_command(base_model: str, version: str, models: Path) -> str:
+    """Return the vLLM line that serves a promoted adapter under its immutable name.
+
+    Args:
+        base_model: Weights that were adapted.
+        version: Name of the adapter and of its folder.
+        models: Folder of the adapters.
+    """
+    return f"vllm serve {base_model} --enable-lora --lora-modules {version}={models / version}"
