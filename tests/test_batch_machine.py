@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from arislab import batch
-from arislab.batch import AGAIN, ANSWERED, ASK, canonical, connection, job, ledger, outcome, requests, results, watch
+from arislab.batch import AGAIN, ANSWERED, ASK, canonical, connection, job, ledger, outcome, results, watch
 from arislab.batch.ledger import Ledger
 from arislab.batch.protocol import parse, split
 from arislab.errors import BatchError
@@ -210,7 +210,8 @@ class Machine(RuleBasedStateMachine):
         self.acting = None
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(job, "Ledger", Watched)
-        self.patch.setattr(requests, "Ledger", Watched)
+        for module in (answers, estimates, folder):
+            self.patch.setattr(module, "Ledger", Watched)
         self.patch.setattr(job, "keep", keep)
         self.patch.setattr(results, "keep", keep)
         self.patch.setattr(ledger, "_lives", lambda owner: owner in {c.owner for c in self.clients.values()})

@@ -3,30 +3,14 @@
 It knows neither tasks nor what an answer is worth.
 """
 
-from arislab.batch.budget import Budget
+from arislab.batch.answers import Table, answer, isolation, reuse_finished, states
 from arislab.batch.connection import Server, connect
-from arislab.batch.cost import Price, prices
+from arislab.batch.cost import Budget, Price, prices
+from arislab.batch.estimates import Estimate, Plan, dry_run, plan
+from arislab.batch.folder import cancel, collect, status
 from arislab.batch.job import Job, send_together, submit
 from arislab.batch.protocol import AGAIN, ANSWERED, ASK, canonical, outcome
-from arislab.batch.requests import (
-    Estimate,
-    Plan,
-    Preview,
-    Table,
-    answer,
-    build_requests,
-    cancel,
-    collect,
-    custom_id,
-    dry_run,
-    isolation,
-    plan,
-    preview,
-    read_requests,
-    reuse_finished,
-    states,
-    status,
-)
+from arislab.batch.requests import Preview, build_requests, custom_id, preview, read_requests
 
 __all__ = [
     "AGAIN",

@@ -18,8 +18,8 @@ from typing import Any
 import polars as pl
 
 from arislab.batch import mixing, results, sending
-from arislab.batch.budget import Budget
 from arislab.batch.connection import Server
+from arislab.batch.cost import Budget
 from arislab.batch.ledger import FETCHED, OPEN, UNSENT, Ledger, keep
 from arislab.batch.protocol import AGAIN, ANSWERED, ASK, canonical, offered, outcome
 from arislab.batch.results import BrokenError, Part, Sorted

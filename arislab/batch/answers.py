@@ -1,0 +1,149 @@
+"""Answers to requests: those that are recorded, and those that are asked for now.
+
+This module does not know the lake; it is given a table.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from arislab.batch import mixing
+from arislab.batch.connection import Server
+from arislab.batch.cost import Budget
+from arislab.batch.job import send_together, submit
+from arislab.batch.ledger import Ledger
+from arislab.batch.protocol import ANSWERED
+from arislab.batch.requests import LIMITS, REQUEST
+from arislab.isolation import Isolation
+from arislab.lake.conditions import Where
+
+
+class Table(Protocol):
+    """What ``answer`` needs of a lake table."""
+
+    def read(self, *, columns: list[str] | None = None, where: Where | None = None) -> pl.DataFrame:
+        """Return rows."""
+
+    def upsert(self, frame: pl.DataFrame) -> Any:
+        """Write rows."""
+
+
+def reuse_finished(requests: pl.DataFrame, *, table: Table) -> pl.DataFrame:
+    """Let requests whose question was answered in full under another max_tokens stand for that recorded request.
+
+    An answer that ended by itself within the limit is the same under any limit that it fits in (same seed, same model). So after
+    raising max_tokens only the truncated rows are new. Columns custom_id and request_sha256 are those of the recorded request.
+
+    Args:
+        requests: From ``build_requests``; reads custom_id, stem, body.
+        table: The lake's ``training_data_raw``.
+    """
+    columns = ["custom_id", "stem", "status", "completion_tokens", "request_sha256"]
+    known = table.read(columns=columns, where="status in ('ok', 'refused', 'empty') and stem is not null")
+    limits = pl.Series("limit", [_limit(json.loads(body)) for body in requests["body"]], dtype=pl.Int64)
+    asked = requests.select("custom_id", "stem", limits).unique("custom_id")
+    fits = (
+        known.rename({"custom_id": "known_id", "request_sha256": "known_sha256"})
+        .join(asked, on="stem")
+        .filter((pl.col("known_id") == pl.col("custom_id")) | (pl.col("completion_tokens") < pl.col("limit")))
+        .sort(pl.col("known_id") != pl.col("custom_id"), "known_id")
+        .unique("custom_id", keep="first", maintain_order=True)
+    )
+    found = requests.join(
+        fits.select("custom_id", "known_id", "known_sha256"), on="custom_id", how="left", maintain_order="left"
+    )
+    return found.with_columns(
+        custom_id=pl.coalesce("known_id", "custom_id"), request_sha256=pl.coalesce("known_sha256", "request_sha256")
+    ).drop("known_id", "known_sha256")  # one row per row of requests
+
+
+def _limit(body: dict[str, Any]) -> int:
+    return min((int(body[name]) for name in LIMITS if body.get(name)), default=2**62)
+
+
+def answer(
+    requests: pl.DataFrame,
+    *,
+    server: Server,
+    folder: Path,
+    table: Table,
+    task: str,
+    resend: Iterable[str] = (),
+    budget: Budget | None = None,
+) -> pl.DataFrame:
+    """Ask what is not recorded yet in one go, record it, and return one row per row of ``requests``.
+
+    Args:
+        requests: From ``build_requests``.
+        server: From ``connect``.
+        folder: As in ``submit``.
+        table: The lake's ``training_data_raw``.
+        task: Name of the task, recorded with each row.
+        resend: As in ``submit``.
+        budget: As in ``submit``.
+
+    Returns:
+        The columns of ``requests`` with status, llm_output, error, finish_reason, prompt_tokens, completion_tokens.
+    """
+    known = recorded(requests, table)
+    answered = known.filter(pl.col("status").is_in(ANSWERED))["custom_id"]
+    job = submit(
+        requests.select(*REQUEST), server=server, folder=folder, answered=answered, resend=resend, budget=budget
+    )
+    if job.requests.height:
+        table.upsert(job.wait().collect().with_columns(task=pl.lit(task)))
+        known = recorded(requests, table)
+    return requests.join(known, on="custom_id", how="left", maintain_order="left")  # one row per row of requests
+
+
+def isolation(server: Server, *, models: Iterable[str], again: bool = False) -> Isolation:
+    """Return whether a server answers with the model that was asked while it is asked for several; the run's record keeps it.
+
+    A server that mixes them, or of which this cannot be told, gets one model at a time from now on.
+
+    Args:
+        server: From ``connect``.
+        models: Names that will be asked for; of one there is nothing to mix, and nothing is asked.
+        again: Ask although a result of the last 24 hours is known.
+
+    Raises:
+        BatchError: It answers with another model even where one is asked at a time: nothing that it says can be used.
+    """
+    ledger = Ledger(server.folder)
+    try:
+        is_busy = bool(ledger.rows("server = ? and state = 'submitted'", server.identity))
+    finally:
+        ledger.close()
+    names = tuple(dict.fromkeys(models))
+    if (
+        is_busy
+        and len(names) > 1
+        and not (mixing.sees_to_it(server) or mixing.known(server, names, folder=server.folder))
+    ):
+        return Isolation(
+            "cannot tell", names, problem="batches are on their way to this server, and a probe needs it alone"
+        )
+    return mixing.check(server, names, folder=server.folder, batches=send_together, again=again)
+
+
+def states(requests: pl.DataFrame, table: Table) -> dict[str, int]:
+    """Return what became of every row of ``requests``, for the account: counts by status, and two more.
+
+    ``same_request``: rows whose request is identical to an earlier row's and was sent once. ``unsent``: no record at all.
+    """
+    known = recorded(requests, table).select("custom_id", "status")
+    rows = requests.select("custom_id", shared=~pl.col("custom_id").is_first_distinct()).join(
+        known, on="custom_id", how="left"
+    )
+    state = pl.when(pl.col("shared")).then(pl.lit("same_request")).otherwise(pl.col("status").fill_null("unsent"))
+    return dict(rows.group_by(state.alias("state")).len().sort("state").iter_rows())
+
+
+def recorded(requests: pl.DataFrame, table: Table) -> pl.DataFrame:
+    """Return what the table has of requests: one row per recorded one."""
+    wanted = ["custom_id", "status", "llm_output", "tool_calls", "tools", "error", "finish_reason"]
+    wanted += ["prompt_tokens", "completion_tokens"]
+    return table.read(columns=wanted).join(requests.select("custom_id").unique(), on="custom_id", how="semi")

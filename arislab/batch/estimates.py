@@ -1,0 +1,218 @@
+"""What sending would do and cost, before anything is spent."""
+
+import random
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from arislab.batch.answers import Table, answer, recorded
+from arislab.batch.connection import Server
+from arislab.batch.job import Job
+from arislab.batch.ledger import OPEN, Ledger
+from arislab.batch.protocol import ANSWERED
+from arislab.batch.sending import cut, unsendable
+from arislab.errors import BatchError, ParameterError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``submit`` would do, before anything is spent. The counts sum to ``n_rows``."""
+
+    n_rows: int
+    n_same_request: int
+    """Rows whose request is identical to an earlier row's: sent once."""
+    n_recorded: int
+    """Have a recorded answer."""
+    n_received: int
+    """Have an answer in the folder that is not recorded yet: collected, not paid for again."""
+    n_open: int
+    """Are on their way in a batch: attached to."""
+    n_blocked: dict[str, int]
+    """Failed earlier in a way that may cost or fail again, by status; ``resend`` sends them."""
+    n_unsendable: int
+    """Too long, or not valid text."""
+    n_to_send: int
+    files: list[tuple[int, int]]
+    """Requests and bytes of each file that would be sent."""
+    estimate: "Estimate | None" = None
+    """Tokens, time and cost, if a dry run was made."""
+
+    def __repr__(self) -> str:
+        parts = {
+            "same request": self.n_same_request,
+            "recorded": self.n_recorded,
+            "received": self.n_received,
+            "on their way": self.n_open,
+            **{f"{status} (not sent again)": n for status, n in self.n_blocked.items()},
+            "cannot be sent": self.n_unsendable,
+            "to send": self.n_to_send,
+        }
+        told = " + ".join(f"{n:,} {what}" for what, n in parts.items() if n or what == "to send")
+        size = sum(n_bytes for _, n_bytes in self.files)
+        cost = repr(self.estimate) if self.estimate else "tokens, time and cost: unknown before a dry run"
+        return f"{self.n_rows:,} rows = {told}; {len(self.files)} files, {size / 1e6:,.1f} MB; {cost}"
+
+
+def plan(
+    requests: pl.DataFrame,
+    *,
+    server: Server,
+    folder: Path,
+    answered: Iterable[str] = (),
+    resend: Iterable[str] = (),
+    max_lines: int | None = None,
+    max_bytes: int | None = None,
+    estimate: "Estimate | None" = None,
+) -> Plan:
+    """Say what ``submit`` would send, and send nothing.
+
+    Args:
+        requests: As in ``submit``.
+        server: As in ``submit``.
+        folder: As in ``submit``.
+        answered: As in ``submit``.
+        resend: As in ``submit``.
+        max_lines: As in ``submit``.
+        max_bytes: As in ``submit``.
+        estimate: From ``dry_run``.
+    """
+    job = Job(
+        requests.unique("custom_id", keep="first", maintain_order=True), server, Path(folder), Ledger(Path(folder))
+    )
+    distinct, done = job.requests.height, set(answered)
+    todo = job.requests.filter(~pl.col("custom_id").is_in(list(done)))
+    most = server.dialect
+    lines, size = (
+        min(max_lines or most.max_requests, most.max_requests),
+        min(max_bytes or most.max_bytes, most.max_bytes),
+    )
+    bad = {name for name, body in todo.select("custom_id", "body").iter_rows() if unsendable(body)}
+    wanted = [name for name in todo["custom_id"] if name not in bad]
+    free, held, stay = job.ledger.look(wanted, server=server.identity, resend=job.again(set(resend)))
+    ids = [name for names in free.values() for name in names]
+    on_the_way: set[str] = set()
+    for shard in job.ledger.rows():
+        if shard["id"] in held and shard["state"] in OPEN:
+            on_the_way |= set(job.ledger.lines(shard["id"])) & set(wanted)
+    blocked: dict[str, int] = {}
+    for status in stay.values():
+        blocked[status] = blocked.get(status, 0) + 1
+    job.ledger.close()
+    return Plan(
+        n_rows=requests.height,
+        n_same_request=requests.height - distinct,
+        n_recorded=distinct - todo.height,
+        n_received=len(wanted) - len(ids) - len(on_the_way) - len(stay),
+        n_open=len(on_the_way),
+        n_blocked=blocked,
+        n_unsendable=len(bad),
+        n_to_send=len(ids),
+        files=[
+            (len(p), len(c))
+            for p, c in cut(todo.filter(pl.col("custom_id").is_in(ids)), max_lines=lines, max_bytes=size)
+        ],
+        estimate=estimate,
+    )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the requests without a recorded answer will take, extrapolated from a few of them."""
+
+    n_requests: int
+    n_tried: int
+    n_failed: int
+    prompt_tokens: tuple[float, float, float]
+    """Mean, low, high for all requests; 95 % bootstrap interval."""
+    completion_tokens: tuple[float, float, float]
+    seconds: tuple[float, float, float]
+    """Time for all requests at the rate seen, the interval from the tokens alone; a server at full load is usually faster."""
+    usd: tuple[float, float, float] | None
+    """Null if no prices were given: prices are never guessed."""
+
+    @property
+    def per_request(self) -> tuple[float, float]:
+        """Mean prompt and answer tokens of a request, for a ``Budget``."""
+        n = max(1, self.n_requests)
+        return self.prompt_tokens[0] / n, self.completion_tokens[0] / n
+
+    def __repr__(self) -> str:
+        if not self.n_requests:
+            return "nothing to send: every request has a recorded answer"
+
+        def span(x: tuple[float, float, float], form: str = ",.0f") -> str:
+            return f"{x[0]:{form}} [{x[1]:{form}}, {x[2]:{form}}]"
+
+        cost = f"{span(self.usd, ',.2f')} USD" if self.usd else "unknown (no prices given)"
+        return (
+            f"{self.n_requests:,} requests, from {self.n_tried} tried ({self.n_failed} failed): prompt {span(self.prompt_tokens)} tokens, "
+            f"answers {span(self.completion_tokens)} tokens, at this rate {span(self.seconds)} s, cost {cost}"
+        )
+
+
+def dry_run(
+    requests: pl.DataFrame,
+    *,
+    server: Server,
+    folder: Path,
+    table: Table,
+    task: str,
+    n: int = 32,
+    seed: int = 0,
+    usd_per_million: tuple[float, float] | None = None,
+) -> Estimate:
+    """Ask ``n`` random requests (their answers are kept and not asked for again) and extrapolate to all.
+
+    Args:
+        requests: As in ``answer``.
+        server: As in ``answer``.
+        folder: As in ``answer``.
+        table: As in ``answer``.
+        task: As in ``answer``.
+        n: Requests to try, 1 or more.
+        seed: Of the choice and of the bootstrap.
+        usd_per_million: Price of a million prompt and of a million answer tokens, if known.
+    """
+    if n < 1 or (usd_per_million is not None and len(usd_per_million) != 2):
+        raise ParameterError(
+            f"n must be >= 1 and usd_per_million two prices (prompt, answer), got {n} and {usd_per_million}."
+        )
+    answered = recorded(requests, table).filter(pl.col("status").is_in(ANSWERED))["custom_id"]
+    distinct = requests.unique("custom_id", keep="first", maintain_order=True)
+    distinct = distinct.filter(~pl.col("custom_id").is_in(answered.to_list()))
+    if not distinct.height:
+        nothing = (0.0, 0.0, 0.0)
+        return Estimate(0, 0, 0, nothing, nothing, nothing, nothing if usd_per_million else None)
+    tried = distinct.sample(min(n, distinct.height), seed=seed)
+    began = time.monotonic()
+    rows = answer(tried, server=server, folder=folder, table=table, task=task)
+    took = time.monotonic() - began
+    good = rows.filter(pl.col("completion_tokens").is_not_null(), pl.col("prompt_tokens").is_not_null())
+    if not good.height:
+        told = str(rows["error"][0])
+        way = " A model without a system role takes system_role='user'." if re.search(r"(?i)system.?role", told) else ""
+        raise BatchError(
+            f"none of {tried.height} requests tried gave an answer (first: {rows['status'][0]}: {told}); mend this before sending {distinct.height:,}.{way}"
+        )
+    chance, scale = random.Random(seed), distinct.height
+
+    def extrapolate(values: list[float]) -> tuple[float, float, float]:
+        means = sorted(sum(chance.choices(values, k=len(values))) / len(values) for _ in range(2000))
+        return sum(values) / len(values) * scale, means[50] * scale, means[1949] * scale
+
+    prompt, answers = (
+        extrapolate(good["prompt_tokens"].cast(float).to_list()),
+        extrapolate(good["completion_tokens"].cast(float).to_list()),
+    )
+    rate = float(good["completion_tokens"].sum()) / max(took, 1e-6)
+    usd = None
+    if usd_per_million:
+        usd = tuple(
+            (p * usd_per_million[0] + a * usd_per_million[1]) / 1e6 for p, a in zip(prompt, answers, strict=True)
+        )
+    seconds = tuple(a / rate for a in answers)
+    return Estimate(scale, tried.height, tried.height - good.height, prompt, answers, seconds, usd)  # type: ignore[arg-type]
