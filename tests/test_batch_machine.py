@@ -33,7 +33,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from arislab import batch
-from arislab.batch import AGAIN, ANSWERED, ASK, canonical, connection, job, ledger, outcome, results, watch
+from arislab.batch import (
+    AGAIN,
+    ANSWERED,
+    ASK,
+    answers,
+    canonical,
+    connection,
+    estimates,
+    folder,
+    job,
+    ledger,
+    outcome,
+    results,
+    watch,
+)
 from arislab.batch.ledger import Ledger
 from arislab.batch.protocol import parse, split
 from arislab.errors import BatchError

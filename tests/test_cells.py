@@ -10,7 +10,7 @@ from faults import good, serving
 
 from arislab import batch, icl
 from arislab.errors import ParameterError
-from arislab.icl import answers
+from arislab.icl import budget
 from arislab.icl import rounds as search_rounds
 from arislab.task import load
 
@@ -243,6 +243,6 @@ def test_a_rate_is_that_of_the_newest_search_and_needs_a_round_of_some_size():
         )  # fmt: skip
 
     rounds = pl.concat([cell("old", 100, 0, 10), cell("new", 128, 50, 4), cell("small", 63, 90, 1)])
-    rate, source = answers.rate_of(rounds)
+    rate, source = budget.rate_of(rounds)
     assert (rate, source) == (32.0, "32.0 requests a second in new")
-    assert answers.rate_of(rounds.head(0)) == (None, "no search of this model has a recorded rate")
+    assert budget.rate_of(rounds.head(0)) == (None, "no search of this model has a recorded rate")

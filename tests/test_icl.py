@@ -20,6 +20,7 @@ from arislab import icl
 from arislab.errors import ParameterError
 from arislab.icl import proposals, surrogate
 from arislab.icl import rounds as search_rounds
+from arislab.icl import sets as example_sets
 
 METHODS = ("halving", "surrogate")
 both = pytest.mark.parametrize("method", METHODS)
@@ -321,7 +322,7 @@ def test_pinned_banned_and_one_per_category_hold_for_every_set_asked(method):
 )
 def test_drawn_sets_keep_the_rules_whatever_they_are(n, k, n_groups, n_pinned, n_sets, seed):
     try:
-        rules = proposals.Rules(n, k, tuple(range(min(n_pinned, n))), tuple(i % n_groups for i in range(n)))
+        rules = example_sets.Rules(n, k, tuple(range(min(n_pinned, n))), tuple(i % n_groups for i in range(n)))
     except ParameterError:
         return
     sets = proposals.draw(rules, n_sets, np.random.default_rng(seed))
@@ -331,7 +332,7 @@ def test_drawn_sets_keep_the_rules_whatever_they_are(n, k, n_groups, n_pinned, n
 
 
 def test_every_example_and_every_row_is_tried_about_equally_often():
-    sets = proposals.draw(proposals.Rules(20, 5), 20, np.random.default_rng(3))
+    sets = proposals.draw(example_sets.Rules(20, 5), 20, np.random.default_rng(3))
     assert np.bincount(np.array(sets).ravel()).tolist() == [5] * 20
     rows = proposals.rows(30, 7, 60, np.random.default_rng(3))
     assert all(len(set(r.tolist())) == 7 for r in rows)
@@ -415,7 +416,7 @@ def test_a_tiny_world_is_searched_without_asking_twice():
 def test_the_surrogate_recovers_difficulties_and_worth():
     rng = np.random.default_rng(0)
     worth, difficulty = rng.normal(size=10) * 0.8, rng.normal(size=50) * 2
-    sets = np.array(proposals.draw(proposals.Rules(10, 3), 120, rng))
+    sets = np.array(proposals.draw(example_sets.Rules(10, 3), 120, rng))
     set_of, row_of = np.repeat(np.arange(120), 50), np.tile(np.arange(50), 120)
     p = surrogate.sigmoid(worth[sets].sum(1)[set_of] + difficulty[row_of])
     y = (rng.random(len(p)) < p).astype(float)

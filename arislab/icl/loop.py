@@ -14,7 +14,7 @@ This module does not know servers, tasks or the lake: it gets a function that an
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,10 @@ import polars as pl
 
 from arislab.errors import ParameterError, closest
 from arislab.icl import surrogate
-from arislab.icl.proposals import Rules
-from arislab.icl.rounds import CELLS, Climb
+from arislab.icl.rounds import Rounds
 from arislab.icl.rounds import plan as plan
-from arislab.icl.rounds import set_id as set_id
+from arislab.icl.sets import CELLS, Rules
+from arislab.icl.sets import set_id as set_id
 
 Ask = Callable[[pl.DataFrame], pl.DataFrame]
 """Wanted cells (search_id, set_id, example_ids, candidate_id, round; one set's cells stand together, sets with the same first examples too) -> one
@@ -33,7 +33,6 @@ row per cell: set_id, candidate_id, quality (0..1; null = missing, never 0) and,
 asked now). A missing row is a missing cell. A prompt that does not fit the model's context is quality 0: it would be so in use."""
 
 _MOST_MISSING = 0.05  # share of a round's cells without an answer; more, and something is broken
-_OVERFLOW = r"(?i)context.?length|maximum context|context.?window|exceed.{0,40}context"  # what servers say
 _ANSWERED = ("ok", "truncated", "refused", "empty", "overflow")  # an answer came, or never can
 
 
@@ -181,8 +180,8 @@ def search(
     search_id = "icl-" + hashlib.sha256(json.dumps(asked_for, default=str).encode()).hexdigest()[:12]
     at = {name: i for i, name in enumerate(ids)}
     groups = _groups(pool[one_per]) if one_per else ()
-    climbs = [
-        Climb(
+    searches = [
+        Rounds(
             Rules(len(ids), size, tuple(at[i] for i in pinned), groups),
             ids=ids,
             rows=rows,
@@ -193,69 +192,17 @@ def search(
     ]
     facts = _facts(known)
     stopped, done = "", 0
-    n_rounds = min(rounds or 99, max(climb.steps.height for climb in climbs))
+    n_rounds = min(rounds or 99, max(one.steps.height for one in searches))
     while done < n_rounds and not stopped:
         done += 1
-        wanted = pl.concat([climb.wanted(done) for climb in climbs]).with_columns(search_id=pl.lit(search_id))
+        wanted = pl.concat([one.wanted(done) for one in searches]).with_columns(search_id=pl.lit(search_id))
         cells = _answered(wanted, facts, ask)
-        for climb in climbs:
-            climb.learn(cells, done)
+        for one in searches:
+            one.learn(cells, done)
         share = _missing_share(cells)
         if share > _MOST_MISSING and done < n_rounds:
             stopped = f"{share:.0%} of the cells of round {done} got no answer; see why, then search again with the known cells"
-    return _result(climbs, search_id=search_id, done=done, stopped=stopped)
-
-
-def requested(
-    cells: pl.DataFrame, arms: Mapping[str, pl.DataFrame], *, task: str, scorer_version: str, purpose: str = "search"
-) -> pl.DataFrame:
-    """Return the manifest of a round: rows of ``icl_cells`` that are wanted and not answered yet.
-
-    Args:
-        cells: As ``Ask`` gets them.
-        arms: set_id to its requests (from ``batch.build_requests``): candidate_id, custom_id.
-        task: Name of the task.
-        scorer_version: Of the task.
-        purpose: ``search``, or ``holdout``.
-    """
-    asked = pl.concat([r.select("candidate_id", "custom_id", set_id=pl.lit(name)) for name, r in arms.items()])
-    facts = {"task": task, "scorer_version": scorer_version, "purpose": purpose}
-    keep = ["search_id", "set_id", "candidate_id", "example_ids", *(["round"] if "round" in cells.columns else [])]
-    return (
-        cells.select(keep)
-        .join(asked, on=["set_id", "candidate_id"], how="left", maintain_order="left")
-        .with_columns(pl.lit(value).alias(name) for name, value in facts.items())
-    )
-
-
-def answered(manifest: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
-    """Return the manifest with what came: status, quality and tokens; a prompt that the model cannot hold is overflow and 0.
-
-    Args:
-        manifest: From ``requested``.
-        scores: From ``evaluate.ask``, with the sets as arms: arm, candidate_id, status, error, quality, tokens.
-    """
-    overflow = (pl.col("status") == "error") & pl.col("error").str.contains(_OVERFLOW)
-    came = scores.select(
-        "candidate_id",
-        "tokens",
-        set_id="arm",
-        status=pl.when(overflow).then(pl.lit("overflow")).otherwise("status"),
-        quality=pl.when(overflow).then(0.0).otherwise("quality"),
-    )
-    return manifest.join(came, on=["set_id", "candidate_id"], how="left", maintain_order="left")
-
-
-def holdout_uses(cells: pl.DataFrame, rows: pl.DataFrame, *, search_id: str) -> int:
-    """Return how many searches have reported on some of these rows, this one included: 1 means that they are fresh.
-
-    Args:
-        cells: Rows of ``icl_cells``: search_id, candidate_id, purpose.
-        rows: Candidates of the hold-out: candidate_id.
-        search_id: Of this search.
-    """
-    used = cells.filter((pl.col("purpose") == "holdout") & (pl.col("search_id") != search_id))
-    return 1 + used.join(rows, on="candidate_id", how="semi")["search_id"].n_unique()
+    return _result(searches, search_id=search_id, done=done, stopped=stopped)
 
 
 def _checked(
@@ -334,19 +281,19 @@ def _missing_share(cells: pl.DataFrame) -> float:
     return unanswered.height / max(1, cells.height)
 
 
-def _result(climbs: list[Climb], *, search_id: str, done: int, stopped: str) -> Search:
+def _result(searches: list[Rounds], *, search_id: str, done: int, stopped: str) -> Search:
     winners = pl.concat(
         [
-            climb.table([climb.best]).with_columns(
-                k=pl.lit(climb.rules.k, dtype=pl.Int64), evidence=pl.lit(climb.fit.evidence if climb.fit else 0.0)
+            one.table([one.best]).with_columns(
+                k=pl.lit(one.rules.k, dtype=pl.Int64), evidence=pl.lit(one.fit.evidence if one.fit else 0.0)
             )
-            for climb in climbs
+            for one in searches
         ]
     ).select("k", "set_id", "example_ids", "score", "estimate", "low", "high", "evidence")
     at = winners["estimate"].fill_null(-1).arg_max() or 0
-    climb, won = climbs[at], winners.row(at, named=True)
+    one, won = searches[at], winners.row(at, named=True)
     trials = pl.concat(
-        [table.with_columns(k=pl.lit(c.rules.k, dtype=pl.Int64)) for c in climbs for table in c.trials]
+        [table.with_columns(k=pl.lit(c.rules.k, dtype=pl.Int64)) for c in searches for table in c.trials]
     ).with_columns(
         trial_id=pl.concat_str(pl.lit(search_id), pl.col("round").cast(pl.String), "set_id", separator="-"),
         search_id=pl.lit(search_id),
@@ -354,7 +301,7 @@ def _result(climbs: list[Climb], *, search_id: str, done: int, stopped: str) -> 
     )
     last = trials.filter(pl.col("set_id") == won["set_id"])["round"].max()
     trials = trials.with_columns(chosen=(pl.col("set_id") == won["set_id"]) & (pl.col("round") == last))
-    cells = pl.concat([frame for c in climbs for frame in c.cells])
+    cells = pl.concat([frame for c in searches for frame in c.cells])
     nan = float("nan")
     return Search(
         trials=trials.select(
@@ -376,7 +323,7 @@ def _result(climbs: list[Climb], *, search_id: str, done: int, stopped: str) -> 
         example_ids=tuple(won["example_ids"]),
         score=nan if won["score"] is None else won["score"],
         estimate=(nan, nan, nan) if won["estimate"] is None else (won["estimate"], won["low"], won["high"]),
-        effects=surrogate.effects(climb.fit, climb.ids) if climb.fit else pl.DataFrame(),
+        effects=surrogate.effects(one.fit, one.ids) if one.fit else pl.DataFrame(),
         winners=winners,
         evidence=won["evidence"],
         n_requests=cells.height,

@@ -7,65 +7,15 @@ Source:
     Thompson 1933; Kandasamy et al. 2018, Parallelised Bayesian Optimisation via Thompson Sampling (one draw per set of a batch).
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
-from arislab.errors import ParameterError
 from arislab.icl import surrogate
+from arislab.icl.sets import Rules, Set
 from arislab.icl.surrogate import Fit, Floats, Ints
 
-Set = tuple[int, ...]
-
 _N_DRAWS, _N_MOVES = 250, 400  # ways in which a pool of candidate sets is made
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a set may look like."""
-
-    n: int
-    """Examples in the pool."""
-    k: int
-    """Examples a set."""
-    pinned: Set = ()
-    """Examples that every set holds."""
-    group_of: tuple[int, ...] = ()
-    """Of each example; no set holds two of one group. Empty: no such rule."""
-
-    def __post_init__(self) -> None:
-        groups = [self.group(i) for i in range(self.n)]
-        if not 1 <= self.k <= self.n:
-            raise ParameterError(f"k must be 1..{self.n} (the size of the pool), got {self.k}.")
-        if len(self.pinned) > self.k:
-            raise ParameterError(f"{len(self.pinned)} examples are pinned and k is {self.k}; raise k, or pin fewer.")
-        if len({groups[i] for i in self.pinned}) < len(self.pinned):
-            raise ParameterError("two pinned examples share a category, and a set may hold one of each; unpin one.")
-        if len(set(groups)) < self.k:
-            raise ParameterError(
-                f"k={self.k} examples of different categories are asked for, and the pool has {len(set(groups))}; lower k, or drop the rule."
-            )
-
-    def group(self, example: int) -> int:
-        """Return the group of an example; without groups, each is its own."""
-        return self.group_of[example] if self.group_of else example
-
-    def allows(self, members: Sequence[int]) -> bool:
-        """Return whether a set keeps the rules."""
-        return len({self.group(i) for i in members}) == self.k and set(self.pinned) <= set(members)
-
-    def fill(self, ranked: Iterable[int], n: int) -> list[int]:
-        """Return the first ``n`` of ``ranked`` that go with the pinned ones and with each other."""
-        taken = {self.group(i) for i in self.pinned}
-        chosen: list[int] = []
-        for i in ranked:
-            if len(chosen) == n:
-                break
-            if self.group(i) not in taken:
-                taken.add(self.group(i))
-                chosen.append(i)
-        return chosen
 
 
 def draw(rules: Rules, n: int, rng: np.random.Generator) -> list[Set]:

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from arislab.errors import ParameterError, PrerequisiteError
-from arislab.icl.rounds import set_id
+from arislab.icl.sets import set_id
 from arislab.icl.surrogate import Floats
 
 _WORD = re.compile(r"\w+")

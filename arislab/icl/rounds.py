@@ -3,9 +3,8 @@
 What this module does not know: who answers, and what was paid for before.
 """
 
-import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import polars as pl
 
 from arislab.errors import ParameterError, closest
 from arislab.icl import proposals, surrogate
-from arislab.icl.proposals import Rules, Set
+from arislab.icl.sets import CELLS, Rules, Set, set_id
 from arislab.icl.surrogate import Fit
 
 _SMALL = 2_000  # requests; below, halving gains as much as the surrogate, or more (synthetic surfaces, lab log)
@@ -25,24 +24,6 @@ _N_ELITES = 25
 _HALVING_ROWS = (
     16  # rows of the first round, doubled each round; 6 and 8 gain the same (lab log), and 16 share a prompt best
 )
-
-CELLS: dict[str, Any] = {
-    "search_id": pl.String,
-    "set_id": pl.String,
-    "example_ids": pl.List(pl.String),
-    "candidate_id": pl.String,
-    "round": pl.Int64,
-    "quality": pl.Float64,
-    "status": pl.String,
-    "tokens": pl.Int64,
-    "known": pl.Boolean,
-}
-"""Columns of ``Search.cells``; known: taken from ``known``, not asked."""
-
-
-def set_id(example_ids: Sequence[str]) -> str:
-    """Return the name of an ordered set of examples; the empty set is ``zero-shot``."""
-    return "set-" + hashlib.sha256("\n".join(example_ids).encode()).hexdigest()[:16] if example_ids else "zero-shot"
 
 
 def plan(*, budget: int, n_validation: int, method: str = "auto") -> pl.DataFrame:
@@ -120,7 +101,7 @@ def _surrogate_plan(budget: int, n_validation: int) -> list[tuple[int, int, int]
     return steps
 
 
-class Climb:
+class Rounds:
     """The search for one k, under way: rounds alternate between ``wanted`` and ``learn``."""
 
     def __init__(self, rules: Rules, *, ids: list[str], rows: list[str], steps: pl.DataFrame, seed: list[int]) -> None:
