@@ -11,10 +11,10 @@ from arislab.finetune.labels import (
     count_statuses,
     load_tokenizer,
     preview,
-    resolve_model,
     tokenize,
 )
-from arislab.finetune.training import asked_as, check, compute_device, export_jsonl, losses, rows, train
+from arislab.finetune.training import asked_as, check, export_jsonl, losses, rows, train
+from arislab.finetune.weights import compute_device, resolve_model
 
 __all__ = [
     "STATUSES",

@@ -9,8 +9,6 @@ What it does not know: how a server reads an answer (reasoning and tool parsers)
 """
 
 import collections
-import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -24,6 +22,7 @@ import polars as pl
 
 from arislab import chat
 from arislab.errors import PrerequisiteError
+from arislab.finetune.weights import require, resolve_model
 from arislab.system.text import AS_IS, html
 
 STATUSES = {
@@ -587,27 +586,3 @@ def preview(tokenized: pl.DataFrame, tokenizer: Any, *, n: int = 3) -> Preview:
 def count_statuses(tokenized: pl.DataFrame) -> dict[str, int]:
     """Return rows by status."""
     return dict(sorted(collections.Counter(tokenized["status"].to_list()).items()))
-
-
-def require(feature: str, install: str, *modules: str) -> None:
-    """Raise PrerequisiteError for packages that are not installed, with the line that installs them."""
-    if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
-        raise PrerequisiteError(f"{feature} needs {', '.join(missing)}, not installed here; run: {install}")
-
-
-def resolve_model(base_model: str | Path) -> Path:
-    """Return the folder of a base model: a folder, ``"tiny"``, or a name in the local Hugging Face cache."""
-    path = Path(__file__).parents[1] / "tiny" / "model" if str(base_model) == "tiny" else Path(base_model)
-    named = re.fullmatch(r"[\w.-]+/[\w.-]+", str(base_model))
-    if not path.exists() and named and importlib.util.find_spec("huggingface_hub"):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        with contextlib.suppress(LocalEntryNotFoundError):
-            path = Path(snapshot_download(str(base_model), local_files_only=True))
-    if not (path / "config.json").exists():
-        raise PrerequisiteError(
-            f"base_model {str(base_model)!r} is neither a folder with a config.json nor a model in the local Hugging Face "
-            "cache; give the folder's path, or download it first: hf download NAME"
-        )
-    return path

@@ -43,10 +43,9 @@ from arislab.finetune.labels import (
     count_statuses,
     load_tokenizer,
     preview,
-    require,
-    resolve_model,
     tokenize,
 )
+from arislab.finetune.weights import compute_device, require, resolve_model
 from arislab.system import files
 
 __all__ = [
@@ -91,17 +90,6 @@ COLUMNS = [
 ]
 NUMBERS = {"training_examples": pl.Int64, "train_loss": pl.Float64, "eval_loss": pl.Float64, "seconds": pl.Float64}
 TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
-
-
-def compute_device() -> tuple[str, str]:
-    """Return where training will run, and why: ``("cpu", "no CUDA device is visible to torch 2.13.0")``."""
-    require("fine-tuning", 'pip install -e ".[train]"', "torch")
-    import torch
-
-    if torch.cuda.is_available():
-        gb = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return "cuda", f"{torch.cuda.get_device_name(0)}, {gb:.0f} GiB"
-    return "cpu", f"no CUDA device is visible to torch {torch.__version__}"
 
 
 def export_jsonl(examples: pl.DataFrame, path: str | Path) -> int:

@@ -23,6 +23,7 @@ import polars as pl
 
 from arislab.errors import TrainingError
 from arislab.finetune.labels import count_statuses, load_tokenizer, tokenize
+from arislab.tiny.decoder import MODEL_DIR
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -433,7 +434,7 @@ def base_fingerprint(base: Path) -> dict[str, str]:
             f"{base} holds no weights; a base model has *.safetensors (or *.bin) beside its config.json."
         )
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    shipped = base.resolve() == (Path(__file__).parents[1] / "tiny" / "model").resolve()
+    shipped = base.resolve() == MODEL_DIR.resolve()
     # a snapshot folder of the Hugging Face cache is models--<owner>--<name>/snapshots/<commit>
     cached = (
         base.parent.parent.name.removeprefix("models--").replace("--", "/") if base.parent.name == "snapshots" else None

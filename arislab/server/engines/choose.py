@@ -10,6 +10,7 @@ from arislab.server.engines.base import Engine
 from arislab.server.engines.echo import EchoEngine
 from arislab.server.limits import ANSWER_BYTES
 from arislab.system import masking
+from arislab.tiny.decoder import MODEL_DIR
 
 
 def make_engine(
@@ -72,7 +73,7 @@ def make_engine(
         return UpstreamEngine(upstream, answer_bytes=answer_bytes)
     if engine is not None:
         return _toy(engine, data)
-    folder = Path(__file__).parents[2] / "tiny" / "model" if model in (None, "tiny") else Path(str(model))
+    folder = MODEL_DIR if model in (None, "tiny") else Path(str(model))
     if not (folder / "config.json").is_file():
         raise PrerequisiteError(
             f"--model {model!r}: no config.json in {str(folder)!r}; give 'tiny' or a folder with config.json, model.safetensors and tokenizer.json"

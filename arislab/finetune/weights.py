@@ -1,0 +1,44 @@
+"""Which weights are trained, and on what."""
+
+import contextlib
+import importlib.util
+import re
+from pathlib import Path
+
+from arislab.errors import PrerequisiteError
+from arislab.tiny.decoder import MODEL_DIR
+
+
+def compute_device() -> tuple[str, str]:
+    """Return where training will run, and why: ``("cpu", "no CUDA device is visible to torch 2.13.0")``."""
+    require("fine-tuning", 'pip install -e ".[train]"', "torch")
+    import torch
+
+    if torch.cuda.is_available():
+        gb = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return "cuda", f"{torch.cuda.get_device_name(0)}, {gb:.0f} GiB"
+    return "cpu", f"no CUDA device is visible to torch {torch.__version__}"
+
+
+def require(feature: str, install: str, *modules: str) -> None:
+    """Raise PrerequisiteError for packages that are not installed, with the line that installs them."""
+    if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
+        raise PrerequisiteError(f"{feature} needs {', '.join(missing)}, not installed here; run: {install}")
+
+
+def resolve_model(base_model: str | Path) -> Path:
+    """Return the folder of a base model: a folder, ``"tiny"``, or a name in the local Hugging Face cache."""
+    path = MODEL_DIR if str(base_model) == "tiny" else Path(base_model)
+    named = re.fullmatch(r"[\w.-]+/[\w.-]+", str(base_model))
+    if not path.exists() and named and importlib.util.find_spec("huggingface_hub"):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        with contextlib.suppress(LocalEntryNotFoundError):
+            path = Path(snapshot_download(str(base_model), local_files_only=True))
+    if not (path / "config.json").exists():
+        raise PrerequisiteError(
+            f"base_model {str(base_model)!r} is neither a folder with a config.json nor a model in the local Hugging Face "
+            "cache; give the folder's path, or download it first: hf download NAME"
+        )
+    return path
