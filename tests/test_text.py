@@ -206,13 +206,13 @@ def test_no_display_shows_markup_of_others(poisoned):
 
 
 def test_every_escape_for_html_goes_through_one_function():
-    """panel shows each hidden character as a mark instead of leaving it out: who judges a text must see all of it."""
+    """layout shows each hidden character as a mark instead of leaving it out: who judges a text must see all of it."""
     users = [
         p.name
         for p in sorted((CHECKOUT / "arislab").rglob("*.py"))
         if re.search(r"html\.escape\(|from html import", p.read_text())
     ]
-    assert users == ["panel.py", "text.py"]
+    assert users == ["layout.py", "text.py"]
     assert {explore.html, labels.html} == {text.html}
 
 

@@ -4,6 +4,7 @@ It does not know where they are kept.
 """
 
 from arislab.review.decisions import fold, live, progress
-from arislab.review.panel import Panel, queue
+from arislab.review.panel import Panel
+from arislab.review.sampling import queue
 
 __all__ = ["Panel", "fold", "live", "progress", "queue"]

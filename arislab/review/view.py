@@ -4,28 +4,61 @@ Text of candidates and models passes through `visible` on its way to the screen,
 invisible, or would change the order of others, stand there by their number, so that the text approved is the text seen.
 """
 
-import html
-import json
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from arislab.errors import ArislabError
 from arislab.review.decisions import json_error, metadata_of
-
-if TYPE_CHECKING:
-    from arislab.review.panel import Panel
+from arislab.review.layout import hidden, laid_out, pretty_html, visible
 
 MINIMUM_DWELL_S = 0.3
 """A click in the browser that arrives sooner after an output appeared was meant for the one before (a double click)."""
 
 
+class Shown(Protocol):
+    """What a view shows of a panel, and does with it."""
+
+    reviewer: str
+    notice: tuple[str, str]
+    labels: tuple[str, ...]
+    shown_at: datetime
+
+    @property
+    def current(self) -> dict[str, Any] | None:
+        """The row that is shown."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows in all, decided, skipped, left."""
+
+    def approve(self, *, labels: Sequence[str] = ()) -> bool:
+        """Decide that the output is good."""
+
+    def reject(self, *, labels: Sequence[str] = ()) -> bool:
+        """Decide that it is not."""
+
+    def edit(self, text: str, *, labels: Sequence[str] = ()) -> bool:
+        """Decide that it is good once it reads so."""
+
+    def label(self, *labels: str) -> bool:
+        """Store labels alone."""
+
+    def skip(self) -> bool:
+        """Leave it to somebody else."""
+
+    def undo(self) -> bool:
+        """Take the last decision back."""
+
+    def say(self, kind: str, text: str) -> bool:
+        """Show a notice."""
+
+
 class View:
     """The ipywidgets of one panel; holds no state that matters."""
 
-    def __init__(self, panel: "Panel") -> None:
+    def __init__(self, panel: Shown) -> None:
         import ipywidgets
 
         self.panel = panel
@@ -124,7 +157,7 @@ class View:
         self.head.value = _head(panel.counts)
         role = "alert" if kind == "error" else "status"
         self.notice.value = f'<div class="arislab-notice {kind}" role="{role}">{visible(text)}</div>' if text else ""
-        self.card.value = _card(row) if row else f'<div class="arislab-done">{html.escape(_done(panel.counts))}</div>'
+        self.card.value = _card(row) if row else f'<div class="arislab-done">{visible(_done(panel.counts))}</div>'
 
 
 def _sent_by_browser() -> bool:
@@ -172,120 +205,5 @@ def _card(row: dict[str, Any]) -> str:
         f'<header><b>{visible(title)}</b><span class="quality">{score}</span>'
         + "".join(f"<span>{visible(chip)}</span>" for chip in chips)
         + f"</header><div class='arislab-pair'><section><h4>Input</h4><pre dir='auto'>{visible(row['input'] or '')}</pre></section>"
-        f"<section><h4>Output <small>{layout}</small></h4><pre dir='auto'>{_pretty_html(output)}</pre></section></div>"
+        f"<section><h4>Output <small>{layout}</small></h4><pre dir='auto'>{pretty_html(output)}</pre></section></div>"
     )
-
-
-# ---- characters that nobody sees --------------------------------------------------------------------------------------
-
-_HIDDEN = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
-    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]|\r(?!\n)"
-)
-"""Control and format characters, fillers that look like nothing, variation selectors, tags; not line feeds, tabs and spaces."""
-_JOINERS = "\u200c\u200d"
-
-
-def _is_hidden(found: re.Match[str]) -> bool:
-    """Whether a character shows nothing where it stands: a joiner between letters of Persian, or in an emoji, is part of what is seen."""
-    text, at = found.string, found.start()
-    before, after = text[at - 1 : at], text[at + 1 : at + 2]
-    if found[0] in _JOINERS:
-        return not (_is_sign(before) and _is_sign(after))
-    if "\ufe00" <= found[0] <= "\ufe0f":
-        return not (_is_sign(before) or (before and before in "0123456789#*"))
-    return True
-
-
-def _is_sign(character: str) -> bool:
-    """Whether it is a letter or sign beyond ASCII (a variation selector ends one)."""
-    return character > "\x7f" and (not _HIDDEN.match(character) or character == "\ufe0f")
-
-
-def hidden(text: str) -> list[str]:
-    """Return the characters of a text that would not show, each once: ``["U+202E"]``."""
-    return list(dict.fromkeys(f"U+{ord(m[0]):04X}" for m in _HIDDEN.finditer(text) if _is_hidden(m)))
-
-
-def visible(text: str) -> str:
-    """Return a text as HTML that shows every character of it.
-
-    Example:
-        >>> visible("a<b\u202e")
-        'a&lt;b<mark>U+202E</mark>'
-    """
-    return _marked(html.escape(text))
-
-
-def _marked(markup: str) -> str:
-    return _HIDDEN.sub(lambda m: f"<mark>U+{ord(m[0]):04X}</mark>" if _is_hidden(m) else m[0], markup)
-
-
-# ---- JSON, laid out ---------------------------------------------------------------------------------------------------
-
-# JSON is laid out token by token, so that not a character of a value changes on the way to the screen and back.
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
-_LAYOUTS = ((", ", ": "), (",", ":"))
-
-
-def _parses(text: str) -> bool:
-    """Whether the text can be laid out as a JSON object or list; by what rules it is JSON is not asked here."""
-    if not text.lstrip().startswith(("{", "[")):
-        return False
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def laid_out(text: str) -> str:
-    """Return JSON on one line per value, other text as it is."""
-    if not _parses(text):
-        return text
-    lines, indent, before = "", 0, ""
-    for token in _TOKEN.findall(text):
-        if token in "}]":
-            indent -= 1
-        if (before in ("{", "[", ",") and token not in "}]") or (token in "}]" and before not in "{["):
-            lines += "\n" + "  " * indent
-        lines += token + (" " if token == ":" else "")
-        indent += token in "{["
-        before = token
-    return lines.lstrip("\n")
-
-
-def _pretty_html(text: str) -> str:
-    escaped = html.escape(laid_out(text), quote=False)
-    if _parses(text):
-        escaped = re.sub(r'^( *)("(?:[^"\\]|\\.)*")(?=: )', r"\1<b>\2</b>", escaped, flags=re.M)
-    return _marked(escaped)
-
-
-def as_typed(text: str, *, original: str) -> str:
-    r"""Return what the text field holds in the layout of the original; the original itself, if only the layout is another.
-
-    White space between the tokens of JSON is layout, and so are the line ends that a text field makes of ``\r\n``. In other texts
-    every character counts.
-    """
-    if _parses(text) and _parses(original):
-        tokens, before = _TOKEN.findall(text), _TOKEN.findall(original)
-        if tokens == before:
-            return original
-        start, end = len(original) - len(original.lstrip()), len(original.rstrip())
-        if "\n" not in original[start:end]:
-            comma, colon = next(
-                (one for one in _LAYOUTS if _on_one_line(before, *one) == original[start:end]), _LAYOUTS[0]
-            )
-            return original[:start] + _on_one_line(tokens, comma, colon) + original[end:]
-    return text if "\r" in text else text.replace("\n", _line_end(original))
-
-
-def _on_one_line(tokens: list[str], comma: str, colon: str) -> str:
-    return "".join({",": comma, ":": colon}.get(token, token) for token in tokens)
-
-
-def _line_end(text: str) -> str:
-    """The line end of a text that has one kind of them; a text field makes each of them a line feed."""
-    kinds = set(re.findall(r"\r\n|\r|\n", text))
-    return str(kinds.pop()) if len(kinds) == 1 else "\n"

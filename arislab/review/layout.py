@@ -1,0 +1,116 @@
+"""Answers laid out for reading and editing, and what was typed put back into the layout of the original."""
+
+import html
+import json
+import re
+
+_HIDDEN = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]|\r(?!\n)"
+)
+"""Control and format characters, fillers that look like nothing, variation selectors, tags; not line feeds, tabs and spaces."""
+_JOINERS = "\u200c\u200d"
+
+
+def _is_hidden(found: re.Match[str]) -> bool:
+    """Whether a character shows nothing where it stands: a joiner between letters of Persian, or in an emoji, is part of what is seen."""
+    text, at = found.string, found.start()
+    before, after = text[at - 1 : at], text[at + 1 : at + 2]
+    if found[0] in _JOINERS:
+        return not (_is_sign(before) and _is_sign(after))
+    if "\ufe00" <= found[0] <= "\ufe0f":
+        return not (_is_sign(before) or (before and before in "0123456789#*"))
+    return True
+
+
+def _is_sign(character: str) -> bool:
+    """Whether it is a letter or sign beyond ASCII (a variation selector ends one)."""
+    return character > "\x7f" and (not _HIDDEN.match(character) or character == "\ufe0f")
+
+
+def hidden(text: str) -> list[str]:
+    """Return the characters of a text that would not show, each once: ``["U+202E"]``."""
+    return list(dict.fromkeys(f"U+{ord(m[0]):04X}" for m in _HIDDEN.finditer(text) if _is_hidden(m)))
+
+
+def visible(text: str) -> str:
+    """Return a text as HTML that shows every character of it.
+
+    Example:
+        >>> visible("a<b\u202e")
+        'a&lt;b<mark>U+202E</mark>'
+    """
+    return _marked(html.escape(text))
+
+
+def _marked(markup: str) -> str:
+    return _HIDDEN.sub(lambda m: f"<mark>U+{ord(m[0]):04X}</mark>" if _is_hidden(m) else m[0], markup)
+
+
+# JSON is laid out token by token, so that not a character of a value changes on the way to the screen and back.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+_LAYOUTS = ((", ", ": "), (",", ":"))
+
+
+def _parses(text: str) -> bool:
+    """Whether the text can be laid out as a JSON object or list; by what rules it is JSON is not asked here."""
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def laid_out(text: str) -> str:
+    """Return JSON on one line per value, other text as it is."""
+    if not _parses(text):
+        return text
+    lines, indent, before = "", 0, ""
+    for token in _TOKEN.findall(text):
+        if token in "}]":
+            indent -= 1
+        if (before in ("{", "[", ",") and token not in "}]") or (token in "}]" and before not in "{["):
+            lines += "\n" + "  " * indent
+        lines += token + (" " if token == ":" else "")
+        indent += token in "{["
+        before = token
+    return lines.lstrip("\n")
+
+
+def pretty_html(text: str) -> str:
+    """Return a text as HTML: JSON with one value a line and its keys in bold, characters that nobody sees by their number."""
+    escaped = html.escape(laid_out(text), quote=False)
+    if _parses(text):
+        escaped = re.sub(r'^( *)("(?:[^"\\]|\\.)*")(?=: )', r"\1<b>\2</b>", escaped, flags=re.M)
+    return _marked(escaped)
+
+
+def as_typed(text: str, *, original: str) -> str:
+    r"""Return what the text field holds in the layout of the original; the original itself, if only the layout is another.
+
+    White space between the tokens of JSON is layout, and so are the line ends that a text field makes of ``\r\n``. In other texts
+    every character counts.
+    """
+    if _parses(text) and _parses(original):
+        tokens, before = _TOKEN.findall(text), _TOKEN.findall(original)
+        if tokens == before:
+            return original
+        start, end = len(original) - len(original.lstrip()), len(original.rstrip())
+        if "\n" not in original[start:end]:
+            comma, colon = next(
+                (one for one in _LAYOUTS if _on_one_line(before, *one) == original[start:end]), _LAYOUTS[0]
+            )
+            return original[:start] + _on_one_line(tokens, comma, colon) + original[end:]
+    return text if "\r" in text else text.replace("\n", _line_end(original))
+
+
+def _on_one_line(tokens: list[str], comma: str, colon: str) -> str:
+    return "".join({",": comma, ":": colon}.get(token, token) for token in tokens)
+
+
+def _line_end(text: str) -> str:
+    """The line end of a text that has one kind of them; a text field makes each of them a line feed."""
+    kinds = set(re.findall(r"\r\n|\r|\n", text))
+    return str(kinds.pop()) if len(kinds) == 1 else "\n"
