@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arislab.cli import runs as run_commands
+from arislab.cli import options
 from arislab.errors import ParameterError
 from arislab.system.text import print
 
@@ -39,7 +39,7 @@ def import_file(
     ] = None,
     encoding: Annotated[str | None, typer.Option(help="Of a text file, such as cp1252; default UTF-8.")] = None,
     separator: Annotated[str | None, typer.Option(help="Of a CSV file, or tab; default what its header says.")] = None,
-    root: run_commands.Root = None,
+    root: options.Root = None,
     *,
     lenient: Annotated[bool, typer.Option("--lenient", help="Read NaN as null, half characters as U+FFFD.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be imported, write nothing.")] = False,
@@ -59,14 +59,14 @@ def import_file(
             raise ParameterError("--as candidates needs --id COLUMN: the column that names each candidate.")
         _refuse(what, of_outputs)
         chosen: dict[str, Any] = {"id": id, "group": group, "text": text, "split": split}
-        _say(importing.candidates(run_commands.open_lake(root), file, spec, read=read, dry_run=dry_run, **chosen))
+        _say(importing.candidates(options.open_lake(root), file, spec, read=read, dry_run=dry_run, **chosen))
         return
     if spec is None:
         raise ParameterError("--as outputs needs --task NAME: the task file that will judge them.")
     _refuse(what, {"--group": group, "--text": text})
     if requests is not None:
         _refuse("outputs with --requests", {**of_outputs, "--requests": None, "--id": id, "--split": split, **of_files})
-        _say(importing.batch(run_commands.open_lake(root), file, spec, requests=requests, dry_run=dry_run))
+        _say(importing.batch(options.open_lake(root), file, spec, requests=requests, dry_run=dry_run))
     elif input is None or output is None:
         raise ParameterError(
             "--as outputs needs --input COLUMN and --output COLUMN, or --requests FILE beside an OpenAI batch output file."
@@ -74,11 +74,7 @@ def import_file(
     else:
         columns: dict[str, Any] = {"id": id, "input": input, "output": output, "model": model, "split": split}
         kept = [name for name in keep.split(",") if name]
-        _say(
-            importing.outputs(
-                run_commands.open_lake(root), file, spec, read=read, keep=kept, dry_run=dry_run, **columns
-            )
-        )
+        _say(importing.outputs(options.open_lake(root), file, spec, read=read, keep=kept, dry_run=dry_run, **columns))
 
 
 def _say(lines: Sequence[str]) -> None:

@@ -3,39 +3,21 @@
 import json
 import shutil
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from arislab.cli.options import Root, Run, Trust
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.system.paths import enter
 from arislab.system.text import one_line, print
 
 app = typer.Typer(help="List the recorded runs (`arislab runs --help`); show one, compare two.")
 
-Root = Annotated[
-    Path | None, typer.Option("--root", help="Folder for data/ and papermill_runs/; default: the checkout.")
-]
-Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="Its id, the start or the last four characters of it, or a phase.")
-]
-Trust = Annotated[
-    bool,
-    typer.Option("--trust", help="Run it although it is not signed with your key; running a record runs its code."),
-]
 NOT_EQUAL = 3
 """Exit code of a verification that found a difference."""
-
-
-def open_lake(root: Path | None) -> Any:
-    """Return the lake of a root; rows that a command writes name the time of the command."""
-    from arislab.lake import Lake
-
-    enter(root)
-    return Lake(run_id=f"cli-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
 
 
 def given(parameters: Iterable[str], files: Iterable[Path]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -1,0 +1,182 @@
+"""``arislab sql``, ``doctor``, ``lineage``, ``candidates``, ``export``.
+
+What the lake holds, whether it is whole, and what goes in and out.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from arislab.cli.options import Root, Seed, open_lake
+from arislab.errors import ParameterError, PrerequisiteError
+from arislab.system.text import json_text, print
+
+
+def sql(
+    query: str,
+    root: Root = None,
+    form: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
+) -> None:
+    """Ask the lake in SQL (DuckDB): one SELECT, which reads the tables and nothing else."""
+    import polars as pl
+
+    if form not in ("table", "json", "csv"):
+        raise ParameterError(f"--format must be table, json or csv, got {form!r}.")
+    answer = open_lake(root).sql(query)
+    if form == "table":
+        with pl.Config(
+            tbl_rows=200,
+            tbl_cols=50,
+            fmt_str_lengths=60,
+            tbl_hide_dataframe_shape=True,
+            tbl_hide_column_data_types=True,
+        ):
+            print(answer)
+    elif form == "csv":
+        lists = [name for name, dtype in answer.schema.items() if dtype == pl.List(pl.String)]
+        _data(answer.with_columns(pl.col(name).list.join(" ") for name in lists).write_csv())
+    else:
+        print(json_text(answer.write_json()))
+
+
+def _data(text: str) -> None:
+    """Print what another program reads: as it is, unless it goes to a terminal."""
+    if sys.stdout.isatty():
+        print(text)
+    else:
+        sys.stdout.write(f"{text}\n")
+
+
+def doctor(
+    root: Root = None,
+    back: Annotated[
+        str | None, typer.Option("--back", metavar="TABLE@VERSION", help="Make a whole version the newest one again.")
+    ] = None,
+    *,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Keep all that can be read; set the rest aside; one row per key.")
+    ] = False,
+) -> None:
+    """Read the lake to the last value: which table is damaged or holds a key twice, and which version is whole."""
+    from arislab.lake import check as lake_check
+
+    lake = open_lake(root)
+    if back is not None:
+        name, _, version = back.partition("@")
+        if not version.isdecimal():
+            raise ParameterError(f"--back must be TABLE@VERSION, such as reviews@3, got {back!r}.")
+        print(lake_check.back(lake, name, int(version)))
+    states = lake_check.examine(lake)
+    for state in [s for s in states if not s.is_well] if repair else []:
+        print("\n".join(f"{state.table}: {step}" for step in lake_check.repair(lake, state)))
+    states = lake_check.examine(lake) if repair else states
+    print("\n".join(map(str, states)) or "the lake is empty")
+    if not all(state.is_well for state in states):
+        raise typer.Exit(1)
+
+
+def lineage(
+    custom_id: Annotated[
+        str, typer.Argument(help="Of the request, the start of it, or a candidate_id that was asked about once.")
+    ],
+    root: Root = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every row, by table, as JSON.")] = False,
+) -> None:
+    """Show the life of a row: candidate, request, output, scores, reviews, sets, adapters, test answers."""
+    from arislab.lake.lineage import as_text
+
+    found = open_lake(root).lineage(custom_id)
+    rows = {table: frame.to_dicts() for table, frame in found.items()}
+    print(json.dumps(rows, indent=1, default=str) if as_json else as_text(found))
+
+
+def candidates(
+    n: Annotated[int, typer.Option("--n", help="How many.", min=1)] = 7500,
+    seed: Seed = 1,
+    root: Root = None,
+    duplicates: Annotated[float, typer.Option(help="Share of exact copies, 0..0.5.", min=0, max=0.5)] = 0.01,
+    near_duplicates: Annotated[float, typer.Option(help="Share of near-copies, 0..0.5.", min=0, max=0.5)] = 0.03,
+) -> None:
+    """Compose synthetic job profiles for the embedded model and add them to the lake."""
+    from arislab.tiny.candidates import compose
+
+    frame = compose(n, seed=seed, duplicate_fraction=duplicates, near_duplicate_fraction=near_duplicates)
+    lake = open_lake(root)
+    lake["candidates"].upsert(frame)
+    splits = dict(frame.group_by("split").len().iter_rows())
+    print(
+        f"{frame.height:,} candidates = "
+        + " + ".join(f"{splits.get(s, 0):,} {s}" for s in ("train", "validation", "test"))
+        + f"; {frame['group_id'].n_unique():,} groups; in {lake.path}"
+    )
+
+
+def export(
+    use_case: Annotated[str, typer.Option("--use-case", help="Whose examples.")] = "general",
+    task: Annotated[
+        str | None, typer.Option("--task", help="Task file: a name or a path; default that of the set.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Model that was asked; default any.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; default: print.")] = None,
+    root: Root = None,
+    *,
+    icl: Annotated[
+        bool, typer.Option("--icl", help="The newest chosen in-context examples, as chat messages.")
+    ] = False,
+) -> None:
+    """Write what was chosen in the form that other programs take (run records: `arislab runs export`)."""
+    if not icl:
+        raise ParameterError("export needs --icl: what to write.")
+    from arislab import curate, review
+    from arislab.icl import prompt
+    from arislab.task import load
+
+    lake = open_lake(root)
+    chosen = _chosen(lake, use_case=use_case, task=task, model=model)
+    spec = load(task or chosen["task"])
+    then = curate.versions(chosen["data_version"])
+    stored = lake["training_data_curated"].read(version=then["training_data_curated"])
+    curated = review.fold(stored, lake["reviews"].read(version=then["reviews"])) if "reviews" in then else stored
+    found = prompt.messages(chosen, curated, lake["candidates"].read(where={"split": "train"}), spec)
+    policy = chosen["approve_policy"]
+    if withdrawn := curate.withdrawn(chosen["example_ids"], stored, lake["reviews"].read(), approve=policy):
+        print(
+            f"arislab: WARNING: {len(withdrawn)} of {chosen['k']} examples may not be used any more by the decisions of today (first: "
+            f"{withdrawn[0]!r}); `arislab run icl` chooses anew.",
+            file=sys.stderr,
+        )
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    if chosen["scorer_version"] not in (None, spec.version):
+        print(
+            f"arislab: the task file is another one now ({spec.version}) than when the examples were chosen ({chosen['scorer_version']}).",
+            file=sys.stderr,
+        )
+    if out is None:
+        print(json_text(text))
+        return
+    try:
+        out.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PrerequisiteError(
+            f"cannot write {out} ({error.strerror or error}); give another file with --out."
+        ) from None
+    print(f"{chosen['k']} examples of {chosen['id']} for {use_case}, as {len(found['messages'])} messages, in {out}")
+
+
+def _chosen(lake: Any, *, use_case: str, task: str | None, model: str | None) -> dict[str, Any]:
+    """Return the newest set of examples that fits, or say which there are."""
+    sets = lake["icl_examples"].read().sort("created_at")
+    fits = sets
+    for column, value in (("use_case", use_case), ("task", Path(task).stem if task else None), ("model", model)):
+        fits = fits if value is None else fits.filter(fits[column] == value)
+    if not fits.height:
+        asked = ", ".join(f"{n} {v!r}" for n, v in (("use case", use_case), ("task", task), ("model", model)) if v)
+        known = sorted({f"{s['use_case']} ({s['task']}, {s['model']})" for s in sets.to_dicts()})
+        raise PrerequisiteError(
+            f"no examples were chosen for {asked}; there are: {', '.join(known) or 'none'}. `arislab run icl -p use_case {use_case}` searches some."
+        )
+    return dict(fits.row(-1, named=True))

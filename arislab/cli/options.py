@@ -1,0 +1,31 @@
+"""Options that several commands share, and the lake of a root."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from arislab.system.paths import enter
+
+Root = Annotated[
+    Path | None, typer.Option("--root", help="Folder for data/ and papermill_runs/; default: the checkout.")
+]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="Its id, the start or the last four characters of it, or a phase.")
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run it although it is not signed with your key; running a record runs its code."),
+]
+
+
+def open_lake(root: Path | None) -> Any:
+    """Return the lake of a root; rows that a command writes name the time of the command."""
+    from arislab.lake import Lake
+
+    enter(root)
+    return Lake(run_id=f"cli-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+
+
+Seed = Annotated[int, typer.Option("--seed", help="Base of every random choice.")]
