@@ -15,7 +15,7 @@ from arislab.records import find as records
 
 CELLS = (
     "n: int = 3  # rows",
-    "import polars as pl\nfrom arislab import runs\nfrom arislab.lake import Lake\nlake = Lake()\nlake.run_id",
+    "import polars as pl\nfrom arislab import runs\nfrom arislab.lake import Lake\nruns.begin()\nlake = Lake()\nlake.run_id",
     "lake['candidates'].append(pl.DataFrame({'candidate_id': [str(i) for i in range(n)], 'profile': '{}', 'group_id': 'g', 'split': 'train'}))",
     "runs.headline(runs.account(n, ok=n), quality=(0.5, 0.4, 0.6, n))",
 )

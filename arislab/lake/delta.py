@@ -61,22 +61,15 @@ class Lake:
 
     Args:
         path: Folder of the tables; default ``<root>/data/lake``.
-        run_id: Written on every row; default $ARISLAB_RUN_ID, else ``interactive``.
+        run_id: Written on every row; default $ARISLAB_RUN_ID, else the run whose folder is $ARISLAB_RUN_DIR, else
+            ``interactive``.
     """
 
     def __init__(self, path: str | Path | None = None, *, run_id: str | None = None) -> None:
         self.path = str(root() / "data" / "lake" if path is None else paths.usable(path, "the lake's folder"))
-        self.run_id = run_id or os.environ.get("ARISLAB_RUN_ID") or self._by_hand() or "interactive"
+        self.run_id = run_id or os.environ.get("ARISLAB_RUN_ID") or _run_by_hand() or "interactive"
         self.data = Path(self.path).parent
         """Folder beside the tables: batches, models and exports live there."""
-
-    def _by_hand(self) -> str | None:
-        """The run that a kernel of JupyterLab records, if this is one and the notebook is a phase."""
-        if "JPY_SESSION_NAME" not in os.environ:
-            return None
-        from arislab.runs.jupyter import begin
-
-        return begin(Path(self.path).parent.parent)
 
     @property
     def models(self) -> Path:
@@ -638,6 +631,11 @@ class Table:
             return f"Table {self.name}: {self.rows:,} rows, version {self.version}. {self.contract.doc}"
         except (LakeError, pl.exceptions.ComputeError) as error:
             return f"Table {self.name}: {str(error).splitlines()[0]}"
+
+
+def _run_by_hand() -> str:
+    """The run that a kernel of JupyterLab records of itself (``runs.begin``); empty if there is none."""
+    return Path(os.environ.get("ARISLAB_RUN_DIR", "")).name
 
 
 def _count(n: int | None) -> str:

@@ -7,20 +7,42 @@ One thing the lake does not know, and so nothing here claims it: what a prompt s
 
 import json
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import polars as pl
 
 from arislab.errors import PrerequisiteError
+from arislab.lake.conditions import Where
 from arislab.review import decisions
 
-if TYPE_CHECKING:
-    from arislab.lake.delta import Lake
+
+class Readable(Protocol):
+    """What is read of a table of the lake."""
+
+    @property
+    def version(self) -> int | None:
+        """Its newest version."""
+
+    def scan(self, *, version: int | None = None) -> pl.LazyFrame:
+        """Its rows, when they are needed."""
+
+    def read(
+        self, *, columns: list[str] | None = None, where: Where | None = None, version: int | None = None
+    ) -> pl.DataFrame:
+        """Its rows that fulfil a condition."""
+
+
+class Tables(Protocol):
+    """What gives tables by name: the lake, or anything like it."""
+
+    def __getitem__(self, name: str) -> Readable:
+        """One table."""
+
 
 _ANSWER_CHARS = 300
 
 
-def find(lake: "Lake", name: str) -> str:
+def find(lake: Tables, name: str) -> str:
     """Return the custom_id that is, or starts with, a text; or that of a candidate who was asked about once.
 
     Raises:
@@ -40,7 +62,7 @@ def find(lake: "Lake", name: str) -> str:
     raise PrerequisiteError(f'{what}. `arislab sql "select custom_id from training_data_raw limit 5"` lists some.')
 
 
-def follow(lake: "Lake", name: str) -> dict[str, pl.DataFrame]:
+def follow(lake: Tables, name: str) -> dict[str, pl.DataFrame]:
     """Return every row that belongs to one request, and to what was made with its output, by table in the order of life.
 
     Args:
@@ -95,7 +117,7 @@ def _versions(rows: pl.DataFrame) -> set[int]:
     return set(named.cast(pl.Int64).to_list())
 
 
-def _curated(lake: "Lake", custom_id: str, versions: set[int]) -> pl.DataFrame:
+def _curated(lake: Tables, custom_id: str, versions: set[int]) -> pl.DataFrame:
     """The row as it stood in each version, by version."""
     table = lake["training_data_curated"]
     newest = table.version
@@ -105,13 +127,13 @@ def _curated(lake: "Lake", custom_id: str, versions: set[int]) -> pl.DataFrame:
     return pl.concat([empty, *rows])
 
 
-def _trainings(lake: "Lake", custom_id: str) -> pl.DataFrame:
+def _trainings(lake: Tables, custom_id: str) -> pl.DataFrame:
     """Trainings whose examples had the row, with its role in each."""
     roles = lake["training_rows"].scan().filter(pl.col("id") == custom_id).select("model_path", "role")
     return lake["finetuning_runs"].scan().join(roles, on="model_path").collect().sort("created_at", "model_path")
 
 
-def _shown(lake: "Lake", curated: pl.DataFrame) -> pl.DataFrame:
+def _shown(lake: Tables, curated: pl.DataFrame) -> pl.DataFrame:
     """Evaluation and arm of the prompts that showed the row as an example: one request of each arm is read, since all show the same."""
     arms = lake["evaluations"].scan().filter(pl.col("task").is_in(curated["task"].unique().to_list()))
     first = arms.group_by("evaluation_id", "arm").agg(pl.col("custom_id").drop_nulls().first()).collect()

@@ -12,6 +12,7 @@ from arislab.records.frame import Runs, list_runs
 from arislab.records.headline import Account, Headline, account, headline
 from arislab.records.record import Record
 from arislab.runs.execution import PHASES, execute, find_notebook, from_papermill, lock
+from arislab.runs.jupyter import begin
 from arislab.runs.parameters import Parameter, convert, parameters_of
 from arislab.system.paths import root as found_root
 
@@ -24,6 +25,7 @@ __all__ = [
     "Runs",
     "account",
     "as_json",
+    "begin",
     "convert",
     "execute",
     "find_notebook",

@@ -1,7 +1,7 @@
 """A record for whoever runs a phase by hand: JupyterLab's "Run all", without a supervisor, and marked as such.
 
-The lake calls ``begin`` when it is opened in a kernel that Jupyter started for the notebook of a phase. From then on each cell that ends is
-noted. The verdict is ``ok`` only if all code cells of the notebook ran, once each, in order, and as the file has them; ``failed`` if
+A notebook calls ``begin`` before it opens the lake. In a kernel that Jupyter started for the notebook of a phase, each cell that ends is
+noted from then on. The verdict is ``ok`` only if all code cells of the notebook ran, once each, in order, and as the file has them; ``failed`` if
 the last cell did; else ``interactive``: no verdict, since what the kernel remembered cannot be known. A kernel that is killed leaves
 ``running``, which a reader sees as lost.
 """
@@ -16,15 +16,19 @@ from typing import Any
 from arislab.errors import PrerequisiteError
 from arislab.runs.parameters import convert, notebook_json, parameters_of
 from arislab.runs.recording import Recording
+from arislab.system.paths import root as found_root
 
 _open: list["_Session"] = []
 
 
-def begin(root: Path) -> str | None:
-    """Return the id of the run that this kernel's notebook is; null where nothing is to be recorded.
+def begin(root: Path | None = None) -> str | None:
+    """Record this kernel's notebook, if it is that of a phase and nobody records it yet, and return the id of its run.
 
     Args:
-        root: Folder of ``papermill_runs/``.
+        root: Folder of ``papermill_runs/``; default: the checkout's, or $ARISLAB_ROOT.
+
+    Returns:
+        Null where nothing is recorded by this kernel itself: under ``arislab run`` and papermill, and outside of Jupyter.
     """
     if _open:
         return _open[0].recording.record.run_id
@@ -34,6 +38,7 @@ def begin(root: Path) -> str | None:
     notebook = Path(named) if Path(named).is_file() else Path.cwd() / Path(named).name
     if not notebook.is_file():
         return None
+    root = found_root() if root is None else root
     found = notebook_json(notebook)
     phase = found.get("metadata", {}).get("arislab", {}).get("phase")
     if phase is None:
@@ -41,7 +46,7 @@ def begin(root: Path) -> str | None:
     try:
         _open.append(_Session(str(phase), notebook, found["cells"], shell, root))
     except (OSError, PrerequisiteError) as error:
-        warnings.warn(f"this run is not recorded: {root / 'papermill_runs'} cannot be written ({error}).", stacklevel=4)
+        warnings.warn(f"this run is not recorded: {root / 'papermill_runs'} cannot be written ({error}).", stacklevel=2)
         return None
     return _open[0].recording.record.run_id
 
