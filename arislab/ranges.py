@@ -2,7 +2,7 @@
 
     n_candidates -1  ->  n_candidates must be a whole number from 1 to 1,000,000,000, got -1; candidates to ask about.
 
-Whether a parameter has the declared type is known to ``parameters``; what only one function uses is checked by that function.
+Whether a parameter has the declared type is known to ``runs.parameters``; what only one function uses is checked by that function.
 """
 
 import math

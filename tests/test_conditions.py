@@ -173,7 +173,7 @@ KNOWN_VALUES = {
         "', '.join(some)",
     ),  # Delta has no parameters: the one place that quotes, tested above
     (
-        "arislab/records/ro_crate.py",
+        "arislab/records/mlflow.py",
         "name",
     ),  # MLflow's filters have no parameters; a name with a quote is refused before
     ("arislab/server/store.py", "marks"),  # question marks

@@ -1,4 +1,4 @@
-"""The import graph is a star without circles, and the package loads fast."""
+"""Rooms import what their table allows, no file is part of a circle, and the package loads fast."""
 
 import ast
 import json
@@ -10,232 +10,123 @@ import pytest
 from conftest import CHECKOUT
 
 PACKAGE = CHECKOUT / "arislab"
-ARROWS = {
+ALL = "all"
+ARROWS: dict[str, set[str] | str] = {
     "__init__": set(),
-    "__main__": {"cli", "listing", "text"},
-    "listing": {"formats", "place", "records", "text"},
+    "__main__": {"cli"},
     "errors": set(),
-    "tables": set(),
-    "conditions": set(),
-    "storage": {"whole"},
-    "whole": set(),
-    "lake_check": {"lake", "storage", "tables"},
-    "lake": {"conditions", "digests", "interactive", "lineage", "place", "storage", "tables", "text", "whole"},
-    "lineage": {"decisions", "lake"},  # lake: for type checkers only
-    "canonical": {"place"},
-    "place": set(),
-    "formats": set(),
-    "json_text": set(),
-    "csv_text": set(),
-    "files": {"csv_text", "json_text"},
-    "process": set(),
-    "masking": set(),
-    "text": {"masking"},
-    "signing": set(),
-    "floods": set(),
-    "parameter_file": set(),
-    "tablelog": {"conditions"},
-    "digests": {"canonical", "place", "tables"},
-    "task": set(),
+    "system": set(),
+    "chat": set(),  # one renderer of chat templates for training, serving and asking
+    "isolation": set(),  # how to find out whether a server mixes models: asked by client and server alike
     "questions": set(),
-    "scoring": {"json_text", "questions", "task"},
-    "duplicates": set(),
-    "selection": {"duplicates"},
-    "curation": {"decisions", "lines", "questions", "task"},
-    "verdicts": {"curation", "decisions", "duplicates", "selection", "structured", "task"},
+    "task": set(),
+    "structured": set(),
     "stats": set(),
+    "duplicates": set(),
     "plots": set(),
-    "prices": set(),
-    "doctor": {"connection", "dialect", "lines", "masking"},
-    "batch_cli": {"batch", "doctor", "lake", "ledger", "mixing", "prices", "records", "text", "whole"},
-    "dialect": set(),
-    "lines": {"chat", "json_text"},
-    "pause": set(),
-    "connection": {"dialect", "isolation", "masking", "pause"},
-    "isolation": set(),
-    "mixing": {"connection", "isolation"},
-    "ledger": {"lines", "masking", "whole"},
-    "budget": set(),
-    "sending": {"connection", "ledger", "lines"},
-    "results": {"connection", "ledger", "lines"},
-    "watch": {"connection", "dialect"},
-    "job": {"budget", "connection", "ledger", "lines", "mixing", "results", "sending", "watch"},
-    "request_lines": {"json_text", "lines"},
-    "batch": {
-        "budget",
-        "chat",
-        "conditions",
-        "connection",
-        "isolation",
-        "job",
-        "ledger",
-        "lines",
-        "mixing",
-        "request_lines",
-        "sending",
-    },
-    "inputs": {"duplicates", "files", "json_text", "lines", "questions", "tables"},
-    "batch_files": {"batch", "files", "inputs", "json_text", "lines", "results"},
-    "earlier": set(),
-    "importing": {
+    "models": set(),
+    "review": {"structured"},  # an edit must fit the SCHEMA where the answer did
+    "lake": {"review"},  # the life of a row tells its reviews in their order
+    "records": set(),
+    "batch": {"chat", "isolation", "lake"},  # lake: what a condition of a read is
+    "tiny": {"chat", "lake", "task"},  # lake: the splits of composed candidates
+    "scoring": {"questions", "task"},
+    "curate": {
         "batch",
-        "batch_files",
-        "earlier",
-        "files",
-        "inputs",
-        "lines",
+        "duplicates",
         "questions",
-        "scoring",
-        "tables",
+        "review",
+        "structured",
         "task",
-    },
-    "import_cli": {"importing", "runs_cli", "task", "text"},
-    "surrogate": set(),
-    "designs": {"surrogate"},
-    "references": {"climb", "surrogate"},
-    "climb": {"designs", "surrogate"},
-    "icl": {"climb", "designs", "surrogate"},
-    "cells": {"batch", "evaluate", "icl", "lines", "task"},
+    },  # batch: the question in a list of messages
     "evaluate": {"batch", "duplicates", "questions", "scoring", "stats", "task"},
-    "chat": set(),
-    "labels": {"chat", "text"},
-    "finetune": {"chat", "labels", "whole"},
-    "ranges": {"chat", "lines"},
-    "trainer": {"labels"},
-    "decisions": {"json_text"},
-    "review": {"decisions", "panel", "structured", "text"},
-    "panel": {"decisions", "review"},  # review: for type checkers only
-    "explore": {"text"},
-    "headline": {"formats", "text"},
-    "parameters": {"masking", "parameter_file"},
-    "provenance": set(),
-    "engine": {"text", "whole"},
-    "openlineage": set(),
-    "kernel": {"engine", "headline", "parameters", "plugin", "process", "text"},
-    "plugin": {"parameters", "runs"},  # papermill loads it; what it needs of runs it imports when a notebook runs
-    "run_files": {"place", "process"},
-    "run_index": {"run_files"},
-    "records": {"place", "run_files", "run_index"},
-    "run_diff": {"canonical", "formats"},
-    "runs_frame": {"formats", "records", "text"},
-    "interactive": {"parameters", "runs"},
-    "runs": {
-        "canonical",
-        "digests",
-        "engine",
-        "headline",
-        "kernel",
-        "lake",
-        "masking",
-        "openlineage",
-        "parameters",
-        "place",
-        "process",
-        "provenance",
-        "records",
-        "run_files",
-        "runs_frame",
-        "signing",
-        "tablelog",
-        "whole",
-    },
-    "server": {"chat", "isolation", "json_text", "masking", "pause", "text", "tiny", "whole"},
-    "tiny": {"chat", "tables", "task", "whole"},  # one renderer of chat templates for training and serving
-    "verify": {
-        "canonical",
-        "digests",
-        "formats",
-        "lake",
-        "parameters",
-        "provenance",
-        "records",
-        "run_diff",
-        "run_files",
-        "runs",
-        "signing",
-        "tablelog",
-    },
-    "export": {"canonical", "chat", "headline", "icl", "lines", "masking", "run_files", "task"},
-    "runs_cli": {
-        "export",
-        "headline",
-        "lake",
-        "parameter_file",
-        "parameters",
-        "place",
-        "records",
-        "run_diff",
-        "runs",
-        "text",
-        "verify",
-    },
-    "cli": {
-        "batch_cli",
-        "curation",
-        "decisions",
-        "export",
-        "import_cli",
-        "lake_check",
-        "lineage",
-        "place",
-        "runs",
-        "runs_cli",
-        "server",
-        "task",
-        "text",
-        "tiny",
-    },
+    "icl": {"batch", "chat", "evaluate", "task"},
+    "finetune": {"chat", "tiny"},
+    "ranges": {"batch", "chat"},  # the names that parameters of several phases may take
+    "inputs": {"batch", "duplicates", "lake", "questions", "scoring", "task"},
+    "runs": {"lake", "records"},
+    "plugin": {"runs"},  # papermill loads it; what it needs of runs it imports when a notebook runs
+    "server": {"__init__", "chat", "isolation", "tiny"},  # __init__: the version
+    "cli": ALL,
 }
-"""module or sub-package -> what it may import from arislab; all may import errors."""
+"""Room, or file beside the rooms -> what it may import from arislab; all may import errors and system."""
+
+PATHS = {
+    ".".join(parts[:-1] if parts[-1] == "__init__" else parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    for parts in [path.relative_to(CHECKOUT).with_suffix("").parts]
+}
+"""Every file of the package by the name under which it is imported; a room's face by the room's."""
+
+
+def imported(path):
+    """Every import of arislab in a file, lazy ones and those for type checkers too: the file that it names, and the line."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "arislab":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield (inner if inner in PATHS else node.module), node.lineno
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names if alias.name.split(".")[0] == "arislab")
+
+
+def room_of(name):
+    return [*name.split("."), "__init__"][1]
 
 
 def arrows():
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        name = parts[0]
-        for node in ast.walk(ast.parse(path.read_text())):
-            targets = []
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "arislab":
-                inner = node.module.split(".")[1:]
-                targets = inner[:1] or [a.name for a in node.names]
-            elif isinstance(node, ast.Import):
-                targets = [a.name.split(".")[1] for a in node.names if a.name.startswith("arislab.")]
-            for target in targets:
-                if target not in (name, "errors") and not target.startswith("__"):
-                    yield name, target, f"{path.relative_to(CHECKOUT)}:{node.lineno}"
+    for name, path in PATHS.items():
+        for target, line in imported(path):
+            one, other = room_of(name), room_of(target)
+            if other not in (one, "errors", "system"):
+                yield one, other, f"{path.relative_to(CHECKOUT)}:{line}"
 
 
-def test_no_module_imports_what_the_table_does_not_allow():
-    assert [where for name, target, where in arrows() if target not in ARROWS[name]] == []
+def test_no_room_imports_what_the_table_does_not_allow():
+    allowed = {room: targets if targets != ALL else ARROWS for room, targets in ARROWS.items()}
+    assert [where for room, target, where in arrows() if target not in allowed[room]] == []
 
 
 def test_every_arrow_of_the_table_is_used():
-    used = {(name, target) for name, target, _ in arrows()}
-    assert {(n, t) for n, targets in ARROWS.items() for t in targets} - used == set()
+    used = {(room, target) for room, target, _ in arrows()}
+    assert {(room, t) for room, targets in ARROWS.items() if targets != ALL for t in targets} - used == set()
 
 
-def module_level(path):
-    tree = ast.parse(path.read_text())
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("arislab"):
-            yield from ((node.module.split(".")[1:] or [a.name])[0] for a in node.names)
-
-
-def test_there_is_no_circle_among_imports_at_module_level():
-    graph = {}
-    for path in PACKAGE.glob("*.py"):
-        graph[path.stem] = set(module_level(path)) - {path.stem}
+def test_there_is_no_circle_over_all_files_and_all_imports():
+    graph = {name: {target for target, _ in imported(path)} - {name} for name, path in PATHS.items()}
     seen: set[str] = set()
 
     def walk(name, trail):
-        assert name not in trail, f"circle: {' -> '.join([*trail, name])}"
+        assert name not in trail, f"circle: {' -> '.join([*trail[trail.index(name) :], name])}"
         if name not in seen:
-            for target in graph.get(name, ()):
+            for target in sorted(graph.get(name, ())):
                 walk(target, [*trail, name])
             seen.add(name)
 
     for name in graph:
         walk(name, [])
+
+
+def test_no_file_imports_the_face_of_its_own_room():
+    """The face imports its files: one of them that asked it would find it half made."""
+    inside = [(name, path) for name, path in PATHS.items() if path.name != "__init__.py"]
+    assert [
+        f"{path.relative_to(CHECKOUT)}:{line}"
+        for name, path in inside
+        for target, line in imported(path)
+        if target != "arislab" and name.startswith(f"{target}.")
+    ] == []
+
+
+def test_no_name_of_a_face_is_that_of_a_file_of_its_room():
+    """``from arislab.curate import examples`` must mean one thing."""
+    both = []
+    for name, path in PATHS.items():
+        if path.name == "__init__.py":
+            files = {p.stem for p in path.parent.iterdir()} - {"__init__"}
+            nodes = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom)]
+            both += [f"{name}.{a.name}" for n in nodes for a in n.names if (a.asname or a.name) in files]
+    assert both == []
 
 
 HEAVY = ("torch", "transformers", "vllm", "ipywidgets", "matplotlib", "ray", "papermill", "pandas", "IPython")
@@ -277,7 +168,7 @@ def test_only_phase_5_reads_the_test_split():
     assert reads >= 5
     for path in PACKAGE.rglob("*.py"):
         constants = [n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)]
-        assert "test" not in constants or path.name in ("tables.py", "cli.py"), (
+        assert "test" not in constants or path.name in ("tables.py", "lake.py"), (
             path.name
         )  # the split's definition, and a count of it
     assert '{\\"split\\": \\"test\\"}' in (CHECKOUT / "notebooks" / "5_evaluate.ipynb").read_text()

@@ -10,7 +10,7 @@ from test_mixing import NAMES, Stranger, serve  # noqa: F401 - the fixture
 from test_server import Server, add_batch, line, live, read, text_of
 
 from arislab import batch
-from arislab.batch import estimates
+from arislab.errors import BatchError
 from arislab.server.engines import choose, echo
 from arislab.server.runner import Scan
 from arislab.server.store import Store
@@ -109,7 +109,7 @@ def test_where_one_at_a_time_fails_too_the_batch_ends_with_the_reason(front, tmp
     assert (made.request_counts.completed, made.request_counts.failed) == (0, 6)
     row = server.results(made.error_file_id)[0]
     assert "does not answer with the model that was asked. isolation: fails alone; " in json.dumps(row)
-    with pytest.raises(estimates.BatchError, match="fails alone"):
+    with pytest.raises(BatchError, match="fails alone"):
         batch.isolation(batch.connect(server.url, folder=tmp_path / "b"), models=NAMES)
 
 

@@ -130,7 +130,7 @@ def test_only_one_module_makes_up_names_of_files_that_will_be_renamed():
         for path in sorted(Path(files.__file__).parent.parent.rglob("*.py"))
         if any(end in path.read_text() for end in ('.part"', '.tmp"', '.new"', "NamedTemporaryFile"))
     ]
-    assert named == ["export.py", "runs.py", "whole.py"]
+    assert named == ["ro_crate.py", "recording.py", "files.py"]
 
 
 def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path):

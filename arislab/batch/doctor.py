@@ -1,7 +1,7 @@
 """Examine any server of the OpenAI Files + Batches protocol: what holds, what deviates, and what the client does about it.
 
 About 30 tiny requests in nine small batches, over raw HTTP as the openai SDK would send them, and once through the SDK itself. Whether
-the client can read a line is asked of the client's own reader (``lines.outcome``). This module does not know ledgers or tasks.
+the client can read a line is asked of the client's own reader (``protocol.outcome``). This module does not know ledgers or tasks.
 """
 
 import http.client

@@ -1,7 +1,7 @@
-"""Requests to raw outputs, through any server of the OpenAI Files + Batches protocol: what is asked, what it will take, what came.
+"""Requests: what a model is asked, each with an id of its whole text, made from candidates or read from a user's file.
 
-The bytes of the protocol are described in ``lines``, the way of a request in ``job`` (there ``sending``, back ``results``), the
-differences of servers in ``dialect``; what users type is all reachable here. This module does not know the lake or any task.
+The bytes of the protocol are described in ``protocol``, the way of a request in ``job`` (there ``sending``, back ``results``), the
+differences of servers in ``dialects``, what is answered already in ``answers``. This module does not know the lake or any task.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""``arislab import``: the command; what it does stands in ``importing``."""
+"""``arislab import``: the command; what it does stands in ``inputs.importing``."""
 
 import sys
 from collections.abc import Mapping, Sequence

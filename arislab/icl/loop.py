@@ -22,10 +22,8 @@ import polars as pl
 
 from arislab.errors import ParameterError, closest
 from arislab.icl import surrogate
-from arislab.icl.rounds import Rounds
-from arislab.icl.rounds import plan as plan
-from arislab.icl.sets import CELLS, Rules
-from arislab.icl.sets import set_id as set_id
+from arislab.icl.rounds import Rounds, plan
+from arislab.icl.sets import CELLS, Rules, set_id
 
 Ask = Callable[[pl.DataFrame], pl.DataFrame]
 """Wanted cells (search_id, set_id, example_ids, candidate_id, round; one set's cells stand together, sets with the same first examples too) -> one

@@ -10,7 +10,7 @@ normal around a free mean: this is the pairing, any two sets are comparable what
 
 The mixture and tau are chosen by marginal likelihood. Everything is a pure function of its arguments; numpy only.
 
-What this module does not know: which cells to ask next (designs), or that the largest of many estimates is biased upward.
+What this module does not know: which cells to ask next (proposals), or that the largest of many estimates is biased upward.
 
 Source:
     Rasch 1960 (difficulties); Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, chapters 2, 3.4 and 5.4;

@@ -9,7 +9,7 @@ What ``arislab import people.csv --as candidates --id badge`` prints::
     first row: 007: {"badge":"007","postcode":"02116","note":"knows locks"}
     warning: none of these candidates is in the validation split; …
 
-This module knows neither formats (``files``) nor how rows become candidates (``inputs``), but what a lake may hold already.
+This module knows neither formats (``files``) nor how rows become candidates (``lake_rows``), but what a lake may hold already.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The recorded runs as a frame, as a researcher compares them in a notebook. ``records`` reads the files."""
+"""The recorded runs as a frame, as a researcher compares them in a notebook. ``find`` reads the files."""
 
 import json
 from datetime import datetime

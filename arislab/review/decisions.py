@@ -9,7 +9,7 @@ One real event::
 Nothing is overwritten: an undo is one more event, and `fold` can always be run again from the first one. A decision applies to a row
 only if question and answer are what its reviewer was shown; one whose text changed is stale: it is shown, counted and never applied.
 Events of older arislab have no asked_sha256 and no seq: they bind the answer alone, and are ordered by decided_at.
-This module does not know where decisions are kept, how they are made (review) or what they are used for (curation).
+This module does not know where decisions are kept, how they are made (panel) or what they are used for (curate).
 """
 
 import hashlib

@@ -14,10 +14,7 @@ import polars as pl
 
 from arislab import structured
 from arislab.errors import ArislabError, ParameterError
-from arislab.review.decisions import SCHEMA, complete, event, is_json, json_error, sha256
-from arislab.review.decisions import fold as fold
-from arislab.review.decisions import live as live
-from arislab.review.decisions import progress as progress
+from arislab.review.decisions import SCHEMA, complete, event, is_json, json_error, live, sha256
 from arislab.review.layout import as_typed
 from arislab.review.view import View
 from arislab.system.text import html

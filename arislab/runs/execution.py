@@ -1,18 +1,6 @@
-"""Run records: a phase's notebook executed by papermill, and the truth about what became of it.
+"""A phase's notebook run as a recorded run: which notebook, with which parameters, and one run of a phase at a time.
 
-One run is one folder ``papermill_runs/<UTC>-<phase>-<4 hex>/``::
-
-    run.json        {"schema_version": 2, "run_id": "20261122T221500Z-curate-3f9a", "phase": "curate", "status": "ok", …}
-    notebook.ipynb  the executed notebook       log.txt       what the kernel printed, and the supervisor's remarks
-    code.diff       uncommitted changes         env.lock      name==version of every installed package
-    task.py         the task file as it was     tables.jsonl  one line per read or write of the lake
-    events.jsonl    OpenLineage RunEvents       servers.jsonl what the batch servers said of themselves
-    outputs/        outputs too large for the notebook        heartbeat  touched every two seconds while it runs
-
-``run.json`` is on disk as ``created`` before the kernel starts, then ``running``, and last the verdict, by the process that supervises
-the kernel: ok, failed, interrupted (SIGINT or SIGTERM to us), timeout, killed (the kernel's process was ended). A reader sees two more:
-lost (no verdict, and the supervisor is gone) and unreadable. A notebook's own cell states are never asked. ``records`` reads what is
-written here. This module does not know what any phase does.
+This module does not know what any phase does.
 """
 
 import contextlib
