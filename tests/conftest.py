@@ -5,16 +5,23 @@ A missing resource skips on a laptop and fails where it was promised: ARISLAB_EX
 
 import atexit
 import os
+import re
 import shutil
 import tempfile
+import threading
+from collections import Counter
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
-import polars as pl
+import nbformat
 import pytest
+from jupyter_client.manager import start_new_kernel
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from toys import CELLS, CHECKOUT, HEADLINE, READ, TASK, TINY, WRITE, Server, Stranger, git, need, notebook, people
 
+from arislab import finetune
 from arislab.lake import Lake
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
@@ -22,18 +29,6 @@ os.environ["ARISLAB_HOME"] = tempfile.mkdtemp(
     prefix="arislab-test-home-"
 )  # the key that signs records; not the user's own
 atexit.register(shutil.rmtree, os.environ["ARISLAB_HOME"], ignore_errors=True)
-
-FUZZ = int(os.environ.get("ARISLAB_FUZZ", "100"))
-"""Examples that each property test of the edges (files, names, events, messages, races) tries; 2,000 before a release."""
-
-
-def need(resource: str, *, present: bool, why: str) -> None:
-    """Skip, or fail where the resource was promised."""
-    if present:
-        return
-    if resource in os.environ.get("ARISLAB_EXPECT", "").split(","):
-        pytest.fail(f"{resource} was promised by ARISLAB_EXPECT, but {why}")
-    pytest.skip(why)
 
 
 @pytest.fixture
@@ -58,21 +53,6 @@ def shared():
     return folder
 
 
-TASK = """
-SYSTEM = "Shout."
-def to_messages(candidate):
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": candidate["profile"]["text"]}]
-def loud(output):
-    return output.isupper()
-def same(output, profile):
-    return None if not profile["text"] else float(output.lower() == profile["text"].lower())
-SCORERS = {"loud": loud, "same": same}
-WEIGHTS = {"loud": 3, "same": 1}
-GOLD = [{"profile": {"text": "hi"}, "output": "HI"}]
-BAD = [{"profile": {"text": "hi"}, "output": "ho"}]
-"""
-
-
 @pytest.fixture
 def task_file(tmp_path):
     path = tmp_path / "shout.py"
@@ -80,13 +60,63 @@ def task_file(tmp_path):
     return path
 
 
-def people(n, split="train"):
-    """``n`` candidates whose profile is a number in words."""
-    return pl.DataFrame(
-        {
-            "candidate_id": [f"c{i:04d}" for i in range(n)],
-            "profile": [f'{{"text": "candidate number {i}"}}' for i in range(n)],
-            "group_id": [f"g{i:04d}" for i in range(n)],
-            "split": [split] * n,
-        }
-    )
+@pytest.fixture
+def kernel(root, monkeypatch):
+    """A kernel that JupyterLab would have started for a notebook; returns a function that runs cells in it."""
+    cells = [new_markdown_cell("# A toy"), *map(new_code_cell, CELLS)]
+    cells[1]["metadata"]["tags"] = ["parameters"]
+    path = root / "9_toy.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata={"arislab": {"phase": "toy"}}), path)
+    monkeypatch.setenv("JPY_SESSION_NAME", str(path))
+    manager, client = start_new_kernel(cwd=str(root))
+
+    def run(*sources):
+        for source in sources:
+            answer = client.execute_interactive(source, timeout=60, output_hook=lambda _: None)
+            yield answer["content"]["status"]
+
+    yield lambda *sources: list(run(*sources))
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return finetune.load_tokenizer(TINY)
+
+
+@pytest.fixture
+def serve(tmp_path, monkeypatch):
+    """Start a server of several models that seems to be somebody else's; returns it and the proxy in front of it."""
+    made = []
+
+    def start(spec, *, chats=True):
+        server = Server(tmp_path / f"srv-{len(made)}", {"engine": f"faulty:{spec}"}).start()
+        proxy = ThreadingHTTPServer(("127.0.0.1", 0), Stranger)
+        proxy.behind, proxy.chats, proxy.asked = int(re.findall(r":(\d+)/", server.url)[0]), chats, Counter()
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        proxy.url = f"http://127.0.0.1:{proxy.server_port}/v1"
+        made.append((server, proxy))
+        monkeypatch.setenv("ARISLAB_API_KEY", server.token)
+        return server, proxy
+
+    yield start
+    for server, proxy in made:
+        proxy.shutdown()
+        proxy.server_close()
+        server.stop()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A repository of notebooks, and a root with candidates beside it."""
+    for name in ("ARISLAB_RUN_ID", "ARISLAB_RUN_DIR", "ARISLAB_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    notebooks = notebook(tmp_path / "repo" / "notebooks", READ, WRITE, HEADLINE)
+    git(notebooks.parent, "init", "-q")
+    git(notebooks.parent, "add", ".")
+    git(notebooks.parent, "commit", "-q", "-m", "toy")
+    root = tmp_path / "root"
+    monkeypatch.setenv("ARISLAB_ROOT", str(root))
+    Lake()["candidates"].append(people(5))
+    return root, notebooks

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import need
+from toys import need
 
 from arislab import review
 from arislab.lake import Lake

@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 import pytest
-from conftest import people
+from toys import people
 
 from arislab import batch, chat, curate, finetune, scoring
 from arislab.batch import protocol

@@ -7,9 +7,9 @@ import unicodedata
 import numpy as np
 import polars as pl
 import pytest
-from conftest import FUZZ
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import FUZZ
 
 from arislab import duplicates
 from arislab.duplicates import groups, leaks, normalise, split, stars

@@ -5,7 +5,7 @@ import json
 
 import polars as pl
 import pytest
-from conftest import CHECKOUT, people
+from toys import CHECKOUT, people
 
 from arislab import curate, evaluate, models, stats
 from arislab.errors import LeakageError, ParameterError, TaskError

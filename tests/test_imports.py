@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import CHECKOUT
+from toys import CHECKOUT
 
 PACKAGE = CHECKOUT / "arislab"
 ALL = "all"

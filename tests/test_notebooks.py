@@ -9,8 +9,7 @@ import sys
 import nbformat
 import polars as pl
 import pytest
-from conftest import CHECKOUT
-from test_cli import arislab
+from toys import CHECKOUT, arislab
 
 from arislab.lake import Lake
 from arislab.runs import parameters_of

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import polars as pl
 import pytest
-from conftest import CHECKOUT, FUZZ
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from toys import CHECKOUT, FUZZ
 
 from arislab import curate, evaluate, questions, scoring
 from arislab.errors import LeakageError, PrerequisiteError

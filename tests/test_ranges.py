@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from conftest import CHECKOUT
-from test_cli import arislab
+from toys import CHECKOUT, arislab
 
 from arislab import ranges
 from arislab.errors import ArislabError, ParameterError

@@ -8,8 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import CHECKOUT
-from test_cli import arislab
+from toys import CHECKOUT, arislab
 
 README = (CHECKOUT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)

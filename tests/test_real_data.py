@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 import pytest
-from test_cli import arislab
+from toys import arislab
 
 from arislab import stats
 from arislab.lake import Lake

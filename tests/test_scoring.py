@@ -3,7 +3,7 @@ import json
 
 import polars as pl
 import pytest
-from conftest import TASK, people
+from toys import TASK, people
 
 from arislab import curate, scoring
 from arislab.errors import ParameterError, TaskError

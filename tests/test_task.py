@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import polars as pl
 import pytest
-from conftest import people
+from toys import people
 
 from arislab import batch, curate, evaluate, scoring, task
 from arislab.errors import TaskError

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import FUZZ
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_labels import TEMPLATES, TINY, learned, said, speaking
+from toys import FUZZ, TEMPLATES, TINY, learned, said, speaking
 
 from arislab import batch, chat, curate, finetune, review, scoring, structured
 from arislab.batch import protocol

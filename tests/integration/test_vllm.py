@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import need
-from test_server import Server, command, line, text_of
+from toys import Server, command, line, need, text_of
 
 from arislab.tiny.decoder import MODEL_DIR
 

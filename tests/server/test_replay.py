@@ -1,0 +1,97 @@
+"""A run is repeated from its recorded answers: each row comes back as it was, and each server says what it said then."""
+
+import json
+
+import pytest
+from toys import people
+
+from arislab import batch
+from arislab.errors import PrerequisiteError
+from arislab.runs import verify
+
+COLUMNS = ("status", "error", "llm_output", "finish_reason", "prompt_tokens", "completion_tokens", "logprob_mean")
+TEXT = "a b\u2028c \N{GRINNING FACE}"
+ROWS = [
+    ("ok", None, TEXT, "stop", 9, 3, None),
+    ("ok", None, "likely", "stop", 9, 1, -0.25),
+    ("truncated", None, "to the lim", "length", 9, 160, None),
+    ("empty", None, "", "stop", 9, 0, None),
+    ("refused", None, "I will not", "stop", 9, 4, None),
+    ("refused", None, "cut by a filter", "content_filter", 9, 4, None),
+    ("error", '{"code":"invalid_prompt","message":"too long"}', None, None, None, None, None),
+]
+
+
+def asked(model="toy"):
+    return batch.build_requests(
+        people(len(ROWS)), lambda row: [{"role": "user", "content": row["profile"]["text"]}], model=model
+    )
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """Write a file of answers, as a rerun does, and have connections replay it."""
+
+    def write(*servers, rows=()):
+        lines = [{"connections": verify._connections(list(servers))}, *rows]
+        path = tmp_path / "answers.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        monkeypatch.setenv("ARISLAB_REPLAY", str(path))
+        return path
+
+    return write
+
+
+def said(base_url, *models, **about):
+    return {"base_url": base_url, "models": list(models), "about": about}
+
+
+def test_every_kind_of_row_comes_back_as_it_was(recorded, tmp_path):
+    requests = asked()
+    rows = [
+        {"custom_id": name, "model_returned": "toy", **dict(zip(COLUMNS, row, strict=True))}
+        for name, row in zip(requests["custom_id"], ROWS, strict=True)
+    ]
+    recorded(said("http://elsewhere/v1", "toy"), rows=rows)
+    with batch.connect("http://elsewhere/v1", folder=tmp_path / "batches") as server:
+        job = batch.submit(requests, server=server, folder=tmp_path / "batches")
+        found = job.wait().collect()
+    assert found.sort("candidate_id").select(COLUMNS).rows() == ROWS
+
+
+def test_a_request_that_was_not_asked_then_is_an_error_of_its_row(recorded, tmp_path):
+    requests = asked()
+    row = {"custom_id": requests["custom_id"][0], "model_returned": "toy", **dict(zip(COLUMNS, ROWS[0], strict=True))}
+    recorded(said("embedded", "toy"), rows=[row])
+    with batch.connect("embedded", folder=tmp_path / "batches") as server:
+        found = batch.submit(requests, server=server, folder=tmp_path / "batches").wait().collect()
+    assert found["status"].to_list() == ["ok"] + ["error"] * (len(ROWS) - 1)
+    assert found["error"][1:].str.contains("was not asked in the run that is repeated").all()
+
+
+def test_each_server_says_what_it_said_each_time_that_the_run_connected(recorded, tmp_path):
+    recorded(
+        said("embedded", "tiny", engine="local", response_format=False),
+        {"base_url": "embedded", "form": None, "why": "not honoured"},
+        said("http://one/v1", "big", "bigger"),
+        {"base_url": "http://one/v1", "form": {"type": "json_schema"}, "why": "took it"},
+        said("embedded", "tiny", "tiny-tuned", engine="local", response_format=False),
+    )
+    told = []
+    for url in ("http://one/v1", "embedded", "embedded", "embedded"):
+        with batch.connect(url, folder=tmp_path / "batches") as server:
+            told.append((server.models, server.model(), server.about["engine"], server.about["replayed"]))
+    assert told == [
+        (["big", "bigger"], "big", None, [{"type": "json_schema"}, "took it"]),
+        (["tiny"], "tiny", "local", [None, "not honoured"]),
+        (["tiny", "tiny-tuned"], "tiny", "local", None),
+        (["tiny", "tiny-tuned"], "tiny", "local", None),
+    ]
+
+
+def test_a_damaged_file_is_refused_in_one_message(tmp_path):
+    from arislab.server.engines.replay import ReplayEngine
+
+    (tmp_path / "a.jsonl").write_text('{"connections": []}\n')
+    with pytest.raises(PrerequisiteError, match="no file of recorded answers"):
+        ReplayEngine(tmp_path / "a.jsonl")
