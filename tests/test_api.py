@@ -1,8 +1,13 @@
 """The signatures that users type, pinned: a change here is a change for every notebook out there."""
 
 import inspect
+import os
+import re
+import subprocess
+import sys
 
 import pytest
+from toys import CHECKOUT
 
 from arislab import batch, curate, evaluate, finetune, icl, plots, review, runs, scoring, stats, task
 from arislab.icl import rounds
@@ -86,3 +91,25 @@ def test_all_but_the_subject_is_keyword_only():
         if len([p for p in positional if p != "self"]) > 3:
             loose.append(function.__qualname__)
     assert loose == []
+
+
+def test_what_the_readme_types_in_python_works_after_import_arislab_alone(tmp_path):
+    text = (CHECKOUT / "README.md").read_text()
+    typed = re.findall(r"`(arislab\.[\w.]+\([^`]*\))`", text)
+    assert "arislab.runs()" in typed
+    code = "import arislab\n" + "".join(f"print(repr({line}))\n" for line in typed)
+    environment = os.environ | {"ARISLAB_ROOT": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "run" in done.stdout
+
+
+def test_each_part_that_notebooks_name_is_found_by_its_name_and_nothing_else():
+    code = (
+        "import sys, arislab\n"
+        "heavy = {'polars', 'arislab.runs'} & set(sys.modules)\n"
+        "parts = [getattr(arislab, name).__name__ for name in dir(arislab) if not name.startswith('_') and name.islower()]\n"
+        "print(heavy, 'arislab.runs' in parts, 'arislab.batch' in parts, hasattr(arislab, 'nonsense'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set() True True False\n", done.stderr
