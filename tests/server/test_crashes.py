@@ -25,7 +25,8 @@ import asyncio, os, signal, sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + '/..']
 from pathlib import Path
 from toys import live
-from arislab.server import engines, runner, store
+from arislab.server import runner, store
+from arislab.server.engines.echo import EchoEngine
 owner, name = {owner}, {name!r}
 real, calls = getattr(owner, name), [0]
 
@@ -42,7 +43,7 @@ def dying(*args, **more):
     return found
 
 setattr(owner, name, dying)
-asyncio.run(live(store.Store(Path(sys.argv[2])), sys.argv[3], engine=engines.EchoEngine(delay_s=0.002)))
+asyncio.run(live(store.Store(Path(sys.argv[2])), sys.argv[3], engine=EchoEngine(delay_s=0.002)))
 """
 
 
