@@ -20,11 +20,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from toys import need
+from toys import HEADLINE, need, notebook
 
-from arislab import review
+from arislab import review, runs
 from arislab.lake import Lake
 from arislab.records import find as records
+from arislab.runs import verify
 from arislab.task import load
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -280,6 +281,44 @@ def test_decisions_made_by_clicking_are_in_the_lake_after_the_kernel_is_killed(o
     assert json.loads(stored["edited_output"][2]) == OUTPUT | {"recommendation": "interview"}
     curated = review.fold(lake["training_data_curated"].read(), lake["reviews"].read())
     assert curated["approved"].sum() == 2
+    assert not lab.strayed, lab.strayed
+
+
+SHOWN = """
+import sys
+from IPython.display import HTML, Image, JSON, display
+from tqdm.auto import tqdm
+from arislab import runs
+print("one", 2, "\\x1b[31mred\\x1b[0m")
+print("over\\rwritten, ab\\bc", file=sys.stderr)
+display(HTML("<b>bold</b>"), JSON({"mean": 1.0, "small": -0.0, "large": [1e22, 2**70], "lines": ["a", "b"]}))
+display(*tqdm(["text"]), metadata={"kept": 1.0})
+"""
+"""What records show: streams, HTML, numbers that a browser writes in another way, progress bars."""
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_record_that_was_opened_and_saved_untouched_is_still_verified(open_lab, tmp_path):
+    lab, page = open_lab, open_lab.page
+    notebooks = notebook(tmp_path / "nb", SHOWN, HEADLINE)
+    book = json.loads((notebooks / "2_curate.ipynb").read_text())
+    book["metadata"]["kernelspec"] = {"display_name": "Of another machine", "language": "python", "name": "python3"}
+    (notebooks / "2_curate.ipynb").write_text(json.dumps(book))
+    record = runs.execute("curate", {"n": 2}, root=lab.root, notebooks=notebooks)
+    assert record.status == "ok", record
+    path, found = record.folder / "notebook.ipynb", records.find(lab.root, record.run_id)
+    before = path.read_bytes()
+    page.goto(f"{lab.url}/lab/workspaces/record/tree/papermill_runs/{record.run_id}/notebook.ipynb?token={lab.token}")
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+    page.evaluate("jupyterapp.shell.currentWidget.sessionContext.ready")
+    page.wait_for_function(
+        "jupyterapp.shell.currentWidget.context.model.dirty"
+    )  # by the kernel's name; autosave goes by it
+    page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    _wait_until(lambda: path.read_bytes() != before)
+    assert verify.check_files(found).findings == []
+    assert verify.foreign(found) is None
     assert not lab.strayed, lab.strayed
 
 

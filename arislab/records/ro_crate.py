@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from arislab.errors import PrerequisiteError
+from arislab.records import digests
 from arislab.records import files as run_files
 from arislab.records.headline import as_text
 from arislab.system import files as whole_files
@@ -60,13 +61,12 @@ def _files(run: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         name = path.relative_to(folder).as_posix()
         if name.startswith(".") or name == "heartbeat":
             continue
-        found, told = whole_files.of_file(path), run.get("files", {}).get(name)
-        if told is not None and told["sha256"] != found["sha256"]:
+        told = run.get("files", {}).get(name)
+        if told is not None and (change := digests.change(path, told)):
             raise PrerequisiteError(
-                f"{name} of {run['run_id']} was changed after the run (sha256 {found['sha256'][:12]}, the record says {told['sha256'][:12]}); "
-                f"nothing was exported. `arislab verify {run['run_id']} --level 0` tells more."
+                f"{name} of {run['run_id']} {change}; nothing was exported. `arislab verify {run['run_id']} --level 0` tells more."
             )
-        yield name, found
+        yield name, whole_files.of_file(path)
 
 
 # ---- RO-Crate ---------------------------------------------------------------------------------------------------------

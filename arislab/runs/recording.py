@@ -34,6 +34,7 @@ from typing import Any
 from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.lake import digests
 from arislab.lake.log import reads_and_writes
+from arislab.records import digests as file_digests
 from arislab.records import files as run_files
 from arislab.records.headline import Headline
 from arislab.records.record import SEAL, Record, fields_of, record_sha256, run_key
@@ -264,7 +265,7 @@ class Recording:
                     reason=f"the record's files could not be written: {error}",
                 )
         files = {
-            path.relative_to(folder).as_posix(): whole_files.of_file(path)
+            path.relative_to(folder).as_posix(): file_digests.of_file(path)
             for path in run_files.files(folder)
             if path.name != "run.json" and not path.name.startswith(".")
         }

@@ -3,7 +3,8 @@
 A rerun has the code (commit and uncommitted changes, in a worktree of its own), the parameters, and the input tables at their versions
 (the tables' logs cut there, in a lake of its own); nothing of the real lake is touched. Levels of verification:
 
-- V0: the record's files have their digests, and the tables still hold what the run read and left.
+- V0: the record's files have their digests (the notebook at least those of its cells: opening it saves it anew), and the tables still
+  hold what the run read and left.
 - V1: a run that asked no model and no people, run again, gives the same notebook outputs, rows, headline and adapter, bit for bit.
 - V2: a run that did, with the recorded answers and reviews given again, likewise.
 - V3: the model asked anew: the headline's numbers within their recorded intervals.
@@ -34,6 +35,7 @@ from arislab.lake import Lake, digests, tables
 from arislab.lake import log as lake_log
 from arislab.lake.digests import canonical, column_sha256
 from arislab.records import diff as run_diff
+from arislab.records import digests as file_digests
 from arislab.records import files as run_files
 from arislab.records import find as records
 from arislab.records import outputs
@@ -102,12 +104,12 @@ def check_files(run: dict[str, Any]) -> Verdict:
             findings.append(Finding("V0", name, "is not read: it lies outside of the record, or behind a link"))
             continue
         try:
-            same = files.of_file(folder / name)["sha256"] == told["sha256"]
+            change = file_digests.change(folder / name, told)
         except OSError as error:
             findings.append(Finding("V0", name, f"cannot be read ({error.strerror})"))
             continue
-        if not same:
-            findings.append(Finding("V0", name, "was changed after the run"))
+        if change:
+            findings.append(Finding("V0", name, change))
     lake = Lake(_root(run) / "data" / "lake")
     n_reads = 0
     for line in lake_log.table_lines(folder / "tables.jsonl"):
@@ -179,7 +181,7 @@ def foreign(run: dict[str, Any]) -> str | None:
     """Say why a record's code is not known to be this user's, as it was when the run was made; null if it is.
 
     The signature covers run.json, which holds paths, parameters, commit and environment, and the digests of the files; so one changed byte
-    of anything that would be executed is found here.
+    of anything that would be executed is found here. The record's own notebook only tells what ran, so that one of its cells counts.
 
     Args:
         run: A record from ``records.find``.
@@ -200,7 +202,7 @@ def foreign(run: dict[str, Any]) -> str | None:
     for name in _EXECUTED:
         if is_open and name == "notebook.ipynb":
             continue
-        path, told = folder / name, _recorded_sha256(raw, name, is_open=is_open)
+        path, told = folder / name, _recorded(raw, name, is_open=is_open)
         if not path.is_symlink() and not path.exists():
             if told is not None:
                 return f"{name} is gone"
@@ -209,17 +211,19 @@ def foreign(run: dict[str, Any]) -> str | None:
             return f"{name} is a link"
         if told is None:
             return f"{name} was added after the record was signed"
-        if files.of_file(path)["sha256"] != told:
-            return f"{name} was changed after the record was signed"
+        if change := file_digests.change(path, told, after="the record was signed"):
+            return f"{name} {change}"
     return None
 
 
-def _recorded_sha256(raw: dict[str, Any], name: str, *, is_open: bool) -> str | None:
+def _recorded(raw: dict[str, Any], name: str, *, is_open: bool) -> dict[str, Any] | None:
     """What a record says of a file; one that ended without a verdict knows only its task file, changes and lock."""
     if not is_open:
-        return (raw.get("files", {}).get(name) or {}).get("sha256")
+        told: dict[str, Any] | None = raw.get("files", {}).get(name)
+        return told
     known = {"code.diff": raw["code"].get("diff_sha256"), "env.lock": raw["environment"].get("lock_sha256")}
-    return known.get(name) or ((raw.get("task") or {}).get("sha256") if name == "task.py" else None)
+    sha256 = known.get(name) or ((raw.get("task") or {}).get("sha256") if name == "task.py" else None)
+    return {"sha256": sha256} if sha256 else None
 
 
 def would_run(run: dict[str, Any]) -> list[str]:

@@ -164,12 +164,17 @@ def test_what_has_not_ended_or_was_changed_is_not_exported(good, recorded, tmp_p
     notebook = Path(good["folder"]) / "notebook.ipynb"
     before = notebook.read_bytes()
     try:
-        notebook.write_bytes(before + b"\n")
-        with pytest.raises(PrerequisiteError, match=r"notebook\.ipynb of .* was changed after the run"):
+        notebook.write_bytes(before.replace(b"runs.account(3, ok=3)", b"runs.account(4, ok=4)"))
+        with pytest.raises(
+            PrerequisiteError, match=r"notebook\.ipynb of .* was changed after the run: cell 3 .* its source"
+        ):
             ro_crate.ro_crate(good, tmp_path / "crate")
+        assert list(tmp_path.iterdir()) == []
+        notebook.write_bytes(before + b"\n")  # saved anew, with the same cells
+        crate = ro_crate.ro_crate(good, tmp_path / "crate")
+        assert graph(crate)["notebook.ipynb"]["sha256"] == sha256(crate / "notebook.ipynb") == sha256(notebook)
     finally:
         notebook.write_bytes(before)
-    assert list(tmp_path.iterdir()) == []
 
 
 NEW = (
