@@ -10,6 +10,7 @@ from arislab.cli import batch as batch_commands
 from arislab.cli import imports as import_commands
 from arislab.cli import lake as lake_commands
 from arislab.cli import runs as run_commands
+from arislab.cli.lab import PASSED_ON, lab
 from arislab.cli.options import Root, Seed, open_lake
 from arislab.cli.runs import perform
 from arislab.cli.serve import serve
@@ -97,6 +98,7 @@ app.command()(lake_commands.lineage)
 app.command()(lake_commands.candidates)
 app.command()(lake_commands.export)
 app.command()(serve)
+app.command(context_settings=PASSED_ON)(lab)
 
 
 def joined(arguments: list[str]) -> list[str]:

@@ -183,7 +183,7 @@ def test_a_planted_key_stands_in_no_record(generated, tmp_path):
 
 
 def test_every_command_has_help():
-    for name in ("demo", "run", "runs", "sql", "candidates", "import", "export", "serve"):
+    for name in ("demo", "run", "runs", "sql", "candidates", "import", "export", "serve", "lab"):
         done = subprocess.run(
             [sys.executable, "-m", "arislab", name, "--help"], capture_output=True, text=True, check=True
         )
