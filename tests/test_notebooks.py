@@ -1,6 +1,8 @@
 """The notebooks keep the house rules, and run from top to bottom with their defaults."""
 
 import ast
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -63,6 +65,29 @@ def test_cells_are_short_and_hold_no_plumbing(path):
             assert not isinstance(node, ast.ClassDef | ast.Try | ast.While | ast.For), cell.source
         for word in ("open(", "Path(", "requests.get", "sys.path", "%pip", "os.environ"):
             assert word not in cell.source.replace("requests.", "rows."), word
+
+
+def first_output(path):
+    """What a notebook shows first: its statements run one by one until one prints, or a cell ends with a value."""
+    names, printed = {}, io.StringIO()
+    for cell in code(path):
+        statements = ast.parse(cell.source).body
+        for node in statements:
+            with contextlib.redirect_stdout(printed):
+                if node is statements[-1] and isinstance(node, ast.Expr):
+                    value = eval(ast.unparse(node), names)
+                    printed.write("" if value is None else repr(value))
+                else:
+                    exec(ast.unparse(node), names)
+            if printed.getvalue():
+                return printed.getvalue()
+    return None
+
+
+@each
+def test_its_first_output_names_the_lake(path, root):
+    assert first_output(path) == f"{root}/data/lake\n"
+    assert not Lake().tables()
 
 
 @pytest.mark.parametrize("path", PHASES, ids=lambda p: p.stem)
