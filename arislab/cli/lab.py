@@ -22,8 +22,8 @@ def lab(context: typer.Context, root: Root = None) -> None:
     options = list(context.args)
     if beyond := [option for option in options if re.match(r"--?(\w+\.)*ip(=|$)", option)]:
         raise ParameterError(
-            f"{beyond[0]!r} is not passed on: the notebooks run any code, so that JupyterLab listens on {_LOOPBACK} only. "
-            "Leave it out; from another machine, go through an SSH tunnel."
+            f"{beyond[0]!r} is not passed on: the notebooks run any code, so that JupyterLab listens on {_LOOPBACK} "
+            "only. Leave it out; from another machine, go through an SSH tunnel."
         )
     if find_spec("jupyterlab") is None:
         raise PrerequisiteError('JupyterLab is not installed here; run: pip install -e ".[lab]"')

@@ -1,8 +1,9 @@
 """Digests of a record's files, and whether a file is still what the run left.
 
-A file is its bytes, but for the executed notebook: JupyterLab writes that anew as soon as it is open (kernelspec, language_info, widget
-state, indentation, the minor version), though nobody touched a cell. So each of its cells has digests of its own, and a file whose bytes
-differ is the same if these do not. Not covered by them: the notebook's metadata and that of cells, but for tags, which say what a cell is.
+A file is its bytes, but for the executed notebook: JupyterLab writes that anew as soon as it is open (kernelspec,
+language_info, widget state, indentation, the minor version), though nobody touched a cell. So each of its cells has
+digests of its own, and a file whose bytes differ is the same if these do not. Not covered by them: the metadata of the
+notebook and of cells, but for tags, which say what a cell is.
 """
 
 import hashlib
@@ -21,7 +22,9 @@ _NO_NOTEBOOK = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def of_file(path: Path) -> dict[str, Any]:
-    """Return bytes and sha256 of a record's file; of the executed notebook also cells: id, and sha256 of source and outputs, of each.
+    """Return bytes and sha256 of a record's file, and of the executed notebook its cells.
+
+    A cell is its id, the sha256 of its source, and that of its outputs (null for a cell that is no code).
 
     Raises:
         OSError: It cannot be read.
@@ -37,7 +40,8 @@ def change(path: Path, told: Mapping[str, Any], *, after: str = "the run") -> st
 
     Args:
         path: Of the file.
-        told: What ``of_file`` gave when the run ended; records of earlier versions have no cells, and are held to the bytes.
+        told: What ``of_file`` gave when the run ended; records of earlier versions have no cells, and are held to
+            the bytes.
         after: Since when it is another one, for the words.
 
     Raises:
@@ -49,24 +53,25 @@ def change(path: Path, told: Mapping[str, Any], *, after: str = "the run") -> st
     if path.name != NOTEBOOK:
         return changed
     if "cells" not in told:
-        return f"{changed}, or only saved by JupyterLab: a record of this earlier version has no digests of cells, which would tell"
+        return f"{changed}, or only saved by JupyterLab: this earlier record has no digests of cells, which would tell"
     now = _cells(path)
     if now is None:
         return f"{changed}: it is no notebook any more"
     for number, (one, other) in enumerate(zip_longest(told["cells"], now), start=1):
         if difference := _difference(one, other):
-            return f"{changed}: cell {number} {difference}"
+            return f"{changed}: cell {number}{difference}"
     return None
 
 
 def _difference(one: dict[str, Any] | None, other: dict[str, Any] | None) -> str | None:
     """Say in which way a cell is another one; null if it is the same."""
     if one is None or other is None:
-        return "is gone" if one else "was added"
+        return " is gone" if one else " was added"
     if one["id"] not in (None, other["id"]):  # a cell of an old notebook has no id, and gets one when it is saved
-        return f"is {other['id']!r}, was {one['id']!r}"
+        return f" is {other['id']!r}, was {one['id']!r}"
     parts = [name for name in ("source", "outputs") if one[name] != other[name]]
-    return f"({one['id']}), its {' and '.join(parts)}" if parts else None
+    name = "" if one["id"] is None else f" ({one['id']})"
+    return f"{name}, its {' and '.join(parts)}" if parts else None
 
 
 def _cells(path: Path) -> list[dict[str, Any]] | None:
@@ -105,7 +110,7 @@ def _sha256(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value with numbers as JavaScript has them, all of one type: what Python writes as 1.0 a browser writes as 1."""
+    """A JSON value with numbers as JavaScript has them, all of one type: Python's 1.0 is a browser's 1."""
     if isinstance(value, bool) or not isinstance(value, int | float | dict | list):
         return value
     if isinstance(value, dict):

@@ -78,7 +78,8 @@ class Record:
     peak_rss_mb: float | None = None
     """Largest memory of the kernel process, without its children; null if the kernel died or the system cannot tell."""
     files: dict[str, Any] = field(default_factory=dict)
-    """Every other file of the folder: bytes, sha256; of notebook.ipynb also cells (``digests``), which stay equal when it is only saved again."""
+    """Every other file of the folder: bytes, sha256; of notebook.ipynb also cells, which stay equal when it is only
+    saved again (``digests``)."""
     record_sha256: str | None = None
     """Digest of all other fields but signature: a record that was changed by hand says so."""
     signature: dict[str, str] | None = None

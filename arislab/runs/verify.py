@@ -3,8 +3,8 @@
 A rerun has the code (commit and uncommitted changes, in a worktree of its own), the parameters, and the input tables at their versions
 (the tables' logs cut there, in a lake of its own); nothing of the real lake is touched. Levels of verification:
 
-- V0: the record's files have their digests (the notebook at least those of its cells: opening it saves it anew), and the tables still
-  hold what the run read and left.
+- V0: the record's files have their digests (the notebook at least those of its cells: opening it saves it anew), and
+  the tables still hold what the run read and left.
 - V1: a run that asked no model and no people, run again, gives the same notebook outputs, rows, headline and adapter, bit for bit.
 - V2: a run that did, with the recorded answers and reviews given again, likewise.
 - V3: the model asked anew: the headline's numbers within their recorded intervals.
@@ -181,7 +181,7 @@ def foreign(run: dict[str, Any]) -> str | None:
     """Say why a record's code is not known to be this user's, as it was when the run was made; null if it is.
 
     The signature covers run.json, which holds paths, parameters, commit and environment, and the digests of the files; so one changed byte
-    of anything that would be executed is found here. The record's own notebook only tells what ran, so that one of its cells counts.
+    of anything that would be executed is found here. The record's own notebook only tells what ran: there, its cells count.
 
     Args:
         run: A record from ``records.find``.
