@@ -25,7 +25,7 @@ def ask(
     candidates: pl.DataFrame,
     server: batch.Server,
     folder: Path,
-    table: batch.Table,
+    recorded: batch.Recorded,
     task: Task,
 ) -> pl.DataFrame:
     """Let every arm answer, in one go, and score the answers.
@@ -35,7 +35,7 @@ def ask(
         candidates: Rows of ``candidates`` behind the requests.
         server: As in ``batch.answer``.
         folder: As in ``batch.answer``.
-        table: As in ``batch.answer``.
+        recorded: As in ``batch.answer``.
         task: Its scorers judge.
 
     Returns:
@@ -44,7 +44,7 @@ def ask(
         tell).
     """
     requests = pl.concat([frame.with_columns(arm=pl.lit(name)) for name, frame in arms.items()])
-    answers = batch.answer(requests, server=server, folder=folder, table=table, task=task.name)
+    answers = batch.answer(requests, server=server, folder=folder, recorded=recorded, task=task.name)
     parts = []
     for arm in answers.partition_by("arm", maintain_order=True):  # an arm is judged by its own answers alone (others)
         distinct = arm.unique("custom_id", keep="first", maintain_order=True)

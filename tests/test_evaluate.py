@@ -115,7 +115,8 @@ def leaks_cell(lake, spec):
     book = json.loads((CHECKOUT / "notebooks" / "5_evaluate.ipynb").read_text())
     source = "".join(next(cell["source"] for cell in book["cells"] if cell.get("id") == "leaks"))
     names = {"lake": lake, "spec": spec, "use_case": "general", "chosen": {"use_case_column": None}, "tuned": {}}
-    names |= {"curated_at": lambda _: lake["training_data_curated"].read(), "n_test": 3, "leak_threshold": 0.8}
+    names |= {name: lake["training_data_curated"].read() for name in ("shown_from", "learned_from")}
+    names |= {"n_test": 3, "leak_threshold": 0.8}
     names |= {"curate": curate, "evaluate": evaluate, "pl": pl, "leaks": "refuse"}
     exec(source, names)
     return names["people"]
@@ -223,5 +224,5 @@ def test_an_arm_is_judged_by_its_own_answers_alone(tmp_path, monkeypatch):
         lambda requests, **_: requests.join(said.drop("arm", "candidate_id", "sample", "model"), on="custom_id"),
     )
     arms = {name: part.drop("arm") for (name,), part in asked_all.partition_by("arm", as_dict=True).items()}
-    scored = evaluate.ask(arms, candidates=people(1), server=None, folder=tmp_path, table=None, task=load(path))
+    scored = evaluate.ask(arms, candidates=people(1), server=None, folder=tmp_path, recorded=None, task=load(path))
     assert dict(scored.group_by("arm").agg(pl.col("quality").mean()).iter_rows()) == {"a": 1.0, "b": 0.0}

@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str] | str] = {
     "review": {"structured"},  # an edit must fit the SCHEMA where the answer did
     "lake": {"review"},  # the life of a row tells its reviews in their order
     "records": set(),
-    "batch": {"chat", "isolation", "lake"},  # lake: what a condition of a read is
+    "batch": {"chat", "isolation"},
     "tiny": {"chat", "lake", "task"},  # lake: the splits of composed candidates
     "scoring": {"questions", "task"},
     "curate": {

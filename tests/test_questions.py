@@ -86,7 +86,8 @@ def leaks(lake, task=SHIPPED):
     shelf["training_data_curated"] = SimpleNamespace(read=lambda **_: nothing if trained is None else trained)
     everyone = SimpleNamespace(serves=curate.serves, one_per_group=lambda people: people)
     names = {"lake": shelf, "spec": task, "use_case": "general", "chosen": {"use_case_column": None}, "tuned": {}}
-    names |= {"curated_at": lambda _: shelf["training_data_curated"].read(), "n_test": 10_000, "leak_threshold": 0.8}
+    names |= {name: shelf["training_data_curated"].read() for name in ("shown_from", "learned_from")}
+    names |= {"n_test": 10_000, "leak_threshold": 0.8}
     names |= {"curate": everyone, "evaluate": evaluate, "pl": pl, "leaks": "refuse", "print": lambda *_: None}
     try:
         exec(source, names)

@@ -3,7 +3,7 @@
 It knows neither tasks nor what an answer is worth.
 """
 
-from arislab.batch.answers import Table, answer, isolation, reuse_finished, states
+from arislab.batch.answers import RECORDED, Recorded, answer, isolation, reuse_finished, states
 from arislab.batch.connection import Server, connect
 from arislab.batch.cost import Budget, Price, prices
 from arislab.batch.estimates import Estimate, Plan, dry_run, plan
@@ -16,14 +16,15 @@ __all__ = [
     "AGAIN",
     "ANSWERED",
     "ASK",
+    "RECORDED",
     "Budget",
     "Estimate",
     "Job",
     "Plan",
     "Preview",
     "Price",
+    "Recorded",
     "Server",
-    "Table",
     "answer",
     "build_requests",
     "cancel",

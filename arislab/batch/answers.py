@@ -1,12 +1,12 @@
 """Answers to requests: those that are recorded, and those that are asked for now.
 
-This module does not know the lake; it is given a table.
+This module does not know the lake; it is given rows, and how to write more.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 
@@ -18,20 +18,54 @@ from arislab.batch.ledger import Ledger
 from arislab.batch.protocol import ANSWERED
 from arislab.batch.requests import LIMITS, REQUEST
 from arislab.isolation import Isolation
-from arislab.lake.conditions import Where
+
+RECORDED = [
+    "custom_id", "stem", "request_sha256", "status", "llm_output", "tool_calls", "tools", "error", "finish_reason",
+    "prompt_tokens", "completion_tokens",
+]  # fmt: skip
+"""Columns of ``training_data_raw`` by which requests find what is recorded of them."""
+_ANSWER = [name for name in RECORDED if name not in ("stem", "request_sha256")]  # requests have their own
 
 
-class Table(Protocol):
-    """What ``answer`` needs of a lake table."""
+class Recorded:
+    """Rows of a table that were read once, and that grow by what this process writes.
 
-    def read(self, *, columns: list[str] | None = None, where: Where | None = None) -> pl.DataFrame:
-        """Return rows."""
+    Each read of a lake table is digested for the run's record, so a search of many rounds that read its table again in each would
+    mostly read. What other processes write meanwhile is not seen here, and need not be: requests on their way, and answers that came
+    but are in no row yet, stand in the ledger of the folder, which ``submit`` asks in the transaction that claims what it sends.
 
-    def upsert(self, frame: pl.DataFrame) -> Any:
-        """Write rows."""
+    Args:
+        frame: Rows as they were read, such as ``lake["training_data_raw"].read(columns=batch.RECORDED)``.
+        write: Makes rows durable and replaces those with the same key, such as ``lake["training_data_raw"].upsert``.
+        key: Columns that tell rows apart, those of the table.
+    """
+
+    def __init__(
+        self, frame: pl.DataFrame, *, write: Callable[[pl.DataFrame], object], key: Sequence[str] = ("custom_id",)
+    ) -> None:
+        self.frame, self.write, self.key = frame, write, list(key)
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Write rows, then know them: were it the other way round, a failed write would pass for an answer that is recorded."""
+        self.write(rows)
+        have = rows.select(name for name in self.frame.columns if name in rows.columns)
+        others = self.frame.join(have, on=self.key, how="anti", maintain_order="left")
+        self.frame = pl.concat([others, have.cast({n: self.frame.schema[n] for n in have.columns})], how="diagonal")
+
+    def of(self, requests: pl.DataFrame) -> pl.DataFrame:
+        """Return what is recorded of requests: one row per recorded one."""
+        return self.frame.join(requests.select("custom_id").unique(), on="custom_id", how="semi", maintain_order="left")
+
+    @property
+    def answered(self) -> pl.Series:
+        """custom_ids that have an answer, for ``submit``."""
+        return self.frame.filter(pl.col("status").is_in(ANSWERED))["custom_id"]
+
+    def __repr__(self) -> str:
+        return f"Recorded: {self.frame.height:,} rows"
 
 
-def reuse_finished(requests: pl.DataFrame, *, table: Table) -> pl.DataFrame:
+def reuse_finished(requests: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFrame:
     """Let requests whose question was answered in full under another max_tokens stand for that recorded request.
 
     An answer that ended by itself within the limit is the same under any limit that it fits in (same seed, same model). So after
@@ -39,10 +73,10 @@ def reuse_finished(requests: pl.DataFrame, *, table: Table) -> pl.DataFrame:
 
     Args:
         requests: From ``build_requests``; reads custom_id, stem, body.
-        table: The lake's ``training_data_raw``.
+        recorded: Rows of ``training_data_raw``: custom_id, stem (null: fits nothing), status, completion_tokens, request_sha256.
     """
-    columns = ["custom_id", "stem", "status", "completion_tokens", "request_sha256"]
-    known = table.read(columns=columns, where="status in ('ok', 'refused', 'empty') and stem is not null")
+    whole = recorded.filter(pl.col("status").is_in(["ok", "refused", "empty"]), pl.col("stem").is_not_null())
+    known = whole.select("custom_id", "stem", "status", "completion_tokens", "request_sha256")
     limits = pl.Series("limit", [_limit(json.loads(body)) for body in requests["body"]], dtype=pl.Int64)
     asked = requests.select("custom_id", "stem", limits).unique("custom_id")
     fits = (
@@ -69,7 +103,7 @@ def answer(
     *,
     server: Server,
     folder: Path,
-    table: Table,
+    recorded: Recorded,
     task: str,
     resend: Iterable[str] = (),
     budget: Budget | None = None,
@@ -80,7 +114,7 @@ def answer(
         requests: From ``build_requests``.
         server: From ``connect``.
         folder: As in ``submit``.
-        table: The lake's ``training_data_raw``.
+        recorded: Rows of ``training_data_raw`` in the columns ``RECORDED``; what is new is written before this returns.
         task: Name of the task, recorded with each row.
         resend: As in ``submit``.
         budget: As in ``submit``.
@@ -88,14 +122,17 @@ def answer(
     Returns:
         The columns of ``requests`` with status, llm_output, error, finish_reason, prompt_tokens, completion_tokens.
     """
-    known = recorded(requests, table)
-    answered = known.filter(pl.col("status").is_in(ANSWERED))["custom_id"]
     job = submit(
-        requests.select(*REQUEST), server=server, folder=folder, answered=answered, resend=resend, budget=budget
+        requests.select(*REQUEST),
+        server=server,
+        folder=folder,
+        answered=recorded.answered,
+        resend=resend,
+        budget=budget,
     )
     if job.requests.height:
-        table.upsert(job.wait().collect().with_columns(task=pl.lit(task)))
-        known = recorded(requests, table)
+        recorded.add(job.wait().collect().with_columns(task=pl.lit(task)))
+    known = recorded.of(requests).select(_ANSWER)
     return requests.join(known, on="custom_id", how="left", maintain_order="left")  # one row per row of requests
 
 
@@ -129,21 +166,17 @@ def isolation(server: Server, *, models: Iterable[str], again: bool = False) -> 
     return mixing.check(server, names, folder=server.folder, batches=send_together, again=again)
 
 
-def states(requests: pl.DataFrame, table: Table) -> dict[str, int]:
+def states(requests: pl.DataFrame, recorded: pl.DataFrame) -> dict[str, int]:
     """Return what became of every row of ``requests``, for the account: counts by status, and two more.
 
     ``same_request``: rows whose request is identical to an earlier row's and was sent once. ``unsent``: no record at all.
+
+    Args:
+        requests: custom_id.
+        recorded: Rows of ``training_data_raw``: custom_id, status.
     """
-    known = recorded(requests, table).select("custom_id", "status")
     rows = requests.select("custom_id", shared=~pl.col("custom_id").is_first_distinct()).join(
-        known, on="custom_id", how="left"
+        recorded.select("custom_id", "status"), on="custom_id", how="left"
     )
     state = pl.when(pl.col("shared")).then(pl.lit("same_request")).otherwise(pl.col("status").fill_null("unsent"))
     return dict(rows.group_by(state.alias("state")).len().sort("state").iter_rows())
-
-
-def recorded(requests: pl.DataFrame, table: Table) -> pl.DataFrame:
-    """Return what the table has of requests: one row per recorded one."""
-    wanted = ["custom_id", "status", "llm_output", "tool_calls", "tools", "error", "finish_reason"]
-    wanted += ["prompt_tokens", "completion_tokens"]
-    return table.read(columns=wanted).join(requests.select("custom_id").unique(), on="custom_id", how="semi")

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import polars as pl
 
-from arislab.batch.answers import Table, answer, recorded
+from arislab.batch.answers import Recorded, answer
 from arislab.batch.connection import Server
 from arislab.batch.job import Job
 from arislab.batch.ledger import OPEN, Ledger
-from arislab.batch.protocol import ANSWERED
 from arislab.batch.sending import cut, unsendable
 from arislab.errors import BatchError, ParameterError
 
@@ -159,7 +158,7 @@ def dry_run(
     *,
     server: Server,
     folder: Path,
-    table: Table,
+    recorded: Recorded,
     task: str,
     n: int = 32,
     seed: int = 0,
@@ -171,7 +170,7 @@ def dry_run(
         requests: As in ``answer``.
         server: As in ``answer``.
         folder: As in ``answer``.
-        table: As in ``answer``.
+        recorded: As in ``answer``; it knows the answers afterwards.
         task: As in ``answer``.
         n: Requests to try, 1 or more.
         seed: Of the choice and of the bootstrap.
@@ -181,15 +180,14 @@ def dry_run(
         raise ParameterError(
             f"n must be >= 1 and usd_per_million two prices (prompt, answer), got {n} and {usd_per_million}."
         )
-    answered = recorded(requests, table).filter(pl.col("status").is_in(ANSWERED))["custom_id"]
     distinct = requests.unique("custom_id", keep="first", maintain_order=True)
-    distinct = distinct.filter(~pl.col("custom_id").is_in(answered.to_list()))
+    distinct = distinct.filter(~pl.col("custom_id").is_in(recorded.answered.to_list()))
     if not distinct.height:
         nothing = (0.0, 0.0, 0.0)
         return Estimate(0, 0, 0, nothing, nothing, nothing, nothing if usd_per_million else None)
     tried = distinct.sample(min(n, distinct.height), seed=seed)
     began = time.monotonic()
-    rows = answer(tried, server=server, folder=folder, table=table, task=task)
+    rows = answer(tried, server=server, folder=folder, recorded=recorded, task=task)
     took = time.monotonic() - began
     good = rows.filter(pl.col("completion_tokens").is_not_null(), pl.col("prompt_tokens").is_not_null())
     if not good.height:

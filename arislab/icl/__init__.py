@@ -4,14 +4,17 @@ It does not know what an answer is worth.
 """
 
 from arislab.icl.answers import answered, ask, holdout_uses, requested
-from arislab.icl.budget import Cost, cost, paid, plan
+from arislab.icl.asker import Asker
+from arislab.icl.budget import SEARCHED, Cost, cost, paid, plan
 from arislab.icl.loop import Ask, Search, halves, search, sizes
 from arislab.icl.prompt import Messages, with_examples
 from arislab.icl.references import embedder, nearest, reference_sets
 from arislab.icl.sets import set_id
 
 __all__ = [
+    "SEARCHED",
     "Ask",
+    "Asker",
     "Cost",
     "Messages",
     "Search",

@@ -23,12 +23,12 @@ def ask(
     candidates: pl.DataFrame,
     server: batch.Server,
     folder: Path,
-    raw: batch.Table,
-    table: batch.Table,
+    recorded: batch.Recorded,
+    searched: batch.Recorded,
     task: Task,
     purpose: str = "search",
 ) -> pl.DataFrame:
-    """Answer and score cells, asking only those that no search has paid for; what is wanted is written to the table before it is sent.
+    """Answer and score cells, asking only those that no search has paid for; what is wanted is written before it is sent.
 
     Args:
         cells: search_id, set_id, example_ids, candidate_id and, for a search, round; in the order in which they are to be sent.
@@ -36,8 +36,8 @@ def ask(
         candidates: Rows of ``candidates`` behind the cells.
         server: As in ``batch.answer``.
         folder: As in ``batch.answer``.
-        raw: The lake's ``training_data_raw``.
-        table: The lake's ``icl_cells``.
+        recorded: As in ``batch.answer``.
+        searched: Rows of ``icl_cells`` of all searches in the columns ``SEARCHED``, with the key of that table.
         task: Its scorers judge.
         purpose: ``search``, or ``holdout``.
 
@@ -46,25 +46,24 @@ def ask(
         was recorded before; it is judged anew if the scorers are others now).
     """
     wanted = requested(cells, arms, task=task.name, scorer_version=task.version, purpose=purpose)
-    earlier = paid(wanted, table)
+    earlier = paid(wanted, searched.frame)
     key = ["search_id", "set_id", "candidate_id"]
     known = wanted.join(earlier.drop(key), on="custom_id", how="inner")
     noted = known.join(earlier, on=key, how="anti")  # paid for by another search; this one has no row of it yet
     new = wanted.join(earlier, on="custom_id", how="anti", maintain_order="left")
-    has_answer = raw.read(columns=["custom_id"], where={"status": batch.ANSWERED})["custom_id"]
-    recorded = pl.col("custom_id").is_in(has_answer.implode())  # before a crash, or under other scorers
-    new = new.with_columns(asked_at=pl.when(~recorded).then(pl.lit(datetime.now(UTC))))
+    has_answer = pl.col("custom_id").is_in(recorded.answered.implode())  # before a crash, or under other scorers
+    new = new.with_columns(asked_at=pl.when(~has_answer).then(pl.lit(datetime.now(UTC))))
     if noted.height + new.height:
-        table.upsert(pl.concat([noted, new], how="diagonal_relaxed"))
+        searched.add(pl.concat([noted, new], how="diagonal_relaxed"))
     came = new.with_columns(pl.lit(None, dtype=known.schema[name]).alias(name) for name in FACTS)
     if new.height:
         left = {
             part["set_id"][0]: arms[part["set_id"][0]].join(part, on="candidate_id", how="semi", maintain_order="left")
             for part in new.partition_by("set_id", maintain_order=True)
         }
-        scores = evaluate.ask(left, candidates=candidates, server=server, folder=folder, table=raw, task=task)
+        scores = evaluate.ask(left, candidates=candidates, server=server, folder=folder, recorded=recorded, task=task)
         came = answered(new, scores)
-        table.upsert(came)
+        searched.add(came)
     every = [
         part.select(*key, "custom_id", *FACTS, known=how)
         for part, how in ((known, pl.lit(value=True)), (came, pl.col("asked_at").is_null()))

@@ -18,6 +18,10 @@ _PAID = (*batch.ANSWERED, "overflow")  # an answer came, or never can
 _LEAST_CELLS = 64  # of a round that tells a rate
 _LIKE = 500  # recorded requests whose tokens a character are counted
 FACTS = ["status", "quality", "tokens"]
+SEARCHED = [
+    "search_id", "set_id", "candidate_id", "custom_id", "scorer_version", "round", *FACTS, "asked_at", "created_at",
+]  # fmt: skip
+"""Columns of ``icl_cells`` that tell what is paid for, and at which rate it was asked."""
 
 
 def plan(k: int | Sequence[int], *, budget: int, n_validation: int) -> pl.DataFrame:
@@ -38,18 +42,18 @@ def plan(k: int | Sequence[int], *, budget: int, n_validation: int) -> pl.DataFr
     return pl.concat([each.with_columns(k=pl.lit(size, dtype=pl.Int64)) for size in sizes])
 
 
-def paid(wanted: pl.DataFrame, table: batch.Table) -> pl.DataFrame:
+def paid(wanted: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
     """Return the cells of all searches whose request and scorer version are wanted, and that have their answer.
 
     Args:
         wanted: custom_id and scorer_version, from ``icl.requested``.
-        table: The lake's ``icl_cells``.
+        cells: Rows of ``icl_cells``: search_id, set_id, candidate_id, custom_id, scorer_version, status, quality, tokens.
 
     Returns:
         One row per custom_id: search_id, set_id, candidate_id, custom_id, status, quality, tokens; of the same search where it has one.
     """
     columns = ["search_id", "set_id", "candidate_id", "custom_id", "scorer_version", *FACTS]
-    found = table.read(columns=columns, where={"status": _PAID})
+    found = cells.filter(pl.col("status").is_in(_PAID)).select(columns)
     found = found.join(wanted, on=["custom_id", "scorer_version"], how="semi")
     mine = wanted.select("search_id", "set_id", "candidate_id", is_own=pl.lit(value=True))
     found = found.join(mine.unique(), on=["search_id", "set_id", "candidate_id"], how="left")
@@ -102,8 +106,8 @@ def cost(
     drawn: pl.DataFrame,
     *,
     n_report: int,
-    raw: batch.Table,
-    table: batch.Table,
+    raw: pl.DataFrame,
+    cells: pl.DataFrame,
     task: Task,
     usd_per_million: tuple[float, float] | None = None,
 ) -> Cost:
@@ -116,20 +120,20 @@ def cost(
         plans: From ``plan``.
         drawn: A few requests of the search: messages (JSON) and model.
         n_report: Requests of the report.
-        raw: The lake's ``training_data_raw``.
-        table: The lake's ``icl_cells``.
+        raw: Rows of ``training_data_raw``: custom_id, task, model, messages, prompt_tokens, completion_tokens.
+        cells: Rows of ``icl_cells``: search_id, round, custom_id, asked_at, created_at.
         task: Whose requests count.
         usd_per_million: Price of a million prompt and of a million answer tokens; None: unknown.
     """
     model = drawn["model"][0]
     n_search = int(plans["n_requests"].sum())
     n = n_search + n_report
-    told = raw.read(columns=["custom_id", "model", "prompt_tokens", "completion_tokens"], where={"task": task.name})
-    told = told.filter(pl.col("model") == model).drop_nulls()
+    told = raw.filter(pl.col("task") == task.name, pl.col("model") == model)
+    told = told.select("custom_id", "prompt_tokens", "completion_tokens").drop_nulls()
     prompt = completion = usd = None
     how = f"no prompt and answer of {model} are recorded"
     some = told.sort("custom_id").head(_LIKE)  # digests: a random sample
-    texts = raw.read(columns=["custom_id", "messages"], where={"custom_id": some["custom_id"].to_list()}).drop_nulls()
+    texts = raw.select("custom_id", "messages").join(some, on="custom_id", how="semi").drop_nulls()
     if texts.height:
         seen = some.join(texts, on="custom_id")
         per_character = float(seen["prompt_tokens"].sum()) / max(1, sum(_characters(seen["messages"])))
@@ -139,7 +143,6 @@ def cost(
             f"{drawn.height} drawn prompts at {per_character:.3f} tokens a character, as in {seen.height:,} recorded requests of {model}; "
             f"the mean of {told.height:,} recorded answers"
         )
-    cells = table.read(columns=["search_id", "round", "custom_id", "asked_at", "created_at"])
     rate, source = rate_of(cells.join(told, on="custom_id", how="semi"))
     money = f"no price of {model} in data/prices.toml"
     if usd_per_million is not None:

@@ -62,32 +62,10 @@ def echo(root, monkeypatch):
         process.stdout.close()
 
 
-class Lakelike:
-    """A table in memory."""
-
-    def __init__(self, **more):
-        self.frame = pl.DataFrame(
-            schema={
-                **more,
-                "custom_id": pl.String,
-                "status": pl.String,
-                "llm_output": pl.String,
-                "tools": pl.String,
-                "tool_calls": pl.String,
-                "error": pl.String,
-                "finish_reason": pl.String,
-                "prompt_tokens": pl.Int64,
-                "completion_tokens": pl.Int64,
-            }
-        )
-
-    def read(self, *, columns=None, where=None):
-        found = self.frame.filter(pl.sql_expr(where)) if where else self.frame
-        return found.select(columns) if columns else found
-
-    def upsert(self, frame):
-        new = frame.select(self.frame.columns)
-        self.frame = pl.concat([self.frame.join(new, on="custom_id", how="anti"), new])
+def nothing_recorded(write=lambda rows: None):
+    counts = ("prompt_tokens", "completion_tokens")
+    schema = {name: pl.Int64 if name in counts else pl.String for name in batch.RECORDED}
+    return batch.Recorded(pl.DataFrame(schema=schema), write=write)
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -124,7 +102,7 @@ def test_candidates_with_the_same_profile_share_one_request():
     twins = pl.concat([people(3), people(1).with_columns(candidate_id=pl.lit("twin"))])
     frame = batch.build_requests(twins, ask, model="echo")
     assert (frame.height, frame["custom_id"].n_unique()) == (4, 3)
-    assert batch.states(frame, Lakelike()) == {"same_request": 1, "unsent": 3}
+    assert batch.states(frame, nothing_recorded().frame) == {"same_request": 1, "unsent": 3}
 
 
 def test_several_samples_of_one_candidate_differ():
@@ -186,12 +164,12 @@ def test_text_with_line_separators_survives(echo, root):
     odd = "a\u2028b\u2029c\u0085d\r\ne\x0bf \U0001f600"
     frame = pl.DataFrame({"candidate_id": ["x"], "profile": [json.dumps({"text": odd})]})
     _, url = echo()
-    table = Lakelike()
+    recorded = nothing_recorded()
     got = batch.answer(
         batch.build_requests(frame, ask, model="echo"),
         server=batch.connect(url, folder=root / "b"),
         folder=root / "b",
-        table=table,
+        recorded=recorded,
         task="t",
     )
     assert got["llm_output"].to_list() == [odd]
@@ -199,15 +177,47 @@ def test_text_with_line_separators_survives(echo, root):
 
 def test_recorded_answers_are_not_asked_again(echo, root):
     _, url = echo()
-    server, table = batch.connect(url, folder=root / "b"), Lakelike()
-    how = {"server": server, "folder": root / "b", "table": table, "task": "t"}
+    server, recorded = batch.connect(url, folder=root / "b"), nothing_recorded()
+    how = {"server": server, "folder": root / "b", "recorded": recorded, "task": "t"}
     batch.answer(requests(5), **how)
-    job = batch.submit(requests(8), server=server, folder=root / "b", answered=table.read()["custom_id"])
+    job = batch.submit(requests(8), server=server, folder=root / "b", answered=recorded.answered)
     assert job.requests.height == 3
     job.wait(poll_s=0.05)
     again = batch.answer(requests(5), **how)
     assert again["status"].to_list() == ["ok"] * 5
     assert len(list((root / "b" / "requests").iterdir())) == 2
+
+
+def test_answers_are_written_before_they_count_as_recorded(echo, root):
+    """A kill, or a full disk, between the two leaves what stands in the folder, and the next try pays for nothing."""
+    _, url = echo()
+    server = batch.connect(url, folder=root / "b")
+    written = []
+
+    def write(rows):
+        if not written:
+            written.append("failed")
+            raise OSError("no space")
+        written.append((rows["custom_id"].to_list(), recorded.frame.height))
+
+    recorded = nothing_recorded(write)
+    how = {"server": server, "folder": root / "b", "recorded": recorded, "task": "t"}
+    with pytest.raises(OSError, match="no space"):
+        batch.answer(requests(4), **how)
+    assert recorded.answered.to_list() == []
+    assert batch.answer(requests(4), **how)["status"].to_list() == ["ok"] * 4
+    assert written[1:] == [(requests(4)["custom_id"].to_list(), 0)]
+    assert sorted(recorded.answered) == sorted(requests(4)["custom_id"])
+    assert len(list(server.client.batches.list())) == 1
+
+
+def test_a_row_that_is_written_again_takes_the_place_of_the_earlier_one():
+    recorded = nothing_recorded()
+    recorded.add(pl.DataFrame({"custom_id": ["a", "b"], "status": ["error", "ok"], "attempt": [1, 1]}))
+    recorded.add(pl.DataFrame({"custom_id": ["a"], "status": ["ok"], "llm_output": ["fine"]}))
+    assert recorded.frame.columns == batch.RECORDED
+    assert recorded.frame.select("custom_id", "status", "llm_output").rows() == [("b", "ok", None), ("a", "ok", "fine")]
+    assert recorded.of(pl.DataFrame({"custom_id": ["a", "a", "c"]}))["custom_id"].to_list() == ["a"]
 
 
 def test_a_second_try_of_the_same_cell_attaches_to_the_batch_that_runs(echo, root):
@@ -243,17 +253,17 @@ def test_a_create_whose_answer_was_lost_is_adopted_not_repeated(echo, root):
 
 def test_the_estimate_speaks_of_all_requests_and_never_guesses_a_price(echo, root):
     _, url = echo()
-    server, table = batch.connect(url, folder=root / "b"), Lakelike()
-    told = batch.dry_run(requests(50), server=server, folder=root / "b", table=table, task="t", n=10)
+    server, recorded = batch.connect(url, folder=root / "b"), nothing_recorded()
+    told = batch.dry_run(requests(50), server=server, folder=root / "b", recorded=recorded, task="t", n=10)
     assert (told.n_requests, told.n_tried, told.n_failed, told.usd) == (50, 10, 0, None)
     assert told.prompt_tokens[1] <= told.prompt_tokens[0] <= told.prompt_tokens[2]
     assert "cost unknown" in repr(told)
     priced = batch.dry_run(
-        requests(50), server=server, folder=root / "b", table=table, task="t", n=10, usd_per_million=(1.0, 2.0)
+        requests(50), server=server, folder=root / "b", recorded=recorded, task="t", n=10, usd_per_million=(1.0, 2.0)
     )
     assert priced.usd[0] == pytest.approx((priced.prompt_tokens[0] + 2 * priced.completion_tokens[0]) / 1e6)
     assert priced.n_requests == 40  # what was tried first is recorded, and not asked for again
-    assert table.read().height == 20
+    assert recorded.frame.height == 20
 
 
 def test_nobody_at_the_address_is_one_clear_message(root):
@@ -462,12 +472,12 @@ def test_a_lost_answer_to_create_is_reconciled_not_retried(scripted):
 
 def test_rows_without_an_answer_are_sent_again_as_a_new_attempt(scripted):
     kind, url, folder = scripted
-    frame, table = requests(3), Lakelike()
-    how = {"server": batch.connect(url, folder=folder), "folder": folder, "table": table, "task": "t"}
+    frame, recorded = requests(3), nothing_recorded()
+    how = {"server": batch.connect(url, folder=folder), "folder": folder, "recorded": recorded, "task": "t"}
     nothing = pytest.warns(UserWarning, match="batch batch-. of 3 requests completed without a single answer")
     with nothing, pytest.raises(BatchError, match="none of 3 requests has an answer"):
         batch.answer(frame, **how)
-    assert table.frame.height == 0  # the phase stops
+    assert recorded.frame.height == 0  # the phase stops
     assert kind.creates == 3  # attempts of one run
     kind.output = b"".join(line(x) for x in frame["custom_id"])
     assert batch.answer(frame, **how)["status"].to_list() == ["ok"] * 3
@@ -507,8 +517,8 @@ def test_an_empty_answer_is_an_answer_and_not_a_missing_one():
 
 def test_with_every_answer_recorded_there_is_nothing_to_estimate(echo, root):
     _, url = echo()
-    server, table = batch.connect(url, folder=root / "b"), Lakelike()
-    how = {"server": server, "folder": root / "b", "table": table, "task": "t"}
+    server, recorded = batch.connect(url, folder=root / "b"), nothing_recorded()
+    how = {"server": server, "folder": root / "b", "recorded": recorded, "task": "t"}
     batch.answer(requests(5), **how)
     assert "nothing to send" in repr(batch.dry_run(requests(5), **how, n=3))
     with pytest.raises(ParameterError, match="n must be >= 1"):
@@ -587,8 +597,8 @@ def test_a_row_that_cannot_be_sent_is_a_row_with_a_reason(echo, root):
 
 def test_raising_max_tokens_asks_only_what_was_cut_off(scripted):
     kind, url, folder = scripted
-    table = Lakelike(request_sha256=pl.String, stem=pl.String)
-    how = {"server": batch.connect(url, folder=folder), "folder": folder, "table": table, "task": "t"}
+    recorded = nothing_recorded()
+    how = {"server": batch.connect(url, folder=folder), "folder": folder, "recorded": recorded, "task": "t"}
     short = batch.build_requests(people(3), ask, model="m", max_tokens=2)
     long = batch.build_requests(people(3), ask, model="m", max_tokens=50)
     assert [json.loads(b)["seed"] for b in short["body"]] == [json.loads(b)["seed"] for b in long["body"]]
@@ -597,7 +607,7 @@ def test_raising_max_tokens_asks_only_what_was_cut_off(scripted):
     a, b, c = short["custom_id"]
     kind.output = line(a) + line(b, "cut o", reason="length") + line(c)
     batch.answer(short, **how)
-    again = batch.reuse_finished(long, table=table)
+    again = batch.reuse_finished(long, recorded.frame)
     assert again["custom_id"].to_list() == [a, long["custom_id"][1], c]
     assert again["request_sha256"].to_list() == [
         short["request_sha256"][0],
@@ -610,7 +620,7 @@ def test_raising_max_tokens_asks_only_what_was_cut_off(scripted):
     assert Path(folder / "requests").is_dir()
     assert sorted(len(f.read_bytes().splitlines()) for f in (folder / "requests").iterdir()) == [1, 3]
     tiny = batch.build_requests(people(3), ask, model="m", max_tokens=1)  # what has two tokens does not fit into one
-    assert batch.reuse_finished(tiny, table=table)["custom_id"].to_list() == tiny["custom_id"].to_list()
+    assert batch.reuse_finished(tiny, recorded.frame)["custom_id"].to_list() == tiny["custom_id"].to_list()
 
 
 def test_a_budget_stops_before_the_file_that_would_pass_it(scripted):

@@ -31,6 +31,13 @@ class World:
     def __init__(self, lake, task_file, faults, server):
         self.lake, self.task_file, self.faults, self.server = lake, task_file, faults, server
         self.people, self.told = people(24, "validation"), []
+        self.read()
+
+    def read(self):
+        """What a run does once, in a first cell."""
+        raw, cells = self.lake["training_data_raw"], self.lake["icl_cells"]
+        self.recorded = batch.Recorded(raw.read(columns=batch.RECORDED), write=raw.upsert)
+        self.searched = batch.Recorded(cells.read(columns=icl.SEARCHED), write=cells.upsert, key=cells.contract.key)
 
     def arms(self, wanted, **change):
         write = load(self.task_file).to_messages
@@ -48,12 +55,13 @@ class World:
     def ask(self, wanted, purpose="search", **change):
         came = icl.ask(
             wanted, self.arms(wanted, **change), candidates=self.people, server=self.server, folder=self.lake.batches,
-            raw=self.lake["training_data_raw"], table=self.lake["icl_cells"], task=load(self.task_file), purpose=purpose,
+            recorded=self.recorded, searched=self.searched, task=load(self.task_file), purpose=purpose,
         )  # fmt: skip
         self.told.append(came)
         return came
 
     def search(self, **options):
+        self.read()
         pool = pl.DataFrame({"id": list(TEXTS)})
         return icl.search(pool, self.people, ask=self.ask, **({"k": 2, "budget": 100} | options))
 
@@ -79,6 +87,44 @@ def test_no_cell_is_paid_twice_across_searches_k_and_budgets(world):
     assert stored.group_by("search_id").len().sort("len")["len"].to_list() == [first.n_requests, larger.n_requests]
     late = stored.filter(pl.col("search_id") == larger.search_id)["asked_at"]
     assert late.null_count() == larger.n_requests - larger.n_asked  # those it did not pay for
+
+
+def test_what_a_search_knows_at_its_end_is_what_the_lake_holds(world):
+    """Its tables were read once, before the first round."""
+    world.search(budget=200)
+    world.ask(icl_cells(["e0"], n=3), purpose="holdout")
+    for known, table in ((world.recorded, "training_data_raw"), (world.searched, "icl_cells")):
+        columns = [
+            name for name in known.frame.columns if name not in ("run_id", "created_at")
+        ]  # the lake stamps these
+        stored = world.lake[table].read(columns=columns)
+        assert stored.height > 100
+        assert known.frame.select(columns).sort(known.key).equals(stored.sort(known.key))
+
+
+def test_an_asker_pairs_rows_asks_once_and_counts_every_cell(world):
+    def asker():
+        world.read()
+        known = {"recorded": world.recorded, "searched": world.searched}
+        how = {"model": "m", "parameters": {"seed": 1}, "server": world.server, "folder": world.lake.batches}
+        return icl.Asker(TEXTS, world.people, task=load(world.task_file), **how, **known)
+
+    ask = asker()
+    sets = [icl_cells(["e0", "e1"], n=4), icl_cells(["e1"], n=3)]
+    told = ask(pl.concat(sets))
+    assert ask.counts == {"ok": 7}
+    assert told["known"].to_list() == [False] * 7
+    one, other = (ask.requests(ids, people(2)) for ids in (["e0", "e1"], ["e1"]))
+    assert [json.loads(b)["seed"] for b in one["body"]] == [json.loads(b)["seed"] for b in other["body"]]
+    assert ask(sets[1], purpose="holdout")["known"].to_list() == [True] * 3
+    assert ask.counts == {"ok": 10}
+    world.faults.line = lambda name, n: good(name, code=400)
+    with pytest.warns(UserWarning, match="completed without a single answer"):
+        ask(icl_cells(["e5"], n=2))
+    assert ask.counts == {"ok": 10, "error": 2}
+    again = asker()  # as after a kill
+    assert again(pl.concat(sets))["quality"].equals(told["quality"])
+    assert world.most_often == 1
 
 
 def test_what_changes_an_answer_or_its_quality_is_another_cell(world):
@@ -170,8 +216,8 @@ def test_the_cost_is_told_from_what_is_recorded_and_the_rest_is_unknown(world):
     (drawn,) = world.arms(sets).values()
     how = {
         "n_report": 100,
-        "raw": world.lake["training_data_raw"],
-        "table": world.lake["icl_cells"],
+        "raw": world.lake["training_data_raw"].read(),
+        "cells": world.lake["icl_cells"].read(),
         "task": load(world.task_file),
     }
     nothing = icl.cost(plans, drawn, **how)
@@ -185,6 +231,7 @@ def test_the_cost_is_told_from_what_is_recorded_and_the_rest_is_unknown(world):
     assert "money: unknown (1e+06 and 2e+06 USD a million tokens, for an unknown number)" in priced
     world.search(budget=200)  # 3 prompt tokens and 2 of the answer each, whatever it says
     n = plans["n_requests"].sum() + 100
+    how |= {"raw": world.lake["training_data_raw"].read(), "cells": world.lake["icl_cells"].read()}
     known = icl.cost(plans, drawn, **how, usd_per_million=(1e6, 2e6))
     assert known.completion_tokens == pytest.approx(2 * n)
     assert known.prompt_tokens == pytest.approx(3 * n, rel=0.1)  # drawn prompts are about as long as the recorded
@@ -212,7 +259,7 @@ def test_the_cost_of_prompts_with_calls_and_parts_is_told_too(lake, task_file):
     lake["training_data_raw"].append(pl.DataFrame(rows))
     drawn = pl.DataFrame({"messages": [row["messages"] for row in rows], "model": "m"})
     plans = icl.plan(3, budget=200, n_validation=24)
-    tables = {"raw": lake["training_data_raw"], "table": lake["icl_cells"]}
+    tables = {"raw": lake["training_data_raw"].read(), "cells": lake["icl_cells"].read()}
     found = icl.cost(plans, drawn, n_report=0, task=load(task_file), **tables)
     assert found.prompt_tokens == pytest.approx(40 * plans["n_requests"].sum())
     texts = drawn.with_columns(messages=pl.lit(json.dumps([{"role": "user", "content": "x" * 100}])))

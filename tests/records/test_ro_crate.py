@@ -443,7 +443,9 @@ def test_exported_messages_are_the_requests_of_phase_5_at_the_embedded_server(ch
         shown = icl.with_examples(spec.to_messages, [texts[i] for i in IDS])  # as 5_evaluate does
         who = lake["candidates"].read(where="split = 'validation'").head(6)
         arm = batch.build_requests(who, shown, model=name, seed=1, pair_by_candidate=True, **FORM)
-        how = {"server": server, "folder": lake.batches, "table": lake["training_data_raw"], "task": spec.name}
+        table = lake["training_data_raw"]
+        recorded = batch.Recorded(table.read(columns=batch.RECORDED), write=table.upsert)
+        how = {"server": server, "folder": lake.batches, "recorded": recorded, "task": spec.name}
         answers = batch.answer(arm, **how)
         assert answers["status"].is_in(["ok", "truncated"]).all()
 

@@ -178,7 +178,9 @@ server = batch.connect(base_url, folder=lake.batches)
 requests = batch.build_requests(
     lake["candidates"].read(), lambda c: [{"role": "user", "content": c["profile"]["text"]}], model=server.model(""), max_tokens=5
 )
-raw = batch.answer(requests, server=server, folder=lake.batches, table=lake["training_data_raw"], task="shout")
+table = lake["training_data_raw"]
+recorded = batch.Recorded(table.read(columns=batch.RECORDED), write=table.upsert)
+raw = batch.answer(requests, server=server, folder=lake.batches, recorded=recorded, task="shout")
 print(base_url, os.environ["A_SECRET"], os.environ["OPENAI_API_KEY"])
 print(dict(os.environ))
 raw.select("status", "error").to_dicts()
