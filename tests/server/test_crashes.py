@@ -51,7 +51,7 @@ asyncio.run(live(store.Store(Path(sys.argv[2])), sys.argv[3], engine=EchoEngine(
     ("owner", "name", "nth", "before"),
     [
         pytest.param("runner", "scan_input", 1, True, id="validating"),
-        pytest.param("engines.EchoEngine", "run", 3, True, id="dispatch"),
+        pytest.param("EchoEngine", "run", 3, True, id="dispatch"),
         pytest.param("store", "_write_at", 2, True, id="before-the-spool-is-written"),
         pytest.param("store", "_write_at", 2, False, id="between-spool-fsync-and-commit"),
         pytest.param("store.Store", "finish", 1, True, id="finalising"),
