@@ -57,6 +57,15 @@ def test_the_run_is_listed_with_its_account(generated):
     assert run["parameters"]["n_candidates"] == 300
 
 
+def test_generate_reads_each_table_once(generated):
+    """Each read is digested; what the run writes itself it knows."""
+    (log,) = generated.glob("papermill_runs/*generate*/tables.jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    read = [line["table"] for line in lines if line["op"] == "read"]
+    assert sorted(read) == ["candidates", "training_data_raw"]
+    assert sum(line["rows"] for line in lines if (line["op"], line["table"]) == ("write", "training_data_raw")) <= 300
+
+
 def test_running_generate_again_asks_nothing(generated):
     before = Lake(generated / "data" / "lake")["training_data_raw"].version
     arislab("run", "generate", *SMALL, root=generated)
