@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import json
 import logging
 import os
@@ -225,6 +226,9 @@ async def _run(
             if loading.exception() is not None:
                 end()
             else:
+                # What is loaded now stays to the end: each full collection would walk it again, hundreds of times in a large batch.
+                gc.collect()
+                gc.freeze()
                 sys.stdout.write(json.dumps(ready) + "\n")
                 sys.stdout.flush()
                 is_announced = True
