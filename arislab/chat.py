@@ -1,8 +1,9 @@
 """Chat templates as every side of arislab reads them: what is trained and what a server is asked must be one text.
 
-Models differ in what their template knows. Gemma has no system turn, most have no ``developer`` turn, some write today's date, Qwen3 writes an
-empty think block unless ``enable_thinking`` is false. What is decided about it is decided here once, for training (``labels``), for requests
-(``batch``) and for the embedded server (``tiny.decoder``). This module does not know tokens.
+Models differ in what their template knows. Gemma has no system turn, most have no ``developer`` turn, some write
+today's date, Qwen3 writes an empty think block unless ``enable_thinking`` is false. What is decided about it is decided
+here once, for training (``labels``), for requests (``batch``) and for the embedded server (``tiny.decoder``). This
+module does not know tokens.
 """
 
 import json
@@ -16,10 +17,11 @@ from arislab.errors import ParameterError, closest
 INSTRUCTIONS = ("system", "developer")
 """Roles of a first message that says how to answer."""
 SYSTEM_ROLES = ("", "system", "developer", "user")
-"""What ``system_role`` may be: empty for as the task writes it, a role, or user: the instructions stand before the first question."""
+"""What ``system_role`` may be: empty for as the task writes it, a role, or user: the instructions stand before the
+first question."""
 DAY = date(2024, 7, 26)
-"""The day that templates write which ask for today's, the one that Llama's write where they have no clock: the same rows give the same
-token ids tomorrow."""
+"""The day that templates write which ask for today's, the one that Llama's write where they have no clock: the same
+rows give the same token ids tomorrow."""
 DATE = "date_string"
 """Template variable by which some of them, such as Llama 3.2's, let the caller say the date."""
 _OURS = (
@@ -84,8 +86,8 @@ class Template:
     """A chat template, rendered as transformers does, but with a clock that stands still (``DAY``).
 
     Args:
-        given: Text of the template, or several by name (a mapping, or a list of name and template): ``tool_use`` for requests with
-            tools, else ``default``.
+        given: Text of the template, or several by name (a mapping, or a list of name and template): ``tool_use`` for
+            requests with tools, else ``default``.
         tokens: Special tokens by name (``bos_token``, ``eos_token``, …), which templates may write.
 
     Raises:
@@ -117,7 +119,8 @@ class Template:
         """Return the text of a conversation.
 
         Raises:
-            jinja2.TemplateError: The template refuses the messages; it may also raise TypeError, ValueError or another error of its code.
+            jinja2.TemplateError: The template refuses the messages; it may also raise TypeError, ValueError or another
+                error of its code.
         """
         made = self._tool_use if tools else self._default
         given = {**self._tokens, **(chat_template_kwargs or {})}
@@ -129,7 +132,8 @@ class Template:
         """Return the ``system_role`` that this template needs.
 
         Returns:
-            Empty: it knows system and developer. system: a developer message must be one of role system. user: it refuses or drops a system
+            Empty: it knows system and developer. system: a developer message must be one of role system. user: it
+                refuses or drops a system
             message, so that the instructions must stand before the first question.
         """
         mark = "Q9instructions"
@@ -165,7 +169,10 @@ class Template:
 
 
 def plain(source: str) -> str:
-    """Return a template without the training marks that transformers adds to the language; they say nothing when a text is written."""
+    """Return a template without the training marks that transformers adds to the language.
+
+    They say nothing when a text is written.
+    """
     source = re.sub(r"(\{%-?\s*)generation\b", r"\1if true", source)
     return re.sub(r"(\{%-?\s*)endgeneration\b", r"\1endif", source)
 
@@ -198,7 +205,8 @@ def check_fields(*, chat_template_kwargs: Mapping[str, Any], system_role: str) -
     """Refuse settings of a request that no server could mean.
 
     Raises:
-        ParameterError: ``chat_template_kwargs`` names what every request has anyway, or ``system_role`` is none of ``SYSTEM_ROLES``.
+        ParameterError: ``chat_template_kwargs`` names what every request has anyway, or ``system_role`` is none of
+            ``SYSTEM_ROLES``.
     """
     if system_role not in SYSTEM_ROLES:
         raise ParameterError(
@@ -213,7 +221,10 @@ def check_fields(*, chat_template_kwargs: Mapping[str, Any], system_role: str) -
 def fields(
     *, chat_template_kwargs: Mapping[str, Any], system_role: str = "", response_format: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return what ``batch.build_requests`` needs to ask in one way, without the settings that are empty: these change no custom_id."""
+    """Return what ``batch.build_requests`` needs to ask in one way, without the settings that are empty.
+
+    These change no custom_id.
+    """
     check_fields(chat_template_kwargs=chat_template_kwargs, system_role=system_role)
     given = {
         "response_format": response_format,
@@ -227,8 +238,8 @@ def answer(output: str | None, tool_calls: str | None) -> Message:
     """Return a recorded answer as the message of the assistant that it is.
 
     Args:
-        output: Its text. Of an answer that calls tools the calls as JSON, or with a text beside them ``{"content": …, "tool_calls": […]}``;
-            what a reviewer made of it counts.
+        output: Its text. Of an answer that calls tools the calls as JSON, or with a text beside them
+            ``{"content": …, "tool_calls": […]}``; what a reviewer made of it counts.
         tool_calls: The calls as they came, JSON; null: the answer is the text, whatever it looks like.
 
     Example:
@@ -259,5 +270,8 @@ def _sorted(value: Any) -> str:
 
 
 def said(text: str | None, calls: Sequence[Any]) -> Any:
-    """Return the JSON value that stands for an answer with calls, as its ``output``: what scorers and people are shown; see ``answer``."""
+    """Return the JSON value that stands for an answer with calls, as its ``output``.
+
+    What scorers and people are shown; see ``answer``.
+    """
     return {"content": text, "tool_calls": list(calls)} if (text or "").strip() else list(calls)

@@ -1,27 +1,30 @@
 """Texts that say the same: one normal form, and from it near-duplicates, groups for the splits, and leaks.
 
-What is invisible does not count: case, white space, Unicode form (NFD, fullwidth, ligatures), zero-width and other format
-characters, soft hyphens, HTML entities, underscores, the marks of markdown, ordinary punctuation. What is said counts in full:
+What is invisible does not count: case, white space, Unicode form (NFD, fullwidth, ligatures), zero-width and other
+format characters, soft hyphens, HTML entities, underscores, the marks of markdown, ordinary punctuation. What is said
+counts in full:
 words, numbers with all their digits, operators, currency, emoji::
 
     "**Solve**  x²&nbsp;− 5x"  ->  "solve x ^ 2 - 5x"
 
-Two texts resemble each other when they have the same numbers and signs, each as often, and the Jaccard index of their sets of
-3-word shingles reaches the threshold. So 7 * 3 never resembles -7 * 3, nor $5 €5, nor B12 B6, however long the text around it; a
-text with another date or telephone number is another text. Scripts written without spaces are compared by character.
+Two texts resemble each other when they have the same numbers and signs, each as often, and the Jaccard index of their
+sets of 3-word shingles reaches the threshold. So 7 * 3 never resembles -7 * 3, nor $5 €5, nor B12 B6, however long the
+text around it; a text with another date or telephone number is another text. Scripts written without spaces are
+compared by character.
 
-What most questions say (a rubric, a form) says nothing about what is asked: where questions are compared, shingles that stand in
-more than half of at least `_FEW` distinct texts do not count.
+What most questions say (a rubric, a form) says nothing about what is asked: where questions are compared, shingles that
+stand in more than half of at least `_FEW` distinct texts do not count.
 
-A hyphen, a dot, an asterisk, an apostrophe or an exclamation mark counts where it can be read as a sign (-sin(x), α - β, .NET, y',
-n!), a MINUS SIGN (U+2212) everywhere; between words ("well-known", "salt - a mineral"), as bullet, as emphasis and as quote it does not.
+A hyphen, a dot, an asterisk, an apostrophe or an exclamation mark counts where it can be read as a sign (-sin(x), α -
+β, .NET, y', n!), a MINUS SIGN (U+2212) everywhere; between words ("well-known", "salt - a mineral"), as bullet, as
+emphasis and as quote it does not.
 
-What this module does not know: meaning. A paraphrase or a translation is no near-duplicate here, a homoglyph is another letter, and
-quotes, most brackets and question marks are punctuation.
+What this module does not know: meaning. A paraphrase or a translation is no near-duplicate here, a homoglyph is another
+letter, and quotes, most brackets and question marks are punctuation.
 
-Up to `_EXACT_ROWS` rows every pair is compared; above, MinHash with locality-sensitive hashing proposes pairs (it misses about 1 %
-of the pairs that sit exactly at the threshold, far fewer above it) and every proposed pair is verified, so that no row is called a
-duplicate by estimate. `leaks` proposes by prefix filter and misses no pair.
+Up to `_EXACT_ROWS` rows every pair is compared; above, MinHash with locality-sensitive hashing proposes pairs (it
+misses about 1 % of the pairs that sit exactly at the threshold, far fewer above it) and every proposed pair is
+verified, so that no row is called a duplicate by estimate. `leaks` proposes by prefix filter and misses no pair.
 """
 
 import html
@@ -257,17 +260,21 @@ def groups(
 
 
 def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, threshold: float = 0.8) -> pl.DataFrame:
-    """Return candidate_id, group_id and split (null: in none), one row per candidate, so that ``leaks`` finds nothing later.
+    """Return candidate_id, group_id and split (null.
 
-    A candidate with a group of its own keeps it; one without joins the group of its near-duplicates, of whichever of its texts. Where these
-    are of several groups, the groups are not merged: a candidate of the hidden split of which a text also stands outside of it is in no
-    split, and so is a new candidate of which a known one of the hidden split has a text.
+    In none), one row per candidate, so that ``leaks`` finds nothing later.
+
+    A candidate with a group of its own keeps it; one without joins the group of its near-duplicates, of whichever of
+    its texts. Where these are of several groups, the groups are not merged: a candidate of the hidden split of which a
+    text also stands outside of it is in no split, and so is a new candidate of which a known one of the hidden split
+    has a text.
 
     Args:
-        frame: One row per candidate and text: candidate_id, text (what is asked; null resembles nothing), group_id (String, null: none of
-            its own; of a known candidate the one that it has) and, where some are known already, split (their split; null: a new
-            candidate). whole, if present: false marks a text that is not asked but may be trained on, such as the last question of a
-            conversation; two of these do not resemble each other. A candidate has one row at least where it is true.
+        frame: One row per candidate and text: candidate_id, text (what is asked; null resembles nothing), group_id
+            (String, null: none of its own; of a known candidate the one that it has) and, where some are known already,
+            split (their split; null: a new candidate). whole, if present: false marks a text that is not asked but may
+            be trained on, such as the last question of a conversation; two of these do not resemble each other. A
+            candidate has one row at least where it is true.
         split_of: Group to split.
         hidden: The split that nothing may be seen of before it is evaluated on.
         threshold: As in ``stars``.
@@ -326,11 +333,12 @@ def leaks(
         test: candidate_id, group_id, text.
         used: id, candidate_id, group_id, text.
         threshold: As in ``stars``.
-        everybody: Texts of all candidates, by which it is judged what most questions say; default: `test` and `used`. With the same
-            texts as at import nothing is found that ``split`` let through.
+        everybody: Texts of all candidates, by which it is judged what most questions say; default: `test` and `used`.
+            With the same texts as at import nothing is found that ``split`` let through.
 
     Returns:
-        One row per leaking test candidate: candidate_id, id (of the used row), kind (candidate, group, exact, near), similarity.
+        One row per leaking test candidate: candidate_id, id (of the used row), kind (candidate, group, exact, near),
+        similarity.
     """
     _check_threshold(threshold)
     rows = [_shared(test, used, "candidate_id", "candidate"), _shared(test, used, "group_id", "group")]
@@ -371,7 +379,9 @@ def _alike(test: pl.DataFrame, used: pl.DataFrame, threshold: float, everybody: 
 
 
 def asked(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Return what a model is asked, as one text: all that the messages say but for the system's part, which all questions share.
+    """Return what a model is asked, as one text.
+
+    All that the messages say but for the system's part, which all questions share.
 
     Args:
         messages: A chat; content is text or a list of parts, of which the texts count.
@@ -439,7 +449,10 @@ def _columns(texts: pl.DataFrame, *, questions: Sequence[str] = ()) -> list[_Shi
 
 
 def _components(texts: pl.Series, names: pl.Series, threshold: float, everybody: pl.Series | None) -> Ints:
-    """Return for each row the number of the first row that near-duplicates, or its name, connect it with; equal names are neighbours."""
+    """Return for each row the number of the first row that near-duplicates, or its name, connect it with.
+
+    Equal names are neighbours.
+    """
     places = (~texts.is_null()).arg_true().to_numpy().astype(np.int64)
     known = texts.drop_nulls().to_frame()
     copies = _first_of_equals(known)
@@ -748,8 +761,8 @@ def _verified(texts: list[_Shingles], left: Ints, right: Ints, threshold: float)
 def _nearest(shingles: _Shingles, left: Ints, right: Ints, threshold: float) -> tuple[Ints, Ints, Floats]:
     """Return for each row of `left` that resembles one of `right` the one it resembles most, and how much.
 
-    Prefix filter: a row with an index of t or more shares at least t of its n shingles, so one of any n - t + 1 of them; the rarest
-    are looked up. No pair is missed.
+    Prefix filter: a row with an index of t or more shares at least t of its n shingles, so one of any n - t + 1 of
+    them; the rarest are looked up. No pair is missed.
 
     Source:
         Chaudhuri, Ganti and Kaushik 2006.

@@ -1,8 +1,8 @@
 """Arms on the same candidates: ask, score, compare pair by pair, look for leaks, decide.
 
-An arm is a way to answer: baseline (zero-shot), icl (with examples), finetuned (adapter), control (adapter trained on a random
-set of the same size). All arms answer the same candidates with the same random seeds; what is reported is the paired difference.
-This module is the only one that may be given rows of the test split.
+An arm is a way to answer: baseline (zero-shot), icl (with examples), finetuned (adapter), control (adapter trained on a
+random set of the same size). All arms answer the same candidates with the same random seeds; what is reported is the
+paired difference. This module is the only one that may be given rows of the test split.
 """
 
 import json
@@ -39,9 +39,9 @@ def ask(
         task: Its scorers judge.
 
     Returns:
-        One row per arm and request: arm, candidate_id, sample, custom_id, model, status, output (null if none came), error (what the
-        server said; null if an answer came), quality (0..1, null = no answer or unscored), score_<scorer>, tokens, latency_s (null: batches do not
-        tell).
+        One row per arm and request: arm, candidate_id, sample, custom_id, model, status, output (null if none came),
+        error (what the server said; null if an answer came), quality (0..1, null = no answer or unscored),
+        score_<scorer>, tokens, latency_s (null: batches do not tell).
     """
     requests = pl.concat([frame.with_columns(arm=pl.lit(name)) for name, frame in arms.items()])
     answers = batch.answer(requests, server=server, folder=folder, recorded=recorded, task=task.name)
@@ -72,7 +72,10 @@ def ask(
 
 
 def summary(scores: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per arm, in order of appearance: arm, n, n_missing, mean, low, high (95 % bootstrap), tokens (mean a request)."""
+    """Return one row per arm, in order of appearance.
+
+    Arm, n, n_missing, mean, low, high (95 % bootstrap), tokens (mean a request).
+    """
     rows = []
     for arm in scores["arm"].unique(maintain_order=True):
         part = scores.filter(pl.col("arm") == arm)
@@ -182,10 +185,10 @@ def texts(
     Args:
         frame: Rows of ``candidates``.
         to_messages: Of the task.
-        recorded: candidate_id and input of outputs without messages: a candidate has a further row for each question that is not that of
-            its profile. Null: one row per candidate.
-        or_nothing: Whether a candidate about whom the task knows no question, such as one of another task, has a null text and
-            resembles nobody.
+        recorded: candidate_id and input of outputs without messages: a candidate has a further row for each question
+            that is not that of its profile. Null: one row per candidate.
+        or_nothing: Whether a candidate about whom the task knows no question, such as one of another task, has a null
+            text and resembles nobody.
 
     Raises:
         TaskError: The task knows no question about a candidate, and not `or_nothing`.
@@ -207,7 +210,10 @@ def texts(
 
 
 def trained_texts(curated: pl.DataFrame) -> pl.DataFrame:
-    """Return id, candidate_id and text of curated rows, for ``leaks``: all that was asked, and the last question alone."""
+    """Return id, candidate_id and text of curated rows, for ``leaks``.
+
+    All that was asked, and the last question alone.
+    """
     said = [duplicates.asked(json.loads(row)) if row else None for row in curated["messages"]]
     whole, last = (
         curated.select("id", "candidate_id", text=text) for text in (pl.Series(said, dtype=pl.String), "input")

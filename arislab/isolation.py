@@ -1,12 +1,14 @@
 """Does a server answer with the model that was asked, also while it is asked for others?
 
-Not every server does. vLLM 0.32 (CPU build) answered 13 of 13 requests for the base model with the adapter that was asked beside it, and
-named the base model all the same. What shows it are frozen prompts, answered greedily: by each model alone, one request after the other,
-twice, so that what one model leaves behind shows in the next; by one model as many at once as later by all, which shows what batching alone
-changes; then by all models at once. An answer that turns into another model's only then is a finding.
+Not every server does. vLLM 0.32 (CPU build) answered 13 of 13 requests for the base model with the adapter that was
+asked beside it, and named the base model all the same. What shows it are frozen prompts, answered greedily: by each
+model alone, one request after the other, twice, so that what one model leaves behind shows in the next; by one model as
+many at once as later by all, which shows what batching alone changes; then by all models at once. An answer that turns
+into another model's only then is a finding.
 
-``examine`` says what to ask and judges the answers; it sends nothing (``mixing`` asks a server of the protocol, the batch server its
-upstream). What cannot be seen: models that answer all prompts alike, requests of other users of a server, a fault that comes later.
+``examine`` says what to ask and judges the answers; it sends nothing (``mixing`` asks a server of the protocol, the
+batch server its upstream). What cannot be seen: models that answer all prompts alike, requests of other users of a
+server, a fault that comes later.
 """
 
 import math
@@ -18,7 +20,8 @@ from itertools import combinations, takewhile
 from typing import Any
 
 VERDICTS = ("isolated", "mixes", "fails alone", "cannot tell", "one model")
-"""Models may be asked together; only one at a time; not even that; one at a time, as nothing is known; there is nothing to mix."""
+"""Models may be asked together; only one at a time; not even that; one at a time, as nothing is known; there is nothing
+to mix."""
 PROMPTS = tuple(
     """Tell me about the sea.
 What is 17 + 25?
@@ -55,7 +58,8 @@ Repeat after me: blue horses run.""".splitlines()
 )
 """Frozen: the same for every server and every time, so that results can be compared."""
 N_FIRST, SHORT, LONG = 12, 24, 64
-"""Prompts of the first try and tokens of their answers; where models answer those alike, the others are asked with longer answers."""
+"""Prompts of the first try and tokens of their answers; where models answer those alike, the others are asked with
+longer answers."""
 ROUNDS = 3
 """How often models are asked at once, at most; the first time decides in most cases."""
 ENOUGH = 100
@@ -97,7 +101,8 @@ class Isolation:
     n_differ: int = 0
     """Prompts on which at least two of the models answer differently, alone."""
     n_could_show: int = 0
-    """Answers that were asked for beside another model and would show a mix: their models answer these prompts differently."""
+    """Answers that were asked for beside another model and would show a mix: their models answer these prompts
+    differently."""
     n_turned: int = 0
     """Of these, how many were another model's answer, or nearer to it than to the model's own."""
     n_control: int = 0
@@ -121,7 +126,10 @@ class Isolation:
         return self.verdict in ("isolated", "one model")
 
     def covers(self, models: Iterable[str], *, now: datetime | None = None) -> bool:
-        """Whether this result still says something of these models: those that it was about, or for two verdicts a part of them."""
+        """Whether this result still says something of these models.
+
+        Those that it was about, or for two verdicts a part of them.
+        """
         age_s = ((now or datetime.now(UTC)) - datetime.fromisoformat(self.checked_at)).total_seconds()
         asked, known = set(models), set(self.models)
         same = asked == known if self.verdict == "cannot tell" else asked <= known
@@ -196,7 +204,8 @@ def text_of(answer: Any) -> str | None:
     return "\n".join(part for part in parts if isinstance(part, str))
 
 
-# -- what is asked, and what the answers say ------------------------------------------------------------------------------
+# -- what is asked, and what the answers say
+# ------------------------------------------------------------------------------
 
 
 def examine(models: Sequence[str]) -> Generator[Wave, Answers, Isolation]:
@@ -228,7 +237,10 @@ def examine(models: Sequence[str]) -> Generator[Wave, Answers, Isolation]:
 
 
 def _alone(seen: "_Seen", models: list[str], prompts: Sequence[int], max_tokens: int) -> Generator[Wave, Answers, None]:
-    """Ask each model alone, then again; the second time from the end, so that other prompts follow the change of models."""
+    """Ask each model alone, then again.
+
+    The second time from the end, so that other prompts follow the change of models.
+    """
     forth, back = tuple(prompts), tuple(reversed(prompts))
     for into, order in ((seen.first, forth), (seen.again, back), (seen.again, forth)):
         for name in models:

@@ -1,8 +1,8 @@
 """One function per figure; each draws on `ax` (a new figure if None) and returns the Axes.
 
 Figures are 7.5 inches wide, the width of a notebook cell. Lines and bars carry their names and numbers, so there are no
-legends to decode; counts of rows stand in the titles; rows without a value are counted there, not drawn as 0. Names of arms, columns and
-categories are shown as they are: two dollar signs in one are no formula.
+legends to decode; counts of rows stand in the titles; rows without a value are counted there, not drawn as 0. Names of
+arms, columns and categories are shown as they are: two dollar signs in one are no formula.
 """
 
 import math
@@ -25,7 +25,8 @@ _BAND_COLOURS = ("#c3ccd6", "#a8cbe6", "#6fa8d6", "#3380bd", "#10518c")
 _ARM_COLOURS = ("#1f6fb2", "#d5670f", "#2e8b6a", "#8a5aa8", "#b8860b", "#4f5b66")  # apart for colour-blind readers too
 _SMALL, _NORMAL, _LARGE = 8.5, 9.5, 11.5  # points
 _AS_IS: Any = {"parse_math": False}
-"""Of every text that may hold a user's name: matplotlib reads what stands between two dollar signs as TeX, and raises when it is none."""
+"""Of every text that may hold a user's name: matplotlib reads what stands between two dollar signs as TeX, and raises
+when it is none."""
 
 
 def quality_distribution(
@@ -108,8 +109,9 @@ def trials(trials: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
 
     Args:
         trials: Columns round (Int), score (Float64 in 0..1, null = no answer), n_validation (Int) and, optionally,
-            chosen (Boolean) for the set that the search decided for, example_ids (a set that goes on is one set), estimate, low and
-            high (what the surrogate made of the score, drawn in its place with its 95 % interval), k (Int; several get a colour each).
+            chosen (Boolean) for the set that the search decided for, example_ids (a set that goes on is one set),
+            estimate, low and high (what the surrogate made of the score, drawn in its place with its 95 % interval), k
+            (Int; several get a colour each).
         ax: Where to draw.
     """
     ax = _axes(ax, height=3.6)
@@ -165,12 +167,15 @@ def trials(trials: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
 
 
 def effects(frame: pl.DataFrame, *, by: str = "effect", n: int = 12, ax: "Axes | None" = None) -> "Axes":
-    """Draw what the examples of an ICL search add, or what their place in the prompt does, with 95 % intervals: the largest and the smallest.
+    """Draw what the examples of an ICL search add, or what their place in the prompt does, with 95 % intervals.
+
+    The largest and the smallest.
 
     Args:
-        frame: ``Search.effects``: id, n_sets, and effect, low, high or last_minus_first, last_low, last_high (Float64, quality);
-            optionally example (String) as a name to read instead of the id.
-        by: ``effect``: gained when it takes the place of an average example. ``last_minus_first``: gained when it stands last instead of first.
+        frame: ``Search.effects``: id, n_sets, and effect, low, high or last_minus_first, last_low, last_high (Float64,
+            quality); optionally example (String) as a name to read instead of the id.
+        by: ``effect``: gained when it takes the place of an average example. ``last_minus_first``: gained when it
+            stands last instead of first.
         n: Most examples to draw, half from either end.
         ax: Where to draw.
 
@@ -278,8 +283,8 @@ def bias(frame: pl.DataFrame, column: str, *, kept: str = "kept", ax: "Axes | No
 
     Args:
         frame: Columns `kept` (Boolean) and `column`: a number (two distributions), a category (shares before and
-            after; the eleven that changed most if there are many), or free text (its length in characters): more than 40
-            different values that are long (60 characters in the median) or mostly occur once.
+            after; the eleven that changed most if there are many), or free text (its length in characters): more than
+            40 different values that are long (60 characters in the median) or mostly occur once.
         column: What to look at.
         kept: The column that says which rows were kept.
         ax: Where to draw.

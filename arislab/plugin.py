@@ -1,9 +1,12 @@
-"""What papermill loads of arislab: an engine that tells the truth, for ``arislab run`` and for plain ``papermill`` alike.
+"""What papermill loads of arislab.
 
-The entry point ``papermill.engine: arislab`` names ``Engine``. Whoever asks for it also makes papermill ask ``Chooser`` first when no
-engine is named: a notebook that declares a phase of arislab (``metadata.arislab.phase``) runs as a recorded run, any other as ever.
-papermill loads this module while it starts itself, so nothing of papermill or arislab is imported here before a notebook runs. It stands outside
-of the rooms because every environment that has arislab installed names it: an entry point that is not there keeps papermill from starting.
+An engine that tells the truth, for ``arislab run`` and for plain ``papermill`` alike.
+
+The entry point ``papermill.engine: arislab`` names ``Engine``. Whoever asks for it also makes papermill ask ``Chooser``
+first when no engine is named: a notebook that declares a phase of arislab (``metadata.arislab.phase``) runs as a
+recorded run, any other as ever. papermill loads this module while it starts itself, so nothing of papermill or arislab
+is imported here before a notebook runs. It stands outside of the rooms because every environment that has arislab
+installed names it: an entry point that is not there keeps papermill from starting.
 """
 
 import sys
@@ -11,7 +14,10 @@ from typing import Any
 
 
 class RecordedRun:
-    """papermill's engine named ``arislab``: every notebook becomes a recorded run. Its methods have papermill's signatures."""
+    """papermill's engine named ``arislab``: every notebook becomes a recorded run.
+
+    Its methods have papermill's signatures.
+    """
 
     @classmethod
     def execute_notebook(cls, nb: Any, kernel_name: str, **settings: Any) -> Any:
@@ -49,7 +55,10 @@ class Chooser(RecordedRun):
 
 
 def __getattr__(name: str) -> Any:
-    """Give ``Engine`` to papermill, and register ``Chooser`` then: this module may have been imported before papermill was."""
+    """Give ``Engine`` to papermill, and register ``Chooser`` then.
+
+    This module may have been imported before papermill was.
+    """
     if name != "Engine":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     engines = getattr(sys.modules.get("papermill.engines"), "papermill_engines", None)

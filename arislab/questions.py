@@ -5,10 +5,12 @@ An import may bring several questions of one ``--id``::
     {"who": "Ann", "q": "Why is it dark at night?", "a": "The sun is elsewhere."}
     {"who": "Ann", "q": "How far is Mars?", "a": "Very."}
 
-The candidate's profile holds the first one, ``{"input": "Why is it dark at night?"}``; each answer keeps its own as ``input`` of
-``training_data_raw``, where ``messages`` is null. What is written, scored or compared about such an answer is about its own question.
+The candidate's profile holds the first one, ``{"input": "Why is it dark at night?"}``; each answer keeps its own as
+``input`` of ``training_data_raw``, where ``messages`` is null. What is written, scored or compared about such an answer
+is about its own question.
 
-This module does not know tasks. A profile without ``input`` has no place for a question: the task writes about the profile as it is.
+This module does not know tasks. A profile without ``input`` has no place for a question: the task writes about the
+profile as it is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

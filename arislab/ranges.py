@@ -2,7 +2,8 @@
 
     n_candidates -1  ->  n_candidates must be a whole number from 1 to 1,000,000,000, got -1; candidates to ask about.
 
-Whether a parameter has the declared type is known to ``runs.parameters``; what only one function uses is checked by that function.
+Whether a parameter has the declared type is known to ``runs.parameters``; what only one function uses is checked by
+that function.
 """
 
 import math
@@ -48,8 +49,9 @@ def check(**given: Any) -> None:
     """Refuse the first parameter that is out of range.
 
     Args:
-        given: Parameters by name: those of ``WHOLE``, ``NUMBERS`` and ``FRACTIONS``; ``usd_per_million`` (none, or two prices from 0 on); ``resend``
-            (statuses of ``lines.ASK``); ``system_role`` and ``chat_template_kwargs`` (see chat); every other one is a text that must not be empty or blank.
+        given: Parameters by name: those of ``WHOLE``, ``NUMBERS`` and ``FRACTIONS``; ``usd_per_million`` (none, or two
+            prices from 0 on); ``resend`` (statuses of ``lines.ASK``); ``system_role`` and ``chat_template_kwargs`` (see
+            chat); every other one is a text that must not be empty or blank.
 
     Raises:
         ParameterError: One is out of range.

@@ -24,10 +24,12 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
     """Return the columns that scorers may ask for, one row per row of ``raw``.
 
     Reads: custom_id, candidate_id, llm_output, and where present input, finish_reason, metadata.
-    Adds: output; others (List: the other outputs of the same candidate, to the same question); from ``candidates`` profile, company,
-    title, category, use_case; from the JSON in metadata each of its keys, as text. What was kept at import goes before what stands under
-    the same name elsewhere, but for the names in ``reserved``. A task that has category(candidate) decides the category of the candidates
-    that have rows here; it need not know the others. Profile and category of a row without messages are about its own question.
+    Adds: output; others (List: the other outputs of the same candidate, to the same question); from ``candidates``
+        profile, company,
+    title, category, use_case; from the JSON in metadata each of its keys, as text. What was kept at import goes before
+    what stands under the same name elsewhere, but for the names in ``reserved``. A task that has category(candidate)
+    decides the category of the candidates that have rows here; it need not know the others. Profile and category of a
+    row without messages are about its own question.
     """
     frame = raw.rename({"llm_output": "output"})
     if candidates is not None:
@@ -118,7 +120,10 @@ _RESERVED = frozenset(
 
 
 def reserved(task: Task) -> frozenset[str]:
-    """Return the names under which scorers know something else than a kept column; a task decides category and difficulty if it can."""
+    """Return the names under which scorers know something else than a kept column.
+
+    A task decides category and difficulty if it can.
+    """
     return _RESERVED | {name for name in ("category", "difficulty") if getattr(task, name) is not None}
 
 
@@ -134,12 +139,13 @@ def _kept(frame: pl.DataFrame, task: Task | None, *, read: Callable[[str], Any] 
 def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     """Score every row with every scorer of the task.
 
-    Reads: custom_id, candidate_id, output, what the scorers ask for (see ``rows``), and the marks of ``structured.check`` where present.
+    Reads: custom_id, candidate_id, output, what the scorers ask for (see ``rows``), and the marks of
+        ``structured.check`` where present.
 
     Returns:
-        One row per row of ``frame``: custom_id, scorer_version, candidate_id, task, score_<scorer> (Float64, 0..1, null = could
-        not tell), quality (weighted mean over the scorers that could tell, null if none could or there is no output), reason;
-        schema_error, repaired and edited as they came.
+        One row per row of ``frame``: custom_id, scorer_version, candidate_id, task, score_<scorer> (Float64, 0..1, null
+        = could not tell), quality (weighted mean over the scorers that could tell, null if none could or there is no
+        output), reason; schema_error, repaired and edited as they came.
 
     Raises:
         TaskError: A scorer asks for a column that is not there, fails, or returns something outside 0..1.

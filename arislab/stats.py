@@ -92,8 +92,8 @@ def mean_interval(
     A sample without spread has an interval of width 0, whatever its size: 20 of 20 passed does not prove 100 %.
 
     Source:
-        Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 14.3; tails expanded for small samples after
-        Hesterberg 2015, What Teachers Should Know About the Bootstrap; Student's t after Wallace 1959.
+        Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 14.3; tails expanded for small samples
+        after Hesterberg 2015, What Teachers Should Know About the Bootstrap; Student's t after Wallace 1959.
 
     Example:
         >>> mean_interval([0.2, 0.4, None, 0.9, 0.7, 0.8, 0.5, 0.6, 0.7])
@@ -329,9 +329,9 @@ def verdicts(comparison: pl.DataFrame, *, level: float = 0.95, power: float = 0.
         power: Of the minimal detectable effect.
 
     Returns:
-        The columns of `comparison` and mde (the smallest true difference that these rows show with that power, from the width of the
-        interval; null below two pairs) and verdict: improves or worse (p_holm below 1 - level), else not shown. "Not shown" says nothing
-        about differences smaller than mde.
+        The columns of `comparison` and mde (the smallest true difference that these rows show with that power, from the
+        width of the interval; null below two pairs) and verdict: improves or worse (p_holm below 1 - level), else not
+        shown. "Not shown" says nothing about differences smaller than mde.
 
     Example:
         >>> scores = pl.DataFrame(
@@ -385,7 +385,10 @@ def _bca(values: Floats, *, level: float, seed: int, n_boot: int) -> tuple[float
 
 
 def _expanded(z: float, n: int) -> float:
-    """Return the quantile of Student's t, times sqrt(n / (n - 1)): n values have less spread than what they stand for."""
+    """Return the quantile of Student's t, times sqrt(n / (n - 1)).
+
+    N values have less spread than what they stand for.
+    """
     df = n - 1
     t = math.sqrt(df * math.expm1((z * (8 * df + 3) / (8 * df + 1)) ** 2 / df))
     return math.copysign(t * math.sqrt(n / df), z)

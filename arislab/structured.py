@@ -4,7 +4,8 @@ One real answer that json_repair mends (its quotes are Python's)::
 
     {"strengths": ["worked 7 years as …"], "score": 0.88, "recommendation": "hire"}
 
-A repaired text is always marked, and never written over the answer that came. This module does not know the lake or the notebooks.
+A repaired text is always marked, and never written over the answer that came. This module does not know the lake or the
+notebooks.
 """
 
 import json
@@ -23,8 +24,8 @@ _NO = (400, 404, 405, 415, 422, 501)
 def response_format(schema: dict[str, Any] | None, *, server: Any, model: str) -> tuple[dict[str, Any] | None, str]:
     """Return (the request field that asks for answers of this schema, or None, and why).
 
-    arislab's own server says whether its engine honours one; any other is asked once, for one token. The field is part of each
-    request, and so of its custom_id: a failure that passes is therefore no answer, it stops here.
+    arislab's own server says whether its engine honours one; any other is asked once, for one token. The field is part
+    of each request, and so of its custom_id: a failure that passes is therefore no answer, it stops here.
 
     Args:
         schema: JSON schema of the answer; null: free text.
@@ -113,13 +114,15 @@ def check(frame: pl.DataFrame, schema: dict[str, Any] | None, *, repair: bool = 
     """Check every output against a schema, and on demand repair the JSON of those that break it.
 
     Reads: output (null: left alone).
-    Adds: schema_error (String, how the output as it came breaks the schema; null = it does not, or there is no schema or output),
+    Adds: schema_error (String, how the output as it came breaks the schema; null = it does not, or there is no schema
+        or output),
     repaired (Boolean, true where output is no longer the text that came). No other output is touched.
 
     Args:
         frame: One row per output.
         schema: JSON schema of the answer; null: free text, nothing is checked.
-        repair: True: an output that breaks the schema gives way to what json_repair reads in it, if that fits the schema. It may
+        repair: True: an output that breaks the schema gives way to what json_repair reads in it, if that fits the
+            schema. It may
             guess: repaired rows are for looking at, before they are for training.
 
     Raises:

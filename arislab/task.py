@@ -147,7 +147,9 @@ def load(name: str | Path) -> Task:
 
 
 def failure(error: BaseException, *, file: Path, function: str, row: str, holds: Mapping[str, Any]) -> TaskError:
-    """Return what to raise when a function of a task file failed: where in the file, on which row, and what the row holds.
+    """Return what to raise when a function of a task file failed.
+
+    Where in the file, on which row, and what the row holds.
 
     Args:
         error: What the function raised.

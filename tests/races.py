@@ -1,4 +1,6 @@
-"""Writers in processes of their own that start at one moment; what each lake must hold afterwards. Used by test_lake; alone, it prints a table.
+"""Writers in processes of their own that start at one moment; what each lake must hold afterwards.
+
+Used by test_lake; alone, it prints a table.
 
 python tests/races.py 200
 """

@@ -1,7 +1,7 @@
 """Notebooks in a real browser: JupyterLab on loopback, driven through Debian's Chromium.
 
-`open_lab` and `run_all` serve every test of a notebook in a browser. Screenshots go to $ARISLAB_SCREENSHOTS, else to the
-test's folder.
+`open_lab` and `run_all` serve every test of a notebook in a browser. Screenshots go to $ARISLAB_SCREENSHOTS, else to
+the test's folder.
 """
 
 import importlib.util

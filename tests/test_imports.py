@@ -60,7 +60,10 @@ PATHS = {
 
 
 def imported(path):
-    """Every import of arislab in a file, lazy ones and those for type checkers too: the file that it names, and the line."""
+    """Every import of arislab in a file, lazy ones and those for type checkers too.
+
+    The file that it names, and the line.
+    """
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "arislab":
             for alias in node.names:

@@ -1,4 +1,7 @@
-"""Whether a server keeps its models apart: the verdict on toy servers, and what the client does with it on real ones."""
+"""Whether a server keeps its models apart.
+
+The verdict on toy servers, and what the client does with it on real ones.
+"""
 
 import hashlib
 import json
@@ -89,7 +92,10 @@ def test_what_batching_alone_changes_is_no_finding(rate):
 
 
 def test_noise_that_happens_to_be_the_other_models_answer_is_none_if_it_comes_within_one_model_too():
-    """Two models that differ by a hair: with others in flight, whoever they are, a fifth of the answers fall the other way."""
+    """Two models that differ by a hair.
+
+    With others in flight, whoever they are, a fifth of the answers fall the other way.
+    """
     verdicts = []
     for seed in range(40):
         chance = random.Random(seed)

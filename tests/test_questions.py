@@ -280,7 +280,8 @@ def profile(lake, name):
     return lake["candidates"].read(where={"candidate_id": name})["profile"][0]
 
 
-# --- whatever is imported, phase 5 finds nothing, or it was said --------------------------------------------------------
+# --- whatever is imported, phase 5 finds nothing, or it was said
+# --------------------------------------------------------
 
 
 class Shelf:

@@ -68,7 +68,10 @@ EDGES = {
 
 @pytest.mark.parametrize("phase", EDGES)
 def test_every_number_and_text_of_a_phase_is_checked_in_its_first_cell(root, phase):
-    """The cells themselves, with the edge in place of the default: nothing after the first one may be needed to refuse."""
+    """The cells themselves, with the edge in place of the default.
+
+    Nothing after the first one may be needed to refuse.
+    """
     cells = {cell["id"]: "".join(cell["source"]) for cell in book(phase)}
     known = parameters_of(CHECKOUT / "notebooks" / f"{phase}.ipynb")
     free = {"model", "approve", "task", "base_url"}  # texts that name something: looked up where they are used

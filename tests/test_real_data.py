@@ -1,4 +1,7 @@
-"""Real outputs of real models, read from the shared folder beside the checkout; nothing of it is copied into the project."""
+"""Real outputs of real models, read from the shared folder beside the checkout.
+
+Nothing of it is copied into the project.
+"""
 
 import json
 
@@ -9,7 +12,8 @@ from toys import arislab
 from arislab import stats
 from arislab.lake import Lake
 
-# A stranger's task: mathematics questions with a checkable answer. No reference is used: two models that agree are likely right.
+# A stranger's task: mathematics questions with a checkable answer. No reference is used: two models that agree are
+# likely right.
 SUMS = '''
 """Task: solve a word problem in Python, and print the number. Judged without the reference."""
 

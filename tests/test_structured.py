@@ -1,4 +1,7 @@
-"""A task's SCHEMA goes with the requests where the server takes it; answers are checked, and a repair is never silent."""
+"""A task's SCHEMA goes with the requests where the server takes it.
+
+Answers are checked, and a repair is never silent.
+"""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,6 @@
-"""Chats with calls of tools, from request and result lines to what is trained: calls stay calls, and what was asked stays as it was asked.
+"""Chats with calls of tools, from request and result lines to what is trained.
+
+Calls stay calls, and what was asked stays as it was asked.
 
 What may happen to a row instead is a status; nothing makes a text of a call, or leaves it out of the conversation.
 """
@@ -91,7 +93,10 @@ def offers(texts):
 
 @st.composite
 def conversations(draw, texts, *, odd):
-    """Messages as they are sent, which end with a question or with what a tool said; odd: in every form that clients write."""
+    """Messages as they are sent, which end with a question or with what a tool said; odd.
+
+    In every form that clients write.
+    """
     found = (
         [{"role": draw(st.sampled_from(["system", "developer"])), "content": draw(texts)}]
         if draw(st.booleans())
@@ -159,7 +164,10 @@ def written(path, found):
 
 
 def curated(folder, asked, task):
-    """Import, store, score, curate and store exchanges, as phases 1 and 2 do; return their rows in both tables, by their custom_id."""
+    """Import, store, score, curate and store exchanges, as phases 1 and 2 do.
+
+    Return their rows in both tables, by their custom_id.
+    """
     requests = [
         {
             "custom_id": f"q{i}",

@@ -45,7 +45,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 FUZZ = int(os.environ.get("ARISLAB_FUZZ", "100"))
-"""Examples that each property test of the edges (files, names, events, messages, races) tries; 2,000 before a release."""
+"""Examples that each property test of the edges (files, names, events, messages, races) tries; 2,000 before a
+release."""
 
 
 def need(resource: str, *, present: bool, why: str) -> None:
@@ -102,9 +103,9 @@ class Faults:
         self.calls = Counter()
         """Calls by route: upload, create, retrieve, list, content, cancel, models."""
         self.script = {}
-        """Route to a list of faults, used up one a call: "refuse" (not done, no answer), "drop" (done, but no answer comes),
-        "done-503" (done, and denied), "twice" (a proxy repeats it, and passes the second answer on), "twice-drop" (and then breaks
-        the connection), or (status, body, headers)."""
+        """Route to a list of faults, used up one a call: "refuse" (not done, no answer), "drop" (done, but no answer
+        comes), "done-503" (done, and denied), "twice" (a proxy repeats it, and passes the second answer on),
+        "twice-drop" (and then breaks the connection), or (status, body, headers)."""
         self.line = lambda name, n: good(name)
         """custom_id and number of the attempt to an output line (dict or bytes), None for no line at all."""
         self.embed = lambda asked: (404, "no embeddings here")

@@ -30,9 +30,10 @@ _ANSWER = [name for name in RECORDED if name not in ("stem", "request_sha256")] 
 class Recorded:
     """Rows of a table that were read once, and that grow by what this process writes.
 
-    Each read of a lake table is digested for the run's record, so a search of many rounds that read its table again in each would
-    mostly read. What other processes write meanwhile is not seen here, and need not be: requests on their way, and answers that came
-    but are in no row yet, stand in the ledger of the folder, which ``submit`` asks in the transaction that claims what it sends.
+    Each read of a lake table is digested for the run's record, so a search of many rounds that read its table again in
+    each would mostly read. What other processes write meanwhile is not seen here, and need not be: requests on their
+    way, and answers that came but are in no row yet, stand in the ledger of the folder, which ``submit`` asks in the
+    transaction that claims what it sends.
 
     Args:
         frame: Rows as they were read, such as ``lake["training_data_raw"].read(columns=batch.RECORDED)``.
@@ -46,7 +47,10 @@ class Recorded:
         self.frame, self.write, self.key = frame, write, list(key)
 
     def add(self, rows: pl.DataFrame) -> None:
-        """Write rows, then know them: were it the other way round, a failed write would pass for an answer that is recorded."""
+        """Write rows, then know them.
+
+        Were it the other way round, a failed write would pass for an answer that is recorded.
+        """
         self.write(rows)
         have = rows.select(name for name in self.frame.columns if name in rows.columns)
         others = self.frame.join(have, on=self.key, how="anti", maintain_order="left")
@@ -68,12 +72,14 @@ class Recorded:
 def reuse_finished(requests: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFrame:
     """Let requests whose question was answered in full under another max_tokens stand for that recorded request.
 
-    An answer that ended by itself within the limit is the same under any limit that it fits in (same seed, same model). So after
-    raising max_tokens only the truncated rows are new. Columns custom_id and request_sha256 are those of the recorded request.
+    An answer that ended by itself within the limit is the same under any limit that it fits in (same seed, same model).
+    So after raising max_tokens only the truncated rows are new. Columns custom_id and request_sha256 are those of the
+    recorded request.
 
     Args:
         requests: From ``build_requests``; reads custom_id, stem, body.
-        recorded: Rows of ``training_data_raw``: custom_id, stem (null: fits nothing), status, completion_tokens, request_sha256.
+        recorded: Rows of ``training_data_raw``: custom_id, stem (null: fits nothing), status, completion_tokens,
+            request_sha256.
     """
     whole = recorded.filter(pl.col("status").is_in(["ok", "refused", "empty"]), pl.col("stem").is_not_null())
     known = whole.select("custom_id", "stem", "status", "completion_tokens", "request_sha256")
@@ -137,7 +143,9 @@ def answer(
 
 
 def isolation(server: Server, *, models: Iterable[str], again: bool = False) -> Isolation:
-    """Return whether a server answers with the model that was asked while it is asked for several; the run's record keeps it.
+    """Return whether a server answers with the model that was asked while it is asked for several.
+
+    The run's record keeps it.
 
     A server that mixes them, or of which this cannot be told, gets one model at a time from now on.
 
@@ -169,7 +177,8 @@ def isolation(server: Server, *, models: Iterable[str], again: bool = False) -> 
 def states(requests: pl.DataFrame, recorded: pl.DataFrame) -> dict[str, int]:
     """Return what became of every row of ``requests``, for the account: counts by status, and two more.
 
-    ``same_request``: rows whose request is identical to an earlier row's and was sent once. ``unsent``: no record at all.
+    ``same_request``: rows whose request is identical to an earlier row's and was sent once. ``unsent``: no record at
+      all.
 
     Args:
         requests: custom_id.

@@ -29,9 +29,10 @@ class Server:
     """A connection to a Files + Batches server; ``close`` stops it if it is the embedded one.
 
     Args:
-        base_url: ``embedded`` (a server on a free loopback port with the tiny model, started here), or the URL of any server
-            of the protocol, ending in /v1. Its key comes from $ARISLAB_API_KEY or $OPENAI_API_KEY, never from a parameter. User and
-            password in the URL are sent as Basic authorization if there is no key; they are shown and stored nowhere.
+        base_url: ``embedded`` (a server on a free loopback port with the tiny model, started here), or the URL of any
+            server of the protocol, ending in /v1. Its key comes from $ARISLAB_API_KEY or $OPENAI_API_KEY, never from a
+            parameter. User and password in the URL are sent as Basic authorization if there is no key; they are shown
+            and stored nowhere.
         folder: Where ledger and embedded server keep their files.
         adapters: Folder of LoRA adapters that the embedded server offers as models.
         model_path: Weights of the embedded server; default the tiny model that ships with arislab.
@@ -75,7 +76,8 @@ class Server:
         self.dialect: Dialect = self._dialect(dialect)
         """How the server differs from OpenAI's."""
         self.identity = str(self.about.get("instance") or base_url)
-        """Under this name the ledger keeps the server's batches: arislab's own server keeps it across ports and restarts."""
+        """Under this name the ledger keeps the server's batches: arislab's own server keeps it across ports and
+        restarts."""
         self.recorded: list[dict[str, Any]] | None = self._then.get("isolation", []) if self._replay else None
         """What probes showed in the run that is repeated; null: none is."""
         self._note(
@@ -101,7 +103,10 @@ class Server:
                 file.write(json.dumps(masking.masked(told)) + "\n")
 
     def _about(self) -> dict[str, Any]:
-        """Ask a server whether it is arislab's own; any other has no such route. A replayed one says what was decided then."""
+        """Ask a server whether it is arislab's own; any other has no such route.
+
+        A replayed one says what was decided then.
+        """
         import openai
 
         try:
@@ -227,7 +232,9 @@ class Server:
         return True
 
     def patiently(self, call: Callable[[], Any], *, rewind: Any = None) -> Any:
-        """Repeat a call that is safe to repeat while the server cannot be reached; an embedded server that died is started again.
+        """Repeat a call that is safe to repeat while the server cannot be reached.
+
+        An embedded server that died is started again.
 
         Args:
             call: Uses ``self.client`` afresh each time.
@@ -302,7 +309,9 @@ def _as_it_was(recorded: Path, base_url: str) -> dict[str, Any]:
 
 
 def client_of(url: str, key: str | None, *, credentials: str | None = None, timeout_s: float = 120) -> Any:
-    """Return the openai SDK's client for a server, without retries; what servers say in their errors is shown without secrets.
+    """Return the openai SDK's client for a server, without retries.
+
+    What servers say in their errors is shown without secrets.
 
     Args:
         url: Without user and password.

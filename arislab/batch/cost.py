@@ -129,7 +129,9 @@ def _price(entry: dict[str, Any], n: int, path: Path) -> Price:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a job may spend. It stops before the file that would pass it, and cancels what runs when the real usage passes it.
+    """What a job may spend.
+
+    It stops before the file that would pass it, and cancels what runs when the real usage passes it.
 
     Raises:
         ParameterError: No limit at all, or a limit in USD without prices.

@@ -1,7 +1,9 @@
-"""How servers of the Files + Batches protocol differ, as values. What is not listed here, ``protocol.outcome`` tolerates in any case.
+"""How servers of the Files + Batches protocol differ, as values.
 
-The rows were written after the servers' sources and documents (versions in ``note``), not after runs against them, except ``arislab``
-and ``vllm``. This module does not know connections or requests.
+What is not listed here, ``protocol.outcome`` tolerates in any case.
+
+The rows were written after the servers' sources and documents (versions in ``note``), not after runs against them,
+except ``arislab`` and ``vllm``. This module does not know connections or requests.
 """
 
 from collections.abc import Mapping

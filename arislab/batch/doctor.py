@@ -1,7 +1,10 @@
-"""Examine any server of the OpenAI Files + Batches protocol: what holds, what deviates, and what the client does about it.
+"""Examine any server of the OpenAI Files + Batches protocol.
 
-About 30 tiny requests in nine small batches, over raw HTTP as the openai SDK would send them, and once through the SDK itself. Whether
-the client can read a line is asked of the client's own reader (``protocol.outcome``). This module does not know ledgers or tasks.
+What holds, what deviates, and what the client does about it.
+
+About 30 tiny requests in nine small batches, over raw HTTP as the openai SDK would send them, and once through the SDK
+itself. Whether the client can read a line is asked of the client's own reader (``protocol.outcome``). This module does
+not know ledgers or tasks.
 """
 
 import http.client
@@ -74,8 +77,9 @@ def diagnose(
 ) -> pl.DataFrame:
     """Run all checks and return one row per check: check, verdict, seen, client, bridged.
 
-    ``verdict`` is holds, deviates or unknown (not reached, or not decidable here); ``seen`` what the server did; ``client`` what
-    arislab's client does if it deviates; ``bridged`` false where a deviation keeps the client from working or loses answers.
+    ``verdict`` is holds, deviates or unknown (not reached, or not decidable here); ``seen`` what the server did;
+    ``client`` what arislab's client does if it deviates; ``bridged`` false where a deviation keeps the client from
+    working or loses answers.
 
     Args:
         server_url: Base URL, ending in /v1.
@@ -156,7 +160,10 @@ class _Examination:
     def ask(
         self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None, key: bool = True
     ) -> tuple[int, Any, bytes]:
-        """Return status, parsed JSON (null if it is none) and bytes; status 0 if no reply came. 429 and 503 are asked again."""
+        """Return status, parsed JSON (null if it is none) and bytes.
+
+        Status 0 if no reply came. 429 and 503 are asked again.
+        """
         parts = urlsplit(self.url + path)
         by_name = masking.basic(self.credentials) if self.credentials and not self.key else None
         sent = {"Authorization": by_name or f"Bearer {self.key or 'none'}"} if key else {}

@@ -129,7 +129,8 @@ class Estimate:
     """Mean, low, high for all requests; 95 % bootstrap interval."""
     completion_tokens: tuple[float, float, float]
     seconds: tuple[float, float, float]
-    """Time for all requests at the rate seen, the interval from the tokens alone; a server at full load is usually faster."""
+    """Time for all requests at the rate seen, the interval from the tokens alone; a server at full load is usually
+    faster."""
     usd: tuple[float, float, float] | None
     """Null if no prices were given: prices are never guessed."""
 

@@ -21,9 +21,9 @@ def status(folder: Path, *, server: Server | None = None) -> pl.DataFrame:
         server: Asked for the counts of batches that are on their way; null: the ledger alone speaks.
 
     Returns:
-        batch_id (null before it was made), state (planned, uploading, creating, submitted, collected, fruitless, refused, lost), attempt,
-        n (requests), done (requests with a result, null if unknown), lines (counts by status, and what twins brought), server, changed_at
-        (UTC), error, path.
+        batch_id (null before it was made), state (planned, uploading, creating, submitted, collected, fruitless,
+        refused, lost), attempt, n (requests), done (requests with a result, null if unknown), lines (counts by status,
+        and what twins brought), server, changed_at (UTC), error, path.
     """
     ledger, rows = Ledger(Path(folder)), []
     for shard in ledger.rows():
@@ -83,7 +83,10 @@ def cancel(folder: Path, *, server: Server, batch_ids: Iterable[str] | None = No
 
 
 def collect(folder: Path, *, server: Server) -> pl.DataFrame:
-    """Fetch the results of all batches that have ended, so that the server is needed no more. Returns ``status`` of the folder."""
+    """Fetch the results of all batches that have ended, so that the server is needed no more.
+
+    Returns ``status`` of the folder.
+    """
     job = _rest(folder, server)
     job.look()
     return status(folder, server=server)

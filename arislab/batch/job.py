@@ -1,8 +1,8 @@
 """Requests on their way: cut into files, sent, watched, fetched and accounted for, through crashes of either side.
 
-What is trusted: bytes and custom_ids. What is not: the order of lines, counts, a status of ``completed``, retries of others. The
-ledger records each intent before it is acted on; running the same cell again continues. How a file becomes a batch is in ``sending``,
-what its result files say in ``results``. This module does not know the lake or any task.
+What is trusted: bytes and custom_ids. What is not: the order of lines, counts, a status of ``completed``, retries of
+others. The ledger records each intent before it is acted on; running the same cell again continues. How a file becomes
+a batch is in ``sending``, what its result files say in ``results``. This module does not know the lake or any task.
 """
 
 import hashlib
@@ -87,8 +87,8 @@ def submit(
 def send_together(server: Server, folder: Path, asks: list[tuple[str, dict[str, Any]]]) -> dict[str, str]:
     """Send requests (custom_id, body) so that the server has all at once, and return the texts of those that were answered.
 
-    In one file, and where the server takes only files of one model, in one batch per model; none are returned of batches that did not run
-    at the same time.
+    In one file, and where the server takes only files of one model, in one batch per model; none are returned of
+    batches that did not run at the same time.
     """
     rows = [(name, body["model"], canonical(body)) for name, body in asks]
     requests = pl.DataFrame(rows, schema=["custom_id", "model", "body"], orient="row")
@@ -152,12 +152,15 @@ class Job:
         return [find_batch(self.server, batch_id) for batch_id in self.batch_ids]
 
     def wait(self, *, poll_s: float | None = None) -> "Job":
-        """Show progress, send what waits, fetch what has ended, send again what failed for a while; until all is accounted for.
+        """Show progress, send what waits, fetch what has ended, send again what failed for a while.
+
+        Until all is accounted for.
 
         Interrupting and calling it again is safe, also in another process.
 
         Args:
-            poll_s: Seconds between looks; null: 0.2 growing to 2 for a server on this machine, 1 growing to 60 for others.
+            poll_s: Seconds between looks; null: 0.2 growing to 2 for a server on this machine, 1 growing to 60 for
+                others.
 
         Raises:
             BatchError: No progress at all for long, every batch refused, or a server that stays away.
@@ -187,14 +190,17 @@ class Job:
         return self
 
     def collect(self) -> pl.DataFrame:
-        """Return one row per request, in the columns of ``training_data_raw`` (without task); also for those that failed.
+        """Return one row per request, in the columns of ``training_data_raw`` (without task).
 
-        Requests that were not sent because the budget was reached have no row. Collecting again is free: results lie in the folder.
+        Also for those that failed.
+
+        Requests that were not sent because the budget was reached have no row. Collecting again is free: results lie in
+        the folder.
 
         Raises:
-            BatchError: A batch is still on its way; the server refused everything that was sent; or a batch completed without a single
-                answer, and this server never answered anything that was asked from this folder. Where it has, a batch of prompts that
-                do not fit, or of the few that failed before, is rows with their status.
+            BatchError: A batch is still on its way; the server refused everything that was sent; or a batch completed
+                without a single answer, and this server never answered anything that was asked from this folder. Where
+                it has, a batch of prompts that do not fit, or of the few that failed before, is rows with their status.
         """
         if left := self._open():
             raise BatchError(
@@ -235,7 +241,10 @@ class Job:
         return frame  # one row per request
 
     def account(self) -> dict[str, int]:
-        """Return how many requests are in which state; the sum is the number of requests. ``open``: on their way; ``unsent``: never sent."""
+        """Return how many requests are in which state; the sum is the number of requests.
+
+        ``open``: on their way; ``unsent``: never sent.
+        """
         known = dict.fromkeys(self.requests["custom_id"], "unsent")
         for shard in self.shards:
             for name, status in self.ledger.lines(shard["id"]).items():
@@ -259,7 +268,10 @@ class Job:
         return bool(self.n_recorded) or bool(self.ledger.rows(state, self.server.identity))
 
     def lines(self) -> dict[str, bytes]:
-        """Return the line that a server wrote for each request, or an error line that says why there is none; nothing for what is on its way."""
+        """Return the line that a server wrote for each request, or an error line that says why there is none.
+
+        Nothing for what is on its way.
+        """
         lines: dict[str, bytes] = {}
         done: set[str] = set()
         mine = set(self.requests["custom_id"])
@@ -274,7 +286,10 @@ class Job:
         return lines
 
     def is_one_at_a_time(self) -> bool:
-        """Whether batches of one model wait for those of another: the server mixes models, or nobody has looked (``batch.isolation``)."""
+        """Whether batches of one model wait for those of another.
+
+        The server mixes models, or nobody has looked (``batch.isolation``).
+        """
         return not self._keeps_apart(set(self.requests["model"]))
 
     def cancel(self) -> None:
@@ -283,7 +298,10 @@ class Job:
             self._cancel(shard)
 
     def again(self, resend: set[str]) -> set[str]:
-        """The statuses whose requests are sent again: what passes, what was consented to, and on a server of one's own all failures."""
+        """The statuses whose requests are sent again.
+
+        What passes, what was consented to, and on a server of one's own all failures.
+        """
         free = {"error", "lost"} if self.server.dialect.name == "arislab" else set()
         return set(AGAIN) | resend | free
 
@@ -358,7 +376,10 @@ class Job:
         self.shards = [s for s in self.shards if s["state"] != "withdrawn"]
 
     def _may_stand_beside(self, shard: dict[str, Any]) -> bool:
-        """Whether a batch may be sent now: not beside one of another model, also of another process, unless the server keeps the two apart."""
+        """Whether a batch may be sent now.
+
+        Not beside one of another model, also of another process, unless the server keeps the two apart.
+        """
         sent = "server = ? and state in ('uploading', 'creating', 'submitted')"
         beside = {sending.model_of(other["path"]) for other in self.ledger.rows(sent, self.server.identity)}
         return self._keeps_apart({sending.model_of(shard["path"]), *beside})
@@ -535,7 +556,10 @@ class Job:
             self._tell(shard, parts, found)
 
     def _absent(self, ended: str, codes: set[str]) -> str:
-        """The status of requests that have no line in a batch that ended so. What cost nothing is sent again; else that is for the user to say."""
+        """The status of requests that have no line in a batch that ended so.
+
+        What cost nothing is sent again; else that is for the user to say.
+        """
         if ended == "lost":
             return "unavailable" if self.server.dialect.name == "arislab" else "lost"
         if ended == "failed":
@@ -587,7 +611,10 @@ class Job:
         return results.read(self.folder, [str(shard["batch_id"]), *twins], self.ledger.lines(shard["id"]))
 
     def _outcomes(self) -> pl.DataFrame:
-        """What became of each request that was sent, or could not be: one frame a shard, so that few objects live at once."""
+        """What became of each request that was sent, or could not be.
+
+        One frame a shard, so that few objects live at once.
+        """
         left = set(self.requests["custom_id"])
         frames = [pl.DataFrame(schema=results.SCHEMA)]
         for shard in self.shards:

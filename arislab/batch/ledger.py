@@ -1,10 +1,11 @@
 """The ledger of a folder of batches: what was intended, and what was done, in SQLite.
 
-A shard is one file of requests on its way: planned -> uploading -> creating -> submitted -> collected; or fruitless (completed, and
-without a single answer), refused (as a whole), lost (gone at the server), withdrawn (never sent; it has no lines any more). Each state
-is on disk before the call that it announces. A line is claimed by one shard at a time, in one transaction, so that two notebooks never
-send it twice. A twin is a second batch that was made for one shard, by a create that somebody on the way repeated: found -> merged
-(what it brought is in the folder, and its answers fill the shard's gaps). This module does not know servers or requests.
+A shard is one file of requests on its way: planned -> uploading -> creating -> submitted -> collected; or fruitless
+(completed, and without a single answer), refused (as a whole), lost (gone at the server), withdrawn (never sent; it has
+no lines any more). Each state is on disk before the call that it announces. A line is claimed by one shard at a time,
+in one transaction, so that two notebooks never send it twice. A twin is a second batch that was made for one shard, by
+a create that somebody on the way repeated: found -> merged (what it brought is in the folder, and its answers fill the
+shard's gaps). This module does not know servers or requests.
 """
 
 import os
@@ -46,7 +47,9 @@ pragma user_version = 4;
 
 
 class Ledger:
-    """Shards, their lines, and what was intended and done with them; every change is on disk before the next call goes out.
+    """Shards, their lines, and what was intended and done with them.
+
+    Every change is on disk before the next call goes out.
 
     Args:
         folder: Where ``ledger.sqlite`` lies; made if absent.
@@ -105,7 +108,10 @@ class Ledger:
         return dict(self.db.execute(sql, (shard_id,)).fetchall())
 
     def twins(self, shard_id: int) -> list[dict[str, Any]]:
-        """Return the twins of a shard's batch: batch_id, state, n_used and n_doubled (answers that filled a gap, and that did not)."""
+        """Return the twins of a shard's batch.
+
+        Batch_id, state, n_used and n_doubled (answers that filled a gap, and that did not).
+        """
         sql = "select batch_id, state, n_used, n_doubled from twins where shard_id = ? order by batch_id"
         return [dict(row) for row in self.db.execute(sql, (shard_id,))]
 
@@ -121,8 +127,8 @@ class Ledger:
             attempts: Lines that were sent this often may not; null: no limit.
 
         Returns:
-            The lines that may be sent, by the number of the attempt; the shards that hold others; and of these the lines that
-            have no answer and stay as they are, with their status.
+            The lines that may be sent, by the number of the attempt; the shards that hold others; and of these the
+            lines that have no answer and stay as they are, with their status.
         """
         self.db.execute("delete from asked")
         self.db.executemany("insert or ignore into asked values (?)", ((name,) for name in wanted))
@@ -323,7 +329,10 @@ class Ledger:
             self.db.executemany("insert into lines (custom_id, shard_id) values (?, ?)", ((n, made) for n in names))
 
     def _hide_passwords(self) -> None:
-        """Name servers without user and password, which earlier versions wrote with them: as they are named today, so that they are known."""
+        """Name servers without user and password, which earlier versions wrote with them.
+
+        As they are named today, so that they are known.
+        """
         sql = "select * from shards where server like '%://%@%' order by id"
         found = [dict(row) for row in self.db.execute(sql) if masking.take_apart(row["server"])[0] != row["server"]]
         if not found:

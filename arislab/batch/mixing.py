@@ -1,8 +1,8 @@
 """Asking a server of the protocol whether it keeps its models apart (``isolation`` judges).
 
-arislab's own server examines what stands behind it. Until any other was asked, a job sends it batches of one model at a time. It is asked by chat, or by small batches where it has no chat. The result
-stays in ``isolation.jsonl`` beside the ledger until the models change or a day has passed, and in the run's record. This module does not
-know jobs.
+arislab's own server examines what stands behind it. Until any other was asked, a job sends it batches of one model at a
+time. It is asked by chat, or by small batches where it has no chat. The result stays in ``isolation.jsonl`` beside the
+ledger until the models change or a day has passed, and in the run's record. This module does not know jobs.
 """
 
 import json
@@ -138,7 +138,10 @@ def _by_chat(server: Server, wave: Wave) -> Answers:
 
 
 def _chat(server: Server, asked: dict[str, Any], *, is_patient: bool = True) -> tuple[str | None, str]:
-    """The text of one answer, or null and why there is none; a server that is busy or absent is waited for, if patient."""
+    """The text of one answer, or null and why there is none.
+
+    A server that is busy or absent is waited for, if patient.
+    """
     import openai
 
     def ask() -> Any:

@@ -15,9 +15,9 @@ One line of an input file, and one of an output file::
         "response": {"body": {"choices": [...], "usage": {...}}, "status_code": 200},
     }
 
-Servers differ: an error may be a string, stand beside a response, or in a body of status 200; a body may be a JSON string; content may
-be a text or parts; any field may be of any type; counts and order say nothing. Lines end at the byte ``\n`` and nowhere else: U+2028 in a text is no line's end. This module does not know files,
-servers or batches.
+Servers differ: an error may be a string, stand beside a response, or in a body of status 200; a body may be a JSON
+string; content may be a text or parts; any field may be of any type; counts and order say nothing. Lines end at the
+byte ``\n`` and nowhere else: U+2028 in a text is no line's end. This module does not know files, servers or batches.
 """
 
 import json
@@ -61,7 +61,9 @@ def canonical(value: Any) -> str:
 
 
 def as_written(value: Any) -> str:
-    """Return JSON in the order of its keys, which chat templates write out: where a model is shown tools and calls, the order is text.
+    """Return JSON in the order of its keys, which chat templates write out.
+
+    Where a model is shown tools and calls, the order is text.
 
     Raises:
         ValueError: As ``canonical``.
@@ -75,7 +77,9 @@ def encode(custom_id: str, body: str) -> bytes:
 
 
 def split(content: bytes | IO[bytes]) -> Iterator[bytes]:
-    r"""Yield the lines that are not blank; only ``\n`` ends one. A byte order mark and ``\r`` before the end are dropped.
+    r"""Yield the lines that are not blank; only ``\n`` ends one.
+
+    A byte order mark and ``\r`` before the end are dropped.
 
     Args:
         content: The bytes of a file, or the file itself, which is then read line by line.
@@ -114,8 +118,9 @@ def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
         batch_status: Terminal status of its batch.
 
     Returns:
-        status (one of ANSWERED, AGAIN, ASK), error (JSON text), llm_output (of an answer that calls tools: the calls as JSON), tool_calls (JSON),
-        finish_reason, prompt_tokens, completion_tokens, logprob_mean, model_returned; null where nothing is known.
+        status (one of ANSWERED, AGAIN, ASK), error (JSON text), llm_output (of an answer that calls tools: the calls as
+        JSON), tool_calls (JSON), finish_reason, prompt_tokens, completion_tokens, logprob_mean, model_returned; null
+        where nothing is known.
     """
     return outcomes(line, batch_status)[0]
 
@@ -168,7 +173,10 @@ def text(content: Any) -> str | None:
 
 
 def asked(messages: Sequence[dict[str, Any]]) -> str:
-    """Return what a user asks: the text of the last message of role user, else of the last one; empty if it has none."""
+    """Return what a user asks: the text of the last message of role user, else of the last one.
+
+    Empty if it has none.
+    """
     users = [m for m in messages if m.get("role") == "user"] or list(messages)
     return (text(users[-1].get("content")) or "") if users else ""
 
@@ -181,7 +189,10 @@ def _body(response: dict[str, Any]) -> Any:
 
 
 def _problem(holder: Any) -> Any:
-    """The error that a line or a body tells; null if it has none, or one that says nothing, such as ``{"code": 0, "message": ""}``."""
+    """The error that a line or a body tells.
+
+    Null if it has none, or one that says nothing, such as ``{"code": 0, "message": ""}``.
+    """
     error = _fields(holder).get("error")
     return error if (any(error.values()) if isinstance(error, dict) else error) else None
 
@@ -251,7 +262,10 @@ def _said(message: dict[str, Any], choice: dict[str, Any]) -> str | None:
 
 
 def offered(body: dict[str, Any]) -> str | None:
-    """Return the tools that a request offers, as JSON in the order of its keys; the older functions are tools; null if it offers none."""
+    """Return the tools that a request offers, as JSON in the order of its keys; the older functions are tools.
+
+    Null if it offers none.
+    """
     tools = body.get("tools") or [{"type": "function", "function": one} for one in _listed(body.get("functions"))]
     return as_written(tools) if tools else None
 

@@ -1,7 +1,8 @@
 """Requests: what a model is asked, each with an id of its whole text, made from candidates or read from a user's file.
 
-The bytes of the protocol are described in ``protocol``, the way of a request in ``job`` (there ``sending``, back ``results``), the
-differences of servers in ``dialects``, what is answered already in ``answers``. This module does not know the lake or any task.
+The bytes of the protocol are described in ``protocol``, the way of a request in ``job`` (there ``sending``, back
+``results``), the differences of servers in ``dialects``, what is answered already in ``answers``. This module does not
+know the lake or any task.
 """
 
 import hashlib
@@ -57,24 +58,30 @@ def build_requests(
     system_role: str = "",
     **parameters: Any,
 ) -> pl.DataFrame:
-    """Return one row per candidate and sample: candidate_id, sample, custom_id, input, messages, model, body, request_sha256, stem.
+    """Return one row per candidate and sample.
 
-    Identical requests (candidates with the same profile) share a custom_id and are sent once. Each request carries its own random
-    seed: with one seed for all, all answers draw the same random numbers and share their faults. The seed does not depend on
+    Candidate_id, sample, custom_id, input, messages, model, body, request_sha256, stem.
+
+    Identical requests (candidates with the same profile) share a custom_id and are sent once. Each request carries its
+    own random
+    seed: with one seed for all, all answers draw the same random numbers and share their faults. The seed does not
+        depend on
     max_tokens, and neither does ``stem``, which names the question: see ``reuse_finished``.
 
     Args:
         candidates: Reads candidate_id, profile (JSON), company, title, category, use_case.
         to_messages: Candidate (profile parsed) to chat messages.
-        model: Name as the server knows it. It must name the weights: an answer recorded under it is never asked for again.
+        model: Name as the server knows it. It must name the weights: an answer recorded under it is never asked for
+            again.
         temperature: 0 = greedy.
         max_tokens: Longest answer; a longer one is cut and gets status truncated.
         samples: Answers per candidate.
         seed: Base of the seeds of the rows.
-        pair_by_candidate: True: a row's seed depends on candidate and sample alone, so that arms and example sets which ask
-            about the same candidate draw the same random numbers (paired differences).
+        pair_by_candidate: True: a row's seed depends on candidate and sample alone, so that arms and example sets which
+            ask about the same candidate draw the same random numbers (paired differences).
         system_role: Role in which the instructions are sent (``chat.SYSTEM_ROLES``); empty: as to_messages writes them.
-        parameters: Further fields of the request body. An empty chat_template_kwargs is none: it changes no custom_id, and is not sent.
+        parameters: Further fields of the request body. An empty chat_template_kwargs is none: it changes no custom_id,
+            and is not sent.
 
     Raises:
         ParameterError: No candidates, or a parameter out of range.

@@ -1,8 +1,9 @@
 """Result files of batches: fetched whole, kept as they came, sorted by request.
 
-Servers shuffle, double and tear lines, and hand out other batches' files. Lines are joined by custom_id alone; those that belong to no
-request, cannot be read, or contradict another go to ``quarantine.jsonl``. Of two batches that were made for the same requests the
-answers of the second fill the gaps of the first. This module does not know the ledger or what is sent.
+Servers shuffle, double and tear lines, and hand out other batches' files. Lines are joined by custom_id alone; those
+that belong to no request, cannot be read, or contradict another go to ``quarantine.jsonl``. Of two batches that were
+made for the same requests the answers of the second fill the gaps of the first. This module does not know the ledger or
+what is sent.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
 """How a file of requests becomes one batch at a server: uploaded, created once, found again when the answer was lost.
 
-A create that is repeated is a batch paid twice, so it is never repeated here, and one whose answer was lost is looked for, by metadata
-or by the name of the file. Others repeat: a proxy, a server's own SDK. Of the twins that this makes the oldest counts, the others are
-cancelled, and what they had answered fills its gaps (``job``). The ledger has each intent before it is acted on. This module does not
-know budgets, results or any other file.
+A create that is repeated is a batch paid twice, so it is never repeated here, and one whose answer was lost is looked
+for, by metadata or by the name of the file. Others repeat: a proxy, a server's own SDK. Of the twins that this makes
+the oldest counts, the others are cancelled, and what they had answered fills its gaps (``job``). The ledger has each
+intent before it is acted on. This module does not know budgets, results or any other file.
 """
 
 import hashlib
@@ -25,7 +25,10 @@ _LISTED = 2_000  # batches that are looked through for one whose answer was lost
 
 
 def cut(todo: pl.DataFrame, *, max_lines: int, max_bytes: int) -> Iterator[tuple[list[str], bytes]]:
-    """Yield custom_ids and bytes of each file for requests (reads custom_id, body, model): one model a file, as OpenAI demands."""
+    """Yield custom_ids and bytes of each file for requests (reads custom_id, body, model).
+
+    One model a file, as OpenAI demands.
+    """
     for part in todo.partition_by("model", maintain_order=True):
         ids: list[str] = []
         lines: list[bytes] = []

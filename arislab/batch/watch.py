@@ -1,4 +1,6 @@
-"""A batch on its way, watched: how it ended, and what is odd about it. Nobody is waited for for ever, and nothing is odd in silence.
+"""A batch on its way, watched: how it ended, and what is odd about it.
+
+Nobody is waited for for ever, and nothing is odd in silence.
 
 This module does not know requests, results or the ledger.
 """
@@ -32,7 +34,10 @@ class Watch:
         self._told: set[str] = set()
 
     def ended(self, batch_id: str, batch: Any) -> str | None:
-        """Return how a batch has ended: one of TERMINAL, or lost, if the server knows it no more; None while it is on its way."""
+        """Return how a batch has ended.
+
+        One of TERMINAL, or lost, if the server knows it no more; None while it is on its way.
+        """
         if batch is None:
             self._missing[batch_id] = self._missing.get(batch_id, 0) + 1
             return "lost" if self._missing[batch_id] >= 3 else None
@@ -44,10 +49,13 @@ class Watch:
         return status if status in TERMINAL else None
 
     def check_words(self, shard: dict[str, Any], batch: Any) -> None:
-        """Warn once of a status that nobody knows, and of a batch that is late; stop waiting for one that has outlived its window.
+        """Warn once of a status that nobody knows, and of a batch that is late.
+
+        Stop waiting for one that has outlived its window.
 
         Raises:
-            BatchError: The batch runs ten minutes longer than the window that the server gave it, by this machine's clock alone.
+            BatchError: The batch runs ten minutes longer than the window that the server gave it, by this machine's
+                clock alone.
         """
         dialect = self.server.dialect
         if not dialect.knows(batch.status) and batch.status not in self._told:

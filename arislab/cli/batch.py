@@ -1,7 +1,7 @@
 """The ``arislab batch`` commands: a file of requests to a file of results, through any Files + Batches server.
 
-What goes in and out is OpenAI's pair of files, so that any engine can take over; the ledger of a folder remembers what is on its way.
-Keys come from $ARISLAB_API_KEY or $OPENAI_API_KEY only.
+What goes in and out is OpenAI's pair of files, so that any engine can take over; the ledger of a folder remembers what
+is on its way. Keys come from $ARISLAB_API_KEY or $OPENAI_API_KEY only.
 """
 
 import json
@@ -75,7 +75,10 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Stay until all is done.")] = False,  # noqa: FBT002 - a flag
     budget_tokens: Annotated[int | None, typer.Option(help="Stop before the file that would pass it.", min=1)] = None,
 ) -> None:
-    """Send what is not on its way or answered already; running it again continues. Exit 1 if batches completed without a single answer."""
+    """Send what is not on its way or answered already; running it again continues.
+
+    Exit 1 if batches completed without a single answer.
+    """
     from arislab import batch
 
     where, requests = _folder(folder, root), _requests(file)
@@ -136,7 +139,10 @@ def collect(
     root: Root = None,
     dialect: As = "auto",
 ) -> None:
-    """Fetch what has ended, and write the results of FILE in its order; exit 1 while some have none, or if none of them is an answer."""
+    """Fetch what has ended, and write the results of FILE in its order.
+
+    Exit 1 while some have none, or if none of them is an answer.
+    """
     from arislab import batch
     from arislab.batch.ledger import Ledger
 
@@ -191,8 +197,8 @@ def doctor(
 ) -> None:
     """Examine a server: what holds, what deviates, what the client does about it; about 25 tiny requests.
 
-    With --models: whether it answers with the model that was asked while it is asked for others, about 300 short requests, and which
-    runs of this root asked it. Exit 1 if something deviates that the client cannot bridge.
+    With --models: whether it answers with the model that was asked while it is asked for others, about 300 short
+    requests, and which runs of this root asked it. Exit 1 if something deviates that the client cannot bridge.
     """
     if models:
         return _isolation(base_url, models, root=root, as_json=as_json)

@@ -1,6 +1,7 @@
 """``arislab runs``: the list of runs.
 
-The one verb that does not go through the other verbs' command-line library: loading that takes longer than listing ten thousand runs.
+The one verb that does not go through the other verbs' command-line library: loading that takes longer than listing ten
+thousand runs.
 """
 
 import argparse

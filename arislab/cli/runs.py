@@ -231,7 +231,10 @@ def verify(
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check that a record is true: its files, and that running it again gives the same, bit for bit. Exit code 3 if not."""
+    """Check that a record is true: its files, and that running it again gives the same, bit for bit.
+
+    Exit code 3 if not.
+    """
     import dataclasses
 
     from arislab.records import find as records
@@ -266,7 +269,10 @@ def verify(
 
 
 def resume(run: Run, root: Root = None, *, trust: Trust = False) -> None:
-    """Go on from a run that did not end well: the same phase and parameters, as a new run; what is in the lake is not done again."""
+    """Go on from a run that did not end well: the same phase and parameters, as a new run.
+
+    What is in the lake is not done again.
+    """
     from arislab.records import find as records
     from arislab.runs.parameters import as_text
 

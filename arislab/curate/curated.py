@@ -1,7 +1,7 @@
 """Kept rows to examples that later phases may use, and the control set that shows whether the choice was worth anything.
 
-This module does not know how rows were scored or cut (scoring, selection) nor how people decide (review); what they decided it asks of
-decisions.
+This module does not know how rows were scored or cut (scoring, selection) nor how people decide (review); what they
+decided it asks of decisions.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
     """Return rows of ``training_data_curated`` for kept outputs; nobody has reviewed them yet.
 
     Args:
-        kept: custom_id, candidate_id, task, input, messages (null: written again by the task), output, quality, metadata; tools, tool_calls
-            and finish_reason, if present (an output that is calls of tools stays one); repaired
-            (where true, the example's metadata say so); original_output (where not null, output is a text that a reviewer made of it, and
-            quality that text's: the metadata keep the original, and scored_sha256).
+        kept: custom_id, candidate_id, task, input, messages (null: written again by the task), output, quality,
+            metadata; tools, tool_calls and finish_reason, if present (an output that is calls of tools stays one);
+            repaired (where true, the example's metadata say so); original_output (where not null, output is a text that
+            a reviewer made of it, and quality that text's: the metadata keep the original, and scored_sha256).
         candidates: Rows of ``candidates`` behind them.
         task: Its to_messages, difficulty and category fill what the record does not have.
     """
@@ -90,13 +90,15 @@ def _calls(row: Mapping[str, Any]) -> str | None:
 def approved(curated: pl.DataFrame, reviews: pl.DataFrame | None = None, *, approve: str) -> pl.DataFrame:
     """Return the curated rows of the train split that later phases may use under a policy, as all decisions leave them.
 
-    A decision counts at once, whether or not 2_curate has seen it: rejected rows go, taken-back approvals too, edits are applied.
+    A decision counts at once, whether or not 2_curate has seen it: rejected rows go, taken-back approvals too, edits
+    are applied.
 
     Args:
         curated: Rows of ``training_data_curated``.
         reviews: Rows of ``reviews``: every event so far; null: only those count that the curated rows have seen.
-        approve: ``reviewed``: a person approved or edited the row. ``score``: also rows that nobody has looked at yet. What a person
-            rejected stays out under both, and so does a row whose earlier text was rejected, until somebody looks at the new one.
+        approve: ``reviewed``: a person approved or edited the row. ``score``: also rows that nobody has looked at yet.
+            What a person rejected stays out under both, and so does a row whose earlier text was rejected, until
+            somebody looks at the new one.
 
     Raises:
         ParameterError: Another policy, or one that leaves no row.
@@ -150,7 +152,9 @@ def data_version(versions: Mapping[str, int | None]) -> str:
 
 
 def versions(data_version: str) -> dict[str, int]:
-    """Return the tables and versions of a ``data_version``; older ones name training_data_curated alone: no decision was folded then.
+    """Return the tables and versions of a ``data_version``; older ones name training_data_curated alone.
+
+    No decision was folded then.
 
     Example:
         >>> versions("training_data_curated@3 reviews@12")
@@ -236,7 +240,9 @@ def pool(
     one_per: str = "",
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Return up to ``n`` examples for the in-context search: the best by quality, one per candidate, ties by a stable hash.
+    """Return up to ``n`` examples for the in-context search.
+
+    The best by quality, one per candidate, ties by a stable hash.
 
     Args:
         examples: From ``approved``.

@@ -1,7 +1,7 @@
 """Look at a quality distribution: how many rows a cut keeps, whom it keeps, and what the rows on either side read like.
 
-It reads the columns quality and score_<scorer> (0..1, null = unscored), and groups by category, use_case, difficulty or model
-where the frame has them. It decides nothing: the cut that counts is the one in 2_curate.
+It reads the columns quality and score_<scorer> (0..1, null = unscored), and groups by category, use_case, difficulty or
+model where the frame has them. It decides nothing: the cut that counts is the one in 2_curate.
 """
 
 import os
@@ -77,7 +77,8 @@ class Explorer:
     Args:
         scored: columns quality and score_<scorer>; optional category, use_case, difficulty, model, output.
         by: column of the distribution.
-        group: column whose balance is shown; default the first of category, use_case, difficulty, model that the frame has.
+        group: column whose balance is shown; default the first of category, use_case, difficulty, model that the frame
+            has.
         fraction: share of the rows that the first cut keeps.
     """
 

@@ -38,7 +38,8 @@ class Selection:
     n_kept: int
     """Rows kept."""
     threshold: float | None
-    """The lowest quality kept (`keep_top`) or demanded (`keep_above`), in units of quality; None if nothing was kept."""
+    """The lowest quality kept (`keep_top`) or demanded (`keep_above`), in units of quality; None if nothing was
+    kept."""
     n_tied_at_cut: int
     """Scored rows whose quality equals `threshold`."""
     n_tied_kept: int
@@ -181,8 +182,8 @@ def near_duplicates(
     Args:
         frame: Columns `on` (String), `id` (String, unique) and `prefer`.
         on: Texts; all of them must be similar. A null resembles nothing, so such a row is always kept.
-        threshold: Jaccard index of the sets of 3-word shingles, in (0, 1]; shorter texts are compared as a whole. Texts with other
-            numbers or signs (operators, currency, emoji) are not similar (see duplicates).
+        threshold: Jaccard index of the sets of 3-word shingles, in (0, 1]; shorter texts are compared as a whole. Texts
+            with other numbers or signs (operators, currency, emoji) are not similar (see duplicates).
         prefer: The row with the highest value of this column stays (null last); None: no preference.
         id: The column that names a row.
         seed: Of the order among rows that are equally good.

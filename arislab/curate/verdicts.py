@@ -1,7 +1,9 @@
-"""What people's verdicts mean when answers are curated again: edits before scores, judged answers before others, nothing lost unsaid.
+"""What people's verdicts mean when answers are curated again.
 
-This module does not know how decisions are folded (decisions) nor how answers are scored (scoring); it asks for near-duplicates
-(selection), and says which approved answers are not kept, and why.
+Edits before scores, judged answers before others, nothing lost unsaid.
+
+This module does not know how decisions are folded (decisions) nor how answers are scored (scoring); it asks for
+near-duplicates (selection), and says which approved answers are not kept, and why.
 """
 
 import json
@@ -31,9 +33,10 @@ def judged(
         repair: As in ``structured.check``: whether answers are shown repaired.
 
     Returns:
-        One row per answer with a verdict that nobody took back: custom_id, verdict (approve, reject, edit), holds (it is about the text as it
-        is now), reason (why it does not; null if it does), model, input (all that was asked), output (edited, if it was), original_output (null
-        unless edited), edit_error (how an edit breaks the SCHEMA where the answer did not; null if not).
+        One row per answer with a verdict that nobody took back: custom_id, verdict (approve, reject, edit), holds (it
+        is about the text as it is now), reason (why it does not; null if it does), model, input (all that was asked),
+        output (edited, if it was), original_output (null unless edited), edit_error (how an edit breaks the SCHEMA
+        where the answer did not; null if not).
     """
     events = review.live(reviews).filter(pl.col("decision").is_in(decisions.VERDICTS))
     said = {event["custom_id"]: decisions.kind_of(event) for event in events.iter_rows(named=True)}
@@ -70,7 +73,8 @@ def _verdict(row: dict[str, object], state: dict[str, object] | None, said: str,
 def edited(rows: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
     """Put the edited texts in the place of the answers, so that what is trained is what is scored and compared.
 
-    Adds: edited (Boolean), original_output (String, the answer that was edited; null if it was not). Reads and changes: output.
+    Adds: edited (Boolean), original_output (String, the answer that was edited; null if it was not). Reads and changes:
+        output.
     """
     edits = judged.filter("holds", pl.col("original_output").is_not_null())
     edits = edits.select("custom_id", "original_output", _edited="output")
@@ -83,19 +87,22 @@ def edited(rows: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
 def represent(rows: pl.DataFrame, judged: pl.DataFrame, *, threshold: float, seed: int) -> pl.DataFrame:
     """Mark near-duplicates (question and answer alike), judged answers first.
 
-    An approved or edited answer represents its near-duplicates whatever their quality. A rejected one takes its near-duplicates out with it,
-    also if it is the answer of a model that is not curated now: they are as doubtful, and nobody has looked at them. Whoever thinks
-    otherwise raises the threshold. What people approved goes by their word, however alike it is to what they rejected. An answer whose
-    earlier text was rejected represents before those that nobody judged: it waits for a person, and they with it.
+    An approved or edited answer represents its near-duplicates whatever their quality. A rejected one takes its
+    near-duplicates out with it, also if it is the answer of a model that is not curated now: they are as doubtful, and
+    nobody has looked at them. Whoever thinks otherwise raises the threshold. What people approved goes by their word,
+    however alike it is to what they rejected. An answer whose earlier text was rejected represents before those that
+    nobody judged: it waits for a person, and they with it.
 
     Args:
-        rows: custom_id, input, messages (null: the input is all that was asked), output, quality: the answers to choose from.
+        rows: custom_id, input, messages (null: the input is all that was asked), output, quality: the answers to choose
+            from.
         judged: From ``judged``.
         threshold: As in ``selection.near_duplicates``.
         seed: As there.
 
     Returns:
-        ``rows`` with duplicate_of and similarity (null = represents), and like_rejected (Boolean: duplicate_of was rejected).
+        ``rows`` with duplicate_of and similarity (null = represents), and like_rejected (Boolean: duplicate_of was
+        rejected).
     """
     texts = _with_all_asked(rows).select("custom_id", "input", "output", "quality")
     holding = judged.filter("holds")
@@ -137,7 +144,10 @@ _NONE = pl.DataFrame(
 
 
 def _alike(first: pl.DataFrame, others: pl.DataFrame, *, threshold: float, seed: int) -> pl.DataFrame:
-    """Return the near-duplicates among rows, those of ``first`` before the others: custom_id, duplicate_of, similarity."""
+    """Return the near-duplicates among rows, those of ``first`` before the others.
+
+    Custom_id, duplicate_of, similarity.
+    """
     quality = pl.col("quality").cast(pl.Float64).fill_nan(None).fill_null(-1)  # 0..1, or 2: levels do not meet
     ranked = [
         rows.select("custom_id", "input", "output", _rank=quality + 4 * level)

@@ -1,9 +1,9 @@
 """Examples to token labels that are proven row by row, and the chat template behind them, which is judged before anything is read.
 
-The prompt of an example is what a server is asked: the chat template with the generation prompt, its instructions where the model knows them
-(``chat.in_role``). What is trained is the answer as it is recorded and the token at which servers stop, nothing else, whatever the template
-would make of the answer in a history (Gemma strips it, Qwen3 puts an empty think block before it). An answer that calls tools is trained as the
-template writes the call.
+The prompt of an example is what a server is asked: the chat template with the generation prompt, its instructions where
+the model knows them (``chat.in_role``). What is trained is the answer as it is recorded and the token at which servers
+stop, nothing else, whatever the template would make of the answer in a history (Gemma strips it, Qwen3 puts an empty
+think block before it). An answer that calls tools is trained as the template writes the call.
 
 What it does not know: how a server reads an answer (reasoning and tool parsers), and templates that are no jinja text.
 """
@@ -81,7 +81,8 @@ def check_template(model: Any, *, chat_template_kwargs: Mapping[str, Any] | None
         chat_template_kwargs: As in ``tokenize``.
 
     Raises:
-        PrerequisiteError: There is no chat template, or none that a server and training could share; the message says what to do.
+        PrerequisiteError: There is no chat template, or none that a server and training could share; the message says
+            what to do.
         ParameterError: ``chat_template_kwargs`` holds what the template does not read.
     """
     labeller = _Labeller(load_tokenizer(model), 2**31, dict(chat_template_kwargs or {}))
@@ -98,20 +99,22 @@ def tokenize(
 ) -> pl.DataFrame:
     """Turn examples into token ids and labels, each row with the proof that exactly the answer is trained.
 
-    The prompt is rendered by the model's own chat template with the generation prompt, as a server does; the answer and its stop token
-    follow it, and nothing else is trained. A row is `ok` only if the prompt's tokens are those that a server computes, and the labels decode to the
-    answer and the stop token. Nothing is ever cut.
+    The prompt is rendered by the model's own chat template with the generation prompt, as a server does; the answer and
+    its stop token follow it, and nothing else is trained. A row is `ok` only if the prompt's tokens are those that a
+    server computes, and the labels decode to the answer and the stop token. Nothing is ever cut.
 
     Args:
-        examples: columns id, messages (JSON list of system, user and assistant messages), output (String); where present tools (JSON list
-            of what could be called) and tool_calls (where not null, output is calls of tools: see ``chat.answer``).
+        examples: columns id, messages (JSON list of system, user and assistant messages), output (String); where
+            present tools (JSON list of what could be called) and tool_calls (where not null, output is calls of tools:
+            see ``chat.answer``).
         tokenizer: a model folder, or a loaded transformers tokenizer with a chat template.
         max_length: tokens, prompt and answer together.
-        chat_template_kwargs: passed to the template and to be passed when serving, such as ``{"enable_thinking": False}``.
+        chat_template_kwargs: passed to the template and to be passed when serving, such as
+            ``{"enable_thinking": False}``.
 
     Returns:
-        One row per example, in order: id, input_ids and labels (List of Int32; -100 is not trained; null unless ok), status (see
-        ``STATUSES``), reason (null if ok), n_tokens and n_supervised (0 if the row could not be rendered).
+        One row per example, in order: id, input_ids and labels (List of Int32; -100 is not trained; null unless ok),
+        status (see ``STATUSES``), reason (null if ok), n_tokens and n_supervised (0 if the row could not be rendered).
 
     Raises:
         PrerequisiteError: the tokenizer has no chat template.
@@ -310,7 +313,10 @@ class _Labeller:
         return ids, n_prompt
 
     def _decoded(self, ids: list[int], n_prompt: int) -> tuple[str, ...]:
-        """The text of the labels, alone and behind the prompt: where words begin with a mark, only the second keeps the first space."""
+        """The text of the labels, alone and behind the prompt.
+
+        Where words begin with a mark, only the second keeps the first space.
+        """
         alone, prompt, whole = (
             self.tokenizer.decode(part, clean_up_tokenization_spaces=False)
             for part in (ids[n_prompt:], ids[:n_prompt], ids)
@@ -318,7 +324,10 @@ class _Labeller:
         return (alone, whole[len(prompt) :]) if whole.startswith(prompt) else (alone,)
 
     def _turn(self, before: list[chat.Message], tools: Any) -> _Turn:
-        """What the template writes for conversations of this shape; refuse it where a server could not be asked for a plain answer."""
+        """What the template writes for conversations of this shape.
+
+        Refuse it where a server could not be asked for a plain answer.
+        """
         shape = [_skeleton(message) for message in before]
         key = json.dumps([shape, tools], sort_keys=True)
         if key not in self.turns:
@@ -427,7 +436,8 @@ class _Labeller:
 
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Names under which servers hand what was thought before a call to the template, which writes it while the tools are at work."""
+"""Names under which servers hand what was thought before a call to the template, which writes it while the tools are at
+work."""
 _FIELDS = ("role", "content", "tool_calls", "tool_call_id", "name", *_REASONING)
 
 
@@ -464,7 +474,10 @@ def _arguments(call: Any) -> dict[str, Any] | None:
 
 
 def _for_template(message: chat.Message) -> chat.Message:
-    """A message as servers give it to templates: the arguments of calls as objects; as text only where a template joins them to one."""
+    """A message as servers give it to templates: the arguments of calls as objects.
+
+    As text only where a template joins them to one.
+    """
     if not message.get("tool_calls"):
         return message
     as_text = message.get("as_text", False)

@@ -6,13 +6,15 @@ An example, one row of what every function here reads:
     messages  '[{"role": "system", "content": "Evaluate …"}, {"role": "user", "content": "Title: Nurse …"}]'
     output    '{"strengths": [], "score": 0.41}'         the assistant's answer: the only text that is trained
 
-Each set of examples is trained by TRL + PEFT in a process of its own (`arislab.finetune.worker`), on token ids and labels that are built and checked
+Each set of examples is trained by TRL + PEFT in a process of its own (`arislab.finetune.worker`), on token ids and
+labels that are built and checked
 here: TRL neither renders, nor masks, nor cuts. An adapter is a folder
-`<name>-<arm>-<first 12 hex of its weights' sha256>`: written beside its final place, renamed once, never changed. That folder name is the
-model name under which the embedded server and vLLM serve it.
+`<name>-<arm>-<first 12 hex of its weights' sha256>`: written beside its final place, renamed once, never changed. That
+folder name is the model name under which the embedded server and vLLM serve it.
 
-What it does not know: nothing here was run on a GPU. `backend="unsloth"` and `method="qlora"` were run on a CPU; the tests run them where the
-packages are installed, else they skip. Training that was killed starts again from its first step. One process uses one device.
+What it does not know: nothing here was run on a GPU. `backend="unsloth"` and `method="qlora"` were run on a CPU; the
+tests run them where the packages are installed, else they skip. Training that was killed starts again from its first
+step. One process uses one device.
 """
 
 import collections
@@ -100,8 +102,9 @@ def export_jsonl(examples: pl.DataFrame, path: str | Path) -> int:
         path: written to a temporary file beside it, then renamed: a reader sees the old file or the whole new one.
 
     Returns:
-        The number of lines, one per example: ``{"messages": [system, user, assistant]}``, and with ``"tools": […]`` where some were offered.
-        An answer that calls tools is ``{"role": "assistant", "content": null, "tool_calls": […]}``.
+        The number of lines, one per example: ``{"messages": [system, user, assistant]}``, and with ``"tools": […]``
+        where some were offered. An answer that calls tools is
+        ``{"role": "assistant", "content": null, "tool_calls": […]}``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,18 +142,20 @@ def train(
 ) -> pl.DataFrame:
     """Train one LoRA adapter per set, each in a process of its own, all with the same settings.
 
-    Rows are ordered by id before training, so the order of a frame changes nothing. On a CPU the same rows, settings, seed and
-    versions give the same adapter, bit for bit.
+    Rows are ordered by id before training, so the order of a frame changes nothing. On a CPU the same rows, settings,
+    seed and versions give the same adapter, bit for bit.
 
     Args:
         sets: arm -> examples (columns id, messages, output), such as ``{"curated": …, "control": …}``.
         validation: examples of no set, scored before, three times during, and after training; None: not scored.
-        base_model: a model folder, ``"tiny"``, or the name of a model in the local Hugging Face cache; nothing is downloaded.
+        base_model: a model folder, ``"tiny"``, or the name of a model in the local Hugging Face cache; nothing is
+            downloaded.
         folder: where the adapters' folders go.
         method: ``"lora"``, or ``"qlora"`` (base in 4-bit NF4 by bitsandbytes).
         r: rank of the adapters, on all linear layers but the output head; vLLM serves up to 16 by default.
         lora_alpha: the update is scaled by lora_alpha / r.
-        learning_rate: its peak, after a warm-up over 3 % of the steps; then a cosine to 0. About ten times that of full training.
+        learning_rate: its peak, after a warm-up over 3 % of the steps; then a cosine to 0. About ten times that of full
+            training.
         num_train_epochs: passes over each set.
         batch_size: examples per optimizer step.
         gradient_accumulation_steps: compute each batch in this many parts, for less memory.
@@ -162,11 +167,11 @@ def train(
         chat_template_kwargs: see `tokenize`.
 
     Returns:
-        One row per set: id (the same for the same inputs), name, arm, base_model, method, training_examples, train_loss (nats per
-        trained token, mean of the last epoch), eval_loss (the same over `validation`, at the end; null without), model_path,
-        hyperparameters (JSON; its `rows` counts the set's examples by status, their sum is the set's height), adapter_sha256 (of the
-        weights file), seconds (wall, start-up included), device, losses (JSON, see `losses`), left_out (JSON: id to status of the
-        set's examples that were not trained on).
+        One row per set: id (the same for the same inputs), name, arm, base_model, method, training_examples, train_loss
+        (nats per trained token, mean of the last epoch), eval_loss (the same over `validation`, at the end; null
+        without), model_path, hyperparameters (JSON; its `rows` counts the set's examples by status, their sum is the
+        set's height), adapter_sha256 (of the weights file), seconds (wall, start-up included), device, losses (JSON,
+        see `losses`), left_out (JSON: id to status of the set's examples that were not trained on).
 
     Raises:
         TrainingError: a set or `validation` has no usable row, they share an id, or a training process failed.
@@ -249,7 +254,8 @@ def check(
 
     Raises:
         ParameterError: a setting that is unknown or out of range.
-        PrerequisiteError: a package or the base model is missing, its chat template cannot be trained and served alike, or the disk is full.
+        PrerequisiteError: a package or the base model is missing, its chat template cannot be trained and served alike,
+            or the disk is full.
     """
     settings = {"method": method, "backend": backend, "r": r, "lora_alpha": lora_alpha, "seed": seed}
     settings |= {"learning_rate": learning_rate, "num_train_epochs": num_train_epochs, "max_length": max_length}
@@ -274,7 +280,8 @@ def asked_as(tuned: Mapping[str, Any], *others: str | None, chat_template_kwargs
 
     Args:
         tuned: A row of ``finetuning_runs``.
-        others: Records of the arms beside it, as JSON: hyperparameters of another adapter, params of an example set; null in older rows.
+        others: Records of the arms beside it, as JSON: hyperparameters of another adapter, params of an example set;
+            null in older rows.
         chat_template_kwargs: What the caller wants; empty: as recorded.
 
     Raises:
@@ -303,9 +310,12 @@ def _chosen(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def losses(trained: pl.DataFrame) -> pl.DataFrame:
-    """Return the loss curves of what `train` returned: columns arm, step, train_loss and eval_loss (nats per trained token).
+    """Return the loss curves of what `train` returned.
 
-    One row per step at which something was measured; the loss that was not is null. train_loss is the mean since the row before.
+    Columns arm, step, train_loss and eval_loss (nats per trained token).
+
+    One row per step at which something was measured; the loss that was not is null. train_loss is the mean since the
+    row before.
     """
     columns = {"arm": pl.String, "step": pl.Int64, "train_loss": pl.Float64, "eval_loss": pl.Float64}
     rows = [
@@ -323,7 +333,8 @@ def rows(trained: pl.DataFrame, sets: Mapping[str, pl.DataFrame], validation: pl
         validation: What it was given (reads id).
 
     Returns:
-        One row per adapter and example: model_path, arm, id, role (trained; held out: scored for the loss, not learned from; or one of
+        One row per adapter and example: model_path, arm, id, role (trained; held out: scored for the loss, not learned
+        from; or one of
         ``STATUSES``: why it was left out).
     """
     parts = []
@@ -384,7 +395,10 @@ def _check_lengths(sets: Mapping[str, pl.DataFrame], base: Path, template: ChatT
 
 
 def _check_disk(folder: Path, base: Path, ranks: int) -> None:
-    """Refuse a disk without room for the adapters: rank x (inputs + outputs) x 4 bytes for each matrix of the model, and the tokenizer's files."""
+    """Refuse a disk without room for the adapters.
+
+    Rank x (inputs + outputs) x 4 bytes for each matrix of the model, and the tokenizer's files.
+    """
     place = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
     needed = ranks * 4 * sum(map(_sides, base.glob("*.safetensors"))) + 64 * 2**20
     if (free := shutil.disk_usage(place).free) < needed:

@@ -1,9 +1,11 @@
 """The process that trains one adapter: `python -m arislab.finetune.worker SPEC.json`, started by `arislab.finetune.train`.
 
-Beside the spec it finds examples.parquet and, if losses are to be measured, validation.parquet; it appends to progress.jsonl, writes result.json
-(the row that `train` returns) or refused.txt (what the user must change), and moves the adapter to its place as its last act.
+Beside the spec it finds examples.parquet and, if losses are to be measured, validation.parquet; it appends to
+progress.jsonl, writes result.json (the row that `train` returns) or refused.txt (what the user must change), and moves
+the adapter to its place as its last act.
 
-What it does not know: nothing here was run on a GPU (`on_gpu`); Unsloth was run on a CPU only. A run that was killed starts again.
+What it does not know: nothing here was run on a GPU (`on_gpu`); Unsloth was run on a CPU only. A run that was killed
+starts again.
 """
 
 import functools
@@ -185,8 +187,8 @@ def _trainer(spec: dict[str, Any], tokenizer: Any, examples: pl.DataFrame, work:
 def speed_up_lora(model: Any) -> None:
     """Compute the LoRA layers of a model that trains on a CPU in fewer passes: about a third less time, the same sums.
 
-    Per layer y = x W' + s (x A') B'. Autograd multiplies B's gradient as (out x rows) @ (rows x r), nine times slower here than
-    (r x rows) @ (rows x out), and makes separate passes for the scale and the sums.
+    Per layer y = x W' + s (x A') B'. Autograd multiplies B's gradient as (out x rows) @ (rows x r), nine times slower
+    here than (r x rows) @ (rows x out), and makes separate passes for the scale and the sums.
     """
     import torch
     from peft.tuners.lora.layer import Linear
@@ -274,8 +276,8 @@ def _model(spec: dict[str, Any], *, on_gpu: bool) -> tuple[Any, Any]:
 def _supervised_trainer(base: Any) -> Any:
     """Return an SFTTrainer whose loss computes the output head at trained positions only.
 
-    The loss is the same: masked positions count nothing. The first batch is computed both ways; if they differ (a model that scales or caps its
-    logits), training goes on with the trainer's own loss.
+    The loss is the same: masked positions count nothing. The first batch is computed both ways; if they differ (a model
+    that scales or caps its logits), training goes on with the trainer's own loss.
     """
     import torch
 

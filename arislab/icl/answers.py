@@ -1,8 +1,11 @@
-"""Cells of an in-context search as requests: what is paid already, what is asked now, and what it will take before anything is spent.
+"""Cells of an in-context search as requests.
 
-A cell is an ordered set of examples on one candidate. Its custom_id is a digest of model, parameters, examples and question, so a
-cell that any earlier search paid for, with any k and budget, is found by it; the scorer version says whether its quality still holds.
-This module does not know how sets are searched (icl) or what a run decides (the notebook).
+What is paid already, what is asked now, and what it will take before anything is spent.
+
+A cell is an ordered set of examples on one candidate. Its custom_id is a digest of model, parameters, examples and
+question, so a cell that any earlier search paid for, with any k and budget, is found by it; the scorer version says
+whether its quality still holds. This module does not know how sets are searched (icl) or what a run decides (the
+notebook).
 """
 
 from collections.abc import Mapping
@@ -28,10 +31,13 @@ def ask(
     task: Task,
     purpose: str = "search",
 ) -> pl.DataFrame:
-    """Answer and score cells, asking only those that no search has paid for; what is wanted is written before it is sent.
+    """Answer and score cells, asking only those that no search has paid for.
+
+    What is wanted is written before it is sent.
 
     Args:
-        cells: search_id, set_id, example_ids, candidate_id and, for a search, round; in the order in which they are to be sent.
+        cells: search_id, set_id, example_ids, candidate_id and, for a search, round; in the order in which they are to
+            be sent.
         arms: set_id to its requests (from ``batch.build_requests``), at least for the candidates of its cells.
         candidates: Rows of ``candidates`` behind the cells.
         server: As in ``batch.answer``.
@@ -42,8 +48,8 @@ def ask(
         purpose: ``search``, or ``holdout``.
 
     Returns:
-        One row per cell, as ``icl.search`` takes them: set_id, candidate_id, custom_id, status, quality, tokens, known (true: the answer
-        was recorded before; it is judged anew if the scorers are others now).
+        One row per cell, as ``icl.search`` takes them: set_id, candidate_id, custom_id, status, quality, tokens, known
+        (true: the answer was recorded before; it is judged anew if the scorers are others now).
     """
     wanted = requested(cells, arms, task=task.name, scorer_version=task.version, purpose=purpose)
     earlier = paid(wanted, searched.frame)
@@ -98,7 +104,9 @@ def requested(
 
 
 def answered(manifest: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
-    """Return the manifest with what came: status, quality and tokens; a prompt that the model cannot hold is overflow and 0.
+    """Return the manifest with what came: status, quality and tokens.
+
+    A prompt that the model cannot hold is overflow and 0.
 
     Args:
         manifest: From ``requested``.

@@ -1,4 +1,6 @@
-"""How the sets of a search, and of its report, are asked: the same rows with the same random seeds, so that differences are paired.
+"""How the sets of a search, and of its report, are asked.
+
+The same rows with the same random seeds, so that differences are paired.
 
 This module does not know how sets are searched, nor what is decided by what they are worth.
 """
@@ -18,7 +20,8 @@ from arislab.task import Task
 class Asker:
     """Asks cells (a set of examples on a row) as ``icl.search`` wants them, and keeps count of what became of each.
 
-    It is called once a round; what a round wants is written before it is sent, so that after a failure only the rest is asked.
+    It is called once a round; what a round wants is written before it is sent, so that after a failure only the rest is
+    asked.
 
     Args:
         texts: Example id to what was asked and what was answered: the turns that the prompt shows.

@@ -25,7 +25,9 @@ SEARCHED = [
 
 
 def plan(k: int | Sequence[int], *, budget: int, n_validation: int) -> pl.DataFrame:
-    """Return what a search will ask: the plans of all k (see ``icl.plan``), which share the budget equally, with a column k.
+    """Return what a search will ask.
+
+    The plans of all k (see ``icl.plan``), which share the budget equally, with a column k.
 
     Args:
         k: Examples a set; one number, or several.
@@ -47,10 +49,12 @@ def paid(wanted: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
 
     Args:
         wanted: custom_id and scorer_version, from ``icl.requested``.
-        cells: Rows of ``icl_cells``: search_id, set_id, candidate_id, custom_id, scorer_version, status, quality, tokens.
+        cells: Rows of ``icl_cells``: search_id, set_id, candidate_id, custom_id, scorer_version, status, quality,
+            tokens.
 
     Returns:
-        One row per custom_id: search_id, set_id, candidate_id, custom_id, status, quality, tokens; of the same search where it has one.
+        One row per custom_id: search_id, set_id, candidate_id, custom_id, status, quality, tokens; of the same search
+        where it has one.
     """
     columns = ["search_id", "set_id", "candidate_id", "custom_id", "scorer_version", *FACTS]
     found = cells.filter(pl.col("status").is_in(_PAID)).select(columns)
@@ -113,7 +117,8 @@ def cost(
 ) -> Cost:
     """Say what a search and its report will take, from what is recorded; nothing is asked.
 
-    Prompt tokens: the characters of drawn prompts, times the tokens a character that this model's recorded prompts had. Answer tokens:
+    Prompt tokens: the characters of drawn prompts, times the tokens a character that this model's recorded prompts had.
+    Answer tokens:
     the mean of its recorded answers. Time: the rate of the newest search of this model. Embeddings are not counted.
 
     Args:

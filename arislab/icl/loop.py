@@ -1,15 +1,16 @@
 """Search for the in-context examples that help most, on validation rows, within a budget of requests.
 
-A few rounds, each one batch. A surrogate (``surrogate``) learns from scattered cells, a set of examples on a validation row, what
-examples, pairs and positions are worth; each round asks the sets that are best in draws of its posterior, the last one races the
-leaders on common rows. Below about 2,000 requests paired successive halving of random sets is as good, and used instead (Jamieson and
-Talwalkar 2016, on common instances as in F-race, Birattari et al. 2002).
+A few rounds, each one batch. A surrogate (``surrogate``) learns from scattered cells, a set of examples on a validation
+row, what examples, pairs and positions are worth; each round asks the sets that are best in draws of its posterior, the
+last one races the leaders on common rows. Below about 2,000 requests paired successive halving of random sets is as
+good, and used instead (Jamieson and Talwalkar 2016, on common instances as in F-race, Birattari et al. 2002).
 
-The truth is the table of cells. What is asked next is a pure function of the cells of earlier rounds and of the seed, so a search that was
-killed goes on where it was when its cells are given back as ``known``: same cells, same winner, none asked twice.
+The truth is the table of cells. What is asked next is a pure function of the cells of earlier rounds and of the seed,
+so a search that was killed goes on where it was when its cells are given back as ``known``: same cells, same winner,
+none asked twice.
 
-The score by which a set won is biased upward, since it was the luckiest of many: report fresh rows instead (``halves``).
-This module does not know servers, tasks or the lake: it gets a function that answers and scores.
+The score by which a set won is biased upward, since it was the luckiest of many: report fresh rows instead
+(``halves``). This module does not know servers, tasks or the lake: it gets a function that answers and scores.
 """
 
 import hashlib
@@ -26,9 +27,10 @@ from arislab.icl.rounds import Rounds, plan
 from arislab.icl.sets import CELLS, Rules, set_id
 
 Ask = Callable[[pl.DataFrame], pl.DataFrame]
-"""Wanted cells (search_id, set_id, example_ids, candidate_id, round; one set's cells stand together, sets with the same first examples too) -> one
-row per cell: set_id, candidate_id, quality (0..1; null = missing, never 0) and, optionally, status, tokens and known (true: paid for earlier, not
-asked now). A missing row is a missing cell. A prompt that does not fit the model's context is quality 0: it would be so in use."""
+"""Wanted cells (search_id, set_id, example_ids, candidate_id, round; one set's cells stand together, sets with the same
+first examples too) -> one row per cell: set_id, candidate_id, quality (0..1; null = missing, never 0) and, optionally,
+status, tokens and known (true: paid for earlier, not asked now). A missing row is a missing cell. A prompt that does
+not fit the model's context is quality 0: it would be so in use."""
 
 _MOST_MISSING = 0.05  # share of a round's cells without an answer; more, and something is broken
 _ANSWERED = ("ok", "truncated", "refused", "empty", "overflow")  # an answer came, or never can
@@ -85,8 +87,8 @@ class Search:
     """What a search tried and chose; valid after every round."""
 
     trials: pl.DataFrame
-    """One row per set and round: trial_id, search_id, example_ids, k, order, score, n_validation, estimate, low, high (the surrogate's,
-    95 %), round, chosen."""
+    """One row per set and round: trial_id, search_id, example_ids, k, order, score, n_validation, estimate, low, high
+    (the surrogate's, 95 %), round, chosen."""
     cells: pl.DataFrame
     """One row per cell: the columns of ``CELLS``."""
     example_ids: tuple[str, ...]
@@ -94,11 +96,11 @@ class Search:
     score: float
     """Its mean quality on the rows that it saw. The luckiest of many: never report it as the result."""
     estimate: tuple[float, float, float]
-    """What the surrogate expects of it on the rows of the search: mean, low, high (95 %). Shrunken, so far less biased than ``score``; measure
-    on fresh rows what you report."""
+    """What the surrogate expects of it on the rows of the search: mean, low, high (95 %). Shrunken, so far less biased
+    than ``score``; measure on fresh rows what you report."""
     effects: pl.DataFrame
-    """One row per example: id, effect (quality gained by taking the place of an average example), low, high, last_minus_first, last_low,
-    last_high, n_sets. Of the chosen k."""
+    """One row per example: id, effect (quality gained by taking the place of an average example), low, high,
+    last_minus_first, last_low, last_high, n_sets. Of the chosen k."""
     winners: pl.DataFrame
     """One row per k: k, set_id, example_ids, score, estimate, low, high, evidence."""
     evidence: float
@@ -153,22 +155,24 @@ def search(
     Args:
         pool: Examples to choose from: id, and the column ``one_per`` if given.
         validation: Candidates to judge by: candidate_id. None of them may be a source of the pool.
-        k: Examples a set; several numbers share the budget equally and are compared (on the rows of the search: compare the winners on
-            fresh rows).
+        k: Examples a set; several numbers share the budget equally and are compared (on the rows of the search: compare
+            the winners on fresh rows).
         budget: Most requests to spend, known cells included.
         ask: Answers and scores; called once a round with the cells that are not known.
         seed: Of everything drawn.
         method: ``surrogate``, ``halving``, or ``auto``: halving below 2,000 requests for each k.
         rounds: Stop after so many; the choice is valid after each. None: all of the plan.
-        known: Cells that need not be asked: set_id, candidate_id, quality (null: answered, but without a score), optionally status and tokens.
-            They are used where the search wants them, and change nothing else: with the cells of a killed search it goes on where it was.
+        known: Cells that need not be asked: set_id, candidate_id, quality (null: answered, but without a score),
+            optionally status and tokens. They are used where the search wants them, and change nothing else: with the
+            cells of a killed search it goes on where it was.
         pinned: Ids of examples that every set holds.
         banned: Ids of examples that no set holds.
         one_per: Column of the pool; no set holds two examples with the same value (null: its own).
         label: What else the answers depend on (model, temperature): part of the search's name.
 
     Raises:
-        ParameterError: Pool, validation or budget too small; pool and validation share candidates; a rule that no set can keep.
+        ParameterError: Pool, validation or budget too small; pool and validation share candidates; a rule that no set
+            can keep.
     """
     ks = sorted({k} if isinstance(k, int) else set(k))
     pool = _checked(pool, validation, ks=ks, pinned=pinned, banned=banned)

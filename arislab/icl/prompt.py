@@ -17,17 +17,20 @@ QUESTION = "{{question}}"
 def messages(chosen: Mapping[str, Any], curated: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> dict[str, Any]:
     """Return a chosen set of examples as a message list for any OpenAI-compatible client, with where it comes from.
 
-    The messages are those that phase 5 sends: system, one turn a side for each example, and the question, for which ``{{question}}``
-    stands. A client puts its question there, worded as the examples' are, and sends the list with ``model`` and ``parameters``.
+    The messages are those that phase 5 sends: system, one turn a side for each example, and the question, for which
+    ``{{question}}`` stands. A client puts its question there, worded as the examples' are, and sends the list with
+    ``model`` and ``parameters``.
 
     Args:
         chosen: A row of ``icl_examples``.
-        curated: Rows of ``training_data_curated`` at the version that ``chosen`` names: id, candidate_id, input, output.
+        curated: Rows of ``training_data_curated`` at the version that ``chosen`` names: id, candidate_id, input,
+            output.
         candidates: Rows of ``candidates`` behind the examples.
         task: The task file that asked.
 
     Raises:
-        PrerequisiteError: An example or its candidate is gone, or the task's prompt is more than a fixed system message and one question.
+        PrerequisiteError: An example or its candidate is gone, or the task's prompt is more than a fixed system message
+            and one question.
     """
     ids = list(chosen["example_ids"])
     rows = {row["id"]: row for row in curated.filter(pl.col("id").is_in(ids)).to_dicts()}

@@ -4,7 +4,8 @@ Sets are tuples of indices into the pool. Every function is deterministic in its
 What this module does not know: servers, scores, or what has been paid for.
 
 Source:
-    Thompson 1933; Kandasamy et al. 2018, Parallelised Bayesian Optimisation via Thompson Sampling (one draw per set of a batch).
+    Thompson 1933; Kandasamy et al. 2018, Parallelised Bayesian Optimisation via Thompson Sampling (one draw per set of
+    a batch).
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,11 @@
 """What a searched set of examples must beat: sets and choices that cost no search.
 
-Texts are compared by words (BM25), for which no model is needed, and by their embeddings where a model is given. Nothing is learned
-from validation.
+Texts are compared by words (BM25), for which no model is needed, and by their embeddings where a model is given.
+Nothing is learned from validation.
 
 Source:
-    Robertson and Zaragoza 2009, The Probabilistic Relevance Framework: BM25 and Beyond; Gonzalez 1985, k-centre (farthest first).
+    Robertson and Zaragoza 2009, The Probabilistic Relevance Framework: BM25 and Beyond; Gonzalez 1985, k-centre
+    (farthest first).
 """
 
 import math
@@ -49,14 +50,15 @@ def reference_sets(
         k: Examples a set of the others.
         seed: Of the random sets.
         n_random: Random sets; their arm is their mean.
-        n_nearest: Most questions of the arms nearest: no two of their prompts begin alike, so servers have no prefix to share. None: all.
+        n_nearest: Most questions of the arms nearest: no two of their prompts begin alike, so servers have no prefix to
+            share. None: all.
         others: More sets to compare, by the name of their arm: winners of other k.
         embed: Texts to one vector each, see ``embedder``; adds the arm nearest (embedding).
 
     Returns:
-        One row per arm, set and candidate: arm, set_id, example_ids, candidate_id. Arms: zero-shot (no example), chosen, those of
-        ``others``, top quality (best last), diverse (k-centre by words, around the best), random, and nearest (for each question its own,
-        see ``nearest``).
+        One row per arm, set and candidate: arm, set_id, example_ids, candidate_id. Arms: zero-shot (no example),
+        chosen, those of ``others``, top quality (best last), diverse (k-centre by words, around the best), random, and
+        nearest (for each question its own, see ``nearest``).
 
     Raises:
         ParameterError: k is not in 1..size of the pool.
@@ -117,7 +119,8 @@ def embedder(server: Any, *, model: str) -> Embed:
         model: Embedding model as the server names it.
 
     Raises:
-        PrerequisiteError: The server has no such route or model, or gave another number of vectors; raised where texts are embedded.
+        PrerequisiteError: The server has no such route or model, or gave another number of vectors; raised where texts
+            are embedded.
     """
     import openai
 

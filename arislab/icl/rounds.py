@@ -35,8 +35,9 @@ def plan(*, budget: int, n_validation: int, method: str = "auto") -> pl.DataFram
         method: ``surrogate``, ``halving``, or ``auto``: halving below 2,000 requests.
 
     Returns:
-        round (from 1), method, n_sets (most sets that get cells), n_rows (new rows each; halving: new common rows), n_requests (the most
-        that the round spends). Their sum is at most ``budget``; where fewer sets or rows exist, less is spent.
+        round (from 1), method, n_sets (most sets that get cells), n_rows (new rows each; halving: new common rows),
+        n_requests (the most that the round spends). Their sum is at most ``budget``; where fewer sets or rows exist,
+        less is spent.
 
     Raises:
         ParameterError: The budget is too small for two sets, or the method is unknown.
@@ -159,7 +160,10 @@ class Rounds:
     def _spread(
         self, fit: Fit, left: int, each: int, elites: list[Set], noise: float, rng: np.random.Generator
     ) -> Iterator[tuple[Set, list[int]]]:
-        """New rows for each proposed set, rather those on which answers differ: what all solve, or none, tells nothing."""
+        """New rows for each proposed set, rather those on which answers differ.
+
+        What all solve, or none, tells nothing.
+        """
         p = surrogate.sigmoid(fit.difficulty)
         for members in proposals.propose(fit, self.rules, max(2, left // each), rng, elites=elites, noise=noise):
             free = np.array([v for v in range(len(self.rows)) if v not in self.seen.get(members, {})], dtype=np.int64)

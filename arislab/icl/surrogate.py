@@ -1,7 +1,11 @@
-"""What an ordered set of examples is worth, learned from scattered cells: difficulties of rows plus a Gaussian process over sets.
+"""What an ordered set of examples is worth, learned from scattered cells.
 
-Model: a cell's quality y in 0..1 of set s on row v is quasi-Bernoulli, ``logit E[y] = difficulty_v + f_s``. Difficulties are
-normal around a free mean: this is the pairing, any two sets are comparable whatever rows they saw. f is a Gaussian process::
+Difficulties of rows plus a Gaussian process over sets.
+
+Model: a cell's quality y in 0..1 of set s on row v is quasi-Bernoulli, ``logit E[y] = difficulty_v + f_s``.
+    Difficulties are
+normal around a free mean: this is the pairing, any two sets are comparable whatever rows they saw. f is a Gaussian
+process::
 
     K(s, t) / tau^2 = main  / k        * examples in common                      worth of each example
                     + pair  / C(k, 2)  * pairs in common                         synergy and redundancy
@@ -10,11 +14,13 @@ normal around a free mean: this is the pairing, any two sets are comparable what
 
 The mixture and tau are chosen by marginal likelihood. Everything is a pure function of its arguments; numpy only.
 
-What this module does not know: which cells to ask next (proposals), or that the largest of many estimates is biased upward.
+What this module does not know: which cells to ask next (proposals), or that the largest of many estimates is biased
+upward.
 
 Source:
-    Rasch 1960 (difficulties); Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, chapters 2, 3.4 and 5.4;
-    McCullagh and Nelder 1989, chapter 9 (quasi-likelihood). The kernel and its presets are our own, measured on synthetic surfaces.
+    Rasch 1960 (difficulties); Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, chapters 2, 3.4 and
+    5.4; McCullagh and Nelder 1989, chapter 9 (quasi-likelihood). The kernel and its presets are our own, measured on
+    synthetic surfaces.
 """
 
 import math
@@ -158,7 +164,8 @@ def slope(fit: Fit) -> float:
 def estimates(fit: Fit, sets: Ints) -> pl.DataFrame:
     """Return estimate, low and high (95 %, 0..1) of the mean quality of sets over the validation rows, one row per set.
 
-    The interval holds for a set picked beforehand; the best of many is still biased upward, if far less than its raw score.
+    The interval holds for a set picked beforehand; the best of many is still biased upward, if far less than its raw
+    score.
     """
     mean, sd = posterior(fit, sets)
     ends = [quality(fit, mean + z * sd) for z in (0.0, -1.96, 1.96)]
@@ -173,8 +180,9 @@ def effects(fit: Fit, ids: list[str]) -> pl.DataFrame:
         ids: Of all examples, by index.
 
     Returns:
-        One row per example: id, effect (quality gained where it takes the place of an average example; points of 1), low, high
-        (95 %), last_minus_first (what standing last instead of first gains), last_low, last_high, n_sets (that hold it).
+        One row per example: id, effect (quality gained where it takes the place of an average example; points of 1),
+        low, high (95 %), last_minus_first (what standing last instead of first gains), last_low, last_high, n_sets
+        (that hold it).
     """
     mean, cov = linear(fit)
     n, unit = fit.n_examples, slope(fit)

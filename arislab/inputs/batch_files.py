@@ -6,8 +6,8 @@ One line of each, which their custom_id joins, and the candidate behind them::
     {"custom_id": "q-1", "response": {"status_code": 200, "body": {"choices": [...], "usage": {...}}}, "error": null}
     candidate_id='c-5e…', profile='{"input":"Go on.","messages":[{"role":"system",…},…]}'
 
-A candidate is the whole conversation; where that is one question in plain text, its profile is ``{"input": …}``. What a result line says is
-read by ``lines.outcomes``, as in live collection.
+A candidate is the whole conversation; where that is one question in plain text, its profile is ``{"input": …}``. What a
+result line says is read by ``lines.outcomes``, as in live collection.
 """
 
 import hashlib
@@ -37,8 +37,9 @@ class _Request:
 def read(requests: Path, results: Path, *, task: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return (rows of ``candidates`` for ``inputs.placed``, rows of ``training_data_raw``).
 
-    Every request is a row: one without a line in the output file has status unavailable. An answer with several choices is as many
-    rows, samples of one candidate. An answer counts before a failure of the same request, whichever line comes first.
+    Every request is a row: one without a line in the output file has status unavailable. An answer with several choices
+    is as many rows, samples of one candidate. An answer counts before a failure of the same request, whichever line
+    comes first.
 
     Args:
         requests: The input file.
@@ -46,8 +47,8 @@ def read(requests: Path, results: Path, *, task: str) -> tuple[pl.DataFrame, pl.
         task: Name of the task file that will judge the answers.
 
     Raises:
-        PrerequisiteError: A line is no chat request, two have one custom_id, two answers to one request differ, or a result
-            belongs to no request; the message names the lines.
+        PrerequisiteError: A line is no chat request, two have one custom_id, two answers to one request differ, or a
+            result belongs to no request; the message names the lines.
     """
     asked = _requests(requests)
     answered = _results(results, {request.name for request in asked}, requests.name)
@@ -127,7 +128,10 @@ def _results(path: Path, names: set[str], requests: str) -> dict[str, tuple[int,
 
 
 def _n(body: dict[str, Any]) -> int:
-    """How many choices a request asks for; as many samples are its own, so that a failure moves no answer of another request."""
+    """How many choices a request asks for.
+
+    As many samples are its own, so that a failure moves no answer of another request.
+    """
     n = body.get("n")
     return n if isinstance(n, int) and 0 < n < 1000 else 1
 

@@ -6,9 +6,9 @@ Three lines of a file, the separator being ``;``::
     007;02116;"said ""hi"", left"
     0100;;""
 
-The second row's postcode is missing (null), its note is empty (``""``): the two are told apart. A row ends at ``\n`` or ``\r\n``, fields in
-quotes may hold both. Python's csv module tells neither an empty field from a missing one nor where a quote was left open, and
-polars fills short rows up. This module knows no files and no columns.
+The second row's postcode is missing (null), its note is empty (``""``): the two are told apart. A row ends at ``\n`` or
+``\r\n``, fields in quotes may hold both. Python's csv module tells neither an empty field from a missing one nor where
+a quote was left open, and polars fills short rows up. This module knows no files and no columns.
 """
 
 import re
@@ -21,7 +21,9 @@ _QUOTED = re.compile(r'"([^"]*(?:""[^"]*)*)"')
 
 
 def separator(text: str) -> tuple[str, int]:
-    r"""Return the separator of a text and where its header begins; a first line ``sep=;`` (Excel) says it, else the header does.
+    r"""Return the separator of a text and where its header begins.
+
+    A first line ``sep=;`` (Excel) says it, else the header does.
 
     Example:
         >>> separator("sep=;\nid;t")
@@ -45,7 +47,8 @@ def records(text: str, separator: str, *, line: int = 1) -> Iterator[tuple[int, 
         line: Number of the first line.
 
     Raises:
-        ValueError: A quote is left open or followed by text, or a ``\r`` stands alone outside quotes; the message has the line.
+        ValueError: A quote is left open or followed by text, or a ``\r`` stands alone outside quotes; the message has
+            the line.
 
     Example:
         >>> list(records('a,b\n"x\ny",\n', ","))

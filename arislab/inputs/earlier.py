@@ -1,11 +1,13 @@
-"""Rows of lakes that older imports wrote: what they made of a text, so that the same row is known again under its true text.
+"""Rows of lakes that older imports wrote.
 
-Until imports kept text as text, a column of a file took one type: the id ``007`` became ``7``, ``00012`` beside ``1.50`` became ``12.0``,
-``True`` became ``true``, 9007199254740993 beside 0.5 became ``9007199254740992.0``; objects got the keys of all others, with null. What is
-decided for such lakes:
+What they made of a text, so that the same row is known again under its true text.
 
-- A candidate whose name changes is a new row under its true name, in the group and the split of the old one: nothing that was trained
-  on moves into the test split. The old row stays, because outputs and reviews name it.
+Until imports kept text as text, a column of a file took one type: the id ``007`` became ``7``, ``00012`` beside
+``1.50`` became ``12.0``, ``True`` became ``true``, 9007199254740993 beside 0.5 became ``9007199254740992.0``; objects
+got the keys of all others, with null. What is decided for such lakes:
+
+- A candidate whose name changes is a new row under its true name, in the group and the split of the old one: nothing
+  that was trained on moves into the test split. The old row stays, because outputs and reviews name it.
 - A candidate whose name stays gets its true profile. Its recorded outputs keep the messages that they answered.
 - An answer that changes is a new row; the old one stays, because reviews name it.
 

@@ -96,7 +96,8 @@ def read(
         wanted: Columns that are used; of a Parquet file the others are not read. Null: all are used.
 
     Raises:
-        PrerequisiteError: No such file, another format, no rows, or a line or row that cannot be kept as it is (with its number).
+        PrerequisiteError: No such file, another format, no rows, or a line or row that cannot be kept as it is (with
+            its number).
         ParameterError: An unknown encoding, separator, type or column.
     """
     path = Path(path)
@@ -342,7 +343,10 @@ def _check_kept(kind: Any, *, inside: bool) -> None:
 
 
 def _plain(value: Any, kind: Any, infinite: list[float]) -> Any:
-    """A value of Python as JSON has it: digits of numbers kept, times as ISO 8601; NaN and what is infinite are null, and listed."""
+    """A value of Python as JSON has it.
+
+    Digits of numbers kept, times as ISO 8601; NaN and what is infinite are null, and listed.
+    """
     if isinstance(value, dict):
         return {part.name: _plain(value[part.name], part.dtype, infinite) for part in kind.fields}
     if isinstance(value, list):

@@ -9,7 +9,8 @@ What ``arislab import people.csv --as candidates --id badge`` prints::
     first row: 007: {"badge":"007","postcode":"02116","note":"knows locks"}
     warning: none of these candidates is in the validation split; …
 
-This module knows neither formats (``files``) nor how rows become candidates (``lake_rows``), but what a lake may hold already.
+This module knows neither formats (``files``) nor how rows become candidates (``lake_rows``), but what a lake may hold
+already.
 """
 
 import json
@@ -56,7 +57,8 @@ def candidates(
         dry_run: True: nothing is written.
 
     Raises:
-        PrerequisiteError: The file cannot be taken as it is, or ``split`` moves a candidate for which outputs are recorded.
+        PrerequisiteError: The file cannot be taken as it is, or ``split`` moves a candidate for which outputs are
+            recorded.
     """
     rows = files.read(file, **read)
     frame = lake_rows.candidates(rows, id=id, group=group, split=split)
@@ -137,7 +139,10 @@ def outputs(
 
 
 def batch(lake: Any, file: Path, task: Task, *, requests: Path, dry_run: bool = False) -> list[str]:
-    """Write the answers of an OpenAI batch output file, as ``outputs`` does; its error file, or another part of it, may follow."""
+    """Write the answers of an OpenAI batch output file, as ``outputs`` does.
+
+    Its error file, or another part of it, may follow.
+    """
     people, raw = batch_files.read(requests, file, task=task.name)
     return _write(lake, people, raw, [f"read from {requests.name} and {file.name}"], task=task, dry_run=dry_run)
 
@@ -194,7 +199,10 @@ def _weight() -> pl.Expr:
 
 
 def _telling_more(raw: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFrame:
-    """Return the recorded rows that tell more of their request than the new ones: an answer is worth more than a failure."""
+    """Return the recorded rows that tell more of their request than the new ones.
+
+    An answer is worth more than a failure.
+    """
     new = raw.select("custom_id", _new=_weight())
     return recorded.join(new, on="custom_id").filter(_weight() > pl.col("_new"))
 

@@ -5,8 +5,9 @@ One row of a file, and the candidate that it becomes (``--id badge``)::
     {"badge": "007", "title": "cook", "years": Number("1.50")}
     candidate_id='007', profile='{"badge":"007","title":"cook","years":1.50}', title='cook', group_id='007', split='train'
 
-An id, an input or an answer is text: the characters of the file. Nothing is written here: every function returns frames, whole or not
-at all, and the caller writes them. How a file is read is known in ``files``, what a batch file is in ``batch_files``.
+An id, an input or an answer is text: the characters of the file. Nothing is written here: every function returns
+frames, whole or not at all, and the caller writes them. How a file is read is known in ``files``, what a batch file is
+in ``batch_files``.
 """
 
 import hashlib
@@ -43,7 +44,8 @@ class Placed:
     frame: pl.DataFrame
     """The candidates given, each with its group_id and split (null: in none)."""
     exposed: pl.DataFrame
-    """candidate_id of the lake's own test candidates that are asked what others outside of the test split are asked, and id of one of these."""
+    """candidate_id of the lake's own test candidates that are asked what others outside of the test split are asked,
+    and id of one of these."""
 
 
 def candidates(rows: Rows, *, id: str, group: str | None = None, split: str | None = None) -> pl.DataFrame:
@@ -104,7 +106,10 @@ def by_column(name: str) -> Asked:
 
 
 def by_input(candidate: dict[str, Any]) -> str | Chat | None:
-    """Return what was asked about a candidate for whom outputs were recorded elsewhere; null of another, whose messages may be anything."""
+    """Return what was asked about a candidate for whom outputs were recorded elsewhere.
+
+    Null of another, whose messages may be anything.
+    """
     chat = _chat(candidate["profile"])
     return chat if chat else json_text.as_text(candidate["profile"].get("input"))
 
@@ -133,19 +138,20 @@ def placed(
 ) -> Placed:
     """Return candidates in their groups and splits.
 
-    A candidate without a group joins that of its near-duplicates, in the file and in the lake, by any question that was asked under its
-    name, and its split is a stable hash of the group. Where near-duplicates are of several groups, these are not merged: what would be test
-    is then in no split, unless it stands in the lake and is not given here: then it stays where it is, and is ``exposed``.
+    A candidate without a group joins that of its near-duplicates, in the file and in the lake, by any question that was
+    asked under its name, and its split is a stable hash of the group. Where near-duplicates are of several groups,
+    these are not merged: what would be test is then in no split, unless it stands in the lake and is not given here:
+    then it stays where it is, and is ``exposed``.
 
     Args:
         frame: From ``candidates``: candidate_id, profile, group_id and split (null: not given), and more.
         known: candidate_id, profile, group_id, split and more of the candidates in the lake.
         asked: What is asked about a candidate; null resembles nothing.
         recorded: candidate_id and input, the questions of all outputs without messages, those of the lake too.
-        fixed: Names of those in the lake that keep group and split, because outputs are recorded for them: what was trained on must
-            never move into the test split because a larger file groups it anew.
-        renamed: New name to the name in the lake of a candidate that an earlier import wrote otherwise; it takes over group and
-            split.
+        fixed: Names of those in the lake that keep group and split, because outputs are recorded for them: what was
+            trained on must never move into the test split because a larger file groups it anew.
+        renamed: New name to the name in the lake of a candidate that an earlier import wrote otherwise; it takes over
+            group and split.
     """
     before = known.select(_name="candidate_id", _group="group_id", _split="split")
     keeps = before.filter(pl.col("_name").is_in([*fixed, *(renamed or {}).values()]))
@@ -190,7 +196,10 @@ def _texts(people: pl.DataFrame, asked: Asked, recorded: Mapping[str, Sequence[s
 
 
 def _said(candidate: dict[str, Any], asked: Asked, recorded: Sequence[str]) -> Iterator[tuple[str | None, bool]]:
-    """The texts of a candidate: of each question all that is asked; then, if it is another text, its end, which may be trained on too."""
+    """The texts of a candidate: of each question all that is asked.
+
+    Then, if it is another text, its end, which may be trained on too.
+    """
     chat = _chat(candidate["profile"])
     parts = {duplicates.asked(chat), protocol.asked(chat)} if chat else set()
     wholes = set()
@@ -256,8 +265,9 @@ def outputs(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return (rows of ``candidates``, rows of ``training_data_raw``) from outputs recorded elsewhere.
 
-    Several outputs of one input (or of one ``id``) are samples of one candidate, whose profile is ``{"input": …}`` with the first of its
-    inputs; each row keeps its own. Importing the same file twice gives the same rows. A null or blank output is a row with status empty.
+    Several outputs of one input (or of one ``id``) are samples of one candidate, whose profile is ``{"input": …}`` with
+    the first of its inputs; each row keeps its own. Importing the same file twice gives the same rows. A null or blank
+    output is a row with status empty.
 
     Args:
         rows: One per output.
@@ -340,7 +350,10 @@ def _people(rows: Rows, raw: pl.DataFrame, split: str | None) -> pl.DataFrame:
 
 
 def nameless(ids: pl.Series, profiles: Sequence[str]) -> pl.DataFrame:
-    """Return rows for ``placed`` of those about whom outputs were recorded: their names and profiles, and nothing else is known."""
+    """Return rows for ``placed`` of those about whom outputs were recorded.
+
+    Their names and profiles, and nothing else is known.
+    """
     frame = pl.DataFrame({"candidate_id": ids, "profile": profiles}, schema_overrides={"profile": pl.String})
     nothing = pl.lit(None, dtype=pl.String)
     return frame.with_columns(group_id=nothing, split=nothing, use_case=pl.lit("general"))

@@ -1,8 +1,11 @@
-"""What of a lake is whole, what is damaged, and the ways back. Nothing is deleted: what is set aside is renamed to ``*.damaged``.
+"""What of a lake is whole, what is damaged, and the ways back.
+
+Nothing is deleted: what is set aside is renamed to ``*.damaged``.
 
 for state in examine(lake): print(state)
 candidates: whole, version 3, 5,939 rows
-training_data_raw: DAMAGED: version 2 is cut off or overwritten: _delta_log/00000000000000000002.json. Whole until version 1 (5,907 rows). …
+training_data_raw: DAMAGED: version 2 is cut off or overwritten: _delta_log/00000000000000000002.json. Whole until
+    version 1 (5,907 rows). …
 """
 
 import json
@@ -114,7 +117,10 @@ def _damage(table: Table, version: int | None, *, is_deep: bool = True) -> str |
 
 
 def _files(table: Table, delta: Any) -> list[tuple[Path, int | None]]:
-    """Data files and the rows that their commits count; null where a commit counts none (deltalake 1.1 then has no such column)."""
+    """Data files and the rows that their commits count.
+
+    Null where a commit counts none (deltalake 1.1 then has no such column).
+    """
     files = pl.DataFrame(delta.get_add_actions())
     counted = files["num_records"] if "num_records" in files.columns else [None] * files.height
     return [(table.folder / unquote(name), n_rows) for name, n_rows in zip(files["path"], counted, strict=True)]
@@ -148,7 +154,9 @@ def _named_by_records(folder: Path) -> dict[str, dict[int, str]]:
 
 
 def repair(lake: Lake, state: State) -> list[str]:
-    """Keep all of a table that can be read: commits that are cut off and files that cannot be read are set aside, doubled keys become one.
+    """Keep all of a table that can be read.
+
+    Commits that are cut off and files that cannot be read are set aside, doubled keys become one.
 
     Returns what was done; each change of rows is a new version.
     """

@@ -1,4 +1,6 @@
-"""Which rows are meant: column to value, for polars, for Delta and in words. Names from outside are values here, never SQL.
+"""Which rows are meant: column to value, for polars, for Delta and in words.
+
+Names from outside are values here, never SQL.
 
 expression({"task": "it's", "model": None})  # polars: task is that text, and model is null
 predicate({"status": ["ok", "empty"]})       # Delta: "status" in ('ok', 'empty')
@@ -14,12 +16,16 @@ from arislab.errors import ParameterError
 
 Value = str | int | float | bool | None
 Where = Mapping[str, Value | Collection[Value]] | str
-"""Column to value: equal to it, null if it is None, one of them if it is a list. A text is a condition in SQL, written by a person or as a
+"""Column to value: equal to it, null if it is None, one of them if it is a list. A text is a condition in SQL, written
+by a person or as a
 constant: no name from data, file or parameter belongs into it."""
 
 
 def plain(where: Where | None) -> Where | None:
-    """Return a condition whose collections are lists, as a record keeps it; a value that no column can equal is refused."""
+    """Return a condition whose collections are lists, as a record keeps it.
+
+    A value that no column can equal is refused.
+    """
     if where is None or isinstance(where, str):
         return where
     found: dict[str, Any] = {}

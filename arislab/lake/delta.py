@@ -6,7 +6,8 @@
     lake.sql("select category, avg(quality_score) from training_data_curated group by 1")
 
 What a table holds stands in ``tables.py``. The lake does not know phases, scorers or models. Under a run
-(``ARISLAB_RUN_DIR`` is set) each read and write adds a line to the run's ``tables.jsonl``, so the record is not kept by hand::
+(``ARISLAB_RUN_DIR`` is set) each read and write adds a line to the run's ``tables.jsonl``, so the record is not kept by
+hand::
 
     {
         "op": "read",
@@ -104,10 +105,13 @@ class Lake:
         return [name for name in tables.TABLES if self[name]._is_there()]
 
     def sql(self, query: str) -> pl.DataFrame:
-        """Answer one SELECT with DuckDB over the newest version of the tables; files, settings and variables are out of its reach.
+        """Answer one SELECT with DuckDB over the newest version of the tables.
+
+        Files, settings and variables are out of its reach.
 
         Raises:
-            LakeError: The query is more or other than a SELECT, or cannot be answered; the message is DuckDB's, with the tables that exist.
+            LakeError: The query is more or other than a SELECT, or cannot be answered; the message is DuckDB's, with
+                the tables that exist.
         """
         import duckdb
 
@@ -138,8 +142,8 @@ class Lake:
         """Return every row that belongs to one request and to what was made with its output, by table in the order of life.
 
         Args:
-            custom_id: Of the request, the start of it, or a candidate_id that was asked about once. What the frames hold beyond their
-                tables' columns, and what the lake cannot know, stands in ``lineage.py``.
+            custom_id: Of the request, the start of it, or a candidate_id that was asked about once. What the frames
+                hold beyond their tables' columns, and what the lake cannot know, stands in ``lineage.py``.
 
         Raises:
             PrerequisiteError: No row, or several.
@@ -283,8 +287,8 @@ class Table:
 
         Args:
             columns: Columns to return; default all.
-            where: Column to value, such as ``{"task": spec.name, "status": ["ok", "empty"], "model": None}``; or a constant condition in
-                SQL, such as ``"quality >= 0.8"``, with no name in it.
+            where: Column to value, such as ``{"task": spec.name, "status": ["ok", "empty"], "model": None}``; or a
+                constant condition in SQL, such as ``"quality >= 0.8"``, with no name in it.
             version: Version to read; default the newest.
         """
         where = self._condition(where)
@@ -347,7 +351,9 @@ class Table:
         return self
 
     def replace(self, frame: pl.DataFrame, *, where: Where, run_id: str | None = None) -> "Table":
-        """Make ``frame`` the rows that fulfil ``where``, in one commit; what stood there stays readable as an older version.
+        """Make ``frame`` the rows that fulfil ``where``, in one commit.
+
+        What stood there stays readable as an older version.
 
         A row elsewhere that has the key of a new one gives way to it.
 
@@ -457,7 +463,9 @@ class Table:
         return n_removed
 
     def link(self, lake: "Lake", *, version: int) -> None:
-        """Make another lake's table of this name what this one was at a version: same rows, version and history, no bytes copied.
+        """Make another lake's table of this name what this one was at a version.
+
+        Same rows, version and history, no bytes copied.
 
         Args:
             lake: The other lake, in a folder of the same file system; it has no table of this name.
@@ -494,7 +502,9 @@ class Table:
         return tables.check(self.name, frame.drop([c for c in stamp if c in frame.columns]).with_columns(**stamp))
 
     def _commit(self, frame: pl.DataFrame, write: Callable[[Any], pl.DataFrame], *, is_always: bool = False) -> None:
-        """Run a write on the newest version; where another writer's commit came in between, on that one again. On disk when it returns.
+        """Run a write on the newest version; where another writer's commit came in between, on that one again.
+
+        On disk when it returns.
 
         Args:
             frame: Rows to write; none, and the table exists: nothing is done.

@@ -1,8 +1,10 @@
-"""What two equal runs must have in common, bit for bit: digests of frames by column (``records.outputs`` does the same for notebooks).
+"""What two equal runs must have in common, bit for bit.
 
-A frame is put into one canonical form: without the columns that name a run or a time, rows sorted by key, -0.0 as 0.0, every NaN as
-one NaN, a column of nulls only as no column at all. Then each column has a sha256 over its values, whatever Parquet file, version or
-order of rows they came from.
+Digests of frames by column (``records.outputs`` does the same for notebooks).
+
+A frame is put into one canonical form: without the columns that name a run or a time, rows sorted by key, -0.0 as 0.0,
+every NaN as one NaN, a column of nulls only as no column at all. Then each column has a sha256 over its values,
+whatever Parquet file, version or order of rows they came from.
 This module does not know the lake or any record.
 """
 

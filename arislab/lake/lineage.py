@@ -1,4 +1,6 @@
-"""The life of one row: from the candidate through request, output, scores, reviews and curated set to what was made with it.
+"""The life of one row.
+
+From the candidate through request, output, scores, reviews and curated set to what was made with it.
 
     for table, rows in follow(lake, "r-70c14ed7…").items(): …   # candidates, training_runs, training_data_raw, …
 
@@ -70,10 +72,10 @@ def follow(lake: Tables, name: str) -> dict[str, pl.DataFrame]:
         name: A custom_id, or what ``find`` takes.
 
     Returns:
-        Table to rows; tables without one are left out. ``training_data_curated`` has one row per version that was looked at (column
-        version): the newest, and those that a set or a training used. ``finetuning_runs``: trainings that were given the row, with its role
-        (column added, see ``training_rows``). ``evaluations``: answers of the adapters that learned from it, and answers whose prompt
-        showed it.
+        Table to rows; tables without one are left out. ``training_data_curated`` has one row per version that was
+        looked at (column version): the newest, and those that a set or a training used. ``finetuning_runs``: trainings
+        that were given the row, with its role (column added, see ``training_rows``). ``evaluations``: answers of the
+        adapters that learned from it, and answers whose prompt showed it.
     """
     custom_id = find(lake, name)
     where = {"custom_id": custom_id}
@@ -134,7 +136,10 @@ def _trainings(lake: Tables, custom_id: str) -> pl.DataFrame:
 
 
 def _shown(lake: Tables, curated: pl.DataFrame) -> pl.DataFrame:
-    """Evaluation and arm of the prompts that showed the row as an example: one request of each arm is read, since all show the same."""
+    """Evaluation and arm of the prompts that showed the row as an example.
+
+    One request of each arm is read, since all show the same.
+    """
     arms = lake["evaluations"].scan().filter(pl.col("task").is_in(curated["task"].unique().to_list()))
     first = arms.group_by("evaluation_id", "arm").agg(pl.col("custom_id").drop_nulls().first()).collect()
     asked = pl.col("custom_id").is_in(first["custom_id"].drop_nulls().to_list())

@@ -1,10 +1,13 @@
-"""One table's folder in Delta's format: opened only if it is whole, written by one after the other, on disk when a write returns.
+"""One table's folder in Delta's format.
 
-    000…0.json, 000…1.json, …   in _delta_log: one version each; names the files that it adds and removes, with their sizes
-    part-….parquet              rows; never changed after their commit
+Opened only if it is whole, written by one after the other, on disk when a write returns.
 
-Delta's own reader leaves out what it cannot parse: a last commit that was cut off is an older table without a word. So the log is read here
-first. Writes are compare-and-swap: a commit is the version after the one whose rows were looked at, or it fails and is tried again.
+    000…0.json, 000…1.json, …   in _delta_log: one version each; names the files that it adds and removes, with their
+    sizes part-….parquet              rows; never changed after their commit
+
+Delta's own reader leaves out what it cannot parse: a last commit that was cut off is an older table without a word. So
+the log is read here first. Writes are compare-and-swap: a commit is the version after the one whose rows were looked
+at, or it fails and is tried again.
 """
 
 import contextlib
@@ -184,7 +187,10 @@ def _check_parquet(path: Path, what: str) -> None:
 
 
 def how() -> dict[str, Any]:
-    """Return how each commit is made: only as the version after the one that was looked at, and without taking old versions away."""
+    """Return how each commit is made.
+
+    Only as the version after the one that was looked at, and without taking old versions away.
+    """
     from deltalake import CommitProperties, PostCommitHookProperties
 
     return {
@@ -195,7 +201,10 @@ def how() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def turn(folder: Path) -> Iterator[None]:
-    """Wait until no other writer of arislab is at work on this table: commits are safe without, but each would be tried again and again."""
+    """Wait until no other writer of arislab is at work on this table.
+
+    Commits are safe without, but each would be tried again and again.
+    """
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):  # no lock where the file system has none, or the folder is not ours
             locks = folder.parent / ".locks"
@@ -214,7 +223,10 @@ def _wait_for(file: Any) -> None:
 
 
 def sync_commit(folder: Path, version: int) -> None:
-    """Have a commit on disk, with the files that it adds, its checkpoint and all their names: it outlives a loss of power."""
+    """Have a commit on disk, with the files that it adds, its checkpoint and all their names.
+
+    It outlives a loss of power.
+    """
     log = folder / "_delta_log"
     commit = log / f"{version:020}.json"
     added = [folder / unquote(action["add"]["path"]) for action in actions_of(commit, version) if "add" in action]

@@ -18,8 +18,9 @@ from arislab.errors import LakeError, closest
 
 SPLITS = ("train", "validation", "test")
 STATUSES = ("ok", "truncated", "refused", "empty", "error", "unavailable", "expired", "lost", "cancelled")
-"""What became of a request. ok, truncated, refused, empty: an answer came and is kept. unavailable (failures that pass), expired: none came;
-running the phase again sends it again. error (refused for good), lost (gone at the server), cancelled: none came; sent again with ``resend``."""
+"""What became of a request. ok, truncated, refused, empty: an answer came and is kept. unavailable (failures that
+pass), expired: none came; running the phase again sends it again. error (refused for good), lost (gone at the server),
+cancelled: none came; sent again with ``resend``."""
 DECISIONS = ("approve", "reject", "edit", "label", "skip", "undo", "adjudicate")
 
 _TIME = pl.Datetime("us", "UTC")

@@ -1,6 +1,7 @@
 """The folders of runs as they lie on disk: which there are, and one ``run.json`` as a dict, whatever became of it.
 
-A record without a verdict is shown as ``lost`` if its supervisor is gone; a folder without a readable record as ``unreadable``.
+A record without a verdict is shown as ``lost`` if its supervisor is gone; a folder without a readable record as
+``unreadable``.
 """
 
 import contextlib
@@ -43,8 +44,8 @@ _LISTED = (*COLUMNS, "cause", "signal", "cell", "resumed_from", "rerun_of", "see
 def read(folder: Path) -> dict[str, Any]:
     """Return a record whole, as it is on disk: ``COLUMNS`` and all that it says more.
 
-    A record that is no JSON, lacks a field or has one of another type is ``unreadable``, with the reason; ``is_unread`` if the file is there but
-    could not be read this time.
+    A record that is no JSON, lacks a field or has one of another type is ``unreadable``, with the reason; ``is_unread``
+    if the file is there but could not be read this time.
     """
     row: dict[str, Any] = dict.fromkeys(COLUMNS) | {
         "run_id": folder.name,
@@ -147,7 +148,10 @@ def is_linked(path: Path, folder: Path) -> bool:
 
 
 def names(base: int | None) -> list[str]:
-    """Return the names in an opened folder of runs; ``stamp`` tells which are runs. A name that is not UTF-8 is never one."""
+    """Return the names in an opened folder of runs; ``stamp`` tells which are runs.
+
+    A name that is not UTF-8 is never one.
+    """
     found = [] if base is None else [name for name in os.listdir(base) if not name.startswith(".")]  # noqa: PTH208 - a descriptor
     return found if "".join(found).isascii() else [name for name in found if _is_text(name)]
 
@@ -182,7 +186,10 @@ def _is_folder(name: str, base: int) -> bool:
 
 
 def age(name: str, created_at: str | None) -> str:
-    """Return a text by which runs sort by the time they were made: its second, from the name if that has one, then all that is known of it."""
+    """Return a text by which runs sort by the time they were made.
+
+    Its second, from the name if that has one, then all that is known of it.
+    """
     exact = ""
     if created_at:
         exact = datetime.fromisoformat(created_at).astimezone(UTC).isoformat(timespec="microseconds")

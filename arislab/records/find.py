@@ -19,9 +19,12 @@ _FEW = 500  # so many files are read sooner than the index is brought up to date
 
 
 def as_json(root: Path, *, limit: int | None = None) -> list[dict[str, Any]]:
-    """Return every record under a root, newest first, as plain dicts: the columns of ``list_runs``, cause, signal, cell and some more.
+    """Return every record under a root, newest first, as plain dicts.
 
-    ``read`` gives one whole. A record without a verdict is shown as ``lost`` if its supervisor is gone; a folder without a readable record as ``unreadable``.
+    The columns of ``list_runs``, cause, signal, cell and some more.
+
+    ``read`` gives one whole. A record without a verdict is shown as ``lost`` if its supervisor is gone; a folder
+    without a readable record as ``unreadable``.
 
     Args:
         root: Folder of ``papermill_runs/``.
@@ -61,8 +64,8 @@ def select(root: Path, *, where: str = "", sort: str = "", limit: int | None = N
 
     Args:
         root: Folder of ``papermill_runs/``.
-        where: Condition in SQL (SQLite) over ``COLUMNS``, and the numbers of the headline (of intervals: the mean) and the parameters by name. As in
-            SQL, what a run does not have is null, and text is larger than any number.
+        where: Condition in SQL (SQLite) over ``COLUMNS``, and the numbers of the headline (of intervals: the mean) and
+            the parameters by name. As in SQL, what a run does not have is null, and text is larger than any number.
         sort: One of these; the largest first.
         limit: Most runs.
 

@@ -31,7 +31,8 @@ _SCHEMA: dict[str, Any] = {
 class Runs(pl.DataFrame):
     """One row per run, newest first; in a notebook it shows what a researcher compares.
 
-    Columns: run_id, phase, status, created_at, started_at, duration_s, parameters and headline (JSON), reason, commit, run_key, launched_by, folder.
+    Columns: run_id, phase, status, created_at, started_at, duration_s, parameters and headline (JSON), reason, commit,
+        run_key, launched_by, folder.
     Null: not known, or not yet.
     """
 

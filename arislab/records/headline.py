@@ -86,7 +86,8 @@ def headline(account: Account | None = None, **numbers: Any) -> Headline:
 
     Args:
         account: Where the rows went.
-        numbers: Each a number, text, a (mean, low, high, n) tuple, or an object with these attributes. nan becomes null.
+        numbers: Each a number, text, a (mean, low, high, n) tuple, or an object with these attributes. nan becomes
+            null.
     """
     plain: dict[str, Any] = {} if account is None else {"account": dataclasses.asdict(account)}
     for name, value in numbers.items():

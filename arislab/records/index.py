@@ -1,7 +1,8 @@
 """What was read of ten thousand run records, in SQLite: for conditions, sorting and long lists.
 
-The truth is the files ``papermill_runs/*/run.json``. ``.index.sqlite`` beside them only remembers them by time, size and inode, and may be
-deleted at any time; a damaged one is made anew, and where it cannot be written a copy in memory takes its place. This module writes no record.
+The truth is the files ``papermill_runs/*/run.json``. ``.index.sqlite`` beside them only remembers them by time, size
+and inode, and may be deleted at any time; a damaged one is made anew, and where it cannot be written a copy in memory
+takes its place. This module writes no record.
 """
 
 import contextlib
@@ -128,7 +129,10 @@ class RunIndex:
         return found
 
     def _value(self, name: str, numbers: Container[str], bound: dict[str, Any]) -> str:
-        """A column or number of a run, in SQL; where both have the name, the column is meant. Adds to ``bound`` what the SQL refers to."""
+        """A column or number of a run, in SQL; where both have the name, the column is meant.
+
+        Adds to ``bound`` what the SQL refers to.
+        """
         n = len(bound)
         bound |= {f"name{n}": name, f"part{n}": f"{self.base}/" if name == "folder" else f"$.{name}"}
         number = f"(select value from numbers where numbers.number = listed.number and key = :name{n})"
@@ -170,7 +174,8 @@ def _checked(found: re.Match[str], known: list[str]) -> str:
     return _identifier(name)
 
 
-# ---- keeping it up to date --------------------------------------------------------------------------------------------
+# ---- keeping it up to date
+# --------------------------------------------------------------------------------------------
 
 
 def _on_disk(base: Path) -> sqlite3.Connection:
@@ -279,7 +284,10 @@ def _add(index: sqlite3.Connection, base: Path, names: Mapping[str, int]) -> Non
 
 
 def _whole(run: dict[str, Any]) -> tuple[bool, str]:
-    """What a list shows of a run as JSON, and whether orjson reads it as it is: integers within 64 bits, no lone surrogates, no NaN or Infinity."""
+    """What a list shows of a run as JSON, and whether orjson reads it as it is.
+
+    Integers within 64 bits, no lone surrogates, no NaN or Infinity.
+    """
     import orjson
 
     shown = run_files.shown(run)

@@ -33,11 +33,14 @@ class Exported:
 
 
 def mlflow(run: Mapping[str, Any], uri: str) -> Exported:
-    """Write a record as a run of the experiment ``arislab`` in an MLflow store; a run that is there already is not made again.
+    """Write a record as a run of the experiment ``arislab`` in an MLflow store.
 
-    Parameters become params; numbers of the headline metrics, with the ends of an interval as ``name.low`` and ``name.high`` and its n
-    as ``name.n`` (characters that MLflow refuses become ``_``); status, phase, run_key and commit tags; run.json and the notebook
-    artifacts, beside the file of an SQLite store. MLflow's telemetry is switched off.
+    A run that is there already is not made again.
+
+    Parameters become params; numbers of the headline metrics, with the ends of an interval as ``name.low`` and
+    ``name.high`` and its n as ``name.n`` (characters that MLflow refuses become ``_``); status, phase, run_key and
+    commit tags; run.json and the notebook artifacts, beside the file of an SQLite store. MLflow's telemetry is switched
+    off.
 
     Args:
         run: A record from ``records.find``.

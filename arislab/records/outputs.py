@@ -1,7 +1,7 @@
 """Executed notebooks in one form, so that two equal runs compare equal: without what their clocks and folders put in.
 
-Left out are execution times and counts, widget ids, and what went to stderr (progress bars); run ids and the paths of the run's folders are
-replaced. ``lake.digests`` does the same for the rows of tables.
+Left out are execution times and counts, widget ids, and what went to stderr (progress bars); run ids and the paths of
+the run's folders are replaced. ``lake.digests`` does the same for the rows of tables.
 """
 
 import re

@@ -29,7 +29,8 @@ class Record:
     folder: Path
     schema_version: int = SCHEMA_VERSION
     run_key: str | None = None
-    """Digest of code, task file, parameters, inputs, environment and seed: equal keys must give equal results. Null until the end."""
+    """Digest of code, task file, parameters, inputs, environment and seed: equal keys must give equal results. Null
+    until the end."""
     launched_by: str = "arislab"
     """arislab, papermill, or jupyter (then nobody supervised it)."""
     resumed_from: str | None = None
@@ -42,7 +43,8 @@ class Record:
     duration_s: float | None = None
     """From created_at to finished_at."""
     cause: str | None = None
-    """Kind of reason: exception, exit, signal, time-limit, kernel-died, out-of-memory, disk-full, folder-gone, no-start."""
+    """Kind of reason: exception, exit, signal, time-limit, kernel-died, out-of-memory, disk-full, folder-gone,
+    no-start."""
     reason: str | None = None
     """Why it is not ok."""
     signal: str | None = None
@@ -62,7 +64,8 @@ class Record:
     tables_read: dict[str, Any] = field(default_factory=dict)
     """Table to {version, rows, digest}; only reads before the run's own first write to it: its inputs."""
     tables_written: dict[str, Any] = field(default_factory=dict)
-    """Table to {version_before, version, rows, digest, columns}: what this run left in it; columns gives a digest each."""
+    """Table to {version_before, version, rows, digest, columns}: what this run left in it; columns gives a digest
+    each."""
     servers: list[dict[str, Any]] = field(default_factory=list)
     """Batch servers that were asked: base_url, identity, models, about."""
     notebook: dict[str, Any] = field(default_factory=dict)
@@ -83,7 +86,8 @@ class Record:
     record_sha256: str | None = None
     """Digest of all other fields but signature: a record that was changed by hand says so."""
     signature: dict[str, str] | None = None
-    """Of record_sha256, with the key of the user who ran it: key (its fingerprint) and hmac; null where no key can be kept."""
+    """Of record_sha256, with the key of the user who ran it: key (its fingerprint) and hmac; null where no key can be
+    kept."""
 
     def __repr__(self) -> str:
         took = "" if self.duration_s is None else f" in {self.duration_s:.1f} s"

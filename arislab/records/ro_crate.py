@@ -1,9 +1,12 @@
-"""What arislab found, in the forms that others read: a run record as an RO-Crate or a run of MLflow, chosen examples as chat messages.
+"""What arislab found, in the forms that others read.
 
-    ro-crate-metadata.json   {"@context": […], "@graph": [{"@id": "./", "@type": "Dataset", "mentions": {"@id": "#run"}, …}, …]}
+A run record as an RO-Crate or a run of MLflow, chosen examples as chat messages.
 
-What a record does not know is left out: who ran it, and under which licence its data may be used. Tables stay in the lake; the crate
-names them with version and digest. This module writes nothing into a record.
+    ro-crate-metadata.json   {"@context": […], "@graph": [{"@id": "./", "@type": "Dataset", "mentions": {"@id": "#run"},
+    …}, …]}
+
+What a record does not know is left out: who ran it, and under which licence its data may be used. Tables stay in the
+lake; the crate names them with version and digest. This module writes nothing into a record.
 Source: https://w3id.org/ro/wfrun/process/0.5 (Process Run Crate), https://w3id.org/ro/crate/1.1
 """
 
@@ -237,4 +240,5 @@ def _file(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
 # ---- MLflow -----------------------------------------------------------------------------------------------------------
 
 
-# ---- in-context examples ----------------------------------------------------------------------------------------------
+# ---- in-context examples
+# ----------------------------------------------------------------------------------------------

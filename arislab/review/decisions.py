@@ -1,4 +1,6 @@
-"""What people decided, each decision bound to the text that was shown: events in their order, and their fold into curated rows.
+"""What people decided, each decision bound to the text that was shown.
+
+Events in their order, and their fold into curated rows.
 
 One real event::
 
@@ -6,10 +8,11 @@ One real event::
     labels='["wrong facts"]' shown_sha256='9c2a…' asked_sha256='51f0…' seq=1790035200000000 shown_at=… decided_at=…
     inclusion_prob=0.25 blind=False undoes=None
 
-Nothing is overwritten: an undo is one more event, and `fold` can always be run again from the first one. A decision applies to a row
-only if question and answer are what its reviewer was shown; one whose text changed is stale: it is shown, counted and never applied.
-Events of older arislab have no asked_sha256 and no seq: they bind the answer alone, and are ordered by decided_at.
-This module does not know where decisions are kept, how they are made (panel) or what they are used for (curate).
+Nothing is overwritten: an undo is one more event, and `fold` can always be run again from the first one. A decision
+applies to a row only if question and answer are what its reviewer was shown; one whose text changed is stale: it is
+shown, counted and never applied. Events of older arislab have no asked_sha256 and no seq: they bind the answer alone,
+and are ordered by decided_at. This module does not know where decisions are kept, how they are made (panel) or what
+they are used for (curate).
 """
 
 import hashlib
@@ -69,7 +72,8 @@ def event(
     """Return one decision as a frame of one row in the columns of the table reviews.
 
     Args:
-        row: What was shown: custom_id, output, input and, if it came from a queue, inclusion_prob. Without output the event binds no text.
+        row: What was shown: custom_id, output, input and, if it came from a queue, inclusion_prob. Without output the
+            event binds no text.
         decision: approve, reject, edit, adjudicate, label, skip or undo.
         reviewer: Who decided.
         seen: Events that the reviewer's session knows; this one comes after all of them, whatever the clock says.
@@ -114,7 +118,8 @@ def _next(seen: pl.DataFrame | None, now: datetime) -> int:
     """The number of a new event: the time in microseconds, but after everything seen.
 
     Source:
-        Hybrid logical clocks (Kulkarni et al. 2014): what knew of an event comes after it, and what did not is ordered by time.
+        Hybrid logical clocks (Kulkarni et al. 2014): what knew of an event comes after it, and what did not is ordered
+        by time.
     """
     newest = None if seen is None else complete(seen).select(_MOMENT.max()).item()
     return max(int(now.timestamp() * 1e6), -1 if newest is None else newest + 1)
@@ -229,21 +234,24 @@ def json_error(text: str) -> str:
 def standing(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
     """Return the curated rows as all decisions leave them: same rows, same order, same types, and what is stale.
 
-    approve: approved. reject: not approved. edit: approved, output becomes edited_output and the original stays in metadata as
-    original_output. adjudicate: see ``kind_of``. All of them clear needs_review and set reviewed_by. Of each reviewer only the latest
-    verdict about the row's text counts; of several reviewers an adjudication, else the latest. Who was shown an edited text and approves
-    it, approves that text. A row that no decision settles any more (undone, or another text by now) returns to the state before; rows
-    without events are left alone. Folding twice changes nothing.
+    approve: approved. reject: not approved. edit: approved, output becomes edited_output and the original stays in
+        metadata as
+    original_output. adjudicate: see ``kind_of``. All of them clear needs_review and set reviewed_by. Of each reviewer
+    only the latest verdict about the row's text counts; of several reviewers an adjudication, else the latest. Who was
+    shown an edited text and approves it, approves that text. A row that no decision settles any more (undone, or
+    another text by now) returns to the state before; rows without events are left alone. Folding twice changes nothing.
 
     quality_score is of the answer as it came, or of the text whose digest metadata has as scored_sha256.
 
     Args:
-        curated: columns custom_id, input, output, needs_review, approved, reviewed_by, metadata and, if present, updated_at.
+        curated: columns custom_id, input, output, needs_review, approved, reviewed_by, metadata and, if present,
+            updated_at.
         reviews: every event so far, in any order, in the columns of the table reviews.
 
     Returns:
-        ``curated`` with two more columns, null where a decision settles the row or nobody judged it: stale (approve, reject or edit: the
-        verdict about another text of this request; a rejection if there is one) and stale_by (its reviewer).
+        ``curated`` with two more columns, null where a decision settles the row or nobody judged it: stale (approve,
+        reject or edit: the verdict about another text of this request; a rejection if there is one) and stale_by (its
+        reviewer).
     """
     of_row: dict[str, list[dict[str, Any]]] = {}
     for verdict in live(reviews).filter(pl.col("decision").is_in(VERDICTS)).iter_rows(named=True):

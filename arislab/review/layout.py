@@ -8,12 +8,16 @@ _HIDDEN = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]|\r(?!\n)"
 )
-"""Control and format characters, fillers that look like nothing, variation selectors, tags; not line feeds, tabs and spaces."""
+"""Control and format characters, fillers that look like nothing, variation selectors, tags; not line feeds, tabs and
+spaces."""
 _JOINERS = "\u200c\u200d"
 
 
 def _is_hidden(found: re.Match[str]) -> bool:
-    """Whether a character shows nothing where it stands: a joiner between letters of Persian, or in an emoji, is part of what is seen."""
+    """Whether a character shows nothing where it stands.
+
+    A joiner between letters of Persian, or in an emoji, is part of what is seen.
+    """
     text, at = found.string, found.start()
     before, after = text[at - 1 : at], text[at + 1 : at + 2]
     if found[0] in _JOINERS:
@@ -88,10 +92,12 @@ def pretty_html(text: str) -> str:
 
 
 def as_typed(text: str, *, original: str) -> str:
-    r"""Return what the text field holds in the layout of the original; the original itself, if only the layout is another.
+    r"""Return what the text field holds in the layout of the original.
 
-    White space between the tokens of JSON is layout, and so are the line ends that a text field makes of ``\r\n``. In other texts
-    every character counts.
+    The original itself, if only the layout is another.
+
+    White space between the tokens of JSON is layout, and so are the line ends that a text field makes of ``\r\n``. In
+    other texts every character counts.
     """
     if _parses(text) and _parses(original):
         tokens, before = _TOKEN.findall(text), _TOKEN.findall(original)

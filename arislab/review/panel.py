@@ -1,7 +1,7 @@
 """People judge outputs: what to review next, and a panel to decide in.
 
-This module does not know where decisions are kept: `Panel` hands each one to the ``decide`` function that it was given. What decisions
-are, and how they are folded into the curated rows, stands in ``decisions``.
+This module does not know where decisions are kept: `Panel` hands each one to the ``decide`` function that it was given.
+What decisions are, and how they are folded into the curated rows, stands in ``decisions``.
 """
 
 import os
@@ -25,16 +25,18 @@ LABELS = ("helpful", "wrong facts", "bad format", "too vague", "unfair")
 class Panel:
     """A panel in which one person approves, rejects, edits, labels or skips outputs, one after the other.
 
-    Every decision goes to ``decide`` as a frame of one row in the columns of the table reviews, and the next output shows
-    only after ``decide`` returned. When it raises, the panel says why and the output stays. Text of candidates and models is
-    never interpreted as HTML. In a run without people (ARISLAB_RUN_ID is set) a static summary shows instead.
+    Every decision goes to ``decide`` as a frame of one row in the columns of the table reviews, and the next output
+    shows only after ``decide`` returned. When it raises, the panel says why and the output stays. Text of candidates
+    and models is never interpreted as HTML. In a run without people (ARISLAB_RUN_ID is set) a static summary shows
+    instead.
 
     Args:
-        queue: rows to review in this order: custom_id, input, output, quality_score, metadata (JSON object with company,
-            title, difficulty, category) and, if present, inclusion_prob, why, stale and stale_by.
+        queue: rows to review in this order: custom_id, input, output, quality_score, metadata (JSON object with
+            company, title, difficulty, category) and, if present, inclusion_prob, why, stale and stale_by.
         reviewer: name that signs the decisions; may be empty, then the panel asks for it before the first decision.
         decide: stores the one-row frame durably, for example ``lambda frame: lake["reviews"].append(frame)``.
-        reviews: events so far. The panel goes on after those of this reviewer about the texts of the queue, and can undo them.
+        reviews: events so far. The panel goes on after those of this reviewer about the texts of the queue, and can
+            undo them.
         labels: texts of the label chips.
         schema: JSON schema of the answers, such as the task's SCHEMA; an edit must satisfy it where the output did.
 
@@ -138,7 +140,8 @@ class Panel:
     def edit(self, text: str, *, labels: Sequence[str] = ()) -> bool:
         """The output is good once it reads `text`, stored in the layout of the original.
 
-        JSON must stay JSON, and satisfy the schema where the output did; a text that says the same as the output is no edit.
+        JSON must stay JSON, and satisfy the schema where the output did; a text that says the same as the output is no
+        edit.
         """
         if self.current is None:
             return self.say("error", "Nothing is left to edit.")

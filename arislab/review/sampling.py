@@ -14,20 +14,20 @@ NEAR_CUT, TOP = 0.4, 0.2
 def queue(curated: pl.DataFrame, reviews: pl.DataFrame, *, n: int, seed: int) -> pl.DataFrame:
     """Return up to n rows to review next, in an order that `seed` shuffles.
 
-    40 % lie nearest to the cut (the lowest kept qualities), 20 % are the best, and the rest is drawn at random, so that the
-    share of rejects can be estimated for all waiting rows.
+    40 % lie nearest to the cut (the lowest kept qualities), 20 % are the best, and the rest is drawn at random, so that
+    the share of rejects can be estimated for all waiting rows.
 
     Args:
         curated: columns custom_id, quality_score, needs_review and whatever the panel shows.
-        reviews: events so far, folded first: a row that somebody settled is not queued again; one that was skipped, was taken back, or
-            reads otherwise than when it was judged, is.
+        reviews: events so far, folded first: a row that somebody settled is not queued again; one that was skipped, was
+            taken back, or reads otherwise than when it was judged, is.
         n: rows wanted, at least 1.
         seed: of the random share and of the order.
 
     Returns:
         Rows of curated with four more columns: why (near the cut, top, random), inclusion_prob, the chance that the row
-        came into this queue: 1 for the first two, n_random / n_others for the random share; stale and stale_by, the verdict
-        about an earlier text of the row and its reviewer (null if there is none).
+        came into this queue: 1 for the first two, n_random / n_others for the random share; stale and stale_by, the
+        verdict about an earlier text of the row and its reviewer (null if there is none).
     """
     if n < 1:
         raise ParameterError(f"n must be at least 1, got {n}; it is the number of rows to review next.")

@@ -1,7 +1,8 @@
 """What the review panel looks like: the ipywidgets around `review.Panel`, and JSON laid out for reading and editing.
 
-Text of candidates and models passes through `visible` on its way to the screen, always: it is never HTML, and characters that would be
-invisible, or would change the order of others, stand there by their number, so that the text approved is the text seen.
+Text of candidates and models passes through `visible` on its way to the screen, always: it is never HTML, and
+characters that would be invisible, or would change the order of others, stand there by their number, so that the text
+approved is the text seen.
 """
 
 from collections.abc import Callable, Sequence
@@ -87,8 +88,9 @@ class View:
         self.button_row = self.row("buttons")
         style = ipywidgets.HTML(f"<style>{(Path(__file__).parent / 'review.css').read_text(encoding='utf-8')}</style>")
         top, bottom = self.row("top", self.head, self.name), (self.label_row, self.button_row)
-        # The notice stands last: above, it would move the buttons as it comes and goes, and a click whose mouse goes down on one
-        # thing and up on another is no click. (The name is sent as the mouse goes down elsewhere, and its notice goes.)
+        # The notice stands last: above, it would move the buttons as it comes and goes, and a click whose mouse goes
+        # down on one thing and up on another is no click. (The name is sent as the mouse goes down elsewhere, and its
+        # notice goes.)
         self.box = ipywidgets.VBox([style, top, self.card, self.text, *bottom, self.notice])
         self.box.add_class("arislab-review")
         self.render(fresh=True)
@@ -107,7 +109,10 @@ class View:
         return [label for label, chip in self.chips.items() if chip.value]
 
     def click(self, action: Callable[[], object]) -> None:
-        """Do what a button says; whatever goes wrong stands in the panel, since Jupyter shows no traceback of a click."""
+        """Do what a button says.
+
+        Whatever goes wrong stands in the panel, since Jupyter shows no traceback of a click.
+        """
         dwell_s = (datetime.now(UTC) - self.panel.shown_at).total_seconds()
         if dwell_s < MINIMUM_DWELL_S and _sent_by_browser():
             self.panel.say("info", "That click came as this output appeared and was not counted.")

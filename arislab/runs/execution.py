@@ -88,7 +88,10 @@ def execute(
 
 @contextlib.contextmanager
 def _frozen() -> Iterator[None]:
-    """Spare the garbage collector what is loaded by now: looking at it again and again costs a tenth of a second each time."""
+    """Spare the garbage collector what is loaded by now.
+
+    Looking at it again and again costs a tenth of a second each time.
+    """
     gc.freeze()
     try:
         yield

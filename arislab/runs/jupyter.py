@@ -1,9 +1,9 @@
 """A record for whoever runs a phase by hand: JupyterLab's "Run all", without a supervisor, and marked as such.
 
-A notebook calls ``begin`` before it opens the lake. In a kernel that Jupyter started for the notebook of a phase, each cell that ends is
-noted from then on. The verdict is ``ok`` only if all code cells of the notebook ran, once each, in order, and as the file has them; ``failed`` if
-the last cell did; else ``interactive``: no verdict, since what the kernel remembered cannot be known. A kernel that is killed leaves
-``running``, which a reader sees as lost.
+A notebook calls ``begin`` before it opens the lake. In a kernel that Jupyter started for the notebook of a phase, each
+cell that ends is noted from then on. The verdict is ``ok`` only if all code cells of the notebook ran, once each, in
+order, and as the file has them; ``failed`` if the last cell did; else ``interactive``: no verdict, since what the
+kernel remembered cannot be known. A kernel that is killed leaves ``running``, which a reader sees as lost.
 """
 
 import atexit
@@ -28,7 +28,8 @@ def begin(root: Path | None = None) -> str | None:
         root: Folder of ``papermill_runs/``; default: the checkout's, or $ARISLAB_ROOT.
 
     Returns:
-        Null where nothing is recorded by this kernel itself: under ``arislab run`` and papermill, and outside of Jupyter.
+        Null where nothing is recorded by this kernel itself: under ``arislab run`` and papermill, and outside of
+        Jupyter.
     """
     if _open:
         return _open[0].recording.record.run_id

@@ -1,8 +1,8 @@
 """One notebook in one fresh kernel, and what really became of it.
 
-papermill calls the engine, the engine calls ``run`` here, also when somebody types plain ``papermill``. The kernel is always this
-interpreter. What ended the run is told apart: an exception, ``sys.exit``, a signal to the kernel or to us, a time limit, a full disk.
-This module does not write the record.
+papermill calls the engine, the engine calls ``run`` here, also when somebody types plain ``papermill``. The kernel is
+always this interpreter. What ended the run is told apart: an exception, ``sys.exit``, a signal to the kernel or to us,
+a time limit, a full disk. This module does not write the record.
 """
 
 import contextlib
@@ -167,7 +167,9 @@ def run(nb: Any, job: Job) -> Outcome:
 
 
 def _end_children(kernel: dict[str, Any], run_id: str | None) -> list[str]:
-    """End what the kernel has started and left: its process group, its descendants, and whatever has the run's name in its environment.
+    """End what the kernel has started and left.
+
+    Its process group, its descendants, and whatever has the run's name in its environment.
 
     Returns:
         Which did not end by themselves.

@@ -1,9 +1,10 @@
 """One notebook in one kernel, cell by cell, saved as it goes: what papermill's engine should have told the truth about.
 
-papermill's own engine marks cells that a killed kernel never ran as completed, writes the whole file twice a cell in place, and keeps
-what a cell prints without bound. Here a cell is ``completed``, ``failed``, ``running`` (it was when everything ended) or ``not-run``;
-the file is replaced whole, at most every two seconds; streams are joined as they come; and a cell keeps ``CAP_BYTES`` of output, the
-rest goes to the log and to files. This module does not know run records: ``kernel`` says what became of the notebook.
+papermill's own engine marks cells that a killed kernel never ran as completed, writes the whole file twice a cell in
+place, and keeps what a cell prints without bound. Here a cell is ``completed``, ``failed``, ``running`` (it was when
+everything ended) or ``not-run``; the file is replaced whole, at most every two seconds; streams are joined as they
+come; and a cell keeps ``CAP_BYTES`` of output, the rest goes to the log and to files. This module does not know run
+records: ``kernel`` says what became of the notebook.
 """
 
 import contextlib
@@ -190,7 +191,9 @@ def _ended(started: str) -> dict[str, Any]:
 
 
 def show_widgets(cells: list[Any], widgets: dict[str, Any]) -> None:
-    """Put words beside every widget, for readers without its kernel: progress bars end where they ended, panels say what they are.
+    """Put words beside every widget, for readers without its kernel.
+
+    Progress bars end where they ended, panels say what they are.
 
     Args:
         cells: Cells of a notebook.

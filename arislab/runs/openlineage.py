@@ -1,6 +1,7 @@
 """A run in the words of OpenLineage 2-0-2: what schedulers and catalogues of others read.
 
-One line of ``events.jsonl`` is one RunEvent: START when the run is made, then COMPLETE, FAIL or ABORT. This module does not write files.
+One line of ``events.jsonl`` is one RunEvent: START when the run is made, then COMPLETE, FAIL or ABORT. This module does
+not write files.
 Source: https://openlineage.io/spec/2-0-2/OpenLineage.json
 """
 

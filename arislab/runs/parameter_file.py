@@ -10,7 +10,10 @@ from arislab.errors import PrerequisiteError
 
 
 class Written(str):
-    """A value of a YAML file that stands there without quotes: its characters, and what YAML takes it for (``no`` for false, 3.10 for 3.1)."""
+    """A value of a YAML file that stands there without quotes.
+
+    Its characters, and what YAML takes it for (``no`` for false, 3.10 for 3.1).
+    """
 
     meant: Any
 

@@ -4,9 +4,9 @@ One line of such a cell::
 
     keep_fraction: float = 0.2  # kept of all scored outputs, (0, 1]
 
-papermill guesses types from the text (007 becomes 7, true stays text) and lets unknown names pass; here the notebook's own
-annotation decides and a wrong name or type is refused before anything is made. This module does not know what a value is
-good for: a range is checked by the function that uses it.
+papermill guesses types from the text (007 becomes 7, true stays text) and lets unknown names pass; here the notebook's
+own annotation decides and a wrong name or type is refused before anything is made. This module does not know what a
+value is good for: a range is checked by the function that uses it.
 """
 
 import ast
@@ -99,8 +99,8 @@ def _literal(value: ast.expr) -> Any:
 def convert(parameters: Mapping[str, Parameter], given: Mapping[str, object]) -> dict[str, Any]:
     """Return the given values in the types that the notebook declares.
 
-    Text from the command line is read as the declared type ('007' stays text where text is declared); values from Python
-    must have it.
+    Text from the command line is read as the declared type ('007' stays text where text is declared); values from
+    Python must have it.
 
     Raises:
         ParameterError: An unknown name, a value of another type, or a name that looks like a secret.
@@ -209,7 +209,10 @@ def _held(value: Any, kind: type) -> Any:
 
 
 def _written_as(value: Written, kind: Any) -> Any:
-    """A value without quotes in a YAML file as a declared type: its characters decide, as after ``-p``; for bool also YAML's yes and no."""
+    """A value without quotes in a YAML file as a declared type: its characters decide, as after ``-p``.
+
+    For bool also YAML's yes and no.
+    """
     if kind is bool and isinstance(value.meant, bool):
         return value.meant
     if kind is str and value.meant is None:

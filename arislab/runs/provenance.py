@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def code(folder: Path) -> tuple[dict[str, Any], bytes]:
     """Return the state of the git checkout around a folder, and the uncommitted changes as a binary diff.
 
-    Source files that git does not know yet are part of the diff, as new ones. Without git or a commit the state says so with nulls.
+    Source files that git does not know yet are part of the diff, as new ones. Without git or a commit the state says so
+    with nulls.
     """
     checkout = checkout_of(folder)
     if checkout is None:

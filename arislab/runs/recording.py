@@ -9,10 +9,11 @@ One run is one folder ``papermill_runs/<UTC>-<phase>-<4 hex>/``::
     events.jsonl    OpenLineage RunEvents       servers.jsonl what the batch servers said of themselves
     outputs/        outputs too large for the notebook        heartbeat  touched every two seconds while it runs
 
-``run.json`` is on disk as ``created`` before the kernel starts, then ``running``, and last the verdict, by the process that supervises
-the kernel: ok, failed, interrupted (SIGINT or SIGTERM to us), timeout, killed (the kernel's process was ended). A reader sees two more:
-lost (no verdict, and the supervisor is gone) and unreadable. A notebook's own cell states are never asked. The room ``records``
-reads what is written here. This module does not know what any phase does.
+``run.json`` is on disk as ``created`` before the kernel starts, then ``running``, and last the verdict, by the process
+that supervises the kernel: ok, failed, interrupted (SIGINT or SIGTERM to us), timeout, killed (the kernel's process was
+ended). A reader sees two more:
+lost (no verdict, and the supervisor is gone) and unreadable. A notebook's own cell states are never asked. The room
+``records`` reads what is written here. This module does not know what any phase does.
 """
 
 import contextlib
@@ -279,7 +280,10 @@ class Recording:
         return self.record
 
     def _with_folder(self, outcome: Outcome) -> Outcome:
-        """Make the folder again if it was removed during the run, so that the verdict has a place; the outcome says so."""
+        """Make the folder again if it was removed during the run, so that the verdict has a place.
+
+        The outcome says so.
+        """
         if self.record.folder.is_dir():
             return outcome
         with contextlib.suppress(OSError):  # saving the verdict tells

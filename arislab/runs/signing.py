@@ -1,9 +1,12 @@
-"""Whether a run record was made by this user: running a record again runs its code, and a foreign record is a stranger's code.
+"""Whether a run record was made by this user.
 
-The key lies outside every root, in ``key`` under $ARISLAB_HOME, else $XDG_DATA_HOME/arislab, else ~/.local/share/arislab; it is made on the
-first run and never leaves that file. A record carries ``{"key": its fingerprint, "hmac": HMAC-SHA256 of the record's digest}``; the digest
-covers all fields of ``run.json``, and those name the digests of all other files. Whoever may read the key may sign: it tells one's own
-records from those of others, not good code from bad. This module does not read records (``records``).
+Running a record again runs its code, and a foreign record is a stranger's code.
+
+The key lies outside every root, in ``key`` under $ARISLAB_HOME, else $XDG_DATA_HOME/arislab, else
+~/.local/share/arislab; it is made on the first run and never leaves that file. A record carries
+``{"key": its fingerprint, "hmac": HMAC-SHA256 of the record's digest}``; the digest covers all fields of ``run.json``,
+and those name the digests of all other files. Whoever may read the key may sign: it tells one's own records from those
+of others, not good code from bad. This module does not read records (``records``).
 """
 
 import contextlib

@@ -13,7 +13,10 @@ _ENGINE = "arislab-supervised"
 
 
 class _Handing:
-    """papermill's engine inside a supervised run: it hands the prepared notebook to its job. Its methods have papermill's signatures."""
+    """papermill's engine inside a supervised run: it hands the prepared notebook to its job.
+
+    Its methods have papermill's signatures.
+    """
 
     @classmethod
     def execute_notebook(cls, nb: Any, kernel_name: str, *, hand_to: Callable[[Any], object], **settings: Any) -> Any:

@@ -1,16 +1,19 @@
 """Running a recorded run again from nothing but its record, and comparing bit for bit what must be equal.
 
-A rerun has the code (commit and uncommitted changes, in a worktree of its own), the parameters, and the input tables at their versions
-(the tables' logs cut there, in a lake of its own); nothing of the real lake is touched. Levels of verification:
+A rerun has the code (commit and uncommitted changes, in a worktree of its own), the parameters, and the input tables at
+their versions (the tables' logs cut there, in a lake of its own); nothing of the real lake is touched. Levels of
+verification:
 
 - V0: the record's files have their digests (the notebook at least those of its cells: opening it saves it anew), and
   the tables still hold what the run read and left.
-- V1: a run that asked no model and no people, run again, gives the same notebook outputs, rows, headline and adapter, bit for bit.
+- V1: a run that asked no model and no people, run again, gives the same notebook outputs, rows, headline and adapter,
+  bit for bit.
 - V2: a run that did, with the recorded answers and reviews given again, likewise.
 - V3: the model asked anew: the headline's numbers within their recorded intervals.
 
-What is left out of the comparison: measured times, names that servers give to batches, progress bars (``digests``). This module runs
-other commits of arislab by their own command line, so it knows of them only ``arislab run`` and ``run.json``.
+What is left out of the comparison: measured times, names that servers give to batches, progress bars (``digests``).
+This module runs other commits of arislab by their own command line, so it knows of them only ``arislab run`` and
+``run.json``.
 """
 
 import hashlib
@@ -85,7 +88,8 @@ _UNREADABLE = (LakeError, OSError, pl.exceptions.PolarsError, pl.exceptions.Pani
 """What reading a damaged Parquet file raises; polars panics at some."""
 
 
-# ---- V0: what is recorded is still there --------------------------------------------------------------------------------
+# ---- V0: what is recorded is still there
+# --------------------------------------------------------------------------------
 
 
 def check_files(run: dict[str, Any]) -> Verdict:
@@ -171,7 +175,8 @@ def _check_left(lake: Lake, name: str, told: dict[str, Any], run_id: str) -> lis
     return [Finding("V0", name, what)]
 
 
-# ---- whose code it is ---------------------------------------------------------------------------------------------------
+# ---- whose code it is
+# ---------------------------------------------------------------------------------------------------
 
 _EXECUTED = ("code.diff", "env.lock", "notebook.ipynb", "task.py")
 """Files of a record that a rerun reads as code, or that say what ran."""
@@ -180,8 +185,9 @@ _EXECUTED = ("code.diff", "env.lock", "notebook.ipynb", "task.py")
 def foreign(run: dict[str, Any]) -> str | None:
     """Say why a record's code is not known to be this user's, as it was when the run was made; null if it is.
 
-    The signature covers run.json, which holds paths, parameters, commit and environment, and the digests of the files; so one changed byte
-    of anything that would be executed is found here. The record's own notebook only tells what ran: there, its cells count.
+    The signature covers run.json, which holds paths, parameters, commit and environment, and the digests of the files;
+    so one changed byte of anything that would be executed is found here. The record's own notebook only tells what ran:
+    there, its cells count.
 
     Args:
         run: A record from ``records.find``.
@@ -243,7 +249,8 @@ def would_run(run: dict[str, Any]) -> list[str]:
     return lines
 
 
-# ---- comparing two runs -------------------------------------------------------------------------------------------------
+# ---- comparing two runs
+# -------------------------------------------------------------------------------------------------
 
 
 def compare(before: dict[str, Any], now: dict[str, Any]) -> Verdict:
@@ -357,7 +364,8 @@ def rerun(
         trust: Run although the record is not signed with this user's key, or was changed since.
 
     Raises:
-        PrerequisiteError: The record is foreign, the environment differs, or code or inputs cannot be had; nothing was run.
+        PrerequisiteError: The record is foreign, the environment differs, or code or inputs cannot be had; nothing was
+            run.
     """
     if not trust and (why := foreign(run)):
         raise PrerequisiteError(refusal(run, why))
@@ -400,7 +408,10 @@ def refusal(run: dict[str, Any], why: str) -> str:
 
 
 def drift(run: dict[str, Any]) -> list[str]:
-    """Return how this environment differs from a run's, a line a package; arislab's own version is part of the code, not of this."""
+    """Return how this environment differs from a run's, a line a package.
+
+    Arislab's own version is part of the code, not of this.
+    """
     state, now = provenance.environment()
     lines = []
     if (was := run["environment"].get("python")) != state["python"]:
@@ -429,7 +440,8 @@ def _lake_as_it_was(run: dict[str, Any], into: Path) -> None:
             before = line.get("version_before", (version or 0) - 1)  # lines of older records lack it
             version = before if before is not None and before >= 0 else None
         known = versions.setdefault(name, version)
-        # an old version may be read after the newest one; what stood there when the run began is the highest before its first write
+        # an old version may be read after the newest one; what stood there when the run began is the highest before its
+        # first write
         is_newer = line["op"] == "read" and version is not None and known is not None and version > known
         if is_newer and name not in run["tables_written"]:
             versions[name] = version
@@ -452,7 +464,10 @@ def _links_out(top: Path, folder: str, names: list[str]) -> list[str]:
 
 
 def _leads_out(path: Path, top: Path) -> bool:
-    """Say whether a path is a link to something outside of a folder; such a thing is no part of a rerun, and a warning names it."""
+    """Say whether a path is a link to something outside of a folder.
+
+    Such a thing is no part of a rerun, and a warning names it.
+    """
     if not path.is_symlink() or path.resolve().is_relative_to(top.resolve()):
         return False
     warnings.warn(f"{path} is a link out of {top}; the rerun does without it.", stacklevel=2)
@@ -499,7 +514,10 @@ def _connections(servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @contextmanager
 def _code_as_it_was(run: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
-    """A worktree with the commit and the uncommitted changes of a run, and the folder of its package; removed afterwards."""
+    """A worktree with the commit and the uncommitted changes of a run, and the folder of its package.
+
+    Removed afterwards.
+    """
     mine = Path(__file__).resolve().parents[2]
     commit, told = run["code"].get("commit"), run["code"].get("checkout")
     here = Path(told) if told and Path(told).is_dir() else provenance.checkout_of(mine)

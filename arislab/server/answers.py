@@ -1,7 +1,8 @@
 """What another server answered: read whole or not at all, within bounds, and never asked for again once it is there.
 
-An answer of status 200 was paid for (a page of a proxy, which is no answer of the endpoint, was not, and is tried again). Where it is no strict JSON (NaN, half a surrogate pair, a byte order mark, Latin-1) it is read all
-the same, and says so::
+An answer of status 200 was paid for (a page of a proxy, which is no answer of the endpoint, was not, and is tried
+again). Where it is no strict JSON (NaN, half a surrogate pair, a byte order mark, Latin-1) it is read all the same, and
+says so::
 
     {"choices": [...], "usage": {...}, "arislab": {"read_leniently": ["nan"]}}
 
@@ -36,7 +37,9 @@ class Answer(NamedTuple):
 
 
 async def body_of(response: "aiohttp.ClientResponse", limit: int) -> bytes | None:
-    """Return the decompressed body of a response, or None if it has more than ``limit`` bytes; what is beyond is not read.
+    """Return the decompressed body of a response, or None if it has more than ``limit`` bytes.
+
+    What is beyond is not read.
 
     Raises:
         aiohttp.ClientPayloadError: it is compressed in a way that nobody asked for, or badly.

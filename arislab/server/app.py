@@ -226,7 +226,8 @@ async def _run(
             if loading.exception() is not None:
                 end()
             else:
-                # What is loaded now stays to the end: each full collection would walk it again, hundreds of times in a large batch.
+                # What is loaded now stays to the end: each full collection would walk it again, hundreds of times in a
+                # large batch.
                 gc.collect()
                 gc.freeze()
                 sys.stdout.write(json.dumps(ready) + "\n")

@@ -1,4 +1,6 @@
-"""Bodies of requests, with every number as it came (``json_text.loads_whole`` reads them): orjson refuses integers beyond 64 bits.
+"""Bodies of requests, with every number as it came (``json_text.loads_whole`` reads them).
+
+Orjson refuses integers beyond 64 bits.
 
 This module does not know what a body may hold (limits does).
 """

@@ -1,7 +1,9 @@
-"""Connections of strangers: who does not send the head of a request is cut off, and never keeps others from being served.
+"""Connections of strangers.
 
-``guard`` knows tokens and bodies; before it sees anything, a head must have come. Each connection costs a file descriptor, and a
-process that has none left neither answers nor writes. This module does not know requests.
+Who does not send the head of a request is cut off, and never keeps others from being served.
+
+``guard`` knows tokens and bodies; before it sees anything, a head must have come. Each connection costs a file
+descriptor, and a process that has none left neither answers nor writes. This module does not know requests.
 """
 
 import asyncio
@@ -33,7 +35,10 @@ def raise_descriptors() -> None:
 
 
 def most_connections() -> int:
-    """Connections at once: a third of the descriptors that are nobody else's; the rest is for upstreams and open files."""
+    """Connections at once: a third of the descriptors that are nobody else's.
+
+    The rest is for upstreams and open files.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft = MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
     return max(8, min(MOST_CONNECTIONS, (soft - OWN_DESCRIPTORS - BACKLOG) // 3))

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 
 WINDOW_S = 15.0
-"""Seconds for which one model has the gate while another waits, where the two may not be inside together; more where emptying it takes long."""
+"""Seconds for which one model has the gate while another waits, where the two may not be inside together; more where
+emptying it takes long."""
 ALONE = "\0"
 """Whoever enters under this name is inside alone."""
 
@@ -14,10 +15,11 @@ ALONE = "\0"
 class Gate:
     """``width`` chunks inside at most, the others wait in the order of their arrival.
 
-    Each running batch queues for one chunk at a time, so batches take turns and a small one is not stuck behind a large one.
+    Each running batch queues for one chunk at a time, so batches take turns and a small one is not stuck behind a large
+    one.
 
-    Of models that may not be together (``may_be_together``, see ``watch``) one is inside for a window; then nobody goes in until all are
-    out, and next is who waited longest.
+    Of models that may not be together (``may_be_together``, see ``watch``) one is inside for a window; then nobody goes
+    in until all are out, and next is who waited longest.
     """
 
     def __init__(self, width: int, *, window_s: float = WINDOW_S):
@@ -56,7 +58,10 @@ class Gate:
             self._admit()
 
     async def step_out(self, delay_s: float, model: str = "") -> None:
-        """Sleep outside, so that others go on meanwhile, and come back in turn. Who is not inside, as a probe is, only sleeps."""
+        """Sleep outside, so that others go on meanwhile, and come back in turn.
+
+        Who is not inside, as a probe is, only sleeps.
+        """
         if model not in self._models:
             return await asyncio.sleep(delay_s)
         self.leave(model)
@@ -89,7 +94,10 @@ class Gate:
         self._models[model] = self._models.get(model, 0) + 1
 
     def _admit(self) -> None:
-        """Let in who may go in, the longest waiting first; others pass one who must wait for the models inside only during a window."""
+        """Let in who may go in, the longest waiting first.
+
+        Others pass one who must wait for the models inside only during a window.
+        """
         at = 0
         while at < len(self._waiting) and self.inside < self.width:
             model, place = self._waiting[at]

@@ -24,7 +24,8 @@ def read_token(path: Path) -> str:
     """The token in a file that only its owner can read; a new random one is written if the file is absent.
 
     Raises:
-        PrerequisiteError: others can read the file, or it is empty, a folder, a link to nothing, or cannot be read or written.
+        PrerequisiteError: others can read the file, or it is empty, a folder, a link to nothing, or cannot be read or
+            written.
     """
     try:
         return _read_token(path)

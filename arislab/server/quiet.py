@@ -18,8 +18,8 @@ class _Span:
 class RateLimit(logging.Filter):
     """Lets the first records of each kind pass; the first of the next span says how many were left out.
 
-    A kind is a logger and what its message begins with before anything is filled in; a logger as a whole has a limit too, for
-    messages that are all different. What is below a warning has ten times the room.
+    A kind is a logger and what its message begins with before anything is filled in; a logger as a whole has a limit
+    too, for messages that are all different. What is below a warning has ten times the room.
 
     Args:
         per_kind: warnings and errors of one kind in a span.

@@ -1,8 +1,8 @@
 """The routes of OpenAI's Files and Batches, models, and chat completions, completions and embeddings.
 
 The real openai SDK is the oracle of this protocol. What it does not know: ``GET /v1/batches/{id}/partial?offset=`` (the
-results of a running batch so far), ``GET /v1/batches/{id}/live`` (its speed), ``GET /v1/arislab`` (what this server is and
-takes), ``GET /metrics`` (Prometheus) and ``GET /openapi.json``.
+results of a running batch so far), ``GET /v1/batches/{id}/live`` (its speed), ``GET /v1/arislab`` (what this server is
+and takes), ``GET /metrics`` (Prometheus) and ``GET /openapi.json``.
 """
 
 import asyncio
@@ -215,7 +215,10 @@ async def live(request: Request, batch_id: str) -> Record:
 
 @router.get("/v1/arislab")
 async def about(request: Request) -> Record:
-    """What this server is: a client knows by it that the extra routes exist, and whether a data folder is the one it knew."""
+    """What this server is.
+
+    A client knows by it that the extra routes exist, and whether a data folder is the one it knew.
+    """
     engine, limits = _engine(request), dataclasses.asdict(_limits(request))
     return {
         "server": "arislab",
@@ -237,7 +240,10 @@ class Examined(BaseModel):
 
 @router.post("/v1/arislab/isolation")
 async def isolation(request: Request, asked: Examined) -> Record:
-    """Whether models may be asked at once; examines the engine, for seconds, if that is not known (:meth:`Watch.check`)."""
+    """Whether models may be asked at once.
+
+    Examines the engine, for seconds, if that is not known (:meth:`Watch.check`).
+    """
     return (await _runner(request).watch.check(asked.models, again=asked.again)).as_dict()
 
 

@@ -4,11 +4,12 @@ One line of an input file::
 
     {"custom_id": "r-1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m", "messages": [...]}}
 
-What goes by seconds of a batch's window runs on the monotonic clock once the batch runs: a clock that jumps expires nothing.
+What goes by seconds of a batch's window runs on the monotonic clock once the batch runs: a clock that jumps expires
+nothing.
 
-Whatever fails, what is durable reaches the output file: a line that cannot be answered or stored is an error line, and a batch that
-cannot go on ends with an error line for each line that has no result. ``failed`` stays the word for a file that was refused, and for a
-batch of which not even that can be written.
+Whatever fails, what is durable reaches the output file: a line that cannot be answered or stored is an error line, and
+a batch that cannot go on ends with an error line for each line that has no result. ``failed`` stays the word for a file
+that was refused, and for a batch of which not even that can be written.
 """
 
 import asyncio
@@ -60,12 +61,16 @@ class Scan:
     asked: "array[int]" = field(default_factory=lambda: array("L"))
     """Number of the model of each request."""
     prefixes: dict[bytes, int] = field(default_factory=dict)
-    """Digest of all messages but the last -> number of the group, in order of appearance; filled where it is asked for."""
+    """Digest of all messages but the last -> number of the group, in order of appearance; filled where it is asked
+    for."""
     groups: "array[int]" = field(default_factory=lambda: array("L"))
     """Group of each request, or empty."""
 
     def chunks(self, size: int, *, by_model: bool) -> Iterator[tuple[str, Sequence[int]]]:
-        """Model and lines of each chunk in the order in which they are dispatched: as they stand, group by group, or one model after the other."""
+        """Model and lines of each chunk in the order in which they are dispatched.
+
+        As they stand, group by group, or one model after the other.
+        """
         names, every = list(self.models), range(len(self.offsets))
         order = sorted(every, key=self.groups.__getitem__) if self.groups else every
         parts: list[Sequence[int]] = [order]
@@ -87,7 +92,8 @@ class Runner:
         store: where batches live.
         engine: what answers their lines.
         limits: what lines must keep.
-        group_by_prefix: dispatch lines that share all messages but the last together, for an engine that caches prompts.
+        group_by_prefix: dispatch lines that share all messages but the last together, for an engine that caches
+            prompts.
     """
 
     def __init__(self, store: Store, engine: Engine, *, limits: Limits | None = None, group_by_prefix: bool = False):
@@ -136,8 +142,8 @@ class Runner:
         """What one batch does now.
 
         Returns:
-            ``total, completed, failed, in_flight`` (lines), ``requests_per_s``, ``tokens_per_s`` (generated tokens; both
-            over the last half minute), ``eta_s`` (seconds, None if unknown, 0 at the end).
+            ``total, completed, failed, in_flight`` (lines), ``requests_per_s``, ``tokens_per_s`` (generated tokens;
+            both over the last half minute), ``eta_s`` (seconds, None if unknown, 0 at the end).
         """
         meter, asked = self._meters.get(batch["id"]), self._asked.get(batch["id"], {})
         requests_per_s, tokens_per_s = meter.rates(time.monotonic()) if meter is not None else (0.0, 0.0)

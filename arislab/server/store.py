@@ -8,9 +8,9 @@ Layout of the data folder::
     lock               held by the one server that may use this folder
 
 The crash rule: a line is done when its bytes are on disk *and* its offset is committed. What lies in a spool beyond the
-committed offset is cut off at the next start, and its lines run again: inference happens at least once, a result exactly once.
-A line whose committed bytes are gone (somebody removed the spool, the disk lost it) is lost: it was paid for, so it does not run
-again by itself.
+committed offset is cut off at the next start, and its lines run again: inference happens at least once, a result
+exactly once. A line whose committed bytes are gone (somebody removed the spool, the disk lost it) is lost: it was paid
+for, so it does not run again by itself.
 """
 
 import errno
@@ -74,7 +74,8 @@ NO_USAGE: Usage = (0, 0, 0, 0)
 LOST = -1
 """``ok`` of a result whose bytes are gone."""
 POISON = (sqlite3.Error, ArithmeticError, LookupError, TypeError, ValueError)
-"""What a row may raise that cannot be stored; an error of the disk (OSError, sqlite3.OperationalError) is no row's fault."""
+"""What a row may raise that cannot be stored; an error of the disk (OSError, sqlite3.OperationalError) is no row's
+fault."""
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -210,7 +211,8 @@ class Store:
         """Make result lines durable; the future resolves when they are, or fails with what the disk said.
 
         All callers that come while a flush is under way share the next one, so the group grows with the load.
-        Never cancel the future: it belongs to the group. It holds the rows, of any batch in the group, that cannot be stored.
+        Never cancel the future: it belongs to the group. It holds the rows, of any batch in the group, that cannot be
+        stored.
         """
         with self._pending_lock:
             self._pending.append((seq, rows))
@@ -219,7 +221,9 @@ class Store:
             return self._next_flush
 
     def add_file(self, source: IO[bytes], *, filename: str, purpose: str, keep_s: int) -> Record:
-        """Copy an upload to disk, then record it: a crash leaves no row without bytes, a failure no bytes without a row.
+        """Copy an upload to disk, then record it.
+
+        A crash leaves no row without bytes, a failure no bytes without a row.
 
         Raises:
             OSError: the disk or the quota (EDQUOT) is full.
@@ -290,7 +294,10 @@ class Store:
         return row, found == batch_id
 
     def advance(self, batch_id: str, status: str, *, from_: tuple[str, ...], **columns: Any) -> bool:
-        """Move a batch to ``status`` if it is in one of ``from_``; says whether it moved. Terminal states never move."""
+        """Move a batch to ``status`` if it is in one of ``from_``; says whether it moved.
+
+        Terminal states never move.
+        """
         columns = {"status": status, f"{status}_at": int(time.time()), **columns}
         assert not set(from_) & set(TERMINAL)
 
@@ -365,8 +372,8 @@ class Store:
     def sweep(self) -> int:
         """Remove expired files; returns how many.
 
-        What a running batch reads stays, and so does an output that nobody has downloaded yet, unless its batch was made
-        with ``output_expires_after``.
+        What a running batch reads stays, and so does an output that nobody has downloaded yet, unless its batch was
+        made with ``output_expires_after``.
         """
         rows = self.query(f"select id from files where not {LIVE}", {"now": int(time.time())})
         return sum(self.delete_file(row["id"]) for row in rows)
@@ -420,7 +427,10 @@ class Store:
         return sum(length for _, length in ranges)
 
     def _recover(self) -> None:
-        """Cut spools to what is committed and remove what no row knows: files of an upload or a finish that did not end."""
+        """Cut spools to what is committed and remove what no row knows.
+
+        Files of an upload or a finish that did not end.
+        """
         running = {}
         for batch in self.unfinished():
             spool = self._spool_path(batch["seq"])
@@ -476,7 +486,10 @@ class Store:
         return []
 
     def _note_cuts(self, seqs: set[int]) -> None:
-        """Mark what spools have lost, for good before a byte is written: bytes stay where a transaction is rolled back, and hide the gap."""
+        """Mark what spools have lost, for good before a byte is written.
+
+        Bytes stay where a transaction is rolled back, and hide the gap.
+        """
         for seq in seqs:
             batch = self._db.execute("select * from batches where seq = ?", (seq,)).fetchone()
             if batch["status"] not in TERMINAL and (size := self._spool_size(seq)) < batch["spool_bytes"]:

@@ -1,6 +1,9 @@
-"""Which models an engine may have at once: known from the store, or found out by a probe while nothing else is asked (``isolation``).
+"""Which models an engine may have at once.
 
-Models of a server that arislab did not write (upstream, vLLM) go in one after the other until a probe has shown that it keeps them apart.
+Known from the store, or found out by a probe while nothing else is asked (``isolation``).
+
+Models of a server that arislab did not write (upstream, vLLM) go in one after the other until a probe has shown that it
+keeps them apart.
 """
 
 import asyncio
@@ -26,7 +29,8 @@ FOREIGN = ("upstream", "vllm")
 ANSWER_S = 60.0
 """Seconds that one answer of a probe may take."""
 MOST_MODELS = 16
-"""A probe of more keeps everybody else waiting for too long: it asks each name dozens of times, also those that somebody invented."""
+"""A probe of more keeps everybody else waiting for too long: it asks each name dozens of times, also those that
+somebody invented."""
 WORST = ("fails alone", "mixes", "cannot tell", "isolated")
 assert set(WORST) < set(VERDICTS)
 

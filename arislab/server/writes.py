@@ -46,7 +46,10 @@ class Writes:
         self._open[-1][1].append(row)
 
     def are_due(self, n_open: int) -> bool:
-        """Whether ``settle`` has something to do: asked for each line, where a coroutine would cost more than the answer."""
+        """Whether ``settle`` has something to do.
+
+        Asked for each line, where a coroutine would cost more than the answer.
+        """
         return bool(self._open) and (len(self._open) > n_open or self._open[0][0].done())
 
     async def settle(self, n_open: int) -> None:
@@ -103,7 +106,10 @@ def row_of(batch_id: str, custom_id: str, result: Result) -> Row:
 
 
 def _counted(usage: Usage) -> Usage:
-    """Token counts as they can be added up; none where they are no counts: the answer is worth more than what is said about it."""
+    """Token counts as they can be added up; none where they are no counts.
+
+    The answer is worth more than what is said about it.
+    """
     for n in usage:
         if type(n) is not int or not 0 <= n < MOST_TOKENS:
             return NO_USAGE

@@ -1,7 +1,8 @@
 """Files that are written whole or not at all, and those that are locked: never through a link that somebody else laid.
 
-The bytes go to a new file beside the target, whose name nobody can know before it is there: in a folder that others may write too, a link
-under a name that can be guessed would lead them into another file. This module does not know what is written.
+The bytes go to a new file beside the target, whose name nobody can know before it is there: in a folder that others may
+write too, a link under a name that can be guessed would lead them into another file. This module does not know what is
+written.
 """
 
 import contextlib
@@ -38,7 +39,9 @@ def written(path: Path) -> Iterator[IO[bytes]]:
 
 
 def opened(path: Path) -> IO[bytes]:
-    """Open a file that processes lock, and in which they say who they are; it is made if absent, and no link is followed.
+    """Open a file that processes lock, and in which they say who they are.
+
+    It is made if absent, and no link is followed.
 
     Raises:
         OSError: It cannot be opened.

@@ -1,8 +1,9 @@
 """An IPython extension of the kernels of recorded runs: what a cell prints and shows ends somewhere.
 
-A loop that prints a gigabyte would fill the disk with its log, and one text or display of that size the memory of whoever receives it; so the
-kernel itself stops passing it on, and says how much it left out. What a kernel sends is received whole before anybody can look at it: the
-bytes that a widget sends beside its state are not looked at here. This module loads nothing of arislab.
+A loop that prints a gigabyte would fill the disk with its log, and one text or display of that size the memory of
+whoever receives it; so the kernel itself stops passing it on, and says how much it left out. What a kernel sends is
+received whole before anybody can look at it: the bytes that a widget sends beside its state are not looked at here.
+This module loads nothing of arislab.
 """
 
 import sys

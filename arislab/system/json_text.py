@@ -6,7 +6,8 @@ A line of a user's file, and what is kept of it::
     {"id": 9007199254740993, "price": 1.50, "name": "Zürich"}
 
 Two readers: what a user hands in is read strictly (``loads``, ``exact``, ``compact``), what a server answered leniently
-(``loads_leniently``), because an answer that was paid for is worth more than its form. This module knows no files and no protocol.
+(``loads_leniently``), because an answer that was paid for is worth more than its form. This module knows no files and
+no protocol.
 """
 
 import codecs
@@ -28,15 +29,17 @@ def loads(data: bytes | str) -> Any:
     """Return a JSON value with Python's numbers; integers are exact.
 
     Raises:
-        ValueError: It is no JSON: also NaN, half a surrogate pair, a key twice in one object, numbers beyond the range of a
-            double, hundreds of levels.
+        ValueError: It is no JSON: also NaN, half a surrogate pair, a key twice in one object, numbers beyond the range
+            of a double, hundreds of levels.
     """
     _check(data)
     return _parsed(data, _PYTHON)
 
 
 def exact(data: bytes | str) -> Any:
-    """Return a JSON value that ``dumps`` writes as it stood: where Python would write a number otherwise, it is a ``Number``.
+    """Return a JSON value that ``dumps`` writes as it stood.
+
+    Where Python would write a number otherwise, it is a ``Number``.
 
     Raises:
         ValueError: As ``loads``.
@@ -51,7 +54,9 @@ def exact(data: bytes | str) -> Any:
 
 
 def compact(line: bytes | str) -> str:
-    r"""Return a JSON text without insignificant white space: keys in their order, numbers as written, characters unescaped.
+    r"""Return a JSON text without insignificant white space.
+
+    Keys in their order, numbers as written, characters unescaped.
 
     Raises:
         ValueError: As ``loads``.
@@ -91,7 +96,10 @@ def _long_as_written(value: Any) -> Any:
 
 
 def as_text(value: Any) -> str | None:
-    """Return what a value of ``exact`` says: a string its characters, a number its digits, an object its JSON; null stays null."""
+    """Return what a value of ``exact`` says: a string its characters, a number its digits, an object its JSON.
+
+    Null stays null.
+    """
     if value is None:
         return None
     return str(value) if isinstance(value, str) else dumps(value)
@@ -136,9 +144,9 @@ def loads_leniently(data: bytes) -> tuple[Any, tuple[str, ...]]:
     """Return a value that a server wrote, and what had to be overlooked to read it.
 
     Returns:
-        The value (integers exact), and marks: ``bom`` (a byte order mark was dropped), ``latin-1`` (bytes that are no UTF-8
-        were read as Windows-1252), ``surrogates`` (halves of surrogate pairs are U+FFFD now), ``nan`` (NaN and what is infinite as a double are
-        null now),
+        The value (integers exact), and marks: ``bom`` (a byte order mark was dropped), ``latin-1`` (bytes that are no
+        UTF-8 were read as Windows-1252), ``surrogates`` (halves of surrogate pairs are U+FFFD now), ``nan`` (NaN and
+        what is infinite as a double are null now),
         ``control`` (raw control characters in a string were kept). No marks: it was JSON.
 
     Raises:

@@ -2,9 +2,9 @@
 
     http://user:word@host/v1   is shown and recorded as   http://[hidden]@host/v1
 
-A URL is taken apart where it is used (``take_apart``): the address goes into connections, ledgers and messages, the credentials only
-into a header. Secrets are known by the names of their variables and by their place in a URL; this module does not know what else may
-be one, and looks into no binary format. It loads nothing but the standard library.
+A URL is taken apart where it is used (``take_apart``): the address goes into connections, ledgers and messages, the
+credentials only into a header. Secrets are known by the names of their variables and by their place in a URL; this
+module does not know what else may be one, and looks into no binary format. It loads nothing but the standard library.
 """
 
 import base64
@@ -50,7 +50,10 @@ def take_apart(url: str) -> tuple[str, str | None]:
 
 
 def _who(rest: str) -> str | None:
-    """What stands before the @ of a URL's host, given what follows ``://``; also where its password has a / ? or # that is not escaped."""
+    """What stands before the @ of a URL's host, given what follows ``://``.
+
+    Also where its password has a / ? or # that is not escaped.
+    """
     who, at, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
     if at:
         return who
@@ -68,8 +71,8 @@ def secrets_of(variables: Mapping[str, str], *values: Any) -> list[str]:
     """Return what must not be written, longest first, in every form in which it may be written.
 
     Args:
-        variables: The environment: values of variables named …KEY…, …TOKEN…, …SECRET…, …PASSWORD…, line by line, unless they have under 8
-            characters or are paths that exist; and what stands before the @ of the URLs in any value.
+        variables: The environment: values of variables named …KEY…, …TOKEN…, …SECRET…, …PASSWORD…, line by line, unless
+            they have under 8 characters or are paths that exist; and what stands before the @ of the URLs in any value.
         values: Texts, or lists and dicts of text, whose URLs count too.
     """
     found: set[str] = set()

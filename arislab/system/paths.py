@@ -1,4 +1,7 @@
-"""Where everything lies: the root folder of ``data/`` and ``papermill_runs/``. This module loads nothing but the standard library."""
+"""Where everything lies: the root folder of ``data/`` and ``papermill_runs/``.
+
+This module loads nothing but the standard library.
+"""
 
 import os
 import re

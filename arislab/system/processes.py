@@ -33,7 +33,10 @@ def gone(named: dict[str, Any]) -> bool | None:
 
 
 def descendants(pid: int) -> set[tuple[int, int]]:
-    """Return the processes that a process started, and those that they did: pid and start time of each; empty without /proc."""
+    """Return the processes that a process started, and those that they did: pid and start time of each.
+
+    Empty without /proc.
+    """
     children: dict[int, list[int]] = {}
     for child in _pids():
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -51,7 +54,10 @@ def descendants(pid: int) -> set[tuple[int, int]]:
 
 
 def with_variable(name: str, value: str) -> set[tuple[int, int]]:
-    """Return the processes that were started with a variable of the environment: pid and start time of each; empty without /proc."""
+    """Return the processes that were started with a variable of the environment: pid and start time of each.
+
+    Empty without /proc.
+    """
     wanted = f"\0{name}={value}\0".encode(errors="surrogateescape")
     found = set()
     for pid in _pids():

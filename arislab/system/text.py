@@ -1,7 +1,7 @@
 """Text of strangers, fit to be shown: without what would steer a terminal, and escaped where it stands in HTML.
 
-What a record, a model or a table holds may carry an escape sequence that clears the screen, sets the clipboard or hides what stands
-before it. What is shown holds no secret either (``masking``).
+What a record, a model or a table holds may carry an escape sequence that clears the screen, sets the clipboard or hides
+what stands before it. What is shown holds no secret either (``masking``).
 """
 
 import builtins
@@ -21,12 +21,15 @@ _STEERING = re.compile(
     "|[\U000e0000-\U000e007f]"  # tags: letters that nobody sees
 )
 AS_IS = 'class="mathjax_ignore tex2jax_ignore"'
-"""Of HTML elements that hold names and texts of others: elsewhere Jupyter shows what stands between two dollar signs as a formula."""
+"""Of HTML elements that hold names and texts of others: elsewhere Jupyter shows what stands between two dollar signs as
+a formula."""
 _HIDDEN_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
 
 
 def terminal(text: str) -> str:
-    r"""Return a text without what steers a terminal: escape sequences, control characters but tab and line feed, turns of direction.
+    r"""Return a text without what steers a terminal.
+
+    Escape sequences, control characters but tab and line feed, turns of direction.
 
     Example:
         >>> terminal("a\x1b[2Jb\x1b]0;title\x07c\u202ed\r\n")

@@ -23,7 +23,9 @@ USE_CASES = {"Computer and Mathematical": "tech", "Management": "executive"}
 
 
 def first(n: int, *, seed: int, task: Task, base_url: str) -> pl.DataFrame:
-    """Return the first candidates of an empty lake: synthetic ones, if they are what the task and the server are made for.
+    """Return the first candidates of an empty lake.
+
+    Synthetic ones, if they are what the task and the server are made for.
 
     Args:
         n: number of rows

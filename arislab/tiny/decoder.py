@@ -95,7 +95,10 @@ class Engine:
         return Llama(self.config, weights)
 
     def _end_tokens(self) -> frozenset[int]:
-        """Return the ids that end an answer: those of the generation config, else of the config; and the tokenizer's own."""
+        """Return the ids that end an answer: those of the generation config, else of the config.
+
+        And the tokenizer's own.
+        """
         path = self.model_dir / "generation_config.json"
         given = (_read_json(path) if path.exists() else {}).get("eos_token_id", self.config.get("eos_token_id"))
         own = self.tokenizer.token_to_id(self.template.tokens.get("eos_token", ""))

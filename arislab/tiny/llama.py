@@ -1,8 +1,8 @@
 """Llama in plain torch, for sampling many rows at once: the layers, and the loop that decodes a batch.
 
-Faster than a stock ``generate`` on a CPU: the keys and values of a common prefix are computed and kept once for all rows,
-finished rows are dropped from the batch, and the projections that read the same input are one matrix. Each row draws
-from a random stream of its own. Call it under ``torch.inference_mode()``.
+Faster than a stock ``generate`` on a CPU: the keys and values of a common prefix are computed and kept once for all
+rows, finished rows are dropped from the batch, and the projections that read the same input are one matrix. Each row
+draws from a random stream of its own. Call it under ``torch.inference_mode()``.
 """
 
 from dataclasses import dataclass, field
@@ -183,7 +183,10 @@ class Llama:
         prefix_keys: torch.Tensor,
         prefix_values: torch.Tensor,
     ) -> torch.Tensor:
-        """Attend to own slots and prefix; the prefix as one product for the queries of all rows, without copies of it."""
+        """Attend to own slots and prefix.
+
+        The prefix as one product for the queries of all rows, without copies of it.
+        """
         (rows, kv, queries, width), p = q.shape, prefix_keys.shape[1]
         n = scores.shape[2]
         flat = q.transpose(0, 1).reshape(kv, rows * queries, width)

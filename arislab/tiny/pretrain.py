@@ -1,7 +1,8 @@
 """Train the embedded model from scratch: ``python -m arislab.tiny.pretrain --folder data/models/tiny``.
 
-The recipe is pretrain.json. Everything is counted in steps and seeded by step, so a run that was stopped goes on from its
-last checkpoint as if nothing had happened, and the same machine gives the same weights again. About ten million tokens.
+The recipe is pretrain.json. Everything is counted in steps and seeded by step, so a run that was stopped goes on from
+its last checkpoint as if nothing had happened, and the same machine gives the same weights again. About ten million
+tokens.
 """
 
 import argparse
@@ -33,7 +34,8 @@ def read_recipe(path: Path | None = None) -> Recipe:
 def new_model(recipe: Recipe, tokenizer: Any) -> Any:
     """Build the untrained model.
 
-    Source: mimetic initialisation (Trockman & Kolter 2023): one head of each key group starts by comparing contents, and
+    Source: mimetic initialisation (Trockman & Kolter 2023): one head of each key group starts by comparing contents,
+        and
     what is attended to is written back unrotated.
     """
     import torch

@@ -1,10 +1,11 @@
 """Any instruction to free text, judged by rules alone: no model, no reference answer.
 
-What these rules can see: refusals, answers cut short, loops, echoes of the question, answers that ignore its words or barely say
-anything. What they cannot see: whether an answer is true. Use it to drop the worst, and put a judge or people on the rest.
+What these rules can see: refusals, answers cut short, loops, echoes of the question, answers that ignore its words or
+barely say anything. What they cannot see: whether an answer is true. Use it to drop the worst, and put a judge or
+people on the rest.
 
-Other scripts are judged by the same rules: where words are not separated by spaces, by characters. What only English can be seen
-by (refusals, words that say nothing) is null there, and so is the full stop where a script has none.
+Other scripts are judged by the same rules: where words are not separated by spaces, by characters. What only English
+can be seen by (refusals, words that say nothing) is null there, and so is the full stop where a script has none.
 """
 
 import math
@@ -101,7 +102,10 @@ _STOP = frozenset(
 
 
 def to_messages(candidate):
-    """Write the chat messages for one candidate; its profile is {"input": the instruction}, with "messages" if it was a conversation."""
+    """Write the chat messages for one candidate; its profile is {"input".
+
+    The instruction}, with "messages" if it was a conversation.
+    """
     if "messages" in candidate["profile"]:
         return candidate["profile"]["messages"]
     system = [{"role": "system", "content": SYSTEM}] if SYSTEM else []
@@ -110,7 +114,10 @@ def to_messages(candidate):
 
 @lru_cache(maxsize=2)
 def words(text):
-    """Lower-case words of a text, single characters where a script does not separate words; kept for the next scorer."""
+    """Lower-case words of a text, single characters where a script does not separate words.
+
+    Kept for the next scorer.
+    """
     if text.isascii():
         return _WORD.findall(text.lower())
     return [part for word in _ANY_WORD.findall(text.lower()) for part in _UNSPACED.findall(word)]
@@ -167,7 +174,10 @@ def no_loop(output):
 
 
 def not_an_echo(input, output):
-    """Share of the answer's 4-word runs that do not stand in the question; a task such as proofreading may repeat half."""
+    """Share of the answer's 4-word runs that do not stand in the question.
+
+    A task such as proofreading may repeat half.
+    """
     grams = set(runs(output, run_size(output)))
     if not grams:
         return 1.0

@@ -683,7 +683,10 @@ WORDS = ("geheim99", "p%40ss:wört/er")
 
 
 def as_written_before(folder, url, word):
-    """Have a ledger name its server as earlier versions did: with user and password, in its rows and in what lies about in its file."""
+    """Have a ledger name its server as earlier versions did.
+
+    With user and password, in its rows and in what lies about in its file.
+    """
     book = Ledger(folder)
     named = url.replace("://", f"://anna:{word}@")
     for i in (1, 9, 30, 2):

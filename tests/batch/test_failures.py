@@ -1,4 +1,7 @@
-"""What a client must survive, each against a server that does it; numbers in the ids are those of the project's list of failures."""
+"""What a client must survive, each against a server that does it.
+
+Numbers in the ids are those of the project's list of failures.
+"""
 
 import json
 import re
@@ -949,7 +952,10 @@ def test_20_the_size_of_a_cut_file_is_asked_until_the_server_is_back(server, tmp
 
 
 def test_what_a_batch_had_answered_when_it_failed_is_kept_and_not_paid_again(server, tmp_path):
-    """A server that gives up in the middle hands out what it has; some say "failed" then, some "completed" with error lines."""
+    """A server that gives up in the middle hands out what it has.
+
+    Some say "failed" then, some "completed" with error lines.
+    """
     faults, url = server
     gave_up = {"object": "list", "data": [{"code": "server_error", "message": "the server failed", "line": None}]}
     faults.line = lambda name, n: good(name, f"try {n}") if name == A or n > 1 else None

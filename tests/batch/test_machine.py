@@ -1,17 +1,21 @@
-"""The client against a server, both of which fail at any moment: hypothesis looks for an order of events that loses or doubles an answer.
+"""The client against a server, both of which fail at any moment.
 
-Two clients share one folder; each may die at any control call (before it is sent, or after it was done and before the answer is read)
-and around any write to the ledger or the folder, and the other may act in between, also after an hour of silence. The server loses answers,
-refuses, denies what it did, cuts downloads, shuffles, doubles and contradicts lines, expires, cancels, fails and forgets batches. A
-proxy in between repeats creates, so that one file has two batches; what either answered is never asked again.
+Hypothesis looks for an order of events that loses or doubles an answer.
+
+Two clients share one folder; each may die at any control call (before it is sent, or after it was done and before the
+answer is read) and around any write to the ledger or the folder, and the other may act in between, also after an hour
+of silence. The server loses answers, refuses, denies what it did, cuts downloads, shuffles, doubles and contradicts
+lines, expires, cancels, fails and forgets batches. A proxy in between repeats creates, so that one file has two
+batches; what either answered is never asked again.
 
 A request that has an answer is asked again only where nobody can know better:
 
 * the server forgot the batch or its result file before the answer was fetched;
-* at a server without idempotency keys, a create that is still on its way when the lease of its sender ends (not played here).
+* at a server without idempotency keys, a create that is still on its way when the lease of its sender ends (not played
+  here).
 
-More examples, and others each time: ARISLAB_MACHINE_EXAMPLES=1000 pytest tests/batch/test_machine.py; ARISLAB_MACHINE_SHRINK=1 makes a
-failure shorter.
+More examples, and others each time: ARISLAB_MACHINE_EXAMPLES=1000 pytest tests/batch/test_machine.py;
+ARISLAB_MACHINE_SHRINK=1 makes a failure shorter.
 """
 
 import os

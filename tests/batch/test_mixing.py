@@ -1,4 +1,7 @@
-"""What the client does before it asks a server for several models: it looks whether the server keeps them apart, and acts on it."""
+"""What the client does before it asks a server for several models.
+
+It looks whether the server keeps them apart, and acts on it.
+"""
 
 import json
 import re

@@ -2,9 +2,9 @@
 
     python tests/bench/curate_170k.py [--rows 170000] [--sentences FILE.tsv]
 
-Measured is what a user types: `arislab import FILE --as outputs` and `arislab run curate`. The floor reads the same JSONL with
-orjson and writes the same columns with polars, in this process, in the same run. The rows: questions of about 20 words with two
-answers each of about 90 words; one row in twenty is a copy of another with a few words changed.
+Measured is what a user types: `arislab import FILE --as outputs` and `arislab run curate`. The floor reads the same
+JSONL with orjson and writes the same columns with polars, in this process, in the same run. The rows: questions of
+about 20 words with two answers each of about 90 words; one row in twenty is a copy of another with a few words changed.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python tests/bench/dedup.py [--rows 170000] [--threshold 0.8] [--texts occupation_data.tsv]
 
 Texts are five sentences drawn from the file (any text with sentences; without it: random words from a Zipf
-distribution), and for every tenth row a copy of another row in which 4 % of the words were replaced. `recall_planted` is
-the share of these pairs of which at most one row is kept; `recall_at_threshold` the same over the pairs whose exact
+distribution), and for every tenth row a copy of another row in which 4 % of the words were replaced. `recall_planted`
+is the share of these pairs of which at most one row is kept; `recall_at_threshold` the same over the pairs whose exact
 Jaccard index reaches the threshold (4 % of the words are 11 % of the shingles: many pairs lie below 0.8).
 """
 

@@ -1,9 +1,13 @@
-"""`arislab demo` from an empty root: seconds by phase, peak memory of all its processes together, import time; prints JSON.
+"""`arislab demo` from an empty root: seconds by phase, peak memory of all its processes together, import time.
+
+Prints JSON.
 
     python tests/bench/demo.py [--seed 1]
 
-Memory is the sum of the proportional set sizes (/proc/*/smaps_rollup) of the command and its descendants, looked at every two
-seconds: shared pages count once. The ratio is the demo's wall time over its own CPU time per core, both from the same run.
+Memory is the sum of the proportional set sizes (/proc/*/smaps_rollup) of the command and its descendants, looked at
+every two
+seconds: shared pages count once. The ratio is the demo's wall time over its own CPU time per core, both from the same
+    run.
 """
 
 import argparse

@@ -2,10 +2,11 @@
 
     python tests/bench/duplicate_pairs.py [--texts FILE] [--n 2000] [--threshold 0.8]
 
-FILE is text with a row a line (the last tab-separated column counts), or a Parquet file with a column `output`; without it the sample
-outputs that ship with the project. Every text is paired with itself after an invisible change (should be exact), after a small edit
-(should be near exactly if the Jaccard index of the words' shingles reaches the threshold), and after one sign was changed (should be
-neither): a digit, a point, a minus, an operator, a currency, an emoji that stands in the text, or that was put into both.
+FILE is text with a row a line (the last tab-separated column counts), or a Parquet file with a column `output`; without
+it the sample outputs that ship with the project. Every text is paired with itself after an invisible change (should be
+exact), after a small edit (should be near exactly if the Jaccard index of the words' shingles reaches the threshold),
+and after one sign was changed (should be neither): a digit, a point, a minus, an operator, a currency, an emoji that
+stands in the text, or that was put into both.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
 python tests/bench/durability.py [--lines 20000] [--kills 50] [--seed 0]
 
-A mock upstream in this process counts how often each request reaches it. `arislab serve --upstream` stands in front of it; a client
-process builds the requests, submits, waits, collects and writes to a lake. A killed process is started again at once. Then the same is
-done undisturbed, in fresh folders, and the two tables are compared. Prints one JSON; exit code 1 if anything was lost or doubled.
+A mock upstream in this process counts how often each request reaches it. `arislab serve --upstream` stands in front of
+it; a client process builds the requests, submits, waits, collects and writes to a lake. A killed process is started
+again at once. Then the same is done undisturbed, in fresh folders, and the two tables are compared. Prints one JSON;
+exit code 1 if anything was lost or doubled.
 """
 
 import argparse
@@ -130,7 +131,10 @@ class Run:
             self.client = subprocess.Popen(command, stdout=log, stderr=log, env=env)
 
     def is_done(self):
-        """Whether the client has ended well; one that stopped with an error is run again, as a user runs the cell again."""
+        """Whether the client has ended well.
+
+        One that stopped with an error is run again, as a user runs the cell again.
+        """
         code = self.client.poll()
         if code not in (None, 0):
             self.n_again += 1

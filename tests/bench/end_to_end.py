@@ -2,8 +2,9 @@
 
 python tests/bench/end_to_end.py [--n 170000]
 
-Prints one JSON: wall and CPU seconds by step (client, server), peak memory, bytes on disk, and the floor: the same request bytes
-written to a file, and as many answer lines of the same size read back, parsed, and written as one Parquet file.
+Prints one JSON: wall and CPU seconds by step (client, server), peak memory, bytes on disk, and the floor: the same
+request bytes written to a file, and as many answer lines of the same size read back, parsed, and written as one Parquet
+file.
 """
 
 import argparse

@@ -1,18 +1,23 @@
-"""The search for examples on real in-context learning (tier 1), beside real dspy and exhaustive truth; prints one JSON object.
+"""The search for examples on real in-context learning (tier 1), beside real dspy and exhaustive truth.
 
-    python tests/bench/icl_dspy.py PART ... --folder DIR [--kinds "as it came"] [--seeds 0 10] [--budgets 2000 10000] [--rows 100]
+Prints one JSON object.
 
-Every cell is a text that the embedded model wrote (``icl_embedded.py``), scored by the scorers of candidate_evaluation. DIR keeps the cells and
-the finished runs; starting again goes on. Rows are synthetic candidates of the validation split, of another seed than the pools'.
+    python tests/bench/icl_dspy.py PART ... --folder DIR [--kinds "as it came"] [--seeds 0 10] [--budgets 2000 10000]
+    [--rows 100]
+
+Every cell is a text that the embedded model wrote (``icl_embedded.py``), scored by the scorers of candidate_evaluation.
+DIR keeps the cells and the finished runs; starting again goes on. Rows are synthetic candidates of the validation
+split, of another seed than the pools'.
 
     surface      SD of true quality over random ordered sets, by the covariance of two halves of the rows
-    search       pools of 100, 5 examples: arislab beside random search as dspy does it, equal calls; true quality on fresh rows
-    exhaustive   pools of 12, 3 examples: all 220 sets on all rows, beside searches with a part of these calls
-    dspy         the real dspy through `arislab serve`, installed into DIR/dspy: same sets, scores and winner as the emulation in "search"?
-    report       the tables of what is in DIR
+    search       pools of 100, 5 examples: arislab beside random search as dspy does it, equal calls; true quality on
+    fresh rows exhaustive   pools of 12, 3 examples: all 220 sets on all rows, beside searches with a part of these
+    calls dspy         the real dspy through `arislab serve`, installed into DIR/dspy: same sets, scores and winner as
+    the emulation in "search"? report       the tables of what is in DIR
 
-A pool is "as it came" (unreviewed outputs of phase 1), "approved" (drawn from the top fifth by quality) or "best" (what phase 3 takes).
-True quality is the mean over --truth fresh rows; a gain is true quality minus that of random sets of the pool (100 sets, rows in turn).
+A pool is "as it came" (unreviewed outputs of phase 1), "approved" (drawn from the top fifth by quality) or "best" (what
+phase 3 takes). True quality is the mean over --truth fresh rows; a gain is true quality minus that of random sets of
+the pool (100 sets, rows in turn).
 """
 
 import argparse
@@ -171,7 +176,10 @@ class Arena:
 
 
 def dspy_sets(ids: list[str], n: int, k: int = K) -> list[tuple[str, ...]]:
-    """What ``LabeledFewShot(k).compile(trainset=shuffled by seed)`` shows, for seeds 0, 1, ...: the emulation of dspy."""
+    """What ``LabeledFewShot(k).compile(trainset=shuffled by seed)`` shows, for seeds 0, 1, ....
+
+    The emulation of dspy.
+    """
     found = []
     for seed in range(n):
         shuffled = list(ids)
@@ -225,7 +233,10 @@ def searches(
 def exhaustive(
     world: World, kind: str, seeds: list[int], told: "Results", *, n_rows: int, n_truth: int, n_searches: int = 2
 ) -> None:
-    """All 220 sets of 3 among 12 on all rows, beside searches with a part of the calls; true quality of all sets on fresh rows."""
+    """All 220 sets of 3 among 12 on all rows, beside searches with a part of the calls.
+
+    True quality of all sets on fresh rows.
+    """
     for seed in seeds:
         arena = Arena(world, kind, seed, n=12, k=3, n_rows=n_rows, n_truth=n_truth)
         facts = {

@@ -1,10 +1,13 @@
-"""Real dspy choosing labelled examples by random search, for ``icl_dspy.py``; runs in an environment that has dspy and nothing of arislab.
+"""Real dspy choosing labelled examples by random search, for ``icl_dspy.py``.
+
+Runs in an environment that has dspy and nothing of arislab.
 
 python icl_dspy_client.py JOB.json RESULT.json
 
-Candidates are ``dspy.LabeledFewShot`` on the training set shuffled by ``random.Random(seed)``, as BootstrapFewShotWithRandomSearch shuffles, judged
-by ``dspy.Evaluate`` on the whole validation set; the first of the best wins. That class itself cannot be told to use labelled examples only
-(it is asked here, and what it says is reported). The adapter writes the task's own messages with the examples as earlier turns.
+Candidates are ``dspy.LabeledFewShot`` on the training set shuffled by ``random.Random(seed)``, as
+BootstrapFewShotWithRandomSearch shuffles, judged by ``dspy.Evaluate`` on the whole validation set; the first of the
+best wins. That class itself cannot be told to use labelled examples only (it is asked here, and what it says is
+reported). The adapter writes the task's own messages with the examples as earlier turns.
 """
 
 import importlib.metadata

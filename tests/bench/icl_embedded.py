@@ -1,8 +1,11 @@
-"""Cells of the in-context search, a set of examples on a row, answered by the real embedded model and kept on disk; for benches only.
+"""Cells of the in-context search, a set of examples on a row, answered by the real embedded model and kept on disk.
 
-`arislab serve` reads each prompt anew in small batches; a bench needs a million cells. Here a set's prefix is read once and its rows are
-answered in C (``icl_embedded.c``, compiled at first use with cc), the same model, texts and scorers. ``python tests/bench/icl_embedded.py``
-compares 300 answers with ``arislab.tiny.decoder`` and prints cells per second of both.
+For benches only.
+
+`arislab serve` reads each prompt anew in small batches; a bench needs a million cells. Here a set's prefix is read once
+and its rows are answered in C (``icl_embedded.c``, compiled at first use with cc), the same model, texts and scorers.
+``python tests/bench/icl_embedded.py`` compares 300 answers with ``arislab.tiny.decoder`` and prints cells per second of
+both.
 """
 
 import ctypes
@@ -36,7 +39,8 @@ Example = tuple[str, str]
 """Input, output."""
 
 
-# what -ffast-math means for sums, one by one: linked as such it would take subnormal floats from the whole process that loads the library
+# what -ffast-math means for sums, one by one: linked as such it would take subnormal floats from the whole process that
+# loads the library
 _FAST = (
     "no-math-errno",
     "no-signed-zeros",

@@ -1,7 +1,7 @@
 """Searches for examples at equal calls on ten seeded synthetic surfaces; prints one JSON object.
 
-    python tests/bench/icl_surfaces.py [--surfaces ABCDEFHOXN] [--budget 10000] [--seeds 10] [--rows 100] [--methods random,surrogate,...]
-    python tests/bench/icl_surfaces.py --small       # exhaustive, n=12, k=3
+    python tests/bench/icl_surfaces.py [--surfaces ABCDEFHOXN] [--budget 10000] [--seeds 10] [--rows 100] [--methods
+    random,surrogate,...] python tests/bench/icl_surfaces.py --small       # exhaustive, n=12, k=3
     python tests/bench/icl_surfaces.py --speed       # CPU seconds and memory at 10,000 and 40,000 cells
 
 A surface gives each ordered set of examples a true quality and each cell (set, row) one answer, drawn once::
@@ -9,15 +9,18 @@ A surface gives each ordered set of examples a true quality and each cell (set, 
     logit p = base + difficulty of the row + scale * (main + coverage of the row + pair + order + own + net)(set) + example x row
     y = 1 with chance p, or, graded, sigmoid(logit + noise)
 
-True quality is the mean over rows that nobody sees. `example x row` makes any finite validation set misleading a little, as real ones are.
-A additive, B mixed, C weak, D interacting, E a few harmful examples, F as B but graded, H coverage of the row, O order, X a random net that no
-method's model contains, N null: the choice is irrelevant. Synthetic evidence only; the constants of the search were chosen on seeds 1000-1023.
+True quality is the mean over rows that nobody sees. `example x row` makes any finite validation set misleading a
+little, as real ones are. A additive, B mixed, C weak, D interacting, E a few harmful examples, F as B but graded, H
+coverage of the row, O order, X a random net that no method's model contains, N null: the choice is irrelevant.
+Synthetic evidence only; the constants of the search were chosen on seeds 1000-1023.
 
-Reported per method: gain (points of true quality above an average random set), the same minus random search with a 95 % bootstrap interval over
-seeds (the surfaces of one seed share their rows: their mean is one observation), wins over it by surface and seed, optimism (own estimate minus truth)
-as it is and without the luck of the drawn validation rows (what an average set has on them more than on the population: shared by all methods of a seed,
-and 0 on average), coverage of the hold-out's 95 % interval for the true difference to a fixed random set, claims (share of runs in which that interval
-lies above 0), in how many runs the search said that the choice matters, calls, rounds, CPU seconds. A long run is kept with --out FILE.jsonl, and goes on there when it is started again.
+Reported per method: gain (points of true quality above an average random set), the same minus random search with a 95 %
+bootstrap interval over seeds (the surfaces of one seed share their rows: their mean is one observation), wins over it
+by surface and seed, optimism (own estimate minus truth) as it is and without the luck of the drawn validation rows
+(what an average set has on them more than on the population: shared by all methods of a seed, and 0 on average),
+coverage of the hold-out's 95 % interval for the true difference to a fixed random set, claims (share of runs in which
+that interval lies above 0), in how many runs the search said that the choice matters, calls, rounds, CPU seconds. A
+long run is kept with --out FILE.jsonl, and goes on there when it is started again.
 """
 
 import argparse
@@ -161,7 +164,10 @@ class Surface:
         )
 
     def answer(self, members: Iterable[int], *, rows: slice | None = None) -> np.ndarray:
-        """What one ordered set answers on the validation rows (or others): drawn once, the same whenever it is asked."""
+        """What one ordered set answers on the validation rows (or others).
+
+        Drawn once, the same whenever it is asked.
+        """
         key = tuple(int(i) for i in members)
         if rows is None and key in self.answers:
             return self.answers[key]
@@ -195,7 +201,9 @@ def random_search(surface: Surface, budget: int, rng: np.random.Generator) -> Fo
 
 
 def greedy(surface: Surface, budget: int, rng: np.random.Generator) -> Found:
-    """Add the example that helps most, in front, k times; all candidates of a step on the same rows. Sets of fewer than k are judged on
+    """Add the example that helps most, in front, k times; all candidates of a step on the same rows.
+
+    Sets of fewer than k are judged on
     the surface as k examples of which the others are drawn at random."""
     chosen: list[int] = []
     calls = 0
@@ -214,7 +222,10 @@ def greedy(surface: Surface, budget: int, rng: np.random.Generator) -> Found:
 
 
 def main_effects(surface: Surface, budget: int, rng: np.random.Generator) -> Found:
-    """One shot, as CondAcc (Chang and Jia 2023): mean residual of the cells that an example takes part in; top k, best last."""
+    """One shot, as CondAcc (Chang and Jia 2023): mean residual of the cells that an example takes part in.
+
+    Top k, best last.
+    """
     n_sets, each = budget // 10, 10
     sets = surface.random(n_sets, rng)
     rows = [rng.permutation(surface.n_rows)[:each] for _ in range(n_sets)]
@@ -322,7 +333,10 @@ def run(
 
 
 def against_random(runs: pl.DataFrame, method: str) -> tuple[stats.Difference, float]:
-    """Gain over random search, points, over surfaces where the choice matters, one observation a seed; and the share of runs won, ties count half."""
+    """Gain over random search, points, over surfaces where the choice matters, one observation a seed.
+
+    And the share of runs won, ties count half.
+    """
     real = runs.filter(pl.col("surface") != "N")
     both = real.filter(pl.col("method") == method).join(
         real.filter(pl.col("method") == "random"), on=["surface", "seed"], suffix="_random"
@@ -360,7 +374,10 @@ def report(runs: pl.DataFrame) -> dict:
 
 
 def _told(runs: pl.DataFrame) -> dict[str, str] | None:
-    """In how many runs of each surface the search said that the choice matters; null for methods that say nothing of it."""
+    """In how many runs of each surface the search said that the choice matters.
+
+    Null for methods that say nothing of it.
+    """
     said = runs.filter(pl.col("matters").is_not_null()).group_by("surface").agg(pl.col("matters").sum(), pl.len())
     return {s: f"{m} of {n}" for s, m, n in said.sort("surface").iter_rows()} or None
 

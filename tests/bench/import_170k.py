@@ -1,9 +1,12 @@
-"""Import of 170,000 recorded outputs here and in another checkout, in turns on the same machine: seconds and their ratio as JSON.
+"""Import of 170,000 recorded outputs here and in another checkout, in turns on the same machine.
+
+Seconds and their ratio as JSON.
 
     git worktree add ../before COMMIT
     python tests/bench/import_170k.py --before ../before [--rows 170000] [--rounds 3]
 
-Measured is what a user types: `arislab import FILE --as outputs` into an empty root, JSONL and CSV. The rows are those of `curate_170k.py`.
+Measured is what a user types: `arislab import FILE --as outputs` into an empty root, JSONL and CSV. The rows are those
+of `curate_170k.py`.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
 python tests/bench/kills.py [--kills 1000] [--seed 0]
 
-Each run is a toy notebook (three cells, a table is read and written) by ``arislab.runs.execute`` in a process of its own, killed with
-SIGKILL after a random part of the time that an undisturbed one takes; every tenth kill goes to the kernel instead. Counted are the
-states that a reader sees afterwards. Prints one JSON; exit code 1 if any record cannot be read, is still shown as running after ten
-seconds, or claims to be ok without having ended.
+Each run is a toy notebook (three cells, a table is read and written) by ``arislab.runs.execute`` in a process of its
+own, killed with SIGKILL after a random part of the time that an undisturbed one takes; every tenth kill goes to the
+kernel instead. Counted are the states that a reader sees afterwards. Prints one JSON; exit code 1 if any record cannot
+be read, is still shown as running after ten seconds, or claims to be ok without having ended.
 """
 
 import argparse

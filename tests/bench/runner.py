@@ -2,8 +2,9 @@
 
 python tests/bench/runner.py [--cells 200] [--repeats 5] [--cost 0.0]
 
-Each system runs the same notebook in a process of its own, with its imports done before the clock starts; the order is turned each
-repeat. CPU is that of the runner, without the kernel's. Prints one JSON: medians with the range, and ratios to nbclient by repeat.
+Each system runs the same notebook in a process of its own, with its imports done before the clock starts; the order is
+turned each repeat. CPU is that of the runner, without the kernel's. Prints one JSON: medians with the range, and ratios
+to nbclient by repeat.
 """
 
 import argparse

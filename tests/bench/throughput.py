@@ -1,20 +1,23 @@
 """Requests a second, CPU, memory and time to the first result of `arislab serve --upstream`, beside a floor and peers.
 
-python tests/bench/throughput.py [--n 10000] [--peer-n 2000] [--repeats 3] [--peers DIR] [--skip-peers] [--only arislab floor]
+python tests/bench/throughput.py [--n 10000] [--peer-n 2000] [--repeats 3] [--peers DIR] [--skip-peers] [--only arislab
+floor]
 
-A mock upstream in a process of its own answers about 900 characters: at once ("0ms"), or after log-normal times (median 800 ms,
-99 % below 6 s) with 256 slots and 503 beyond them ("800ms"). The k-th request that it takes gets the k-th time of one seeded sequence,
-so all systems wait for the same sum. Each system runs in its own process, with 256 requests at once; arislab finds the 256 by itself:
+A mock upstream in a process of its own answers about 900 characters: at once ("0ms"), or after log-normal times (median
+800 ms, 99 % below 6 s) with 256 slots and 503 beyond them ("800ms"). The k-th request that it takes gets the k-th time
+of one seeded sequence, so all systems wait for the same sum. Each system runs in its own process, with 256 requests at
+once; arislab finds the 256 by itself:
 
-    arislab   the server behind Files + Batches, from the creation of the batch until it is completed, all results on disk
-    floor     a loop of aiohttp and orjson that keeps nothing
+    arislab   the server behind Files + Batches, from the creation of the batch until it is completed, all results on
+    disk floor     a loop of aiohttp and orjson that keeps nothing
     openai    AsyncOpenAI with a semaphore
     curator   bespokelabs-curator, online, its openai backend
     litellm   litellm.Router in process, with a semaphore
 
-The last two are installed into throw-away environments, or into DIR, where they are found again. Ratios are of rates in one round; at
-0 ms openai, curator and litellm get --peer-n requests only (their ``n`` says so), as they are slow. "memory" is one batch of 50,000
-lines of 4 KB. Prints one JSON; exit code 1 if a line of a batch was not answered exactly once.
+The last two are installed into throw-away environments, or into DIR, where they are found again. Ratios are of rates in
+one round; at 0 ms openai, curator and litellm get --peer-n requests only (their ``n`` says so), as they are slow.
+"memory" is one batch of 50,000 lines of 4 KB. Prints one JSON; exit code 1 if a line of a batch was not answered
+exactly once.
 """
 
 import argparse

@@ -1,4 +1,7 @@
-"""What people decided, from the first import to what is trained: through the cells of the notebooks, with lakes of a few rows."""
+"""What people decided, from the first import to what is trained.
+
+Through the cells of the notebooks, with lakes of a few rows.
+"""
 
 import json
 

@@ -1,4 +1,7 @@
-"""What is trained is what a server is asked, for the chat templates that people have; the rest is refused with the way out."""
+"""What is trained is what a server is asked, for the chat templates that people have.
+
+The rest is refused with the way out.
+"""
 
 import datetime
 import json
@@ -53,7 +56,10 @@ def speakers(tokenizer):
 
 
 def asked(tokenizer, messages, kwargs, tools=None):
-    """The token ids of the prompt that a server computes: transformers' own rendering of the messages as they are sent."""
+    """The token ids of the prompt that a server computes.
+
+    Transformers' own rendering of the messages as they are sent.
+    """
     found = finetune.check_template(tokenizer, chat_template_kwargs=kwargs)
     kwargs = dict(found.chat_template_kwargs)
     if "strftime_now" in tokenizer.chat_template and "date_string" not in kwargs:
@@ -159,7 +165,10 @@ def test_one_renderer_writes_what_transformers_writes(speakers, name):
 
 
 def test_words_that_begin_with_a_mark_keep_their_first_space():
-    """A tokenizer as Llama 2 and Mistral have: a word's space is part of it, and the first of a text is dropped when it is read."""
+    """A tokenizer as Llama 2 and Mistral have.
+
+    A word's space is part of it, and the first of a text is dropped when it is read.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

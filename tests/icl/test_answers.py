@@ -1,4 +1,7 @@
-"""Cells as requests: none is paid twice across searches, k and budgets; what it will take is told from records, or is unknown."""
+"""Cells as requests: none is paid twice across searches, k and budgets.
+
+What it will take is told from records, or is unknown.
+"""
 
 import hashlib
 import json

@@ -35,7 +35,10 @@ def number(*what):
 
 
 class World:
-    """A set's true quality is the mean worth of its examples; answers add noise, of which half depends on the row alone (paired)."""
+    """A set's true quality is the mean worth of its examples.
+
+    Answers add noise, of which half depends on the row alone (paired).
+    """
 
     def __init__(self, noise=0.2):
         self.noise, self.asked, self.calls = noise, [], []

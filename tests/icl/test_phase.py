@@ -1,4 +1,7 @@
-"""Phase 3 as a recorded run on a small root: kills, use cases, several k, rules, and the message list that comes out of it."""
+"""Phase 3 as a recorded run on a small root.
+
+Kills, use cases, several k, rules, and the message list that comes out of it.
+"""
 
 import hashlib
 import json

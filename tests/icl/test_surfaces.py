@@ -1,4 +1,7 @@
-"""The search on seeded synthetic surfaces: better than random search at equal calls, and honest where nothing is to be found."""
+"""The search on seeded synthetic surfaces.
+
+Better than random search at equal calls, and honest where nothing is to be found.
+"""
 
 import sys
 

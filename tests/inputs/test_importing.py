@@ -242,7 +242,10 @@ def batch_lines(**told):
 
 @pytest.fixture
 def came(lake, tmp_path):
-    """Import one result file after another for the same requests; returns what is said and what is recorded, by the name of the request."""
+    """Import one result file after another for the same requests.
+
+    Returns what is said and what is recorded, by the name of the request.
+    """
     task = load("instruction_following")
 
     def importer(text, *, n=1, asks=("Ox?", "Hen?", "Elk?")):

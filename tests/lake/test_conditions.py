@@ -117,7 +117,8 @@ def test_a_record_keeps_the_condition_and_its_digest_is_that_of_older_records(la
     assert told[0] == told[1]
 
 
-# ---- no SQL is put together from names ---------------------------------------------------------------------------------
+# ---- no SQL is put together from names
+# ---------------------------------------------------------------------------------
 
 
 def sources():
@@ -183,7 +184,10 @@ KNOWN_VALUES = {
 
 
 def values_written(source):
-    """Holes of f-strings that stand where SQL has a value; a constant in capitals is none, and neither are question marks."""
+    """Holes of f-strings that stand where SQL has a value.
+
+    A constant in capitals is none, and neither are question marks.
+    """
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.JoinedStr):
             continue
@@ -199,7 +203,10 @@ def values_written(source):
 
 
 def test_nobody_writes_a_value_into_sql():
-    """For SQLite, MLflow and DuckDB alike: values are bound. Names of columns and tables cannot be; they are constants, or quoted."""
+    """For SQLite, MLflow and DuckDB alike: values are bound.
+
+    Names of columns and tables cannot be; they are constants, or quoted.
+    """
     found = {(name, said) for name, source in sources() for said in values_written(source)}
     assert found - KNOWN_VALUES == set()
 

@@ -338,7 +338,8 @@ def test_a_write_that_another_program_outran_is_tried_again_on_its_version(lake,
     assert rows["title"].to_list() == [None, "other", None]
 
 
-# ---- on disk when it returns ---------------------------------------------------------------------------------------------
+# ---- on disk when it returns
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

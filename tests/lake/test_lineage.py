@@ -43,7 +43,9 @@ def answer(arm, candidate, **more):
 
 @pytest.fixture
 def lived(lake):
-    """Rows 0, 1 and 2 were curated, 0 was shown, version 1 dropped row 2; one adapter a version, and a control, which row 3 went into.
+    """Rows 0, 1 and 2 were curated, 0 was shown, version 1 dropped row 2.
+
+    One adapter a version, and a control, which row 3 went into.
 
     The older adapter held row 1 out for its loss, the newer left row 1 out as too long.
     """

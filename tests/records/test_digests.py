@@ -42,7 +42,10 @@ def recorded(tmp_path_factory):
 
 
 def saved_by_jupyterlab(path):
-    """Write a notebook as JupyterLab does when it knows the kernel: other metadata, white space, JavaScript's numbers."""
+    """Write a notebook as JupyterLab does when it knows the kernel.
+
+    Other metadata, white space, JavaScript's numbers.
+    """
     saved = nbformat.read(path, as_version=4)
     saved.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     saved.metadata.language_info = {"name": "python", "version": "3.12.1"}

@@ -1,4 +1,7 @@
-"""Ten thousand records are listed, filtered and compared without a server; the index is only a memory and may go at any time."""
+"""Ten thousand records are listed, filtered and compared without a server.
+
+The index is only a memory and may go at any time.
+"""
 
 import json
 import os

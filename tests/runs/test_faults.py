@@ -1,4 +1,7 @@
-"""The fault matrix: ten ways to die, each at the start, in the middle and at the end; every verdict right, every record readable."""
+"""The fault matrix: ten ways to die, each at the start, in the middle and at the end.
+
+Every verdict right, every record readable.
+"""
 
 import json
 import os

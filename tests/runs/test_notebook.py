@@ -1,4 +1,7 @@
-"""The engine under papermill: what a cell keeps, what a widget leaves behind, and that plain papermill leaves a record too."""
+"""The engine under papermill.
+
+What a cell keeps, what a widget leaves behind, and that plain papermill leaves a record too.
+"""
 
 import json
 import os

@@ -160,7 +160,10 @@ def _same(before, now):
 
 
 def _same_cells(before, now):
-    """Whether a notebook, which a rerun does not read, shows the same: opening it in JupyterLab writes its metadata anew."""
+    """Whether a notebook, which a rerun does not read, shows the same.
+
+    Opening it in JupyterLab writes its metadata anew.
+    """
     try:
         one, other = ([_without_metadata(cell) for cell in reads(text.decode()).cells] for text in (before, now))
     except (ValueError, KeyError, AttributeError, TypeError):

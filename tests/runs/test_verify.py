@@ -21,7 +21,8 @@ from arislab.runs import provenance, verify
 def test_a_rerun_has_the_code_the_inputs_and_the_parameters_of_then(project, tmp_path):
     notebooks = project[1]
     found = ran(project, n=2, label="007")
-    # since then: the notebook and the task were changed, committed or not; the table grew; the run's own output stands in the lake
+    # since then: the notebook and the task were changed, committed or not; the table grew; the run's own output stands
+    # in the lake
     (notebooks / "2_curate.ipynb").write_text(
         (notebooks / "2_curate.ipynb").read_text().replace("people.head(n)", "people.tail(n)")
     )

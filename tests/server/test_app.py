@@ -296,7 +296,8 @@ def test_large_bodies_are_refused_before_they_are_read(echo: Server) -> None:
     assert echo.http("POST", "/v1/batches", Authorization=bearer, **{"Content-Length": str(9 << 20)})[0] == 413
 
 
-# -- what a crash may not do --------------------------------------------------------------------------------------------
+# -- what a crash may not do
+# --------------------------------------------------------------------------------------------
 
 
 def test_a_killed_server_resumes_without_a_line_lost_or_doubled(tmp_path: Path) -> None:
@@ -613,7 +614,8 @@ def test_a_gate_serves_in_order_and_loses_no_place() -> None:
     assert asyncio.run(run()) == [0, 1, 3, 4, 5]
 
 
-# -- what a batch does now ----------------------------------------------------------------------------------------------
+# -- what a batch does now
+# ----------------------------------------------------------------------------------------------
 
 
 def test_the_server_says_what_it_is_and_keeps_its_name_over_restarts(tmp_path: Path) -> None:

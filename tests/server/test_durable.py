@@ -267,7 +267,8 @@ def test_a_row_that_cannot_be_stored_is_replaced_once_where_rows_that_waited_go_
     assert [(r["custom_id"], r["response"]["body"]["error"]["code"]) for r in failed] == [("r-1", "answer_not_stored")]
 
 
-# -- a spool that is gone -----------------------------------------------------------------------------------------------
+# -- a spool that is gone
+# -----------------------------------------------------------------------------------------------
 
 
 async def until_some(store, batch_id, n, *, engine):

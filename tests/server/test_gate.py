@@ -19,7 +19,10 @@ def apart(models):
 
 
 def run(chunks, *, width, window_s, may=apart, each_s=0.001):
-    """Send (model, seconds before it comes) through a gate; the models that were inside together, and the order of those that went in."""
+    """Send (model, seconds before it comes) through a gate.
+
+    The models that were inside together, and the order of those that went in.
+    """
     seen, order = [], []
 
     async def main():

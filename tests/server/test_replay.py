@@ -1,4 +1,7 @@
-"""A run is repeated from its recorded answers: each row comes back as it was, and each server says what it said then."""
+"""A run is repeated from its recorded answers.
+
+Each row comes back as it was, and each server says what it said then.
+"""
 
 import json
 

@@ -29,7 +29,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     assert server.stop() == 0
 
 
-# -- who asks, and for what ---------------------------------------------------------------------------------------------
+# -- who asks, and for what
+# ---------------------------------------------------------------------------------------------
 
 ROUTES = [
     ("GET", "/v1/arislab"),
@@ -99,7 +100,8 @@ def test_a_file_name_cannot_leave_its_field(server: Server) -> None:
         assert (server.data / "files" / file.id).read_bytes() == b"{}\n"
 
 
-# -- what a line may not hold -------------------------------------------------------------------------------------------
+# -- what a line may not hold
+# -------------------------------------------------------------------------------------------
 
 
 def media(kind: str, url: Any) -> dict[str, Any]:
@@ -190,7 +192,8 @@ def test_a_line_beyond_8_mb_fails_the_batch_with_its_number(server: Server) -> N
     assert [(error.line, error.code) for error in batch.errors.data] == [(2, "line_too_long")]
 
 
-# -- slow and broken clients --------------------------------------------------------------------------------------------
+# -- slow and broken clients
+# --------------------------------------------------------------------------------------------
 
 
 def opened(server: Server, n_bytes: int) -> socket.socket:
@@ -253,7 +256,8 @@ def test_a_request_that_comes_drop_by_drop_is_given_up() -> None:
     assert asyncio.run(ask(limits, b"x" * 100_000, 0)) == 413
 
 
-# -- a disk that is full ------------------------------------------------------------------------------------------------
+# -- a disk that is full
+# ------------------------------------------------------------------------------------------------
 
 
 def test_a_full_quota_refuses_uploads_with_507_and_lets_results_wait(tmp_path: Path) -> None:

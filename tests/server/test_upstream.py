@@ -175,7 +175,8 @@ def one(wild, text, **options):
     return result, json.loads(result.body)
 
 
-# -- whole answers that are no strict JSON ------------------------------------------------------------------------------
+# -- whole answers that are no strict JSON
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -1,4 +1,7 @@
-"""The batch server in front of servers that mix models: examined before the first mixed use, then one model at a time if need be."""
+"""The batch server in front of servers that mix models.
+
+Examined before the first mixed use, then one model at a time if need be.
+"""
 
 import asyncio
 import json

@@ -124,7 +124,10 @@ def test_locking_empties_no_file_that_a_link_points_to(somebodys):
 
 
 def test_only_one_module_makes_up_names_of_files_that_will_be_renamed():
-    """A second one would have to think of links again; the folders that are made whole are refused by ``mkdir`` where something lies."""
+    """A second one would have to think of links again.
+
+    The folders that are made whole are refused by ``mkdir`` where something lies.
+    """
     named = [
         path.name
         for path in sorted(Path(files.__file__).parent.parent.rglob("*.py"))

@@ -1,6 +1,7 @@
 """What an engine of the server is: what it is asked, what it gives, and what all of them share.
 
-An engine takes a chunk of lines and emits one :class:`Result` for each, in any order. A line that fails is a result too.
+An engine takes a chunk of lines and emits one :class:`Result` for each, in any order. A line that fails is a result
+too.
 """
 
 import hashlib

@@ -33,8 +33,8 @@ def make_engine(
         adapters: a folder whose sub-folders are LoRA adapters; their names are model names.
         upstream: base URLs of OpenAI-compatible chat servers, e.g. ``http://127.0.0.1:8000/v1``; excludes ``model``.
         workers: processes of the local model; default two, or one where there is one core.
-        engine: ``echo``, ``echo:SECONDS``, ``faulty`` or ``faulty:SPEC`` (tests), or ``replay:FILE`` (recorded answers); excludes
-            all others.
+        engine: ``echo``, ``echo:SECONDS``, ``faulty`` or ``faulty:SPEC`` (tests), or ``replay:FILE`` (recorded
+            answers); excludes all others.
         vllm: the model of a vLLM that is started here; excludes ``model`` and ``upstream``.
         vllm_python: the interpreter that has vLLM.
         vllm_args: options that are passed on to vLLM.

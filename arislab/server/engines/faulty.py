@@ -1,7 +1,8 @@
 """The engine that fails as it is told, for tests and benchmarks of whoever sends batches.
 
-What becomes of a line depends on the seed, its custom_id, and how many batches asked it before; on nothing else. So a run that was
-killed and an undisturbed one end with the same rows. Not so with faults of a server of several models, which are about what else it is
+What becomes of a line depends on the seed, its custom_id, and how many batches asked it before; on nothing else. So a
+run that was killed and an undisturbed one end with the same rows. Not so with faults of a server of several models,
+which are about what else it is
 asked: with any of these each model has its own answer to a prompt.
 """
 
@@ -21,14 +22,16 @@ from arislab.server.engines.echo import echo
 from arislab.server.gate import Gate
 
 PASSING = ("429", "500", "timeout", "empty")
-"""Faults that are over with the ``tries``-th batch that asks a line: HTTP 429 and 500, no answer at all, an answer without choices."""
+"""Faults that are over with the ``tries``-th batch that asks a line: HTTP 429 and 500, no answer at all, an answer
+without choices."""
 LASTING = ("400", "content_filter", "length", "broken", "slow")
-"""HTTP 400; a filtered answer; one that is cut off; one whose text is JSON without its end; one that takes ``slow_s``."""
+"""HTTP 400; a filtered answer; one that is cut off; one whose text is JSON without its end; one that takes
+``slow_s``."""
 SETTINGS = {"slow_s": 0.2, "tries": 2.0, "seed": 0.0}
 MODELS = {"models": 3.0, "mixes": 0.0, "sticks": 0.0, "jitters": 0.0}
-"""How many models there are, and which part of the answers is wrong: of the first model while another one is asked too (it gets that one's
-answers); of the first model once another one was asked, even alone; of any model that has another request beside it (other words at the end).
-A name without a number is 1 for a fault, and for ``models`` 3."""
+"""How many models there are, and which part of the answers is wrong: of the first model while another one is asked too
+(it gets that one's answers); of the first model once another one was asked, even alone; of any model that has another
+request beside it (other words at the end). A name without a number is 1 for a fault, and for ``models`` 3."""
 MIX = "429=0.03,500=0.03,timeout=0.02,empty=0.02,400=0.02,content_filter=0.01,length=0.03,broken=0.03,slow=0.01"
 
 

@@ -32,8 +32,8 @@ class _Worker:
 class LocalEngine:
     """``arislab.tiny.decoder.Engine`` in worker processes, one thread each; the server process never loads torch.
 
-    Chunks are cut by position and always generated whole and in input order: the sums inside a batch of rows are rounded
-    alike each time, so that a batch that was killed and resumed gives the same bytes as an undisturbed one.
+    Chunks are cut by position and always generated whole and in input order: the sums inside a batch of rows are
+    rounded alike each time, so that a batch that was killed and resumed gives the same bytes as an undisturbed one.
 
     Args:
         model: folder of a Llama checkpoint.

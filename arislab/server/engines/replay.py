@@ -1,6 +1,7 @@
 """The engine that gives recorded answers again, so that a run can be repeated without asking a model.
 
-The file has one JSON object a line. The first says what each server was that the run connected to; each other one is a recorded row::
+The file has one JSON object a line. The first says what each server was that the run connected to; each other one is a
+recorded row::
 
     {"connections": [{"base_url": "embedded", "models": ["arislab-tiny"], "engine": "local", "response_format": false, "replayed": null}]}
     {"custom_id": "r-0b6f…", "status": "ok", "llm_output": "{…}", "finish_reason": "stop", "prompt_tokens": 96, …}

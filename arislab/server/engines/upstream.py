@@ -1,7 +1,7 @@
 """The engine that sends lines to other OpenAI-compatible chat servers: vLLM, SGLang, llama.cpp, Ollama, clouds.
 
-What comes back is read in ``answers``. No redirect is followed: it would carry prompts, and perhaps the key, to a server that the
-operator did not name, and a POST that is repeated as a GET is another question.
+What comes back is read in ``answers``. No redirect is followed: it would carry prompts, and perhaps the key, to a
+server that the operator did not name, and a POST that is repeated as a GET is another question.
 """
 
 import asyncio
@@ -50,7 +50,8 @@ class _Upstream:
     headers: dict[str, str]
     """Authorization from user and password of the URL, where there is no key."""
     limit: int
-    """Requests that may be in flight: grows while answers come, and becomes what the server holds when it refuses more."""
+    """Requests that may be in flight: grows while answers come, and becomes what the server holds when it refuses
+    more."""
     in_flight: int = 0
     mean_s: float = 0.0
     """Seconds of an answer, over about the last round; ``in_flight / mean_s`` come in a second."""
@@ -61,10 +62,10 @@ class _Upstream:
 class UpstreamEngine:
     """Sends each line to one of several OpenAI-compatible chat servers and passes the answer through.
 
-    A refusal for load (429, 503) or a server that cannot be reached is waited out for up to ``patience_s``; 408, other 5xx
-    and broken connections are tried ``attempts`` times; other answers are final. What failed to the end says how often it was
-    tried, so that no client tries it again on top. What is in flight when a server refuses one more is what it holds: the limit
-    stays there for a while.
+    A refusal for load (429, 503) or a server that cannot be reached is waited out for up to ``patience_s``; 408, other
+    5xx and broken connections are tried ``attempts`` times; other answers are final. What failed to the end says how
+    often it was tried, so that no client tries it again on top. What is in flight when a server refuses one more is
+    what it holds: the limit stays there for a while.
 
     Args:
         urls: base URLs, ``.../v1``.

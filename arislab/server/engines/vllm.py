@@ -77,7 +77,8 @@ class VllmEngine:
     """Starts vLLM's OpenAI server on a free port of the loopback interface and sends it each line.
 
     Args:
-        model: ``tiny`` (the embedded model), a folder, or a name that vLLM can find. A folder is served under its own name.
+        model: ``tiny`` (the embedded model), a folder, or a name that vLLM can find. A folder is served under its own
+            name.
         log_file: what vLLM prints is added here.
         python: the interpreter that has vLLM; default this one.
         arguments: further options of vLLM, e.g. ``["--max-model-len", "4096"]``; they win over those set here.
