@@ -10,6 +10,8 @@ _TYPED = {
     *("stats", "duplicates", "plots", "runs"),
 }
 """What a notebook names of arislab, in the order of the work."""
+_MOVED = {"curation": "curate", "selection": "curate", "explore": "curate", "references": "icl", "cells": "icl"}
+"""Names in notebooks of earlier versions, which people have copies of, and the parts that have their functions now."""
 
 TYPE_CHECKING = False  # checkers know the name; `typing` would make the import of the package twice as slow
 if not TYPE_CHECKING:  # a checker would take any name for one that is here
@@ -18,8 +20,13 @@ if not TYPE_CHECKING:  # a checker would take any name for one that is here
         """Load a part when it is first named, so that ``import arislab; arislab.runs()`` works and ``import arislab`` stays quick."""
         import importlib
 
-        if name in _TYPED:
-            return importlib.import_module(f"arislab.{name}")
+        if name in _MOVED:
+            import warnings
+
+            message = f"arislab.{name} is part of arislab.{_MOVED[name]} now; import that instead"
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
+        if name in _TYPED or name in _MOVED:
+            return importlib.import_module(f"arislab.{_MOVED.get(name, name)}")
         raise AttributeError(f"module 'arislab' has no attribute {name!r}")
 
 

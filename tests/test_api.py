@@ -9,6 +9,7 @@ import sys
 import pytest
 from toys import CHECKOUT
 
+import arislab
 from arislab import batch, curate, evaluate, finetune, icl, plots, review, runs, scoring, stats, task
 from arislab.icl import rounds
 from arislab.lake import Lake, Table
@@ -118,3 +119,19 @@ def test_each_part_that_notebooks_name_is_found_by_its_name_and_nothing_else():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set() True True False\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "functions"),
+    [
+        ("curation", ["examples", "approved", "pool", "data_version", "control"]),
+        ("selection", ["keep", "keep_top", "near_duplicates"]),
+        ("explore", ["Explorer"]),
+        ("references", ["embedder", "nearest"]),
+        ("cells", ["ask", "plan", "cost"]),
+    ],
+)
+def test_a_notebook_of_an_earlier_version_finds_what_it_names_and_is_told_the_new_name(name, functions):
+    with pytest.warns(DeprecationWarning, match=rf"arislab\.{name} is part of arislab\.(curate|icl) now"):
+        part = getattr(arislab, name)
+    assert all(callable(getattr(part, function)) for function in functions)
