@@ -12,7 +12,6 @@ Source: https://w3id.org/ro/wfrun/process/0.5 (Process Run Crate), https://w3id.
 
 import json
 import mimetypes
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -92,17 +91,14 @@ def ro_crate(run: Mapping[str, Any], folder: Path) -> Path:
     folder = folder.resolve()
     if folder.is_relative_to(Path(run["folder"]).resolve()):
         raise PrerequisiteError(f"{folder} is inside the record, which stays as it is; give a folder elsewhere.")
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
-        part.mkdir(parents=True)
-        for name in files:
-            (part / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path(run["folder"]) / name, part / name, follow_symlinks=False)
-        text = json.dumps(metadata(run, files), indent=1, ensure_ascii=False)
-        (part / "ro-crate-metadata.json").write_text(text + "\n", encoding="utf-8")
-        part.replace(folder)
+        with whole_files.made(folder) as part:
+            for name in files:
+                (part / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(Path(run["folder"]) / name, part / name, follow_symlinks=False)
+            text = json.dumps(metadata(run, files), indent=1, ensure_ascii=False)
+            (part / "ro-crate-metadata.json").write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
         raise PrerequisiteError(
             f"cannot make {folder} ({error.strerror or error}); give a folder that does not exist, or is empty."
         ) from None

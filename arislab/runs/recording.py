@@ -23,7 +23,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import sys
 import threading
 import time
@@ -342,17 +341,13 @@ def _make_folder(folder: Path, record: str) -> bool:
     Returns:
         False if there is such a folder already.
     """
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    part.mkdir(parents=True)
-    replace(part / "run.json", record)
     try:
-        part.rename(folder)
+        with whole_files.made(folder) as part:
+            (part / "run.json").write_text(record, encoding="utf-8", errors="surrogateescape")
     except OSError:
-        shutil.rmtree(part)
         if folder.exists():
             return False
         raise
-    whole_files.sync(folder.parent)
     return True
 
 

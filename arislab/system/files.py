@@ -1,14 +1,15 @@
-"""Files that are written whole or not at all, and those that are locked: never through a link that somebody else laid.
+"""Files and folders that are made whole or not at all, and files that are locked.
 
-The bytes go to a new file beside the target, whose name nobody can know before it is there: in a folder that others may
-write too, a link under a name that can be guessed would lead them into another file. This module does not know what is
-written.
+Never through a link that somebody else laid: what is being made lies beside the target, under a name that nobody can
+know before it is there. In a folder that others may write too, a link under a name that can be guessed would lead the
+bytes into another file. This module does not know what is written.
 """
 
 import contextlib
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -23,19 +24,57 @@ def written(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: The file cannot be written.
     """
-    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.part")
+    part = _beside(path)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # exclusive: not through a link either
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
-            os.fsync(descriptor)
+            os.fsync(descriptor)  # before the rename: after a loss of power the name could stand over an empty file
         part.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
-    sync(path.parent)
+    sync(path.parent)  # the rename itself is on disk only when the folder is
+
+
+@contextlib.contextmanager
+def made(folder: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the name ``folder`` when the block ends; it is on disk then, with what is in it.
+
+    If the block raises, nothing is left of it. The folders above are made if absent.
+
+    Raises:
+        OSError: It cannot be made, or there is such a folder already, and something in it.
+    """
+    part = _beside(folder)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        publish(part, folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def publish(part: Path, folder: Path) -> None:
+    """Give a folder that is complete its name; it is on disk under it then, with what is in it.
+
+    Raises:
+        OSError: There is such a folder already, and something in it; or the disk. The folder is where it was.
+    """
+    for root, _, names in os.walk(part, topdown=False):  # what is in a folder is on disk before its name can be seen
+        for name in names:
+            sync(Path(root, name))
+        sync(Path(root))
+    part.rename(folder)
+    sync(folder.parent)
+
+
+def _beside(path: Path) -> Path:
+    """A name in the same folder, so that a rename stays within one file system; cut, as names end at 255 bytes."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.part")
 
 
 def opened(path: Path) -> IO[bytes]:
@@ -81,3 +120,15 @@ def replace(path: Path, text: str) -> None:
     """
     with written(path) as file:
         file.write(text.encode(errors="surrogateescape"))
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a file as ``replace`` does, in a folder that is made if absent, whose name is on disk then as well.
+
+    Raises:
+        OSError: It cannot be written; what stood there still does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written(path) as file:
+        file.write(content)
+    sync(path.parent.parent)  # each time: whoever made the folder may not have come so far

@@ -92,6 +92,41 @@ def test_what_is_broken_off_leaves_what_stood_there_and_nothing_else(tmp_path):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
+def test_a_folder_has_its_name_only_when_it_is_whole_and_a_broken_one_leaves_nothing(tmp_path):
+    with files.made(tmp_path / "deep" / "a") as part:
+        (part / "inner").mkdir()
+        (part / "inner" / "x").write_text("x")
+        assert not (tmp_path / "deep" / "a").exists()
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a"]
+    with pytest.raises(TypeError), files.made(tmp_path / "deep" / "b") as part:
+        (part / "x").write_text(None)
+    with pytest.raises(OSError, match="not empty"), files.made(tmp_path / "deep" / "a") as part:
+        (part / "y").write_text("y")
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")) == [
+        "deep",
+        "deep/a",
+        "deep/a/inner",
+        "deep/a/inner/x",
+    ]
+
+
+def test_a_folder_is_on_disk_with_what_is_in_it_before_its_name_is(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync", lambda path: synced.append((path.name, (tmp_path / "a").exists())))
+    with files.made(tmp_path / "a") as part:
+        (part / "x").write_text("x")
+    assert synced == [("x", False), (part.name, False), (tmp_path.name, True)]
+
+
+def test_a_file_that_is_kept_has_its_folder_made_and_on_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync", synced.append)
+    for content in (b"old", b"new"):
+        files.keep(tmp_path / "results" / "b.jsonl", content)
+    assert (tmp_path / "results" / "b.jsonl").read_bytes() == b"new"
+    assert synced == [tmp_path / "results", tmp_path] * 2
+
+
 def test_a_new_file_may_be_read_by_whom_the_umask_lets(tmp_path):
     before = os.umask(0o027)
     try:
@@ -124,16 +159,13 @@ def test_locking_empties_no_file_that_a_link_points_to(somebodys):
 
 
 def test_only_one_module_makes_up_names_of_files_that_will_be_renamed():
-    """A second one would have to think of links again.
-
-    The folders that are made whole are refused by ``mkdir`` where something lies.
-    """
+    """A second one would have to think of links again."""
     named = [
         path.name
         for path in sorted(Path(files.__file__).parent.parent.rglob("*.py"))
         if any(end in path.read_text() for end in ('.part"', '.tmp"', '.new"', "NamedTemporaryFile"))
     ]
-    assert named == ["ro_crate.py", "recording.py", "files.py"]
+    assert named == ["files.py"]
 
 
 def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path):
