@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import polars as pl
 
 from arislab.errors import BatchError, TaskError
+from arislab.system import imports
 
 _NO = (400, 404, 405, 415, 422, 501)
 """Answers by which a server says that it does not take a field, or has no direct chat to ask."""
@@ -192,16 +193,14 @@ def _no_constant(name: str) -> NoReturn:
 @lru_cache(maxsize=16)
 def _validator(key: str) -> Any:
     """A validator for a schema, given as text; it fetches nothing."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
     from referencing import Registry
 
+    jsonschema = imports.jsonschema()
     schema = json.loads(key)
-    kind = validator_for(schema, default=Draft202012Validator)
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(schema)
-    except SchemaError as error:
+    except jsonschema.SchemaError as error:
         raise TaskError(
             f"the task's SCHEMA is no JSON schema: {error.json_path}: {error.message}; mend the task file."
         ) from None

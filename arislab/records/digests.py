@@ -13,7 +13,7 @@ from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
-from arislab.system import files
+from arislab.system import files, imports
 
 NOTEBOOK = "notebook.ipynb"
 
@@ -76,6 +76,7 @@ def _difference(one: dict[str, Any] | None, other: dict[str, Any] | None) -> str
 
 def _cells(path: Path) -> list[dict[str, Any]] | None:
     """Digests of a notebook's cells in order; null if it is no notebook."""
+    imports.jsonschema()  # before nbformat does
     from nbformat.v4 import reads
 
     try:

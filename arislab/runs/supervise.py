@@ -8,6 +8,7 @@ from typing import Any
 
 from arislab.runs.kernel import Job, Log, Outcome, Stopped, run
 from arislab.runs.parameters import as_code
+from arislab.system import imports
 
 _ENGINE = "arislab-supervised"
 
@@ -45,6 +46,7 @@ def supervise(notebook: Path, job: Job) -> Outcome:
         notebook: Source; not changed.
         job: How to run it.
     """
+    imports.jsonschema()  # before papermill does
     import papermill
     from nbformat import ValidationError
     from papermill.engines import papermill_engines
