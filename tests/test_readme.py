@@ -17,11 +17,23 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 def commands(containing):
     """The lines of the one block that contains a text, without comments."""
     (block,) = [b for b in BLOCKS if containing in b]
-    return [line.split("    #")[0].split("      #")[0].strip() for line in block.splitlines() if line.strip()]
+    lines = block.replace("\\\n", "").splitlines()  # a command that goes on in the next line is one
+    return [line.split("  #")[0].strip() for line in lines if line.strip()]
 
 
 def test_it_is_short():
     assert len(README.splitlines()) <= 150
+
+
+PAGES = [
+    *CHECKOUT.glob("*.md"),
+    *(path for room in ("arislab", "data", "papermill_runs", "tests") for path in (CHECKOUT / room).rglob("*.md")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(CHECKOUT)))
+def test_the_lines_of_a_page_fit_120_columns(page):
+    assert [line for line in page.read_text().splitlines() if len(line) > 120] == []
 
 
 def test_the_two_commands_are_what_ci_runs():
