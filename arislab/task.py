@@ -80,10 +80,46 @@ class Task:
         return self.sha256[:12]
 
 
-def folder() -> Path:
-    """Return the folder of the shipped task files: $ARISLAB_TASKS, else ``notebooks/tasks`` of the checkout."""
-    given = os.environ.get("ARISLAB_TASKS")
-    return Path(given) if given else Path(__file__).resolve().parent.parent / "notebooks" / "tasks"
+def folder(notebooks: Path | None = None) -> Path:
+    """Return the folder of the task files: $ARISLAB_TASKS, else ``tasks`` beside the notebooks, else the checkout's.
+
+    Args:
+        notebooks: Folder of the notebook that asks; default: the checkout's.
+    """
+    if given := os.environ.get("ARISLAB_TASKS"):
+        return Path(given)
+    if notebooks is not None and (notebooks / "tasks").is_dir():
+        return notebooks / "tasks"
+    return Path(__file__).resolve().parent.parent / "notebooks" / "tasks"
+
+
+def find(name: str | Path, *, notebooks: Path | None = None) -> tuple[Path, str]:
+    """Return the path of a task file, and its text; nothing of it is run.
+
+    Args:
+        name: Its name, or its path, as ``load`` takes it.
+        notebooks: Folder of the notebook that asks, in which its kernel works: a path starts there, and ``tasks`` there
+            goes before the checkout's; default: the working directory, and the checkout's.
+
+    Raises:
+        TaskError: No such file, or it is no text.
+    """
+    path = Path(name) if notebooks is None else notebooks / name
+    tasks = folder(notebooks)
+    if path.suffix != ".py":
+        path = tasks / f"{name}.py"
+    if not path.is_file():
+        known = [p.stem for p in tasks.glob("*.py")]
+        raise TaskError(
+            f"there is no task file {str(name)!r}; {closest(str(name), known)}. "
+            "Give one of these, or the path of a .py file."
+        )
+    try:
+        return path, path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(
+            f"task file {path.name} cannot be read: {_said(error)}; it must be a text file in UTF-8."
+        ) from error
 
 
 def load(name: str | Path) -> Task:
@@ -94,21 +130,8 @@ def load(name: str | Path) -> Task:
     Raises:
         TaskError: No such file, or it lacks something; the message names what and how to add it.
     """
-    path = Path(name)
-    if path.suffix != ".py":
-        path = folder() / f"{name}.py"
-    if not path.is_file():
-        known = [p.stem for p in folder().glob("*.py")]
-        raise TaskError(
-            f"there is no task file {str(name)!r}; {closest(str(name), known)}. Give one of these, or the path of a .py file."
-        )
+    path, source = find(name)
     path = path.resolve()  # errors name the lines of the file by this name
-    try:
-        source = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(
-            f"task file {path.name} cannot be read: {_said(error)}; it must be a text file in UTF-8."
-        ) from error
     module = types.ModuleType(f"arislab_task_{path.stem}")
     module.__file__ = str(path)
     try:

@@ -44,7 +44,7 @@ ARROWS: dict[str, set[str] | str] = {
     "finetune": {"chat", "tiny"},
     "ranges": {"batch", "chat"},  # the names that parameters of several phases may take
     "inputs": {"batch", "duplicates", "lake", "questions", "scoring", "task"},
-    "runs": {"lake", "records"},
+    "runs": {"lake", "records", "task"},  # task: which file a name means, to keep its text
     "plugin": {"runs"},  # papermill loads it; what it needs of runs it imports when a notebook runs
     "server": {"__init__", "chat", "isolation", "tiny"},  # __init__: the version
     "cli": ALL,

@@ -31,7 +31,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from arislab.errors import LakeError, PrerequisiteError, closest
+from arislab.errors import LakeError, PrerequisiteError, TaskError
 from arislab.lake import digests
 from arislab.lake.log import reads_and_writes
 from arislab.records import digests as file_digests
@@ -44,6 +44,7 @@ from arislab.runs.parameters import Parameter, notebook_json, plain
 from arislab.system import files as whole_files
 from arislab.system import masking, processes
 from arislab.system.files import replace
+from arislab.task import find as find_task
 
 _HEARTBEAT_S = 2.0
 _RESERVE_BYTES = 256_000  # given back before the verdict is written, so that a full disk has room for it
@@ -360,16 +361,10 @@ def task_file(in_force: Mapping[str, Any], notebooks: Path) -> tuple[dict[str, A
     """Return path and digest of the task file, and its text; null and no text where there is no parameter ``task``."""
     if "task" not in in_force:
         return None, ""
-    task = in_force["task"]
-    folder = Path(os.environ.get("ARISLAB_TASKS", notebooks / "tasks"))
-    path = notebooks / str(task) if str(task).endswith(".py") else folder / f"{task}.py"
     try:
-        source = path.read_text(encoding="utf-8")
-    except OSError:
-        known = [p.stem for p in folder.glob("*.py")]
-        raise PrerequisiteError(
-            f"there is no task file {str(task)!r}; {closest(str(task), known)}. Give one of these, or the path of a .py file."
-        ) from None
+        path, source = find_task(str(in_force["task"]), notebooks=notebooks)
+    except TaskError as error:
+        raise PrerequisiteError(str(error)) from None
     return {"name": path.stem, "path": str(path), "sha256": hashlib.sha256(source.encode()).hexdigest()}, source
 
 
