@@ -40,6 +40,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from arislab.errors import ParameterError
+from arislab.system.text import FILLERS
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -65,9 +66,7 @@ _AS_ASCII = dict.fromkeys("\u2010\u2011\u2012\u2013\ufe63\uff0d", "-") | {
     "٬": ",",
     "ʼ": "'",
 }
-_HIDDEN = (
-    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0\u0640"  # drawn as nothing, or as a stretch
-)
+_HIDDEN = f"{FILLERS}\u0640"  # and the stretch of Arabic; a blank of Braille is a sign here, and counts
 _LOUD = "′″‴‰‱⌊⌋⌈⌉⟨⟩‖†‡§"  # punctuation by category, signs by meaning
 _MUTE = "©®"
 _UNSPACED = (  # Thai, Lao, Myanmar, Khmer, Hiragana to Bopomofo, kana and Han, in blocks of Unicode

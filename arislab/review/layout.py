@@ -4,12 +4,9 @@ import html
 import json
 import re
 
-_HIDDEN = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
-    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]|\r(?!\n)"
-)
-"""Control and format characters, fillers that look like nothing, variation selectors, tags; not line feeds, tabs and
-spaces."""
+from arislab.system.text import UNSEEN
+
+_HIDDEN = re.compile(rf"[{UNSEEN}]|\r(?!\n)")
 _JOINERS = "\u200c\u200d"
 
 

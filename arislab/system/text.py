@@ -1,4 +1,4 @@
-"""Text of strangers, fit to be shown: without what would steer a terminal, and escaped where it stands in HTML.
+"""Text of strangers, fit to be shown: without what would steer a terminal, and escaped where it stands in HTML or SQL.
 
 What a record, a model or a table holds may carry an escape sequence that clears the screen, sets the clipboard or hides
 what stands before it. What is shown holds no secret either (``masking``).
@@ -12,18 +12,29 @@ from typing import TextIO
 
 from arislab.system import masking
 
+TURNING = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
+"""Characters, for a class of a regular expression, that turn the order of writing or end a line elsewhere than ``\n``."""
+_TAGS = "\U000e0000-\U000e007f"  # letters that nobody sees
+FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0"
+"""Letters and marks that are drawn as nothing, though Unicode counts them among those that are seen."""
+UNSEEN = (
+    f"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{TURNING}{_TAGS}{FILLERS}\xad\u180e\u200b-\u200d\u2060-\u2065\u206a-\u206f\u2800"
+    "\ufe00-\ufe0f\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0080-\U000e0fff"
+)
+"""Characters, for a class of a regular expression, that show nothing: controls but tab, line feed and carriage return,
+formats, fillers, variation selectors, tags. More than ``terminal`` takes out: a joiner in an emoji steers nothing."""
+
 _STEERING = re.compile(
     "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, the cursor, clearing
-    "|(?:\x1b[\\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x80-\x9f]*(?:\x07|\x1b\\\\|\x9c)"  # OSC, DCS, …: title, clipboard, links
+    "|(?:\x1b[\\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x80-\x9f]*(?:\x07|\x1b\\\\|\x9c)"  # OSC, DCS, …: title, links
     "|\x1b[ -/]*[0-~]?"  # any other escape sequence, or the start of one
     "|[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # C0 but tab and line feed, DEL, C1
-    "|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"  # order of writing, and other line ends
-    "|[\U000e0000-\U000e007f]"  # tags: letters that nobody sees
+    f"|[{TURNING}{_TAGS}]"
 )
 AS_IS = 'class="mathjax_ignore tex2jax_ignore"'
 """Of HTML elements that hold names and texts of others: elsewhere Jupyter shows what stands between two dollar signs as
 a formula."""
-_HIDDEN_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
+_STEERING_IN_JSON = re.compile(f"[\x7f-\x9f{TURNING}{_TAGS}]")  # JSON escapes the rest itself
 
 
 def terminal(text: str) -> str:
@@ -55,7 +66,7 @@ def json_text(text: str) -> str:
         >>> json_text('{"a": "x\u202ey"}')
         '{"a": "x\\u202ey"}'
     """
-    return _HIDDEN_IN_JSON.sub(lambda found: _escaped(found[0]), text)
+    return _STEERING_IN_JSON.sub(lambda found: _escaped(found[0]), text)
 
 
 def _escaped(character: str) -> str:
@@ -71,6 +82,16 @@ def html(text: object, *, quote: bool = True) -> str:
         '&lt;b&gt;&#x27;x&#x27;'
     """
     return _html.escape(terminal(str(text)), quote=quote)
+
+
+def identifier(name: str) -> str:
+    """Return the name of a column as SQL reads it, whatever is in it.
+
+    Example:
+        >>> identifier('a "b"; drop')
+        '"a ""b""; drop"'
+    """
+    return '"' + name.replace('"', '""') + '"'
 
 
 def print(*values: object, sep: str = " ", end: str = "\n", file: TextIO | None = None) -> None:
