@@ -13,12 +13,12 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import ParameterError
+from arislab.system.text import identifier
 
 Value = str | int | float | bool | None
 Where = Mapping[str, Value | Collection[Value]] | str
 """Column to value: equal to it, null if it is None, one of them if it is a list. A text is a condition in SQL, written
-by a person or as a
-constant: no name from data, file or parameter belongs into it."""
+by a person or as a constant: no name from data, file or parameter belongs into it."""
 
 
 def plain(where: Where | None) -> Where | None:
@@ -62,7 +62,7 @@ def _matches(name: str, value: Value | Collection[Value]) -> pl.Expr:
 
 def predicate(where: Where) -> str:
     """Return a condition as Delta reads it: names in double, texts in single quotes, each quote inside doubled."""
-    return _text(where, _identifier)
+    return _text(where, identifier)
 
 
 def text(where: Where) -> str:
@@ -77,7 +77,7 @@ def text(where: Where) -> str:
 
 def same(keys: Iterable[str], one: str, other: str) -> str:
     """Return "the rows of two tables have equal keys", as Delta reads it; one, other: their aliases."""
-    return " and ".join(f"{one}.{_identifier(key)} = {other}.{_identifier(key)}" for key in keys)
+    return " and ".join(f"{one}.{identifier(key)} = {other}.{identifier(key)}" for key in keys)
 
 
 def _text(where: Where, name_of: Any) -> str:
@@ -96,10 +96,6 @@ def _says(name: str, value: Value | Collection[Value]) -> str:
     parts = [f"{name} in ({', '.join(some)})"] if some else []
     parts += [f"{name} is null"] if None in values else []
     return f"({' or '.join(parts)})" if len(parts) > 1 else "".join(parts) or "false"
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _literal(value: Any) -> str:

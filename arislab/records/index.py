@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from arislab.errors import ParameterError, closest
 from arislab.records import files as run_files
+from arislab.system.text import identifier
 
 _FILE = ".index.sqlite"
 _PLAIN = tuple(name for name in run_files.COLUMNS if name not in ("parameters", "headline", "folder"))
@@ -88,12 +89,12 @@ class RunIndex:
         if sort and sort not in known:
             raise ParameterError(f"--sort {sort!r}: no run has it; {closest(sort, known)}.")
         condition = _QUOTED.sub(lambda found: _checked(found, known), where) or "true"
-        said = f"{condition} {_identifier(sort)}".lower()
-        asked = [name for name in known if _identifier(name)[1:-1] in said or name == "run_id"]
+        said = f"{condition} {identifier(sort)}".lower()
+        asked = [name for name in known if identifier(name)[1:-1] in said or name == "run_id"]
         bound: dict[str, Any] = {"limit": -1 if limit is None else min(limit, 2**63 - 1)}
         values = [self._value(name, numbers, bound) for name in asked]
-        columns = ", ".join(f"{value} as {_identifier(name)}" for value, name in zip(values, asked, strict=True))
-        order = f"{_identifier(sort)} is null, {_identifier(sort)} desc, " if sort else ""
+        columns = ", ".join(f"{value} as {identifier(name)}" for value, name in zip(values, asked, strict=True))
+        order = f"{identifier(sort)} is null, {identifier(sort)} desc, " if sort else ""
         self._note_open()
         query = f"""with runs as materialized (select name as "in folder", age as "by age", {columns} from listed left join seen using (number))
             select "in folder" from runs where ({condition}
@@ -138,7 +139,7 @@ class RunIndex:
         number = f"(select value from numbers where numbers.number = listed.number and key = :name{n})"
         if name not in run_files.COLUMNS:
             return number
-        column = f"listed.{_identifier(name)}"
+        column = f"listed.{identifier(name)}"
         if name in ("status", "reason"):
             column = f"coalesce(seen.{name}, {column})"
         elif name == "folder":
@@ -160,10 +161,6 @@ class RunIndex:
         )
 
 
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _checked(found: re.Match[str], known: list[str]) -> str:
     """A name in double quotes as the index has it; SQLite would take an unknown one for a text, and a misspelt condition for an answer."""
     if found[1] is None:
@@ -171,7 +168,7 @@ def _checked(found: re.Match[str], known: list[str]) -> str:
     name = found[1].replace('""', '"').lower()
     if name not in known:
         raise ParameterError(f"--where: no run has {found[0]}; {closest(name, known)}. Texts stand in single quotes.")
-    return _identifier(name)
+    return identifier(name)
 
 
 # ---- keeping it up to date
