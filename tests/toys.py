@@ -1054,3 +1054,30 @@ def ran(project, **given):
     record = runs.execute("curate", given, root=root, notebooks=notebooks)
     assert record.status == "ok", record
     return records.find(root, record.run_id)
+
+
+def shingles(text):
+    words = "".join(c if c.isalnum() or c == "_" else " " for c in text.lower()).split()
+    return {tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
+
+
+def jaccard(a, b):
+    return len(shingles(a) & shingles(b)) / len(shingles(a) | shingles(b))
+
+
+_words = st.sampled_from(["fit", "strong", "weak", "candidate", "the", "a", "role", "Python,", "SQL.", "years"])
+short_texts = st.lists(_words, max_size=7).map(" ".join)
+
+
+LETTERS = str.maketrans("0123456789", "abcdefghij")  # a word with a digit in it is a name that counts in full
+
+
+def corpus(n, rng, vocabulary=3_000, length=60):
+    return [" ".join(f"w{rng.randrange(vocabulary)}" for _ in range(length)).translate(LETTERS) for _ in range(n)]
+
+
+def edited(text, n_changes, rng):
+    parts = text.split()
+    for place in rng.sample(range(len(parts)), n_changes):
+        parts[place] = f"new{rng.randrange(10**6)}".translate(LETTERS)
+    return " ".join(parts)

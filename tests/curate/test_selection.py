@@ -6,9 +6,10 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import corpus, edited, jaccard, short_texts
 
-from arislab import duplicates
 from arislab.curate import keep, keep_above, keep_top, near_duplicates, selection
+from arislab.duplicates import pairs
 from arislab.errors import ParameterError
 
 
@@ -108,15 +109,6 @@ def test_selection_loses_no_row_and_keeps_no_worse_row_than_it_drops(quality, fr
 # ---- near-duplicates
 
 
-def shingles(text):
-    words = "".join(c if c.isalnum() or c == "_" else " " for c in text.lower()).split()
-    return {tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
-
-
-def jaccard(a, b):
-    return len(shingles(a) & shingles(b)) / len(shingles(a) | shingles(b))
-
-
 def similar(frame, on, i, j, threshold):
     return min(jaccard(frame[c][i], frame[c][j]) for c in on) >= threshold
 
@@ -137,12 +129,8 @@ def check_stars(frame, result, on, threshold):
         assert not any(similar(frame, on, a, b, threshold) for b in kept if b > a)
 
 
-words = st.sampled_from(["fit", "strong", "weak", "candidate", "the", "a", "role", "Python,", "SQL.", "years"])
-texts = st.lists(words, max_size=7).map(" ".join)
-
-
 @given(
-    st.lists(st.tuples(texts, texts, st.sampled_from([0.1, 0.5, 0.9])), max_size=25),
+    st.lists(st.tuples(short_texts, short_texts, st.sampled_from([0.1, 0.5, 0.9])), max_size=25),
     st.sampled_from([0.3, 0.5, 0.8, 1.0]),
 )
 @settings(max_examples=80, deadline=None)
@@ -153,30 +141,16 @@ def test_small_sets_agree_with_comparing_every_pair(data, threshold):
         check_stars(frame, near_duplicates(frame, on=on, threshold=threshold), on, threshold)
 
 
-@given(st.lists(st.tuples(texts, texts, st.sampled_from([0.1, 0.9])), min_size=1, max_size=25))
+@given(st.lists(st.tuples(short_texts, short_texts, st.sampled_from([0.1, 0.9])), min_size=1, max_size=25))
 @settings(max_examples=40, deadline=None)
 def test_hashing_finds_what_comparing_every_pair_finds(data):
     frame = rows([q for _, _, q in data], input=[a for a, _, _ in data], output=[b for _, b, _ in data])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "_EXACT_ROWS", 0)
+        patch.setattr(pairs, "EXACT_ROWS", 0)
         hashed = near_duplicates(frame, on=["input", "output"], threshold=1.0)
         check_stars(frame, hashed, ["input", "output"], 1.0)  # at 1.0 no pair can be missed
         loose = near_duplicates(frame, on=["input", "output"], threshold=0.5)
     assert loose["duplicate_of"].null_count() <= hashed["duplicate_of"].null_count()
-
-
-LETTERS = str.maketrans("0123456789", "abcdefghij")  # a word with a digit in it is a name that counts in full
-
-
-def corpus(n, rng, vocabulary=3_000, length=60):
-    return [" ".join(f"w{rng.randrange(vocabulary)}" for _ in range(length)).translate(LETTERS) for _ in range(n)]
-
-
-def edited(text, n_changes, rng):
-    parts = text.split()
-    for place in rng.sample(range(len(parts)), n_changes):
-        parts[place] = f"new{rng.randrange(10**6)}".translate(LETTERS)
-    return " ".join(parts)
 
 
 def test_large_sets_find_nearly_all_planted_copies_and_nothing_else():

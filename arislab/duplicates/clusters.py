@@ -1,0 +1,147 @@
+"""Near-duplicates gathered: stars around the row that stays, and groups for the splits, in which chains count."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from arislab.duplicates.pairs import all_pairs, band_keys, candidates, compares_all, distinct, similar_pairs, verified
+from arislab.duplicates.shingles import (
+    Floats,
+    Ints,
+    Shingles,
+    check_threshold,
+    columns_of,
+    common_to_most,
+    first_of,
+    first_of_equals,
+    rows_of,
+    shingles_of,
+    with_said,
+    without,
+)
+
+
+def stars(texts: pl.DataFrame, *, threshold: float = 0.8, questions: Sequence[str] = ()) -> tuple[Ints, Floats]:
+    """Return for each row, best first, the row it is a near-duplicate of, and how similar they are.
+
+    A near-duplicate of none has its own number. Going down the rows, a row stays unless it resembles one that stayed, in all columns: a star, not a chain.
+
+    Args:
+        texts: String columns without nulls; the order of the rows says which of two near-duplicates stays.
+        threshold: Jaccard index of the sets of 3-word shingles, in (0, 1]; shorter texts are compared as a whole.
+        questions: The columns in which what most texts say does not count.
+
+    Source:
+        Broder 1997 (shingles, MinHash); Indyk and Motwani 1998 (banding); star clusters as in Aslam et al. 2004.
+    """
+    check_threshold(threshold)
+    first = first_of_equals(texts)
+    unique = np.flatnonzero(first == np.arange(len(first)))
+    columns = columns_of(texts[unique], questions=questions)
+    star, similarity = _stars(columns, threshold)
+    place = np.searchsorted(unique, first)  # an exact copy goes where the first of its kind goes
+    return unique[star[place]], similarity[place]
+
+
+def _stars(texts: list[Shingles], threshold: float) -> tuple[Ints, Floats]:
+    """Return for each row, best first, the kept row it resembles (itself if kept), and how much."""
+    n = len(texts[0].sizes)
+    star, similarity = np.arange(n), np.ones(n)
+    if compares_all(texts):
+        for i, later, score in all_pairs(texts, threshold, star):  # which reads `star` as it is filled here
+            star[later], similarity[later] = i, score
+        return star, similarity
+    keys = band_keys(texts, threshold)
+    tested = left = right = np.zeros(0, dtype=np.int64)
+    score = np.zeros(0)
+    for window in (0, 4, 4, 4):  # first only the best row of each bucket, which resolves large clusters cheaply
+        kept = np.flatnonzero(star == np.arange(n))
+        # a row whose better neighbours are all duplicates may still resemble what those point to
+        follows = (star[right] == right) & (star[left] != left)
+        codes = distinct(np.concatenate([candidates(keys, kept, window), right[follows] * n + star[left[follows]]]))
+        codes = np.setdiff1d(codes, tested, assume_unique=True)
+        tested = np.concatenate([tested, codes])
+        similar = verified(texts, codes % n, codes // n, threshold)
+        left, right, score = (np.concatenate(pair) for pair in zip((left, right, score), similar, strict=True))
+        star, similarity = _greedy(left, right, score, n)
+        if window and np.array_equal(kept, np.flatnonzero(star == np.arange(n))):
+            break
+    return star, similarity
+
+
+def _greedy(left: Ints, right: Ints, score: Floats, n: int) -> tuple[Ints, Floats]:
+    """Go from the best row to the worst: a row joins the best kept row it resembles, or is kept."""
+    star, similarity = list(range(n)), np.ones(n)
+    order = np.lexsort((left, right))
+    for i, j, s in zip(left[order].tolist(), right[order].tolist(), score[order].tolist(), strict=True):
+        if star[i] == i and star[j] == j:
+            star[j], similarity[j] = i, s
+    return np.array(star, dtype=np.int64), similarity
+
+
+def groups(
+    frame: pl.DataFrame,
+    *,
+    on: str = "text",
+    id: str = "candidate_id",
+    threshold: float = 0.8,
+    everybody: pl.Series | None = None,
+) -> pl.DataFrame:
+    """Return one row per row of `frame`: `id`, and the `group_id` that it shares with its near-duplicates.
+
+    Rows of one `id` are of one group too. A chain counts (a like b, b like c: one group), because splits must not put near-duplicates on two sides.
+    `group_id` is the smallest `id` of the group. A null text resembles nothing. What most texts say does not count.
+
+    Args:
+        frame: Columns `id` (String; several rows of one are several texts of it) and `on` (String, what is asked).
+        on: The column to compare.
+        id: The column that names a row.
+        threshold: As in ``stars``.
+        everybody: Those of the texts by which it is judged what most of them say; default: all.
+
+    Example:
+        >>> rows = pl.DataFrame({"candidate_id": ["a", "b", "c"], "text": ["one", "two", "One!"]})
+        >>> groups(rows)["group_id"].to_list()
+        ['a', 'b', 'a']
+    """
+    check_threshold(threshold)
+    order = frame[id].arg_sort().to_numpy().astype(np.int64)
+    root = _components(frame[on].gather(order), frame[id].gather(order), threshold, everybody)
+    group = np.empty(len(order), dtype=np.int64)
+    group[order] = order[root]
+    return frame.select(pl.col(id), frame[id].gather(group).alias("group_id"))
+
+
+def _components(texts: pl.Series, names: pl.Series, threshold: float, everybody: pl.Series | None) -> Ints:
+    """Return for each row the number of the first row that near-duplicates, or its name, connect it with.
+
+    Equal names are neighbours.
+    """
+    places = (~texts.is_null()).arg_true().to_numpy().astype(np.int64)
+    known = texts.drop_nulls().to_frame()
+    copies = first_of_equals(known)  # of rows with a text; `first` below is of texts, `rows` of normal forms
+    unique = np.flatnonzero(copies == np.arange(len(copies)))
+    distinct = known.to_series().gather(unique)
+    shingles, said, whole = shingles_of(distinct, salt=0)
+    first = first_of(whole)
+    judged = first if everybody is None else first[distinct.is_in(everybody.drop_nulls().unique()).to_numpy()]
+    common = common_to_most(rows_of(shingles, np.unique(judged)))
+    rows = np.unique(first)
+    column = with_said(without(rows_of(shingles, rows), common), said[rows])
+    similar = rows[np.stack(similar_pairs([column], threshold))]
+    alike = unique[np.concatenate([np.stack([first, np.arange(len(first))]), similar], axis=1)]
+    edges = places[np.concatenate([np.stack([copies, np.arange(len(copies))]), alike], axis=1)]
+    again = (names == names.shift()).fill_null(value=False).arg_true().to_numpy().astype(np.int64)
+    edges = np.concatenate([edges, np.stack([again - 1, again])], axis=1)
+    root = np.arange(len(texts))
+
+    def find(i: int) -> int:
+        while root[i] != i:
+            root[i] = i = root[root[i]]
+        return i
+
+    for a, b in edges.T.tolist():
+        low, high = sorted((find(a), find(b)))
+        root[high] = low  # so that the root of a group is its first row, whatever the order of the edges
+    return np.array([find(i) for i in range(len(texts))], dtype=np.int64)

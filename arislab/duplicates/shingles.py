@@ -1,0 +1,189 @@
+"""Texts as sets of 3-word shingles, hashed all at once, and a hash of their numbers and signs.
+
+What this file does not know: which texts resemble each other.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from arislab.duplicates.normal import normal_forms
+from arislab.errors import ParameterError
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+U32 = NDArray[np.uint32]
+U64 = NDArray[np.uint64]
+
+FEW = 20
+"""Texts; of fewer it cannot be said what most of them say."""
+_CHUNK_BYTES = 1 << 21  # text hashed at once; what it takes fits the cache
+ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse a threshold that is no Jaccard index."""
+    if not 0 < threshold <= 1:
+        raise ParameterError(
+            f"threshold must be in (0, 1], got {threshold!r}; 0.8 means that 8 of 10 shingles are shared."
+        )
+
+
+@dataclass(frozen=True)
+class Shingles:
+    """The sets of one column, row after row."""
+
+    values: U32  # distinct within a row; in texts of 60 words two different ones are equal in one pair of a million
+    offsets: Ints  # row i is values[offsets[i]:offsets[i + 1]], never empty
+
+    @property
+    def sizes(self) -> Ints:
+        """Shingles of each row."""
+        return np.diff(self.offsets)
+
+
+def first_of_equals(texts: pl.DataFrame) -> Ints:
+    """Return for each row the number of the first row that is equal to it."""
+    rows = texts.with_row_index("_row").select(pl.col("_row").min().over(texts.columns))
+    return rows.to_series().to_numpy().astype(np.int64)
+
+
+def first_of(keys: U64) -> Ints:
+    """Return for each row the number of the first row with the same key."""
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    return first[inverse].astype(np.int64)
+
+
+def columns_of(texts: pl.DataFrame, *, questions: Sequence[str] = ()) -> list[Shingles]:
+    """Return the shingles of each column; in columns with questions without what most of them say."""
+    columns = []
+    for i, name in enumerate(texts.columns):
+        copies = first_of_equals(texts.select(name))
+        unique = np.unique(copies)  # one question has many answers
+        # salted: `band_keys` joins the columns of a row, and what two of them say must not become one shingle
+        shingles, said, whole = shingles_of(texts[name].gather(unique), salt=i)
+        if name in questions:
+            shingles = without(shingles, common_to_most(rows_of(shingles, np.unique(first_of(whole)))))
+        columns.append(rows_of(with_said(shingles, said), np.searchsorted(unique, copies)))
+    return columns
+
+
+def shingles_of(texts: pl.Series, *, salt: int) -> tuple[Shingles, U32, U64]:
+    """Return of each text its 3-word shingles, a hash of its numbers and signs, and one of its normal form.
+
+    A shorter text is one shingle.
+    """
+    texts = texts.cast(pl.String)
+    parts: list[tuple[U32, Ints, U32]] = [(np.zeros(0, np.uint32), np.zeros(0, np.int64), np.zeros(0, np.uint32))]
+    whole = [np.zeros(0, np.uint64)]
+    for part in chunks(texts.str.len_bytes().to_numpy().astype(np.int64), _CHUNK_BYTES):
+        forms = normal_forms(texts[part])
+        whole.append(forms.hash(seed=0).to_numpy())
+        parts.append(_shingle_chunk(forms.to_list(), salt=salt))
+    values, sizes, said = (np.concatenate(column) for column in zip(*parts, strict=True))
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    return Shingles(values, offsets), said, np.concatenate(whole)
+
+
+def chunks(sizes: Ints, most: int) -> Iterator[slice]:
+    """Yield slices of the rows, of which the sizes sum to `most` at most; a larger row is alone."""
+    ends, start = np.cumsum(sizes), 0
+    while start < len(ends):
+        done = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, done + most, "right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def within(sizes: Ints) -> Ints:
+    """Return the places in each row, one row after the other: 0, 1, 2, 0, 1 for the sizes 3 and 2."""
+    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+
+
+def _shingle_chunk(texts: list[str], *, salt: int) -> tuple[U32, Ints, U32]:
+    """Return the shingles of all texts, sorted within each, how many each has, and the hash of its numbers and signs."""
+    encoded = [text.encode() for text in texts]
+    data = np.frombuffer(b"\n".join([*encoded, b""]), dtype=np.uint8)  # a normal form holds no line feed
+    row_ends = np.cumsum([len(text) + 1 for text in encoded])
+    in_word = (data != ord(" ")) & (data != ord("\n"))
+    edges = np.diff(in_word.view(np.int8), prepend=np.int8(0), append=np.int8(0))
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    # a word's hash is its polynomial in an odd number mod 2**64: prefix sums give all words at once
+    powers = np.cumprod(np.full(len(data), ODD[0]))
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(data * powers)])
+    inverse = np.uint64(pow(int(ODD[0]), -1, 1 << 64))
+    words = (sums[ends] - sums[starts]) * np.cumprod(np.full(len(data), inverse))[starts]
+    words = mix(words)
+    last = np.searchsorted(starts, row_ends)  # the word after the row's last
+    n_words = np.diff(last, prepend=0)
+    sizes = np.maximum(n_words - 2, 1)
+    row = np.repeat(np.arange(len(texts)), sizes)
+    at = within(sizes) + np.repeat(last - n_words, sizes)
+    limit = np.repeat(last, sizes)
+    padded = np.concatenate([words, np.zeros(3, np.uint64)])  # np.where below reads past the end before it chooses
+    mixed = np.full(len(row), salt, dtype=np.uint64)
+    for k in range(3):
+        mixed += np.where(at + k < limit, padded[at + k], np.uint64(0)) * ODD[k]
+    # the row above, 32 bits of the hash below: one sort orders both and puts equal shingles of a row side by side
+    keys = np.sort((row.astype(np.uint64) << np.uint64(32)) | (mix(mixed) >> np.uint64(32)))
+    keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
+    counts = np.bincount((keys >> np.uint64(32)).astype(np.int64), minlength=len(texts))
+    first = data[starts]
+    digits = np.concatenate([np.zeros(1, np.int32), np.cumsum((data >= ord("0")) & (data <= ord("9")), dtype=np.int32)])
+    # a sign (beyond ASCII it begins with its mark), a number, or a name that holds one: vitamin B12 is not B6
+    is_said = (first < ord("a")) | ((first > ord("z")) & (first < 128)) | (digits[ends] > digits[starts])
+    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(np.where(is_said, mix(words * ODD[2]), np.uint64(0)))])
+    # a sum: how often each is said counts, where it is said does not
+    said = mix(total[last] - total[last - n_words]) >> np.uint64(32)
+    return keys.astype(np.uint32), counts, said.astype(np.uint32)
+
+
+def mix(x: U64) -> U64:
+    """Return hashes whose high bits depend on all bits: products alone never carry anything down."""
+    x = (x ^ (x >> np.uint64(29))) * ODD[1]
+    return x ^ (x >> np.uint64(32))
+
+
+def rows_of(shingles: Shingles, rows: Ints) -> Shingles:
+    """Return some rows, in that order."""
+    if len(rows) == len(shingles.sizes) and np.array_equal(rows, np.arange(len(rows))):
+        return shingles
+    sizes = shingles.sizes[rows]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    values = np.empty(offsets[-1], np.uint32)
+    for start in range(0, len(rows), 10_000):  # the places of all at once would take four times what they point to
+        part = slice(start, start + 10_000)
+        at = np.repeat(shingles.offsets[rows[part]], sizes[part]) + within(sizes[part])
+        values[offsets[part.start] : offsets[part.start] + len(at)] = shingles.values[at]
+    return Shingles(values, offsets)
+
+
+def with_said(shingles: Shingles, said: U32) -> Shingles:
+    """Return shingles that only texts with the same numbers and signs can share: others have an index of 0."""
+    return Shingles(shingles.values ^ np.repeat(said, shingles.sizes), shingles.offsets)
+
+
+def common_to_most(shingles: Shingles) -> U32:
+    """Return the shingles that stand in more than half of the rows, if there are at least `FEW` rows; sorted."""
+    n = len(shingles.sizes)
+    if n < FEW:
+        return np.zeros(0, np.uint32)
+    prefix = (shingles.values >> np.uint32(12)).astype(np.int64)
+    often = np.bincount(prefix, minlength=1 << 20) > n / 2  # few prefixes are: count only what can be common
+    values, counts = np.unique(shingles.values[often[prefix]], return_counts=True)
+    return values[counts > n / 2]
+
+
+def without(shingles: Shingles, common: U32) -> Shingles:
+    """Return the rows without some shingles; a row that would lose all keeps them, for nothing resembles nothing."""
+    if not len(common):
+        return shingles
+    stays = ~np.isin(shingles.values, common)
+    row = np.repeat(np.arange(len(shingles.sizes)), shingles.sizes)
+    left = np.bincount(row[stays], minlength=len(shingles.sizes))
+    stays |= (left == 0)[row]
+    sizes = np.where(left == 0, shingles.sizes, left)
+    return Shingles(shingles.values[stays], np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))

@@ -1,0 +1,64 @@
+"""Stars and groups: what resembles what, and what a chain connects."""
+
+import random
+
+import numpy as np
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import FUZZ, corpus, edited, jaccard, short_texts
+
+from arislab.duplicates import groups
+
+
+@given(st.lists(st.one_of(st.none(), short_texts), max_size=25), st.sampled_from([0.3, 0.6]))
+@settings(max_examples=FUZZ, deadline=None)
+def test_groups_are_the_connected_components_of_similar_texts(data, threshold):
+    frame = pl.DataFrame({"candidate_id": [f"c{i:02d}" for i in range(len(data))], "profile": data})
+    frame = frame.cast({"profile": pl.String})
+    group = list(range(len(data)))
+    for i in range(len(data)):
+        for j in range(i):
+            if data[i] is not None and data[j] is not None and jaccard(data[i], data[j]) >= threshold:
+                group = [min(group[i], group[j]) if g in (group[i], group[j]) else g for g in group]
+    found = groups(frame, on="profile", threshold=threshold)
+    assert found["candidate_id"].to_list() == frame["candidate_id"].to_list()
+    assert found["group_id"].to_list() == [f"c{g:02d}" for g in group]
+
+
+def test_groups_of_a_large_set_join_every_planted_copy():
+    rng = random.Random(4)
+    originals = corpus(2_100, rng)
+    data = originals + [edited(text, 1, rng) for text in originals[:300]]
+    frame = pl.DataFrame({"candidate_id": [f"c{i:04d}" for i in range(len(data))], "profile": data})
+    found = groups(frame, on="profile")["group_id"].to_list()
+    assert found[:2_100] == [f"c{i:04d}" for i in range(2_100)]
+    assert np.mean([found[2_100 + i] == f"c{i:04d}" for i in range(300)]) >= 0.99
+
+
+def test_nothing_and_texts_that_are_null_have_no_company():
+    nothing = pl.DataFrame({"candidate_id": [], "text": []}, schema={"candidate_id": pl.String, "text": pl.String})
+    assert groups(nothing).rows() == []
+    nulls = pl.DataFrame({"candidate_id": ["a", "b"], "text": pl.Series([None, None], dtype=pl.String)})
+    assert groups(nulls)["group_id"].to_list() == ["a", "b"]
+
+
+def test_texts_of_one_name_are_one_group_and_connect_others():
+    rows = [
+        ("a", "bees fly far"),
+        ("b", "mines are deep"),
+        ("a", "rivers are long"),
+        ("c", "Rivers are long!"),
+        ("d", None),
+    ]
+    frame = pl.DataFrame(rows, schema=["candidate_id", "text"], orient="row")
+    assert groups(frame).rows() == [("a", "a"), ("b", "b"), ("a", "a"), ("c", "a"), ("d", "d")]
+
+
+def test_what_most_texts_say_is_judged_by_those_that_are_named():
+    form = "please say in one sentence what this is about and who should see it now"
+    asked = [f"{form} {kind} {thing}" for kind in "abcde" for thing in ("boat", "bread", "bed", "bell", "bowl")]
+    frame = pl.DataFrame({"text": [*asked, *(f"other {i}" for i in range(30))]}).with_row_index("candidate_id")
+    frame = frame.with_columns(pl.format("c{}", "candidate_id").alias("candidate_id"))
+    assert groups(frame)["group_id"].n_unique() == 30 + 5, "of a kind they share all but the last word"
+    assert groups(frame, everybody=pl.Series([*asked, None]))["group_id"].n_unique() == 55
