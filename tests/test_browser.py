@@ -25,7 +25,7 @@ from toys import HEADLINE, need, notebook
 from arislab import review, runs
 from arislab.lake import Lake
 from arislab.records import find as records
-from arislab.runs import verify
+from arislab.runs import trust, verify
 from arislab.task import load
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -318,7 +318,7 @@ def test_a_record_that_was_opened_and_saved_untouched_is_still_verified(open_lab
     page.evaluate("jupyterapp.commands.execute('docmanager:save')")
     _wait_until(lambda: path.read_bytes() != before)
     assert verify.check_files(found).findings == []
-    assert verify.foreign(found) is None
+    assert trust.foreign(found) is None
     assert not lab.strayed, lab.strayed
 
 

@@ -167,12 +167,12 @@ def rerun(
     """Run a recorded run again: its commit and changes, parameters and input versions, in a root of its own."""
     from arislab.records import find as records
     from arislab.records import headline
-    from arislab.runs import verify
+    from arislab.runs.rerun import rerun as run_again
 
     found = records.find(enter(root), run)
     target = _target(found, into)
     trust = _is_trusted(found, trust=trust)
-    made = verify.rerun(found, into=target, replay=not ask_again, allow_drift=allow_drift, trust=trust)
+    made = run_again(found, into=target, replay=not ask_again, allow_drift=allow_drift, trust=trust)
     print(f"{made['run_id']}: {made['status']}, a rerun of {found['run_id']}, under {target}")
     if made["headline"]:
         print(headline.as_text(made["headline"], indent="  "))
@@ -187,12 +187,12 @@ def _is_trusted(found: Mapping[str, Any], *, trust: bool) -> bool:
     Raises:
         PrerequisiteError: It is foreign, and nobody can be asked, or the answer is no.
     """
-    from arislab.runs import verify
+    from arislab.runs.trust import foreign, refusal
 
-    why = None if trust else verify.foreign(dict(found))
+    why = None if trust else foreign(dict(found))
     if why is None:
         return trust
-    message = verify.refusal(dict(found), why)
+    message = refusal(dict(found), why)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise PrerequisiteError(message)
     print(message)
@@ -238,20 +238,22 @@ def verify(
     import dataclasses
 
     from arislab.records import find as records
-    from arislab.runs import verify as verifying
+    from arislab.runs.compare import compare, within
+    from arislab.runs.rerun import rerun as run_again
+    from arislab.runs.verify import check_files
 
     if level not in ("0", "1", "2", "3"):
         raise ParameterError(f"--level must be 0, 1, 2 or 3, got {level!r}.")
     found = records.find(enter(root), run)
-    verdicts = [verifying.check_files(found)]
+    verdicts = [check_files(found)]
     if against is not None:
-        verdicts.append(verifying.compare(found, records.read(against.resolve())))
+        verdicts.append(compare(found, records.read(against.resolve())))
     elif level != "0":
         target = _target(found, None)
         try:
             trust = _is_trusted(found, trust=trust)
-            made = verifying.rerun(found, into=target, replay=level != "3", allow_drift=allow_drift, trust=trust)
-            verdicts.append((verifying.within if level == "3" else verifying.compare)(found, made))
+            made = run_again(found, into=target, replay=level != "3", allow_drift=allow_drift, trust=trust)
+            verdicts.append((within if level == "3" else compare)(found, made))
         except PrerequisiteError:
             if not as_json:  # what is known without running anything is said all the same
                 print(verdicts[0])

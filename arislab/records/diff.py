@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arislab.records import outputs
+from arislab.records.files import root_of
 from arislab.records.text import number_text
 
 
@@ -45,7 +46,7 @@ def diff(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[str]]:
 
 def places(run: Mapping[str, Any]) -> dict[str, str]:
     """Return the folders that a run's outputs may name, for comparisons."""
-    root = run.get("root") or str(Path(run["folder"]).parent.parent)
+    root = run.get("root") or str(root_of(run))
     return {"root": root, "code": run.get("code", {}).get("checkout") or ""}
 
 

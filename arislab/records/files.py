@@ -9,7 +9,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,11 @@ def _check(found: dict[str, Any]) -> None:
         pid = found["supervisor"]["pid"]
         if not isinstance(pid, int) or not 0 < pid < 2**31:
             raise ValueError(f"supervisor.pid is {pid!r}, must be the number of a process")
+
+
+def root_of(run: Mapping[str, Any]) -> Path:
+    """Return the folder of ``data/`` and ``papermill_runs/`` in which a record lies now, wherever it ran."""
+    return Path(run["folder"]).parent.parent
 
 
 def seen(run: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from arislab.batch import mixing
 from arislab.cli.main import app
 from arislab.errors import BatchError
 from arislab.records import find as records
-from arislab.runs import verify
+from arislab.runs import rerun
 
 
 def ask(n=100, models=NAMES):
@@ -139,7 +139,7 @@ def test_a_repeated_run_is_told_what_the_recorded_one_was_and_asks_nothing(tmp_p
         {"base_url": "http://x/v1", "identity": "i", "isolation": found.as_dict()},
     ]
     path = tmp_path / "answers.jsonl"
-    path.write_text(json.dumps({"connections": verify._connections(servers)}) + "\n")
+    path.write_text(json.dumps({"connections": rerun._connections(servers)}) + "\n")
     monkeypatch.setenv("ARISLAB_REPLAY", str(path))
     with batch.connect("http://x/v1", folder=tmp_path / "b") as server:
         assert batch.isolation(server, models=NAMES[::-1]) == found

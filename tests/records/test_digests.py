@@ -14,7 +14,7 @@ from toys import CHECKOUT, FUZZ, ran
 
 from arislab.records import digests, ro_crate
 from arislab.records import find as records
-from arislab.runs import verify
+from arislab.runs import compare, rerun, trust, verify
 
 TEXT = "kept 12 of 60\nrows\n"
 SHOWN = new_output("execute_result", {"text/plain": "0.125", "application/x+json": {"mean": 1.0, "all": ["a", "b"]}})
@@ -146,11 +146,11 @@ def test_a_record_that_was_saved_in_jupyterlab_is_verified_run_again_and_exporte
     assert [cell["id"] for cell in found["files"]["notebook.ipynb"]["cells"]][2] == "injected-parameters"
     saved_by_jupyterlab(notebook)
     assert verify.check_files(found).findings == []
-    assert verify.foreign(found) is None
-    assert verify.compare(found, verify.rerun(found, into=tmp_path / "again")).findings == []
+    assert trust.foreign(found) is None
+    assert compare.compare(found, rerun.rerun(found, into=tmp_path / "again")).findings == []
     assert (ro_crate.ro_crate(found, tmp_path / "crate") / "notebook.ipynb").read_bytes() == notebook.read_bytes()
     notebook.write_text(notebook.read_text().replace("measured", "measurer"))
     said = [repr(finding) for finding in verify.check_files(found).findings]
     assert len(said) == 1
     assert said[0].startswith("V0 notebook.ipynb: was changed after the run: cell 5 ("), said
-    assert verify.foreign(found).startswith("notebook.ipynb was changed after the record was signed: cell 5 (")
+    assert trust.foreign(found).startswith("notebook.ipynb was changed after the record was signed: cell 5 (")

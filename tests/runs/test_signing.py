@@ -20,7 +20,7 @@ from arislab import runs
 from arislab.errors import PrerequisiteError
 from arislab.records import find as records
 from arislab.records import record as run_record
-from arislab.runs import signing, verify
+from arislab.runs import rerun, signing, trust
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def test_a_signature_says_what_is_wrong_with_it(home, tmp_path, monkeypatch):
 
 def test_a_record_of_this_user_is_run_again_and_the_key_is_nowhere_in_it(project, home, tmp_path):
     found = ran(project, n=2)
-    assert verify.foreign(found) is None
-    assert verify.rerun(found, into=tmp_path / "again")["status"] == "ok"
+    assert trust.foreign(found) is None
+    assert rerun.rerun(found, into=tmp_path / "again")["status"] == "ok"
     key = (home / "key").read_bytes().strip()
     for root in (project[0], tmp_path / "again"):
         assert [p for p in root.rglob("*") if p.is_file() and key in p.read_bytes()] == []
@@ -91,7 +91,7 @@ def test_a_record_of_somebody_else_is_refused_with_what_would_run(project, home,
     found = ran(project, n=2)
     monkeypatch.setenv("ARISLAB_HOME", str(tmp_path / "other"))
     with pytest.raises(PrerequisiteError) as caught:
-        verify.rerun(found, into=tmp_path / "again")
+        rerun.rerun(found, into=tmp_path / "again")
     said = str(caught.value)
     for part in (
         found["notebook"]["path"],
@@ -103,7 +103,7 @@ def test_a_record_of_somebody_else_is_refused_with_what_would_run(project, home,
     ):
         assert part in said
     assert not (tmp_path / "again").exists()
-    assert verify.rerun(found, into=tmp_path / "again", trust=True)["status"] == "ok"
+    assert rerun.rerun(found, into=tmp_path / "again", trust=True)["status"] == "ok"
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def signed(tmp_path_factory):
         subprocess.run(["git", "-C", str(books.parent), *words], check=True, capture_output=True)
     (books / "tasks" / "shout.py").write_text("SYSTEM = 'Changed.'\n")
     record = runs.execute("curate", {"n": 4}, root=base / "root", notebooks=books)
-    assert verify.foreign(records.read(record.folder)) is None
+    assert trust.foreign(records.read(record.folder)) is None
     return record.folder
 
 
@@ -144,7 +144,7 @@ def test_any_change_of_what_would_be_executed_is_found(signed, name, at, how):
     }
     path.write_bytes(changes[how])
     try:
-        why = verify.foreign(records.read(signed))
+        why = trust.foreign(records.read(signed))
         is_same = {"run.json": _same, "notebook.ipynb": _same_cells}.get(name, bytes.__eq__)(before, changes[how])
         assert why is None if is_same else why, f"{name} changed at {place} ({how})"
     finally:
@@ -199,7 +199,7 @@ def test_a_changed_field_is_found_although_its_digest_was_made_anew(signed, fiel
     raw["record_sha256"] = run_record.record_sha256(raw)
     path.write_text(json.dumps(raw))
     try:
-        assert verify.foreign(records.read(signed)) == "run.json was changed after it was signed"
+        assert trust.foreign(records.read(signed)) == "run.json was changed after it was signed"
     finally:
         path.write_text(before)
 
@@ -208,19 +208,19 @@ def test_a_file_that_was_added_replaced_by_a_link_or_taken_away_is_found(signed,
     shutil.copytree(signed, tmp_path / signed.name)
     folder, kept = tmp_path / signed.name, (signed / "code.diff").read_bytes()
     (folder / "code.diff").unlink()
-    assert verify.foreign(records.read(folder)) == "code.diff is gone"
+    assert trust.foreign(records.read(folder)) == "code.diff is gone"
     (tmp_path / "elsewhere").write_bytes(kept)
     (folder / "code.diff").symlink_to(tmp_path / "elsewhere")
-    assert verify.foreign(records.read(folder)) == "code.diff is a link"
+    assert trust.foreign(records.read(folder)) == "code.diff is a link"
     raw = json.loads((folder / "run.json").read_text())
     raw["files"].pop("code.diff")
     raw["record_sha256"] = run_record.record_sha256(raw)
     raw["signature"] = signing.sign(raw["record_sha256"])
     (folder / "run.json").write_text(json.dumps(raw))
     (folder / "code.diff").unlink()
-    assert verify.foreign(records.read(folder)) is None
+    assert trust.foreign(records.read(folder)) is None
     (folder / "code.diff").write_bytes(kept)
-    assert verify.foreign(records.read(folder)) == "code.diff was added after the record was signed"
+    assert trust.foreign(records.read(folder)) == "code.diff was added after the record was signed"
 
 
 def test_plain_papermill_and_jupyterlab_sign_their_records_too(root, kernel, tmp_path):
@@ -237,7 +237,7 @@ def test_plain_papermill_and_jupyterlab_sign_their_records_too(root, kernel, tmp
         progress_bar=False,
     )
     found = {run["launched_by"]: records.read(Path(run["folder"])) for run in records.as_json(root)}
-    assert {name: verify.foreign(run) for name, run in found.items()} == {"jupyter": None, "papermill": None}
+    assert {name: trust.foreign(run) for name, run in found.items()} == {"jupyter": None, "papermill": None}
 
 
 # ---- the command

@@ -15,7 +15,7 @@ from arislab import runs
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import Lake, digests
 from arislab.records import find as records
-from arislab.runs import provenance, verify
+from arislab.runs import compare, provenance, rerun, trust, verify
 
 
 def test_a_rerun_has_the_code_the_inputs_and_the_parameters_of_then(project, tmp_path):
@@ -29,10 +29,10 @@ def test_a_rerun_has_the_code_the_inputs_and_the_parameters_of_then(project, tmp
     git(notebooks.parent, "commit", "-q", "-a", "-m", "other")
     (notebooks / "tasks" / "shout.py").write_text("SYSTEM = 'Whisper.'\n")
     Lake()["candidates"].upsert(people(9).with_columns(title=pl.lit("new")))
-    made = verify.rerun(found, into=tmp_path / "again")
+    made = rerun.rerun(found, into=tmp_path / "again")
     assert (made["status"], made["rerun_of"], made["parameters"]) == ("ok", found["run_id"], found["parameters"])
     assert made["run_key"] == found["run_key"]
-    assert verify.compare(found, made).findings == []
+    assert compare.compare(found, made).findings == []
     assert Lake(tmp_path / "again" / "data" / "lake")["candidates"].rows == 5
     assert Lake()["candidates"].rows == 9
     worktrees = subprocess.run(
@@ -49,12 +49,12 @@ def test_uncommitted_changes_and_new_files_are_run_again_too(project, tmp_path):
     found = ran(project, task="fresh")
     path.write_text(path.read_text().replace("people.tail(n)", "people.sample(n, seed=3)"))
     (notebooks / "tasks" / "fresh.py").unlink()
-    assert verify.compare(found, verify.rerun(found, into=tmp_path / "again")).findings == []
+    assert compare.compare(found, rerun.rerun(found, into=tmp_path / "again")).findings == []
 
 
 def test_a_result_that_differs_is_named_down_to_cell_row_and_column(project, tmp_path):
     one, other = ran(project, n=2), ran(project, n=2, keep_fraction="0.25")
-    said = [repr(finding) for finding in verify.compare(one, other).findings]
+    said = [repr(finding) for finding in compare.compare(one, other).findings]
     assert said[0] == "V1 parameter keep_fraction: 0.2 before, 0.25 now"
     assert "V1 reviews: row event_id='c0000', column 'inclusion_prob': 0.2 before, 0.25 now" in said
     assert any(line.startswith("V1 notebook: code cell 2 (injected-parameters): source") for line in said)
@@ -118,23 +118,23 @@ def test_a_rerun_in_another_environment_is_refused_unless_it_is_allowed(project,
     found = ran(project, n=2)
     lock = Path(found["folder"]) / "env.lock"
     lock.write_text(lock.read_text().replace("polars==", "polars==0.") + "gone==1.0\n")
-    lines = verify.drift(found)
+    lines = rerun.drift(found)
     assert lines[0].startswith("gone 1.0 then, absent now")
     assert lines[1].startswith("polars 0.")
     with pytest.raises(PrerequisiteError, match=r"gone 1\.0 then, absent now.*--allow-drift"):
-        verify.rerun(found, into=tmp_path / "again", trust=True)
+        rerun.rerun(found, into=tmp_path / "again", trust=True)
     assert not (tmp_path / "again").exists()
-    assert verify.rerun(found, into=tmp_path / "again", allow_drift=True, trust=True)["status"] == "ok"
+    assert rerun.rerun(found, into=tmp_path / "again", allow_drift=True, trust=True)["status"] == "ok"
 
 
 def test_what_cannot_be_had_any_more_is_said(project, tmp_path):
     found = ran(project)
     with pytest.raises(PrerequisiteError, match=r"commit 0000.* is not in"):
-        verify.rerun({**found, "code": found["code"] | {"commit": "0" * 40}}, into=tmp_path / "a")
+        rerun.rerun({**found, "code": found["code"] | {"commit": "0" * 40}}, into=tmp_path / "a")
     with pytest.raises(PrerequisiteError, match="the arislab that is installed now is another one"):
-        verify.rerun({**found, "code": found["code"] | {"package_sha256": "other"}}, into=tmp_path / "b")
+        rerun.rerun({**found, "code": found["code"] | {"package_sha256": "other"}}, into=tmp_path / "b")
     with pytest.raises(PrerequisiteError, match="only a run that has ended"):
-        verify.rerun({**found, "status": "running"}, into=tmp_path / "c")
+        rerun.rerun({**found, "status": "running"}, into=tmp_path / "c")
     with pytest.raises(LakeError, match="no version 7"):
         Lake()["candidates"].link(Lake(tmp_path / "x"), version=7)
 
@@ -145,17 +145,17 @@ def test_a_failing_run_fails_again_in_the_same_cell(project, tmp_path):
     path.write_text(path.read_text().replace("people.head(n)", "people.head(n / 0)"))
     record = runs.execute("curate", root=root, notebooks=notebooks)
     found = records.find(root, record.run_id)
-    made = verify.rerun(found, into=tmp_path / "again")
+    made = rerun.rerun(found, into=tmp_path / "again")
     assert (made["status"], made["reason"]) == ("failed", "ZeroDivisionError: division by zero")
-    assert verify.compare(found, made).findings == []
+    assert compare.compare(found, made).findings == []
 
 
 def test_at_v3_the_numbers_must_lie_in_the_recorded_intervals(project):
     found = ran(project, n=2)
-    assert verify.within(found, found).findings == []
+    assert compare.within(found, found).findings == []
     moved = json.loads(json.dumps(found))
     moved["headline"]["share"]["mean"] = 0.31
-    assert repr(verify.within(found, moved).findings[0]).startswith(
+    assert repr(compare.within(found, moved).findings[0]).startswith(
         "V3 headline share: 0.200 [0.100, 0.300] n=2 before"
     )
 
@@ -188,11 +188,11 @@ def test_equal_runs_under_two_roots_are_equal(project, tmp_path, monkeypatch):
     Lake()["candidates"].append(people(5))
     other = runs.execute("curate", {"n": 2}, root=tmp_path / "second", notebooks=notebooks)
     other = records.find(tmp_path / "second", other.run_id)
-    assert verify.compare(one, other).findings == []
+    assert compare.compare(one, other).findings == []
     assert one["run_key"] == other["run_key"]
     Lake()["candidates"].upsert(people(5).with_columns(title=pl.lit("x")))
     other = runs.execute("curate", {"n": 2}, root=tmp_path / "second", notebooks=notebooks)
-    said = [f.where for f in verify.compare(one, records.find(tmp_path / "second", other.run_id)).findings]
+    said = [f.where for f in compare.compare(one, records.find(tmp_path / "second", other.run_id)).findings]
     assert said == ["input candidates"]
 
 
@@ -206,7 +206,7 @@ def test_a_run_of_an_older_commit_of_this_repository_is_run_again_by_its_own_cod
     old, root = tmp_path / "old", tmp_path / "root"
     subprocess.run(["git", "clone", "-q", "--no-checkout", str(CHECKOUT), str(old)], check=True)
     subprocess.run(["git", "-C", str(old), "checkout", "-q", OLD], check=True)
-    verify._installed(old)
+    rerun._installed(old)
     env = {k: v for k, v in os.environ.items() if not k.startswith("ARISLAB_")} | {"PYTHONPATH": str(old)}
     outputs = ["--as", "outputs", "--task", "instruction_following", "--input", "question", "--output", "answer"]
     for words in (
@@ -218,11 +218,11 @@ def test_a_run_of_an_older_commit_of_this_repository_is_run_again_by_its_own_cod
         assert done.returncode == 0, done
     found = records.find(root, "curate")
     assert "schema_version" not in found
-    assert verify.foreign(found) == "it is not signed"
-    made = verify.rerun(found, into=tmp_path / "again", trust=True)
+    assert trust.foreign(found) == "it is not signed"
+    made = rerun.rerun(found, into=tmp_path / "again", trust=True)
     assert made["headline"] == found["headline"]
     assert made["code"]["commit"] == OLD
-    assert verify.compare(found, made).findings == []
+    assert compare.compare(found, made).findings == []
 
 
 # ---- canonical forms

@@ -10,7 +10,7 @@ from toys import people
 
 from arislab import batch
 from arislab.errors import PrerequisiteError
-from arislab.runs import verify
+from arislab.runs import rerun
 
 COLUMNS = ("status", "error", "llm_output", "finish_reason", "prompt_tokens", "completion_tokens", "logprob_mean")
 TEXT = "a b\u2028c \N{GRINNING FACE}"
@@ -36,7 +36,7 @@ def recorded(tmp_path, monkeypatch):
     """Write a file of answers, as a rerun does, and have connections replay it."""
 
     def write(*servers, rows=()):
-        lines = [{"connections": verify._connections(list(servers))}, *rows]
+        lines = [{"connections": rerun._connections(list(servers))}, *rows]
         path = tmp_path / "answers.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         monkeypatch.setenv("ARISLAB_REPLAY", str(path))

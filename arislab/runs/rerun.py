@@ -1,0 +1,270 @@
+"""Running a recorded run again from nothing but its record.
+
+A rerun has the code (commit and uncommitted changes, in a worktree of its own), the parameters, and the input tables at
+their versions (the tables' logs cut there, in a lake of its own); nothing of the real lake is touched. This module runs
+other commits of arislab by their own command line, so it knows of them only ``arislab run`` and ``run.json``.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from arislab.errors import PrerequisiteError
+from arislab.lake import Lake
+from arislab.lake import log as lake_log
+from arislab.records import find as records
+from arislab.records.files import root_of
+from arislab.runs import provenance
+from arislab.runs.parameters import as_text
+from arislab.runs.trust import foreign, refusal
+from arislab.system import files
+
+
+def rerun(
+    run: dict[str, Any], *, into: Path, replay: bool = True, allow_drift: bool = False, trust: bool = False
+) -> dict[str, Any]:
+    """Run a recorded run again in a root of its own, and return the new record.
+
+    Args:
+        run: A record from ``records.find``.
+        into: Folder that becomes the root; it must not exist.
+        replay: Give the recorded answers again; False asks the model anew.
+        allow_drift: Run although the environment is another than the recorded one.
+        trust: Run although the record is not signed with this user's key, or was changed since.
+
+    Raises:
+        PrerequisiteError: The record is foreign, the environment differs, or code or inputs cannot be had; nothing was
+            run.
+    """
+    if not trust and (why := foreign(run)):
+        raise PrerequisiteError(refusal(run, why))
+    if run["status"] in (*records.OPEN, "unreadable"):
+        raise PrerequisiteError(f"{run['run_id']} is {run['status']}; only a run that has ended can be run again.")
+    lines = drift(run)
+    if lines and not allow_drift:
+        more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
+        raise PrerequisiteError(
+            f"the environment is not the one of {run['run_id']}: {'; '.join(lines[:5])}{more}. Install {run['folder']}/env.lock, "
+            "or run again with --allow-drift."
+        )
+    into.mkdir(parents=True)
+    _lake_as_it_was(run, into)
+    with _code_as_it_was(run) as (checkout, package):
+        command = [sys.executable, "-m", "arislab", "run", _phase(run, checkout), "--root", str(into)]
+        for name, value in run["parameters_passed"].items():
+            command += ["-p", name, as_text(value)]
+        if run["task"] is not None and not _inside(run["task"]["path"], run):
+            command += ["-p", "task", str(_task_as_it_was(run, into))]
+        env = {k: v for k, v in os.environ.items() if not k.startswith("ARISLAB_R") and k != "ARISLAB_TASKS"}
+        env |= {"PYTHONPATH": str(package), "ARISLAB_RERUN_OF": run["run_id"], "ARISLAB_ROOT": str(into)}
+        if replay and (answers := _answers(run, into)):
+            env["ARISLAB_REPLAY"] = str(answers)
+        done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=False)
+    made = records.as_json(into)
+    if len(made) != 1:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
+        raise PrerequisiteError(f"the run could not be run again (exit code {done.returncode}): {' / '.join(said)}")
+    return records.read(Path(made[0]["folder"]))
+
+
+def drift(run: dict[str, Any]) -> list[str]:
+    """Return how this environment differs from a run's, a line a package.
+
+    Arislab's own version is part of the code, not of this.
+    """
+    state, now = provenance.environment()
+    lines = []
+    if (was := run["environment"].get("python")) != state["python"]:
+        lines.append(f"Python {was} then, {state['python']} now")
+    path = Path(run["folder"]) / "env.lock"
+    if not path.is_file():
+        return [*lines, "no env.lock in the record"]
+    then, here = (dict(x.partition("==")[::2] for x in text.split() if "==" in x) for text in (path.read_text(), now))
+    for name in sorted(then.keys() | here.keys(), key=str.lower):
+        if then.get(name) != here.get(name) and name != "arislab":
+            lines.append(f"{name} {then.get(name, 'absent')} then, {here.get(name, 'absent')} now")
+    return lines
+
+
+def _lake_as_it_was(run: dict[str, Any], into: Path) -> None:
+    """Make the tables that a run touched what they were when it touched them, and give it the adapters that there were."""
+    lake, then = Lake(root_of(run) / "data" / "lake"), Lake(into / "data" / "lake")
+    versions: dict[str, int | None] = {}
+    for line in lake_log.table_lines(Path(run["folder"]) / "tables.jsonl"):
+        name, version = line["table"], line["version"]
+        if line["op"] == "write":
+            before = line.get("version_before", (version or 0) - 1)  # lines of older records lack it
+            version = before if before is not None and before >= 0 else None
+        known = versions.setdefault(name, version)
+        # an old version may be read after the newest one; what stood there when the run began is the highest before its
+        # first write
+        is_newer = line["op"] == "read" and version is not None and known is not None and version > known
+        if is_newer and name not in run["tables_written"]:
+            versions[name] = version
+    began, models = run["created_at"], lake.data / "models"
+    for name in lake.tables():
+        version = versions[name] if name in versions else lake[name].version_at(began)
+        if version is not None:
+            lake[name].link(then, version=version)
+    for folder in models.iterdir() if models.is_dir() else ():
+        if folder.is_dir() and provenance.made_before(folder, began) and not _leads_out(folder, lake.data):
+            ignore = partial(_links_out, lake.data)
+            shutil.copytree(folder, then.data / "models" / folder.name, copy_function=os.link, ignore=ignore)
+    prices = lake.data / "prices.toml"
+    if prices.is_file() and not _leads_out(prices, lake.data):
+        shutil.copy2(prices, then.data / "prices.toml")
+
+
+def _links_out(top: Path, folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if _leads_out(Path(folder) / name, top)]
+
+
+def _leads_out(path: Path, top: Path) -> bool:
+    """Say whether a path is a link to something outside of a folder.
+
+    Such a thing is no part of a rerun, and a warning names it.
+    """
+    if not path.is_symlink() or path.resolve().is_relative_to(top.resolve()):
+        return False
+    warnings.warn(f"{path} is a link out of {top}; the rerun does without it.", stacklevel=2)
+    return True
+
+
+def _answers(run: dict[str, Any], into: Path) -> Path | None:
+    """Write the answers that the run got, for the replay engine; null if it asked for none."""
+    asked = [told for told in run.get("servers", []) if "models" in told]
+    if not asked:
+        return None
+    rows = pl.DataFrame()
+    if written := run["tables_written"].get("training_data_raw"):
+        columns = ["custom_id", "status", "error", "llm_output", "finish_reason", "prompt_tokens", "completion_tokens"]
+        columns += ["logprob_mean", "model_returned", "tool_calls"]
+        lake = Lake(root_of(run) / "data" / "lake")
+        where = {"run_id": run["run_id"]}
+        rows = lake["training_data_raw"].read(columns=columns, where=where, version=written["version"])
+    path = into / "answers.jsonl"
+    path.write_bytes(
+        json.dumps({"connections": _connections(run["servers"])}).encode() + b"\n" + rows.write_ndjson().encode()
+    )
+    return path
+
+
+def _connections(servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each server said each time that the run connected, which response_format was decided on then, and what probes showed."""
+    found: list[dict[str, Any]] = []
+    for told in servers:
+        if "models" in told:
+            about = {name: told["about"].get(name) for name in ("engine", "response_format")}
+            found.append({"base_url": told["base_url"], "models": told["models"], **about, "replayed": None})
+            found[-1]["isolation"] = []
+        else:
+            here = [one for one in found if one["base_url"] == told.get("base_url", one["base_url"])]
+            if "form" in told:
+                here[-1]["replayed"] = [told["form"], told["why"]]
+            if "also" in told:
+                here[-1]["models"] = [*here[-1]["models"], told["also"]]
+            if "isolation" in told:
+                here[-1]["isolation"].append(told["isolation"])
+    return found
+
+
+@contextmanager
+def _code_as_it_was(run: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
+    """A worktree with the commit and the uncommitted changes of a run, and the folder of its package.
+
+    Removed afterwards.
+    """
+    mine = Path(__file__).resolve().parents[2]
+    commit, told = run["code"].get("commit"), run["code"].get("checkout")
+    here = Path(told) if told and Path(told).is_dir() else provenance.checkout_of(mine)
+    if here is None or commit is None:
+        yield mine, _same_package(run, mine, "it ran outside git" if commit is None else "this is no git checkout")
+        return
+    folder = root_of(run) / "papermill_runs" / ".reruns" / f"code-{Path(run['folder']).name}-{secrets.token_hex(2)}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    added = _git(here, "worktree", "add", "--detach", "--quiet", str(folder), commit)
+    if added.returncode:
+        raise PrerequisiteError(
+            f"commit {commit} of {run['run_id']} is not in {here}: {added.stderr.strip()}; fetch it and try again."
+        )
+    try:
+        patch = Path(run["folder"]) / "code.diff"
+        if patch.is_file():
+            applied = _git(folder, "apply", "--binary", "--whitespace=nowarn", str(patch.resolve()))
+            if applied.returncode:
+                raise PrerequisiteError(
+                    f"code.diff of {run['run_id']} does not apply to {commit}: {applied.stderr.strip()}."
+                )
+        if (folder / "arislab" / "__main__.py").is_file():
+            _installed(folder)
+            yield folder, folder
+        else:  # notebooks of somebody else's repository
+            yield folder, _same_package(run, mine, "its checkout has no package")
+    finally:
+        _git(here, "worktree", "remove", "--force", str(folder))
+
+
+def _same_package(run: dict[str, Any], mine: Path, why: str) -> Path:
+    if run["code"].get("package_sha256") != provenance.package_sha256():
+        raise PrerequisiteError(
+            f"the code of {run['run_id']} cannot be had: {why}, and the arislab that is installed now is another one."
+        )
+    return mine
+
+
+def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+
+
+def _installed(folder: Path) -> None:
+    """Let a worktree on PYTHONPATH count as the installed arislab: its entry points are those of its own commit."""
+    import tomllib
+
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    info = folder / f"arislab-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: arislab\nVersion: {project['version']}\n", encoding="utf-8"
+    )
+    groups = project.get("entry-points", {})
+    lines = [f"[{group}]\n" + "".join(f"{n} = {v}\n" for n, v in names.items()) for group, names in groups.items()]
+    (info / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _inside(path: str, run: dict[str, Any]) -> str | None:
+    """The place of a file inside the checkout in which a run ran; null if it lay elsewhere, or nobody knows."""
+    if run["code"].get("commit") is None:
+        return None
+    if checkout := run["code"].get("checkout"):
+        return path[len(checkout) + 1 :] if path.startswith(f"{checkout}/") else None
+    return "notebooks/" + path.rpartition("/notebooks/")[2] if "/notebooks/" in path else None  # an older record
+
+
+def _phase(run: dict[str, Any], checkout: Path) -> str:
+    """The notebook of a run in the code as it was."""
+    path = run["notebook"]["path"]
+    if (inside := _inside(path, run)) and (checkout / inside).is_file():
+        return str(checkout / inside)
+    if Path(path).is_file() and files.of_file(Path(path))["sha256"] == run["notebook"]["sha256"]:
+        return str(path)
+    raise PrerequisiteError(
+        f"the notebook of {run['run_id']} ({path}) is gone, or was changed and is in no commit; restore it."
+    )
+
+
+def _task_as_it_was(run: dict[str, Any], into: Path) -> Path:
+    target = into / "tasks" / f"{Path(run['task']['path']).stem or 'task'}.py"
+    target.parent.mkdir()
+    shutil.copy2(Path(run["folder"]) / "task.py", target)
+    return target
