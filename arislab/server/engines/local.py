@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +20,8 @@ from arislab.server.engines.base import CHAT, Emit, Request, Result, completion,
 from arislab.server.gate import Gate
 
 log = logging.getLogger("arislab.server")
+
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 @dataclass
@@ -57,6 +58,7 @@ class LocalEngine:
 
     async def start(self) -> None:
         """Start the workers; they load the model while the server already answers."""
+        os.environ.update(_ONE_THREAD)  # torch reads them when it is imported, which is in the fork server
         self._loading = [asyncio.create_task(self._load()) for _ in range(self._n_workers)]
 
     async def loaded(self) -> None:
@@ -106,15 +108,18 @@ class LocalEngine:
 
     async def _worker(self) -> _Worker:
         """Start a process and wait for its list of models."""
-        context = multiprocessing.get_context("spawn")
+        # importing torch takes longer than loading a small model: it is done once, and each worker is a fork of that
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch"])
+        loop = asyncio.get_running_loop()
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, self._model, self._adapters, os.getpid()), daemon=True)
-        process.start()
+        process = context.Process(target=_work, args=(theirs, self._model, self._adapters), daemon=True)
+        await loop.run_in_executor(self._threads, self._start, process)
         theirs.close()
         worker = _Worker(process, ours)
         self._workers.append(worker)
         try:
-            base = await asyncio.get_running_loop().run_in_executor(self._threads, ours.recv)
+            base = await loop.run_in_executor(self._threads, ours.recv)
         except (EOFError, ConnectionError):
             raise PrerequisiteError(
                 f"the model in {str(self._model)!r} cannot be loaded; the reason stands in the server's log above"
@@ -124,6 +129,12 @@ class LocalEngine:
         self._base = base
         log.info("worker %d is ready", process.pid)
         return worker
+
+    def _start(self, process: BaseProcess) -> None:
+        """Start a process, which waits for the fork server's import, and may be too late."""
+        process.start()
+        if self._is_stopping:
+            process.terminate()
 
     async def _generate(self, jobs: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
         """Answers of a worker, or an empty list when two workers in a row died of these jobs."""
@@ -155,11 +166,10 @@ def _ask(connection: "Connection[Any, Any]", jobs: list[dict[str, Any]]) -> Any:
     return connection.recv()
 
 
-def _work(connection: "Connection[Any, Any]", model: Path, adapters: Path | None, parent_pid: int) -> None:
+def _work(connection: "Connection[Any, Any]", model: Path, adapters: Path | None) -> None:
     """The worker process: a list of jobs in, a list of answers out, until the server is gone."""
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends us in its own time
-    threading.Thread(target=_end_with, args=(parent_pid,), daemon=True).start()
+    threading.Thread(target=_end_with_server, daemon=True).start()
     from arislab.tiny import decoder
 
     try:
@@ -174,9 +184,10 @@ def _work(connection: "Connection[Any, Any]", model: Path, adapters: Path | None
             connection.send([(a.text, a.finish_reason, a.prompt_tokens, a.completion_tokens, a.error) for a in answers])
 
 
-def _end_with(parent_pid: int) -> None:
-    while os.getppid() == parent_pid:
-        time.sleep(0.5)
+def _end_with_server() -> None:
+    server = multiprocessing.parent_process()
+    if server is not None:
+        server.join()
     os._exit(1)  # the server was killed; nobody waits for what is being generated
 
 
