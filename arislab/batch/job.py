@@ -439,6 +439,8 @@ class Job:
                 continue
             batch = listed.get(shard["batch_id"]) or find_batch(self.server, shard["batch_id"])
             ended = self._watch.ended(shard["batch_id"], batch)
+            if ended == "lost" and self._has_survivor(shard):
+                continue  # it is watched from the next look on
             if batch is not None:
                 self._watch.check_words(shard, batch)
             twins = self._twins(shard)
@@ -467,6 +469,12 @@ class Job:
             sending.find_twins(shard, batches, server=self.server, ledger=self.ledger)
             self._paired.add(shard["id"])
         return {batch.id: batch for batch in batches} if len(sent) > 3 else {}
+
+    def _has_survivor(self, shard: dict[str, Any]) -> bool:
+        """Whether a twin that nobody knew of takes the place of a batch that the server forgot."""
+        if self.server.dialect.idempotency_key or self.ledger.twins(shard["id"]):  # none, or waited for already
+            return False
+        return sending.find_survivor(shard, server=self.server, ledger=self.ledger)
 
     def _twins(self, shard: dict[str, Any]) -> list[tuple[str, Any, str | None]]:
         """The twins of a shard's batch: name, the server's view, and how each ended; one that runs is cancelled."""

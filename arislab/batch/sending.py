@@ -201,14 +201,37 @@ def adopt(shard: dict[str, Any], *, server: Server, ledger: Ledger) -> bool:
 
 
 def find_twins(shard: dict[str, Any], batches: Iterable[Any], *, server: Server, ledger: Ledger) -> None:
-    """Look among a server's batches for twins of a shard's batch, which somebody made who repeated a create that we sent once."""
-    found = [
+    """Look among a server's batches for twins of a shard's batch.
+
+    Somebody made them who repeated a create that we sent once.
+    """
+    same = _alive(shard, batches, server=server, ledger=ledger)
+    if len(same) > 1 and shard["batch_id"] in (batch.id for batch in same):
+        _settle_on(shard, same[0], same[1:], server=server, ledger=ledger)
+
+
+def find_survivor(shard: dict[str, Any], *, server: Server, ledger: Ledger) -> bool:
+    """Let a twin stand in for a batch that the server does not know any more; False: there is none.
+
+    The server may have forgotten the one that it had named to us, and hold the answers of the other.
+    """
+    same = _alive(shard, listed(server, "batches") or (), server=server, ledger=ledger)
+    if not same:
+        return False
+    lost = str(shard["batch_id"])
+    if ledger.pair(shard, same[0].id, [*(batch.id for batch in same[1:]), lost]):
+        for batch in same[1:]:
+            cancel_batch(server, batch.id)
+    return True
+
+
+def _alive(shard: dict[str, Any], batches: Iterable[Any], *, server: Server, ledger: Ledger) -> list[Any]:
+    """The batches that were made for a shard, the oldest first, without other ones that failed: these brought nothing."""
+    return [
         batch
         for batch in _of(ledger.mark(shard), {shard["file_id"]}, batches)
         if batch.id == shard["batch_id"] or server.dialect.status(batch.status) != "failed"
     ]
-    if len(found) > 1 and shard["batch_id"] in (batch.id for batch in found):
-        _settle_on(shard, found[0], found[1:], server=server, ledger=ledger)
 
 
 def _settle_on(shard: dict[str, Any], kept: Any, twins: list[Any], *, server: Server, ledger: Ledger) -> None:

@@ -410,6 +410,21 @@ def test_2_a_create_that_a_proxy_repeats_is_seen_although_it_was_answered(server
     assert faults.calls["create"] == 2  # what neither had answered
 
 
+@pytest.mark.parametrize("has_metadata", [True, False])
+def test_2_the_twin_of_a_batch_that_the_server_forgot_is_found_and_not_paid_again(server, tmp_path, has_metadata):
+    faults, url = server
+    faults.is_lazy, faults.script["create"], faults.is_without_metadata = True, ["twice"], not has_metadata
+    job = submit(url, tmp_path)
+    assert job.batch_ids == ["batch-1"], "the answer to the second"
+    del faults.batches["batch-1"]
+    faults.finish("batch-0", {"status": "completed"})
+    with pytest.warns(UserWarning, match="batch batch-0 has a twin, batch-1"):
+        rows = job.wait(poll_s=0.01).collect()
+    assert rows["status"].to_list() == ["ok"] * N
+    assert (set(rows["batch_id"]), set(faults.asked.values()), faults.calls["create"]) == ({"batch-0"}, {1}, 1)
+    assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
+
+
 def test_2_a_server_that_knows_the_key_of_a_create_makes_no_twin(server, tmp_path):
     faults, url = server
     faults.is_ours, faults.script["create"] = True, ["twice"]
