@@ -8,9 +8,9 @@ a create that somebody on the way repeated: found -> merged (what it brought is 
 shard's gaps). This module does not know servers or requests.
 """
 
+import json
 import os
 import secrets
-import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ from typing import Any
 
 from arislab.batch.protocol import ANSWERED, parse, split
 from arislab.errors import BatchError, PrerequisiteError
-from arislab.system import files, masking
+from arislab.system import files, masking, processes
 
 UNSENT = ("planned", "uploading", "creating")
 OPEN = (*UNSENT, "submitted")
@@ -83,7 +83,7 @@ class Ledger:
                 f"cannot write the batch ledger in {folder} ({error}); choose another folder with --root."
             ) from None
         (self._nonce,) = self.db.execute("select nonce from about").fetchone()
-        self.owner = f"{os.getpid()}@{socket.gethostname()}"
+        self.owner = json.dumps(processes.identity(os.getpid()))
 
     def close(self) -> None:
         """Let the file go."""
@@ -278,7 +278,7 @@ class Ledger:
             if row["state"] == "withdrawn":
                 return False
             mine = row["owner"] in (None, self.owner)
-            if not mine and time.time() - (row["beat"] or 0) < _LEASE_S and _lives(row["owner"]):
+            if not mine and time.time() - (row["beat"] or 0) < _LEASE_S and _may_live(row["owner"]):
                 return False
             self.note(row, owner=self.owner, beat=time.time())
         return True
@@ -373,15 +373,10 @@ def keep(path: Path, content: bytes) -> None:
         ) from None
 
 
-def _lives(owner: str) -> bool:
-    """Whether a process can still be there; one on another machine is believed until its lease ends."""
-    pid, _, host = owner.partition("@")
-    if host != socket.gethostname():
-        return True
+def _may_live(owner: str) -> bool:
+    """Whether a process can still be there; one that cannot be asked is believed until its lease ends."""
     try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+        named = json.loads(owner)
+    except json.JSONDecodeError:  # of an earlier version, which wrote pid@host: the pid may be another process's by now
         return True
-    return True
+    return not processes.gone(named)

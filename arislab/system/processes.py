@@ -17,19 +17,25 @@ def identity(pid: int) -> dict[str, Any]:
 
 
 def gone(named: dict[str, Any]) -> bool | None:
-    """Say whether the process that ``identity`` named has ended; null if it belongs to another machine."""
-    if named.get("boot_id") != _boot_id():
-        # another boot of this machine ended it; another machine cannot be asked
-        return True if named.get("hostname") == os.uname().nodename else None
+    """Say whether the process that ``identity`` named has ended; null if it belongs to another machine or container."""
+    is_here = named.get("hostname") == os.uname().nodename
+    if named.get("boot_id") == _boot_id() and _is_alive(named):
+        return False
+    # another boot of this machine ended it; another machine cannot be asked, and neither can another container of
+    # this one, which has its boot but pids of its own
+    return True if is_here else None
+
+
+def _is_alive(named: dict[str, Any]) -> bool:
     if named.get("start_ticks") is not None:
-        return bool(start_ticks(named["pid"]) != named["start_ticks"])
+        return bool(start_ticks(named["pid"]) == named["start_ticks"])
     try:
         os.kill(named["pid"], 0)
     except ProcessLookupError:
-        return True
+        return False
     except PermissionError:
         pass
-    return False
+    return True
 
 
 def descendants(pid: int) -> set[tuple[int, int]]:

@@ -30,7 +30,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from toys import good, people, serving
@@ -231,7 +231,7 @@ class Machine(RuleBasedStateMachine):
             self.patch.setattr(module, "Ledger", Watched)
         self.patch.setattr(job, "keep", keep)
         self.patch.setattr(results, "keep", keep)
-        self.patch.setattr(ledger, "_lives", lambda owner: owner in {c.owner for c in self.clients.values()})
+        self.patch.setattr(ledger, "_may_live", lambda owner: owner in {c.owner for c in self.clients.values()})
         still = {"strftime": time.strftime, "gmtime": time.gmtime, "strptime": time.strptime, "time": time.time}
         still |= {"monotonic": time.monotonic}
         self.patch.setattr(ledger, "time", SimpleNamespace(**still | {"time": lambda: time.time() + self.clock}))
@@ -521,6 +521,9 @@ class Machine(RuleBasedStateMachine):
         assert set(self.lake) == set(NAMES), f"running again does not reach all: {self.told[-3:]}"
 
 
+if "ARISLAB_MACHINE_EXAMPLES" not in os.environ:
+    # else a name that changes in the class, of whose source hypothesis makes its seed, would draw other examples
+    seed(0)(Machine)
 Machine.TestCase.settings = settings(
     max_examples=int(os.environ.get("ARISLAB_MACHINE_EXAMPLES", "100")),
     stateful_step_count=25,
