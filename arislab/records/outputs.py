@@ -7,14 +7,17 @@ the run's folders are replaced. ``lake.digests`` does the same for the rows of t
 import re
 from typing import Any
 
+from arislab.records.headline import HEADLINE_MIME
 from arislab.records.text import short
 from arislab.system.paths import RUN_ID
 
 VOLATILE_TAG = "volatile-output"
 """Tag of a cell whose output shows measured times; such outputs are left out of comparisons, and counted."""
 
-_WIDGET = "application/vnd.jupyter.widget-view+json"
-_HEADLINE = "application/vnd.arislab.headline+json"
+INJECTED = "injected-parameters"
+"""papermill's tag of the cell with the parameters that were passed, and here its id in every run."""
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+
 _MEASURED = re.compile(r"(^|_)(seconds|s)$")
 _OBJECT_AT = re.compile(r" at 0x[0-9a-f]+")
 
@@ -37,8 +40,7 @@ def cells(notebook: dict[str, Any], *, places: dict[str, str]) -> tuple[list[dic
         n_left_out += is_volatile
         outputs = [] if is_volatile else [o for o in map(_output, cell.get("outputs", [])) if o is not None]
         source = cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
-        is_injected = "injected-parameters" in cell.get("metadata", {}).get("tags", [])
-        name = "injected-parameters" if is_injected else cell.get("id")
+        name = INJECTED if INJECTED in cell.get("metadata", {}).get("tags", []) else cell.get("id")
         found.append({"id": name, "source": source, "outputs": _replaced(outputs, places)})
     return found, n_left_out
 
@@ -50,10 +52,10 @@ def _output(output: dict[str, Any]) -> dict[str, Any] | None:
     if output["output_type"] == "error":
         return {"ename": output["ename"], "evalue": output["evalue"]}
     data = output.get("data", {})
-    if _WIDGET in data:
+    if WIDGET_MIME in data:
         return None
-    if _HEADLINE in data:
-        return {_HEADLINE: {k: v for k, v in data[_HEADLINE].items() if not _MEASURED.search(k)}}
+    if HEADLINE_MIME in data:
+        return {HEADLINE_MIME: {k: v for k, v in data[HEADLINE_MIME].items() if not _MEASURED.search(k)}}
     return {kind: "".join(v) if isinstance(v, list) else v for kind, v in sorted(data.items())}
 
 

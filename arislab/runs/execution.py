@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from arislab.errors import PrerequisiteError, closest
+from arislab.records.outputs import INJECTED
 from arislab.records.record import Record
-from arislab.runs.kernel import run, stoppable
-from arislab.runs.notebook import INJECTED
-from arislab.runs.parameters import as_code, convert, parameters_of
-from arislab.runs.recording import Recording, task_file, values_in_force
+from arislab.runs import provenance
+from arislab.runs.kernel import run
+from arislab.runs.parameters import as_code, convert, in_force, parameters_of
+from arislab.runs.recording import Recording
+from arislab.runs.signals import stoppable
 from arislab.runs.supervise import supervise
 from arislab.system import files as whole_files
 
@@ -69,7 +71,8 @@ def execute(
     passed = convert(declared, given or {})
     if "task" in passed:
         passed["task"] = _task_argument(passed["task"])
-    task_file(values_in_force(declared, passed), notebook.parent)  # what cannot run is refused before anything is made
+    # what cannot run is refused before anything is made
+    provenance.task(in_force(declared, passed), notebook.parent)
     fields = {
         "launched_by": "arislab",
         "resumed_from": resumed_from,

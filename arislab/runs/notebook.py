@@ -1,4 +1,4 @@
-"""One notebook in one kernel, cell by cell, saved as it goes: what papermill's engine should have told the truth about.
+"""A notebook that is being executed, saved as it goes: what papermill's engine should have told the truth about.
 
 papermill's own engine marks cells that a killed kernel never ran as completed, writes the whole file twice a cell in
 place, and keeps what a cell prints without bound. Here a cell is ``completed``, ``failed``, ``running`` (it was when
@@ -13,12 +13,12 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from arislab.records.outputs import INJECTED, WIDGET_MIME
 from arislab.system.files import replace
 from arislab.system.text import html
 
@@ -26,10 +26,8 @@ CAP_BYTES = 256_000
 """Most bytes of output that a cell keeps in the notebook."""
 SAVE_S = 2.0
 """Least seconds between two saves while cells run; a save that takes long is made less often."""
-INJECTED = "injected-parameters"
-"""papermill's tag of the cell with the parameters that were passed, and here its id in every run."""
 
-_WIDGET = "application/vnd.jupyter.widget-view+json"
+_MOST_FILES = 20
 _ENDINGS = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg", "text/html": "html", "text/plain": "txt"}
 
 
@@ -129,8 +127,8 @@ class Notebook:
             if output.output_type == "stream":
                 output.text = _overwritten(output.text)
                 room -= len(output.text)
-            for kind, value in sorted(output.get("data", {}).items(), key=lambda pair: len(_text(pair[1]))):
-                size = len(_text(value))
+            for kind, value in sorted(output.get("data", {}).items(), key=lambda pair: len(text_of(pair[1]))):
+                size = len(text_of(value))
                 if size <= room:
                     room -= size
                     continue
@@ -152,9 +150,9 @@ class Notebook:
 
         is_binary = kind in ("image/png", "image/jpeg")
         data = (
-            base64.b64decode(_text(value))
+            base64.b64decode(text_of(value))
             if is_binary
-            else self._clean(_text(value)).encode("utf-8", "backslashreplace")
+            else self._clean(text_of(value)).encode("utf-8", "backslashreplace")
         )
         try:
             self._overflow.mkdir(exist_ok=True)
@@ -174,7 +172,8 @@ def _written(nb: Any, *, is_last: bool) -> str:
     return f"{writes(nb)}\n"
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """Return a part of an output as text; Jupyter writes texts as lists of lines too."""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return "".join(value)
     return value if isinstance(value, str) else json.dumps(value)
@@ -202,9 +201,9 @@ def show_widgets(cells: list[Any], widgets: dict[str, Any]) -> None:
     for cell in cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if _WIDGET not in data:
+            if WIDGET_MIME not in data:
                 continue
-            told = " ".join(_words(data[_WIDGET].get("model_id", ""), widgets)).strip()
+            told = " ".join(_words(data[WIDGET_MIME].get("model_id", ""), widgets)).strip()
             if told and ("text/html" not in data or data.get("text/html") == _pre(data.get("text/plain", ""))):
                 data["text/plain"], data["text/html"] = told, _pre(told)
 
@@ -229,85 +228,19 @@ def _words(model_id: str, widgets: dict[str, Any]) -> list[str]:
     return words
 
 
-def make_client(notebook: Notebook, *, write: Callable[[str], object], **settings: Any) -> Any:
-    """Return an nbclient for the notebook, whose streams are joined as they come and bounded a cell.
-
-    Args:
-        notebook: Saved now and then while messages come.
-        write: Gets all text that cells print.
-        settings: nbclient's.
-    """
-    from nbclient import NotebookClient
-
-    room = _Room()
-
-    class Client(NotebookClient):  # type: ignore[misc]
-        def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
-            if msg["msg_type"] == "stream":
-                write(msg["content"]["text"])
-            found = super().process_message(msg, cell, cell_index)
-            notebook.save(at_once=False)
-            return found
-
-        def output(self, outs: list[Any], msg: dict[str, Any], display_id: str | None, cell_index: int) -> Any:
-            content = msg["content"]
-            if not room.takes(outs, content, cell_index, is_cleared=self.clear_before_next_output):
-                return None
-            is_plain = msg["msg_type"] == "stream" and not self.clear_before_next_output
-            if not is_plain or self.output_hook_stack[msg["parent_header"].get("msg_id")]:
-                return super().output(outs, msg, display_id, cell_index)
-            streams = list(takewhile(lambda o: o.output_type == "stream", reversed(outs)))
-            last = next((o for o in streams if o.name == content["name"]), None)
-            if last is None:
-                made = super().output(outs, msg, display_id, cell_index)
-                if len(made.text) > CAP_BYTES // 2:
-                    made.text = made.text[: CAP_BYTES // 2] + _MORE
-                return made
-            kept = sum(len(o.text) for o in outs if o.output_type == "stream")
-            if kept < CAP_BYTES // 2:
-                last.text += content["text"][: CAP_BYTES // 2 - kept]
-            elif not last.text.endswith(_MORE):
-                last.text += _MORE
-            return None
-
-    return Client(notebook.nb, **settings)
-
-
-class _Room:
-    """How many outputs of a cell are held until it ends: a loop of displays would fill the memory."""
-
-    def __init__(self) -> None:
-        self._cell, self._n_bytes, self._n_left_out = -1, 0, 0
-
-    def takes(self, outs: list[Any], content: dict[str, Any], cell: int, *, is_cleared: bool) -> bool:
-        """Say whether one more output is held; a mark counts those that are not. Why a cell failed is always told."""
-        if "ename" in content:
-            return True
-        if cell != self._cell or not outs or is_cleared:
-            self._cell, self._n_bytes, self._n_left_out = cell, 0, 0
-        self._n_bytes += sum(len(_text(value)) for value in content.get("data", {}).values())
-        fits = not self._n_left_out and len(outs) < _MOST_OUTPUTS and self._n_bytes <= _HELD_BYTES
-        if is_cleared or fits:
-            return True
-        self._n_left_out += 1
-        note = f"[{self._n_left_out:,} more outputs were not kept: a cell keeps {_MOST_OUTPUTS:,}, and {_HELD_BYTES:,} bytes]\n"
-        if self._n_left_out == 1:
-            from nbformat import NotebookNode
-
-            outs.append(NotebookNode(output_type="stream", name="stderr", text=note))
-        else:
-            outs[-1].text = note
-        return False
-
-
-_MORE = "\n[more was printed than a cell keeps; log.txt has more of it]\n"
-_MOST_FILES = 20
-_MOST_OUTPUTS = 2_000
-_HELD_BYTES = 50_000_000
-
-
 def _overwritten(text: str) -> str:
     r"""What a terminal shows of text with carriage returns: each ``\r`` starts its line again (progress bars)."""
     if "\r" not in text:
         return text
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+
+
+def trust(path: Path) -> None:
+    """Sign an executed notebook for the user who ran it, so that JupyterLab shows its widgets and HTML."""
+    import sqlite3
+
+    from nbformat.sign import NotebookNotary
+    from nbformat.v4 import reads
+
+    with contextlib.suppress(sqlite3.Error, OSError, ValueError):  # an unsigned notebook is still whole
+        NotebookNotary().sign(reads(path.read_text(encoding="utf-8")))

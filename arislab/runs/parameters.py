@@ -127,6 +127,11 @@ def convert(parameters: Mapping[str, Parameter], given: Mapping[str, object]) ->
     return values
 
 
+def in_force(declared: Mapping[str, Parameter], passed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of all parameters: those that were passed, and the defaults of the others."""
+    return {p.name: p.default for p in declared.values()} | dict(passed)
+
+
 def _shown(value: object) -> str:
     """A value that was refused, without what must not be shown."""
     return repr(masking.masked(value))

@@ -1,4 +1,4 @@
-"""Where a run comes from: code and environment.
+"""Where a run comes from: code, task file and environment.
 
 This module does not know what a run is; it looks at the machine and returns plain dicts.
 """
@@ -7,9 +7,13 @@ import hashlib
 import os
 import platform
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from arislab import task as task_files
+from arislab.errors import PrerequisiteError, TaskError
 
 if TYPE_CHECKING:
     from importlib import metadata
@@ -97,6 +101,17 @@ def _name_and_version(found: "metadata.Distribution") -> tuple[str, str]:
     head = (found.read_text("METADATA") or found.read_text("PKG-INFO") or "").partition("\n\n")[0]
     fields = dict(re.findall(r"^(Name|Version): *(.+?)\s*$", head, re.MULTILINE))
     return fields.get("Name") or found.metadata["Name"], fields.get("Version") or found.version
+
+
+def task(in_force: Mapping[str, Any], notebooks: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return path and digest of the task file, and its text; null and no text where there is no parameter ``task``."""
+    if "task" not in in_force:
+        return None, ""
+    try:
+        path, source = task_files.find(str(in_force["task"]), notebooks=notebooks)
+    except TaskError as error:
+        raise PrerequisiteError(str(error)) from None
+    return {"name": path.stem, "path": str(path), "sha256": hashlib.sha256(source.encode()).hexdigest()}, source
 
 
 def made_before(path: Path, at: str) -> bool:

@@ -26,12 +26,12 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from arislab.errors import LakeError, PrerequisiteError, TaskError
+from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import digests
 from arislab.lake.log import reads_and_writes
 from arislab.records import digests as file_digests
@@ -39,12 +39,14 @@ from arislab.records import files as run_files
 from arislab.records.headline import Headline
 from arislab.records.record import SEAL, Record, fields_of, record_sha256, run_key
 from arislab.runs import openlineage, provenance, signing
-from arislab.runs.kernel import Job, Log, Outcome, Stopped
-from arislab.runs.parameters import Parameter, notebook_json, plain
+from arislab.runs.kernel import Job, Outcome
+from arislab.runs.log import Log
+from arislab.runs.notebook import trust
+from arislab.runs.parameters import Parameter, in_force, notebook_json, plain
+from arislab.runs.signals import Stopped
 from arislab.system import files as whole_files
 from arislab.system import masking, processes
 from arislab.system.files import replace
-from arislab.task import find as find_task
 
 _HEARTBEAT_S = 2.0
 _RESERVE_BYTES = 256_000  # given back before the verdict is written, so that a full disk has room for it
@@ -74,9 +76,9 @@ class Recording:
         echo: Callable[[str], object] | None,
         **fields: Any,
     ) -> None:
-        in_force = values_in_force(declared, passed)
-        self.hidden = masking.secrets_of(os.environ, in_force, {p.name: p.default for p in declared.values()})
-        task, task_source = task_file(in_force, notebook.parent)
+        values = in_force(declared, passed)
+        self.hidden = masking.secrets_of(os.environ, values, {p.name: p.default for p in declared.values()})
+        task, task_source = provenance.task(values, notebook.parent)
         environment, installed = provenance.environment()
         code, diff = provenance.code(notebook.parent)
         source = notebook_json(notebook)["cells"] if notebook.is_file() else []
@@ -90,10 +92,10 @@ class Recording:
             status="created",
             created_at=now.isoformat(timespec="milliseconds"),
             folder=folder,
-            parameters=plain(in_force),
+            parameters=plain(values),
             parameters_passed=plain(passed),
             parameter_types={p.name: p.type for p in declared.values()},
-            seed=in_force.get("seed"),
+            seed=values.get("seed"),
             notebook={
                 "path": str(notebook),
                 "sha256": hashlib.sha256(notebook.read_bytes()).hexdigest() if notebook.is_file() else None,
@@ -104,7 +106,7 @@ class Recording:
             environment=environment,
             supervisor=processes.identity(os.getpid()),
             root=str(root),
-            **fields | {"parameters_from": dict.fromkeys(in_force, "default") | fields["parameters_from"]},
+            **fields | {"parameters_from": dict.fromkeys(values, "default") | fields["parameters_from"]},
         )
         self.passed = passed
         self.files = {"env.lock": installed.encode(), "code.diff": diff, "task.py": task_source.encode()}
@@ -254,7 +256,7 @@ class Recording:
                 if cleaned is not None:
                     replace(path, cleaned)
             if (folder / "notebook.ipynb").is_file():
-                _trust(folder / "notebook.ipynb")
+                trust(folder / "notebook.ipynb")
             self._event()
             (folder / "heartbeat").unlink(missing_ok=True)
         except OSError as error:
@@ -352,22 +354,6 @@ def _make_folder(folder: Path, record: str) -> bool:
     return True
 
 
-def values_in_force(declared: Mapping[str, Parameter], passed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of all parameters: those that were passed, and the defaults of the others."""
-    return {p.name: p.default for p in declared.values()} | dict(passed)
-
-
-def task_file(in_force: Mapping[str, Any], notebooks: Path) -> tuple[dict[str, Any] | None, str]:
-    """Return path and digest of the task file, and its text; null and no text where there is no parameter ``task``."""
-    if "task" not in in_force:
-        return None, ""
-    try:
-        path, source = find_task(str(in_force["task"]), notebooks=notebooks)
-    except TaskError as error:
-        raise PrerequisiteError(str(error)) from None
-    return {"name": path.stem, "path": str(path), "sha256": hashlib.sha256(source.encode()).hexdigest()}, source
-
-
 def _beat(path: Path, ended: threading.Event) -> None:
     """Touch a file until the run has ended; a reader on another machine has nothing else to go by."""
     while True:
@@ -375,17 +361,6 @@ def _beat(path: Path, ended: threading.Event) -> None:
             path.touch()
         if ended.wait(_HEARTBEAT_S):
             return
-
-
-def _trust(path: Path) -> None:
-    """Sign an executed notebook for the user who ran it, so that JupyterLab shows its widgets and HTML."""
-    import sqlite3
-
-    from nbformat.sign import NotebookNotary
-    from nbformat.v4 import reads
-
-    with contextlib.suppress(sqlite3.Error, OSError, ValueError):  # an unsigned notebook is still whole
-        NotebookNotary().sign(reads(path.read_text(encoding="utf-8")))
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:

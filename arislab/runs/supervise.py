@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from arislab.runs.kernel import Job, Log, Outcome, Stopped, run
+from arislab.runs.kernel import Job, Outcome, run
+from arislab.runs.log import Log
 from arislab.runs.parameters import as_code
+from arislab.runs.signals import Stopped
 from arislab.system import imports
 
 _ENGINE = "arislab-supervised"

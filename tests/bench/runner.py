@@ -42,6 +42,7 @@ def measure(system, path):
 
     from arislab import runs
     from arislab.runs import kernel, supervise
+    from arislab.runs.log import Log
 
     papermill_engines.register(supervise._ENGINE, supervise._Handing)
     papermill.engines  # noqa: B018
@@ -56,11 +57,11 @@ def measure(system, path):
             str(path), str(out), engine_name="nbclient", kernel_name="python3", progress_bar=False
         )
     elif system == "engine":
-        log = kernel.Log(path.with_name("log.txt").open("a"), clean=lambda text: text, echo=None)
+        log = Log(path.with_name("log.txt").open("a"), clean=lambda text: text, echo=None)
         source = json.loads(path.read_text())["cells"]
         job = kernel.Job(source, out, path.parent, dict(os.environ), log, lambda: None, parameters={"x": 0})
-        told = supervise.supervise(path, job)
-        assert told.status == "ok", told
+        outcome = supervise.supervise(path, job)
+        assert outcome.status == "ok", outcome
     else:
         record = runs.execute(str(path), {"x": 0}, root=path.parent)
         assert record.status == "ok", record
@@ -81,7 +82,7 @@ def main():
     if given.one:
         print(json.dumps(measure(given.one[0], Path(given.one[1]))))
         return
-    found = {system: [] for system in SYSTEMS}
+    measured = {system: [] for system in SYSTEMS}
     for repeat in range(given.repeats):
         for system in SYSTEMS[repeat % len(SYSTEMS) :] + SYSTEMS[: repeat % len(SYSTEMS)]:
             with tempfile.TemporaryDirectory() as folder:
@@ -90,20 +91,20 @@ def main():
                 command = [sys.executable, __file__, "--one", system, str(path)]
                 env = {**os.environ, "ARISLAB_ROOT": folder}
                 done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-                found[system].append(json.loads(done.stdout.splitlines()[-1]))
-    base = found["nbclient"]
-    told = {
+                measured[system].append(json.loads(done.stdout.splitlines()[-1]))
+    base = measured["nbclient"]
+    figures = {
         system: {
             "wall_s": spread([run["wall_s"] for run in runs]),
             "cpu_s": spread([run["cpu_s"] for run in runs]),
             "wall_over_nbclient": spread([a["wall_s"] / b["wall_s"] for a, b in zip(runs, base, strict=True)]),
             "cpu_s_more_than_nbclient": spread([a["cpu_s"] - b["cpu_s"] for a, b in zip(runs, base, strict=True)]),
         }
-        for system, runs in found.items()
+        for system, runs in measured.items()
     }
     versions = {name: version(name) for name in ("papermill", "nbclient", "nbformat", "ipykernel")}
-    told |= {"cells": given.cells, "repeats": given.repeats, "work_s_a_cell": given.cost, "versions": versions}
-    print(json.dumps(told | {"load": os.getloadavg(), "python": platform.python_version()}, indent=1))
+    figures |= {"cells": given.cells, "repeats": given.repeats, "work_s_a_cell": given.cost, "versions": versions}
+    print(json.dumps(figures | {"load": os.getloadavg(), "python": platform.python_version()}, indent=1))
 
 
 if __name__ == "__main__":

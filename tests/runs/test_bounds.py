@@ -18,8 +18,8 @@ from arislab.lake import Lake
 from arislab.records import files as run_files
 from arislab.records import find as records
 from arislab.records import mlflow, ro_crate
-from arislab.runs import kernel, verify
-from arislab.runs import notebook as notebook_file
+from arislab.runs import client, verify
+from arislab.runs import log as log_file
 from arislab.runs.parameter_file import from_file
 from arislab.server.guard import read_token
 from arislab.system import floods, processes
@@ -45,7 +45,7 @@ def test_a_cell_that_prints_without_end_fills_neither_record_nor_memory(root):
 
 
 def test_the_log_of_a_run_has_a_bound_and_the_verdict_stands_behind_it(root, monkeypatch):
-    monkeypatch.setattr(kernel, "LOG_BYTES", 1_000_000)
+    monkeypatch.setattr(log_file, "LOG_BYTES", 1_000_000)
     record = ran(root, "print('x' * 3_000_000)", "print('z' * 3_000_000)", "raise ValueError('why')")
     log = (record.folder / "log.txt").read_text()
     assert len(log) < 1_100_000
@@ -54,7 +54,7 @@ def test_the_log_of_a_run_has_a_bound_and_the_verdict_stands_behind_it(root, mon
 
 
 def test_displays_without_end_are_counted_and_not_held(root, monkeypatch):
-    monkeypatch.setattr(notebook_file, "_MOST_OUTPUTS", 50)
+    monkeypatch.setattr(client, "_MOST_OUTPUTS", 50)
     record = ran(root, "from IPython.display import display\nfor i in range(500): display(i)", "1 / 0")
     cell = nbformat.read(record.folder / "notebook.ipynb", as_version=4).cells[-2]
     assert "450 more outputs were not kept" in json.dumps(cell.outputs)
@@ -62,7 +62,7 @@ def test_displays_without_end_are_counted_and_not_held(root, monkeypatch):
 
 
 def test_a_picture_that_is_drawn_again_and_again_is_not_a_flood(root, monkeypatch):
-    monkeypatch.setattr(notebook_file, "_HELD_BYTES", 10_000)
+    monkeypatch.setattr(client, "_HELD_BYTES", 10_000)
     source = "from IPython.display import clear_output, display\nfor i in range(40):\n    clear_output(wait=True)\n    display('a' * 1000 + str(i))"
     record = ran(root, source)
     (output,) = nbformat.read(record.folder / "notebook.ipynb", as_version=4).cells[-1].outputs

@@ -21,7 +21,7 @@ from arislab import runs
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
 from arislab.lake import Lake, digests
 from arislab.records import record as run_record
-from arislab.runs import kernel
+from arislab.runs import signals
 from arislab.system import files, masking
 from arislab.system.processes import identity
 
@@ -364,8 +364,8 @@ def test_leaving_by_sys_exit_is_a_failure(root, toy):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_stops_and_later_ones_wait_for_the_verdict(number):
     before = signal.getsignal(number)
-    with kernel.stoppable():
-        with pytest.raises(kernel.Stopped, match=signal.Signals(number).name):
+    with signals.stoppable():
+        with pytest.raises(signals.Stopped, match=signal.Signals(number).name):
             os.kill(os.getpid(), number)
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)

@@ -1,0 +1,111 @@
+"""The process of a kernel: started by this interpreter, and why it is gone; with it goes what it had started."""
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arislab.system import processes
+
+_HELD_MESSAGES = 100_000
+"""While a slow disk holds us up; of more than 1,000, the default, the kernel would throw some away."""
+_CHILDREN_S = 5.0  # a server finishes what it writes
+
+
+def _n_oom_kills() -> int:
+    """How many processes the system has ended for lack of memory since it started; 0 where it does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text(encoding="utf-8").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+@dataclass
+class Process:
+    """What becomes known of a kernel's process."""
+
+    pid: int | None = None
+    """Null until it is started."""
+    is_given_up: bool = False
+    """Its cell passed a limit: nobody waits for its end."""
+    children: set[tuple[int, int]] = field(default_factory=set)
+    """pid and start time of its descendants when it was told to end."""
+    peak_rss_mb: float | None = None
+    """Its largest memory until it was told to end; null if it died before that."""
+    n_oom_kills: int = field(default_factory=_n_oom_kills)
+    """Of the whole system before it started."""
+
+
+def manager_class(cwd: Path, env: dict[str, str], raw: Any, process: Process) -> type:
+    """Return a kernel manager for this interpreter; ``process`` gets pid and, at its end, peak memory and children."""
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisInterpreter(AsyncKernelManager):
+        def __init__(self, **settings: Any) -> None:
+            # without folders to look in, python3 is the kernel of sys.executable: the environment that env.lock names
+            super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **settings)
+
+        def client(self, **settings: Any) -> Any:
+            client = super().client(**settings)
+            client.context.rcvhwm = _HELD_MESSAGES
+            return client
+
+        async def start_kernel(self, **settings: Any) -> Any:  # type: ignore[override]
+            arguments = [*settings.get("extra_arguments", ()), "--IPKernelApp.extra_extensions=arislab.system.floods"]
+            options = {"cwd": str(cwd), "env": env, "stdout": raw, "stderr": raw, "extra_arguments": arguments}
+            await super().start_kernel(**{**settings, **options})
+            process.pid = getattr(self.provisioner, "pid", None)
+
+        # the flags are positional because Jupyter's own signature has them so
+        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> Any:  # type: ignore[override] # noqa: FBT001, FBT002
+            # looked up now: what /proc knows of a process, and who its children are, goes with it
+            with contextlib.suppress(OSError, IndexError):
+                status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+                process.peak_rss_mb = round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
+            process.children = processes.descendants(process.pid) if process.pid else set()
+            # once the run was stopped, the end of the running cell is not waited for
+            is_stopped = process.is_given_up or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+            return await super().shutdown_kernel(now=now or is_stopped, restart=restart)
+
+    return ThisInterpreter
+
+
+def last_words(raw: Any) -> str:
+    """Return what the kernel process itself printed, such as why it could not start; the rest came as messages."""
+    raw.seek(max(0, raw.seek(0, 2) - 10_000))
+    return str(raw.read().decode(errors="replace"))
+
+
+def death(manager: Any, process: Process) -> dict[str, Any]:
+    """Return status, cause, reason and signal of a run whose kernel is gone."""
+    popen = getattr(getattr(manager, "provisioner", None), "process", None)
+    code = popen.poll() if popen is not None else None
+    name = signal.Signals(-code).name if code is not None and code < 0 else None
+    # the system's own ending is a SIGKILL too; only its counter tells that from one that somebody sent
+    if name == "SIGKILL" and _n_oom_kills() > process.n_oom_kills:
+        reason = "the system ended the kernel: out of memory"
+        return {"status": "killed", "cause": "out-of-memory", "reason": reason, "signal": name}
+    how = f"by {name}" if name else f"with exit code {code}" if code is not None else "for an unknown reason"
+    return {"status": "killed", "cause": "kernel-died", "reason": f"kernel died {how}", "signal": name}
+
+
+def end_children(process: Process, run_id: str | None) -> list[str]:
+    """End what the kernel has started and left.
+
+    Its process group, its descendants, and whatever has the run's name in its environment: a child that has left the
+    group is still a descendant, one whose parent ended is not, and one with an environment of its own is no longer
+    named.
+
+    Returns:
+        Which did not end by themselves.
+    """
+    if process.pid is None:
+        return []
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGTERM)
+    left = process.children | (processes.with_variable("ARISLAB_RUN_ID", run_id) if run_id else set())
+    return processes.end(left, patience_s=_CHILDREN_S) if left else []
