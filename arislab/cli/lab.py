@@ -1,5 +1,11 @@
-"""``arislab lab``: JupyterLab on the notebooks, with a root."""
+"""``arislab lab``: JupyterLab on the notebooks and on the records of a root.
 
+JupyterLab shows one folder, and the two that belong together lie apart: the notebooks in the checkout, the records in
+the root. So it shows a desk: a folder with a link to each, among the files that Jupyter keeps while it runs. Nothing is
+made in the root but ``papermill_runs``, and nothing is copied: what is saved is saved where it lies.
+"""
+
+import hashlib
 import os
 import re
 import sys
@@ -18,7 +24,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 def lab(context: typer.Context, root: Root = None) -> None:
-    """Open the notebooks in JupyterLab with this root; further options (--no-browser, --port 8899) are JupyterLab's."""
+    """Open the notebooks and the records of this root in JupyterLab, whose options (--no-browser, --port 8899) follow."""
     options = list(context.args)
     if beyond := [option for option in options if re.match(r"--?(\w+\.)*ip(=|$)", option)]:
         raise ParameterError(
@@ -32,7 +38,41 @@ def lab(context: typer.Context, root: Root = None) -> None:
         raise PrerequisiteError(
             f"there are no notebooks at {notebooks}; install arislab from its checkout: pip install -e ."
         )
-    os.environ["ARISLAB_ROOT"] = str(enter(root))
+    where = enter(root)
+    os.environ["ARISLAB_ROOT"] = str(where)
+    places = [f"--ServerApp.root_dir={desk(where, notebooks)}", f"--FileContentsManager.preferred_dir={notebooks.name}"]
     # this process becomes JupyterLab: a signal to it reaches the server, which ends its kernels
-    command = [sys.executable, "-m", "jupyterlab", str(notebooks), *options, f"--ip={_LOOPBACK}"]
-    os.execv(sys.executable, command)
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *places, *options, f"--ip={_LOOPBACK}"])
+
+
+def desk(root: Path, notebooks: Path) -> Path:
+    """Return the folder with links to the notebooks and to the records of a root; the same one for the same root.
+
+    Args:
+        root: Folder of ``papermill_runs/``, which is made if absent.
+        notebooks: Folder of the notebooks.
+
+    Raises:
+        PrerequisiteError: A folder cannot be written.
+    """
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    records = root / "papermill_runs"
+    folder = Path(jupyter_runtime_dir()) / f"arislab-{hashlib.sha256(os.fsencode(root)).hexdigest()[:12]}"
+    try:
+        records.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        for target in (notebooks, records):
+            link = folder / target.name
+            if not link.is_symlink() or link.readlink() != target:
+                link.unlink(missing_ok=True)
+                link.symlink_to(target)
+        # what somebody makes beside the two links would be lost from sight: JupyterLab says that it may not write there
+        folder.chmod(0o500)
+    except OSError as error:
+        raise PrerequisiteError(
+            f"cannot write to {error.filename} ({error.strerror}); choose another folder with --root, or set "
+            "JUPYTER_RUNTIME_DIR."
+        ) from None
+    return folder
