@@ -23,13 +23,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import openai
 import polars as pl
 import pytest
 from aiohttp import web
 from hypothesis import strategies as st
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from arislab import finetune, runs
 from arislab.records import find as records
@@ -780,6 +778,9 @@ seed: int = 7
 
 def notebook(folder, *cells, parameters=PARAMETERS, name="2_curate"):
     """Write a toy notebook; returns the folder."""
+    import nbformat  # takes as long as all that is above, and tests start processes that need what is above
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tasks").mkdir(exist_ok=True)
     (folder / "tasks" / "shout.py").write_text("SYSTEM = 'Shout.'\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from toys import ended, need, notebook, people
+from toys import CHECKOUT, ended, need, notebook, people
 
 from arislab import runs
 from arislab.errors import LakeError, PrerequisiteError
@@ -71,12 +71,12 @@ def test_a_picture_that_is_drawn_again_and_again_is_not_a_flood(root, monkeypatc
 
 PEAK = """
 import json, pathlib, re, sys
-from test_bounds import ran
+from arislab import runs
 def peak_mb(): return int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) / 1024
-root, *cells = sys.argv[1:]
-ran(pathlib.Path(root), "'small'")
+root, small, large = map(pathlib.Path, sys.argv[1:])
+runs.execute("curate", {}, root=root, notebooks=small)
 before = peak_mb()
-record = ran(pathlib.Path(root), *cells)
+record = runs.execute("curate", {}, root=root, notebooks=large)
 print(json.dumps([peak_mb() - before, record.status, record.reason, str(record.folder)]))
 """
 SHOWN = {
@@ -90,9 +90,9 @@ SHOWN = {
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak of a process's memory is read from /proc")
 @pytest.mark.parametrize("what", SHOWN)
 def test_one_large_display_is_not_held_by_who_receives_it(root, what):
-    command = [sys.executable, "-c", PEAK, str(root), SHOWN[what]]
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    small, large = notebook(root / "small", "'small'"), notebook(root / "large", SHOWN[what])
+    command = [sys.executable, "-c", PEAK, str(root), str(small), str(large)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     peak_mb, status, reason, folder = json.loads(done.stdout.splitlines()[-1])
     assert peak_mb < 150
