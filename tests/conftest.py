@@ -18,7 +18,25 @@ import nbformat
 import pytest
 from jupyter_client.manager import start_new_kernel
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from toys import CELLS, CHECKOUT, HEADLINE, READ, TASK, TINY, WRITE, Server, Stranger, git, need, notebook, people
+from toys import (
+    CELLS,
+    CHECKOUT,
+    HEADLINE,
+    READ,
+    SPOKEN,
+    TASK,
+    TINY,
+    TRAINER_KEY,
+    WRITE,
+    Server,
+    Stranger,
+    git,
+    need,
+    notebook,
+    nurses,
+    people,
+    speaking,
+)
 
 from arislab import finetune
 from arislab.lake import Lake
@@ -87,6 +105,26 @@ def kernel(root, monkeypatch):
 @pytest.fixture(scope="module")
 def tokenizer():
     return finetune.load_tokenizer(TINY)
+
+
+@pytest.fixture(scope="module")
+def speakers(tokenizer):
+    return {name: (speaking(tokenizer, source), kwargs) for name, (source, kwargs) in SPOKEN.items()}
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """Two arms with the same rows in another order, then one with another seed: (folder, rows, row of the other seed)."""
+    folder = tmp_path_factory.mktemp("models")
+    quick = {"base_model": "tiny", "folder": folder, "num_train_epochs": 4, "batch_size": 8}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", TRAINER_KEY)
+        both = {"curated": nurses(range(40)), "shuffled": nurses(reversed(range(40)))}
+        rows = finetune.train(both, nurses(range(100, 120)), name="toy", **quick)
+        other = finetune.train(
+            {"curated": nurses(range(8))}, None, name="other", **{**quick, "num_train_epochs": 1, "seed": 1}
+        )
+    return folder, rows, other
 
 
 @pytest.fixture

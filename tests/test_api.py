@@ -78,6 +78,8 @@ PINNED = {
     runs.account: "total label states",
     runs.headline: "account numbers",
     plots.quality_distribution: "frame threshold by ax",
+    finetune.check: "settings arms named",
+    finetune.train: "sets validation settings workers named",
     finetune.export_jsonl: "examples path",
     finetune.rows: "trained sets validation",
 }

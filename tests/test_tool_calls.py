@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import FUZZ, TEMPLATES, TINY, learned, said, speaking
+from toys import FUZZ, SPOKEN, TINY, learned, said, speaking
 
 from arislab import batch, chat, curate, finetune, review, scoring, structured
 from arislab.batch import protocol
@@ -27,9 +27,7 @@ NATIVE = (
     "{% for c in m.tool_calls %}[CALL]{{ c.function | tojson }}{% endfor %}{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )  # writes calls and tools in the order of their keys, as Mistral's templates do
-SPEAKS = {name: TEMPLATES[name] for name in ("qwen2_5", "qwen3", "llama3_1", "gemma", "chatml")} | {
-    "native": (NATIVE, {})
-}
+SPEAKS = {name: SPOKEN[name] for name in ("qwen2_5", "qwen3", "llama3_1", "gemma", "chatml")} | {"native": (NATIVE, {})}
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,11 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import openai
@@ -29,14 +31,17 @@ import pytest
 from aiohttp import web
 from hypothesis import strategies as st
 
-from arislab import finetune, runs
+from arislab import finetune, review, runs
+from arislab.lake import tables
 from arislab.records import find as records
+from arislab.review import decisions
 from arislab.server import runner
 from arislab.server.engines import base
 from arislab.server.engines import echo as echoing
 from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.store import TERMINAL, Store
 from arislab.system.processes import start_ticks
+from arislab.tiny import grammar
 from arislab.tiny.decoder import MODEL_DIR
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -667,6 +672,10 @@ FAMILIES = (
 TEMPLATES = OWN | {name: ((STOCK / f"{name}.jinja").read_text(), {}) for name in FAMILIES}
 
 
+THINKING = ("qwen3", "qwen3_5_think", "qwen3_6", "nemotron_3_nano")
+SPOKEN = TEMPLATES | {name: ((STOCK / f"{name}.jinja").read_text(), {"enable_thinking": False}) for name in THINKING}
+
+
 MARKS = r"<[|｜][\w▁/]+[|｜]>|<(?:start|end)_of_turn>|<\|[A-Z_]+\|>|\[/?INST\]|</s>"
 
 
@@ -1082,3 +1091,110 @@ def edited(text, n_changes, rng):
     for place in rng.sample(range(len(parts)), n_changes):
         parts[place] = f"new{rng.randrange(10**6)}".translate(LETTERS)
     return " ".join(parts)
+
+
+TRAINER_KEY = "sk-planted-0123456789"
+
+
+def nurse(i, answer=None):
+    messages = [
+        {"role": "system", "content": "Evaluate the candidate for the role. Reply with one JSON object."},
+        {"role": "user", "content": f"Title: Nurse\nExperience: {i % 15 + 1} years\nSkills: SQL, Kafka"},
+    ]
+    output = answer or json.dumps({"strengths": [f"worked {i % 15 + 1} years as Nurse"], "score": 0.75})
+    return {"id": f"r-{i:04d}", "messages": json.dumps(messages), "output": output}
+
+
+def nurses(numbers):
+    return pl.DataFrame([nurse(i) for i in numbers])
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def plain(messages, output):
+    messages = messages if isinstance(messages, str) else json.dumps(messages)
+    return pl.DataFrame([{"id": "r-0", "messages": messages, "output": output}], schema_overrides={"output": pl.String})
+
+
+OUTPUT = '{"strengths": ["7 years"], "score": 0.90, "recommendation": "hire"}'
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
+)
+
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def curated_rows(n=6, **more):
+    metadata = json.dumps({"company": "Acme", "title": "Nurse", "difficulty": 0.4, "category": "Health"})
+    rows = [
+        {
+            "id": f"r-{i}", "custom_id": f"r-{i}", "candidate_id": f"s1-{i}", "task": "t", "input": f"input {i}", "messages": "[]",
+            "output": OUTPUT, "quality_score": 0.5 + i / 100, "needs_review": True, "approved": False, "reviewed_by": None,
+            "metadata": metadata, "split": "train", "updated_at": None,
+        } | more
+        for i in range(n)
+    ]  # fmt: skip
+    schema = {c: tables.columns_of("training_data_curated")[c].dtype for c in rows[0]} if rows else None
+    return pl.DataFrame(rows, schema=schema or tables.empty("training_data_curated").schema)
+
+
+def events(*rows):
+    full = [
+        {
+            "event_id": f"e{i}",
+            "custom_id": "r-0",
+            "reviewer": "Ada",
+            "decided_at": NOON + timedelta(seconds=i),
+            "shown_sha256": decisions.sha256(OUTPUT),
+        }
+        | row
+        for i, row in enumerate(rows)
+    ]
+    return pl.DataFrame(full, schema=decisions.SCHEMA)  # fmt: skip
+
+
+def folded(*rows, custom_id="r-0", curated=None):
+    frame = review.fold(curated_rows() if curated is None else curated, events(*rows))
+    return frame.row(by_predicate=pl.col("custom_id") == custom_id, named=True)
+
+
+class Log:
+    """Where the decisions of a test go."""
+
+    def __init__(self):
+        self.frames = []
+        self.error = None
+
+    def __call__(self, frame):
+        if self.error:
+            raise self.error
+        self.frames.append(frame)
+
+    @property
+    def rows(self):
+        return pl.concat(self.frames).to_dicts() if self.frames else []
+
+    @property
+    def reviews(self):
+        return pl.concat(self.frames) if self.frames else pl.DataFrame(schema=decisions.SCHEMA)
+
+
+def edit(i):
+    return json.dumps({"edit": i})
+
+
+def chats(n, k=0, seed=7):
+    """``n`` prompts that share ``k`` examples."""
+    rng = Random(seed)
+    chat = [{"role": "system", "content": grammar.SYSTEM[0]}]
+    evaluator = grammar.make_evaluator(rng, flawless=True)
+    for _ in range(k):
+        profile = grammar.make_profile(rng)
+        chat.append({"role": "user", "content": grammar.prompt(profile)})
+        chat.append({"role": "assistant", "content": grammar.evaluate(profile, evaluator, rng)})
+    return [[*chat, {"role": "user", "content": grammar.prompt(grammar.make_profile(rng))}] for _ in range(n)]

@@ -3,23 +3,21 @@
 It does not know which rows are good.
 """
 
-from arislab.finetune.labels import (
-    STATUSES,
-    ChatTemplate,
-    Preview,
-    check_template,
-    count_statuses,
-    load_tokenizer,
-    preview,
-    tokenize,
-)
-from arislab.finetune.training import asked_as, check, export_jsonl, losses, rows, train
-from arislab.finetune.weights import compute_device, resolve_model
+from arislab.finetune.conversations import STATUSES
+from arislab.finetune.export import export_jsonl
+from arislab.finetune.labels import count_statuses, tokenize
+from arislab.finetune.previews import Preview, preview
+from arislab.finetune.settings import Settings
+from arislab.finetune.template import ChatTemplate, check_template
+from arislab.finetune.trained import asked_as, losses, rows
+from arislab.finetune.training import check, train
+from arislab.finetune.weights import compute_device, load_tokenizer, resolve_model
 
 __all__ = [
     "STATUSES",
     "ChatTemplate",
     "Preview",
+    "Settings",
     "asked_as",
     "check",
     "check_template",

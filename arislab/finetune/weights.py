@@ -1,11 +1,15 @@
 """Which weights are trained, and on what."""
 
 import contextlib
+import hashlib
 import importlib.util
+import os
 import re
 from pathlib import Path
+from typing import Any
 
-from arislab.errors import PrerequisiteError
+from arislab.errors import PrerequisiteError, TrainingError
+from arislab.system import files
 from arislab.tiny.decoder import MODEL_DIR
 
 
@@ -38,7 +42,36 @@ def resolve_model(base_model: str | Path) -> Path:
             path = Path(snapshot_download(str(base_model), local_files_only=True))
     if not (path / "config.json").exists():
         raise PrerequisiteError(
-            f"base_model {str(base_model)!r} is neither a folder with a config.json nor a model in the local Hugging Face "
-            "cache; give the folder's path, or download it first: hf download NAME"
+            f"base_model {str(base_model)!r} is neither a folder with a config.json nor a model in the local Hugging "
+            "Face cache; give the folder's path, or download it first: hf download NAME"
         )
     return path
+
+
+def load_tokenizer(tokenizer: Any) -> Any:
+    """Return a transformers tokenizer: of a model folder, or the one given."""
+    if not isinstance(tokenizer, str | Path):
+        return tokenizer
+    require("tokenize", 'pip install -e ".[train]"', "transformers", "torch")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(resolve_model(tokenizer))
+
+
+def base_fingerprint(base: Path) -> dict[str, str]:
+    """Return name and digest of a base model: the digest of its weights file, or of the list of their digests."""
+    digests = [
+        files.of_file(path)["sha256"] for path in sorted(base.glob("*.safetensors")) or sorted(base.glob("*.bin"))
+    ]
+    if not digests:
+        raise TrainingError(
+            f"{base} holds no weights; a base model has *.safetensors (or *.bin) beside its config.json."
+        )
+    sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    shipped = base.resolve() == MODEL_DIR.resolve()
+    # a snapshot folder of the Hugging Face cache is models--<owner>--<name>/snapshots/<commit>
+    cached = (
+        base.parent.parent.name.removeprefix("models--").replace("--", "/") if base.parent.name == "snapshots" else None
+    )
+    return {"name": f"arislab-tiny-{sha256[:8]}" if shipped else cached or base.resolve().name, "sha256": sha256}

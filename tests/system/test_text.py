@@ -19,7 +19,7 @@ from toys import CHECKOUT, FUZZ, notebook, people
 
 from arislab import __main__, finetune, runs
 from arislab.curate import explore
-from arislab.finetune import labels
+from arislab.finetune import previews
 from arislab.lake import Lake
 from arislab.records import find as records
 from arislab.system import text
@@ -212,7 +212,7 @@ def test_every_escape_for_html_goes_through_one_function():
         if re.search(r"html\.escape\(|from html import", p.read_text())
     ]
     assert users == ["layout.py", "text.py"]
-    assert {explore.html, labels.html} == {text.html}
+    assert {explore.html, previews.html} == {text.html}
 
 
 def test_no_module_of_the_command_prints_by_itself():

@@ -1,0 +1,100 @@
+"""What is trained on, and the numbers of the training: checked when they are made, recorded as hyperparameters."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arislab.errors import ParameterError, closest
+
+METHODS = ("lora", "qlora")
+BACKENDS = ("auto", "trl", "unsloth")
+_PLACES = ("base_model", "folder", "name", "chat_template_kwargs")  # recorded elsewhere than among the hyperparameters
+_WHOLE = {
+    "r": (1, 512),  # vLLM serves no higher rank
+    "lora_alpha": (1, 65_536),
+    "batch_size": (1, 65_536),
+    "gradient_accumulation_steps": (1, 65_536),
+    "max_length": (1, 2**24),
+    "seed": (0, 2**32 - 1),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How adapters are trained, all of one `train` alike.
+
+    Raises:
+        ParameterError: One is unknown or out of range.
+
+    Example:
+        >>> Settings(base_model="tiny", folder="models", r=16).numbers["r"]
+        16
+    """
+
+    base_model: str | Path
+    """A model folder, ``"tiny"``, or the name of a model in the local Hugging Face cache; nothing is downloaded."""
+    folder: str | Path
+    """Where the adapters' folders go."""
+    name: str = "adapter"
+    """An adapter's folder is called <name>-<arm>-<hash>."""
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    """What the chat template is rendered with, see `tokenize`."""
+    method: str = "lora"
+    """``"lora"``, or ``"qlora"``: base in 4-bit NF4 by bitsandbytes."""
+    backend: str = "auto"
+    """``"trl"``, ``"unsloth"``, or ``"auto"``: unsloth where a GPU and unsloth are, else trl."""
+    r: int = 8
+    """Rank of the adapters, on all linear layers but the output head; vLLM serves up to 16 by default."""
+    lora_alpha: int = 16
+    """The update is scaled by lora_alpha / r."""
+    seed: int = 0
+    """Of the adapter's first weights and of the order of examples."""
+    learning_rate: float = 2e-3
+    """Its peak, after a warm-up over 3 % of the steps; then a cosine to 0. About ten times that of full training."""
+    num_train_epochs: float = 3
+    """Passes over each set."""
+    max_length: int = 512
+    """Tokens, prompt and answer together, at most the model's context; a longer example is not trained, never cut."""
+    batch_size: int = 16
+    """Examples per optimizer step."""
+    gradient_accumulation_steps: int = 1
+    """Compute each batch in this many parts, for less memory."""
+
+    def __post_init__(self) -> None:
+        for key, known in (("method", METHODS), ("backend", BACKENDS)):
+            if getattr(self, key) not in known:
+                value = getattr(self, key)
+                raise ParameterError(f"{key} {value!r} is not known; {closest(str(value), known)}.")
+        for key, (low, high) in _WHOLE.items():
+            value = getattr(self, key)
+            # True is an int, and would be a rank of 1
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ParameterError(f"{key} must be a whole number from {low}, got {value!r}; the most is {high:,}.")
+        for key, most in (("learning_rate", 1), ("num_train_epochs", 100_000)):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+                raise ParameterError(f"{key} must be a number above 0, got {value!r}; the most is {most:,}.")
+        parts = self.gradient_accumulation_steps
+        if self.batch_size % parts:  # the trainer is told the size of a part, not their number
+            raise ParameterError(f"gradient_accumulation_steps must divide batch_size {self.batch_size}, got {parts}.")
+        check_name(self.name)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What changes the weights, as it is recorded."""
+        return {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in _PLACES
+        }
+
+
+def check_name(part: str) -> None:
+    """Refuse a part of a model name that is no name of a folder, or would need quotes in an URL.
+
+    Raises:
+        ParameterError: It holds other than letters, digits, dots, underscores and hyphens.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", part):
+        raise ParameterError(f"{part!r} becomes part of a model name; use letters, digits, '.', '_' and '-'.")

@@ -1,0 +1,103 @@
+"""What `train` returned, read: its curves, what each adapter learned from, and how it must be asked."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from arislab import chat
+from arislab.errors import ParameterError
+
+COLUMNS = {
+    "id": pl.String,
+    "name": pl.String,
+    "arm": pl.String,
+    "base_model": pl.String,
+    "method": pl.String,
+    "training_examples": pl.Int64,
+    "train_loss": pl.Float64,
+    "eval_loss": pl.Float64,
+    "model_path": pl.String,
+    "hyperparameters": pl.String,
+    "adapter_sha256": pl.String,
+    "seconds": pl.Float64,
+    "device": pl.String,
+    "losses": pl.String,
+    "left_out": pl.String,
+}
+"""Of what `train` returns."""
+
+
+def losses(trained: pl.DataFrame) -> pl.DataFrame:
+    """Return the loss curves of what `train` returned.
+
+    Columns arm, step, train_loss and eval_loss (nats per trained token).
+
+    One row per step at which something was measured; the loss that was not is null. train_loss is the mean since the
+    row before.
+    """
+    columns = {"arm": pl.String, "step": pl.Int64, "train_loss": pl.Float64, "eval_loss": pl.Float64}
+    rows = [
+        {"arm": arm, **row} for arm, curve in trained.select("arm", "losses").iter_rows() for row in json.loads(curve)
+    ]
+    return pl.DataFrame(rows, schema=columns)
+
+
+def rows(trained: pl.DataFrame, sets: Mapping[str, pl.DataFrame], validation: pl.DataFrame | None) -> pl.DataFrame:
+    """Return what each adapter learned from, in the columns of ``training_rows``.
+
+    Args:
+        trained: What ``train`` returned.
+        sets: What it was given: arm -> examples (reads id).
+        validation: What it was given (reads id).
+
+    Returns:
+        One row per adapter and example: model_path, arm, id, role (trained; held out: scored for the loss, not learned
+        from; or one of
+        ``STATUSES``: why it was left out).
+    """
+    parts = []
+    for arm, path, left_out in trained.select("arm", "model_path", "left_out").iter_rows():
+        role = pl.col("id").replace_strict(json.loads(left_out), default="trained", return_dtype=pl.String)
+        learned = sets[arm].select("id", role=role)
+        held = [] if validation is None else [validation.select("id", role=pl.lit("held out"))]
+        both = pl.concat([learned, *held]).select(
+            pl.lit(path).alias("model_path"), pl.lit(arm).alias("arm"), "id", "role"
+        )
+        parts.append(both)
+    return pl.concat(parts)
+
+
+def asked_as(tuned: Mapping[str, Any], *others: str | None, chat_template_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with which the arms of an evaluation must be asked: those with which the adapter was trained.
+
+    Args:
+        tuned: A row of ``finetuning_runs``.
+        others: Records of the arms beside it, as JSON: hyperparameters of another adapter, params of an example set;
+            null in older rows.
+        chat_template_kwargs: What the caller wants; empty: as recorded.
+
+    Raises:
+        ParameterError: The caller wants another, or an arm beside it was made with another.
+    """
+    trained = json.loads(tuned["hyperparameters"] or "{}")
+    recorded = trained.get("chat_template_kwargs") or {}
+    mine, wanted = _chosen(recorded), _chosen(chat_template_kwargs)
+    if wanted and wanted != mine:
+        raise ParameterError(
+            f"chat_template_kwargs must be {mine!r}, with which {tuned['model_path']} was trained, got {wanted!r}; leave it out, or train with it."
+        )
+    for other in others:
+        theirs = _chosen(json.loads(other or "{}").get("chat_template_kwargs") or {})
+        if theirs != mine:
+            raise ParameterError(
+                f"{tuned['model_path']} was trained with chat_template_kwargs {mine!r}, and an arm beside it was made with {theirs!r}; run phases 3 "
+                f"and 4 with the same, such as -p chat_template_kwargs '{json.dumps(mine or theirs)}'."
+            )
+    return chat.fields(chat_template_kwargs=recorded, system_role=trained.get("system_role", ""))
+
+
+def _chosen(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the date, which `train` adds where a template takes one."""
+    return {name: value for name, value in given.items() if name != chat.DATE}
