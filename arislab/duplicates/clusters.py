@@ -17,7 +17,7 @@ from arislab.duplicates.shingles import (
     first_of_equals,
     rows_of,
     shingles_of,
-    with_said,
+    with_signs,
     without,
 )
 
@@ -25,7 +25,8 @@ from arislab.duplicates.shingles import (
 def stars(texts: pl.DataFrame, *, threshold: float = 0.8, questions: Sequence[str] = ()) -> tuple[Ints, Floats]:
     """Return for each row, best first, the row it is a near-duplicate of, and how similar they are.
 
-    A near-duplicate of none has its own number. Going down the rows, a row stays unless it resembles one that stayed, in all columns: a star, not a chain.
+    A near-duplicate of none has its own number. Going down the rows, a row stays unless it resembles one that stayed,
+    in all columns: a star, not a chain.
 
     Args:
         texts: String columns without nulls; the order of the rows says which of two near-duplicates stays.
@@ -90,8 +91,9 @@ def groups(
 ) -> pl.DataFrame:
     """Return one row per row of `frame`: `id`, and the `group_id` that it shares with its near-duplicates.
 
-    Rows of one `id` are of one group too. A chain counts (a like b, b like c: one group), because splits must not put near-duplicates on two sides.
-    `group_id` is the smallest `id` of the group. A null text resembles nothing. What most texts say does not count.
+    Rows of one `id` are of one group too. A chain counts (a like b, b like c: one group), because splits must not put
+    near-duplicates on two sides. `group_id` is the smallest `id` of the group. A null text resembles nothing. What most
+    texts say does not count.
 
     Args:
         frame: Columns `id` (String; several rows of one are several texts of it) and `on` (String, what is asked).
@@ -123,12 +125,12 @@ def _components(texts: pl.Series, names: pl.Series, threshold: float, everybody:
     copies = first_of_equals(known)  # of rows with a text; `first` below is of texts, `rows` of normal forms
     unique = np.flatnonzero(copies == np.arange(len(copies)))
     distinct = known.to_series().gather(unique)
-    shingles, said, whole = shingles_of(distinct, salt=0)
+    shingles, signs, whole = shingles_of(distinct, salt=0)
     first = first_of(whole)
     judged = first if everybody is None else first[distinct.is_in(everybody.drop_nulls().unique()).to_numpy()]
     common = common_to_most(rows_of(shingles, np.unique(judged)))
     rows = np.unique(first)
-    column = with_said(without(rows_of(shingles, rows), common), said[rows])
+    column = with_signs(without(rows_of(shingles, rows), common), signs[rows])
     similar = rows[np.stack(similar_pairs([column], threshold))]
     alike = unique[np.concatenate([np.stack([first, np.arange(len(first))]), similar], axis=1)]
     edges = places[np.concatenate([np.stack([copies, np.arange(len(copies))]), alike], axis=1)]

@@ -14,7 +14,7 @@ from arislab.duplicates.shingles import (
     first_of,
     rows_of,
     shingles_of,
-    with_said,
+    with_signs,
     without,
 )
 
@@ -51,7 +51,7 @@ def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, t
     alike = groups(rows, threshold=threshold, everybody=everybody)["group_id"].alias("_alike")
     own = pl.col("group_id")
     rows = rows.with_columns(alike, _known="split", id="candidate_id")
-    # the group of the others, if it is one: joining one of several would choose, and merging them would move who is known
+    # the group of the others, if it is one: to join one of several is to choose, to merge them moves who is known
     n_own = own.drop_nulls().n_unique().over("_alike")
     joined = pl.when(n_own == 1).then(own.drop_nulls().first().over("_alike")).otherwise("_alike")
     rows = rows.with_columns(group_id=pl.coalesce(own, joined))
@@ -122,11 +122,11 @@ def _alike(test: pl.DataFrame, used: pl.DataFrame, threshold: float, everybody: 
     """Return the test rows whose text is that of a used row, or near it."""
     judges = pl.concat([test["text"], used["text"]]) if everybody is None else everybody.drop_nulls()
     texts = pl.concat([test["text"], used["text"], judges]).unique(maintain_order=True)
-    shingles, said, whole = shingles_of(texts, salt=0)
+    shingles, signs, whole = shingles_of(texts, salt=0)
     first = first_of(whole)
     forms = pl.DataFrame({"text": texts, "_form": first})  # texts of one normal form have one number
     common = common_to_most(rows_of(shingles, np.unique(first[texts.is_in(judges).to_numpy()])))
-    shingles = with_said(without(shingles, common), said)
+    shingles = with_signs(without(shingles, common), signs)
     test, used = (part.join(forms, on="text", maintain_order="left") for part in (test, used))
     exact = _shared(test, used, "_form", "exact")
     rest = test.join(exact, on="candidate_id", how="anti", maintain_order="left")
@@ -151,10 +151,10 @@ def asked(messages: Sequence[Mapping[str, Any]]) -> str:
         >>> asked([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is a fjord?"}])
         'What is a fjord?'
     """
-    said = []
+    texts = []
     for message in messages:
         content = message.get("content")
         if message.get("role") not in ("system", "developer"):
             parts = content if isinstance(content, list) else [{"text": content}]
-            said += [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
-    return "\n".join(said)
+            texts += [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return "\n".join(texts)

@@ -19,7 +19,7 @@ U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
 
 FEW = 20
-"""Texts; of fewer it cannot be said what most of them say."""
+"""Texts; of fewer it cannot be signs what most of them say."""
 _CHUNK_BYTES = 1 << 21  # text hashed at once; what it takes fits the cache
 ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 
@@ -64,10 +64,10 @@ def columns_of(texts: pl.DataFrame, *, questions: Sequence[str] = ()) -> list[Sh
         copies = first_of_equals(texts.select(name))
         unique = np.unique(copies)  # one question has many answers
         # salted: `band_keys` joins the columns of a row, and what two of them say must not become one shingle
-        shingles, said, whole = shingles_of(texts[name].gather(unique), salt=i)
+        shingles, signs, whole = shingles_of(texts[name].gather(unique), salt=i)
         if name in questions:
             shingles = without(shingles, common_to_most(rows_of(shingles, np.unique(first_of(whole)))))
-        columns.append(rows_of(with_said(shingles, said), np.searchsorted(unique, copies)))
+        columns.append(rows_of(with_signs(shingles, signs), np.searchsorted(unique, copies)))
     return columns
 
 
@@ -83,9 +83,9 @@ def shingles_of(texts: pl.Series, *, salt: int) -> tuple[Shingles, U32, U64]:
         forms = normal_forms(texts[part])
         whole.append(forms.hash(seed=0).to_numpy())
         parts.append(_shingle_chunk(forms.to_list(), salt=salt))
-    values, sizes, said = (np.concatenate(column) for column in zip(*parts, strict=True))
+    values, sizes, signs = (np.concatenate(column) for column in zip(*parts, strict=True))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-    return Shingles(values, offsets), said, np.concatenate(whole)
+    return Shingles(values, offsets), signs, np.concatenate(whole)
 
 
 def chunks(sizes: Ints, most: int) -> Iterator[slice]:
@@ -104,7 +104,7 @@ def within(sizes: Ints) -> Ints:
 
 
 def _shingle_chunk(texts: list[str], *, salt: int) -> tuple[U32, Ints, U32]:
-    """Return the shingles of all texts, sorted within each, how many each has, and the hash of its numbers and signs."""
+    """Return the shingles of all texts, sorted within each, how many each has, and a hash of its numbers and signs."""
     encoded = [text.encode() for text in texts]
     data = np.frombuffer(b"\n".join([*encoded, b""]), dtype=np.uint8)  # a normal form holds no line feed
     row_ends = np.cumsum([len(text) + 1 for text in encoded])
@@ -134,11 +134,11 @@ def _shingle_chunk(texts: list[str], *, salt: int) -> tuple[U32, Ints, U32]:
     first = data[starts]
     digits = np.concatenate([np.zeros(1, np.int32), np.cumsum((data >= ord("0")) & (data <= ord("9")), dtype=np.int32)])
     # a sign (beyond ASCII it begins with its mark), a number, or a name that holds one: vitamin B12 is not B6
-    is_said = (first < ord("a")) | ((first > ord("z")) & (first < 128)) | (digits[ends] > digits[starts])
-    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(np.where(is_said, mix(words * ODD[2]), np.uint64(0)))])
-    # a sum: how often each is said counts, where it is said does not
-    said = mix(total[last] - total[last - n_words]) >> np.uint64(32)
-    return keys.astype(np.uint32), counts, said.astype(np.uint32)
+    is_sign = (first < ord("a")) | ((first > ord("z")) & (first < 128)) | (digits[ends] > digits[starts])
+    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(np.where(is_sign, mix(words * ODD[2]), np.uint64(0)))])
+    # a sum: how often each stands there counts, where it stands does not
+    signs = mix(total[last] - total[last - n_words]) >> np.uint64(32)
+    return keys.astype(np.uint32), counts, signs.astype(np.uint32)
 
 
 def mix(x: U64) -> U64:
@@ -161,9 +161,9 @@ def rows_of(shingles: Shingles, rows: Ints) -> Shingles:
     return Shingles(values, offsets)
 
 
-def with_said(shingles: Shingles, said: U32) -> Shingles:
+def with_signs(shingles: Shingles, signs: U32) -> Shingles:
     """Return shingles that only texts with the same numbers and signs can share: others have an index of 0."""
-    return Shingles(shingles.values ^ np.repeat(said, shingles.sizes), shingles.offsets)
+    return Shingles(shingles.values ^ np.repeat(signs, shingles.sizes), shingles.offsets)
 
 
 def common_to_most(shingles: Shingles) -> U32:

@@ -112,7 +112,8 @@ class Renderer:
         if stop is None:
             raise Refused(
                 "no_stop",
-                "the chat template writes no stop token after an answer; a chat_template.jinja in the folder that does, "
+                "the chat template writes no stop token after an answer; a chat_template.jinja in the folder that "
+                "does, "
                 "such as {{ eos_token }} after each answer, mends it",
             )
         if rest[: stop.start()].strip():
@@ -156,7 +157,8 @@ class Renderer:
         switch = self.switch(shape)
         if not switch:
             return (
-                f"{why}: answers must hold their reasoning up to its end, or a chat_template.jinja without it must lie in "
+                f"{why}: answers must hold their reasoning up to its end, or a chat_template.jinja without it must "
+                "lie in "
                 "the folder"
             )
         (name,) = switch
@@ -196,8 +198,8 @@ class Renderer:
                 continue
             written = whole[len(prompt) :] if whole.startswith(prompt) else ""
             stops = list(self.control.finditer(written))
-            # the last one: templates end each of several calls with a token too. A template that leaves calls out writes
-            # an empty answer without a word, so that the names must be looked for
+            # the last one: templates end each of several calls with a token too. A template that leaves calls out
+            # writes an empty answer without a word, so that the names must be looked for
             if not stops or written[stops[-1].end() :].strip() or not all(word in written for word in wanted):
                 continue
             if _THINK.search(written[: written.find(wanted[1])]) and self.switch(QUESTION):

@@ -86,13 +86,15 @@ def asked_as(tuned: Mapping[str, Any], *others: str | None, chat_template_kwargs
     mine, wanted = _chosen(recorded), _chosen(chat_template_kwargs)
     if wanted and wanted != mine:
         raise ParameterError(
-            f"chat_template_kwargs must be {mine!r}, with which {tuned['model_path']} was trained, got {wanted!r}; leave it out, or train with it."
+            f"chat_template_kwargs must be {mine!r}, with which {tuned['model_path']} was trained, got {wanted!r}; "
+            "leave it out, or train with it."
         )
     for other in others:
         theirs = _chosen(json.loads(other or "{}").get("chat_template_kwargs") or {})
         if theirs != mine:
             raise ParameterError(
-                f"{tuned['model_path']} was trained with chat_template_kwargs {mine!r}, and an arm beside it was made with {theirs!r}; run phases 3 "
+                f"{tuned['model_path']} was trained with chat_template_kwargs {mine!r}, and an arm beside it was "
+                f"made with {theirs!r}; run phases 3 "
                 f"and 4 with the same, such as -p chat_template_kwargs '{json.dumps(mine or theirs)}'."
             )
     return chat.fields(chat_template_kwargs=recorded, system_role=trained.get("system_role", ""))

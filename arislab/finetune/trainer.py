@@ -114,8 +114,8 @@ def _model(spec: dict[str, Any], *, on_gpu: bool) -> tuple[Any, Any]:
 def speed_up_lora(model: Any) -> None:
     """Compute the LoRA layers of a model that trains on a CPU in fewer passes: about a third less time.
 
-    The sums are the same. Per layer y = x W' + s (x A') B'. Autograd multiplies B's gradient as (out x rows) @ (rows x r), nine times slower
-    here than (r x rows) @ (rows x out), and makes separate passes for the scale and the sums.
+    The sums are the same. Per layer y = x W' + s (x A') B'. Autograd multiplies B's gradient as (out x rows) @ (rows x
+    r), nine times slower here than (r x rows) @ (rows x out), and makes separate passes for the scale and the sums.
     """
     import torch
     from peft.tuners.lora.layer import Linear
@@ -177,7 +177,8 @@ def _supervised_trainer(base: Any) -> Any:
                 with torch.no_grad():
                     reference = super().compute_loss(model, dict(inputs), False, num_items_in_batch)
                 self.agrees = bool(torch.isclose(loss.detach(), reference, rtol=1e-3))
-                print(f"loss at trained positions {loss.item():.6f}, of the trainer {reference.item():.6f}")  # noqa: T201
+                ours, theirs = f"{loss.item():.6f}", f"{reference.item():.6f}"
+                print(f"loss at trained positions {ours}, of the trainer {theirs}")  # noqa: T201
                 if not self.agrees:
                     return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             return loss

@@ -4,9 +4,9 @@ Events in their order, and their fold into curated rows.
 
 One real event::
 
-    event_id='4be1…' custom_id='r-0b6f…' reviewer='Ada' decision='edit' edited_output='{"strengths": […], "score": 0.6, …}'
-    labels='["wrong facts"]' shown_sha256='9c2a…' asked_sha256='51f0…' seq=1790035200000000 shown_at=… decided_at=…
-    inclusion_prob=0.25 blind=False undoes=None
+    event_id='4be1…' custom_id='r-0b6f…' reviewer='Ada' decision='edit'
+    edited_output='{"strengths": […], "score": 0.6, …}' labels='["wrong facts"]' shown_sha256='9c2a…'
+    asked_sha256='51f0…' seq=1790035200000000 shown_at=… decided_at=… inclusion_prob=0.25 blind=False undoes=None
 
 Nothing is overwritten: an undo is one more event, and `fold` can always be run again from the first one. A decision
 applies to a row only if question and answer are what its reviewer was shown; one whose text changed is stale: it is
@@ -55,7 +55,7 @@ def sha256(text: str | None) -> str:
     return hashlib.sha256((text or "").encode()).hexdigest()
 
 
-# ---- events -----------------------------------------------------------------------------------------------------------
+# ---- events ----------------------------------------------------------------------------------------------------------
 
 
 def event(
@@ -101,7 +101,7 @@ def event(
         "shown_at": shown_at,
         "decided_at": now,
         "inclusion_prob": row.get("inclusion_prob"),
-        "blind": False,
+        "blind": False,  # the panel shows the score
         "undoes": undoes,
     }
     return pl.DataFrame([made], schema=SCHEMA)  # one row: the decision
@@ -122,7 +122,7 @@ def _next(seen: pl.DataFrame | None, now: datetime) -> int:
         by time.
     """
     newest = None if seen is None else complete(seen).select(_MOMENT.max()).item()
-    return max(int(now.timestamp() * 1e6), -1 if newest is None else newest + 1)
+    return max(int(now.timestamp() * 1e6), -1 if newest is None else newest + 1)  # clocks are set back: by hand, by NTP
 
 
 def complete(reviews: pl.DataFrame) -> pl.DataFrame:
@@ -133,6 +133,7 @@ def complete(reviews: pl.DataFrame) -> pl.DataFrame:
 
 def in_order(reviews: pl.DataFrame) -> pl.DataFrame:
     """Return all events, each once, by seq (older ones, without it, by decided_at), then by decided_at and event_id."""
+    # by event_id last: events of one microsecond have no order of their own, but must have the same one each time
     events = complete(reviews).sort(_MOMENT, "decided_at", "event_id")
     return events.unique("event_id", keep="first", maintain_order=True)
 
@@ -170,7 +171,7 @@ def _labels(text: str | None) -> list[str]:
     return labels if isinstance(labels, list) else [str(labels)]
 
 
-# ---- the fold ---------------------------------------------------------------------------------------------------------
+# ---- the fold --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ class _Standing:
 
 def _stand(original: str, question: str | None, verdicts: Sequence[dict[str, Any]]) -> _Standing:
     """Fold the verdicts about one request, oldest first."""
+    # what may have been shown, by its digest: the answer as it came, and what people made of it
     texts, asked = {sha256(original): original}, sha256(question)
     applied, stale = dict[str, Any](), dict[str, Any]()
     for verdict in verdicts:
@@ -263,10 +265,11 @@ def standing(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
     folded = []
     for row in rows.iter_rows(named=True):
         original = metadata_of(row["metadata"]).get("original_output", row["output"])
-        found = _stand(original, row["input"], of_row.get(row["custom_id"], ()))
-        is_settled = found.winner is not None or row["reviewed_by"] is not None
-        after = _folded(row, found, last[row["custom_id"]]) if is_settled else {c: row[c] for c in schema}
-        stale = found.stale or {}
+        stand = _stand(original, row["input"], of_row.get(row["custom_id"], ()))
+        # one that an earlier fold settled must be folded too, if only to undo it
+        is_settled = stand.winner is not None or row["reviewed_by"] is not None
+        after = _folded(row, stand, last[row["custom_id"]]) if is_settled else {c: row[c] for c in schema}
+        stale = stand.stale or {}
         after |= {"stale": kind_of(stale) if stale else None, "stale_by": stale.get("reviewer")}
         folded.append({"row": row["row"]} | {c: after[c] for c in (*schema, "stale", "stale_by")})
     schema |= {"stale": pl.String, "stale_by": pl.String}
@@ -278,14 +281,14 @@ def standing(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
     ).select(*curated.columns, "stale", "stale_by")
 
 
-def _folded(row: Mapping[str, Any], found: _Standing, last: datetime) -> dict[str, Any]:
-    metadata, winner = metadata_of(row["metadata"]), found.winner
+def _folded(row: Mapping[str, Any], stand: _Standing, last: datetime) -> dict[str, Any]:
+    metadata, winner = metadata_of(row["metadata"]), stand.winner
     original = metadata.pop("original_output", row["output"])
-    if found.output != original:
+    if stand.output != original:
         metadata["original_output"] = original
-    is_same = metadata == metadata_of(row["metadata"])
+    is_same = metadata == metadata_of(row["metadata"])  # then its text stays, to the letter: folding changes no bytes
     return {
-        "output": found.output,
+        "output": stand.output,
         "needs_review": winner is None,
         "approved": winner is not None and kind_of(winner) != "reject",
         "reviewed_by": None if winner is None else winner["reviewer"],

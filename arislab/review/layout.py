@@ -10,16 +10,16 @@ _HIDDEN = re.compile(rf"[{UNSEEN}]|\r(?!\n)")
 _JOINERS = "\u200c\u200d"
 
 
-def _is_hidden(found: re.Match[str]) -> bool:
+def _is_hidden(match: re.Match[str]) -> bool:
     """Whether a character shows nothing where it stands.
 
     A joiner between letters of Persian, or in an emoji, is part of what is seen.
     """
-    text, at = found.string, found.start()
+    text, at = match.string, match.start()
     before, after = text[at - 1 : at], text[at + 1 : at + 2]
-    if found[0] in _JOINERS:
+    if match[0] in _JOINERS:
         return not (_is_sign(before) and _is_sign(after))
-    if "\ufe00" <= found[0] <= "\ufe0f":
+    if "\ufe00" <= match[0] <= "\ufe0f":  # of digits, # and * they make keycaps; elsewhere rows of them carry messages
         return not (_is_sign(before) or (before and before in "0123456789#*"))
     return True
 
@@ -41,7 +41,7 @@ def visible(text: str) -> str:
         >>> visible("a<b\u202e")
         'a&lt;b<mark>U+202E</mark>'
     """
-    return _marked(html.escape(text))
+    return _marked(html.escape(text))  # in this order: the marks are HTML of our own
 
 
 def _marked(markup: str) -> str:
@@ -81,7 +81,7 @@ def laid_out(text: str) -> str:
 
 
 def pretty_html(text: str) -> str:
-    """Return a text as HTML: JSON with one value a line and its keys in bold, characters that nobody sees by their number."""
+    """Return a text as HTML, characters that nobody sees by their number; JSON one value a line, its keys in bold."""
     escaped = html.escape(laid_out(text), quote=False)
     if _parses(text):
         escaped = re.sub(r'^( *)("(?:[^"\\]|\\.)*")(?=: )', r"\1<b>\2</b>", escaped, flags=re.M)
@@ -101,10 +101,9 @@ def as_typed(text: str, *, original: str) -> str:
         if tokens == before:
             return original
         start, end = len(original) - len(original.lstrip()), len(original.rstrip())
-        if "\n" not in original[start:end]:
-            comma, colon = next(
-                (one for one in _LAYOUTS if _on_one_line(before, *one) == original[start:end]), _LAYOUTS[0]
-            )
+        if "\n" not in original[start:end]:  # what has lines of its own was edited in these, not in ours
+            one_line = original[start:end]
+            comma, colon = next((one for one in _LAYOUTS if _on_one_line(before, *one) == one_line), _LAYOUTS[0])
             return original[:start] + _on_one_line(tokens, comma, colon) + original[end:]
     return text if "\r" in text else text.replace("\n", _line_end(original))
 

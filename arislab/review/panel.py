@@ -60,7 +60,8 @@ class Panel:
         missing = [c for c in ("custom_id", "input", "output", "quality_score", "metadata") if c not in queue.columns]
         if missing:
             raise ParameterError(
-                f"the queue has no column {missing[0]!r}; it has {', '.join(queue.columns)}. Make it with review.queue(curated, …)."
+                f"the queue has no column {missing[0]!r}; it has {', '.join(queue.columns)}. Make it with "
+                "review.queue(curated, …)."
             )
         self._rows = {row["custom_id"]: row for row in queue.iter_rows(named=True)}
         digests = [(c, sha256(row["output"]), sha256(row["input"])) for c, row in self._rows.items()]
@@ -113,7 +114,7 @@ class Panel:
         return live(self._events.filter(pl.col("reviewer") == self._name))
 
     def _passed(self) -> dict[str, str]:
-        """Decisions of this reviewer about rows of the queue, as they read now."""
+        """Decisions of this reviewer about rows of the queue, as they read now; of several about one the last."""
         own = self._own().filter(pl.col("decision") != "label")
         about = own.join(self._texts, on=["custom_id", "shown_sha256"], maintain_order="left")
         is_asked = pl.col("asked_sha256").is_null() | (pl.col("asked_sha256") == pl.col("question_sha256"))
@@ -218,18 +219,21 @@ class Panel:
         if not self._name:
             return self.say("error", "Enter your name first: every decision is signed.")
         row = self._rows.get(custom_id, {"custom_id": custom_id})
-        told: dict[str, Any] = {
-            "edited_output": edited_output,
-            "labels": labels,
-            "undoes": undoes,
-            "shown_at": self.shown_at,
-        }
-        frame = event(row, decision, reviewer=self._name, seen=self._events, **told)
+        frame = event(
+            row,
+            decision,
+            reviewer=self._name,
+            seen=self._events,
+            edited_output=edited_output,
+            labels=labels,
+            undoes=undoes,
+            shown_at=self.shown_at,
+        )
+        # a write that failed may have been done (the disk went away after it): the same decision again keeps its
+        # event_id, by which it counts once, stored before or not
         same = ["custom_id", "reviewer", "decision", "edited_output", "labels", "shown_at"]
         if frame.join(self._unsure, on=same, how="semi", nulls_equal=True).height:
-            frame = frame.with_columns(
-                self._unsure["event_id"]
-            )  # the same decision again: it counts once, stored or not before
+            frame = frame.with_columns(self._unsure["event_id"])
         try:
             self._decide(frame)
         except (OSError, ArislabError) as error:
@@ -259,7 +263,7 @@ class Panel:
         return self._view.buttons
 
     def _render(self, *, fresh: bool = False) -> None:
-        if "widget" in self.__dict__:
+        if "widget" in self.__dict__:  # asking for it would make it, and load ipywidgets
             self._view.render(fresh=fresh)
 
     def __repr__(self) -> str:
@@ -267,7 +271,8 @@ class Panel:
         if not counts["total"]:
             return "Review panel: nothing waits for review. Run 2_curate first (`arislab run curate`)."
         who = f" by {self._name}" if self._name else ""
-        return f"Review panel: {counts['decided']} of {counts['total']} decided{who}, {counts['skipped']} skipped, {counts['left']} left."
+        decided, skipped = f"{counts['decided']} of {counts['total']} decided{who}", f"{counts['skipped']} skipped"
+        return f"Review panel: {decided}, {skipped}, {counts['left']} left."
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         summary = {

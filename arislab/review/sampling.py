@@ -34,6 +34,7 @@ def queue(curated: pl.DataFrame, reviews: pl.DataFrame, *, n: int, seed: int) ->
     waiting = standing(curated, reviews).filter(pl.col("needs_review"))
     ranked = waiting.sort("quality_score", "custom_id", nulls_last=True)["custom_id"].to_list()
     n = min(n, len(ranked))
+    # the chosen ends leave the urn before the draw, so that of each row it is known with what chance it came
     n_near, n_top = round(n * NEAR_CUT), round(n * TOP)
     near, top, others = ranked[:n_near], ranked[len(ranked) - n_top :], ranked[n_near : len(ranked) - n_top]
     draw = random.Random(seed)

@@ -64,6 +64,7 @@ class View:
 
         self.panel = panel
         self.head, self.notice, self.card = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
+        # not as each letter is typed: every part of a name would be another reviewer
         self.name = ipywidgets.Text(
             value=panel.reviewer, placeholder="your name", description="Reviewer", continuous_update=False
         )
@@ -82,7 +83,9 @@ class View:
         self.buttons = {k: ipywidgets.Button(description=d, tooltip=tip) for k, (d, tip, _) in actions.items()}
         for name, (_, _, action) in actions.items():
             self.buttons[name].add_class(f"arislab-{name}")
-            self.buttons[name].on_click(lambda _, action=action: self.click(action))
+            self.buttons[name].on_click(
+                lambda _, action=action: self.click(action)
+            )  # bound now, not when it is clicked
         self.name.observe(lambda change: setattr(panel, "reviewer", change["new"]), names="value")
         self.label_row = self.row("labels", *self.chips.values())
         self.button_row = self.row("buttons")
@@ -114,6 +117,7 @@ class View:
         Whatever goes wrong stands in the panel, since Jupyter shows no traceback of a click.
         """
         dwell_s = (datetime.now(UTC) - self.panel.shown_at).total_seconds()
+        # the kernel works off the clicks of a browser one by one: the second of two comes when the next output stands
         if dwell_s < MINIMUM_DWELL_S and _sent_by_browser():
             self.panel.say("info", "That click came as this output appeared and was not counted.")
             return
@@ -130,7 +134,7 @@ class View:
             ValueError,
         ) as error:
             self.panel.say("error", f"{type(error).__name__}: {error}")
-            raise
+            raise  # into the log, for whoever mends it
 
     def editing(self, *, on: bool) -> None:
         """Open or close the text field."""
@@ -140,8 +144,10 @@ class View:
             output = row["output"] or ""
             self.text.value = output if "\n" in output.strip() else laid_out(output)  # lines of its own stay
         names = ", ".join(hidden(self.text.value)) if on else ""
-        said = f"The text field cannot show {names}; they stay where the output above has them, unless you delete them."
-        self.panel.notice = ("info", said) if names else ("", "")
+        notice = (
+            f"The text field cannot show {names}; they stay where the output above has them, unless you delete them."
+        )
+        self.panel.notice = ("info", notice) if names else ("", "")
         self.render(editing=on)
 
     def render(self, *, fresh: bool = False, editing: bool | None = None) -> None:
@@ -166,6 +172,7 @@ class View:
 
 
 def _sent_by_browser() -> bool:
+    """Whether a person clicked; code of a cell that calls ``click()`` decides as fast as it likes."""
     from IPython import get_ipython
 
     kernel = getattr(get_ipython(), "kernel", None)
@@ -179,7 +186,8 @@ def _head(counts: dict[str, int]) -> str:
     decided, skipped = 100 * counts["decided"] / total, 100 * counts["skipped"] / total
     return (
         f"<h3>Review <small>{min(total - left + 1, total):,} of {total:,}</small></h3>"
-        f'<div class="arislab-bar"><i style="width:{decided:.2f}%"></i><i class="skipped" style="width:{skipped:.2f}%"></i></div>'
+        f'<div class="arislab-bar"><i style="width:{decided:.2f}%"></i>'
+        f'<i class="skipped" style="width:{skipped:.2f}%"></i></div>'
         f"<p>{counts['decided']:,} decided by you · {counts['skipped']:,} skipped · {left:,} left</p>"
     )
 
@@ -209,6 +217,7 @@ def _card(row: dict[str, Any]) -> str:
     return (
         f'<header><b>{visible(title)}</b><span class="quality">{score}</span>'
         + "".join(f"<span>{visible(chip)}</span>" for chip in chips)
-        + f"</header><div class='arislab-pair'><section><h4>Input</h4><pre dir='auto'>{visible(row['input'] or '')}</pre></section>"
+        + "</header><div class='arislab-pair'>"
+        f"<section><h4>Input</h4><pre dir='auto'>{visible(row['input'] or '')}</pre></section>"
         f"<section><h4>Output <small>{layout}</small></h4><pre dir='auto'>{pretty_html(output)}</pre></section></div>"
     )

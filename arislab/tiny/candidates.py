@@ -39,12 +39,13 @@ def first(n: int, *, seed: int, task: Task, base_url: str) -> pl.DataFrame:
     Raises:
         PrerequisiteError: Another task than the shipped one, or another server than the embedded one.
     """
-    shipped = folder() / "candidate_evaluation.py"
+    shipped = folder() / "candidate_evaluation.py"  # to the letter: who changed the task has candidates of their own
     if base_url == "embedded" and shipped.is_file() and task.source == shipped.read_text(encoding="utf-8"):
         return compose(n, seed=seed)
     raise PrerequisiteError(
-        f"the lake has no candidates for task {task.name!r} on {base_url!r}; import yours: `arislab import FILE --as candidates --id COLUMN "
-        f"--task {task.name}`. Made-up ones are composed unasked only for candidate_evaluation on the embedded server (`arislab candidates` composes them anywhere)."
+        f"the lake has no candidates for task {task.name!r} on {base_url!r}; import yours: `arislab import FILE --as "
+        f"candidates --id COLUMN --task {task.name}`. Made-up ones are composed unasked only for candidate_evaluation "
+        "on the embedded server (`arislab candidates` composes them anywhere)."
     )
 
 

@@ -108,8 +108,8 @@ class Engine:
         """Return the names that a request may give: the base model, then the adapters."""
         if self.adapters_dir is None or not self.adapters_dir.is_dir():
             return [self.base]
-        found = sorted(path.parent.name for path in self.adapters_dir.glob("*/adapter_config.json"))
-        return [self.base, *(name for name in found if name != self.base)]
+        adapters = sorted(path.parent.name for path in self.adapters_dir.glob("*/adapter_config.json"))
+        return [self.base, *(name for name in adapters if name != self.base)]
 
     def _model(self, name: str) -> "Llama":
         """Return a model by name; a replaced adapter is merged anew."""
@@ -138,7 +138,7 @@ class Engine:
 
         answers: list[Answer | None] = [None] * len(requests)
         by_model: dict[str, dict[int, Row]] = {}
-        known = set(self.models())
+        known = set(self.models())  # read each time: phase 4 adds adapters while the server runs
         for i, request in enumerate(requests):
             prepared = self._row(request) if request.model in known else _failed("model_not_found")
             if isinstance(prepared, Answer):
@@ -175,10 +175,11 @@ class Engine:
         seed = request.seed
         if seed is None:
             given = [request.messages, request.model, request.temperature, request.top_p, request.max_tokens]
+            # only where there are some: requests from before there were any keep their answers
             given += [request.chat_template_kwargs] if request.chat_template_kwargs else []
             seed = int.from_bytes(hashlib.sha256(json.dumps(given, sort_keys=True).encode()).digest()[:8])
         limit = min(request.max_tokens, room)
-        return Row(prompt, request.temperature, request.top_p, limit, seed % 2**63)
+        return Row(prompt, request.temperature, request.top_p, limit, seed % 2**63)  # torch takes no larger seed
 
     def _answer(self, row: "Row") -> Answer:
         text = self.tokenizer.decode(row.written, skip_special_tokens=True)
@@ -227,7 +228,9 @@ def common(a: list[int], b: list[int]) -> int:
 
 def clusters(rows: list["Row"]) -> Iterator[tuple[int, list["Row"]]]:
     """Yield (length of the common prefix, rows) so that few prompt tokens are read twice and batches stay large."""
-    rows = sorted(rows, key=lambda row: row.prompt)
+    rows = sorted(
+        rows, key=lambda row: row.prompt
+    )  # neighbours share most: the first and the last of a run share least
     shared = [common(a.prompt, b.prompt) for a, b in pairwise(rows)]
     everywhere = common(rows[0].prompt, rows[-1].prompt)
     cuts = [

@@ -30,12 +30,13 @@ from typing import Any
 Profile = dict[str, Any]
 Chat = list[dict[str, str]]
 
-SKILLS = """Python Java Kotlin Scala Rust Go Ruby PHP Swift TypeScript JavaScript SQL NoSQL Postgres MySQL MongoDB Redis
-Kafka Spark Flink Airflow dbt Snowflake BigQuery Hadoop Hive Docker Kubernetes Terraform Ansible Jenkins Linux Bash AWS Azure
-GCP React Angular Vue Django Flask FastAPI Spring Rails Node GraphQL REST gRPC PyTorch TensorFlow Keras Sklearn Pandas NumPy
-Polars MLflow Ray CUDA OpenCV NLP Statistics Tableau PowerBI Looker Excel SAS Matlab Julia Figma Sketch Photoshop Agile Scrum
-Jira Salesforce SAP Oracle Selenium Cypress Playwright Pytest Git Prometheus Grafana Elastic Splunk Nginx Security OAuth
-Networking Cisco VMware Solidity Unity Unreal""".split()  # noqa: SIM905 (a list would take a screen)
+SKILLS = """Python Java Kotlin Scala Rust Go Ruby PHP Swift TypeScript JavaScript SQL NoSQL Postgres MySQL
+MongoDB Redis Kafka Spark Flink Airflow dbt Snowflake BigQuery Hadoop Hive Docker Kubernetes Terraform Ansible
+Jenkins Linux Bash AWS Azure GCP React Angular Vue Django Flask FastAPI Spring Rails Node GraphQL REST gRPC
+PyTorch TensorFlow Keras Sklearn Pandas NumPy Polars MLflow Ray CUDA OpenCV NLP Statistics Tableau PowerBI Looker
+Excel SAS Matlab Julia Figma Sketch Photoshop Agile Scrum Jira Salesforce SAP Oracle Selenium Cypress Playwright
+Pytest Git Prometheus Grafana Elastic Splunk Nginx Security OAuth Networking Cisco VMware Solidity Unity Unreal
+""".split()  # noqa: SIM905 (a list would take a screen)
 RECOMMENDATIONS = ["hire", "interview", "reject"]
 SYSTEM = [
     "Evaluate the candidate for the role. Reply with one JSON object.",
@@ -95,7 +96,7 @@ PRIMER_SYSTEM = {
 
 @cache
 def occupations() -> dict[str, str]:
-    """Return the titles of titles.tsv with their SOC major group: ``{"Web Developer": "Computer and Mathematical"}``."""
+    """Return titles.tsv as title to SOC major group: ``{"Web Developer": "Computer and Mathematical"}``."""
     text = files("arislab.tiny").joinpath("titles.tsv").read_text(encoding="utf-8")
     rows = csv.DictReader((line for line in text.splitlines() if not line.startswith("#")), delimiter="\t")
     return {row["title"]: row["category"] for row in rows}
@@ -252,8 +253,8 @@ def break_json(answer: dict[str, Any], how: str) -> str:
         return text[:-1] + ",}"
     if how == "quote":
         return text.replace('"', "'")
-    said = "; ".join(answer.get("strengths", [])[:2])
-    return f"Score: {answer['score']}. I would say {answer.get('recommendation', 'maybe')}. {said}."
+    strengths = "; ".join(answer.get("strengths", [])[:2])
+    return f"Score: {answer['score']}. I would say {answer.get('recommendation', 'maybe')}. {strengths}."
 
 
 def document(rng: Random, turns: int, *, flawless: float = 0.0, invent: float = 0.06) -> Chat:

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 
 from arislab.errors import PrerequisiteError
 
-MASKED = -1e9
+MASKED = -1e9  # not -inf: padding that sees only padding would be NaN, and NaN times a weight of 0 is NaN
 Weights = dict[str, torch.Tensor]
 KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -36,7 +36,7 @@ class Row:
 
 def check(config: dict[str, Any]) -> None:
     """Raise PrerequisiteError for a checkpoint that these layers would compute wrongly."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}  # transformers 5, and before
     kind = rope.get("rope_type", rope.get("type", "default"))
     wrong = []
     if config.get("model_type") != "llama":
@@ -97,6 +97,7 @@ class Llama:
         tied = config.get("tie_word_embeddings", False) or "lm_head.weight" not in weights
         self.unembed = (self.embed if tied else weights["lm_head.weight"]).t().contiguous()
 
+        # transposed once: checkpoints hold (out, in)
         def joined(layer: int, *names: str) -> torch.Tensor:
             return torch.cat([weights[f"model.layers.{layer}.{name}.weight"] for name in names]).t().contiguous()
 
@@ -163,7 +164,7 @@ class Llama:
             )
             values[:, :, at : at + n] = qkv[:, :, self.n_heads + kv :].transpose(1, 2)
             keys, values = keys[:, :, : at + n], values[:, :, : at + n]
-            q = q.reshape(rows, kv, per_kv * n, width)
+            q = q.reshape(rows, kv, per_kv * n, width)  # queries that share a key head, in one product
             scores = (q @ keys.mT).view(rows, self.n_heads, n, -1) + mask
             if prefix is None:
                 out = scores.softmax(-1).view(rows, kv, per_kv * n, -1) @ values
@@ -208,11 +209,12 @@ class Llama:
 
     def decode(self, rows: list[Row], prefix: KeyValues | None, n_prefix: int, ends: frozenset[int]) -> None:
         """Write all rows of a batch; their prompts begin with the ``n_prefix`` tokens of ``prefix``."""
+        # all of a row's luck at once and from its own seed: which rows stand beside it, or have ended, changes nothing
         noise = torch.stack(
             [torch.rand(max(r.limit for r in rows), generator=torch.Generator().manual_seed(r.seed)) for r in rows]
         )
         tails = [row.prompt[n_prefix:] for row in rows]
-        at = max(map(len, tails))
+        at = max(map(len, tails))  # padded on the left: all rows write their next token into the same slot
         tokens, padding = torch.zeros((len(rows), at), dtype=torch.long), torch.zeros(len(rows), at)
         for i, tail in enumerate(tails):
             tokens[i, at - len(tail) :] = torch.tensor(tail)
@@ -261,7 +263,7 @@ class Llama:
         for i in range(0, n_rows, some):
             part = slice(i, i + some)
             own = [(keys[part], values[part]) for keys, values in slots]
-            mask = (causal + padding[part, None, None]).clamp(min=MASKED)
+            mask = (causal + padding[part, None, None]).clamp(min=MASKED)  # masked twice is masked once
             logits.append(self.forward(tokens[part], positions[part], own, 0, mask, prefix))
         return torch.cat(logits)
 
@@ -276,7 +278,7 @@ def draw(logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, n
         nucleus = (top_p[sampled] < 1).nonzero().squeeze(1)
         if len(nucleus):
             ranked, order = chances[nucleus].sort(descending=True, stable=True)
-            before = ranked.cumsum(-1) - ranked
+            before = ranked.cumsum(-1) - ranked  # the token that passes top_p belongs to the nucleus
             outside = before >= top_p[sampled][nucleus, None]
             outside[:, 0] = False  # the likeliest token stays, whatever top_p
             ranked = ranked.masked_fill(outside, 0.0)

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # steep at 0, so that five rounds do; singular values end near 1, not at 1
 
 
 def orthogonal(update: torch.Tensor, *, n_iterations: int = 5) -> torch.Tensor:
     """Return matrices ``[..., m, n]`` with singular values near 1 (Newton-Schulz)."""
     a, b, c = COEFFICIENTS
     tall = update.shape[-2] > update.shape[-1]
-    x = update.mT if tall else update
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    x = update.mT if tall else update  # the smaller of the two Gram matrices
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # no singular value above 1: beyond it they run away
     for _ in range(n_iterations):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -39,6 +39,7 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 by_shape.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in by_shape.items():
+                # stacked: many small products one by one are slower than one of a batch
                 updates = torch.stack([self._momentum(parameter, group["momentum"]) for parameter in parameters])
                 scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 for parameter, update in zip(parameters, orthogonal(updates), strict=True):

@@ -34,9 +34,10 @@ def read_recipe(path: Path | None = None) -> Recipe:
 def new_model(recipe: Recipe, tokenizer: Any) -> Any:
     """Build the untrained model.
 
-    Source: mimetic initialisation (Trockman & Kolter 2023): one head of each key group starts by comparing contents,
-        and
-    what is attended to is written back unrotated.
+    One head of each key group starts by comparing contents, and what is attended to is written back unrotated.
+
+    Source:
+        Mimetic initialisation (Trockman & Kolter 2023).
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -78,8 +79,8 @@ def new_optimizers(model: Any, train: Recipe) -> list[Any]:
     from arislab.tiny.muon import Muon
 
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-    taken = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in taken]
+    of_layers = {id(p) for p in matrices}  # by identity: `in` would compare tensors, element by element
+    others = [p for p in model.parameters() if id(p) not in of_layers]
     adamw = torch.optim.AdamW(others, lr=train["adamw_lr"], betas=(0.9, 0.98), weight_decay=0.0)
     muon = Muon(matrices, lr=train["muon_lr"], weight_decay=train["muon_weight_decay"])
     for optimizer in (adamw, muon):
@@ -115,7 +116,7 @@ def micro_batch(rng: Random, stage: Recipe, n_tokens: int, tokenizer: Any) -> tu
     else:
         chats = [document(rng, turns, flawless=stage["flawless"]) for _ in range(rows)]
     examples = encode(chats, tokenizer)
-    width = -(-max(len(ids) for ids, _ in examples) // 8) * 8
+    width = -(-max(len(ids) for ids, _ in examples) // 8) * 8  # padded on the right, where causal attention never looks
     tokens = torch.full((rows, width), tokenizer.token_to_id("<|pad|>"))
     answered = torch.zeros((rows, width), dtype=torch.bool)
     for row, (ids, mask) in enumerate(examples):
@@ -144,6 +145,7 @@ def train_step(model: Any, optimizers: list[Any], step: int, train: Recipe, toke
     for part in range(train["micro_batches"]):
         rng = Random(f"{train['seed']}-{step}-{part}")
         kind, tokens, answered = micro_batch(rng, stage, train["micro_tokens"], tokenizer)
+        # the output head only where an answer is predicted; each position predicts the next token
         hidden = model.model(input_ids=tokens).last_hidden_state[:, :-1][answered[:, 1:]]
         loss = torch.nn.functional.cross_entropy(model.lm_head(hidden), tokens[:, 1:][answered[:, 1:]])
         (loss / train["micro_batches"]).backward()
@@ -194,12 +196,12 @@ def pretrain(recipe: Recipe, folder: Path, *, stop: int | None = None, checkpoin
     spent_s, began = record["cpu_s"], time.process_time()
     last = min(train["steps"], stop or train["steps"])
     while record["steps"] < last:
-        seen = train_step(model, optimizers, record["steps"], train, tokenizer)
-        for kind, loss in seen["losses"].items():
-            record["loss"][kind] = 0.95 * record["loss"].get(kind, loss) + 0.05 * loss
+        step = train_step(model, optimizers, record["steps"], train, tokenizer)
+        for kind, loss in step["losses"].items():
+            record["loss"][kind] = 0.95 * record["loss"].get(kind, loss) + 0.05 * loss  # of about twenty steps
         record["steps"] += 1
-        record["tokens"] += seen["tokens"]
-        record["answered_tokens"] += seen["answered_tokens"]
+        record["tokens"] += step["tokens"]
+        record["answered_tokens"] += step["answered_tokens"]
         record["cpu_s"] = round(spent_s + time.process_time() - began, 1)
         if record["steps"] % 25 == 0:
             losses = {kind: round(loss, 3) for kind, loss in sorted(record["loss"].items())}

@@ -37,7 +37,7 @@ def corpus(seed: int = 1) -> Iterator[str]:
     for _ in range(3000):
         yield from (message["content"] for message in document(rng, 2) + primer(rng, 1))
     for word in (*SKILLS, *titles()):
-        yield from [" " + word] * 60
+        yield from [" " + word] * 60  # often enough that all its merges are made
 
 
 @cache

@@ -26,7 +26,8 @@ def test_a_training_process_that_dies_is_reported_with_the_end_of_its_log(tmp_pa
 ENDLESS = """
 import sys, polars as pl
 from arislab import finetune
-finetune.train({"a": pl.read_parquet(sys.argv[1])}, None, base_model="tiny", folder=sys.argv[2], num_train_epochs=10_000)
+examples = pl.read_parquet(sys.argv[1])
+finetune.train({"a": examples}, None, base_model="tiny", folder=sys.argv[2], num_train_epochs=10_000)
 """
 
 

@@ -139,7 +139,8 @@ def test_stock_templates_of_other_families_train_the_answer_and_their_own_stop_t
         (from_trl("qwen3"), "template"),
         ("{{ raise_exception('no') }}", "template"),
         (
-            "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|user|>{% endif %}",
+            "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}"
+            "{% if add_generation_prompt %}<|user|>{% endif %}",
             "no_stop",
         ),
         ("{% for m in messages %}{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}{% endif %}", "ok"),

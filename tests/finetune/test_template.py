@@ -146,10 +146,19 @@ def test_a_base_model_without_a_template_is_named_with_the_way_out(folder):
     [
         ("{% for m in messages %}", r"is not valid .*mend chat_template\.jinja"),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", r"writes no stop token after an answer; .*eos_token"),
-        ("{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}<|end|>{% endfor %}", "leaves the answer out"),
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}<|end|>{% endfor %}",
+            "leaves the answer out",
+        ),
         ("{{ raise_exception('not today') }}", "the chat template refuses: not today"),
-        ("{% for m in messages %}<|{{ m.role }}|>{{ m.content }} (end)<|end|>{% endfor %}", r"writes ' \(end\)' after an answer"),
-        ("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}", r"'<\|assistant\|>' before an answer, and its generation prompt does not"),
+        (
+            "{% for m in messages %}<|{{ m.role }}|>{{ m.content }} (end)<|end|>{% endfor %}",
+            r"writes ' \(end\)' after an answer",
+        ),
+        (
+            "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}",
+            r"'<\|assistant\|>' before an answer, and its generation prompt does not",
+        ),
         ((STOCK / "gptoss.jinja").read_text(), "before an answer, and its generation prompt does not"),
         ("{{ messages[0].content + 1 }}", "the chat template refuses: can only concatenate str"),
     ],
@@ -160,7 +169,10 @@ def test_a_template_that_cannot_be_served_and_trained_alike_is_refused_with_what
 
 
 def test_a_stop_token_at_which_no_server_stops_is_refused_with_the_number_to_add(folder):
-    template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|system|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|system|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
     path = folder(template)
     with pytest.raises(
         PrerequisiteError, match=r"with '<\|system\|>' \(id 2\), and servers stop at \[5\] only.*add 2 to eos_token_id"

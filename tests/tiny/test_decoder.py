@@ -1,0 +1,226 @@
+"""The decoder computes what transformers and PEFT compute."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from toys import chats
+
+from arislab.tiny import tokenizer
+from arislab.tiny.decoder import MODEL_DIR, Engine, Request, clusters
+from arislab.tiny.llama import Row
+
+
+def requests(engine, n, *, k=0, seeds=None, **settings):
+    return [Request(chat, engine.base, seed=seeds[i] if seeds else i, **settings) for i, chat in enumerate(chats(n, k))]
+
+
+def greedy(stock, chat, max_new_tokens=120):
+    tok, model = stock
+    given = tok.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    out = model.generate(**given, do_sample=False, max_new_tokens=max_new_tokens)
+    return tok.decode(out[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_greedy_texts_equal_those_of_transformers(engine, stock, k):
+    asked = requests(engine, 16, k=k, temperature=0.0, max_tokens=120)
+    found = engine.generate(asked)
+    assert [a.text for a in found] == [greedy(stock, r.messages) for r in asked]
+    tok, _ = stock
+    ids = tok.apply_chat_template(asked[0].messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert found[0].prompt_tokens == len(ids)
+    assert {a.finish_reason for a in found} == {"stop"}
+    assert all(a.completion_tokens == len(tok(a.text)["input_ids"]) + 1 for a in found)
+
+
+def test_the_same_requests_give_the_same_texts_also_in_a_new_engine(engine):
+    asked = requests(engine, 40, temperature=0.9)
+    first = engine.generate(asked)
+    assert engine.generate(asked) == first
+    assert Engine().generate(asked) == first
+
+
+def test_a_row_does_not_depend_on_its_neighbours(engine):
+    asked = requests(engine, 20, k=1, temperature=0.9) + requests(engine, 4, temperature=0.0, max_tokens=5)
+    together = [a.text for a in engine.generate(asked)]
+    assert [engine.generate([r])[0].text for r in asked[::5]] == together[::5]
+    assert [a.text for a in engine.generate(asked[::-1])] == together[::-1]
+
+
+def test_rows_with_one_seed_share_their_luck_and_rows_without_seed_do_not(engine):
+    chat = chats(1)[0]
+
+    def distinct(**seed):
+        return len({a.text for a in engine.generate([Request(chat, engine.base, 0.9, **seed) for _ in range(8)])})
+
+    assert distinct(seed=3) == 1
+    assert len({a.text for a in engine.generate(requests(engine, 1, temperature=0.9) * 2)}) == 1
+    own = [Request(chat, engine.base, 0.9, seed=i) for i in range(8)]
+    assert len({a.text for a in engine.generate(own)}) > 1
+    unseeded = [Request(chat, engine.base, 0.9 + i / 1000) for i in range(8)]
+    assert len({a.text for a in engine.generate(unseeded)}) > 1
+    assert engine.generate(unseeded) == engine.generate(unseeded)
+
+
+def test_max_tokens_cuts_and_says_so(engine):
+    found = engine.generate(requests(engine, 2, max_tokens=7))
+    assert [(a.finish_reason, a.completion_tokens) for a in found] == [("length", 7)] * 2
+
+
+def test_a_row_that_cannot_be_answered_says_why_and_leaves_its_siblings_alone(engine):
+    good = requests(engine, 1, temperature=0.0)[0]
+    long = replace(good, messages=[{"role": "user", "content": "Skills: " + "Python, " * 1100}])
+    unknown = replace(good, model="gpt-none")
+    broken = replace(good, messages=[{"role": "user"}, {"role": "user", "content": None}])
+    found = engine.generate([long, good, unknown, good])
+    assert [a.error for a in found] == ["context_length_exceeded", None, "model_not_found", None]
+    assert found[0].prompt_tokens > 2048
+    assert found[1] == found[3] == engine.generate([good])[0]
+    assert engine.generate([broken, good])[1] == found[1]
+
+
+def test_a_prompt_that_nearly_fills_the_context_gets_what_is_left(engine):
+    chat = [{"role": "user", "content": "Skills:" + " Python" * 2036}]
+    answer = engine.generate([Request(chat, engine.base, 1.0, max_tokens=50)])[0]
+    assert answer.prompt_tokens + answer.completion_tokens <= 2048
+    assert answer.error is None
+
+
+def test_prompts_with_one_prefix_are_read_together():
+    def row(*prompt):
+        return Row(list(prompt), 0.0, 1.0, 8, 0)
+
+    common, other = list(range(300)), list(range(1000, 1300))
+    rows = (
+        [row(*common, 7, i) for i in range(20)]
+        + [row(*other, 7, i) for i in range(20)]
+        + [row(5, 6, i) for i in range(3)]
+    )
+    found = list(clusters(rows))
+    assert [(n, len(members)) for n, members in found] == [(301, 20), (301, 20), (2, 3)]
+    assert sum(len(members) for _, members in found) == len(rows)
+    assert [n for n, _ in clusters([row(1, *common)] * 2)] == [300]
+    pairs = [row(*start, 7, i) for start in (common, other) for i in range(2)]  # as few rows a set as a search asks
+    assert [(n, len(members)) for n, members in clusters([*pairs, row(5, 6, 7)])] == [(301, 2), (301, 2), (2, 1)]
+
+
+def test_the_decoder_needs_no_transformers():
+    code = (
+        "import sys; from arislab.tiny.decoder import Engine, Request; e = Engine();"
+        "e.generate([Request([{'role': 'user', 'content': 'x'}], e.base, max_tokens=2)]);"
+        "print(sorted({'transformers', 'peft', 'trl'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_other_llama_checkpoints_load_too(tmp_path, stock):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tok, _ = stock
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tok),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        eos_token_id=[5, 4],
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "other", max_shard_size="100KB")
+    tokenizer.save(tokenizer.build(), tmp_path / "other")
+    same = LlamaForCausalLM.from_pretrained(tmp_path / "other", dtype=torch.float32).eval()
+    found = Engine(tmp_path / "other")
+    assert found.models() == ["other"]
+    assert len(list((tmp_path / "other").glob("*.safetensors"))) > 1
+    chat = chats(1)[0]
+    answers = found.generate([Request(chat, "other", 0.0, max_tokens=20)])
+    assert answers[0].text == greedy((tok, same), chat, 20)
+
+
+def test_chat_templates_render_as_in_transformers(tmp_path, stock):
+    tok, _ = stock
+    shutil.copytree(MODEL_DIR, tmp_path / "m")
+    template = """
+    {%- if not messages %}{{ raise_exception('empty') }}{% endif %}
+    {{ bos_token }}
+    {% for m in messages %}
+      {%- if m.role == 'assistant' %}{%- generation -%}{{ m.content }}{%- endgeneration -%}
+      {%- else %}
+    [{{ m.role | upper }}] {{ m | tojson }}
+      {% endif %}
+    {% endfor %}
+    {% if add_generation_prompt %}GO{% endif %}"""
+    (tmp_path / "m" / "chat_template.jinja").write_text(template)
+    own = Engine(tmp_path / "m")
+    chat = [*chats(1, k=1)[0], {"role": "user", "content": "Zoë <b>"}]
+    expected = tok.apply_chat_template(chat, chat_template=template, add_generation_prompt=True, tokenize=False)
+    assert own.template.render(chat) == expected
+    assert own.generate([Request([], "m")])[0].error == "invalid_messages"
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory):
+    """A folder with one random LoRA adapter, one of another base and one that is no LoRA; and the merged model."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("adapters")
+    base = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.05)
+    model.save_pretrained(folder / "small")
+    for name, change in (("dora", {"use_dora": True}), ("bias", {"bias": "all"})):
+        shutil.copytree(folder / "small", folder / name)
+        path = folder / name / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    (folder / "no-adapter").mkdir()
+    return folder, model.merge_and_unload().eval()
+
+
+def test_a_merged_adapter_computes_what_peft_computes(adapters, stock):
+    folder, merged = adapters
+    engine = Engine(MODEL_DIR, adapters_dir=folder)
+    assert engine.models() == [engine.base, "bias", "dora", "small"]
+    asked = requests(engine, 16, k=1, temperature=0.0, max_tokens=60)
+    tuned = engine.generate([replace(r, model="small") for r in asked])
+    assert [a.text for a in tuned] == [greedy((stock[0], merged), r.messages, 60) for r in asked]
+    mixed = engine.generate([replace(r, model="small") if i % 2 else r for i, r in enumerate(asked)])
+    plain = engine.generate(asked)
+    assert [a.text for a in mixed] == [(tuned if i % 2 else plain)[i].text for i in range(len(asked))]
+    assert tuned != plain
+
+
+def test_an_adapter_that_is_not_plain_lora_is_an_answer_not_a_crash(adapters):
+    engine = Engine(MODEL_DIR, adapters_dir=adapters[0])
+    good = requests(engine, 1, temperature=0.0)[0]
+    found = engine.generate([replace(good, model="dora"), good, replace(good, model="bias")])
+    assert [a.error for a in found] == ["model_not_loadable", None, "model_not_loadable"]
+
+
+def test_a_replaced_adapter_is_read_again(adapters, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(adapters[0] / "small", tmp_path / "small")
+    engine = Engine(MODEL_DIR, adapters_dir=tmp_path)
+    asked = [replace(r, model="small") for r in requests(engine, 4, temperature=0.0, max_tokens=40)]
+    before = engine.generate(asked)
+    path = tmp_path / "small" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    save_file({name: tensor * 5 for name, tensor in tensors.items()}, path)
+    assert engine.generate(asked) != before
+    save_file({name: tensor * 0 for name, tensor in tensors.items()}, path)
+    assert [a.text for a in engine.generate(asked)] == [
+        a.text for a in engine.generate([replace(r, model=engine.base) for r in asked])
+    ]
