@@ -47,8 +47,10 @@ def write(trainer: Any, base: Path, folder: Path, manifest: dict[str, Any], stag
     (staging / "manifest.json").write_text(json.dumps({**manifest, "files": digests}, indent=2, sort_keys=True) + "\n")
     final = folder / f"{manifest['name']}-{manifest['arm']}-{sha256[:12]}"
     try:
-        staging.rename(final)
+        files.publish(staging, final)
     except OSError:  # the name is taken, by the same content or by somebody's edit of it
+        if not final.exists():
+            raise
         changed = [
             name for name, digest in digests.items() if not (final / name).exists() or _sha256(final / name) != digest
         ]

@@ -1,8 +1,11 @@
 """An adapter is named by its content."""
 
+import errno
 import hashlib
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -10,6 +13,7 @@ from toys import TINY, TRAINER_KEY, nurses, plain
 
 from arislab import finetune
 from arislab.errors import TrainingError
+from arislab.finetune import adapters
 
 USER = {"role": "user", "content": "hi"}
 
@@ -70,3 +74,27 @@ def test_training_again_reuses_the_folder_and_refuses_one_that_somebody_changed(
     with pytest.raises(TrainingError, match=r"adapter_config\.json differ from what was trained now"):
         finetune.train({"curated": nurses(range(8))}, None, **again)
     (adapter / "adapter_config.json").write_text(config)
+
+
+class Model:
+    """What a trainer has trained, in few bytes."""
+
+    def save_pretrained(self, folder, **_):
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+
+
+def test_a_disk_that_fails_is_not_taken_for_an_adapter_that_somebody_changed(tmp_path, monkeypatch):
+    def full(part, folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(adapters.files, "publish", full)
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(unwrap_model=lambda model: model), model=Model())
+    manifest = {"name": "toy", "arm": "a", "base": {"name": "tiny", "sha256": "0" * 64}}
+    with pytest.raises(OSError, match="No space left on device"):
+        adapters.write(trainer, TINY, tmp_path, manifest, tmp_path / "staging")
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "staging")
+    path, sha256 = adapters.write(trainer, TINY, tmp_path, manifest, tmp_path / "staging")
+    assert (path.name, sha256) == (f"toy-a-{sha256[:12]}", hashlib.sha256(b"weights").hexdigest())
