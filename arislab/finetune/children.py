@@ -110,7 +110,7 @@ def supervise(children: Sequence[Child], workers: int) -> None:
                 running[child] = tqdm(desc=child.arm, unit="step")
             time.sleep(0.1)
             for child, bar in list(running.items()):
-                done, line = child.finished(), child.progress()
+                done, line = child.finished(), child.progress()  # in this order: the last line is there when it ends
                 if line is not None and (line["step"], line["losses"]) != getattr(bar, "shown", None):
                     bar.shown = (line["step"], line["losses"])
                     bar.total, bar.n = line["steps"], line["step"]

@@ -54,8 +54,7 @@ def rows(trained: pl.DataFrame, sets: Mapping[str, pl.DataFrame], validation: pl
 
     Returns:
         One row per adapter and example: model_path, arm, id, role (trained; held out: scored for the loss, not learned
-        from; or one of
-        ``STATUSES``: why it was left out).
+        from; or one of ``STATUSES``: why it was left out).
     """
     parts = []
     for arm, path, left_out in trained.select("arm", "model_path", "left_out").iter_rows():
@@ -94,8 +93,7 @@ def asked_as(tuned: Mapping[str, Any], *others: str | None, chat_template_kwargs
         if theirs != mine:
             raise ParameterError(
                 f"{tuned['model_path']} was trained with chat_template_kwargs {mine!r}, and an arm beside it was "
-                f"made with {theirs!r}; run phases 3 "
-                f"and 4 with the same, such as -p chat_template_kwargs '{json.dumps(mine or theirs)}'."
+                f"made with {theirs!r}; run phases 3 and 4 with the same, such as -p chat_template_kwargs '{json.dumps(mine or theirs)}'."
             )
     return chat.fields(chat_template_kwargs=recorded, system_role=trained.get("system_role", ""))
 

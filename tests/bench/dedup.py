@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+# one thread, set before polars is loaded: the seconds of two commits are compared, not those of two machines
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -32,8 +33,8 @@ def sentences(path: Path | None, rng: random.Random) -> list[str]:
         letters = str.maketrans("0123456789", "abcdefghij")  # a word with a digit in it counts in full
         words = [f"word{int(i)}".translate(letters) for i in np.random.default_rng(0).zipf(1.3, 40_000) % 20_000]
         return [" ".join(rng.sample(words, 18)) for _ in range(2_000)]
-    found = [s.strip() for s in path.read_text(encoding="utf-8").replace("\t", ".").split(".")]
-    return [s for s in found if len(s.split()) > 6]
+    parts = [s.strip() for s in path.read_text(encoding="utf-8").replace("\t", ".").split(".")]
+    return [s for s in parts if len(s.split()) > 6]
 
 
 def corpus(n_rows: int, pool: list[str], rng: random.Random) -> tuple[list[str], list[tuple[int, int]]]:
@@ -70,15 +71,15 @@ def main() -> None:
     exact = [jaccard(texts[a], texts[b]) for a, b in planted]
     frame = pl.DataFrame({"custom_id": [f"r-{i:06d}" for i in range(len(texts))], "output": texts})
     n_words = sum(len(text.split()) for text in texts[:2_000]) / 2_000
-    del texts
+    del texts  # or the peak of memory would hold them twice
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started, cpu = time.perf_counter(), time.process_time()
     result = curate.near_duplicates(frame, on=["output"], threshold=options.threshold, prefer=None)
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     kept = result["duplicate_of"].is_null().to_list()
-    found = [not (kept[a] and kept[b]) for a, b in planted]
-    reached = [hit for hit, similarity in zip(found, exact, strict=True) if similarity >= options.threshold]
-    kilobytes = 1024 if sys.platform == "darwin" else 1
+    hits = [not (kept[a] and kept[b]) for a, b in planted]
+    reached = [hit for hit, similarity in zip(hits, exact, strict=True) if similarity >= options.threshold]
+    kilobytes = 1024 if sys.platform == "darwin" else 1  # macOS counts bytes, Linux kilobytes
     report = {
         "rows": options.rows,
         "words_per_row": round(n_words, 1),
@@ -86,7 +87,7 @@ def main() -> None:
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu_s, 2),
         "n_planted": len(planted),
-        "recall_planted": round(sum(found) / len(found), 4),
+        "recall_planted": round(sum(hits) / len(hits), 4),
         "n_planted_at_threshold": len(reached),
         "recall_at_threshold": round(sum(reached) / max(1, len(reached)), 4),
         "n_duplicates": len(result) - result["duplicate_of"].null_count(),

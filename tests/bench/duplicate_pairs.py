@@ -82,21 +82,21 @@ def index(a: str, b: str) -> float:
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
-def said(text: str) -> Counter[str]:
+def signs(text: str) -> Counter[str]:
     """The signs, numbers and names with a number of a normal form."""
     return Counter(w for w in normalise(text).split() if not w[0].isalpha() or re.search("[0-9]", w))
 
 
 def kinds(pairs: list[tuple[str, str]], threshold: float) -> list[str]:
     """What `leaks` says of each pair: exact, near or none."""
-    found = []
+    answers = []
     for a, b in pairs:
         test, used = (
             pl.DataFrame({"id": [n], "candidate_id": [n], "group_id": [n], "text": [t]})
             for n, t in (("a", a), ("b", b))
         )
-        found.append(next(iter(leaks(test, used, threshold=threshold)["kind"]), "none"))
-    return found
+        answers.append(next(iter(leaks(test, used, threshold=threshold)["kind"]), "none"))
+    return answers
 
 
 def main() -> None:
@@ -121,12 +121,12 @@ def main() -> None:
         pairs = [(t, change(t)) for t in texts[: len(texts) // 4] if change(t) != t]
         invisible[name] = [sum(k == "exact" for k in kinds(pairs, options.threshold)), len(pairs)]
     edited = [(t, small_edits(t, rng)) for t in texts]
-    should = [index(a, b) >= options.threshold and said(a) == said(b) for a, b in edited]
+    should = [index(a, b) >= options.threshold and signs(a) == signs(b) for a, b in edited]
     did = [kind != "none" for kind in kinds(edited, options.threshold)]
-    signs = [one_sign(t, rng) for t in texts]
+    changed = [one_sign(t, rng) for t in texts]
     wrong = Counter(
         what
-        for (_, _, what), kind in zip(signs, kinds([(a, b) for a, b, _ in signs], options.threshold), strict=True)
+        for (_, _, what), kind in zip(changed, kinds([(a, b) for a, b, _ in changed], options.threshold), strict=True)
         if kind != "none"
     )
     report |= {
@@ -135,8 +135,8 @@ def main() -> None:
         "small_edits_at_the_threshold": sum(should),
         "recall_at_the_threshold": sum(a and b for a, b in zip(should, did, strict=True)) / max(1, sum(should)),
         "near_below_the_threshold": sum(b and not a for a, b in zip(should, did, strict=True)),
-        "one_sign": len(signs),
-        "one_sign_by_kind": dict(Counter(what for _, _, what in signs)),
+        "one_sign": len(changed),
+        "one_sign_by_kind": dict(Counter(what for _, _, what in changed)),
         "one_sign_called_near_or_exact": dict(wrong),
         "seconds": round(time.perf_counter() - started, 1),
     }
