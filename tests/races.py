@@ -108,10 +108,10 @@ def race(n, *, n_writers):
                 writer.stdin.write(json.dumps([kind, str(place), k, at, is_locked]) + "\n")
                 writer.stdin.flush()
             said = [json.loads(writer.stdout.readline()) for writer in writers]
-            found = sorted(Lake(place)["candidates"].read()["candidate_id"])
+            ids = sorted(Lake(place)["candidates"].read()["candidate_id"])
             counts[kind] += 1
-            if found != expected(kind, n_writers) or set(said) != {"ok"}:
-                wrong.append({"kind": kind, "locked": is_locked, "said": said, "found": found})
+            if ids != expected(kind, n_writers) or set(said) != {"ok"}:
+                wrong.append({"kind": kind, "locked": is_locked, "said": said, "found": ids})
         for writer in writers:
             writer.stdin.close()
     return wrong, counts
@@ -122,7 +122,7 @@ def main(n):
     for n_writers in (2, 4):
         began = time.monotonic()
         wrong, counts = race(n, n_writers=n_writers)
-        doubled = sum(len(found["found"]) != len(set(found["found"])) for found in wrong)
+        doubled = sum(len(one["found"]) != len(set(one["found"])) for one in wrong)
         print(
             json.dumps(
                 {

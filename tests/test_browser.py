@@ -35,12 +35,12 @@ CHROMIUM = next(
 PATIENCE_MS = 60_000
 MISSING = [
     what
-    for what, found in (
+    for what, is_there in (
         ("Chromium", CHROMIUM),
         ("JupyterLab", importlib.util.find_spec("jupyterlab")),
         ("playwright", importlib.util.find_spec("playwright")),
     )
-    if not found
+    if not is_there
 ]
 TASK = load("candidate_evaluation")
 INPUT = """Title: Registered Nurse
@@ -307,7 +307,7 @@ def test_a_record_that_was_opened_and_saved_untouched_is_still_verified(open_lab
     (notebooks / "2_curate.ipynb").write_text(json.dumps(book))
     record = runs.execute("curate", {"n": 2}, root=lab.root, notebooks=notebooks)
     assert record.status == "ok", record
-    path, found = record.folder / "notebook.ipynb", records.find(lab.root, record.run_id)
+    path, recorded = record.folder / "notebook.ipynb", records.find(lab.root, record.run_id)
     before = path.read_bytes()
     page.goto(f"{lab.url}/lab/workspaces/record/tree/papermill_runs/{record.run_id}/notebook.ipynb?token={lab.token}")
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
@@ -317,8 +317,8 @@ def test_a_record_that_was_opened_and_saved_untouched_is_still_verified(open_lab
     )  # by the kernel's name; autosave goes by it
     page.evaluate("jupyterapp.commands.execute('docmanager:save')")
     _wait_until(lambda: path.read_bytes() != before)
-    assert verify.check_files(found).findings == []
-    assert trust.foreign(found) is None
+    assert verify.check_files(recorded).findings == []
+    assert trust.foreign(recorded) is None
     assert not lab.strayed, lab.strayed
 
 
@@ -361,9 +361,9 @@ def test_2_curate_runs_from_top_to_bottom_and_folds_what_people_decided(open_lab
     decided = set(lake["reviews"].read()["custom_id"])
     assert all(row["needs_review"] == (row["custom_id"] not in decided) for row in kept.to_dicts())
     assert lake["reviews"].rows == n_reviews
-    (found,) = [run for run in records.as_json(lab.root) if run["launched_by"] == "jupyter"]
-    assert (found["phase"], found["status"]) == ("curate", "ok"), found
-    whole = records.read(Path(found["folder"]))
+    (run,) = [run for run in records.as_json(lab.root) if run["launched_by"] == "jupyter"]
+    assert (run["phase"], run["status"]) == ("curate", "ok"), run
+    whole = records.read(Path(run["folder"]))
     assert whole["tables_written"]["training_data_curated"]["version"] == before + 1
     assert whole["headline"]["n_kept"] == kept.height
     assert not lab.strayed, lab.strayed

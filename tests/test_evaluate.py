@@ -25,11 +25,11 @@ def used(text, *, candidate="other", group="g-other"):
 
 
 def test_a_clean_test_split_has_no_leak():
-    found = evaluate.leaks(
+    leaked = evaluate.leaks(
         asked(t1=LONG, t2="something else entirely here"), used("nothing of that kind stands in this text")
     )
-    assert found.height == 0
-    assert evaluate.refuse_leaks(found, n_test=2) == "0 of 2 test candidates leak into training or search"
+    assert leaked.height == 0
+    assert evaluate.refuse_leaks(leaked, n_test=2) == "0 of 2 test candidates leak into training or search"
 
 
 @pytest.mark.parametrize(
@@ -43,26 +43,26 @@ def test_a_clean_test_split_has_no_leak():
     ],
 )
 def test_a_planted_leak_is_found_and_named(planted, kind):
-    found = evaluate.leaks(asked(t1=LONG, t2="something else entirely here"), planted)
-    assert found.select("candidate_id", "id", "kind").rows() == [("t1", "u1", kind)]
+    leaked = evaluate.leaks(asked(t1=LONG, t2="something else entirely here"), planted)
+    assert leaked.select("candidate_id", "id", "kind").rows() == [("t1", "u1", kind)]
     with pytest.raises(LeakageError, match="1 of 2 test candidates"):
-        evaluate.refuse_leaks(found, n_test=2)
+        evaluate.refuse_leaks(leaked, n_test=2)
 
 
 def test_a_leak_can_be_taken_out_and_is_said():
     people_asked = asked(**{f"t{i}": f"{LONG} and also thing{i}" for i in range(3)})
-    found = evaluate.leaks(people_asked, pl.concat([used(people_asked["text"][1]), used(people_asked["text"][2])]))
-    rest, said = evaluate.without_leaks(people_asked, found.filter(candidate_id="t1"), leaks="drop")
+    leaked = evaluate.leaks(people_asked, pl.concat([used(people_asked["text"][1]), used(people_asked["text"][2])]))
+    rest, said = evaluate.without_leaks(people_asked, leaked.filter(candidate_id="t1"), leaks="drop")
     assert rest["candidate_id"].to_list() == ["t0", "t2"]
     assert said == "1 of 3 test candidates leak and are taken out: t1; 2 are reported on"
-    clean, said = evaluate.without_leaks(people_asked, found.head(0), leaks="drop")
+    clean, said = evaluate.without_leaks(people_asked, leaked.head(0), leaks="drop")
     assert (clean.height, said) == (3, "0 of 3 test candidates leak into training or search")
     with pytest.raises(LeakageError, match="leaks='drop' reports on the rest"):
-        evaluate.without_leaks(people_asked, found, leaks="refuse")
+        evaluate.without_leaks(people_asked, leaked, leaks="refuse")
     with pytest.raises(LeakageError, match=r"all 3 test candidates .* nobody is left"):
         evaluate.without_leaks(people_asked, people_asked.select("candidate_id"), leaks="drop")
     with pytest.raises(ParameterError, match=r"leaks must be 'refuse' .* got 'ignore'"):
-        evaluate.without_leaks(people_asked, found, leaks="ignore")
+        evaluate.without_leaks(people_asked, leaked, leaks="ignore")
 
 
 def test_a_leak_is_looked_for_in_all_that_was_asked_and_in_the_last_question():
@@ -158,11 +158,11 @@ def test_the_summary_counts_what_is_missing():
     frame = scores(0.1, 50).with_columns(
         tokens=pl.lit(7), quality=pl.when(pl.col("candidate_id") == "c3").then(None).otherwise("quality")
     )
-    told = evaluate.summary(frame)
-    assert told["arm"].to_list() == ["baseline", "finetuned"]
-    assert told.select("n", "n_missing").rows() == [(49, 1), (49, 1)]
-    assert (told["low"] < told["mean"]).all()
-    assert "finetuned - baseline" in evaluate.table(told, stats.compare(frame, baseline="baseline"))
+    summary = evaluate.summary(frame)
+    assert summary["arm"].to_list() == ["baseline", "finetuned"]
+    assert summary.select("n", "n_missing").rows() == [(49, 1), (49, 1)]
+    assert (summary["low"] < summary["mean"]).all()
+    assert "finetuned - baseline" in evaluate.table(summary, stats.compare(frame, baseline="baseline"))
 
 
 def test_what_all_questions_say_is_no_leak():

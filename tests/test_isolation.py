@@ -34,10 +34,10 @@ def judge(answer, models=NAMES):
             beside = list(wave.asks) if wave.at_once else []
             answers = ([answer(model, prompt, beside) for model, prompt in wave.asks], "no reason")
     except StopIteration as end:
-        found = end.value
-    assert found.n_requests == sum(sizes)
+        result = end.value
+    assert result.n_requests == sum(sizes)
     assert max(sizes) <= isolation.AT_ONCE
-    return found
+    return result
 
 
 def others(model, beside):
@@ -45,24 +45,24 @@ def others(model, beside):
 
 
 def test_a_server_that_answers_with_who_was_asked_is_isolated():
-    found = judge(lambda model, prompt, _: says(model, prompt))
-    assert (found.verdict, found.n_turned, found.n_control_turned, found.is_together) == ("isolated", 0, 0, True)
-    assert (found.n_prompts, found.n_differ, found.n_could_show) == (12, 9, 108)
-    assert found.n_requests == 12 * 3 * 2 + 108 + 108
-    assert "0 of 108 answers turned into another model's" in repr(found)
-    assert "3% would have shown with 95 % certainty" in repr(found)
+    result = judge(lambda model, prompt, _: says(model, prompt))
+    assert (result.verdict, result.n_turned, result.n_control_turned, result.is_together) == ("isolated", 0, 0, True)
+    assert (result.n_prompts, result.n_differ, result.n_could_show) == (12, 9, 108)
+    assert result.n_requests == 12 * 3 * 2 + 108 + 108
+    assert "0 of 108 answers turned into another model's" in repr(result)
+    assert "3% would have shown with 95 % certainty" in repr(result)
 
 
 def test_base_requests_answered_by_the_adapter_beside_them_are_a_finding():
     def answer(model, prompt, beside):
         return says("tuned" if model == "base" and "tuned" in others(model, beside) else model, prompt)
 
-    found = judge(answer, ("base", "tuned"))
-    assert (found.verdict, found.n_turned, found.n_could_show, found.n_control_turned) == ("mixes", 54, 108, 0)
-    assert not found.is_together
-    assert "'base' was asked" in found.example
-    assert "as 'tuned' does" in found.example
-    assert "one model at a time" in repr(found)
+    result = judge(answer, ("base", "tuned"))
+    assert (result.verdict, result.n_turned, result.n_could_show, result.n_control_turned) == ("mixes", 54, 108, 0)
+    assert not result.is_together
+    assert "'base' was asked" in result.example
+    assert "as 'tuned' does" in result.example
+    assert "one model at a time" in repr(result)
 
 
 def test_a_server_that_mixes_one_request_in_ten_is_found_too():
@@ -87,8 +87,8 @@ def test_what_batching_alone_changes_is_no_finding(rate):
                 words[chance.randrange(1, 6) :] = [str(chance.random())]
             return " ".join(words)
 
-        found = judge(answer)
-        assert found.verdict == "isolated", (seed, found)
+        result = judge(answer)
+        assert result.verdict == "isolated", (seed, result)
 
 
 def test_noise_that_happens_to_be_the_other_models_answer_is_none_if_it_comes_within_one_model_too():
@@ -109,10 +109,10 @@ def test_noise_that_happens_to_be_the_other_models_answer_is_none_if_it_comes_wi
 
 
 def test_models_that_answer_alike_cannot_be_told_apart_and_that_is_said():
-    found = judge(lambda model, prompt, _: says("same" if model != "other" else model, prompt))
-    assert (found.verdict, found.alike, found.is_together) == ("cannot tell", (("base", "tuned"),), False)
-    assert found.n_prompts == len(isolation.PROMPTS), "longer answers to more prompts were tried"
-    assert "'base' and 'tuned' answer 32 prompts alike" in repr(found)
+    result = judge(lambda model, prompt, _: says("same" if model != "other" else model, prompt))
+    assert (result.verdict, result.alike, result.is_together) == ("cannot tell", (("base", "tuned"),), False)
+    assert result.n_prompts == len(isolation.PROMPTS), "longer answers to more prompts were tried"
+    assert "'base' and 'tuned' answer 32 prompts alike" in repr(result)
     assert judge(lambda *_: "").alike == (("base", "tuned"), ("base", "other"), ("tuned", "other"))
 
 
@@ -136,10 +136,10 @@ def test_a_server_that_mixes_one_at_a_time_is_found_alone(how):
             before = next((name for name in reversed(used) if name != "base"), "base") if model == "base" else model
         return says(before, prompt, n_same=99)
 
-    found = judge(answer, ("base", "tuned"))
-    assert (found.verdict, found.is_together) == ("fails alone", False)
-    assert found.n_turned_alone >= 2
-    assert found.example
+    result = judge(answer, ("base", "tuned"))
+    assert (result.verdict, result.is_together) == ("fails alone", False)
+    assert result.n_turned_alone >= 2
+    assert result.example
 
 
 def test_one_answer_that_turned_alone_is_asked_again_before_it_counts():
@@ -154,9 +154,9 @@ def test_one_answer_that_turned_alone_is_asked_again_before_it_counts():
 
 def test_a_server_that_draws_its_answers_anyhow_cannot_be_judged():
     chance = random.Random(1)
-    found = judge(lambda model, prompt, _: f"{model} {chance.random()}")
-    assert (found.verdict, found.alike) == ("cannot tell", ())
-    assert "differently each time" in repr(found)
+    result = judge(lambda model, prompt, _: f"{model} {chance.random()}")
+    assert (result.verdict, result.alike) == ("cannot tell", ())
+    assert "differently each time" in repr(result)
 
 
 @pytest.mark.parametrize("silent", ["all", "tuned", "at once"])
@@ -164,30 +164,30 @@ def test_answers_that_do_not_come_clear_nobody(silent):
     def answer(model, prompt, beside):
         return None if silent in ("all", model) or (silent == "at once" and beside) else says(model, prompt)
 
-    found = judge(answer)
-    assert (found.verdict, found.is_together) == ("cannot tell", False)
-    assert "no reason" in found.problem
-    assert not found.covers(NAMES), "and it is asked again next time"
+    result = judge(answer)
+    assert (result.verdict, result.is_together) == ("cannot tell", False)
+    assert "no reason" in result.problem
+    assert not result.covers(NAMES), "and it is asked again next time"
 
 
 def test_names_that_nobody_answers_to_are_in_no_pair_and_get_no_longer_prompts(monkeypatch):
-    invented, told = [f"nobody-{i}" for i in range(200)], []
+    invented, compared = [f"nobody-{i}" for i in range(200)], []
     real = isolation._Seen.n_differ
-    monkeypatch.setattr(isolation._Seen, "n_differ", lambda self, *pair: told.append(pair) or real(self, *pair))
-    found = judge(lambda model, prompt, _: says(model, prompt) if model in NAMES else None, (*NAMES, *invented))
-    assert found.n_requests == 12 * 2 * 203 + 108 + 108
-    assert {name for pair in told for name in pair} == set(NAMES)
-    assert (found.verdict, found.n_turned, found.n_could_show, found.alike) == ("cannot tell", 0, 108, ())
-    assert "'nobody-0' gave no answer" in found.problem
-    assert "nobody-12 and 187 more are asked one model at a time" in repr(found)
+    monkeypatch.setattr(isolation._Seen, "n_differ", lambda self, *pair: compared.append(pair) or real(self, *pair))
+    result = judge(lambda model, prompt, _: says(model, prompt) if model in NAMES else None, (*NAMES, *invented))
+    assert result.n_requests == 12 * 2 * 203 + 108 + 108
+    assert {name for pair in compared for name in pair} == set(NAMES)
+    assert (result.verdict, result.n_turned, result.n_could_show, result.alike) == ("cannot tell", 0, 108, ())
+    assert "'nobody-0' gave no answer" in result.problem
+    assert "nobody-12 and 187 more are asked one model at a time" in repr(result)
 
 
 def test_a_result_covers_its_models_for_a_day_and_a_part_of_them_where_that_follows():
-    found = judge(lambda model, prompt, _: says(model, prompt))
-    assert found.covers(NAMES)
-    assert found.covers(("tuned", "base"))
-    assert not found.covers((*NAMES, "new")), "a model that is added is examined"
-    assert not found.covers(NAMES, now=datetime.now(UTC) + timedelta(days=1, seconds=1))
+    result = judge(lambda model, prompt, _: says(model, prompt))
+    assert result.covers(NAMES)
+    assert result.covers(("tuned", "base"))
+    assert not result.covers((*NAMES, "new")), "a model that is added is examined"
+    assert not result.covers(NAMES, now=datetime.now(UTC) + timedelta(days=1, seconds=1))
     unclear = judge(lambda model, prompt, _: says("same" if model != "other" else model, prompt))
     assert unclear.covers(NAMES)
     assert not unclear.covers(("base", "other"))
@@ -196,8 +196,8 @@ def test_a_result_covers_its_models_for_a_day_and_a_part_of_them_where_that_foll
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from(isolation.VERDICTS), st.lists(st.text(), min_size=1, max_size=3), st.text(), st.integers(0, 99))
 def test_a_result_survives_json(verdict, models, text, n):
-    found = isolation.Isolation(verdict, tuple(models), n_turned=n, example=text, alike=((text, text),))
-    assert isolation.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+    result = isolation.Isolation(verdict, tuple(models), n_turned=n, example=text, alike=((text, text),))
+    assert isolation.from_dict(json.loads(json.dumps(result.as_dict()))) == result
 
 
 def test_the_chance_is_fishers():

@@ -289,8 +289,8 @@ def texts(figure):
     picture = BytesIO()
     with mpl.rc_context({"svg.fonttype": "none"}):
         figure.savefig(picture, format="svg")
-    found = ElementTree.fromstring(picture.getvalue()).iter("{http://www.w3.org/2000/svg}text")
-    return " | ".join("".join(text.itertext()) for text in found)
+    texts = ElementTree.fromstring(picture.getvalue()).iter("{http://www.w3.org/2000/svg}text")
+    return " | ".join("".join(text.itertext()) for text in texts)
 
 
 @pytest.mark.parametrize("name", ODD)

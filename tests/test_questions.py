@@ -117,8 +117,11 @@ def test_difficulty_and_category_of_an_example_are_those_of_its_question(tmp_pat
     person = {"candidate_id": "Ann", "profile": json.dumps({"input": BEES, "n": 1}), "split": "train"}
     raw = {"candidate_id": "Ann", "task": "levels", "quality": 1.0, "messages": None, "metadata": None}
     kept = pl.DataFrame([raw | {"custom_id": n, "input": q, "output": n} for n, q in (("x", BEES), ("y", DELTA))])
-    found = curate.examples(kept, pl.DataFrame([person]), load(path))["metadata"].to_list()
-    assert [(json.loads(m)["difficulty"], json.loads(m)["category"]) for m in found] == [(0.0, "bee"), (1.0, "river")]
+    metadata = curate.examples(kept, pl.DataFrame([person]), load(path))["metadata"].to_list()
+    assert [(json.loads(m)["difficulty"], json.loads(m)["category"]) for m in metadata] == [
+        (0.0, "bee"),
+        (1.0, "river"),
+    ]
     rows = scoring.rows(kept.rename({"output": "llm_output"}), pl.DataFrame([person]), task=load(path))
     assert rows["category"].to_list() == ["bee", "river"]
     assert [json.loads(p) for p in rows["profile"]] == [{"input": BEES, "n": 1}, {"input": DELTA, "n": 1}]
@@ -366,6 +369,6 @@ def test_phase_5_finds_nothing_that_the_import_did_not_say_by_name(tmp_path, tas
         after = stands(lake)
         assert {name: after[name] for name in before} == before
         named = " ".join(line for line in said if line.startswith("warning") and "of the test split" in line)
-        found = leaks(lake, task)["candidate_id"].to_list()
-        assert [name for name in found if f"{name} as " not in named] == []
+        leaked = leaks(lake, task)["candidate_id"].to_list()
+        assert [name for name in leaked if f"{name} as " not in named] == []
         assert i or not named, "what comes first exposes nobody"

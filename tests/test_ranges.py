@@ -78,9 +78,9 @@ def test_every_number_and_text_of_a_phase_is_checked_in_its_first_cell(root, pha
     assert set(known) - free - set(EDGES[phase]) == set()
     for name, edges in EDGES[phase].items():
         for edge in edges:
-            with pytest.raises(ArislabError, match=f"{name}|task file") as told:
+            with pytest.raises(ArislabError, match=f"{name}|task file") as error:
                 first_cell(cells, known, {name: edge})
-            assert str(told.value).count("\n") == 0
+            assert str(error.value).count("\n") == 0
 
 
 def book(phase):
@@ -121,6 +121,6 @@ def test_no_validation_candidate_is_said_before_anything_is_trained(tmp_path):
     people = lake["candidates"].read()
     lake["candidates"].upsert(people.with_columns(split=people["split"].replace({"validation": "train"})))
     arislab("run", "curate", "-p", "task", task, "-p", "keep_fraction", "1.0", root=tmp_path)
-    told = arislab("run", "finetune", "-p", "task", task, root=tmp_path, ok=False)
-    assert "no candidate is in the validation split" in told
+    message = arislab("run", "finetune", "-p", "task", task, root=tmp_path, ok=False)
+    assert "no candidate is in the validation split" in message
     assert not list((tmp_path / "data" / "models").glob("*/manifest.json"))

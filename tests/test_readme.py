@@ -48,17 +48,17 @@ def test_the_two_commands_are_what_ci_runs():
 
 
 def test_the_commands_for_own_data_run_in_order(tmp_path):
-    told = []
+    printed = []
     for line in commands("data/sample/candidates.jsonl"):
         words = shlex.split(line)
         assert words[0] == "arislab"
         assert words[-2] == "--root"
-        told.append(arislab(*words[1:-2], root=tmp_path / words[-1]))
-    assert told[0].startswith("60 candidates = 60 new")
-    assert "40 requests = " in told[1]
-    assert "not in the lake" not in told[1]
-    assert told[3].startswith("80 outputs = 80 ok")
-    assert told[-1].startswith("1,000 candidates = ")
+        printed.append(arislab(*words[1:-2], root=tmp_path / words[-1]))
+    assert printed[0].startswith("60 candidates = 60 new")
+    assert "40 requests = " in printed[1]
+    assert "not in the lake" not in printed[1]
+    assert printed[3].startswith("80 outputs = 80 ok")
+    assert printed[-1].startswith("1,000 candidates = ")
     answers = json.loads(
         arislab("sql", "--format", "json", "select llm_output o from training_data_raw", root=tmp_path / "my")
     )

@@ -62,7 +62,7 @@ def test_gsm8k_quality_against_correctness(shared, tmp_path):
     rows.write_text(
         "\n".join(json.dumps({k: (v[0] if isinstance(v := r[k], list) and v else v) for k in fields}) for r in recorded)
     )
-    told = arislab(
+    printed = arislab(
         "import",
         rows,
         "--as",
@@ -79,8 +79,8 @@ def test_gsm8k_quality_against_correctness(shared, tmp_path):
         "gt,pred",
         root=tmp_path,
     )
-    assert told.startswith("2,638 outputs = ")
-    assert "samples of 1,319 candidates" in told
+    assert printed.startswith("2,638 outputs = ")
+    assert "samples of 1,319 candidates" in printed
     arislab("run", "curate", "-p", "task", str(task), root=tmp_path)
     lake = Lake(tmp_path / "data" / "lake")
     account = json.loads(arislab("runs", "--json", root=tmp_path))[0]["headline"]["account"]
@@ -104,8 +104,8 @@ def test_gsm8k_quality_against_correctness(shared, tmp_path):
 def test_alpaca_eval_kept_outputs_win_more_often(shared, tmp_path):
     file = shared / "alpaca_eval" / "outputs_dev.parquet"
     columns = ["--input", "instruction", "--output", "output", "--model", "generator", "--keep", "win_prob,dataset"]
-    told = arislab("import", file, "--as", "outputs", "--task", "instruction_following", *columns, root=tmp_path)
-    assert told.startswith("58,763 outputs = ")
+    printed = arislab("import", file, "--as", "outputs", "--task", "instruction_following", *columns, root=tmp_path)
+    assert printed.startswith("58,763 outputs = ")
     arislab("run", "curate", "-p", "task", "instruction_following", root=tmp_path)
     run = json.loads(arislab("runs", "--json", root=tmp_path))[0]
     account = run["headline"]["account"]

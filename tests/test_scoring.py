@@ -32,8 +32,8 @@ def test_gold_rows_of_every_shipped_task_score_1_and_bad_rows_less(name):
     assert bad.height == len(task.bad) >= 3
     assert bad["quality"].max() < 1
     for scorer in task.scorers:
-        told = checked.filter(pl.col(f"score_{scorer}") < 1).height
-        assert told, f"no BAD row shows what {scorer} is for"
+        n_below = checked.filter(pl.col(f"score_{scorer}") < 1).height
+        assert n_below, f"no BAD row shows what {scorer} is for"
 
 
 def test_quality_is_the_weighted_mean_of_what_could_be_told(task_file):

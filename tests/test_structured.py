@@ -168,10 +168,10 @@ mess = st.one_of(
 
 @given(st.lists(mess, min_size=1, max_size=8))
 def test_repaired_rows_are_always_marked_and_all_others_are_what_came(outputs):
-    came = frame(*outputs)
-    out = structured.check(came, SCHEMA, repair=True)
+    answers = frame(*outputs)
+    out = structured.check(answers, SCHEMA, repair=True)
     for before, after, error, repaired in zip(
-        came["output"], out["output"], out["schema_error"], out["repaired"], strict=True
+        answers["output"], out["output"], out["schema_error"], out["repaired"], strict=True
     ):
         assert repaired == (before != after)
         if repaired:

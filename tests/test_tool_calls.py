@@ -95,7 +95,7 @@ def conversations(draw, texts, *, odd):
 
     In every form that clients write.
     """
-    found = (
+    chat_so_far = (
         [{"role": draw(st.sampled_from(["system", "developer"])), "content": draw(texts)}]
         if draw(st.booleans())
         else []
@@ -109,19 +109,19 @@ def conversations(draw, texts, *, odd):
                 "content": draw(st.none() | texts),
                 "function_call": draw(functions(texts, odd=odd)),
             }
-            found.append(older if odd and draw(st.booleans()) else {"role": "assistant", "content": draw(texts)})
-        found.append({"role": "user", "content": draw(forms)})
+            chat_so_far.append(older if odd and draw(st.booleans()) else {"role": "assistant", "content": draw(texts)})
+        chat_so_far.append({"role": "user", "content": draw(forms)})
         for _ in range(draw(st.integers(0, 2))):
             made = draw(st.lists(calls(texts, odd=odd), min_size=1, max_size=2))
             asks = {"role": "assistant", "content": draw(beside), "tool_calls": made}
             asks |= {"reasoning_content": draw(texts)} if draw(st.booleans()) else {}
             if asks["content"] is None and draw(st.booleans()):
                 del asks["content"]
-            found.append(asks)
-            found += [
+            chat_so_far.append(asks)
+            chat_so_far += [
                 {"role": "tool", "content": draw(texts | st.just("")), "tool_call_id": c.get("id", "?")} for c in made
             ]
-    return found
+    return chat_so_far
 
 
 def answers(texts, *, odd):
@@ -156,8 +156,8 @@ reasons = st.sampled_from(["stop", "tool_calls", "length", None])
 exchanges = st.lists(st.tuples(*ODD, reasons) | st.tuples(*SOUND, reasons), min_size=1, max_size=4)
 
 
-def written(path, found):
-    path.write_text("".join(json.dumps(line, ensure_ascii=len(line) % 2) + "\n" for line in found), encoding="utf-8")
+def written(path, lines):
+    path.write_text("".join(json.dumps(line, ensure_ascii=len(line) % 2) + "\n" for line in lines), encoding="utf-8")
     return path
 
 
@@ -273,35 +273,35 @@ def tokenized(tokenizer, kwargs, messages, offered, message):
 def test_calls_are_trained_as_the_template_writes_them_or_the_row_has_a_status(speakers, name, exchange):
     tokenizer, kwargs = speakers[name]
     messages, offered, message = exchange
-    found = tokenized(tokenizer, kwargs, *exchange)
-    if found["status"] != "ok":
-        assert found["status"] in finetune.STATUSES
-        assert found["reason"]
+    row = tokenized(tokenizer, kwargs, *exchange)
+    if row["status"] != "ok":
+        assert row["status"] in finetune.STATUSES
+        assert row["reason"]
         return
     template = finetune.check_template(tokenizer, chat_template_kwargs=kwargs)
     sent = [parsed(m) if m.get("tool_calls") else m for m in chat.in_role(messages, template.system_role)]
     shared = {"tools": offered_by(offered) or None, "tokenize": False, **template.chat_template_kwargs}
     prompt = tokenizer.apply_chat_template(sent, add_generation_prompt=True, **shared)
-    n_prompt = len(found["input_ids"]) - found["n_supervised"]
-    assert found["input_ids"][:n_prompt] == tokenizer(prompt, add_special_tokens=False)["input_ids"], (
+    n_prompt = len(row["input_ids"]) - row["n_supervised"]
+    assert row["input_ids"][:n_prompt] == tokenizer(prompt, add_special_tokens=False)["input_ids"], (
         "what a server is asked"
     )
     text, made = expected(message)
     if not made:
-        assert learned(tokenizer, found) == text + template.stop_token
+        assert learned(tokenizer, row) == text + template.stop_token
         return
-    assert not any(json_text in learned(tokenizer, found) for json_text in texts(made))
+    assert not any(json_text in learned(tokenizer, row) for json_text in texts(made))
     wholes = [
         tokenizer.apply_chat_template(
             [*sent, parsed({"role": "assistant", "content": content, "tool_calls": made})], **shared
         )
         for content in (text or "", text or None)
     ]
-    assert any(whole.removeprefix(prompt).startswith(learned(tokenizer, found)) for whole in wholes)
+    assert any(whole.removeprefix(prompt).startswith(learned(tokenizer, row)) for whole in wholes)
 
 
 @settings(max_examples=FUZZ, deadline=None)
 @given(name=st.sampled_from(["native", "qwen2_5", "qwen3"]), exchange=st.tuples(*PLAIN))
 def test_a_chat_with_plain_texts_and_calls_is_never_refused_where_the_template_writes_calls(speakers, name, exchange):
-    found = tokenized(*speakers[name], *exchange)
-    assert (found["status"], found["reason"]) == ("ok", None)
+    row = tokenized(*speakers[name], *exchange)
+    assert (row["status"], row["reason"]) == ("ok", None)

@@ -226,8 +226,8 @@ class Handler(BaseHTTPRequestHandler):
         elif fault is not None:
             self.reply({"error": {"message": fault[1]}}, fault[0], fault[2])
         else:
-            found = do() or (404, "no such thing")
-            code, body = (200, found) if isinstance(found, dict) else (found[0], {"error": {"message": found[1]}})
+            answer = do() or (404, "no such thing")
+            code, body = (200, answer) if isinstance(answer, dict) else (answer[0], {"error": {"message": answer[1]}})
             self.reply(body, code)
 
     def do_GET(self):
@@ -323,10 +323,12 @@ class DoctorHandler(BaseHTTPRequestHandler):
     def has(self, quirk):
         return quirk in self.server.quirks
 
-    def reply(self, status, told):
-        body = told if isinstance(told, bytes) else json.dumps(told).encode()
+    def reply(self, status, content):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/octet-stream" if isinstance(told, bytes) else "application/json")
+        self.send_header(
+            "Content-Type", "application/octet-stream" if isinstance(content, bytes) else "application/json"
+        )
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -728,19 +730,19 @@ class Stranger(BaseHTTPRequestHandler):
         self.server.asked[path.split("?")[0].split("/")[1]] += 1
         is_hidden = path.startswith("/arislab") or (path.startswith("/chat") and not self.server.chats)
         if is_hidden:
-            status, told = 404, b'{"error": {"message": "no such route"}}'
+            status, content = 404, b'{"error": {"message": "no such route"}}'
         else:
             connection = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=60)
             kept = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "content-length")}
             connection.request(self.command, self.path, body, kept)
             reply = connection.getresponse()
-            status, told = reply.status, reply.read()
+            status, content = reply.status, reply.read()
             connection.close()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(told)))
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(told)
+        self.wfile.write(content)
 
     do_GET = do_POST = do_DELETE = do  # noqa: N815 - the names that http.server calls
 

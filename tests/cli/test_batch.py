@@ -37,9 +37,9 @@ def server(tmp_path_factory):
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
-        told = process.stdout.readline()
-        assert told, (folder / "log").read_text()
-        yield json.loads(told)
+        ready = process.stdout.readline()
+        assert ready, (folder / "log").read_text()
+        yield json.loads(ready)
     finally:
         process.terminate()
         process.communicate(timeout=20)
@@ -61,8 +61,8 @@ def batch(root, server, monkeypatch):
     return run
 
 
-def summed(told):
-    n, _, rest = re.search(r"^([\d,]+) (?:requests|rows) = (.+)$", told, re.MULTILINE).group(0).partition(" = ")
+def summed(printed):
+    n, _, rest = re.search(r"^([\d,]+) (?:requests|rows) = (.+)$", printed, re.MULTILINE).group(0).partition(" = ")
     parts = [int(x.replace(",", "")) for x in re.findall(r"([\d,]+) [a-z]", rest.partition(";")[0])]
     assert sum(parts) == int(n.split()[0].replace(",", ""))
     return rest
@@ -86,11 +86,11 @@ def test_a_file_without_a_single_answer_ends_with_1(batch, root, server):
 def test_a_file_goes_out_and_its_results_come_back_in_its_order(batch, root):
     file = write(root / "in.jsonl", [line(n) for n in (3, 1, 2)] + [line(9, temperature=-1)])
     assert summed(batch("plan", file)).startswith("4 to send; 1 files")
-    told = batch("submit", file, "--wait")
-    assert summed(told) == "1 error + 3 ok"
+    printed = batch("submit", file, "--wait")
+    assert summed(printed) == "1 error + 3 ok"
     out = root / "out.jsonl"
-    told = batch("collect", file, "--out", out)
-    assert summed(told) == "1 error + 3 ok"
+    printed = batch("collect", file, "--out", out)
+    assert summed(printed) == "1 error + 3 ok"
     lines = [json.loads(x) for x in out.read_text().splitlines()]
     assert [x["custom_id"] for x in lines] == ["q-3", "q-1", "q-2", "q-9"]
     assert lines[0]["response"]["body"]["choices"][0]["message"]["content"] == "hello 3"
@@ -120,17 +120,17 @@ def test_a_longer_file_sends_only_what_is_new(batch, root):
 
 def test_what_is_on_its_way_can_be_cancelled_and_the_file_still_sums_up(batch, root):
     file = write(root / "in.jsonl", [line(n, max_tokens=7) for n in range(200)])
-    told = batch("submit", file)
-    assert summed(told) == "200 open"
-    batch_id = told.split()[-1]
+    printed = batch("submit", file)
+    assert summed(printed) == "200 open"
+    batch_id = printed.split()[-1]
     assert batch_id.startswith("batch_")
     out = root / "out.jsonl"
     assert "0 lines in" in batch("collect", file, "--out", out, code=1)
     with pytest.raises(ParameterError, match=f"no batch 'batch_x' is on its way .*{batch_id}"):
         batch("cancel", "batch_x")
     assert batch_id in batch("cancel", batch_id)
-    told = batch("submit", file, "--wait")  # waits for the end; cancelled rows are not sent again unasked
-    assert "cancelled" in summed(told)
+    printed = batch("submit", file, "--wait")  # waits for the end; cancelled rows are not sent again unasked
+    assert "cancelled" in summed(printed)
     summed(batch("collect", file, "--out", out))
     lines = [json.loads(x) for x in out.read_text().splitlines()]
     assert [x["custom_id"] for x in lines] == [f"q-{n}" for n in range(200)]
@@ -149,8 +149,8 @@ def test_cancelled_rows_are_sent_again_on_consent_only(batch, root, server):
     assert "cancelled (not" not in batch("plan", file, "--resend", "cancelled")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        told = RUN.invoke(app, ["submit", str(file), "--base-url", server["url"]]).stderr
-    assert re.fullmatch(r"arislab: \d+ cancelled of earlier runs are not sent again .*\n", told)
+        printed = RUN.invoke(app, ["submit", str(file), "--base-url", server["url"]]).stderr
+    assert re.fullmatch(r"arislab: \d+ cancelled of earlier runs are not sent again .*\n", printed)
     assert summed(batch("submit", file, "--resend", "cancelled", "--wait")) == "80 ok"
     batch("collect", file, "--out", root / "out.jsonl")
     lines = [json.loads(x) for x in (root / "out.jsonl").read_text().splitlines()]
@@ -210,15 +210,15 @@ def test_each_mistake_is_one_clear_error_and_nothing_is_sent(batch, root, monkey
 def test_no_key_is_written_to_the_folder_or_printed(batch, root, server):
     key = Path(server["token_file"]).read_text().strip()
     file = write(root / "in.jsonl", [line(1)])
-    told = batch("submit", file, "--wait") + batch("status") + batch("collect", file, "--out", root / "out.jsonl")
-    assert key not in told
+    printed = batch("submit", file, "--wait") + batch("status") + batch("collect", file, "--out", root / "out.jsonl")
+    assert key not in printed
     assert [p for p in root.rglob("*") if p.is_file() and key.encode() in p.read_bytes()] == []
 
 
 def test_the_doctor_prints_its_table_and_ends_with_0_on_our_server(batch):
-    told = batch("doctor", "--model", "echo")
+    printed = batch("doctor", "--model", "echo")
     assert re.search(
-        r"31 checks = \d+ holds \+ \d deviates \+ 0 unknown; 0 deviations that the client cannot bridge", told
+        r"31 checks = \d+ holds \+ \d deviates \+ 0 unknown; 0 deviations that the client cannot bridge", printed
     )
 
 

@@ -28,9 +28,9 @@ def command(*words, **more):
     return {"args": [sys.executable, "-m", "arislab", "lab", *map(str, words)], "cwd": CHECKOUT, **more}
 
 
-def printed(told):
+def printed(path):
     """What a kernel prints that JupyterLab started, a line each: root, lake, working directory."""
-    client = BlockingKernelClient(connection_file=str(told))
+    client = BlockingKernelClient(connection_file=str(path))
     client.load_connection_file()
     client.start_channels()
     lines = []
@@ -138,11 +138,11 @@ def test_notebooks_and_records_of_the_root_are_shown_side_by_side_and_a_record_s
     lab.asked(path, "PUT", {"type": "notebook", "content": opened["content"]})  # what autosave sends
     lab.asked(f"{path}/checkpoints", "POST", {})  # and what a save by hand adds
     assert "Another" in (record.folder / "notebook.ipynb").read_text()
-    found = records.find(lab.root, record.run_id)
-    assert verify.check_files(found).findings == []
+    run = records.find(lab.root, record.run_id)
+    assert verify.check_files(run).findings == []
     opened["content"]["cells"][-1]["source"] += " "
     lab.asked(path, "PUT", {"type": "notebook", "content": opened["content"]})
-    assert [finding.where for finding in verify.check_files(found).findings] == ["notebook.ipynb"]
+    assert [finding.where for finding in verify.check_files(run).findings] == ["notebook.ipynb"]
     assert [path for path in lab.root.rglob("*") if path.is_symlink()] == []
 
 

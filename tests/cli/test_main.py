@@ -26,9 +26,9 @@ def generated(tmp_path_factory):
 
 
 def test_candidates_are_composed_and_counted(tmp_path):
-    told = arislab("candidates", "--n", 200, "--seed", 3, root=tmp_path)
-    assert told.startswith("200 candidates = ")
-    numbers = [int(x) for x in told.split(";")[0].split("= ")[1].replace("+", " ").split() if x.isdigit()]
+    printed = arislab("candidates", "--n", 200, "--seed", 3, root=tmp_path)
+    assert printed.startswith("200 candidates = ")
+    numbers = [int(x) for x in printed.split(";")[0].split("= ")[1].replace("+", " ").split() if x.isdigit()]
     assert sum(numbers) == 200
     arislab("candidates", "--n", 200, "--seed", 3, root=tmp_path)  # again: nothing doubles
     assert json.loads(arislab("sql", "--format", "json", "select count(*) n from candidates", root=tmp_path)) == [
@@ -104,8 +104,8 @@ def test_a_server_killed_during_generate_costs_nothing(generated, tmp_path):
 def test_imported_outputs_are_curated_with_a_full_account(tmp_path):
     sample = CHECKOUT / "data" / "sample" / "outputs.jsonl"
     task = ["--task", "instruction_following", "--input", "question", "--output", "answer", "--model", "model"]
-    told = arislab("import", sample, "--as", "outputs", *task, root=tmp_path)
-    assert told.startswith("80 outputs = 80 ok; samples of 38 candidates")
+    printed = arislab("import", sample, "--as", "outputs", *task, root=tmp_path)
+    assert printed.startswith("80 outputs = 80 ok; samples of 38 candidates")
     arislab("run", "curate", "-p", "task", "instruction_following", root=tmp_path)
     account = json.loads(arislab("runs", "--json", root=tmp_path))[0]["headline"]["account"]
     assert sum(account["states"].values()) == account["total"] == 80
@@ -136,9 +136,9 @@ BAD = [
 def test_bad_input_is_one_clear_message(generated, arguments, message):
     lake = Lake(generated / "data" / "lake")
     before = {name: lake[name].version for name in lake.tables()}
-    told = arislab(*arguments, root=generated, ok=False)
-    assert message in told
-    assert "Traceback" not in told
+    printed = arislab(*arguments, root=generated, ok=False)
+    assert message in printed
+    assert "Traceback" not in printed
     assert {name: lake[name].version for name in lake.tables()} == before
 
 
@@ -153,8 +153,8 @@ def test_a_task_file_without_scorers_and_one_whose_scorer_returns_7(generated, t
         rows.write_text('{"q": "a", "a": "B"}\n')
         if name == "seven":
             arislab("import", rows, "--as", "outputs", "--task", path, "--input", "q", "--output", "a", root=tmp_path)
-        told = arislab("run", "curate", "-p", "task", str(path), root=tmp_path, ok=False)
-        assert message in told
+        printed = arislab("run", "curate", "-p", "task", str(path), root=tmp_path, ok=False)
+        assert message in printed
         assert not Lake(tmp_path / "data" / "lake")["training_data_curated"].exists
 
 
@@ -187,8 +187,8 @@ def test_a_root_that_cannot_be_written_is_one_clear_message(tmp_path):
 def test_a_planted_key_stands_in_no_record(generated, tmp_path):
     key = "sk-planted-8151"
     arislab("run", "generate", *SMALL, root=generated, ARISLAB_API_KEY=key)
-    found = [p for p in Path(generated).rglob("*") if p.is_file() and key.encode() in p.read_bytes()]
-    assert found == []
+    leaking = [p for p in Path(generated).rglob("*") if p.is_file() and key.encode() in p.read_bytes()]
+    assert leaking == []
 
 
 def test_every_command_has_help():
