@@ -76,7 +76,7 @@ def expected(kind, n_writers):
 
 
 def work():
-    """One writer: takes lines (kind, folder, number, moment, with the lock or without) and says how each write ended."""
+    """One writer: takes lines (kind, folder, number, moment, locked or not) and says how each write ended."""
     turn = storage.turn
     for line in sys.stdin:
         kind, folder, k, at, is_locked = json.loads(line)

@@ -24,7 +24,8 @@ PINNED = {
     Table.replace: "self frame where run_id",
     Table.latest: "self where",
     task.load: "name",
-    batch.build_requests: "candidates to_messages model temperature max_tokens samples seed pair_by_candidate system_role parameters",
+    batch.build_requests: "candidates to_messages model temperature max_tokens samples seed pair_by_candidate "
+    "system_role parameters",
     batch.preview: "requests n",
     batch.Recorded.__init__: "self frame write key",
     batch.states: "requests recorded",
@@ -116,7 +117,8 @@ def test_each_part_that_notebooks_name_is_found_by_its_name_and_nothing_else():
     code = (
         "import sys, arislab\n"
         "heavy = {'polars', 'arislab.runs'} & set(sys.modules)\n"
-        "parts = [getattr(arislab, name).__name__ for name in dir(arislab) if not name.startswith('_') and name.islower()]\n"
+        "parts = [getattr(arislab, name).__name__ for name in dir(arislab) if not name.startswith('_') and "
+        "name.islower()]\n"
         "print(heavy, 'arislab.runs' in parts, 'arislab.batch' in parts, hasattr(arislab, 'nonsense'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

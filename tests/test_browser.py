@@ -105,8 +105,10 @@ def lab_root(tmp_path_factory):
     facts = {"company": "Northside Hospital", "title": "Ward manager", "category": "Healthcare", "use_case": "general"}
     rows = [
         {
-            "id": f"r-{i:040x}", "custom_id": f"r-{i:040x}", "candidate_id": f"s1-{i:06d}", "task": TASK.name, "input": f"Number: {i}\n{INPUT}",
-            "messages": "[]", "output": json.dumps(OUTPUT), "quality_score": 0.6 + i / 20, "needs_review": True, "approved": False,
+            "id": f"r-{i:040x}", "custom_id": f"r-{i:040x}", "candidate_id": f"s1-{i:06d}", "task": TASK.name,
+            "input": f"Number: {i}\n{INPUT}",
+            "messages": "[]", "output": json.dumps(OUTPUT), "quality_score": 0.6 + i / 20, "needs_review": True,
+            "approved": False,
             "metadata": json.dumps(facts | {"difficulty": 0.35}), "split": "train",
         }
         for i in range(6)
@@ -163,8 +165,10 @@ def open_lab(lab_root, tmp_path_factory):
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
-        f"--ServerApp.root_dir={lab_root}", "--allow-root", "--LabApp.extension_manager=readonly", "--LabApp.news_url=", "--LabApp.expose_app_in_browser=True",
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--ServerApp.root_dir={lab_root}", "--allow-root", "--LabApp.extension_manager=readonly",
+        "--LabApp.news_url=", "--LabApp.expose_app_in_browser=True",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--ServerApp.terminals_enabled=False",
     ]  # fmt: skip
     log = (home / "server.log").open("wb")
@@ -176,8 +180,10 @@ def open_lab(lab_root, tmp_path_factory):
             browser = playwright.chromium.launch(
                 executable_path=CHROMIUM,
                 args=[
-                    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--disable-background-networking",
-                    "--disable-component-update", "--disable-sync", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+                    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic",
+                    "--disable-background-networking",
+                    "--disable-component-update", "--disable-sync", "--no-first-run",
+                    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
                 ],
             )  # fmt: skip
             page = browser.new_page(viewport={"width": 1440, "height": 1000})
@@ -268,7 +274,8 @@ def test_decisions_made_by_clicking_are_in_the_lake_after_the_kernel_is_killed(o
     screenshot(lab, "review-4-decided", tmp_path)
 
     wide = panel.evaluate(
-        "e => [...e.querySelectorAll('*')].filter(x => x.getBoundingClientRect().right > e.getBoundingClientRect().right + 1).length"
+        "e => [...e.querySelectorAll('*')].filter(x => x.getBoundingClientRect().right > "
+        "e.getBoundingClientRect().right + 1).length"
     )
     assert wide == 0, "something sticks out of the panel"
     assert panel.locator("pre b", has_text="electronic").count() == 0, "the model's <b> must stand there as text"

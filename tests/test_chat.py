@@ -1,4 +1,4 @@
-"""Instructions go where the model knows them, settings change no id while they are empty, and calls of tools stay calls."""
+"""Instructions go where the model knows them, settings that are empty change no id, and calls of tools stay calls."""
 
 import json
 
@@ -17,13 +17,16 @@ CALLS = [{"id": "c1", "type": "function", "function": {"name": "map", "arguments
 TOOLS = [{"type": "function", "function": {"name": "map", "parameters": {"type": "object", "properties": {}}}}]
 
 
+SYSTEM, DEVELOPER = ({"role": role, "content": "Be brief."} for role in ("system", "developer"))
+
+
 @pytest.mark.parametrize(
     ("before", "role", "after"),
     [
-        ([{"role": "system", "content": "Be brief."}, USER], "", None),
-        ([{"role": "developer", "content": "Be brief."}, USER], "system", [{"role": "system", "content": "Be brief."}, USER]),
-        ([{"role": "system", "content": "Be brief."}, USER], "developer", [{"role": "developer", "content": "Be brief."}, USER]),
-        ([{"role": "system", "content": "Be brief."}, USER], "user", [{"role": "user", "content": "Be brief.\n\nWhere is Ulm?"}]),
+        ([SYSTEM, USER], "", None),
+        ([DEVELOPER, USER], "system", [SYSTEM, USER]),
+        ([SYSTEM, USER], "developer", [DEVELOPER, USER]),
+        ([SYSTEM, USER], "user", [{"role": "user", "content": "Be brief.\n\nWhere is Ulm?"}]),
         ([{"role": "system", "content": " "}, USER], "user", [USER]),
         ([{"role": "system", "content": "Be brief."}], "user", [{"role": "user", "content": "Be brief."}]),
         ([USER], "user", None),
@@ -92,17 +95,18 @@ def test_the_arms_of_an_evaluation_are_asked_as_the_adapter_was_trained():
     assert finetune.asked_as(tuned({}, "user"), None, chat_template_kwargs={}) == {"system_role": "user"}
     assert finetune.asked_as({"model_path": "old", "hyperparameters": None}, None, chat_template_kwargs={}) == {}
     dated = tuned(off | {"date_string": "26 Jul 2024"})
-    assert finetune.asked_as(dated, json.dumps({"chat_template_kwargs": off}), chat_template_kwargs=off)["chat_template_kwargs"] == {
-        "enable_thinking": False, "date_string": "26 Jul 2024",
-    }  # fmt: skip
+    same = finetune.asked_as(dated, json.dumps({"chat_template_kwargs": off}), chat_template_kwargs=off)
+    assert same["chat_template_kwargs"] == {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
 @pytest.mark.parametrize(
     ("trained", "others", "given", "message"),
     [
-        ({}, [], {"enable_thinking": False}, "must be {}, with which toy-1 was trained, got {'enable_thinking': False}"),
+        ({}, [], {"enable_thinking": False}, "must be {}, with which toy-1 was trained, got {'enable_thinking': "
+                                             "False}"),
         ({"a": 1}, [], {"a": 2}, "must be {'a': 1}"),
-        ({"a": 1}, ["{}"], {}, "and an arm beside it was made with {}; run phases 3 and 4 with the same, such as -p chat_template_kwargs"),
+        ({"a": 1}, ["{}"], {}, "and an arm beside it was made with {}; run phases 3 and 4 with the same, such as -p "
+                               "chat_template_kwargs"),
         ({"a": 1}, [None], {}, "an arm beside it"),
         ({}, ['{"chat_template_kwargs": {"a": 1}}'], {}, "an arm beside it was made with {'a': 1}"),
     ],
@@ -216,9 +220,11 @@ def test_scorers_are_given_the_calls_as_values(tmp_path):
     path = tmp_path / "maps.py"
     path.write_text(
         "def to_messages(c): return [{'role': 'user', 'content': 'x'}]\n"
-        "def right_tool(tool_calls, tools):\n    return tool_calls[0]['function']['name'] in [t['function']['name'] for t in tools]\n"
+        "def right_tool(tool_calls, tools):\n    return tool_calls[0]['function']['name'] in [t['function']['name'] "
+        "for t in tools]\n"
         "def as_text(output): return output.startswith('[')\n"
-        "SCORERS = {'right_tool': right_tool, 'as_text': as_text}\nWEIGHTS = {'right_tool': 1, 'as_text': 1}\nGOLD = []\n"
+        "SCORERS = {'right_tool': right_tool, 'as_text': as_text}\nWEIGHTS = {'right_tool': 1, 'as_text': 1}\nGOLD = "
+        "[]\n"
     )
     scored = scoring.score(raw(), load(path))
     assert scored.select("score_right_tool", "score_as_text", "quality").row(0) == (1.0, 1.0, 1.0)

@@ -13,7 +13,10 @@ from arislab.task import load
 
 # --- leaks and the gate -----------------------------------------------------------------------------------------------
 
-LONG = "Title: Data Engineer Experience: 7 years Skills: Python, Kafka, Spark, SQL Role: Software Architect Needs: Kafka yes, Rust no"
+LONG = (
+    "Title: Data Engineer Experience: 7 years Skills: Python, Kafka, Spark, SQL "
+    "Role: Software Architect Needs: Kafka yes, Rust no"
+)
 
 
 def asked(**rows):

@@ -155,7 +155,7 @@ def test_importing_loads_nothing_heavy(module):
 
 
 def test_only_phase_5_reads_the_test_split():
-    """Phases 1 to 4 ask the table of candidates for the train or the validation split, each time, and never say "test"."""
+    """Phases 1 to 4 ask candidates for the train or the validation split, each time, and never say "test"."""
     reads = 0
     for path in sorted((CHECKOUT / "notebooks").glob("[1-4]_*.ipynb")):
         for cell in json.loads(path.read_text())["cells"]:

@@ -24,7 +24,7 @@ def says(model, prompt, n_same=4):
 
 
 def judge(answer, models=NAMES):
-    """Run a probe on ``answer(model, prompt, beside)``, where ``beside`` has the other requests in flight and is empty alone."""
+    """Run a probe on ``answer(model, prompt, beside)``; ``beside`` has the other requests in flight, none if alone."""
     probe, sizes = isolation.examine(models), []
     answers = None
     try:

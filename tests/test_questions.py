@@ -29,7 +29,10 @@ DELTA = "Why do the rivers of a delta change their course every few hundred year
 SALT = "Which salt did people in the Alps mine before there were any railways there?"
 RUBRIC = """
 def to_messages(candidate):
-    rules = "Read the question with care, answer in one paragraph of plain words, name what you do not know, and invent nothing at all."
+    rules = (
+        "Read the question with care, answer in one paragraph of plain words, name what you do not know, "
+        "and invent nothing at all."
+    )
     return [{"role": "user", "content": rules + " The question is: " + candidate["profile"]["input"]}]
 def said(output):
     return 1.0
@@ -253,7 +256,8 @@ def test_the_end_of_a_conversation_is_a_question_too(lake, tmp_path):
 
 def test_what_most_questions_say_is_judged_by_all_of_them_at_import_and_in_phase_5(lake, tmp_path):
     form = (
-        "Please read what a guest of our hotel by the lake wrote in the book at the door last week, say in one plain sentence what it is about, name "
+        "Please read what a guest of our hotel by the lake wrote in the book at the door last week, say in one plain "
+        "sentence what it is about, name "
         "who in the house should take care of it, and do not promise anything that we could not keep. The guest wrote: "
     )
     guests, wishes = (

@@ -54,14 +54,19 @@ def test_the_first_parameter_out_of_range_is_named_with_what_is_allowed(given, m
 
 EDGES = {
     "1_generate": {
-        "n_candidates": ["0", "-1", str(10**20)], "samples": ["0", str(10**20)], "temperature": ["-1", "1e300", "nan"], "max_tokens": ["0", str(10**20)],
-        "n_dry_run": ["0", "-3"], "usd_per_million": ["1", "-1,2"], "budget_usd": ["-1"], "resend": ["ok"], "seed": ["-1", str(10**20)], "task": [""],
+        "n_candidates": ["0", "-1", str(10**20)], "samples": ["0", str(10**20)], "temperature": ["-1", "1e300", "nan"],
+        "max_tokens": ["0", str(10**20)],
+        "n_dry_run": ["0", "-3"], "usd_per_million": ["1", "-1,2"], "budget_usd": ["-1"], "resend": ["ok"],
+        "seed": ["-1", str(10**20)], "task": [""],
         "base_url": [""], "system_role": ["critic"], "chat_template_kwargs": ["[]", '{"messages": 1}'],
     },
     "4_finetune": {
-        "base_model": [""], "method": [""], "r": ["0", "-8", str(10**20)], "lora_alpha": ["0", str(10**20)], "learning_rate": ["0", "1e9", "nan"],
-        "num_train_epochs": ["0", "-1", str(10**20)], "batch_size": ["0", str(10**20)], "max_length": ["0", "4096"], "n_validation": ["0", "-1"],
-        "temperature": ["-1"], "max_tokens": ["0"], "seed": ["-1"], "chat_template_kwargs": ['{"enable_thinking": false}'],
+        "base_model": [""], "method": [""], "r": ["0", "-8", str(10**20)], "lora_alpha": ["0", str(10**20)],
+        "learning_rate": ["0", "1e9", "nan"],
+        "num_train_epochs": ["0", "-1", str(10**20)], "batch_size": ["0", str(10**20)], "max_length": ["0", "4096"],
+        "n_validation": ["0", "-1"],
+        "temperature": ["-1"], "max_tokens": ["0"], "seed": ["-1"],
+        "chat_template_kwargs": ['{"enable_thinking": false}'],
     },
 }  # fmt: skip
 

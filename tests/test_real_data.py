@@ -42,7 +42,12 @@ def plausible(output):
 
 SCORERS = {"agrees": agrees, "ran": ran, "plausible": plausible}
 WEIGHTS = {"agrees": 0.7, "ran": 0.15, "plausible": 0.15}
-GOLD = [{"output": "```python\\nprint(2+2)\\n```\\n```output\\n4\\n```\\nThe answer is $4$.", "others": ["```output\\n4\\n```"]}]
+GOLD = [
+    {
+        "output": "```python\\nprint(2+2)\\n```\\n```output\\n4\\n```\\nThe answer is $4$.",
+        "others": ["```output\\n4\\n```"],
+    }
+]
 BAD = [{"output": "no idea", "others": ["```output\\n4\\n```"]}]
 '''
 
@@ -112,11 +117,13 @@ def test_alpaca_eval_kept_outputs_win_more_often(shared, tmp_path):
     assert sum(account["states"].values()) == account["total"] == 58_763
     lake = Lake(tmp_path / "data" / "lake")
     labelled = lake.sql(
-        "select r.custom_id, cast(r.metadata->>'win_prob' as double) w, c.id is not null kept from training_data_raw r left join training_data_curated c on c.id = r.custom_id"
+        "select r.custom_id, cast(r.metadata->>'win_prob' as double) w, c.id is not null kept from training_data_raw "
+        "r left join training_data_curated c on c.id = r.custom_id"
     ).filter(pl.col("w").is_not_null())
     kept, everything = stats.mean_interval(labelled.filter("kept")["w"]), stats.mean_interval(labelled["w"])
     print(
-        f"AlpacaEval: {account}, win_prob kept {kept}, all labelled {everything}, tied at the cut {run['headline']['n_tied_at_cut']}"
+        f"AlpacaEval: {account}, win_prob kept {kept}, all labelled {everything}, tied at the cut "
+        f"{run['headline']['n_tied_at_cut']}"
     )
     assert labelled.height == 17_708
     assert kept.low > everything.high

@@ -138,7 +138,8 @@ def test_others_are_the_other_answers_of_the_same_candidate(tmp_path):
 def test_kept_metadata_are_columns_that_scorers_may_ask_for(tmp_path):
     path = tmp_path / "truth.py"
     path.write_text(
-        "def to_messages(candidate): return []\ndef right(output, gt):\n    return output == gt\nSCORERS, WEIGHTS = {'right': right}, {'right': 1}\n"
+        "def to_messages(candidate): return []\ndef right(output, gt):\n    return output == gt\nSCORERS, WEIGHTS = "
+        "{'right': right}, {'right': 1}\n"
     )
     frame = scoring.rows(raw(["7", "8"], metadata=['{"gt": "7"}', '{"gt": "7"}']))
     assert scoring.score(frame, load(path))["quality"].to_list() == [1.0, 0.0]

@@ -190,7 +190,9 @@ def test_the_marks_reach_the_scored_table_and_the_example():
     task = load("candidate_evaluation")
     people = pl.DataFrame([{
         "candidate_id": "c", "split": "train", "group_id": "c", "category": "k",
-        "profile": json.dumps({"title": "T", "years": 5, "skills": ["SQL"], "role": "R", "needs": ["SQL"], "min_years": 4}),
+        "profile": json.dumps(
+            {"title": "T", "years": 5, "skills": ["SQL"], "role": "R", "needs": ["SQL"], "min_years": 4}
+        ),
     }])  # fmt: skip
     raw = pl.DataFrame([{"custom_id": "r", "candidate_id": "c", "llm_output": PYTHON}])
     rows = structured.check(scoring.rows(raw, people, task=task), task.schema, repair=True)

@@ -23,8 +23,10 @@ from arislab.lake import Lake
 from arislab.task import load
 
 NATIVE = (
-    "{% if tools %}[TOOLS]{{ tools | tojson }}[/TOOLS]{% endif %}{% for m in messages %}<|{{ m.role }}|>{% if m.tool_calls %}{{ m.content or '' }}"
-    "{% for c in m.tool_calls %}[CALL]{{ c.function | tojson }}{% endfor %}{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}"
+    "{% if tools %}[TOOLS]{{ tools | tojson }}[/TOOLS]{% endif %}{% for m in messages %}<|{{ m.role }}|>{% if "
+    "m.tool_calls %}{{ m.content or '' }}"
+    "{% for c in m.tool_calls %}[CALL]{{ c.function | tojson }}{% endfor %}{% else %}{{ m.content }}{% endif "
+    "%}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )  # writes calls and tools in the order of their keys, as Mistral's templates do
 SPEAKS = {name: SPOKEN[name] for name in ("qwen2_5", "qwen3", "llama3_1", "gemma", "chatml")} | {"native": (NATIVE, {})}

@@ -569,8 +569,10 @@ class DoctorHandler(BaseHTTPRequestHandler):
 
 CELLS = (
     "n: int = 3  # rows",
-    "import polars as pl\nfrom arislab import runs\nfrom arislab.lake import Lake\nruns.begin()\nlake = Lake()\nlake.run_id",
-    "lake['candidates'].append(pl.DataFrame({'candidate_id': [str(i) for i in range(n)], 'profile': '{}', 'group_id': 'g', 'split': 'train'}))",
+    "import polars as pl\nfrom arislab import runs\nfrom arislab.lake import Lake\nruns.begin()\nlake = "
+    "Lake()\nlake.run_id",
+    "lake['candidates'].append(pl.DataFrame({'candidate_id': [str(i) for i in range(n)], 'profile': '{}', 'group_id': "
+    "'g', 'split': 'train'}))",
     "runs.headline(runs.account(n, ok=n), quality=(0.5, 0.4, 0.6, n))",
 )
 
@@ -602,39 +604,45 @@ STOCK = Path(importlib.util.find_spec("trl").submodule_search_locations[0]) / "c
 
 
 CHATML = (
-    "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system\nYou are a helpful "
+    "assistant.<|im_end|>\n{% endif %}"
     "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
 MISTRAL = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% elif m.role == 'assistant' %}"
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% elif m.role == "
+    "'assistant' %}"
     " {{ m.content | trim }}</s>{% else %}{{ raise_exception('only user and assistant') }}{% endif %}{% endfor %}"
 )
 
 
 DEEPSEEK = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}<｜User｜>{{ m.content }}"
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' "
+    "%}<｜User｜>{{ m.content }}"
     "{% else %}<｜Assistant｜>{{ m.content.split('</think>')[-1] }}<｜end▁of▁sentence｜>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
 )
 
 
 GRANITE = (
-    "<|role|>system<|/role|>Today is {{ strftime_now('%B %d, %Y') }}.<|stop|>{% for m in messages %}<|role|>{{ m.role }}<|/role|>"
+    "<|role|>system<|/role|>Today is {{ strftime_now('%B %d, %Y') }}.<|stop|>{% for m in messages %}<|role|>{{ m.role "
+    "}}<|/role|>"
     "{{ m.content }}<|stop|>{% endfor %}{% if add_generation_prompt %}<|role|>assistant<|/role|>{% endif %}"
 )
 
 
 MARKED = (
-    "{% for m in messages %}<|u|>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|e|>{% endgeneration %}{% else %}{{ m.content }}"
+    "{% for m in messages %}<|u|>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|e|>{% endgeneration "
+    "%}{% else %}{{ m.content }}"
     "<|e|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|u|>{% endif %}"
 )
 
 
 SWITCHLESS = (
-    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' and loop.last %}<think></think>\n{% endif %}{{ m.content }}<|end|>"
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' and loop.last %}<think></think>\n{% endif "
+    "%}{{ m.content }}<|end|>"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 

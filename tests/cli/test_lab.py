@@ -34,7 +34,8 @@ def printed(path):
     client.load_connection_file()
     client.start_channels()
     lines = []
-    code = "import os; from arislab.lake import Lake; print(os.environ['ARISLAB_ROOT'], Lake().path, os.getcwd(), sep='\\n')"
+    shown = "os.environ['ARISLAB_ROOT'], Lake().path, os.getcwd(), sep='\\n'"
+    code = f"import os; from arislab.lake import Lake; print({shown})"
     try:
         client.wait_for_ready(timeout=60)
         client.execute_interactive(
