@@ -11,8 +11,8 @@ import polars as pl
 
 from arislab.batch.answers import Recorded, answer
 from arislab.batch.connection import Server
-from arislab.batch.job import Job
-from arislab.batch.ledger import OPEN, Ledger
+from arislab.batch.job import prepare
+from arislab.batch.ledger import OPEN
 from arislab.batch.sending import cut, unsendable
 from arislab.errors import BatchError, ParameterError
 
@@ -50,10 +50,10 @@ class Plan:
             "cannot be sent": self.n_unsendable,
             "to send": self.n_to_send,
         }
-        told = " + ".join(f"{n:,} {what}" for what, n in parts.items() if n or what == "to send")
+        counts = " + ".join(f"{n:,} {what}" for what, n in parts.items() if n or what == "to send")
         size = sum(n_bytes for _, n_bytes in self.files)
         cost = repr(self.estimate) if self.estimate else "tokens, time and cost: unknown before a dry run"
-        return f"{self.n_rows:,} rows = {told}; {len(self.files)} files, {size / 1e6:,.1f} MB; {cost}"
+        return f"{self.n_rows:,} rows = {counts}; {len(self.files)} files, {size / 1e6:,.1f} MB; {cost}"
 
 
 def plan(
@@ -79,16 +79,8 @@ def plan(
         max_bytes: As in ``submit``.
         estimate: From ``dry_run``.
     """
-    job = Job(
-        requests.unique("custom_id", keep="first", maintain_order=True), server, Path(folder), Ledger(Path(folder))
-    )
-    distinct, done = job.requests.height, set(answered)
-    todo = job.requests.filter(~pl.col("custom_id").is_in(list(done)))
-    most = server.dialect
-    lines, size = (
-        min(max_lines or most.max_requests, most.max_requests),
-        min(max_bytes or most.max_bytes, most.max_bytes),
-    )
+    job = prepare(requests, server=server, folder=folder, answered=answered, max_lines=max_lines, max_bytes=max_bytes)
+    todo = job.requests
     bad = {name for name, body in todo.select("custom_id", "body").iter_rows() if unsendable(body)}
     wanted = [name for name in todo["custom_id"] if name not in bad]
     free, held, stay = job.ledger.look(wanted, server=server.identity, resend=job.again(set(resend)))
@@ -101,19 +93,17 @@ def plan(
     for status in stay.values():
         blocked[status] = blocked.get(status, 0) + 1
     job.ledger.close()
+    files = cut(todo.filter(pl.col("custom_id").is_in(ids)), max_lines=job.max_lines, max_bytes=job.max_bytes)
     return Plan(
         n_rows=requests.height,
-        n_same_request=requests.height - distinct,
-        n_recorded=distinct - todo.height,
+        n_same_request=requests.height - todo.height - job.n_recorded,
+        n_recorded=job.n_recorded,
         n_received=len(wanted) - len(ids) - len(on_the_way) - len(stay),
         n_open=len(on_the_way),
         n_blocked=blocked,
         n_unsendable=len(bad),
         n_to_send=len(ids),
-        files=[
-            (len(p), len(c))
-            for p, c in cut(todo.filter(pl.col("custom_id").is_in(ids)), max_lines=lines, max_bytes=size)
-        ],
+        files=[(len(names), len(content)) for names, content in files],
         estimate=estimate,
     )
 
@@ -149,8 +139,9 @@ class Estimate:
 
         cost = f"{span(self.usd, ',.2f')} USD" if self.usd else "unknown (no prices given)"
         return (
-            f"{self.n_requests:,} requests, from {self.n_tried} tried ({self.n_failed} failed): prompt {span(self.prompt_tokens)} tokens, "
-            f"answers {span(self.completion_tokens)} tokens, at this rate {span(self.seconds)} s, cost {cost}"
+            f"{self.n_requests:,} requests, from {self.n_tried} tried ({self.n_failed} failed): prompt "
+            f"{span(self.prompt_tokens)} tokens, answers {span(self.completion_tokens)} tokens, at this rate "
+            f"{span(self.seconds)} s, cost {cost}"
         )
 
 
@@ -192,14 +183,16 @@ def dry_run(
     took = time.monotonic() - began
     good = rows.filter(pl.col("completion_tokens").is_not_null(), pl.col("prompt_tokens").is_not_null())
     if not good.height:
-        told = str(rows["error"][0])
-        way = " A model without a system role takes system_role='user'." if re.search(r"(?i)system.?role", told) else ""
+        why = str(rows["error"][0])
+        way = " A model without a system role takes system_role='user'." if re.search(r"(?i)system.?role", why) else ""
         raise BatchError(
-            f"none of {tried.height} requests tried gave an answer (first: {rows['status'][0]}: {told}); mend this before sending {distinct.height:,}.{way}"
+            f"none of {tried.height} requests tried gave an answer (first: {rows['status'][0]}: {why}); mend this "
+            f"before sending {distinct.height:,}.{way}"
         )
     chance, scale = random.Random(seed), distinct.height
 
     def extrapolate(values: list[float]) -> tuple[float, float, float]:
+        # the bootstrap's percentiles: token counts are skewed, and a mean plus or minus would reach below zero
         means = sorted(sum(chance.choices(values, k=len(values))) / len(values) for _ in range(2000))
         return sum(values) / len(values) * scale, means[50] * scale, means[1949] * scale
 
@@ -214,4 +207,5 @@ def dry_run(
             (p * usd_per_million[0] + a * usd_per_million[1]) / 1e6 for p, a in zip(prompt, answers, strict=True)
         )
     seconds = tuple(a / rate for a in answers)
-    return Estimate(scale, tried.height, tried.height - good.height, prompt, answers, seconds, usd)  # type: ignore[arg-type]
+    n_failed = tried.height - good.height
+    return Estimate(scale, tried.height, n_failed, prompt, answers, seconds, usd)  # type: ignore[arg-type]  # of three

@@ -10,7 +10,6 @@ shard's gaps). This module does not know servers or requests.
 
 import json
 import os
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
@@ -18,32 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from arislab.batch.protocol import ANSWERED, parse, split
-from arislab.errors import BatchError, PrerequisiteError
-from arislab.system import files, masking, processes
+from arislab.batch import ledger_versions
+from arislab.batch.protocol import ANSWERED
+from arislab.errors import PrerequisiteError
+from arislab.system import processes
 
-UNSENT = ("planned", "uploading", "creating")
+UNSENT = ledger_versions.UNSENT
 OPEN = (*UNSENT, "submitted")
 FETCHED = ("collected", "fruitless")
 """Result files came, and lie in the folder."""
 _LEASE_S = 300.0  # longer than a create may take
-_TABLES = """
-create table shards (
-  id integer primary key, shard text not null, attempt integer not null, server text not null, path text not null,
-  n integer not null, bytes integer not null, state text not null, file_id text, batch_id text, error text,
-  owner text, beat real, changed_at text not null default current_timestamp,
-  unique (shard, attempt, server));
-create table lines (
-  custom_id text not null, shard_id integer not null, status text, primary key (custom_id, shard_id)) without rowid;
-create index lines_of on lines (shard_id);
-create table about (nonce text not null);
-"""
-_TWINS = """
-create table if not exists twins (
-  shard_id integer not null, batch_id text not null, state text not null default 'found', n_used integer, n_doubled integer,
-  primary key (shard_id, batch_id)) without rowid;
-pragma user_version = 4;
-"""
 
 
 class Ledger:
@@ -66,17 +49,8 @@ class Ledger:
             self.db.row_factory = sqlite3.Row
             self.db.execute("pragma synchronous = extra")  # full: a loss of power may bring the last journal back
             with self._transaction():
-                (version,) = self.db.execute("pragma user_version").fetchone()
-                if version < 2:
-                    self._make()
-                if version < 3:
-                    for statement in _TWINS.split(";"):
-                        self.db.execute(statement)
-                self._hide_passwords()
-            (version,) = self.db.execute("pragma user_version").fetchone()
-            if version < 4:
-                self.db.execute("vacuum")  # what was written over lies in the file's pages still
-                self.db.execute("pragma user_version = 4")
+                ledger_versions.renew(self.db)
+            ledger_versions.clean(self.db)
             self.db.execute("create temp table asked (custom_id text primary key)")
         except (OSError, sqlite3.OperationalError) as error:
             raise PrerequisiteError(
@@ -308,69 +282,6 @@ class Ledger:
         finally:
             if self.db.in_transaction:
                 self.db.execute("rollback")
-
-    def _make(self) -> None:
-        """Make the tables, and take over the shards of a ledger of version 0."""
-        old: list[sqlite3.Row] = []
-        if self.db.execute("select 1 from sqlite_master where name = 'shards'").fetchone():
-            old = self.db.execute("select * from shards").fetchall()
-            self.db.execute("drop table shards")
-        for statement in _TABLES.split(";"):
-            self.db.execute(statement)
-        self.db.execute("insert into about values (?)", (secrets.token_hex(4),))
-        for row in old:
-            if not row["batch_id"] or row["state"] == "fruitless" or not Path(row["path"]).is_file():
-                continue  # nothing of it can be on its way
-            content = Path(row["path"]).read_bytes()
-            sql = "insert into shards (shard, attempt, server, path, n, bytes, state, file_id, batch_id) values (?,?,?,?,?,?,?,?,?)"
-            values = [row[k] for k in ("shard", "attempt", "server", "path", "n")]
-            made = self.db.execute(sql, (*values, len(content), "submitted", row["file_id"], row["batch_id"])).lastrowid
-            names = [(parse(line) or {}).get("custom_id") for line in split(content)]
-            self.db.executemany("insert into lines (custom_id, shard_id) values (?, ?)", ((n, made) for n in names))
-
-    def _hide_passwords(self) -> None:
-        """Name servers without user and password, which earlier versions wrote with them.
-
-        As they are named today, so that they are known.
-        """
-        sql = "select * from shards where server like '%://%@%' order by id"
-        found = [dict(row) for row in self.db.execute(sql) if masking.take_apart(row["server"])[0] != row["server"]]
-        if not found:
-            return
-        hidden = masking.secrets_of({}, *(row["server"] for row in found))
-        for row in found:
-            server, _ = masking.take_apart(row["server"])
-            self._make_room(row, server)
-            values = (server, masking.without(row["error"], hidden), row["id"])
-            self.db.execute("update shards set server = ?, error = ? where id = ?", values)
-        self.db.execute("pragma user_version = 3")
-
-    def _make_room(self, row: dict[str, Any], server: str) -> None:
-        """Count one of two shards as a further attempt, where a file was sent to a server under two spellings of its URL."""
-        sql = "select id from shards where server = ? and shard = ? and attempt = ?"
-        other = self.db.execute(sql, (server, row["shard"], row["attempt"])).fetchone()
-        if other is None:
-            return
-        moved = other["id"] if row["state"] in UNSENT else row["id"]  # one on its way may be looked for by its mark
-        sql = "update shards set attempt = (select max(attempt) + 1 from shards where shard = ?) where id = ?"
-        self.db.execute(sql, (row["shard"], moved))
-
-
-def keep(path: Path, content: bytes) -> None:
-    """Write a file of the folder whole or not at all; it is on disk, under its name, when this returns.
-
-    Raises:
-        BatchError: The disk is full, or the folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.written(path) as file:
-            file.write(content)
-        files.sync(path.parent.parent)
-    except OSError as error:
-        raise BatchError(
-            f"cannot write {path} ({error.strerror}); make room and run the cell again: nothing is lost at the server."
-        ) from None
 
 
 def _may_live(owner: str) -> bool:

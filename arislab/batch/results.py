@@ -6,7 +6,6 @@ made for the same requests the answers of the second fill the gaps of the first.
 what is sent.
 """
 
-import hashlib
 import time
 from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass, field
@@ -16,8 +15,9 @@ from typing import Any
 
 import polars as pl
 
+from arislab.batch import kept
 from arislab.batch.connection import Server
-from arislab.batch.ledger import FETCHED, keep
+from arislab.batch.ledger import FETCHED
 from arislab.batch.protocol import ANSWERED, answer, canonical, n_choices, outcome, parse, split
 from arislab.errors import BatchError
 
@@ -140,7 +140,7 @@ def gather(
             found = one
             continue
         parts[n].used, parts[n].doubled = found.fill(one)
-        where = f"results/{path(folder, batch_id, 'output').name}"
+        where = f"results/{kept.result_path(folder, batch_id, 'output').name}"
         parts[n].strange += [("doubled", {"custom_id": name, "in": where}) for name in parts[n].doubled]
     return found, parts
 
@@ -203,15 +203,10 @@ def _size(server: Server, file_id: str) -> int | None:
     return None
 
 
-def path(folder: Path, batch_id: str, kind: str) -> Path:
-    """Return where a result file of a batch lies."""
-    return folder / "results" / f"{hashlib.sha256(batch_id.encode()).hexdigest()[:16]}-{kind}.jsonl"
-
-
 def store(folder: Path, batch_id: str, fetched: Fetched) -> None:
     """Keep the result files of a batch as they came."""
     for kind, content in fetched.contents.items():
-        keep(path(folder, batch_id, kind), content)
+        kept.keep(kept.result_path(folder, batch_id, kind), content)
 
 
 def sort(batch_id: str, contents: Iterable[Iterable[bytes]], mine: Container[str]) -> Sorted:
@@ -289,7 +284,8 @@ def read(folder: Path, batch_ids: Iterable[str], mine: Container[str]) -> Sorted
         mine: As in ``sort``.
     """
     first, *twins = (
-        sort(batch_id, (_lines(path(folder, batch_id, kind)) for kind in KINDS), mine) for batch_id in batch_ids
+        sort(batch_id, (_lines(kept.result_path(folder, batch_id, kind)) for kind in KINDS), mine)
+        for batch_id in batch_ids
     )
     for twin in twins:
         first.fill(twin)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from toys import people
 
 from arislab import batch
-from arislab.batch import job
+from arislab.batch import sending
 from arislab.batch.ledger import UNSENT, Ledger
 from arislab.errors import BatchError, ParameterError, PrerequisiteError, TaskError
 
@@ -130,7 +130,7 @@ def test_cutting_loses_no_request_and_keeps_the_limits(texts, max_lines, max_byt
         {"candidate_id": [f"{i}" for i in range(len(texts))], "profile": [json.dumps({"text": t}) for t in texts]}
     )
     made = batch.build_requests(frame, ask, model="m")
-    files = list(job.cut(made, max_lines=max_lines, max_bytes=max_bytes))
+    files = list(sending.cut(made, max_lines=max_lines, max_bytes=max_bytes))
     lines = [line + b"\n" for _, file in files for line in file.split(b"\n")[:-1]]
     assert [name for ids, _ in files for name in ids] == made["custom_id"].to_list()
     assert [json.loads(line)["custom_id"] for line in lines] == made["custom_id"].to_list()
@@ -142,7 +142,7 @@ def test_cutting_loses_no_request_and_keeps_the_limits(texts, max_lines, max_byt
 
 def test_a_file_holds_one_model():
     two = pl.concat([requests(2), batch.build_requests(people(2), ask, model="b")])
-    assert [len(ids) for ids, _ in job.cut(two, max_lines=10, max_bytes=10**6)] == [2, 2]
+    assert [len(ids) for ids, _ in sending.cut(two, max_lines=10, max_bytes=10**6)] == [2, 2]
 
 
 # --- through a server -------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Numbers in the ids are those of the project's list of failures.
 """
 
 import json
+import os
 import re
 import time
 import warnings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from toys import FUZZ, good, people, serving
 
 from arislab import batch
-from arislab.batch import connection, ledger, results, sending, watch
+from arislab.batch import connection, kept, outgoing, results, sending, watch
 from arislab.batch.dialects import dialect
 from arislab.batch.ledger import Ledger
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
@@ -472,7 +473,7 @@ def test_2_a_crash_between_finding_a_twin_and_merging_it_loses_and_doubles_nothi
         faults.is_lazy = False
         if where != "before the twin is cancelled":
             what = {
-                "between the result files": (results, "keep", 1),
+                "between the result files": (kept, "keep", 1),
                 "before the quarantine": (results, "quarantine", 0),
             }
             kill(patch, *what[where][:2], after=what[where][2])
@@ -730,7 +731,7 @@ def test_34_a_full_disk_stops_the_download_and_nothing_is_paid_again(server, tmp
 
     job = submit(url, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(ledger.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(BatchError, match=r"cannot write .*results.* \(No space left on device\); make room"):
             job.wait(poll_s=0.01)
     assert list(tmp_path.rglob("*.part")) == []
@@ -776,7 +777,7 @@ def test_33_only_a_window_of_batches_is_open_at_once(server, tmp_path):
     assert len(faults.batches) == 2
     faults.finish("batch-0", {"status": "completed"})
     job.look()
-    job._pump()
+    outgoing.pump(job)
     assert [b["status"] for b in faults.batches.values()] == ["completed", "in_progress", "in_progress"]
 
 
@@ -884,7 +885,7 @@ def test_3_two_notebooks_that_see_one_failed_batch_send_it_again_once(server, tm
     faults.finish("batch-0", {"status": "failed", "errors": full})
     for job in both:
         job.look()
-        job._pump()
+        outgoing.pump(job)
     assert len(faults.batches) == 2
     faults.finish("batch-1", {"status": "completed"})
     assert [job.wait(poll_s=0.01).account() for job in both] == [{"ok": N}] * 2

@@ -43,9 +43,9 @@ from arislab.batch import (
     answers,
     canonical,
     connection,
-    estimates,
     folder,
     job,
+    kept,
     ledger,
     outcome,
     results,
@@ -127,7 +127,7 @@ class Watched(Ledger):
         return found
 
 
-def keep(path, content, *, write=ledger.keep):
+def keep(path, content, *, write=kept.keep):
     FATE.event("write")
     write(path, content)
     FATE.event("write")
@@ -228,10 +228,9 @@ class Machine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(os, "fsync", lambda descriptor: None)  # likewise, 45 times an example
         self.patch.setattr(job, "Ledger", Watched)
-        for module in (answers, estimates, folder):
+        for module in (answers, folder):
             self.patch.setattr(module, "Ledger", Watched)
-        self.patch.setattr(job, "keep", keep)
-        self.patch.setattr(results, "keep", keep)
+        self.patch.setattr(kept, "keep", keep)
         self.patch.setattr(ledger, "_may_live", lambda owner: owner in {c.owner for c in self.clients.values()})
         still = {"strftime": time.strftime, "gmtime": time.gmtime, "strptime": time.strptime, "time": time.time}
         still |= {"monotonic": time.monotonic}

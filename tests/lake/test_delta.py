@@ -11,7 +11,7 @@ import pytest
 from races import race
 from toys import FUZZ, people
 
-from arislab.batch import ledger
+from arislab.batch import kept, ledger
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import Lake, storage, tables
 from arislab.lake.digests import digest
@@ -393,7 +393,7 @@ def test_a_write_that_the_disk_does_not_confirm_is_no_success(lake, monkeypatch)
 
 
 def test_ledger_files_and_verdicts_are_on_disk_under_their_names(root, synced):
-    ledger.keep(root / "batches" / "results" / "b.jsonl", b"{}\n")
+    kept.keep(root / "batches" / "results" / "b.jsonl", b"{}\n")
     assert synced[0].parent == root / "batches" / "results"
     assert synced[1:] == [root / "batches" / "results", root / "batches"]
     synced.clear()

@@ -13,7 +13,7 @@ import pytest
 from toys import people
 
 from arislab import finetune, runs
-from arislab.batch import ledger
+from arislab.batch import kept
 from arislab.cli import batch as batch_commands
 from arislab.errors import BatchError, PrerequisiteError
 from arislab.lake import storage
@@ -25,7 +25,7 @@ WRITERS = {  # what each writes at a path
     "whole": lambda path, _: write(path, b"new"),
     "results of a batch": lambda path, _: batch_commands._write(path, iter(["{}"])),
     "a run's record": lambda path, _: files.replace(path, "{}"),
-    "a file of the ledger": lambda path, _: ledger.keep(path, b"{}\n"),
+    "a file of the ledger": lambda path, _: kept.keep(path, b"{}\n"),
     "training lines": lambda path, _: finetune.export_jsonl(EXAMPLES, path),
     "a table": lambda path, lake: lake.export("candidates", path),
 }

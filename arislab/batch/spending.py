@@ -1,0 +1,60 @@
+"""What a job has spent, and whether its budget has room for more. This module sends and cancels nothing."""
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from arislab.batch.work import Work
+
+
+def affords(work: Work, shard: dict[str, Any]) -> bool:
+    """Whether the budget allows one more file; says so once if it does not."""
+    assert work.budget is not None
+    mean = mean_tokens(work) or (0.0, 0.0)
+    waiting = [s for s in work.shards if s["state"] == "submitted"]
+    # what is on its way will be paid, whatever is decided now
+    spent, n = summed(work.paid.values()), shard["n"] + sum(s["n"] for s in waiting)
+    if not work.budget.passed(spent[0] + n * mean[0], spent[1] + n * mean[1]):
+        return True
+    if not work.is_stopped:
+        work.is_stopped = True
+        warnings.warn(
+            f"the budget ({work.budget}) has no room for the next {shard['n']:,} requests: they are not sent. Raise "
+            "it and run the cell again to go on.",
+            stacklevel=5,
+        )
+    return False
+
+
+def mean_tokens(work: Work) -> tuple[float, float] | None:
+    """Mean prompt and answer tokens of a request, of those that were answered; null: nobody knows yet.
+
+    Without the answers of twins: these are paid, but a file that is sent once takes none of them.
+    """
+    n = sum(sum(work.ledger.counts(i).get(s, 0) for s in ("ok", "truncated")) for i in work.answered)
+    if n:
+        prompt, answers = summed(work.answered.values())
+        return prompt / n, answers / n
+    return work.budget.per_request if work.budget else None
+
+
+def is_passed(work: Work, running: list[Any]) -> bool:
+    """Whether the budget is spent with what running batches have used so far; says so, and nothing more is sent."""
+    if work.budget is None or work.is_stopped:
+        return False
+    prompt, answers = summed(work.paid.values())
+    for batch in running:
+        usage = getattr(batch, "usage", None)  # many servers tell it at the end only, or never
+        prompt += getattr(usage, "input_tokens", 0) or 0
+        answers += getattr(usage, "output_tokens", 0) or 0
+    if not work.budget.passed(prompt, answers):
+        return False
+    work.is_stopped = True
+    warnings.warn(f"the budget ({work.budget}) is spent: what runs is cancelled, answers so far stay.", stacklevel=4)
+    return True
+
+
+def summed(tokens: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Return prompt and answer tokens together."""
+    both = list(tokens)
+    return sum(prompt for prompt, _ in both), sum(answers for _, answers in both)
