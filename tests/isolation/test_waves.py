@@ -1,18 +1,13 @@
-"""Whether a server keeps its models apart.
-
-The verdict on toy servers, and what the client does with it on real ones.
-"""
+"""Whether a server keeps its models apart: the verdict on toy servers."""
 
 import hashlib
-import json
 import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from arislab import isolation
+from arislab.isolation.evidence import Evidence
 
 NAMES = ("base", "tuned", "other")
 
@@ -172,8 +167,8 @@ def test_answers_that_do_not_come_clear_nobody(silent):
 
 def test_names_that_nobody_answers_to_are_in_no_pair_and_get_no_longer_prompts(monkeypatch):
     invented, compared = [f"nobody-{i}" for i in range(200)], []
-    real = isolation._Seen.n_differ
-    monkeypatch.setattr(isolation._Seen, "n_differ", lambda self, *pair: compared.append(pair) or real(self, *pair))
+    real = Evidence.n_differ
+    monkeypatch.setattr(Evidence, "n_differ", lambda self, *pair: compared.append(pair) or real(self, *pair))
     result = judge(lambda model, prompt, _: says(model, prompt) if model in NAMES else None, (*NAMES, *invented))
     assert result.n_requests == 12 * 2 * 203 + 108 + 108
     assert {name for pair in compared for name in pair} == set(NAMES)
@@ -191,17 +186,3 @@ def test_a_result_covers_its_models_for_a_day_and_a_part_of_them_where_that_foll
     unclear = judge(lambda model, prompt, _: says("same" if model != "other" else model, prompt))
     assert unclear.covers(NAMES)
     assert not unclear.covers(("base", "other"))
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.sampled_from(isolation.VERDICTS), st.lists(st.text(), min_size=1, max_size=3), st.text(), st.integers(0, 99))
-def test_a_result_survives_json(verdict, models, text, n):
-    result = isolation.Isolation(verdict, tuple(models), n_turned=n, example=text, alike=((text, text),))
-    assert isolation.from_dict(json.loads(json.dumps(result.as_dict()))) == result
-
-
-def test_the_chance_is_fishers():
-    # Agresti, Categorical Data Analysis, the lady tasting tea: 3 of 4 right, one-sided p = 0.243
-    assert isolation.fisher(3, 4, 1, 4) == pytest.approx(0.2429, abs=1e-4)
-    assert isolation.fisher(0, 10, 3, 20) == 1.0
-    assert isolation.fisher(4, 4, 0, 4) == pytest.approx(1 / 70)
