@@ -12,24 +12,21 @@ the old ones' cache. A name must therefore hold the weights' digest, and a folde
 import asyncio
 import hashlib
 import logging
-import os
 import secrets
 import shutil
-import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
 from arislab.errors import PrerequisiteError
+from arislab.server.engines import vllm_process
 from arislab.server.engines.base import Emit, Request, Result, failure, marked
 from arislab.server.engines.upstream import UpstreamEngine
+from arislab.server.engines.vllm_process import Life
 from arislab.server.gate import Gate
 from arislab.server.limits import ANSWER_BYTES
 from arislab.tiny.decoder import MODEL_DIR, base_name
@@ -43,34 +40,6 @@ OURS = ("--model", "--host", "--port", "--uds", "--api-key", "--ssl-keyfile", "-
 """Options of vLLM that the engine sets itself, or that would put the key where others can read it."""
 MAX_DEATHS = 5  # of vLLM with one line in flight: such a line may well be the reason
 MAX_MISSED = 3  # health checks in a row
-TAIL_LINES = 15
-
-_WATCH = """
-import os, signal, subprocess, sys, threading
-
-def end_with_the_server():
-    sys.stdin.buffer.read()  # its other end is held by the server and by nobody else
-    os.killpg(0, signal.SIGKILL)
-
-threading.Thread(target=end_with_the_server, daemon=True).start()
-child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-print(f"arislab: process {child.pid} ended with status {child.wait()}", file=sys.stderr, flush=True)
-os.killpg(0, signal.SIGKILL)  # what it left behind
-"""
-
-
-@dataclass
-class _Life:
-    """One vLLM, from its start to its end."""
-
-    url: str
-    session: "aiohttp.ClientSession"
-    chat: UpstreamEngine
-    over: "asyncio.Task[int]"
-    """Done when the watcher, and all of its process group with it, has ended."""
-    adapters: set[str] = field(default_factory=set)
-    """Names that were loaded."""
 
 
 class VllmEngine:
@@ -133,7 +102,7 @@ class VllmEngine:
         self._weights: dict[str, tuple[Path, tuple[int, int]]] = {}  # adapter -> file, and its state when first loaded
         self._loading = asyncio.Lock()
         self._serving = asyncio.Event()
-        self._life: _Life | None = None
+        self._life: Life | None = None
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -191,7 +160,7 @@ class VllmEngine:
         for line in list(waiting):
             pass_on(marked(failure(line, 0, "vllm_died", message), tries=MAX_DEATHS))
 
-    async def _answer(self, life: _Life, requests: list[Request], emit: Emit) -> None:
+    async def _answer(self, life: Life, requests: list[Request], emit: Emit) -> None:
         ready = []
         for request in requests:
             if (refusal := await self._offer(life, request)) is None:
@@ -200,7 +169,7 @@ class VllmEngine:
                 emit(refusal)
         await life.chat.run(ready, emit)
 
-    async def _offer(self, life: _Life, request: Request) -> Result | None:
+    async def _offer(self, life: Life, request: Request) -> Result | None:
         """Have the adapter of a request loaded; None if nothing is against the request."""
         name = str(request.body.get("model"))
         if name in self._names:
@@ -216,7 +185,7 @@ class VllmEngine:
                 )
                 return failure(request.line, 409, "adapter_changed", message)
             if name not in life.adapters:
-                status, message = await _load(life, name, file.parent.resolve())
+                status, message = await vllm_process.load_adapter(life, name, file.parent.resolve())
                 if status >= 400 and "already been loaded" not in message:
                     return failure(request.line, status, "adapter_not_loaded", f"vLLM cannot load {name!r}: {message}")
                 self._weights[name] = known
@@ -264,32 +233,21 @@ class VllmEngine:
             await asyncio.sleep(delay_s)
             delay_s = min(60.0, delay_s * 2)
 
-    async def _begin(self, session: "aiohttp.ClientSession", key: str) -> _Life:
+    async def _begin(self, session: "aiohttp.ClientSession", key: str) -> Life:
         """Start vLLM and wait until it answers."""
-        port = _free_port()
-        ours = {"VLLM_API_KEY": key, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_NO_USAGE_STATS": "1"}
-        self._log_file.touch(mode=0o600)
-        with self._log_file.open("ab") as out:
-            offset = out.tell()
-            self._process = process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", "-c", _WATCH, *self._command(port)),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=out,
-                stderr=out,
-                env=os.environ | ours,
-                start_new_session=True,
-            )
+        port = vllm_process.free_port()
+        self._process, offset = await vllm_process.launch(self._command(port), self._log_file, key=key)
         url = f"http://127.0.0.1:{port}"
-        over = asyncio.create_task(process.wait())
-        life = _Life(url, session, UpstreamEngine([f"{url}/v1"], key=key, answer_bytes=self._answer_bytes), over)
+        over = asyncio.create_task(self._process.wait())
+        life = Life(url, session, UpstreamEngine([f"{url}/v1"], key=key, answer_bytes=self._answer_bytes), over)
         deadline = time.monotonic() + self._start_limit_s
-        while not (names := await _names(life)):
+        while not (names := await vllm_process.names_of(life)):
             if over.done() or time.monotonic() > deadline:
                 why = "ended before it answered" if over.done() else f"did not answer within {self._start_limit_s:g} s"
                 await self._end()
                 raise PrerequisiteError(
                     f"vLLM for {self._model!r} {why}; mend what its log {self._log_file} says, or give the Python that has "
-                    f"vLLM with --vllm-python. The end of the log:\n{self._tail(offset)}"
+                    f"vLLM with --vllm-python. The end of the log:\n{vllm_process.tail(self._log_file, offset)}"
                 )
             await asyncio.wait((over,), timeout=0.2)
         self._names = names
@@ -305,7 +263,7 @@ class VllmEngine:
         where = ["--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"]
         return [*module, *where, *loras, *self._arguments]
 
-    async def _live(self, life: _Life) -> None:
+    async def _live(self, life: Life) -> None:
         """Let lines in until vLLM is dead or no longer answers."""
         self.gate.widen(life.chat.gate.width)
         life.chat.gate = self.gate
@@ -319,7 +277,7 @@ class VllmEngine:
         try:
             while not life.over.done() and n_missed < MAX_MISSED:
                 await asyncio.wait((life.over,), timeout=self._health_s)
-                n_missed = 0 if await _is_healthy(life) else n_missed + 1
+                n_missed = 0 if await vllm_process.is_healthy(life) else n_missed + 1
             if not life.over.done():
                 log.error("vLLM failed %d health checks in a row", MAX_MISSED)
             await self._end()
@@ -328,30 +286,9 @@ class VllmEngine:
             await life.chat.stop()
 
     async def _end(self) -> None:
-        """SIGTERM, then SIGKILL to the whole group."""
-        if (process := self._process) is None:
-            return
-        self._process = None
-        with suppress(ProcessLookupError):
-            process.terminate()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), self._stop_limit_s)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-
-    def _tail(self, offset: int) -> str:
-        with self._log_file.open("rb") as file:
-            file.seek(max(offset, file.seek(0, os.SEEK_END) - 8192))
-            lines = file.read().decode(errors="replace").splitlines()
-        return "\n".join(f"  {line}" for line in lines[-TAIL_LINES:]) or "  (empty)"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        process, self._process = self._process, None
+        if process is not None:
+            await vllm_process.end(process, patience_s=self._stop_limit_s)
 
 
 def _state(file: Path) -> tuple[int, int]:
@@ -360,40 +297,3 @@ def _state(file: Path) -> tuple[int, int]:
     except FileNotFoundError:
         return (0, 0)
     return found.st_mtime_ns, found.st_size
-
-
-async def _is_healthy(life: _Life) -> bool:
-    import aiohttp
-
-    try:
-        async with life.session.get(f"{life.url}/health") as response:
-            return response.status == 200
-    except (aiohttp.ClientError, TimeoutError):
-        return False
-
-
-async def _names(life: _Life) -> list[str]:
-    """The models of a vLLM that is healthy and knows our key; none while it is not."""
-    import aiohttp
-
-    if not await _is_healthy(life):
-        return []
-    try:
-        async with life.session.get(f"{life.url}/v1/models") as response:
-            return [model["id"] for model in orjson.loads(await response.read())["data"]]
-    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
-        return []
-
-
-async def _load(life: _Life, name: str, folder: Path) -> tuple[int, str]:
-    """Status and text of vLLM's answer; an answer that does not come is 503."""
-    import aiohttp
-
-    try:
-        asked = {"lora_name": name, "lora_path": str(folder)}
-        async with life.session.post(f"{life.url}/v1/load_lora_adapter", json=asked) as response:
-            text = (await response.text(errors="replace"))[:500]
-            return response.status if response.status < 500 else 503, text
-    except (aiohttp.ClientError, TimeoutError) as error:
-        await asyncio.sleep(1)  # vLLM is probably about to be found dead, and then the line just runs again
-        return 503, f"no answer ({type(error).__name__})"
