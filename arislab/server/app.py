@@ -25,15 +25,16 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from arislab import __version__
 from arislab.errors import PrerequisiteError
+from arislab.server import direct, routes
 from arislab.server.connections import BACKLOG, Connection, raise_descriptors
+from arislab.server.database import Record
 from arislab.server.engines import base, choose
 from arislab.server.guard import Guard, envelope, read_token
 from arislab.server.limits import Limits
 from arislab.server.quiet import RateLimit
-from arislab.server.routes import router
 from arislab.server.runner import Runner
 from arislab.server.schema import Api
-from arislab.server.store import Record, Store
+from arislab.server.store import Store
 from arislab.system import masking
 from arislab.system.text import terminal
 
@@ -78,7 +79,8 @@ def create_app(
             store.close()
 
     app = Api(lifespan=lifespan, version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
-    app.include_router(router)
+    app.include_router(routes.router)
+    app.include_router(direct.router)
     app.add_middleware(Guard, token=token, host=host, limits=limits)
     app.add_exception_handler(OSError, _disk_error)
     app.add_exception_handler(sqlite3.OperationalError, _disk_error)

@@ -1,4 +1,4 @@
-"""The routes of OpenAI's Files and Batches, models, and chat completions, completions and embeddings.
+"""The routes of OpenAI's Files and Batches, and what the server says of itself (``direct`` has those of the models).
 
 The real openai SDK is the oracle of this protocol. What it does not know: ``GET /v1/batches/{id}/partial?offset=`` (the
 results of a running batch so far), ``GET /v1/batches/{id}/live`` (its speed), ``GET /v1/arislab`` (what this server is
@@ -10,12 +10,10 @@ import dataclasses
 import json
 import logging
 import re
-import secrets
 import time
 from pathlib import Path
 from typing import Annotated, Literal
 
-import orjson
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 from pydantic import BaseModel, Field
@@ -24,13 +22,12 @@ from starlette.datastructures import UploadFile
 
 from arislab import __version__
 from arislab.server import metrics
-from arislab.server.engines import base
-from arislab.server.guard import envelope, refuse, too_large
-from arislab.server.limits import ForbiddenError, Limits, check_fields
-from arislab.server.runner import Runner
-from arislab.server.store import LIVE, TERMINAL, Record, Store
+from arislab.server.database import LIVE, TERMINAL, Record
+from arislab.server.guard import refuse, too_large
+from arislab.server.shown import batch_object, file_object
+from arislab.server.state import engine_of, limits_of, runner_of, store_of
+from arislab.server.store import Store
 from arislab.server.watch import MOST_MODELS
-from arislab.system import json_text
 
 log = logging.getLogger("arislab.server")
 
@@ -68,20 +65,20 @@ async def health() -> Record:
 async def create_file(request: Request) -> Record:
     """Take an upload."""
     length = request.headers.get("content-length", "0")
-    _store(request).require_room(int(length) if length.isdigit() else 0)
+    store_of(request).require_room(int(length) if length.isdigit() else 0)
     async with request.form(max_files=1, max_fields=10) as form:
         upload, purpose = form.get("file"), form.get("purpose")
         if not isinstance(upload, UploadFile):
             raise refuse(400, "missing the multipart field 'file'", param="file")
         if purpose != "batch":
             raise refuse(400, f"purpose must be 'batch', got {purpose!r}", param="purpose")
-        limits = _limits(request)
+        limits = limits_of(request)
         if upload.size is not None and upload.size > limits.file_bytes:
             raise refuse(413, too_large(limits.file_bytes), code="request_too_large")
         keep_s = _keep_s(form.get("expires_after[seconds]"), limits.keep_s)
         name = Path((upload.filename or "input.jsonl").replace("\\", "/")).name[:255]
         row = await asyncio.to_thread(
-            _store(request).add_file, upload.file, filename=name, purpose="batch", keep_s=keep_s
+            store_of(request).add_file, upload.file, filename=name, purpose="batch", keep_s=keep_s
         )
     log.info("%s: uploaded, %d bytes", row["id"], row["bytes"])
     return file_object(row)
@@ -97,10 +94,10 @@ async def list_files(
 ) -> Record:
     """Files, newest first unless ``order`` is asc."""
     where, values = LIVE, {"now": int(time.time()), "purpose": purpose}
-    seq = _cursor(_store(request).file(after), after) if after else None
+    seq = _cursor(store_of(request).file(after), after) if after else None
     if purpose is not None:
         where += " and purpose = :purpose"
-    return _page(_store(request), "files", where, values, limit=limit, seq=seq, order=order)
+    return _page(store_of(request), "files", where, values, limit=limit, seq=seq, order=order)
 
 
 @router.get("/v1/files/{file_id}")
@@ -113,7 +110,7 @@ async def retrieve_file(request: Request, file_id: str) -> Record:
 async def delete_file(request: Request, file_id: str) -> Record:
     """Remove a file that no running batch reads."""
     row = _file(request, file_id)
-    if not await asyncio.to_thread(_store(request).delete_file, row["id"]):
+    if not await asyncio.to_thread(store_of(request).delete_file, row["id"]):
         raise refuse(409, f"file {row['id']!r} is read by a running batch; cancel the batch first", code="file_in_use")
     return {"id": row["id"], "object": "file", "deleted": True}
 
@@ -121,7 +118,7 @@ async def delete_file(request: Request, file_id: str) -> Record:
 @router.get("/v1/files/{file_id}/content")
 async def file_content(request: Request, file_id: str) -> Response:
     """The bytes of a file."""
-    store, row = _store(request), _file(request, file_id)
+    store, row = store_of(request), _file(request, file_id)
     sent = None
     if row["pinned"] and "range" not in request.headers:
         sent = BackgroundTask(store.collected, row["id"])  # runs once all bytes are sent
@@ -134,7 +131,7 @@ async def create_batch(
     request: Request, new: NewBatch, idempotency_key: Annotated[str | None, Header(max_length=255)] = None
 ) -> Record:
     """Create a batch; its lines are checked afterwards, in state ``validating``."""
-    if new.endpoint not in (known := sorted(_engine(request).endpoints)):
+    if new.endpoint not in (known := sorted(engine_of(request).endpoints)):
         raise refuse(400, f"endpoint must be one of {', '.join(known)}, got {new.endpoint!r}", param="endpoint")
     source = _file(request, new.input_file_id, param="input_file_id", status=400)
     if source["purpose"] != "batch":
@@ -143,7 +140,7 @@ async def create_batch(
             f"file {source['id']!r} has purpose {source['purpose']!r}; upload it with purpose 'batch'",
             param="input_file_id",
         )
-    now, limits, after = int(time.time()), _limits(request), new.output_expires_after
+    now, limits, after = int(time.time()), limits_of(request), new.output_expires_after
     columns = {
         "endpoint": new.endpoint,
         "input_file_id": source["id"],
@@ -154,10 +151,10 @@ async def create_batch(
         "created_at": now,
         "expires_at": now + limits.window_s,
     }
-    row, is_new = await asyncio.to_thread(_store(request).add_batch, columns)
+    row, is_new = await asyncio.to_thread(store_of(request).add_batch, columns)
     if is_new:
         log.info("%s: created from %s", row["id"], source["id"])
-        _runner(request).take(row["id"])
+        runner_of(request).take(row["id"])
     elif row["input_file_id"] != source["id"]:
         raise refuse(
             409,
@@ -172,8 +169,8 @@ async def list_batches(
     request: Request, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
 ) -> Record:
     """Batches, newest first."""
-    seq = _cursor(_store(request).batch(after), after) if after else None
-    return _page(_store(request), "batches", "true", {}, limit=limit, seq=seq, order="desc")
+    seq = _cursor(store_of(request).batch(after), after) if after else None
+    return _page(store_of(request), "batches", "true", {}, limit=limit, seq=seq, order="desc")
 
 
 @router.get("/v1/batches/{batch_id}")
@@ -186,7 +183,7 @@ async def retrieve_batch(request: Request, batch_id: str) -> Record:
 async def cancel_batch(request: Request, batch_id: str) -> Record:
     """Stop a batch; lines that are done stay."""
     row = _batch(request, batch_id)
-    if row["status"] not in ("cancelling", "cancelled") and not await _runner(request).cancel(row["id"]):
+    if row["status"] not in ("cancelling", "cancelled") and not await runner_of(request).cancel(row["id"]):
         row = _batch(request, batch_id)
         if row["status"] not in ("cancelling", "cancelled"):
             raise refuse(
@@ -203,14 +200,14 @@ async def partial_results(request: Request, batch_id: str, offset: Annotated[int
         raise refuse(
             409, f"batch {row['id']!r} is {row['status']}; read its output and error files", code="batch_finished"
         )
-    data = await asyncio.to_thread(_store(request).spooled, row, offset, PARTIAL_BYTES)
+    data = await asyncio.to_thread(store_of(request).spools.read, row, offset, PARTIAL_BYTES)
     return Response(data, media_type="application/x-ndjson", headers={"X-Next-Offset": str(offset + len(data))})
 
 
 @router.get("/v1/batches/{batch_id}/live")
 async def live(request: Request, batch_id: str) -> Record:
     """How fast a batch is, and when it will end (:meth:`Runner.live`)."""
-    return _runner(request).live(_batch(request, batch_id))
+    return runner_of(request).live(_batch(request, batch_id))
 
 
 @router.get("/v1/arislab")
@@ -219,11 +216,11 @@ async def about(request: Request) -> Record:
 
     A client knows by it that the extra routes exist, and whether a data folder is the one it knew.
     """
-    engine, limits = _engine(request), dataclasses.asdict(_limits(request))
+    engine, limits = engine_of(request), dataclasses.asdict(limits_of(request))
     return {
         "server": "arislab",
         "version": __version__,
-        "instance": _store(request).instance,
+        "instance": store_of(request).database.instance,
         "engine": engine.name,
         "response_format": engine.response_format,
         "isolation": True,
@@ -244,145 +241,25 @@ async def isolation(request: Request, asked: Examined) -> Record:
 
     Examines the engine, for seconds, if that is not known (:meth:`Watch.check`).
     """
-    return (await _runner(request).watch.check(asked.models, again=asked.again)).as_dict()
+    return (await runner_of(request).watch.check(asked.models, again=asked.again)).as_dict()
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def prometheus(request: Request) -> Response:
     """Numbers for Prometheus (send the token as ``authorization.credentials``)."""
-    runner, width = _runner(request), _engine(request).gate.width
+    runner, width = runner_of(request), engine_of(request).gate.width
     began = request.app.state.began
-    text = await asyncio.to_thread(metrics.text, _store(request), in_flight=runner.in_flight, width=width, began=began)
-    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-@router.get("/v1/models")
-async def list_models(request: Request) -> Record:
-    """Names that a line may have in ``body.model``."""
-    return {"object": "list", "data": [model_object(name) for name in await _engine(request).models()]}
-
-
-@router.get("/v1/models/{model_id:path}")
-async def retrieve_model(request: Request, model_id: str) -> Record:
-    """One of the models; names may have slashes."""
-    engine = _engine(request)
-    if not engine.takes_any_model and model_id not in await engine.models():
-        message = f"no such model: {model_id!r}; GET /v1/models lists those that exist"
-        raise refuse(404, message, param="model", code="model_not_found")
-    return model_object(model_id)
-
-
-@router.post("/v1/chat/completions")
-async def chat_completion(request: Request) -> Response:
-    """One answer now, by the engine that runs the batches."""
-    return await _answer(request, "/v1/chat/completions")
-
-
-@router.post("/v1/completions")
-async def completion(request: Request) -> Response:
-    """The continuation of a text, where the engine has completions."""
-    return await _answer(request, "/v1/completions")
-
-
-@router.post("/v1/embeddings")
-async def embedding(request: Request) -> Response:
-    """Vectors of texts, where the engine has embeddings."""
-    return await _answer(request, "/v1/embeddings")
-
-
-async def _answer(request: Request, endpoint: str) -> Response:
-    engine = _engine(request)
-    if endpoint not in engine.endpoints:
-        known = ", ".join(sorted(engine.endpoints))
-        raise refuse(404, f"this server's engine has no {endpoint}; it has {known}", code="endpoint_not_found")
-    try:
-        body = json_text.loads_whole(await request.body())
-    except orjson.JSONDecodeError as error:
-        raise refuse(400, f"the body is not valid JSON: {error.msg}") from None
-    if not isinstance(body, dict) or body.get("stream"):
-        raise refuse(400, "the body must be a JSON object without 'stream': this server answers whole", param="stream")
-    try:
-        check_fields(body, _limits(request))
-    except ForbiddenError as error:
-        raise refuse(400, str(error), param=error.param or None, code=error.code) from None
-    results: list[base.Result] = []
-    asked = base.Request(0, secrets.token_hex(16), body, int(time.time()), endpoint)
-    model = str(body.get("model"))
-    await engine.gate.enter(model)
-    try:
-        await engine.run([asked], results.append)
-    finally:
-        engine.gate.leave(model)
-    (result,) = results
-    headers = {} if result.status == 200 else {"X-Should-Retry": "false"}  # it was tried here as often as may help
-    if result.status == 0:
-        failed = orjson.loads(result.body)
-        return envelope(502, failed["message"], code=failed["code"], headers=headers)
-    return Response(result.body, status_code=result.status, media_type="application/json", headers=headers)
-
-
-# -- what is shown -----------------------------------------------------------------------------------------------------
-
-
-def batch_object(row: Record) -> Record:
-    """A batch as OpenAI's API shows it."""
-    shown = (
-        "id endpoint input_file_id status output_file_id error_file_id created_at in_progress_at expires_at finalizing_at "
-        "completed_at failed_at expired_at cancelling_at cancelled_at model"
+    text = await asyncio.to_thread(
+        metrics.text, store_of(request).database, in_flight=runner.in_flight, width=width, began=began
     )
-    return {
-        "object": "batch",
-        **{name: row[name] for name in shown.split()},
-        "completion_window": "24h",
-        "errors": {"object": "list", "data": json.loads(row["errors"])} if row["errors"] else None,
-        "metadata": json.loads(row["metadata"]) if row["metadata"] else None,
-        "request_counts": {name: row[name] for name in ("total", "completed", "failed")},
-        "usage": {
-            "input_tokens": row["input_tokens"],
-            "input_tokens_details": {"cached_tokens": row["cached_tokens"]},
-            "output_tokens": row["output_tokens"],
-            "output_tokens_details": {"reasoning_tokens": row["reasoning_tokens"]},
-            "total_tokens": row["input_tokens"] + row["output_tokens"],
-        },
-    }
-
-
-def model_object(name: str) -> Record:
-    """A model as OpenAI's API shows it."""
-    return {"id": name, "object": "model", "created": 0, "owned_by": "arislab"}
-
-
-def file_object(row: Record) -> Record:
-    """A file as OpenAI's API shows it."""
-    names = ("id", "bytes", "created_at", "expires_at", "filename", "purpose")
-    return {"object": "file", "status": "processed", **{name: row[name] for name in names}}
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 # -- inside -------------------------------------------------------------------------------------------------------------
 
 
-def _store(request: Request) -> Store:
-    store: Store = request.app.state.store
-    return store
-
-
-def _engine(request: Request) -> base.Engine:
-    engine: base.Engine = request.app.state.engine
-    return engine
-
-
-def _runner(request: Request) -> Runner:
-    runner: Runner = request.app.state.runner
-    return runner
-
-
-def _limits(request: Request) -> Limits:
-    limits: Limits = request.app.state.limits
-    return limits
-
-
 def _file(request: Request, file_id: str, *, param: str = "id", status: int = 404) -> Record:
-    rows = _store(request).query(
+    rows = store_of(request).database.query(
         f"select * from files where id = :id and {LIVE}", {"id": file_id, "now": int(time.time())}
     )
     if not rows:
@@ -391,7 +268,7 @@ def _file(request: Request, file_id: str, *, param: str = "id", status: int = 40
 
 
 def _batch(request: Request, batch_id: str) -> Record:
-    row = _store(request).batch(batch_id)
+    row = store_of(request).batch(batch_id)
     if row is None:
         raise refuse(404, f"no such batch: {batch_id!r}", param="id", code="not_found")
     return row
@@ -408,7 +285,7 @@ def _page(store: Store, table: str, where: str, values: Record, *, limit: int, s
     if seq is not None:
         where += f" and seq {'<' if order == 'desc' else '>'} :seq"
     values = {**values, "seq": seq, "limit": limit + 1}
-    rows = store.query(f"select * from {table} where {where} order by seq {order} limit :limit", values)
+    rows = store.database.query(f"select * from {table} where {where} order by seq {order} limit :limit", values)
     page = [shown(row) for row in rows[:limit]]
     ends = {"first_id": page[0]["id"] if page else None, "last_id": page[-1]["id"] if page else None}
     return {"object": "list", "data": page, **ends, "has_more": len(rows) > limit}
