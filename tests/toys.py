@@ -36,10 +36,11 @@ from arislab.lake import tables
 from arislab.records import find as records
 from arislab.review import decisions
 from arislab.server import runner
+from arislab.server.database import TERMINAL
 from arislab.server.engines import base
 from arislab.server.engines import echo as echoing
 from arislab.server.engines.upstream import UpstreamEngine
-from arislab.server.store import TERMINAL, Store
+from arislab.server.store import Store
 from arislab.system.processes import start_ticks
 from arislab.tiny import grammar
 from arislab.tiny.decoder import MODEL_DIR

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from arislab.server.engines.base import Request, Result, failure
-from arislab.server.store import NO_USAGE, Usage
+from arislab.server.spools import NO_USAGE, Usage
 from arislab.system.json_text import loads_leniently
 
 if TYPE_CHECKING:

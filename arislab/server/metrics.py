@@ -3,7 +3,7 @@
 import time
 from collections import deque
 
-from arislab.server.store import TERMINAL, Store
+from arislab.server.database import TERMINAL, Database, used_bytes
 
 WINDOW_S = 30
 
@@ -38,22 +38,22 @@ class Meter:
             self._seconds.popleft()
 
 
-def text(store: Store, *, in_flight: int, width: int, began: float) -> str:
+def text(database: Database, *, in_flight: int, width: int, began: float) -> str:
     """All numbers as Prometheus reads them; no label holds anything that a client wrote.
 
     Args:
-        store: has the counts of all batches, so the totals survive a restart.
+        database: has the counts of all batches, so the totals survive a restart.
         in_flight: lines that wait for the engine's answer.
         width: chunks that may be with the engine at once.
         began: Unix time at which the server started.
     """
-    (sums,) = store.query(
+    (sums,) = database.query(
         "select coalesce(sum(completed), 0) completed, coalesce(sum(failed), 0) failed, coalesce(sum(input_tokens), 0) input,"
         " coalesce(sum(cached_tokens), 0) cached, coalesce(sum(output_tokens), 0) output,"
         f" coalesce(sum(case when status not in {TERMINAL} then total - completed - failed end), 0) waiting from batches"
     )
     statuses = {
-        row["status"]: row["n"] for row in store.query("select status, count(*) n from batches group by status")
+        row["status"]: row["n"] for row in database.query("select status, count(*) n from batches group by status")
     }
     every = ("validating", "in_progress", "finalizing", "cancelling", *TERMINAL)
     families: list[tuple[str, str, str, dict[str, float]]] = [
@@ -73,7 +73,7 @@ def text(store: Store, *, in_flight: int, width: int, began: float) -> str:
         ("lines_waiting", "gauge", "Lines of running batches without a result.", {"": sums["waiting"]}),
         ("lines_in_flight", "gauge", "Lines that the engine has.", {"": in_flight}),
         ("chunks_allowed", "gauge", "Chunks that the engine may have at once.", {"": width}),
-        ("disk_bytes", "gauge", "Files and results on disk.", {"": store.used_bytes()}),
+        ("disk_bytes", "gauge", "Files and results on disk.", {"": used_bytes(database)}),
         ("uptime_seconds", "gauge", "Since the server started.", {"": time.time() - began}),
     ]
     return "".join(

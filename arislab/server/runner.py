@@ -1,9 +1,5 @@
 """The life of a batch: validating -> in_progress -> finalizing -> completed, and the ways out of it.
 
-One line of an input file::
-
-    {"custom_id": "r-1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m", "messages": [...]}}
-
 What goes by seconds of a batch's window runs on the monotonic clock once the batch runs: a clock that jumps expires
 nothing.
 
@@ -13,76 +9,33 @@ that was refused, and for a batch of which not even that can be written.
 """
 
 import asyncio
-import hashlib
 import logging
 import sqlite3
 import time
-from array import array
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import IO, Any
-
-import orjson
+from typing import Any
 
 from arislab.errors import BatchError, PrerequisiteError
-from arislab.server import bodies
+from arislab.server.database import TERMINAL, Record
 from arislab.server.engines.base import Emit, Engine, Request, Result, failure
 from arislab.server.gate import Gate
-from arislab.server.limits import ForbiddenError, Limits, check_fields
+from arislab.server.limits import Limits
 from arislab.server.metrics import Meter
-from arislab.server.store import TERMINAL, Record, Store
+from arislab.server.scan import Scan, as_text, problem, request_at, scan_input
+from arislab.server.store import Store
 from arislab.server.watch import Watch
 from arislab.server.writes import Writes, row_of
-from arislab.system import json_text
 
 log = logging.getLogger("arislab.server")
 
-PROMPTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt", "/v1/embeddings": "input"}
-"""Endpoint -> the field of a body that holds what is asked."""
-MAX_ERRORS = 100
 MAX_OPEN_WRITES = 256  # groups of answers of one batch that are not on disk yet
 RETRY_WRITE_S = 5.0
-LOST = "the answer to this line was stored, and the file that held it is gone or cut; it is not asked again unless it is sent again"
+LOST = (
+    "the answer to this line was stored, and the file that held it is gone or cut; it is not asked again unless it is"
+    " sent again"
+)
 EXPIRED = "the batch reached the end of its completion window before this line ran"
-
-
-@dataclass
-class Scan:
-    """What one pass over an input file found."""
-
-    offsets: "array[int]" = field(default_factory=lambda: array("Q"))
-    """Where each request starts; blank lines have no entry."""
-    errors: list[Record] = field(default_factory=list)
-    """``{code, line, message, param}``, the first hundred; ``line`` counts from 1, blank lines included."""
-    models: dict[str, int] = field(default_factory=dict)
-    """Model -> its number, in order of appearance."""
-    asked: "array[int]" = field(default_factory=lambda: array("L"))
-    """Number of the model of each request."""
-    prefixes: dict[bytes, int] = field(default_factory=dict)
-    """Digest of all messages but the last -> number of the group, in order of appearance; filled where it is asked
-    for."""
-    groups: "array[int]" = field(default_factory=lambda: array("L"))
-    """Group of each request, or empty."""
-
-    def chunks(self, size: int, *, by_model: bool) -> Iterator[tuple[str, Sequence[int]]]:
-        """Model and lines of each chunk in the order in which they are dispatched.
-
-        As they stand, group by group, or one model after the other.
-        """
-        names, every = list(self.models), range(len(self.offsets))
-        order = sorted(every, key=self.groups.__getitem__) if self.groups else every
-        parts: list[Sequence[int]] = [order]
-        if by_model:
-            of_model: list[list[int]] = [[] for _ in names]
-            for line in order:
-                of_model[self.asked[line]].append(line)
-            parts = [*of_model]
-        for part in parts:
-            for first in range(0, len(part), size):
-                chunk = part[first : first + size]
-                yield names[self.asked[chunk[0]]], chunk
 
 
 class Runner:
@@ -104,7 +57,7 @@ class Runner:
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, asyncio.Event] = {}
         self._models: dict[str, set[str]] = {}  # batch -> models, of batches that run
-        self.watch = Watch(engine, store)
+        self.watch = Watch(engine, store.database)
         """Which models the engine may have at once."""
         self._overdue: set[str] = set()  # batches whose window passed while they ran
 
@@ -172,9 +125,8 @@ class Runner:
         if isinstance(cause, PrerequisiteError):
             return  # the user must act; the next start takes the batch up
         is_passing = isinstance(cause, OSError | sqlite3.Error) and not isinstance(cause, FileNotFoundError)
-        if (
-            is_passing or is_last
-        ):  # a full disk; or not even its end can be written now, and what is durable must not go with it
+        # a full disk; or not even its end can be written now, and what is durable must not go with it
+        if is_passing or is_last:
             asyncio.get_running_loop().call_later(RETRY_WRITE_S, self.take, batch_id)
             return
         self._begin(batch_id, self._give_up(batch_id, cause), is_last=True)
@@ -191,7 +143,7 @@ class Runner:
         if batch["status"] == "in_progress":
             await self._progress(batch, scan)
             await self._advance(batch_id, "finalizing", ("in_progress",))
-            await self._replace_lost(batch)
+            await self._replace_lost(batch)  # again: a spool may be cut while the batch runs
         batch = self._row(batch_id)
         if batch["status"] in TERMINAL:
             return
@@ -201,9 +153,8 @@ class Runner:
         elif batch["completed"] + batch["failed"] < batch["total"]:
             is_overdue = batch_id in self._overdue or time.time() >= batch["expires_at"]
             status = "expired" if is_overdue else "completed"
-            why = (
-                ("batch_expired", EXPIRED) if is_overdue else ("server_error", "the server has no result of this line")
-            )
+            none = ("server_error", "the server has no result of this line")
+            why = ("batch_expired", EXPIRED) if is_overdue else none
             await self._fill(batch, await self._missing(batch), *why)
         await self._finish(batch, status)
 
@@ -214,7 +165,7 @@ class Runner:
             message = str(cause)
         if isinstance(cause, FileNotFoundError):
             message = "the file of its requests, or another file of the server, is gone; the server's log says which"
-        errors = _errors([_error("server_error", message)])
+        errors = as_text([problem("server_error", message)])
         if await self._advance(batch_id, "failed", ("validating",), errors=errors):
             return
         await self._advance(batch_id, "finalizing", ("in_progress",))
@@ -252,7 +203,7 @@ class Runner:
         if scan.errors:
             first = scan.errors[0]
             log.info("%s: failed validation, first: %s in line %s", batch_id, first["code"], first["line"])
-            await self._advance(batch_id, "failed", ("validating",), errors=_errors(scan.errors))
+            await self._advance(batch_id, "failed", ("validating",), errors=as_text(scan.errors))
             return
         model = next(iter(scan.models)) if len(scan.models) == 1 else None
         await self._advance(batch_id, "in_progress", ("validating",), total=len(scan.offsets), model=model)
@@ -262,6 +213,7 @@ class Runner:
         pump = asyncio.create_task(self._pump(batch, scan))
         stop = asyncio.create_task(self._stops[batch["id"]].wait())
         try:
+            # read once: from here on asyncio's clock counts, which nobody sets back or forward
             left_s = max(0.0, batch["expires_at"] - time.time())
             ended, _ = await asyncio.wait((pump, stop), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             self._overdue |= set() if ended else {batch["id"]}
@@ -273,15 +225,15 @@ class Runner:
             self._models.pop(batch["id"], None)
             self._meters.pop(batch["id"], None)
         if not pump.cancelled() and (error := pump.exception()) is not None:
-            raise error
+            raise error  # also one that came while the batch was being stopped
 
     async def _pump(self, batch: Record, scan: Scan) -> None:
         """Give the engine what is missing, chunk by chunk; return when every line is durable."""
         store, engine, size = self._store, self._engine, self._engine.chunk_lines
-        done = await asyncio.to_thread(store.done_lines, batch["seq"])
+        done = await asyncio.to_thread(store.spools.done_lines, batch["seq"])
         asked = self._asked[batch["id"]] = {}
         meter = self._meters[batch["id"]] = Meter(time.monotonic())
-        writes = Writes(store, batch, retry_s=RETRY_WRITE_S)
+        writes = Writes(store.spools, batch, retry_s=RETRY_WRITE_S)
 
         def emit(result: Result) -> None:
             if (custom_id := asked.pop(result.line, None)) is None:
@@ -303,12 +255,13 @@ class Runner:
                         await writes.settle(MAX_OPEN_WRITES)
                     await engine.gate.enter(model)
                     lines = chunk if engine.whole_chunks else missing
-                    requests = [_request(file, scan.offsets[line], line, batch) for line in lines]
+                    # read only once there is a place for it, so that memory holds what is in flight and not the file
+                    requests = [request_at(file, scan.offsets[line], line, batch) for line in lines]
                     asked |= {request.line: request.custom_id for request in requests if request.line not in done}
                     task = group.create_task(self._ask(requests, emit, asked))
                     leave = partial(_leave, engine.gate, model)
                     task.add_done_callback(leave)  # also for a task that is cancelled unstarted
-        await writes.settle(0)
+        await writes.settle(0)  # outside of the group: it must not end before what it wrote is on disk
 
     async def _ask(self, requests: Sequence[Request], emit: Emit, asked: Mapping[int, str]) -> None:
         """Have the engine answer a chunk; each line that it leaves among the asked ones gets an error line."""
@@ -317,9 +270,7 @@ class Runner:
             await self._engine.run(requests, emit)
         except PrerequisiteError:
             raise
-        except (
-            Exception
-        ) as error:  # engines are foreign code: what one raises costs the lines that it had, not the batch
+        except Exception as error:  # engines are foreign code: what one raises costs the lines it had, not the batch
             log.error("the engine failed on %d lines", len(requests), exc_info=error)
             why = f"the engine failed: {type(error).__name__}; the server's log has the reason"
         for request in requests:
@@ -328,11 +279,11 @@ class Runner:
 
     async def _replace_lost(self, batch: Record) -> None:
         """Give each line whose durable answer is gone an error line that says so."""
-        if lost := await asyncio.to_thread(self._store.lost_lines, batch["seq"]):
+        if lost := await asyncio.to_thread(self._store.spools.lost_lines, batch["seq"]):
             await self._fill(batch, lost, "batch_lost", LOST)
 
     async def _missing(self, batch: Record) -> list[int]:
-        done = await asyncio.to_thread(self._store.done_lines, batch["seq"])
+        done = await asyncio.to_thread(self._store.spools.done_lines, batch["seq"])
         return [line for line in range(batch["total"]) if line not in done]
 
     async def _fill(self, batch: Record, lines: Iterable[int], code: str, message: str) -> None:
@@ -340,10 +291,11 @@ class Runner:
         scan, rows = await self._scan(batch), []
         with self._store.path(batch["input_file_id"]).open("rb") as file:
             for line in lines:
-                custom_id = _request(file, scan.offsets[line], line, batch).custom_id
+                custom_id = request_at(file, scan.offsets[line], line, batch).custom_id
                 rows.append(row_of(batch["id"], custom_id, failure(line, 0, code, message)))
-        await asyncio.to_thread(self._store.forget, batch["seq"], [row.line for row in rows])
-        writes = Writes(self._store, batch, retry_s=RETRY_WRITE_S)
+        # a line has one result: that of a lost one stands in the way of the error line
+        await asyncio.to_thread(self._store.spools.forget, batch["seq"], [row.line for row in rows])
+        writes = Writes(self._store.spools, batch, retry_s=RETRY_WRITE_S)
         for row in rows:
             writes.add(row)
         await writes.settle(0)
@@ -351,126 +303,3 @@ class Runner:
 
 def _leave(gate: Gate, model: str, _: asyncio.Task[None]) -> None:
     gate.leave(model)
-
-
-def scan_input(path: Path, endpoint: str, limits: Limits, *, group_by_prefix: bool = False) -> Scan:
-    """Check a whole input file in one pass that holds one line at a time.
-
-    Args:
-        path: the file.
-        endpoint: of the batch; each line must have it as ``url``.
-        limits: what the lines must keep.
-        group_by_prefix: fill ``prefixes`` and ``groups``.
-
-    Returns:
-        Where the requests start, and what is wrong.
-    """
-    scan = Scan()
-    seen: dict[str, int] = {}
-    for number, offset, raw in _lines(path, limits.line_bytes):
-        if len(scan.errors) == MAX_ERRORS:
-            break
-        if len(scan.offsets) == limits.requests:
-            message = f"the file has more than {limits.requests} requests; split it"
-            scan.errors.append(_error("too_many_requests", message, line=number))
-            break
-        scan.offsets.append(offset)
-        try:
-            custom_id, body = check_line(raw, endpoint, limits)
-        except _BadLineError as bad:
-            scan.errors.append({**bad.error, "line": number})
-            continue
-        if custom_id in seen:
-            message = (
-                f"custom_id {custom_id!r} was used in line {seen[custom_id]} already; each must be unique in its file"
-            )
-            scan.errors.append(_error("duplicate_custom_id", message, line=number, param="custom_id"))
-        seen[custom_id] = number
-        scan.asked.append(scan.models.setdefault(body["model"], len(scan.models)))
-        if group_by_prefix:
-            key = hashlib.sha256(bodies.dumps([body["model"], body.get("messages", [])[:-1]])).digest()[:16]
-            scan.groups.append(scan.prefixes.setdefault(key, len(scan.prefixes)))
-    if not scan.offsets and not scan.errors:
-        scan.errors.append(_error("empty_file", "the file has no requests; each line must be one"))
-    return scan
-
-
-def check_line(raw: bytes, endpoint: str, limits: Limits) -> tuple[str, Record]:
-    """Return custom_id and body of one line of an input file."""
-    if len(raw) > limits.line_bytes:
-        raise _BadLineError("line_too_long", f"a line may have {limits.line_bytes} bytes; shorten its texts")
-    try:
-        line = json_text.loads_whole(raw)
-    except orjson.JSONDecodeError as error:
-        raise _BadLineError(
-            "invalid_json_line", f"this line is not valid JSON: {error.msg} at column {error.colno}"
-        ) from None
-    if not isinstance(line, dict):
-        raise _BadLineError("invalid_json_line", f"a line must be a JSON object, got {type(line).__name__}")
-    for name in ("custom_id", "method", "url", "body"):
-        if line.get(name) in (None, ""):
-            raise _BadLineError("missing_required_parameter", f"missing required parameter: {name!r}", name)
-    if not isinstance(line["custom_id"], str) or len(line["custom_id"]) > 512:
-        raise _BadLineError("invalid_custom_id", "custom_id must be a string of at most 512 characters", "custom_id")
-    if line["method"] != "POST":
-        raise _BadLineError("invalid_method", f"method must be 'POST', got {line['method']!r}", "method")
-    if line["url"] != endpoint:
-        raise _BadLineError("invalid_url", f"url must be the batch's endpoint {endpoint!r}, got {line['url']!r}", "url")
-    _check_body(line["body"], endpoint, limits)
-    return line["custom_id"], line["body"]
-
-
-def _check_body(body: Any, endpoint: str, limits: Limits) -> None:
-    if not isinstance(body, dict):
-        raise _BadLineError("invalid_body", f"body must be a JSON object, got {type(body).__name__}", "body")
-    if not isinstance(body.get("model"), str) or not body["model"]:
-        raise _BadLineError("missing_required_parameter", "missing required parameter: 'body.model'", "body.model")
-    name = PROMPTS[endpoint]
-    if not isinstance(body.get(name), list if name == "messages" else list | str) or not body[name]:
-        raise _BadLineError("missing_required_parameter", f"missing required parameter: 'body.{name}'", f"body.{name}")
-    if body.get("stream"):
-        raise _BadLineError("invalid_stream", "stream is not possible in a batch; leave it out", "body.stream")
-    try:
-        check_fields(body, limits)
-    except ForbiddenError as error:
-        raise _BadLineError(error.code, str(error), f"body.{error.param}".rstrip(".")) from None
-
-
-class _BadLineError(ValueError):
-    """One line of an input file breaks a rule."""
-
-    def __init__(self, code: str, message: str, param: str | None = None):
-        super().__init__(message)
-        self.error = _error(code, message, param=param)
-
-
-def _error(code: str, message: str, *, line: int | None = None, param: str | None = None) -> Record:
-    return {"code": code, "line": line, "message": message, "param": param}
-
-
-def _errors(errors: list[Record]) -> str:
-    return orjson.dumps(errors).decode()
-
-
-def _lines(path: Path, line_bytes: int) -> Iterator[tuple[int, int, bytes]]:
-    r"""Number from 1, offset and bytes of each line that is not blank; lines end at ``\n`` and nowhere else."""
-    number, offset = 0, 0
-    with path.open("rb") as file:
-        while raw := file.readline(line_bytes + 1):
-            number += 1
-            start, offset = offset, offset + len(raw)
-            tail = raw
-            while not tail.endswith(b"\n") and (
-                tail := file.readline(line_bytes)
-            ):  # the rest of a line that is too long
-                offset += len(tail)
-            if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
-                start, raw = start + 3, raw[3:]
-            if raw.strip():
-                yield number, start, raw
-
-
-def _request(file: IO[bytes], offset: int, line: int, batch: Record) -> Request:
-    file.seek(offset)
-    fields = json_text.loads_whole(file.readline())
-    return Request(line, fields["custom_id"], fields["body"], batch["created_at"], batch["endpoint"], batch["id"])

@@ -1,6 +1,6 @@
 """Which models an engine may have at once.
 
-Known from the store, or found out by a probe while nothing else is asked (``isolation``).
+Known from the database, or found out by a probe while nothing else is asked (``isolation``).
 
 Models of a server that arislab did not write (upstream, vLLM) go in one after the other until a probe has shown that it
 keeps them apart.
@@ -18,10 +18,10 @@ import orjson
 
 from arislab.errors import BatchError
 from arislab.isolation import VERDICTS, Answers, Isolation, Wave, body, examine, from_dict, text_of
+from arislab.server.database import Database
 from arislab.server.engines.base import CHAT, Engine, Request, Result
 from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.gate import ALONE
-from arislab.server.store import Store
 
 log = logging.getLogger("arislab.server")
 
@@ -40,14 +40,14 @@ class Watch:
 
     Args:
         engine: whose gate is told.
-        store: keeps results over a restart.
+        database: keeps results over a restart.
     """
 
-    def __init__(self, engine: Engine, store: Store):
-        self._engine, self._store = engine, store
+    def __init__(self, engine: Engine, database: Database):
+        self._engine, self._database = engine, database
         self._examining = asyncio.Lock()
         self._together: dict[frozenset[str], bool] = {}
-        rows = store.query("select value from meta where name like 'isolation:%' order by name")
+        rows = database.query("select value from meta where name like 'isolation:%' order by name")
         told = [orjson.loads(row["value"]) for row in rows]
         self._identity: str = getattr(engine, "identity", engine.name)
         self._found = [from_dict(one["found"]) for one in told if one["of"] == self._identity]
@@ -111,7 +111,7 @@ class Watch:
     async def _keep(self, found: Isolation) -> None:
         told = orjson.dumps({"of": self._identity, "found": found.as_dict()}).decode()
         name = f"isolation:{found.checked_at}:{secrets.token_hex(4)}"
-        write = self._store.write(lambda db: db.execute("insert into meta values (?, ?)", (name, told)))
+        write = self._database.write(lambda db: db.execute("insert into meta values (?, ?)", (name, told)))
         await asyncio.wrap_future(write)
         self._found.append(found)
         self._together.clear()

@@ -15,8 +15,9 @@ from concurrent.futures import Future
 
 import orjson
 
+from arislab.server.database import Record
 from arislab.server.engines.base import Result, failure
-from arislab.server.store import NO_USAGE, Record, Refused, Row, Store, Usage
+from arislab.server.spools import NO_USAGE, Refused, Row, Spools, Usage
 
 log = logging.getLogger("arislab.server")
 
@@ -28,19 +29,19 @@ class Writes:
     """The rows of one batch that are not durable yet, in the groups in which they are written.
 
     Args:
-        store: Writes them.
+        spools: Writes them.
         batch: Its row.
         retry_s: Seconds until a full disk is tried again, with all rows that wait together.
     """
 
-    def __init__(self, store: Store, batch: Record, *, retry_s: float):
-        self._store, self._seq, self._batch_id, self._retry_s = store, batch["seq"], batch["id"], retry_s
+    def __init__(self, spools: Spools, batch: Record, *, retry_s: float):
+        self._spools, self._seq, self._batch_id, self._retry_s = spools, batch["seq"], batch["id"], retry_s
         self._open: deque[tuple[Future[list[Refused]], list[Row]]] = deque()
         self._replaced: set[int] = set()
 
     def add(self, row: Row) -> None:
         """Have a row written with the next group."""
-        write = self._store.append(self._seq, [row])
+        write = self._spools.append(self._seq, [row])
         if not self._open or self._open[-1][0] is not write:
             self._open.append((write, []))
         self._open[-1][1].append(row)
@@ -58,7 +59,7 @@ class Writes:
         while rows := await self._unwritten(waiting):
             await asyncio.sleep(self._retry_s)
             rows += await self._unwritten(len(self._open))  # what failed meanwhile goes with them: one wait for all
-            self._open.appendleft((self._store.append(self._seq, rows), rows))
+            self._open.appendleft((self._spools.append(self._seq, rows), rows))
             waiting = min(n_open, len(self._open) - 1)
 
     async def _unwritten(self, n_open: int) -> list[Row]:

@@ -13,7 +13,7 @@ from arislab.batch.request_lines import MAX_ID, request
 from arislab.batch.sending import cut
 from arislab.errors import ParameterError
 from arislab.server.limits import Limits
-from arislab.server.runner import check_line
+from arislab.server.scan import check_line
 
 texts = st.text(max_size=20)
 ids = st.text(min_size=1, max_size=40) | st.text(min_size=MAX_ID - 2, max_size=MAX_ID)

@@ -24,6 +24,7 @@ from arislab.server.engines import base
 from arislab.server.engines import echo as echoing
 from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.limits import Limits
+from arislab.server.scan import request_at, scan_input
 from arislab.server.store import Store
 
 
@@ -150,7 +151,7 @@ def test_limits_on_lines(echo: Server, tmp_path: Path) -> None:
     assert [error.code for error in empty.errors.data] == ["empty_file"]
     path = tmp_path / "in.jsonl"
     path.write_bytes(jsonl([line("a"), line("b", "x" * 1000), line("c"), line("d")]))
-    errors = runner.scan_input(path, ENDPOINT, Limits(requests=3, line_bytes=300)).errors
+    errors = scan_input(path, ENDPOINT, Limits(requests=3, line_bytes=300)).errors
     assert [(error["line"], error["code"]) for error in errors] == [(2, "line_too_long"), (4, "too_many_requests")]
 
 
@@ -352,9 +353,9 @@ def test_finishing_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_results_wait_for_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from arislab.server import store as module
+    from arislab.server import spools as module
 
-    write_at, refusals = module._write_at, []
+    write_at, refusals = module.write_at, []
 
     def full_at_first(descriptor: int, data: bytes, offset: int) -> None:
         if len(refusals) < 2:
@@ -362,7 +363,7 @@ def test_results_wait_for_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytes
             raise OSError("no space left on device")
         write_at(descriptor, data, offset)
 
-    monkeypatch.setattr(module, "_write_at", full_at_first)
+    monkeypatch.setattr(module, "write_at", full_at_first)
     monkeypatch.setattr(runner, "RETRY_WRITE_S", 0.01)
     store = Store(tmp_path)
     batch_id = add_batch(store, [line(f"r-{i}") for i in range(100)])
@@ -385,7 +386,9 @@ def test_lines_that_did_not_run_in_time_expire(tmp_path: Path) -> None:
         await life.stop()
 
     asyncio.run(some())
-    store.write(lambda db: db.execute("update batches set expires_at = 1")).result()  # while the server was off
+    store.database.write(
+        lambda db: db.execute("update batches set expires_at = 1")
+    ).result()  # while the server was off
     asyncio.run(live(store, batch_id))
     row = store.batch(batch_id)
     assert row["status"] == "expired"
@@ -401,7 +404,9 @@ def test_files_are_swept_when_they_expire_but_not_under_a_running_batch(tmp_path
     used = store.batch(add_batch(store, [line("a")]))["input_file_id"]
     unused = store.add_file(io.BytesIO(b"x"), filename="x", purpose="batch", keep_s=3600)["id"]
     kept = store.add_file(io.BytesIO(b"x"), filename="x", purpose="batch", keep_s=7200)["id"]
-    store.write(lambda db: db.execute("update files set expires_at = 1 where id in (?, ?)", (used, unused))).result()
+    store.database.write(
+        lambda db: db.execute("update files set expires_at = 1 where id in (?, ?)", (used, unused))
+    ).result()
     assert store.sweep() == 1
     assert {path.name for path in store.files_dir.iterdir()} == {used, kept}
     store.close()
@@ -576,11 +581,11 @@ def test_every_line_is_found_again_by_its_offset(texts: list[str], ends: bytes, 
     path = tmp_path_factory.getbasetemp() / "property.jsonl"
     rows = [line(f"r-{i}", text.encode("utf-8", "replace").decode()) for i, text in enumerate(texts)]
     path.write_bytes(ends.join(json.dumps(row, ensure_ascii=i % 2 == 0).encode() for i, row in enumerate(rows)))
-    scan = runner.scan_input(path, ENDPOINT, Limits())
+    scan = scan_input(path, ENDPOINT, Limits())
     assert not scan.errors
     with path.open("rb") as file:
         found = [
-            runner._request(file, offset, i, {"id": "b", "created_at": 0, "endpoint": ENDPOINT})
+            request_at(file, offset, i, {"id": "b", "created_at": 0, "endpoint": ENDPOINT})
             for i, offset in enumerate(scan.offsets)
         ]
     assert [(request.custom_id, request.body) for request in found] == [(row["custom_id"], row["body"]) for row in rows]

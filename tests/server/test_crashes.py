@@ -25,8 +25,9 @@ import asyncio, os, signal, sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + '/..']
 from pathlib import Path
 from toys import live
-from arislab.server import runner, store
+from arislab.server import runner, spools, store
 from arislab.server.engines.echo import EchoEngine
+from arislab.system import files
 owner, name = {owner}, {name!r}
 real, calls = getattr(owner, name), [0]
 
@@ -52,11 +53,11 @@ asyncio.run(live(store.Store(Path(sys.argv[2])), sys.argv[3], engine=EchoEngine(
     [
         pytest.param("runner", "scan_input", 1, True, id="validating"),
         pytest.param("EchoEngine", "run", 3, True, id="dispatch"),
-        pytest.param("store", "_write_at", 2, True, id="before-the-spool-is-written"),
-        pytest.param("store", "_write_at", 2, False, id="between-spool-fsync-and-commit"),
+        pytest.param("spools", "write_at", 2, True, id="before-the-spool-is-written"),
+        pytest.param("spools", "write_at", 2, False, id="between-spool-fsync-and-commit"),
         pytest.param("store.Store", "finish", 1, True, id="finalising"),
-        pytest.param("store.Store", "_publish", 1, False, id="after-one-of-two-files"),
-        pytest.param("store.Store", "_publish", 2, False, id="after-rename-before-commit"),
+        pytest.param("files", "sync", 2, False, id="after-one-of-two-files"),
+        pytest.param("files", "sync", 3, False, id="after-rename-before-commit"),
         pytest.param("store.Path", "unlink", 1, True, id="after-commit-before-the-spool-is-removed"),
     ],
 )
@@ -80,7 +81,7 @@ def test_a_kill_at_each_moment_loses_no_line_and_doubles_none(tmp_path, owner, n
     assert {path.name for path in store.files_dir.iterdir()} == known, "nothing is left over"
     store.close()
     store = Store(tmp_path / "data")
-    assert (list(store.spool_dir.iterdir()), list(store.tmp_dir.iterdir())) == ([], [])
+    assert (list(store.spools.folder.iterdir()), list(store.tmp_dir.iterdir())) == ([], [])
     store.close()
 
 
@@ -89,8 +90,8 @@ def test_a_busy_database_is_waited_for(tmp_path, monkeypatch, wait_ms):
     monkeypatch.setattr(runner, "RETRY_WRITE_S", 0.01)
     store = Store(tmp_path)
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(N)])
-    store.write(lambda db: db.execute("pragma busy_timeout").fetchone()).result()
-    store._db.execute(f"pragma busy_timeout = {wait_ms}")
+    store.database.write(lambda db: db.execute("pragma busy_timeout").fetchone()).result()
+    store.database.connection.execute(f"pragma busy_timeout = {wait_ms}")
     other = sqlite3.connect(tmp_path / "server.db", isolation_level=None)
 
     async def disturbed():

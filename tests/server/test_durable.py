@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toys import FUZZ, add_batch, line, live, read, text_of
 
-from arislab.server import runner
-from arislab.server import store as store_module
+from arislab.server import runner, spools
+from arislab.server.database import TERMINAL
 from arislab.server.engines import base, echo
-from arislab.server.store import NO_USAGE, Row, Store
+from arislab.server.spools import NO_USAGE, Row
+from arislab.server.store import Store
 from arislab.server.writes import Writes
 
 
@@ -65,7 +66,7 @@ async def together(store, ids, engine):
     life = runner.Runner(store, engine)
     for batch_id in ids:
         life.take(batch_id)
-    while any(store.batch(batch_id)["status"] not in store_module.TERMINAL for batch_id in ids):
+    while any(store.batch(batch_id)["status"] not in TERMINAL for batch_id in ids):
         await asyncio.sleep(0.01)
     await life.stop()
 
@@ -100,13 +101,13 @@ def test_rows_that_the_database_refuses_are_named_and_their_neighbours_are_store
     a, b = (add_batch(store, [line(f"r-{i}") for i in range(50)]) for _ in range(2))
     seqs = [store.batch(batch_id)["seq"] for batch_id in (a, b)]
     rows = [Row(i, True, b"{}\n", (2**63, 0, 0, 0) if i in (7, 8, 31) else (1, 0, 0, 0), f"r-{i}") for i in range(50)]
-    writes = [store.append(seq, rows if seq == seqs[0] else rows[:5]) for seq in seqs]
+    writes = [store.spools.append(seq, rows if seq == seqs[0] else rows[:5]) for seq in seqs]
     assert writes[0] is writes[1], "one group"
     refused = writes[0].result()
     assert [(one.seq, one.row.line, type(one.error)) for one in refused] == [
         (seqs[0], i, OverflowError) for i in (7, 8, 31)
     ]
-    assert [len(store.done_lines(seq)) for seq in seqs] == [47, 5]
+    assert [len(store.spools.done_lines(seq)) for seq in seqs] == [47, 5]
     assert [store.batch(batch_id)["input_tokens"] for batch_id in (a, b)] == [47, 5]
 
 
@@ -142,7 +143,7 @@ def test_a_batch_whose_requests_vanish_while_it_runs_ends_with_what_it_has(store
 
 def test_a_pump_that_breaks_leaves_an_error_line_for_each_other_line(store, monkeypatch):
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(64)])
-    real, calls = runner._request, []
+    real, calls = runner.request_at, []
 
     def breaking(*args):
         calls.append(args)
@@ -150,7 +151,7 @@ def test_a_pump_that_breaks_leaves_an_error_line_for_each_other_line(store, monk
             raise AssertionError("a defect of the server")
         return real(*args)
 
-    monkeypatch.setattr(runner, "_request", breaking)
+    monkeypatch.setattr(runner, "request_at", breaking)
     asyncio.run(live(store, batch_id))
     row, (done, failed) = store.batch(batch_id), files(store, batch_id)
     assert (row["status"], row["completed"] + row["failed"]) == ("completed", 64)
@@ -183,7 +184,7 @@ def test_an_end_that_cannot_be_written_is_tried_again_and_loses_nothing(store, m
 
 
 def test_rows_that_waited_for_a_full_disk_are_written_together_when_it_has_room(store, monkeypatch):
-    write_at, writes = store_module._write_at, []
+    write_at, writes = spools.write_at, []
     until = time.monotonic() + 1.0
 
     def full(descriptor, data, offset):
@@ -192,7 +193,7 @@ def test_rows_that_waited_for_a_full_disk_are_written_together_when_it_has_room(
             raise OSError(errno.ENOSPC, "no space left on device")
         write_at(descriptor, data, offset)
 
-    monkeypatch.setattr(store_module, "_write_at", full)
+    monkeypatch.setattr(spools, "write_at", full)
     monkeypatch.setattr(runner, "RETRY_WRITE_S", 0.4)
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(400)])
 
@@ -216,7 +217,7 @@ def test_rows_that_waited_for_a_full_disk_are_written_together_when_it_has_room(
 
 def test_a_row_that_cannot_be_stored_beside_a_disk_that_fills_doubles_nothing(store, monkeypatch):
     """The group is written in part, the rest meets a full disk, and all of it comes again."""
-    write_at, calls = store_module._write_at, []
+    write_at, calls = spools.write_at, []
 
     def third_is_full(descriptor, data, offset):
         calls.append(data)
@@ -224,7 +225,7 @@ def test_a_row_that_cannot_be_stored_beside_a_disk_that_fills_doubles_nothing(st
             raise OSError(errno.ENOSPC, "no space left on device")
         write_at(descriptor, data, offset)
 
-    monkeypatch.setattr(store_module, "_write_at", third_is_full)
+    monkeypatch.setattr(spools, "write_at", third_is_full)
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(8)])
     real = runner.row_of
     huge = {"usage": (2**63, 0, 0, 0)}
@@ -237,23 +238,23 @@ def test_a_row_that_cannot_be_stored_beside_a_disk_that_fills_doubles_nothing(st
 
 def test_a_row_that_cannot_be_stored_is_replaced_once_where_rows_that_waited_go_with_it(store, monkeypatch):
     """What waited for the disk shares its second try with a new row, which the database refuses."""
-    write_at, calls, both = store_module._write_at, [], threading.Event()
+    write_at, calls, both = spools.write_at, [], threading.Event()
 
     def first_is_full(descriptor, data, offset):
         calls.append(data)
         if len(calls) == 1:
-            store.write(lambda _: both.wait(10))  # stands in the writer's queue before anything is tried again
+            store.database.write(lambda _: both.wait(10))  # stands in the writer's queue before anything is tried again
             raise OSError(errno.ENOSPC, "no space left on device")
         write_at(descriptor, data, offset)
 
-    monkeypatch.setattr(store_module, "_write_at", first_is_full)
+    monkeypatch.setattr(spools, "write_at", first_is_full)
     batch = store.batch(add_batch(store, [line(f"r-{i}") for i in range(2)]))
 
     async def written():
-        writes = Writes(store, batch, retry_s=0.1)
+        writes = Writes(store.spools, batch, retry_s=0.1)
         writes.add(Row(0, True, b'{"custom_id":"r-0"}\n', NO_USAGE, "r-0"))
         settled = asyncio.create_task(writes.settle(0))
-        while not (calls and store._pending):  # until the second try stands in line
+        while not (calls and store.spools._pending):  # until the second try stands in line
             await asyncio.sleep(0.005)
         writes.add(Row(1, True, b'{"custom_id":"r-1"}\n', (2**63, 0, 0, 0), "r-1"))
         both.set()
@@ -287,7 +288,7 @@ def test_a_spool_that_is_removed_under_a_running_server_costs_nothing(store):
         life.take(batch_id)
         while store.batch(batch_id)["completed"] < 40:
             await asyncio.sleep(0.005)
-        for path in store.spool_dir.iterdir():
+        for path in store.spools.folder.iterdir():
             path.unlink()
         while store.batch(batch_id)["status"] != "completed":
             await asyncio.sleep(0.005)
@@ -314,7 +315,7 @@ def test_answers_whose_spool_is_gone_are_lost_and_neither_expired_nor_asked_agai
         with monkeypatch.context() as patch:
             patch.setattr(store, "finish", refuse)
             asyncio.run(live(store, batch_id, until=("finalizing",)))
-    (spool,) = store.spool_dir.iterdir()
+    (spool,) = store.spools.folder.iterdir()
     store.close()
     whole = read(spool.read_bytes())
     n_done, kept = len(whole), whole[: int(len(whole) * left)]
@@ -345,11 +346,11 @@ def test_a_batch_that_is_late_and_lost_its_spool_says_which_is_which(tmp_path):
     store = Store(tmp_path)
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(100)])
     asyncio.run(until_some(store, batch_id, 20, engine=echo.EchoEngine(delay_s=0.005)))
-    store.write(lambda db: None).result()
+    store.database.write(lambda db: None).result()
     n_done = store.batch(batch_id)["completed"]
-    for path in store.spool_dir.iterdir():
+    for path in store.spools.folder.iterdir():
         path.unlink()
-    store.write(lambda db: db.execute("update batches set expires_at = 1")).result()
+    store.database.write(lambda db: db.execute("update batches set expires_at = 1")).result()
     store.close()
     store = Store(tmp_path)
     asyncio.run(live(store, batch_id))
@@ -364,8 +365,8 @@ def test_a_spool_that_is_cut_before_a_write_that_fails_costs_what_was_cut_and_no
     batch_id = add_batch(store, [line(f"r-{i}") for i in range(7)])
     seq = store.batch(batch_id)["seq"]
     rows = [Row(i, True, b'{"custom_id":"r-%d"}\n' % i, NO_USAGE, f"r-{i}") for i in range(7)]
-    assert store.append(seq, rows[:4]).result() == []
-    (spool,) = store.spool_dir.iterdir()
+    assert store.spools.append(seq, rows[:4]).result() == []
+    (spool,) = store.spools.folder.iterdir()
     os.truncate(spool, len(rows[0].data) + 5)
 
     def broken(_):
@@ -374,10 +375,10 @@ def test_a_spool_that_is_cut_before_a_write_that_fails_costs_what_was_cut_and_no
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", broken)
         with pytest.raises(OSError, match="input/output"):
-            store.append(seq, rows[4:]).result()
+            store.spools.append(seq, rows[4:]).result()
     assert spool.stat().st_size >= 4 * len(rows[0].data), "what was not committed hides the gap"
-    assert store.append(seq, rows[4:]).result() == []
-    assert store.lost_lines(seq) == [1, 2, 3]
+    assert store.spools.append(seq, rows[4:]).result() == []
+    assert store.spools.lost_lines(seq) == [1, 2, 3]
     assert store.batch(batch_id)["completed"] == 4
     store.finish(store.batch(batch_id), "completed")
     done, failed = files(store, batch_id)
@@ -390,7 +391,7 @@ def test_a_spool_that_is_cut_while_the_output_is_made_leaves_error_lines_for_wha
 
     def cut(*args, **more):
         if not left:
-            (spool,) = store.spool_dir.iterdir()
+            (spool,) = store.spools.folder.iterdir()
             data = spool.read_bytes()
             left.extend(read(data[: data.index(b"\n", len(data) // 2) + 1]))
             os.truncate(spool, data.index(b"\n", len(data) // 2) + 9)

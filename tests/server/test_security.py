@@ -16,10 +16,11 @@ import pytest
 from toys import ENDPOINT, Server, add_batch, jsonl, line, live, read
 
 from arislab.server import runner
-from arislab.server import store as store_module
+from arislab.server.database import TERMINAL
 from arislab.server.guard import Guard
 from arislab.server.limits import ForbiddenError, Limits, check_fields
 from arislab.server.store import Store
+from arislab.system import files as whole_files
 
 
 @pytest.fixture(scope="module")
@@ -286,10 +287,14 @@ def test_an_upload_to_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: py
     def full(_: object) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(store_module, "_sync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
         store.add_file(io.BytesIO(b"x" * 1000), filename="x", purpose="batch", keep_s=3600)
-    assert (list(store.tmp_dir.iterdir()), list(store.files_dir.iterdir()), store.query("select * from files")) == (
+    assert (
+        list(store.tmp_dir.iterdir()),
+        list(store.files_dir.iterdir()),
+        store.database.query("select * from files"),
+    ) == (
         [],
         [],
         [],
@@ -303,15 +308,15 @@ def test_a_batch_that_could_not_be_finished_is_finished_when_the_disk_has_room(
     store, refusals = Store(tmp_path), []
     batch_id = add_batch(store, [line("a"), line("b", n=2)])
     inputs = {path.name for path in store.files_dir.iterdir()}
-    sync_folder = store_module._sync_folder
+    sync = whole_files.sync
 
     def full_at_first(folder: Path) -> None:
         if folder == store.files_dir and len(refusals) < 3:
             refusals.append({path.name for path in store.files_dir.iterdir()} - inputs)
             raise OSError(errno.ENOSPC, "no space left on device")
-        sync_folder(folder)
+        sync(folder)
 
-    monkeypatch.setattr(store_module, "_sync_folder", full_at_first)
+    monkeypatch.setattr(whole_files, "sync", full_at_first)
     monkeypatch.setattr(runner, "RETRY_WRITE_S", 0.01)
     asyncio.run(live(store, batch_id))
     row = store.batch(batch_id)
@@ -334,15 +339,15 @@ def test_an_output_that_nobody_downloaded_outlives_its_expiry(tmp_path: Path) ->
     ids = {}
     for name, pin in (("kept", 1), ("limited", 0)):
         batch_id = add_batch(store, [line("a")])
-        store.write(lambda db, pin=pin: db.execute("update batches set pin_outputs = ?", (pin,))).result()
+        store.database.write(lambda db, pin=pin: db.execute("update batches set pin_outputs = ?", (pin,))).result()
         asyncio.run(live(store, batch_id))
         ids[name] = store.batch(batch_id)["output_file_id"]
-    store.write(lambda db: db.execute("update files set expires_at = 1")).result()
+    store.database.write(lambda db: db.execute("update files set expires_at = 1")).result()
     store.sweep()
     assert {path.name for path in store.files_dir.iterdir()} == {ids["kept"]}
     store.collected(ids["kept"])
     assert store.sweep() == 0, "a day is left, should the download have gone wrong"
-    store.write(lambda db: db.execute("update files set expires_at = 1")).result()
+    store.database.write(lambda db: db.execute("update files set expires_at = 1")).result()
     assert store.sweep() == 1
     store.close()
 
@@ -377,7 +382,7 @@ def test_ten_thousand_batches_are_listed_by_their_index(tmp_path: Path) -> None:
     source = store.add_file(io.BytesIO(b"x"), filename="x", purpose="batch", keep_s=3600)["id"]
     sql = "insert into batches(id, status, endpoint, input_file_id, output_expires_s, created_at, expires_at) values (?, 'completed', ?, ?, 3600, 1, 2)"
     rows = [(f"batch_{i}", ENDPOINT, source) for i in range(10_000)]
-    store.write(lambda db: db.executemany(sql, rows)).result()
+    store.database.write(lambda db: db.executemany(sql, rows)).result()
     store.close()
     server = Server(tmp_path, {"engine": "echo"}).start()
     try:
@@ -396,7 +401,7 @@ def test_ten_thousand_batches_are_listed_by_their_index(tmp_path: Path) -> None:
         "select * from batches where true and seq < 5 order by seq desc limit 3",
         "select * from batches where id = 'x'",
     ):
-        plan = [row["detail"] for row in store.query("explain query plan " + sql)]
+        plan = [row["detail"] for row in store.database.query("explain query plan " + sql)]
         assert all(step.startswith("SEARCH") for step in plan), plan
     store.close()
 
@@ -415,7 +420,7 @@ def test_a_clock_that_jumps_expires_nothing_that_runs(tmp_path: Path, monkeypatc
             await asyncio.sleep(0.005)
         monkeypatch.setattr(time, "time", lambda: now() + 7 * 24 * 3600)
         store.sweep()
-        while store.batch(batch_id)["status"] not in store_module.TERMINAL:
+        while store.batch(batch_id)["status"] not in TERMINAL:
             await asyncio.sleep(0.01)
         monkeypatch.setattr(time, "time", lambda: now() - 7 * 24 * 3600)
         await life.stop()

@@ -14,7 +14,7 @@ from toys import NAMES, Server, Stranger, add_batch, line, live, read, text_of
 from arislab import batch
 from arislab.errors import BatchError
 from arislab.server.engines import choose, echo
-from arislab.server.runner import Scan
+from arislab.server.scan import Scan
 from arislab.server.store import Store
 from arislab.server.watch import MOST_MODELS, Watch
 
@@ -153,7 +153,7 @@ def test_more_models_than_a_probe_can_take_are_asked_one_at_a_time_without_one(t
     if not is_probed:
         assert engine.most == 1
         assert "17 models are more than the 16 that are examined" in said[0]
-        told = asyncio.run(Watch(engine, store).check(names, again=True))
+        told = asyncio.run(Watch(engine, store.database).check(names, again=True))
         assert (told.verdict, told.n_requests, told.is_together) == ("cannot tell", 0, False)
     store.close()
 
@@ -193,7 +193,7 @@ def test_each_server_behind_it_is_examined_and_the_worst_counts(serve, tmp_path,
         store = Store(tmp_path / "data")
         await engine.start()
         try:
-            return await Watch(engine, store).check(NAMES)
+            return await Watch(engine, store.database).check(NAMES)
         finally:
             await engine.stop()
             store.close()
@@ -220,11 +220,14 @@ def test_engines_of_our_own_are_free_until_one_is_found_to_mix(tmp_path):
         )
         await engine.start()
         store = Store(tmp_path / "data")
-        watch = Watch(engine, store)
+        watch = Watch(engine, store.database)
         before = watch.may_be_together(frozenset(NAMES))
         await watch.before(NAMES)
         assert (await watch.check(NAMES)).verdict == "mixes"
-        after = (watch.may_be_together(frozenset(NAMES)), Watch(engine, store).may_be_together(frozenset(NAMES)))
+        after = (
+            watch.may_be_together(frozenset(NAMES)),
+            Watch(engine, store.database).may_be_together(frozenset(NAMES)),
+        )
         await engine.stop()
         store.close()
         return before, after

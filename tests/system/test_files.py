@@ -17,7 +17,7 @@ from arislab.batch import kept
 from arislab.cli import batch as batch_commands
 from arislab.errors import BatchError, PrerequisiteError
 from arislab.lake import storage
-from arislab.server import store
+from arislab.server import database
 from arislab.system import files
 
 EXAMPLES = pl.DataFrame([{"messages": json.dumps([{"role": "user", "content": "Hi"}]), "output": "Good day."}])
@@ -154,7 +154,7 @@ def test_locking_empties_no_file_that_a_link_points_to(somebodys):
     with pytest.raises(PrerequisiteError, match="cannot write"), runs.lock(folder, "curate"):
         pass
     with pytest.raises(OSError, match="symbolic links"):
-        store._lock(folder)
+        database.lock(folder)
     assert mine.read_text() == "mine"
 
 

@@ -12,7 +12,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arislab.server.gate import Gate
-from arislab.server.store import NO_USAGE, Usage
+from arislab.server.spools import NO_USAGE, Usage
 
 CHAT = "/v1/chat/completions"
 
