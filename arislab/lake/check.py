@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import polars as pl
 
 from arislab.errors import LakeError, ParameterError
-from arislab.lake import storage, tables
+from arislab.lake import opening, storage, tables
 from arislab.lake.delta import Lake, Table
 
 
@@ -47,27 +47,27 @@ class State:
     def __str__(self) -> str:
         said = []
         if self.damage is not None:
-            back = (
-                (
-                    "--repair sets it aside and reads the commits"
-                    if "checkpoint" in self.damage
-                    else "no version is whole: move this table's folder away and run what wrote it again"
+            if self.whole is not None:
+                back = (
+                    f"whole until version {self.whole} ({self.rows:,} rows); --back {self.table}@{self.whole} goes "
+                    "back to it, --repair keeps all that can be read"
                 )
-                if self.whole is None
-                else f"whole until version {self.whole} ({self.rows:,} rows); --back {self.table}@{self.whole} goes back to it, "
-                "--repair keeps all that can be read"
-            )
+            elif "checkpoint" in self.damage:
+                back = "--repair sets it aside and reads the commits"
+            else:
+                back = "no version is whole: move this table's folder away and run what wrote it again"
             said.append(f"DAMAGED: {self.damage}; {back}")
         elif not self.n_doubled:
             said.append(f"whole, version {self.whole}, {self.rows:,} rows")
         if self.n_doubled:
             said.append(
-                f"DOUBLED KEYS: {self.n_doubled:,} of {self.rows:,} rows share their key with another (first: {self.doubled}); "
-                "--repair keeps the newest row of each key in a new version"
+                f"DOUBLED KEYS: {self.n_doubled:,} of {self.rows:,} rows share their key with another (first: "
+                f"{self.doubled}); --repair keeps the newest row of each key in a new version"
             )
         if self.unread:
             said.append(
-                f"{len(self.unread):,} versions that records name cannot be read (first: {self.unread[0]}): their files are gone, as after a vacuum"
+                f"{len(self.unread):,} versions that records name cannot be read (first: {self.unread[0]}): their "
+                "files are gone, as after a vacuum"
             )
         return f"{self.table}: " + "; ".join(said)
 
@@ -81,7 +81,11 @@ def examine(lake: Lake) -> list[State]:
 def _state(table: Table, named: dict[int, str]) -> State:
     damage = _damage(table, None)
     whole = next((version for version in _versions(table) if _damage(table, version) is None), None)
-    found = tables.empty(table.name).lazy() if whole is None else table._frame(table._delta(whole))
+    found = (
+        tables.empty(table.name).lazy()
+        if whole is None
+        else opening.frame(table.name, opening.open_version(table.folder, whole))
+    )
     rows = found.select(table.contract.key).collect()
     doubled = rows.filter(rows.is_duplicated()).unique()
     n_doubled = rows.height - rows.n_unique()
@@ -108,7 +112,7 @@ def _damage(table: Table, version: int | None, *, is_deep: bool = True) -> str |
         delta = storage.opened(table.folder, version)
         for path, n_rows in _files(table, delta) if is_deep else ():
             _read(path, n_rows)
-        table._delta(version)
+        opening.open_version(table.folder, version)
     except storage.Damage as damage:
         return str(damage)
     except (DeltaError, LakeError, OSError) as error:
@@ -150,7 +154,7 @@ def _named_by_records(folder: Path) -> dict[str, dict[int, str]]:
     return found
 
 
-# ---- the ways back ----------------------------------------------------------------------------------------------------
+# ---- the ways back ---------------------------------------------------------------------------------------------------
 
 
 def repair(lake: Lake, state: State) -> list[str]:
@@ -193,7 +197,7 @@ def back(lake: Lake, name: str, version: int) -> str:
     newest = max(_versions(table), default=None)
     if (damage := _damage(table, version)) is not None:
         raise ParameterError(f"{name}@{version} is not whole: {damage}; `arislab doctor` says which version is.")
-    rows = table._frame(table._delta(version)).collect()
+    rows = opening.frame(table.name, opening.open_version(table.folder, version)).collect()
     with storage.turn(table.folder):
         if newest == max(_versions(table), default=None):  # else `rewrite` refuses
             _mend_log(table)

@@ -65,7 +65,9 @@ def find(lake: Tables, name: str) -> str:
 
 
 def follow(lake: Tables, name: str) -> dict[str, pl.DataFrame]:
-    """Return every row that belongs to one request, and to what was made with its output, by table in the order of life.
+    """Return every row that belongs to one request, and to what was made with its output.
+
+    By table, in the order of life.
 
     Args:
         lake: Where to look.
@@ -160,7 +162,7 @@ def _turns(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
     ]  # examples are texts, calls and parts are not
 
 
-# ---- in words ---------------------------------------------------------------------------------------------------------
+# ---- in words --------------------------------------------------------------------------------------------------------
 
 
 def as_text(found: dict[str, pl.DataFrame]) -> str:
@@ -255,8 +257,9 @@ def _sets(found: dict[str, pl.DataFrame]) -> list[str]:
     for row in _rows(found, "icl_examples"):
         place = row["example_ids"].index(found["training_data_raw"]["custom_id"][0]) + 1
         lines.append(
-            f"chosen, as number {place} of {len(row['example_ids'])}: {row['id']}, validation {_known(row['validation_score'])} "
-            f"[{_known(row['ci_low'])}, {_known(row['ci_high'])}] n={_known(row['n_validation'])}"
+            f"chosen, as number {place} of {len(row['example_ids'])}: {row['id']}, validation "
+            f"{_known(row['validation_score'])} [{_known(row['ci_low'])}, {_known(row['ci_high'])}] "
+            f"n={_known(row['n_validation'])}"
         )
     return lines or ["in no set of examples"]
 
@@ -288,7 +291,8 @@ def _answers(found: dict[str, pl.DataFrame]) -> list[str]:
         n=pl.len(), mean=pl.col("quality").mean(), scored=pl.col("quality").count()
     )
     lines += [
-        f"{row['evaluation_id']} {row['arm']}: n={row['n']:,}, mean quality {_known(row['mean'])} over {row['scored']:,} scored, {row['model']}"
+        f"{row['evaluation_id']} {row['arm']}: n={row['n']:,}, mean quality {_known(row['mean'])} over "
+        f"{row['scored']:,} scored, {row['model']}"
         for row in means.to_dicts()
     ]
     return lines

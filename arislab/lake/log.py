@@ -1,13 +1,47 @@
-"""``tables.jsonl`` of a run: which tables its kernel read and wrote, one JSON line each. ``lake`` writes it."""
+"""``tables.jsonl`` of a run: which tables its kernel read and wrote, one JSON line each.
+
+    {"op": "read", "table": "reviews", "version": 3, "rows": 40, "digest": "ab…", "columns": null, "where": {…}}
+    {"op": "write", "table": "reviews", "version_before": 3, "version": 4, "rows": 2, "digest": "cd…"}
+
+A kernel is under a run if ``ARISLAB_RUN_DIR`` is set; without one nothing is noted.
+"""
 
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from arislab.errors import PrerequisiteError
 from arislab.lake import conditions
+
+
+def is_kept() -> bool:
+    """Return whether this process is under a run; only then is a digest worth its time."""
+    return bool(os.environ.get("ARISLAB_RUN_DIR"))
+
+
+def note(op: str, table: str, *, version: int | None, **more: Any) -> None:
+    """Add a line to the log of the run that this process is under, if any.
+
+    Raises:
+        PrerequisiteError: It cannot be written: a record that leaves out what was read would be no record.
+    """
+    if not is_kept():
+        return
+    folder = os.environ["ARISLAB_RUN_DIR"]
+    line = json.dumps({"op": op, "table": table, "version": version} | more) + "\n"
+    try:
+        with (Path(folder) / "tables.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        stored = f"version {version} of {table} is stored, but " if op == "write" else ""
+        raise PrerequisiteError(
+            f"{stored}the record in {folder} cannot note it ({error.strerror}); check disk space, then run the cell "
+            "again."
+        ) from None
 
 
 def reads_and_writes(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

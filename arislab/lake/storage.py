@@ -13,7 +13,9 @@ at, or it fails and is tried again.
 import contextlib
 import fcntl
 import json
+import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from arislab.errors import LakeError
 from arislab.system import files as whole_files
 
 _COMMIT = re.compile(r"(\d{20})\.json")
@@ -36,7 +39,7 @@ class Damage(Exception):  # noqa: N818  # raised and caught here and by the lake
     """What is wrong with a table's folder: file and version."""
 
 
-# ---- what is there ----------------------------------------------------------------------------------------------------
+# ---- what is there ---------------------------------------------------------------------------------------------------
 
 
 def log_of(folder: Path) -> tuple[dict[int, Path], dict[int, list[Path]]]:
@@ -169,7 +172,8 @@ def check_files(folder: Path, table: Any) -> None:
             found = path.stat().st_size
         except FileNotFoundError:
             raise Damage(
-                f"version {table.version()} needs {path.name}, which is gone (a vacuum deletes the files of older versions)"
+                f"version {table.version()} needs {path.name}, which is gone (a vacuum deletes the files of older "
+                "versions)"
             ) from None
         if found != size:
             raise Damage(f"version {table.version()} needs {path.name}, which has {found:,} of {size:,} bytes")
@@ -183,7 +187,7 @@ def _check_parquet(path: Path, what: str) -> None:
             raise Damage(f"{what} is cut off or no Parquet file")
 
 
-# ---- writing ----------------------------------------------------------------------------------------------------------
+# ---- writing ---------------------------------------------------------------------------------------------------------
 
 
 def how() -> dict[str, Any]:
@@ -220,6 +224,29 @@ def _wait_for(file: Any) -> None:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         time.sleep(0.005)
     return None
+
+
+def link(source: Path, target: Path, *, version: int) -> None:
+    """Make a folder the same table at a version: same rows, version and history, and no bytes copied if that can be.
+
+    Raises:
+        LakeError: A link stands where a file should be.
+    """
+    for path in source.rglob("*"):
+        inside = path.relative_to(source)
+        number = re.match(r"(\d{20})\.", path.name)
+        is_later = inside.parts[0] == "_delta_log" and (number is None or int(number[1]) > version)
+        if path.is_symlink():
+            raise LakeError(
+                f"{source.name} holds a link, {inside}, where a file should be; no table has one: remove it."
+            )
+        if path.is_dir() or is_later:  # without _last_checkpoint a reader looks for it itself
+            continue
+        (target / inside).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target / inside)  # files of a table never change, so that two may share them
+        except OSError:  # another file system, or one without links
+            shutil.copy2(path, target / inside)
 
 
 def sync_commit(folder: Path, version: int) -> None:

@@ -10,11 +10,11 @@ This module does not know where or how a table is stored.
 """
 
 import hashlib
-from dataclasses import dataclass
 
 import polars as pl
 
 from arislab.errors import LakeError, closest
+from arislab.lake.contract import Column, Contract, checked
 
 SPLITS = ("train", "validation", "test")
 STATUSES = ("ok", "truncated", "refused", "empty", "error", "unavailable", "expired", "lost", "cancelled")
@@ -24,40 +24,6 @@ cancelled: none came; sent again with ``resend``."""
 DECISIONS = ("approve", "reject", "edit", "label", "skip", "undo", "adjudicate")
 
 _TIME = pl.Datetime("us", "UTC")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table."""
-
-    dtype: pl.DataType | type[pl.DataType]
-    """Polars type; a write casts to it, and fails where the cast would lose something."""
-    doc: str
-    """Meaning, unit or range, and what null means."""
-    required: bool = False
-    """True: null is refused. False: a missing column is written as null."""
-    allowed: tuple[str, ...] = ()
-    """Closed set of values, if there is one."""
-    low: float | None = None
-    high: float | None = None
-    """Closed range of numbers, if there is one."""
-    volatile: bool = False
-    """True: differs between two equal runs (a measured time, a name that a server gave); left out of digests."""
-    names_run: bool = False
-    """True: the text may hold the run's id, which digests replace."""
-
-
-@dataclass(frozen=True)
-class Contract:
-    """What one table promises."""
-
-    doc: str
-    """One row per what."""
-    key: tuple[str, ...]
-    """Columns that identify a row; no two rows of one write share them."""
-    columns: dict[str, Column]
-    prefix: str = ""
-    """Columns with this prefix may be added freely as Float64 (score_<scorer>)."""
 
 
 def _text(
@@ -89,7 +55,8 @@ TABLES: dict[str, Contract] = {
             "use_case": _text("which set of in-context examples serves it: general, tech, executive, …"),
             "group_id": _text("shared by a candidate and its near-duplicates; the unit of the split", required=True),
             "split": _text(
-                "train, validation or test, by a stable hash of group_id or as given at import; null: none, the question stands on both sides of test",
+                "train, validation or test, by a stable hash of group_id or as given at import; null: none, the "
+                "question stands on both sides of test",
                 allowed=SPLITS,
             ),
         },
@@ -174,7 +141,8 @@ TABLES: dict[str, Contract] = {
             "asked_sha256": _text("sha256 of the question that was shown, likewise; null in older rows: any question"),
             "seq": Column(
                 _INTEGER,
-                "order of the event: microseconds since 1970, but after all that its session had seen; null in older rows: decided_at",
+                "order of the event: microseconds since 1970, but after all that its session had seen; null in older "
+                "rows: decided_at",
             ),
             "shown_at": Column(_TIME, "when it was shown, UTC"),
             "decided_at": Column(_TIME, "when it was decided, UTC", required=True),
@@ -229,7 +197,8 @@ TABLES: dict[str, Contract] = {
         },
     ),
     "icl_cells": Contract(
-        "One row per set of examples and validation candidate that a search, or its report, wants; written before it is asked.",
+        "One row per set of examples and validation candidate that a search, or its report, wants; written before it "
+        "is asked.",
         ("search_id", "set_id", "candidate_id"),
         {
             "search_id": _text("search that wants it", required=True),
@@ -246,7 +215,8 @@ TABLES: dict[str, Contract] = {
             "round": Column(_INTEGER, "round of the search, from 1; null in the hold-out", low=0),
             "example_ids": Column(_LIST, "ids in training_data_curated, in prompt order"),
             "status": _text(
-                "what became of the request; overflow: the prompt does not fit the model; null: wanted, not answered yet",
+                "what became of the request; overflow: the prompt does not fit the model; null: wanted, not answered "
+                "yet",
                 allowed=(*STATUSES, "overflow"),
             ),
             "quality": _number("0..1; null = missing, never 0; 0 where status is overflow", low=0, high=1),
@@ -314,7 +284,8 @@ TABLES: dict[str, Contract] = {
             "arm": _text("curated, or the control it is: random, longest", required=True),
             "id": _text("custom_id of the row that was the example", required=True),
             "role": _text(
-                "trained; held out: scored for the loss, not learned from; else why it was left out (finetune.STATUSES)",
+                "trained; held out: scored for the loss, not learned from; else why it was left out "
+                "(finetune.STATUSES)",
                 required=True,
             ),
         },
@@ -401,75 +372,4 @@ def check(table: str, frame: pl.DataFrame) -> pl.DataFrame:
 
     Missing columns that may be null are added as null; a column that the contract does not know is refused.
     """
-    spec, columns = contract(table), columns_of(table)
-    extra = [c for c in frame.columns if c not in columns and not (spec.prefix and c.startswith(spec.prefix))]
-    if extra:
-        raise LakeError(
-            f"{table} has no column {extra[0]!r}; {closest(extra[0], columns)}. Drop it, or put it into metadata."
-        )
-    exprs = []
-    for name, column in columns.items():
-        if name in frame.columns:
-            exprs.append(pl.col(name))
-        elif column.required:
-            raise LakeError(
-                f"{table} needs the column {name!r} ({column.doc}); the frame has {', '.join(frame.columns)}."
-            )
-        else:
-            exprs.append(pl.lit(None, dtype=column.dtype).alias(name))
-    scores = [c for c in frame.columns if c not in columns]
-    frame = frame.select(*exprs, *[pl.col(c) for c in scores])
-    for name in frame.columns:
-        column = columns.get(name, Column(pl.Float64, ""))
-        frame = frame.with_columns(_cast(table, frame, name, column))
-        _check_values(table, frame, name, column, spec.key)
-    keys = [k for k in spec.key if k in frame.columns]
-    doubled = frame.filter(frame.select(keys).is_duplicated())
-    if doubled.height:
-        raise LakeError(
-            f"{table}: {doubled.height:,} rows share their {' + '.join(keys)} with another row of this write "
-            f"(first: {doubled.row(0, named=True)[keys[0]]!r}); keys must be unique: drop or rename the doubles, nothing was written."
-        )
-    return frame
-
-
-def _cast(table: str, frame: pl.DataFrame, name: str, column: Column) -> pl.Series:
-    values = frame[name]
-    if values.dtype == column.dtype:
-        return values
-    try:
-        return values.cast(column.dtype, strict=True)
-    except pl.exceptions.PolarsError as error:
-        raise LakeError(
-            f"{table} expects {name}: {column.dtype}, got {values.dtype} ({str(error).splitlines()[0]}); "
-            f"{column.doc or 'a number'}. Convert the column; nothing was written."
-        ) from None
-
-
-def _check_values(table: str, frame: pl.DataFrame, name: str, column: Column, key: tuple[str, ...]) -> None:
-    values = frame[name]
-    bad = pl.Series([False], dtype=pl.Boolean).new_from_index(0, frame.height)
-    why = ""
-    if column.required or name in key:
-        bad, why = values.is_null(), "must not be null"
-    if not bad.any() and column.allowed:
-        bad, why = (
-            (~values.is_in(list(column.allowed))).fill_null(value=False),
-            f"must be one of {', '.join(column.allowed)}",
-        )
-    if not bad.any() and (column.low is not None or column.high is not None):
-        low, high = column.low, column.high
-        outside = pl.Series(values=[False]).new_from_index(0, frame.height)
-        if low is not None:
-            outside = outside | (values < low).fill_null(value=False)
-        if high is not None:
-            outside = outside | (values > high).fill_null(value=False)
-        if values.dtype.is_float():
-            outside = outside | values.is_nan().fill_null(value=False)
-        bad, why = outside, f"must lie in {low if low is not None else '-inf'}..{high if high is not None else 'inf'}"
-    if bad.any():
-        row = frame.filter(bad).row(0, named=True)
-        raise LakeError(
-            f"{table}.{name} {why}, got {row[name]!r} in {int(bad.sum()):,} of {frame.height:,} rows "
-            f"(first: {key[0]} {row.get(key[0])!r}); {column.doc}. Nothing was written."
-        )
+    return checked(table, frame, contract(table), columns_of(table))

@@ -1,0 +1,98 @@
+"""Tables as they are opened: the versions that are whole, in the columns of their contracts.
+
+    open_version(folder, 3)            # a DeltaTable; or a LakeError that says what is damaged, and the way back
+    frame(folder.name, table)          # its rows, with null for columns that are younger than the version
+
+A folder is ``<lake>/<table>``. This module writes nothing.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from arislab.errors import LakeError
+from arislab.lake import storage, tables
+
+DAMAGED = re.compile(r"parquet|snappy|thrift|arrow error|utf-?8|python exception", re.IGNORECASE)
+"""In what libraries say of a file whose bytes are not what was written; they have no error of their own for that."""
+
+
+def names(lake: Path) -> list[str]:
+    """Return the names of the tables that exist, damaged ones too."""
+    return [name for name in tables.TABLES if is_there(lake / name)]
+
+
+def exists(folder: Path) -> bool:
+    """Return whether something was written to a table.
+
+    Raises:
+        LakeError: It is damaged.
+    """
+    try:
+        return storage.exists(folder)
+    except storage.Damage as damage:
+        raise damaged(folder, damage) from None
+
+
+def is_there(folder: Path) -> bool:
+    """Return whether there is a table, whole or damaged."""
+    try:
+        return storage.exists(folder)
+    except storage.Damage:
+        return True
+
+
+def open_version(folder: Path, version: int | None = None) -> Any:
+    """Return the DeltaTable of a version; default the newest.
+
+    Raises:
+        LakeError: It is damaged, there is no such version, or another program wrote it.
+    """
+    from deltalake.exceptions import DeltaError
+
+    name = folder.name
+    try:
+        table = storage.opened(folder, version)
+    except storage.Damage as damage:
+        raise damaged(folder, damage) from None
+    except DeltaError as error:
+        if version is None:
+            raise damaged(folder, storage.Damage(str(error).splitlines()[0])) from None
+        raise LakeError(
+            f"{name} under {folder.parent} has no version {version} ({str(error).splitlines()[0]}); "
+            f"lake[{name!r}].history() lists those that exist."
+        ) from None
+    have = {field.name for field in table.schema().fields}
+    missing = [k for k in tables.contract(name).key if k not in have]
+    if missing:
+        raise LakeError(
+            f"{name} under {folder.parent} has no column {missing[0]!r} (it has {', '.join(sorted(have))}): "
+            "another program wrote it. Move that folder away, or choose another --root."
+        )
+    return table
+
+
+def frame(name: str, table: Any) -> pl.LazyFrame:
+    """Return the rows of an open table; of null, for one that does not exist, a frame without rows."""
+    if table is None:
+        return tables.empty(name).lazy()
+    rows = pl.scan_delta(table)
+    have = rows.collect_schema().names()  # a table, or a version of it, may be older than a column of its contract
+    columns = tables.contract(name).columns
+    late = [pl.lit(None, dtype=c.dtype).alias(n) for n, c in columns.items() if n not in have]
+    return rows.with_columns(late) if late else rows
+
+
+def damaged(folder: Path, damage: storage.Damage) -> LakeError:
+    """Return the error of a table that is not whole."""
+    return LakeError(
+        f"{folder.name} under {folder.parent} is damaged: {damage}. Nothing was read or written; "
+        "`arislab doctor` says which version is whole and how to go back to it."
+    )
+
+
+def unreadable(folder: Path, text: str) -> LakeError:
+    """Return the error of a table with a data file that a library cannot read."""
+    return damaged(folder, storage.Damage(f"a data file cannot be read ({text})"))

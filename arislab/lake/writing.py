@@ -1,0 +1,236 @@
+"""How rows come into a table: on the version whose rows were looked at, and on disk when a write returns.
+
+    commit(folder, rows, lambda table: add(folder, table, new(table, rows)))
+
+Delta would put a commit that comes second on top of the first one without looking at its keys again. Here it fails
+instead, and the whole write runs again on the version that has both. A folder is ``<lake>/<table>``; null stands for a
+table that does not exist yet. This module does not know what rows mean, or which run wrote them.
+"""
+
+import errno
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from arislab.errors import LakeError, PrerequisiteError
+from arislab.lake import conditions, opening, storage, tables
+from arislab.lake.conditions import Where
+
+_RETRIES = 20
+_FEW = 1_000
+
+
+class Written(NamedTuple):
+    """What a commit did."""
+
+    rows: pl.DataFrame
+    before: int | None
+    """Version that it was made on; null if there was no table."""
+    now: int | None
+    """Version that it made, or ``before`` if there was nothing to write."""
+
+
+def commit(
+    folder: Path, frame: pl.DataFrame, write: Callable[[Any], pl.DataFrame], *, is_always: bool = False
+) -> Written:
+    """Run a write on the newest version; where another writer's commit came in between, on that one again.
+
+    On disk when it returns.
+
+    Args:
+        folder: Of the table.
+        frame: Rows to write; none, and the table exists: nothing is done.
+        write: Given the open table, or null where there is none; returns the rows that it wrote.
+        is_always: Write even without rows.
+
+    Raises:
+        LakeError: The table is damaged or has another schema, or others were faster each time.
+        PrerequisiteError: The disk is full, or the folder cannot be written.
+    """
+    from deltalake.exceptions import CommitFailedError, DeltaError
+
+    is_there = opening.exists(folder)  # first of all: a folder whose log is gone must not get one
+    _make_place(folder)
+    with storage.turn(folder):
+        for attempt in range(_RETRIES):
+            is_there = is_there or opening.exists(folder)
+            table = opening.open_version(folder) if is_there else None
+            before = None if table is None else int(table.version())
+            if table is not None:
+                _check_schema(folder, table)
+            if table is not None and not frame.height and not is_always:
+                return Written(frame, before, before)
+            try:
+                rows = write(table)
+            except (CommitFailedError, DeltaError) as error:
+                if not isinstance(error, CommitFailedError) and "already exists" not in str(error):
+                    raise failed(folder, error) from None
+                if attempt == _RETRIES - 1:
+                    raise LakeError(
+                        f"{folder.name}: other writers were faster {_RETRIES} times; run the cell again ({error})."
+                    ) from None
+                # of chance, and longer each time: writers that collided would collide again
+                time.sleep(random.uniform(0.01, 0.05) * (attempt + 1))
+            except OSError as error:
+                raise _no_place(folder, error) from None
+            else:
+                # not asked of the table: by now another program's commit may stand behind ours
+                now = 0 if before is None else before + 1 if rows.height or is_always else before
+                if now != before:
+                    _sync(folder, now)
+                return Written(rows, before, now)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def add(folder: Path, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
+    """Append rows, or make the table with them; returns them."""
+    from deltalake import write_deltalake
+
+    if table is None:  # the one who makes the table; who comes second finds it when it tries again
+        write_deltalake(folder, frame.to_arrow(), mode="error", configuration=storage.PROPERTIES, **storage.how())
+    elif frame.height:
+        write_deltalake(table, frame.to_arrow(), mode="append", schema_mode="merge", **storage.how())
+    return frame
+
+
+def new(folder: Path, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows whose key the table does not have."""
+    if table is None:
+        return frame
+    key = tables.contract(folder.name).key
+    known = _known(key, opening.frame(folder.name, table), frame)
+    return frame.join(known, on=key, how="anti", maintain_order="left")
+
+
+def merge(folder: Path, table: Any, frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+    """Add rows whose keys are new, and put the others in the place of those that have them; returns them."""
+    if table is None:
+        return add(folder, table, frame)
+    # to_arrow casts: merge compares the source's string views with the table's strings
+    same = conditions.same(keys, "t", "s")
+    aliases = {"source_alias": "s", "target_alias": "t"}
+    merged = table.merge(frame.to_arrow(), predicate=same, merge_schema=True, **aliases, **storage.how())
+    merged.when_matched_update_all().when_not_matched_insert_all().execute()
+    return frame
+
+
+def replace(folder: Path, table: Any, frame: pl.DataFrame, where: Where) -> pl.DataFrame:
+    """Put rows in the place of those that fulfil a condition, and of those that have their keys; returns them."""
+    from deltalake import write_deltalake
+
+    if table is None:
+        return add(folder, table, frame)
+    key = tables.contract(folder.name).key
+    # null is no match, and what does not match stays
+    others = opening.frame(folder.name, table).filter(conditions.expression(where).fill_null(value=False).not_())
+    rows, given = frame, {"mode": "overwrite", "schema_mode": "merge", **storage.how()}
+    if _known(key, others, frame).height:
+        # a predicate takes away the rows of one condition only; these stand elsewhere, so that all is written anew
+        left = others.join(frame.lazy(), on=key, how="anti", maintain_order="left").collect()
+        rows = pl.concat([left, frame], how="diagonal")
+    else:
+        given["predicate"] = conditions.predicate(where)
+    write_deltalake(table, rows.to_arrow(), **given)
+    return frame
+
+
+def rewrite(table: Any, frame: pl.DataFrame) -> pl.DataFrame:
+    """Make rows all that a table holds; returns them."""
+    from deltalake import write_deltalake
+
+    write_deltalake(table, frame.to_arrow(), mode="overwrite", schema_mode="merge", **storage.how())
+    return frame
+
+
+def compact(folder: Path) -> int:
+    """Merge the small files of a table; returns how many files that took away from the newest version."""
+    from deltalake.exceptions import DeltaError
+
+    with storage.turn(folder):
+        table = opening.open_version(folder)
+        before = table.version()
+        try:
+            n_removed = int(table.optimize.compact(**storage.how())["numFilesRemoved"])
+        except (DeltaError, OSError) as error:
+            raise _no_place(folder, error) if isinstance(error, OSError) else failed(folder, error) from None
+        for version in range(before + 1, table.version() + 1):
+            _sync(folder, version)
+    return n_removed
+
+
+def _known(key: tuple[str, ...], rows: pl.LazyFrame, frame: pl.DataFrame) -> pl.DataFrame:
+    """Keys of rows that a frame has too."""
+    keys = list(key)
+    few = frame[keys[0]].unique() if frame.height <= _FEW else None  # then the files' statistics say which to open
+    rows = rows if few is None else rows.filter(pl.col(keys[0]).is_in(few.implode()))
+    return rows.select(keys).join(frame.lazy().select(keys), on=keys, how="semi").collect()
+
+
+# ---- what is in the way ----------------------------------------------------------------------------------------------
+
+
+def _make_place(folder: Path) -> None:
+    """Refuse a folder that cannot be written before anything is written."""
+    try:
+        # before any data: data files without a log are damage, an empty log is a table that does not exist yet
+        (folder / "_delta_log").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_place(folder, error) from None
+    if not os.access(folder, os.W_OK):
+        raise _no_place(folder, PermissionError(errno.EACCES, "no write permission"))
+
+
+def _check_schema(folder: Path, table: Any) -> None:
+    columns = tables.columns_of(folder.name)
+    for field in table.schema().fields:
+        column = columns.get(field.name)
+        if column is not None and _delta_type(column.dtype) != getattr(field.type, "type", ""):
+            raise LakeError(
+                f"{folder.name} under {folder.parent} has another schema: {field.name} is "
+                f"{getattr(field.type, 'type', '?')}, arislab writes {_delta_type(column.dtype)}; nothing was written. "
+                "Move that folder away, or choose another --root."
+            )
+
+
+def _delta_type(dtype: Any) -> str:
+    """Delta's name of a polars type."""
+    if dtype == pl.List(pl.String):
+        return "array"
+    if isinstance(dtype, pl.Datetime):
+        return "timestamp"
+    return {pl.String: "string", pl.Int64: "long", pl.Int32: "integer", pl.Float64: "double", pl.Boolean: "boolean"}[
+        dtype
+    ]
+
+
+def _sync(folder: Path, version: int) -> None:
+    try:
+        storage.sync_commit(folder, version)
+    except OSError as error:
+        raise PrerequisiteError(
+            f"{folder.name} version {version} was written under {folder.parent}, but the disk does not confirm it "
+            f"({error.strerror}): a loss of power may take it back. Check the disk, then run the cell again."
+        ) from None
+
+
+def failed(folder: Path, error: Exception) -> LakeError | PrerequisiteError:
+    """Return what an error of Delta's library means: it has one kind for a full disk, a damaged file and the rest."""
+    text = str(error).splitlines()[0]
+    if "No space left" in str(error) or "Disk quota" in str(error) or "os error 28" in str(error):
+        return _no_place(folder, OSError(errno.ENOSPC, "No space left on device"))
+    if opening.DAMAGED.search(text):
+        return opening.unreadable(folder, text)
+    return LakeError(f"cannot write {folder.name}: {text}; nothing was written.")
+
+
+def _no_place(folder: Path, error: OSError) -> PrerequisiteError:
+    return PrerequisiteError(
+        f"cannot write {folder.name} under {folder.parent} ({error.strerror or error}): nothing of this write is "
+        "stored, all earlier versions are. Check permissions and disk space, or choose another folder with --root; "
+        "then run it again."
+    )
