@@ -42,7 +42,7 @@ class RecordedRun:
 
 
 class Chooser(RecordedRun):
-    """papermill's engine when none is named: ``RecordedRun`` for the phases of arislab, papermill's own for the rest."""
+    """papermill's engine when none is named: ``RecordedRun`` for phases of arislab, papermill's own for the rest."""
 
     @classmethod
     def execute_notebook(cls, nb: Any, kernel_name: str, **settings: Any) -> Any:

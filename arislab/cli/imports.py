@@ -69,7 +69,8 @@ def import_file(
         _say(importing.batch(options.open_lake(root), file, spec, requests=requests, dry_run=dry_run))
     elif input is None or output is None:
         raise ParameterError(
-            "--as outputs needs --input COLUMN and --output COLUMN, or --requests FILE beside an OpenAI batch output file."
+            "--as outputs needs --input COLUMN and --output COLUMN, or --requests FILE beside an OpenAI batch output "
+            "file."
         )
     else:
         columns: dict[str, Any] = {"id": id, "input": input, "output": output, "model": model, "split": split}

@@ -145,14 +145,15 @@ def export(
     policy = chosen["approve_policy"]
     if withdrawn := curate.withdrawn(chosen["example_ids"], stored, lake["reviews"].read(), approve=policy):
         print(
-            f"arislab: WARNING: {len(withdrawn)} of {chosen['k']} examples may not be used any more by the decisions of today (first: "
-            f"{withdrawn[0]!r}); `arislab run icl` chooses anew.",
+            f"arislab: WARNING: {len(withdrawn)} of {chosen['k']} examples may not be used any more by the decisions "
+            f"of today (first: {withdrawn[0]!r}); `arislab run icl` chooses anew.",
             file=sys.stderr,
         )
     text = json.dumps(found, indent=1, ensure_ascii=False)
     if chosen["scorer_version"] not in (None, spec.version):
         print(
-            f"arislab: the task file is another one now ({spec.version}) than when the examples were chosen ({chosen['scorer_version']}).",
+            f"arislab: the task file is another one now ({spec.version}) than when the examples were chosen "
+            f"({chosen['scorer_version']}).",
             file=sys.stderr,
         )
     if out is None:
@@ -177,6 +178,7 @@ def _chosen(lake: Any, *, use_case: str, task: str | None, model: str | None) ->
         asked = ", ".join(f"{n} {v!r}" for n, v in (("use case", use_case), ("task", task), ("model", model)) if v)
         known = sorted({f"{s['use_case']} ({s['task']}, {s['model']})" for s in sets.to_dicts()})
         raise PrerequisiteError(
-            f"no examples were chosen for {asked}; there are: {', '.join(known) or 'none'}. `arislab run icl -p use_case {use_case}` searches some."
+            f"no examples were chosen for {asked}; there are: {', '.join(known) or 'none'}. `arislab run icl -p "
+            f"use_case {use_case}` searches some."
         )
     return dict(fits.row(-1, named=True))

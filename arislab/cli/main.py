@@ -49,17 +49,20 @@ def demo(
     n_foreign = int((~known.str.starts_with(f"s{seed}-")).sum())
     if n_foreign:
         print(
-            f"this lake has {n_foreign:,} candidates of another origin; they are kept, and seed {seed} only draws answers: for a fresh one give --root DIR"
+            f"this lake has {n_foreign:,} candidates of another origin; they are kept, and seed {seed} only draws "
+            "answers: for a fresh one give --root DIR"
         )
     began = time.monotonic()
     for phase in phases[: phases.index(until) + 1]:
         perform(phase, {"seed": seed}, where)
     print(
-        f"demo finished in {time.monotonic() - began:.0f} s; records in {where / 'papermill_runs'}; `arislab runs` lists them, `arislab sql` asks the lake"
+        f"demo finished in {time.monotonic() - began:.0f} s; records in {where / 'papermill_runs'}; `arislab runs` "
+        "lists them, `arislab sql` asks the lake"
     )
     if until == "evaluate":
         print(
-            "approval policy: score (nobody reviewed; review in notebooks/review.ipynb, then run icl and finetune with -p approve reviewed)"
+            "approval policy: score (nobody reviewed; review in notebooks/review.ipynb, then run icl and finetune "
+            "with -p approve reviewed)"
         )
 
 

@@ -74,7 +74,8 @@ def show(run: Run, root: Root = None, *, as_json: Annotated[bool, typer.Option("
         print(f"  cell {found['cell']['index']} of the notebook: {one_line(str(found['cell']['heading']))}")
     took = found["duration_s"]
     print(
-        f"  {found['created_at']}, {'' if took is None else f'{took:.1f} s, '}launched by {found['launched_by'] or 'arislab'}"
+        f"  {found['created_at']}, {'' if took is None else f'{took:.1f} s, '}launched by "
+        f"{found['launched_by'] or 'arislab'}"
     )
     for name in ("resumed_from", "rerun_of", "run_key", "commit"):
         if found.get(name):

@@ -2,12 +2,12 @@
 
 One line of each, which their custom_id joins, and the candidate behind them::
 
-    {"custom_id": "q-1", "body": {"model": "m", "messages": [{"role": "system", …}, {"role": "user", "content": "Go on."}]}}
+    {"custom_id": "q-1", "body": {"model": "m", "messages": [{"role": "system", …}, {"role": "user", …}]}}
     {"custom_id": "q-1", "response": {"status_code": 200, "body": {"choices": [...], "usage": {...}}}, "error": null}
     candidate_id='c-5e…', profile='{"input":"Go on.","messages":[{"role":"system",…},…]}'
 
 A candidate is the whole conversation; where that is one question in plain text, its profile is ``{"input": …}``. What a
-result line says is read by ``lines.outcomes``, as in live collection.
+result line says is read by ``batch.protocol.outcomes``, as in live collection.
 """
 
 import hashlib
@@ -122,7 +122,8 @@ def _results(path: Path, names: set[str], requests: str) -> dict[str, tuple[int,
             raise _refused(path, number, f"it answers {name!r} otherwise than line {before}; keep one of them")
     if foreign:
         raise PrerequisiteError(
-            f"{len(foreign):,} lines of {path.name} answer no request of {requests} (first: {foreign[0]}); these files do not belong together, nothing was imported."
+            f"{len(foreign):,} lines of {path.name} answer no request of {requests} (first: {foreign[0]}); these files "
+            "do not belong together, nothing was imported."
         )
     return found
 

@@ -185,8 +185,8 @@ def _utf8(path: Path, encoding: str | None) -> tuple[bytes, tuple[str, ...]]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise PrerequisiteError(
-            f"{path.name} line {line}: byte 0x{data[error.start]:02x} is no {name}; give its encoding (--encoding cp1252 for "
-            "most files of Windows), or save it as UTF-8. Nothing was imported."
+            f"{path.name} line {line}: byte 0x{data[error.start]:02x} is no {name}; give its encoding (--encoding "
+            "cp1252 for most files of Windows), or save it as UTF-8. Nothing was imported."
         ) from None
     if "\0" in text[:2]:
         raise PrerequisiteError(
@@ -252,8 +252,8 @@ def _csv(name: str, text: str, separator: str | None, notes: tuple[str, ...]) ->
             if len(fields) != len(header):
                 called = csv_text.SEPARATORS.get(mark, repr(mark))
                 raise ValueError(
-                    f"line {line}: {len(fields)} fields, the header has {len(header)} (separator: {called}); put a field that holds "
-                    "the separator into quotes, or give another --separator"
+                    f"line {line}: {len(fields)} fields, the header has {len(header)} (separator: {called}); put a "
+                    "field that holds the separator into quotes, or give another --separator"
                 )
             rows.append(dict(zip(header, fields, strict=True)))
             numbers.append(line)

@@ -75,7 +75,8 @@ def candidates(
     lake_rows.refuse_torn_groups(rows, frame, placed)
     again = known.join(frame, on="candidate_id", how="semi")
     said = [
-        f"{frame.height:,} candidates = {frame.height - again.height:,} new + {again.height:,} replaced; {placed['group_id'].n_unique():,} groups",
+        f"{frame.height:,} candidates = {frame.height - again.height:,} new + {again.height:,} replaced; "
+        f"{placed['group_id'].n_unique():,} groups",
         *_splits(placed),
         *_read(rows, read["types"], rows.columns),
         f"first row: {_short(frame['candidate_id'][0])}: {_short(frame['profile'][0])}",
@@ -88,7 +89,8 @@ def candidates(
         said.append("warning: the file has a column 'split', which decides nothing; give --split split if it should")
     if task is None and text is None:
         said.append(
-            "note: near-duplicates were sought in whole rows without the id; --task NAME seeks them in what the model is asked"
+            "note: near-duplicates were sought in whole rows without the id; --task NAME seeks them in what the model "
+            "is asked"
         )
     if not dry_run:
         lake["candidates"].upsert(placed)
@@ -109,7 +111,9 @@ def outputs(
     read: dict[str, Any],
     dry_run: bool = False,
 ) -> list[str]:
-    """Write outputs that were recorded elsewhere with the candidates behind them, and return what became of the file, in lines.
+    """Write outputs that were recorded elsewhere, with the candidates behind them.
+
+    Returns what became of the file, in lines.
 
     Args:
         lake: Takes them.
@@ -176,7 +180,8 @@ def _write(
         lake_rows.refuse_torn_groups(lake_rows.of_candidates(rows, raw), people, placed)
     states = " + ".join(f"{n:,} {s}" for s, n in raw.group_by("status").len().sort("status").iter_rows())
     said = [
-        f"{raw.height:,} outputs = {states}; samples of {people.height:,} candidates in {placed['group_id'].n_unique():,} groups",
+        f"{raw.height:,} outputs = {states}; samples of {people.height:,} candidates in "
+        f"{placed['group_id'].n_unique():,} groups",
         *_splits(placed),
         *read,
         f"first row: {_short(raw['input'][0])} -> {_short(raw['llm_output'][0])}",
@@ -217,8 +222,8 @@ def _recorded(raw: pl.DataFrame, recorded: pl.DataFrame) -> list[str]:
     if others.height:
         new, old = others.select("llm_output", "llm_output_old").row(0)
         said.append(
-            f"warning: {others.height:,} recorded answers are replaced by other ones (first: {_short(old)!r} by {_short(new)!r}); decisions on them are "
-            "stale now, and a new lake (--root) keeps both"
+            f"warning: {others.height:,} recorded answers are replaced by other ones (first: {_short(old)!r} by "
+            f"{_short(new)!r}); decisions on them are stale now, and a new lake (--root) keeps both"
         )
     return said
 
@@ -251,8 +256,9 @@ def _refuse_moves(frame: pl.DataFrame, placed: pl.DataFrame, split: str | None) 
     if moved.height:
         first = moved.row(0, named=True)
         raise PrerequisiteError(
-            f"--split {split!r} moves {moved.height:,} candidates for which outputs are recorded (first: {first['candidate_id']!r} from "
-            f"{first['split_kept']} to {first['split']}), but what was trained on must not become test; import into a new lake (--root). Nothing was imported."
+            f"--split {split!r} moves {moved.height:,} candidates for which outputs are recorded (first: "
+            f"{first['candidate_id']!r} from {first['split_kept']} to {first['split']}), but what was trained on must "
+            "not become test; import into a new lake (--root). Nothing was imported."
         )
 
 
@@ -261,8 +267,9 @@ def _renamed(names: dict[str, str]) -> list[str]:
         return []
     new, old = next(iter(names.items()))
     return [
-        f"note: {len(names):,} candidates stand in the lake under a name that an older import changed ({old!r} for {new!r}); they are new rows, in the old "
-        "ones' group and split. The old rows stay, because recorded outputs name them: a new lake (--root) is without"
+        f"note: {len(names):,} candidates stand in the lake under a name that an older import changed ({old!r} for "
+        f"{new!r}); they are new rows, in the old ones' group and split. The old rows stay, because recorded outputs "
+        "name them: a new lake (--root) is without"
     ]
 
 
@@ -272,8 +279,8 @@ def _changed(frame: pl.DataFrame, asked: pl.DataFrame) -> list[str]:
     if not n:
         return []
     return [
-        f"note: {n:,} candidates for which outputs are recorded have another profile now; the outputs keep the messages that they answered, and "
-        "1_generate asks again where messages change"
+        f"note: {n:,} candidates for which outputs are recorded have another profile now; the outputs keep the "
+        "messages that they answered, and 1_generate asks again where messages change"
     ]
 
 
@@ -284,8 +291,9 @@ def _kept_groups(frame: pl.DataFrame, placed: pl.DataFrame, group: str | None) -
         return []
     row = kept.row(0, named=True)
     return [
-        f"warning: --group {group!r} does not count for {kept.height:,} candidates (first: {row['candidate_id']!r} stays in {row['group_id_kept']!r}): outputs are recorded "
-        "for them, and what was trained on must never move into the test split. A new lake (--root) takes the groups as given"
+        f"warning: --group {group!r} does not count for {kept.height:,} candidates (first: {row['candidate_id']!r} "
+        f"stays in {row['group_id_kept']!r}): outputs are recorded for them, and what was trained on must never move "
+        "into the test split. A new lake (--root) takes the groups as given"
     ]
 
 
@@ -293,8 +301,9 @@ def _moved(moved: pl.DataFrame) -> list[str]:
     if not moved.height:
         return []
     return [
-        f"note: {moved.height:,} rows of an older import are samples of another candidate now, which is the whole conversation and not its last message; "
-        f"{moved['candidate_id'].n_unique():,} candidates are new, in the old ones' group and split"
+        f"note: {moved.height:,} rows of an older import are samples of another candidate now, which is the whole "
+        f"conversation and not its last message; {moved['candidate_id'].n_unique():,} candidates are new, in the old "
+        "ones' group and split"
     ]
 
 
@@ -303,8 +312,8 @@ def _respelled(pairs: list[tuple[str, str]]) -> list[str]:
         return []
     new, old = pairs[0]
     return [
-        f"note: {len(pairs):,} answers stand in the lake as an older import spelled them ({old!r} for {new!r}) and now as they are; the old rows stay, because "
-        "reviews name them: a new lake (--root) is without"
+        f"note: {len(pairs):,} answers stand in the lake as an older import spelled them ({old!r} for {new!r}) and now "
+        "as they are; the old rows stay, because reviews name them: a new lake (--root) is without"
     ]
 
 
@@ -324,8 +333,8 @@ def _splits(frame: pl.DataFrame) -> list[str]:
         first = frame.filter(pl.col("split").is_null())["candidate_id"][0]
         said[0] += f", {alone:,} none"
         said.append(
-            f"note: {alone:,} candidates are in no split, because what is asked about them stands on both sides of the {SPLITS[-1]} split, in different groups "
-            f"(first: {first!r})"
+            f"note: {alone:,} candidates are in no split, because what is asked about them stands on both sides of the "
+            f"{SPLITS[-1]} split, in different groups (first: {first!r})"
         )
     return said
 
@@ -339,15 +348,17 @@ def _several(placed: pl.DataFrame, known: pl.DataFrame, asked: pl.DataFrame) -> 
         return []
     largest = max(placed.group_by("group_id").len()["len"].to_list())
     said = [
-        f"note: {several.height:,} candidates have several questions (first: {_short(several['candidate_id'][0])}); who shares one is of one group (the largest has "
-        f"{largest:,}), and phases 1 and 3 to 5 ask the first; leave --id out, and each question is a candidate of its own"
+        f"note: {several.height:,} candidates have several questions (first: {_short(several['candidate_id'][0])}); "
+        f"who shares one is of one group (the largest has {largest:,}), and phases 1 and 3 to 5 ask the first; leave "
+        "--id out, and each question is a candidate of its own"
     ]
     own = known.join(several, on="candidate_id", how="semi", maintain_order="left")
     own = own.filter([not questions.takes(json.loads(profile)) for profile in own["profile"]])
     if own.height:
         said.append(
-            f"warning: {own.height:,} of them (first: {_short(own['candidate_id'][0])}) have a profile without 'input', about which the task writes one question: all "
-            "answers would be trained as answers to that one; leave --id out"
+            f"warning: {own.height:,} of them (first: {_short(own['candidate_id'][0])}) have a profile without "
+            "'input', about which the task writes one question: all answers would be trained as answers to that one; "
+            "leave --id out"
         )
     return said
 
@@ -359,8 +370,9 @@ def _exposed(exposed: pl.DataFrame) -> list[str]:
     pairs = [f"{_short(name)} as {_short(other)}" for name, other in exposed.head(20).iter_rows()]
     more = f" and {exposed.height - 20:,} more" if exposed.height > 20 else ""
     return [
-        f"warning: {exposed.height:,} candidates of the {SPLITS[-1]} split are asked what is asked outside of it too ({', '.join(pairs)}{more}): what is in the lake "
-        "keeps its split, so phase 5 refuses when it asks these (leaks 'drop' takes them out); a new lake (--root) places all anew"
+        f"warning: {exposed.height:,} candidates of the {SPLITS[-1]} split are asked what is asked outside of it too "
+        f"({', '.join(pairs)}{more}): what is in the lake keeps its split, so phase 5 refuses when it asks these "
+        "(leaks 'drop' takes them out); a new lake (--root) places all anew"
     ]
 
 
@@ -376,6 +388,7 @@ def _ended(said: list[str], frame: pl.DataFrame, *, dry_run: bool) -> list[str]:
     """What was said, with what is true of every import."""
     missing = " and ".join(split for split in SPLITS[1:] if split not in set(frame["split"]))
     warning = [
-        f"warning: the {missing} split has none of these candidates; phases 3 to 5 need some: import more, or give --split"
+        f"warning: the {missing} split has none of these candidates; phases 3 to 5 need some: import more, or give "
+        "--split"
     ]
     return [*said, *(warning if missing else []), *(["dry run: nothing was written"] if dry_run else [])]

@@ -3,7 +3,7 @@
 One row of a file, and the candidate that it becomes (``--id badge``)::
 
     {"badge": "007", "title": "cook", "years": Number("1.50")}
-    candidate_id='007', profile='{"badge":"007","title":"cook","years":1.50}', title='cook', group_id='007', split='train'
+    candidate_id='007', profile='{"badge":"007","title":"cook","years":1.50}', title='cook', split='train'
 
 An id, an input or an answer is text: the characters of the file. Nothing is written here: every function returns
 frames, whole or not at all, and the caller writes them. How a file is read is known in ``files``, what a batch file is
@@ -95,8 +95,8 @@ def refuse_torn_groups(rows: Rows, frame: pl.DataFrame, placed: pl.DataFrame) ->
         if splits[other] != split:
             raise rows.refuse(
                 i,
-                f"the row is marked {split}, {rows.place(other)} is marked {splits[other]}, and both are of group {group!r} (near-duplicates, or "
-                "the same --group); mark them alike or drop one",
+                f"the row is marked {split}, {rows.place(other)} is marked {splits[other]}, and both are of group "
+                f"{group!r} (near-duplicates, or the same --group); mark them alike or drop one",
             )
 
 
@@ -216,7 +216,7 @@ def _said(candidate: dict[str, Any], asked: Asked, recorded: Sequence[str]) -> I
 
 
 def _or_nothing(asked: Asked) -> Asked:
-    """What is asked; nothing where a task knows no question, which those that another task is about may be in the lake with."""
+    """What is asked; nothing where the task knows no question, as of candidates in the lake that another is about."""
 
     def text(candidate: dict[str, Any]) -> str | Chat | None:
         try:
@@ -237,7 +237,8 @@ def _unique(rows: Rows, ids: list[str | None], option: str) -> list[str]:
             times = ids.count(name)
             raise rows.refuse(
                 i,
-                f"{option} {name!r} stands {times:,} times (first in {rows.place(first[name])}); it must be unique, or choose another column",
+                f"{option} {name!r} stands {times:,} times (first in {rows.place(first[name])}); it must be unique, or "
+                "choose another column",
             )
         first[name] = i
     return list(first)
@@ -344,7 +345,8 @@ def _people(rows: Rows, raw: pl.DataFrame, split: str | None) -> pl.DataFrame:
         if given[i] != given[place[name]]:
             raise rows.refuse(
                 i,
-                f"the row is marked {given[i]}, {rows.place(place[name])} about the same candidate {given[place[name]]}; mark them alike",
+                f"the row is marked {given[i]}, {rows.place(place[name])} about the same candidate "
+                f"{given[place[name]]}; mark them alike",
             )
     return people.with_columns(split=pl.Series([given[i] for i in first["_line"]], dtype=pl.String))
 

@@ -55,7 +55,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, config: Any, server_state: Any, app_state: Any, _loop: asyncio.AbstractEventLoop | None = None):
         self._loop = _loop or asyncio.get_running_loop()
-        self._inner: Any = AutoHTTPProtocol(config=config, server_state=server_state, app_state=app_state, _loop=_loop)  # type: ignore[call-arg]  # uvicorn types it as a bare asyncio.Protocol
+        protocol: Any = AutoHTTPProtocol  # typed by uvicorn as a bare asyncio.Protocol
+        self._inner = protocol(config=config, server_state=server_state, app_state=app_state, _loop=_loop)
         self._transport: Any = None
         self._timer: asyncio.TimerHandle | None = None
         self._seen: object = None

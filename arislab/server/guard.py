@@ -32,7 +32,8 @@ def read_token(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise PrerequisiteError(
-            f"the token file {str(path)!r} cannot be used: {why or error}; give a file that you can read, or one that does not exist yet"
+            f"the token file {str(path)!r} cannot be used: {why or error}; give a file that you can read, or one that "
+            "does not exist yet"
         ) from None
 
 
@@ -43,16 +44,19 @@ def _read_token(path: Path) -> str:
     except FileExistsError:
         if path.is_symlink() and not path.exists():
             raise PrerequisiteError(
-                f"the token file {str(path)!r} is a link to {str(path.readlink())!r}, which does not exist; remove the link, or make that file"
+                f"the token file {str(path)!r} is a link to {str(path.readlink())!r}, which does not exist; remove the "
+                "link, or make that file"
             ) from None
         if not path.is_file():
             raise PrerequisiteError(
-                f"the token file {str(path)!r} is {'a folder' if path.is_dir() else 'no file'}; give the name of a file in it, or another"
+                f"the token file {str(path)!r} is {'a folder' if path.is_dir() else 'no file'}; give the name of a "
+                "file in it, or another"
             ) from None
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
             raise PrerequisiteError(
-                f"the token file {str(path)!r} has mode {mode:o}, so others on this machine may read it; make it 600: chmod 600 {path}"
+                f"the token file {str(path)!r} has mode {mode:o}, so others on this machine may read it; make it 600: "
+                f"chmod 600 {path}"
             ) from None
         if not (token := path.read_text(encoding="utf-8").strip()):
             raise PrerequisiteError(
@@ -66,7 +70,7 @@ def _read_token(path: Path) -> str:
 
 
 class Guard:
-    """What every request passes first: Host allow-list (against DNS rebinding), bearer token, limits of size and time."""
+    """What every request passes first: Host allow-list (against DNS rebinding), token, limits of size and time."""
 
     def __init__(self, app: ASGIApp, *, token: str, host: str, limits: Limits):
         self.app, self._token, self._limits = app, token.encode(), limits
@@ -94,7 +98,10 @@ class Guard:
         if scope["path"] != "/health" and not (
             kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
         ):
-            message = "missing or wrong API key; send the content of the server's token file as 'Authorization: Bearer <token>'"
+            message = (
+                "missing or wrong API key; send the content of the server's token file as "
+                "'Authorization: Bearer <token>'"
+            )
             refusal = envelope(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
             await refusal(scope, receive, send)
             return

@@ -79,7 +79,10 @@ def check_fields(body: dict[str, Any], limits: Limits) -> None:
             for name in MEDIA_FIELDS & value.keys():
                 for url in _urls(value[name]):
                     if not _is_allowed(url, limits.media_hosts):
-                        message = f"{name!r} must be a data: URL here, as this server fetches nothing for a client; send the content itself"
+                        message = (
+                            f"{name!r} must be a data: URL here, as this server fetches nothing for a client; "
+                            "send the content itself"
+                        )
                         raise ForbiddenError("forbidden_url", name, message)
             value = list(value.values())
         open_.extend((inner, depth + 1) for inner in value if isinstance(inner, dict | list))

@@ -48,9 +48,9 @@ def text(database: Database, *, in_flight: int, width: int, began: float) -> str
         began: Unix time at which the server started.
     """
     (sums,) = database.query(
-        "select coalesce(sum(completed), 0) completed, coalesce(sum(failed), 0) failed, coalesce(sum(input_tokens), 0) input,"
-        " coalesce(sum(cached_tokens), 0) cached, coalesce(sum(output_tokens), 0) output,"
-        f" coalesce(sum(case when status not in {TERMINAL} then total - completed - failed end), 0) waiting from batches"
+        "select coalesce(sum(completed), 0) completed, coalesce(sum(failed), 0) failed, coalesce(sum(input_tokens), "
+        "0) input, coalesce(sum(cached_tokens), 0) cached, coalesce(sum(output_tokens), 0) output, coalesce(sum(case "
+        f"when status not in {TERMINAL} then total - completed - failed end), 0) waiting from batches"
     )
     statuses = {
         row["status"]: row["n"] for row in database.query("select status, count(*) n from batches group by status")

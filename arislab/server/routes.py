@@ -255,7 +255,7 @@ async def prometheus(request: Request) -> Response:
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-# -- inside -------------------------------------------------------------------------------------------------------------
+# -- inside ------------------------------------------------------------------------------------------------------------
 
 
 def _file(request: Request, file_id: str, *, param: str = "id", status: int = 404) -> Record:

@@ -8,8 +8,8 @@ from arislab.server.database import Record
 def batch_object(row: Record) -> Record:
     """A batch as OpenAI's API shows it."""
     shown = (
-        "id endpoint input_file_id status output_file_id error_file_id created_at in_progress_at expires_at finalizing_at "
-        "completed_at failed_at expired_at cancelling_at cancelled_at model"
+        "id endpoint input_file_id status output_file_id error_file_id created_at in_progress_at expires_at "
+        "finalizing_at completed_at failed_at expired_at cancelling_at cancelled_at model"
     )
     return {
         "object": "batch",

@@ -76,7 +76,7 @@ class Spools:
         for descriptor in self._open.values():
             os.close(descriptor)
 
-    # -- reading ------------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def done_lines(self, seq: int) -> set[int]:
         """Lines of a batch that have a durable result."""
@@ -116,7 +116,7 @@ class Spools:
                 os.close(spool)
         return sum(length for _, length in ranges)
 
-    # -- writing ------------------------------------------------------------------------------------------------------
+    # -- writing -------------------------------------------------------------------------------------------------------
 
     def append(self, seq: int, rows: list[Row]) -> "Future[list[Refused]]":
         """Make result lines durable; the future resolves when they are, or fails with what the disk said.
@@ -149,7 +149,7 @@ class Spools:
         self._database.write(lambda db: db.executemany(sql, [(seq, line, LOST) for line in lines])).result()
 
     def end(self, db: sqlite3.Connection, seq: int) -> None:
-        """Forget the results of a batch, within the transaction that ends it; ``remove`` follows once that is on disk."""
+        """Forget a batch's results, within the transaction that ends it; ``remove`` follows once that is on disk."""
         db.execute("delete from results where batch = ?", (seq,))
         if (descriptor := self._open.pop(seq, None)) is not None:
             os.close(descriptor)
@@ -174,7 +174,7 @@ class Spools:
             if path.name not in known:
                 path.unlink()
 
-    # -- inside, on the writer thread -----------------------------------------------------------------------------------
+    # -- inside, on the writer thread ----------------------------------------------------------------------------------
 
     def _path(self, seq: int) -> Path:
         return self.folder / f"{seq}.jsonl"
@@ -238,7 +238,7 @@ class Spools:
             self._spool(db, seq, rows)
 
     def _spool(self, db: sqlite3.Connection, seq: int, rows: list[Row]) -> None:
-        """Write lines at the committed end of the spool (so a failed earlier try is overwritten), then their offsets."""
+        """Write lines at the committed end of the spool, over what a failed try left there, then their offsets."""
         batch = db.execute("select * from batches where seq = ?", (seq,)).fetchone()
         if batch["status"] in TERMINAL:
             return  # an answer that came after the batch was cancelled

@@ -54,7 +54,7 @@ class Store:
         self.spools.close()
         self.database.close()
 
-    # -- reading ------------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def file(self, file_id: str) -> Record | None:
         """The row of one file, expired or not, or None."""
@@ -83,7 +83,7 @@ class Store:
         if self._quota_bytes is not None:
             refuse_beyond(used_bytes(self.database) + n_bytes, self._quota_bytes)
 
-    # -- files --------------------------------------------------------------------------------------------------------
+    # -- files ---------------------------------------------------------------------------------------------------------
 
     def add_file(self, source: IO[bytes], *, filename: str, purpose: str, keep_s: int) -> Record:
         """Copy an upload to disk, then record it.
@@ -145,7 +145,7 @@ class Store:
         rows = self.database.query(f"select id from files where not {LIVE}", {"now": int(time.time())})
         return sum(self.delete_file(row["id"]) for row in rows)
 
-    # -- batches ------------------------------------------------------------------------------------------------------
+    # -- batches -------------------------------------------------------------------------------------------------------
 
     def add_batch(self, columns: Record) -> tuple[Record, bool]:
         """Insert a batch in state ``validating``.
@@ -232,7 +232,7 @@ class Store:
         if is_closed:  # the spool goes last: until the files have their rows it is all that there is of the answers
             self.spools.remove(seq)
 
-    # -- inside -------------------------------------------------------------------------------------------------------
+    # -- inside --------------------------------------------------------------------------------------------------------
 
     def _discard(self, file_id: str) -> None:
         """Remove the bytes of a file that has got no row."""

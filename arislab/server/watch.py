@@ -73,7 +73,8 @@ class Watch:
         found = await self.check(sorted(names))
         if found.verdict == "fails alone":
             raise BatchError(
-                f"the models are not asked: the server behind this one does not answer with the model that was asked. {found!r}"
+                "the models are not asked: the server behind this one does not answer with the model that was asked. "
+                f"{found!r}"
             )
 
     async def check(self, models: Iterable[str], *, again: bool = False) -> Isolation:

@@ -54,7 +54,7 @@ class Writes:
         return bool(self._open) and (len(self._open) > n_open or self._open[0][0].done())
 
     async def settle(self, n_open: int) -> None:
-        """Look at the groups that have ended, and wait until at most ``n_open`` have not, and none waits for a full disk."""
+        """Look at the groups that have ended; wait until at most ``n_open`` are left, none for a full disk."""
         waiting = n_open
         while rows := await self._unwritten(waiting):
             await asyncio.sleep(self._retry_s)

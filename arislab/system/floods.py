@@ -40,8 +40,8 @@ class _Limited:
     def cell_ends(self) -> None:
         """Say what was left out, and begin to count anew."""
         if self.n_dropped:
-            told = f"\n[{self.n_dropped:,} more characters were printed and not kept: a cell passes on {CELL_CHARACTERS:,}]\n"
-            self._write(told)
+            kept = f"a cell passes on {CELL_CHARACTERS:,}"
+            self._write(f"\n[{self.n_dropped:,} more characters were printed and not kept: {kept}]\n")
         self.left, self.n_dropped = CELL_CHARACTERS, 0
 
 
@@ -87,5 +87,6 @@ def load_ipython_extension(shell: Any) -> None:
     _limit_messages(shell.display_pub.session)
     for stream in (sys.stdout, sys.stderr):
         limited = _Limited(stream.write)
-        stream.write = limited  # type: ignore[method-assign] # the kernel's stream; a wrapper would hide its other methods
+        # the kernel's own stream, since a wrapper would hide its other methods
+        stream.write = limited  # type: ignore[method-assign]
         shell.events.register("post_run_cell", lambda _, limited=limited: limited.cell_ends())

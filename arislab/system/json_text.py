@@ -106,7 +106,7 @@ def as_text(value: Any) -> str | None:
 
 
 def loads_whole(data: bytes) -> Any:
-    """Return a JSON value as the fastest reader gives it (of a key twice the last counts), but with every integer exact.
+    """Return a JSON value as the fastest reader gives it (of a key twice the last counts), but every integer exact.
 
     Raises:
         orjson.JSONDecodeError: It is no JSON.
@@ -209,7 +209,8 @@ _NAMED = {
 _CP1252 = {b: bytes([b]).decode("cp1252") for b in range(0x80, 0xA0) if b not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)}
 codecs.register_error(
     "arislab.cp1252",
-    lambda e: (e.object[e.start : e.end].decode("latin-1").translate(_CP1252), e.end),  # type: ignore[attr-defined]  # of a decoder
+    # an error of a decoder, which has what mypy does not know of every error
+    lambda e: (e.object[e.start : e.end].decode("latin-1").translate(_CP1252), e.end),  # type: ignore[attr-defined]
 )
 
 

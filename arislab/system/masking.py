@@ -121,7 +121,7 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def without(value: Any, hidden: list[str]) -> Any:
-    """Return text, or lists and dicts of text, with ``[hidden]`` for each secret and for what stands before the @ of a URL."""
+    """Return text, or lists and dicts of text, with ``[hidden]`` for secrets and for what stands before a URL's @."""
     if isinstance(value, str):
         for secret in hidden:
             value = value.replace(secret, HIDDEN)

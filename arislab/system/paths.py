@@ -20,7 +20,10 @@ RUN_ID = re.compile(r"(\d{8}T\d{6}Z)-(\w+?)-([0-9a-f]{4})(?![0-9a-f])")
 
 
 def root() -> Path:
-    """Return the folder that holds ``data/`` and ``papermill_runs/``: $ARISLAB_ROOT, else the checkout around the working directory."""
+    """Return the folder of ``data/`` and ``papermill_runs/``.
+
+    $ARISLAB_ROOT, else the checkout around the working directory.
+    """
     given = os.environ.get("ARISLAB_ROOT")
     if given:
         return usable(given, "ARISLAB_ROOT")
@@ -61,12 +64,13 @@ def usable(given: Path | str, name: str) -> Path:
     path = path if "\0" in text else path.resolve()
     if found := _UNUSABLE.search(str(path)):
         raise PrerequisiteError(
-            f"{name} {str(path)!r} holds {found[0]!r}, with which Delta Lake cannot store a table. Give a folder without control "
-            "characters, [ ] \\ ^ | * ? and % before two hex digits (spaces, umlauts and quotes are fine); nothing was made."
+            f"{name} {str(path)!r} holds {found[0]!r}, with which Delta Lake cannot store a table. Give a folder "
+            "without control characters, [ ] \\ ^ | * ? and % before two hex digits (spaces, umlauts and quotes are "
+            "fine); nothing was made."
         )
     if len(os.fsencode(path)) > _LONGEST:
         raise PrerequisiteError(
-            f"{name} is {len(os.fsencode(path)):,} bytes long; the files below it need it to be shorter than {_LONGEST:,}. "
-            "Give another folder; nothing was made."
+            f"{name} is {len(os.fsencode(path)):,} bytes long; the files below it need it to be shorter than "
+            f"{_LONGEST:,}. Give another folder; nothing was made."
         )
     return path

@@ -1,4 +1,7 @@
-"""Processes by names that are not used again, so that a supervisor that died is not taken for another that has its pid."""
+"""Processes by names that are not used again.
+
+So that a supervisor that died is not taken for another that has its pid.
+"""
 
 import contextlib
 import os
@@ -116,9 +119,10 @@ def _command(pid: int) -> str:
 
 def _pids() -> list[int]:
     try:
-        return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]  # noqa: PTH208 - quicker
+        names = os.listdir("/proc")  # noqa: PTH208 - quicker
     except OSError:
         return []
+    return [int(name) for name in names if name.isdigit() and int(name) != os.getpid()]
 
 
 def start_ticks(pid: int) -> int | None:

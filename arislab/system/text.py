@@ -13,13 +13,13 @@ from typing import TextIO
 from arislab.system import masking
 
 TURNING = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
-"""Characters, for a class of a regular expression, that turn the order of writing or end a line elsewhere than ``\n``."""
+"""Characters, for a class of a regular expression, that turn the order of writing, or end a line beside ``\n``."""
 _TAGS = "\U000e0000-\U000e007f"  # letters that nobody sees
 FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0"
 """Letters and marks that are drawn as nothing, though Unicode counts them among those that are seen."""
 UNSEEN = (
-    f"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{TURNING}{_TAGS}{FILLERS}\xad\u180e\u200b-\u200d\u2060-\u2065\u206a-\u206f\u2800"
-    "\ufe00-\ufe0f\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0080-\U000e0fff"
+    f"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{TURNING}{_TAGS}{FILLERS}\xad\u180e\u200b-\u200d\u2060-\u2065\u206a-\u206f"
+    "\u2800\ufe00-\ufe0f\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0080-\U000e0fff"
 )
 """Characters, for a class of a regular expression, that show nothing: controls but tab, line feed and carriage return,
 formats, fillers, variation selectors, tags. More than ``terminal`` takes out: a joiner in an emoji steers nothing."""

@@ -92,7 +92,7 @@ def failure(line: int, status: int, code: str, message: str) -> Result:
 
 
 def marked(failed: Result, **marks: int) -> Result:
-    """A line that failed, with what this server has to say about it: ``tries=5`` keeps a client from trying it again on top."""
+    """A line that failed, with what this server says about it: ``tries=5`` keeps a client from trying again on top."""
     answer = orjson.loads(failed.body)
     if problem := answer.get("error"):
         problem = problem if isinstance(problem, dict) else {"message": str(problem)}

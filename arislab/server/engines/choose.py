@@ -62,7 +62,8 @@ def make_engine(
     if upstream:
         if (model or engine) is not None:
             raise PrerequisiteError(
-                f"--model {model or engine!r} and --upstream {masking.masked(list(upstream))!r} exclude each other; leave one out"
+                f"--model {model or engine!r} and --upstream {masking.masked(list(upstream))!r} exclude each other; "
+                "leave one out"
             )
         if bad := [url for url in upstream if not url.startswith(("http://", "https://"))]:
             raise PrerequisiteError(
@@ -76,7 +77,8 @@ def make_engine(
     folder = MODEL_DIR if model in (None, "tiny") else Path(str(model))
     if not (folder / "config.json").is_file():
         raise PrerequisiteError(
-            f"--model {model!r}: no config.json in {str(folder)!r}; give 'tiny' or a folder with config.json, model.safetensors and tokenizer.json"
+            f"--model {model!r}: no config.json in {str(folder)!r}; give 'tiny' or a folder with config.json, "
+            "model.safetensors and tokenizer.json"
         )
     from arislab.server.engines.local import LocalEngine
 
@@ -96,6 +98,7 @@ def _toy(engine: str, data: Path) -> Engine:
         return ReplayEngine(Path(told))
     if name != "echo" or not re.fullmatch(r"(\d+(\.\d*)?|\.\d+)?", told):
         raise PrerequisiteError(
-            f"--engine must be echo, echo:SECONDS, faulty or faulty:SPEC, got {engine!r}; a model is named with --model or --vllm"
+            f"--engine must be echo, echo:SECONDS, faulty or faulty:SPEC, got {engine!r}; a model is named with "
+            "--model or --vllm"
         )
     return EchoEngine(delay_s=float(told or 0))

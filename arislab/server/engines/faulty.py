@@ -66,12 +66,13 @@ def read_spec(text: str) -> dict[str, float]:
     rates = [spec[name] for name in (*PASSING, *LASTING)]
     if not all(0 <= rate <= 1 for rate in rates) or sum(rates) > 1 + 1e-9:
         raise PrerequisiteError(
-            f"--engine faulty: each rate must be in 0..1 and their sum at most 1, got {text!r} with the sum {sum(rates):g}; lower one"
+            f"--engine faulty: each rate must be in 0..1 and their sum at most 1, got {text!r} with the sum "
+            f"{sum(rates):g}; lower one"
         )
     if spec["slow_s"] < 0 or spec["tries"] < 1 or spec["tries"] % 1 or spec["seed"] % 1:
         raise PrerequisiteError(
-            f"--engine faulty: slow_s must be >= 0, tries 1, 2, … and seed a whole number, got {text!r}; leave them out for "
-            "slow_s=0.2,tries=2,seed=0"
+            f"--engine faulty: slow_s must be >= 0, tries 1, 2, … and seed a whole number, got {text!r}; leave them "
+            "out for slow_s=0.2,tries=2,seed=0"
         )
     if not all(0 <= spec.get(name, 0) <= 1 for name in MODELS if name != "models") or spec.get(
         "models", 1

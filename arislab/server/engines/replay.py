@@ -3,7 +3,8 @@
 The file has one JSON object a line. The first says what each server was that the run connected to; each other one is a
 recorded row::
 
-    {"connections": [{"base_url": "embedded", "models": ["arislab-tiny"], "engine": "local", "response_format": false, "replayed": null}]}
+    {"connections": [{"base_url": "embedded", "models": ["arislab-tiny"], "engine": "local", "response_format": false,
+                      "replayed": null}]}
     {"custom_id": "r-0b6f…", "status": "ok", "llm_output": "{…}", "finish_reason": "stop", "prompt_tokens": 96, …}
 
 A request that is not in the file is an error of its line: it was not asked in the run that is repeated.
@@ -46,7 +47,8 @@ class ReplayEngine:
             self._rows = {row["custom_id"]: row for row in map(orjson.loads, filter(None, rest))}
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise PrerequisiteError(
-                f"--engine replay:{path} is no file of recorded answers ({type(error).__name__}: {error}); `arislab rerun` makes one."
+                f"--engine replay:{path} is no file of recorded answers ({type(error).__name__}: {error}); `arislab "
+                "rerun` makes one."
             ) from None
 
     async def start(self) -> None:

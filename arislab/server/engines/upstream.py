@@ -276,5 +276,8 @@ def _redirected(line: int, response: "aiohttp.ClientResponse") -> Answer:
     except ValueError:
         url = None
     where = f"{url.host}:{url.port}" if url is not None and url.host else "no readable place"
-    why = f"the upstream answers {response.status}, a redirect to {where}, and redirects are not followed; name the right --upstream URL"
+    why = (
+        f"the upstream answers {response.status}, a redirect to {where}, and redirects are not followed; "
+        "name the right --upstream URL"
+    )
     return Answer(failure(line, 502, "upstream_redirect", why))

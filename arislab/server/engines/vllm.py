@@ -180,8 +180,8 @@ class VllmEngine:
             file, state = known
             if _state(file) != state:
                 message = (
-                    f"the weights of adapter {name!r} changed after they were loaded; a name stands for one set of weights: "
-                    "put the new ones into a folder whose name holds their digest"
+                    f"the weights of adapter {name!r} changed after they were loaded; a name stands for one set of "
+                    "weights: put the new ones into a folder whose name holds their digest"
                 )
                 return failure(request.line, 409, "adapter_changed", message)
             if name not in life.adapters:
@@ -246,8 +246,8 @@ class VllmEngine:
                 why = "ended before it answered" if over.done() else f"did not answer within {self._start_limit_s:g} s"
                 await self._end()
                 raise PrerequisiteError(
-                    f"vLLM for {self._model!r} {why}; mend what its log {self._log_file} says, or give the Python that has "
-                    f"vLLM with --vllm-python. The end of the log:\n{vllm_process.tail(self._log_file, offset)}"
+                    f"vLLM for {self._model!r} {why}; mend what its log {self._log_file} says, or give the Python that "
+                    f"has vLLM with --vllm-python. The end of the log:\n{vllm_process.tail(self._log_file, offset)}"
                 )
             await asyncio.wait((over,), timeout=0.2)
         self._names = names
