@@ -10,70 +10,15 @@ What cannot be kept is refused with its line or row. This module knows neither t
 """
 
 import gzip
-import re
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, time
-from decimal import Decimal
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-
-from arislab.errors import ParameterError, PrerequisiteError, closest
-from arislab.inputs import csv_text
+from arislab.errors import ParameterError, PrerequisiteError
+from arislab.inputs import csv_text, parquet
+from arislab.inputs.rows import OVERLOOKED, Rows, typed
 from arislab.system import json_text
-from arislab.system.json_text import Number
-
-TYPES = ("text", "int", "float", "bool", "json")
-"""What a column's texts may be taken as, if asked for."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a file."""
-
-    name: str
-    """Of the file."""
-    rows: list[dict[str, Any]]
-    """One a row, by column, as ``json_text.exact`` gives values; a JSONL row has only the keys that its line has."""
-    lines: Sequence[int]
-    """Number of each row's first line, from 1; in Parquet the number of the row."""
-    kind: str = "jsonl"
-    """csv, jsonl or parquet."""
-    notes: tuple[str, ...] = ()
-    """How the file was read, where that is no matter of course."""
-    unread: tuple[str, ...] = ()
-    """Columns of a Parquet file that nobody asked for: images beside a text, for instance, which no text could hold."""
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns, in order of their first appearance."""
-        return list(dict.fromkeys(name for row in self.rows for name in row))
-
-    def texts(self, name: str, option: str) -> list[str | None]:
-        """Return a column as text: the characters of the file, null where nothing stands.
-
-        Raises:
-            PrerequisiteError: No row has the column.
-        """
-        if not any(name in row for row in self.rows):
-            few = self.kind == "csv" and len(self.columns) == 1
-            hint = " Is it another separator? (--separator)" if few else ""
-            raise PrerequisiteError(
-                f"{option} {name!r} is no column of {self.name}; {closest(name, self.columns)}.{hint}"
-            )
-        return [json_text.as_text(row.get(name)) for row in self.rows]
-
-    def place(self, i: int) -> str:
-        """Return where a row stands in its file, in words: ``line 3``, or ``row 3`` where a file has no lines."""
-        return f"{'row' if self.kind == 'parquet' else 'line'} {self.lines[i]}"
-
-    def refuse(self, i: int, problem: str) -> PrerequisiteError:
-        """Return the error that names a row."""
-        return PrerequisiteError(f"{self.name} {self.place(i)}: {problem}; nothing was imported.")
 
 
 def read(
@@ -103,7 +48,7 @@ def read(
     path = Path(path)
     kind = _kind(path)
     if kind == "parquet":
-        rows = _parquet(path, lenient=lenient, wanted=wanted)
+        rows = parquet.read(path, lenient=lenient, wanted=wanted)
     elif kind == "csv":
         data, notes = _utf8(path, encoding)
         rows = _csv(path.name, data.decode(), separator, notes)
@@ -113,7 +58,7 @@ def read(
         rows = Rows(path.name, [o for _, o in numbered], [n for n, _ in numbered], kind, (*notes, *overlooked))
     if not rows.rows:
         raise PrerequisiteError(f"{path.name} has no rows; nothing was imported.")
-    return _typed(rows, types or {})
+    return typed(rows, types or {})
 
 
 Reader = Callable[[bytes], tuple[Any, tuple[str, ...]]]
@@ -217,15 +162,7 @@ def _objects(name: str, data: bytes, reader: Reader) -> tuple[list[tuple[int, di
         for mark in marks:
             n_marked[mark] = n_marked.get(mark, 0) + 1
         found.append((i, value))
-    return found, tuple(f"{_OVERLOOKED[mark]} in {n:,} lines" for mark, n in n_marked.items())
-
-
-_OVERLOOKED = {
-    "nan": "NaN or infinity read as null",
-    "surrogates": "half surrogate pairs read as U+FFFD",
-    "control": "raw control characters kept",
-    "bom": "byte order marks dropped",
-}
+    return found, tuple(f"{OVERLOOKED[mark]} in {n:,} lines" for mark, n in n_marked.items())
 
 
 def _no_json(name: str, i: int, last: int, line: bytes, error: str) -> str:
@@ -274,134 +211,3 @@ def _header(name: str, fields: list[str | None]) -> list[str]:
                 f"{name} header: column {i + 1} {what}; name each column once, nothing was imported."
             )
     return names
-
-
-def _parquet(path: Path, *, lenient: bool, wanted: Collection[str] | None) -> Rows:
-    try:
-        names = list(pl.read_parquet_schema(path))
-        # with a name that is not there all are read, so that the refusal can list them
-        used = [n for n in names if n in wanted] if wanted is not None and set(wanted) <= set(names) else names
-        frame = pl.read_parquet(path, columns=used, glob=False, hive_partitioning=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise PrerequisiteError(
-            f"cannot read {path.name}: {str(error).splitlines()[0]}; mend the file, nothing was imported."
-        ) from None
-    n_nan = 0
-    columns: dict[str, list[Any]] = {}
-    for series in frame:
-        try:
-            columns[series.name], n = _values(series, lenient=lenient)
-        except ValueError as error:
-            raise PrerequisiteError(f"{path.name} column {series.name!r} {error}; nothing was imported.") from None
-        n_nan += n
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    notes = (f"{_OVERLOOKED['nan']} in {n_nan:,} values",) if n_nan else ()
-    unread = tuple(name for name in names if name not in used)
-    return Rows(path.name, rows, range(1, frame.height + 1), "parquet", notes, unread)
-
-
-def _values(series: pl.Series, *, lenient: bool) -> tuple[list[Any], int]:
-    """The values of a Parquet column as JSON has them, and how many NaN became null."""
-    kind = series.dtype
-    if kind in (pl.String, pl.Boolean, pl.Null) or (kind.is_integer() and kind not in (pl.Int128, pl.UInt128)):
-        return series.to_list(), 0
-    if isinstance(kind, pl.Categorical | pl.Enum):
-        return series.cast(pl.String).to_list(), 0
-    if isinstance(kind, pl.Datetime) and kind.time_unit == "ns" and (series.dt.nanosecond() % 1000 != 0).any():
-        raise ValueError("has nanoseconds, which Python's times do not; cast it to text")
-    _check_kept(kind, inside=False)
-    if kind.is_float():
-        bad = series.is_nan() | series.is_infinite()
-        n_nan = int(bad.sum())
-        if n_nan and not lenient:
-            row = int(bad.arg_true()[0]) + 1
-            raise ValueError(f"row {row} is NaN or infinite, which JSON does not have; write null, or give --lenient")
-        shortest = series.set(bad, None).cast(pl.String).to_list()
-        return [None if text is None else Number(text) for text in shortest], n_nan
-    values: list[Any] = []
-    infinite: list[float] = []
-    for row, value in enumerate(series.to_list(), 1):
-        values.append(_plain(value, kind, infinite))
-        if infinite and not lenient:
-            raise ValueError(
-                f"row {row} holds NaN or infinity, which JSON does not have; write null, or give --lenient"
-            )
-    return values, len(infinite)
-
-
-def _check_kept(kind: Any, *, inside: bool) -> None:
-    """Refuse a type whose values cannot be kept exactly."""
-    if isinstance(kind, pl.List | pl.Array):
-        _check_kept(kind.inner, inside=True)
-    elif isinstance(kind, pl.Struct):
-        for part in kind.fields:
-            _check_kept(part.dtype, inside=True)
-    elif kind in (pl.Binary, pl.Object, pl.Duration) or (
-        inside and isinstance(kind, pl.Datetime) and kind.time_unit == "ns"
-    ):
-        raise ValueError(f"is of type {kind}, which has no exact text; drop it, or cast it to text")
-
-
-def _plain(value: Any, kind: Any, infinite: list[float]) -> Any:
-    """A value of Python as JSON has it.
-
-    Digits of numbers kept, times as ISO 8601; NaN and what is infinite are null, and listed.
-    """
-    if isinstance(value, dict):
-        return {part.name: _plain(value[part.name], part.dtype, infinite) for part in kind.fields}
-    if isinstance(value, list):
-        return [_plain(part, kind.inner, infinite) for part in value]
-    if isinstance(value, Decimal):
-        return Number(format(value, "f"))
-    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**64:
-        return Number(str(value))
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        infinite.append(value)
-        return None
-    if kind == pl.Float32 and value is not None:
-        return float(str(np.float32(value)))  # its own shortest digits, not those of the double
-    return value.isoformat() if isinstance(value, date | datetime | time) else value
-
-
-_WHOLE = re.compile(r"[+-]?[0-9]+")
-_FRACTION = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-
-
-def _typed(rows: Rows, types: Mapping[str, str]) -> Rows:
-    """The rows with the columns that are asked for as another type."""
-    for name, kind in types.items():
-        if kind not in TYPES:
-            raise ParameterError(
-                f"--type {name}={kind}: the type must be one of {', '.join(TYPES)}; {closest(kind, TYPES)}."
-            )
-        for i, (row, text) in enumerate(zip(rows.rows, rows.texts(name, "--type"), strict=True)):
-            if name not in row or text is None:
-                continue
-            try:
-                row[name] = _as(text, kind)
-            except ValueError as error:
-                raise rows.refuse(i, f"{name!r} is {text[:60]!r}, no {kind} ({error})") from None
-    return rows
-
-
-def _as(text: str, kind: str) -> Any:
-    """A text as another type; a number that JSON can write so keeps its digits."""
-    if kind == "json":
-        return json_text.exact(text)
-    if kind == "bool":
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise ValueError("true, false, 1 or 0")
-        return text.lower() in ("true", "1")
-    if kind == "int":
-        if not _WHOLE.fullmatch(text):
-            raise ValueError("digits with an optional sign")
-        return Number(int(text))
-    if kind == "float":
-        if not _FRACTION.fullmatch(text) or not abs(float(text)) < float("inf"):
-            raise ValueError("a decimal number such as -1.5 or 2e-3, with a point")
-        try:
-            is_written_so = isinstance(json_text.loads(text), float)
-        except ValueError:  # such as .5 or +1.5
-            is_written_so = False
-        return Number(text if is_written_so else repr(float(text)))
-    return text

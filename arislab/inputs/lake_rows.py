@@ -20,11 +20,12 @@ import orjson
 import polars as pl
 
 from arislab import duplicates, questions
-from arislab.batch import protocol
+from arislab.batch import protocol, requests
 from arislab.errors import PrerequisiteError, TaskError
-from arislab.inputs.files import Rows
+from arislab.inputs.rows import Rows
 from arislab.lake import tables
 from arislab.system import json_text
+from arislab.task import Task
 
 THRESHOLD = 0.8
 """Jaccard similarity of word 3-shingles from which two questions are one group, as in phase 5's search for leaks."""
@@ -65,7 +66,7 @@ def candidates(rows: Rows, *, id: str, group: str | None = None, split: str | No
     Raises:
         PrerequisiteError: A column is missing, ids are empty or repeated, a split is none, or one group has two.
     """
-    ids = _unique(rows, rows.texts(id, "--id"), f"--id {id!r}")
+    ids = _named(rows, id, is_unique=True)
     columns: dict[str, Sequence[str | None]] = {"candidate_id": ids}
     columns |= {name: [json_text.as_text(row.get(name)) for row in rows.rows] for name in _FACTS}
     columns |= {"profile": [json_text.dumps(row) for row in rows.rows]}
@@ -103,6 +104,26 @@ def refuse_torn_groups(rows: Rows, frame: pl.DataFrame, placed: pl.DataFrame) ->
 def by_column(name: str) -> Asked:
     """Return what takes a column of the profile for what is asked."""
     return lambda candidate: json_text.as_text(candidate["profile"].get(name))
+
+
+def by_task(task: Task) -> Asked:
+    """Return what writes the question of a task about a candidate; a TaskError where it cannot."""
+    return lambda candidate: requests.written(task.to_messages, candidate)
+
+
+def or_else(asked: Asked, otherwise: Asked) -> Asked:
+    """Return what is asked, or something else where the task knows no question.
+
+    A task need not be able to ask about candidates whose outputs it judges, or whom another task is about.
+    """
+
+    def text(candidate: dict[str, Any]) -> str | Chat | None:
+        try:
+            return asked(candidate)
+        except TaskError:
+            return otherwise(candidate)
+
+    return text
 
 
 def by_input(candidate: dict[str, Any]) -> str | Chat | None:
@@ -161,7 +182,7 @@ def placed(
     others = known.join(frame, on="candidate_id", how="anti")
     said = {} if recorded is None else questions.by_name(recorded)
     places = pl.concat([part.select("candidate_id", "group_id", "split") for part in (new, others)])
-    texts = pl.concat([_texts(frame, asked, said), _texts(others, _or_nothing(asked), said)])
+    texts = pl.concat([_texts(frame, asked, said), _texts(others, or_else(asked, lambda _: None), said)])
     every = texts.join(places, on="candidate_id", how="left", maintain_order="left")
     found = duplicates.split(every, split_of=tables.split_of, hidden=tables.SPLITS[-1], threshold=THRESHOLD)
     stands = frame.drop("group_id", "split").join(found, on="candidate_id", how="left", maintain_order="left")
@@ -204,7 +225,7 @@ def _said(candidate: dict[str, Any], asked: Asked, recorded: Sequence[str]) -> I
     parts = {duplicates.asked(chat), protocol.asked(chat)} if chat else set()
     wholes = set()
     for one in questions.each(candidate, recorded):
-        said = asked(one) if one is candidate else _or_nothing(asked)(one)
+        said = asked(one) if one is candidate else or_else(asked, lambda _: None)(one)
         whole = duplicates.asked(said) if isinstance(said, list) else said
         if whole in wholes:
             continue
@@ -213,35 +234,6 @@ def _said(candidate: dict[str, Any], asked: Asked, recorded: Sequence[str]) -> I
         if isinstance(said, list):
             parts.add(protocol.asked(said))
     yield from ((part, False) for part in sorted(parts - wholes))
-
-
-def _or_nothing(asked: Asked) -> Asked:
-    """What is asked; nothing where the task knows no question, as of candidates in the lake that another is about."""
-
-    def text(candidate: dict[str, Any]) -> str | Chat | None:
-        try:
-            return asked(candidate)
-        except TaskError:
-            return None
-
-    return text
-
-
-def _unique(rows: Rows, ids: list[str | None], option: str) -> list[str]:
-    """The ids, each there and once."""
-    first: dict[str, int] = {}
-    for i, name in enumerate(ids):
-        if name is None or not name.strip():
-            raise rows.refuse(i, f"{option} is empty; give each row a name, or choose another column")
-        if name in first:
-            times = ids.count(name)
-            raise rows.refuse(
-                i,
-                f"{option} {name!r} stands {times:,} times (first in {rows.place(first[name])}); it must be unique, or "
-                "choose another column",
-            )
-        first[name] = i
-    return list(first)
 
 
 def _given_splits(rows: Rows, split: str) -> list[str]:
@@ -312,11 +304,20 @@ def outputs(
     return _people(rows, raw, split), raw
 
 
-def _named(rows: Rows, id: str) -> list[str]:
+def _named(rows: Rows, id: str, *, is_unique: bool = False) -> list[str]:
+    """The names of a column, each there, and once if that is asked for."""
+    first: dict[str, int] = {}
     names = rows.texts(id, "--id")
     for i, name in enumerate(names):
         if name is None or not name.strip():
             raise rows.refuse(i, f"--id {id!r} is empty; give each row a name, or choose another column")
+        if is_unique and name in first:
+            raise rows.refuse(
+                i,
+                f"--id {id!r} {name!r} stands {names.count(name):,} times (first in {rows.place(first[name])}); it must be "
+                "unique, or choose another column",
+            )
+        first.setdefault(name, i)
     return [str(name) for name in names]
 
 
