@@ -12,6 +12,7 @@ import typer
 
 from arislab.cli.options import Root, Seed, open_lake
 from arislab.errors import ParameterError, PrerequisiteError
+from arislab.system import files
 from arislab.system.text import json_text, print
 
 
@@ -89,9 +90,9 @@ def lineage(
     """Show the life of a row: candidate, request, output, scores, reviews, sets, adapters, test answers."""
     from arislab.lake.lineage import as_text
 
-    found = open_lake(root).lineage(custom_id)
-    rows = {table: frame.to_dicts() for table, frame in found.items()}
-    print(json.dumps(rows, indent=1, default=str) if as_json else as_text(found))
+    life = open_lake(root).lineage(custom_id)
+    rows = {table: frame.to_dicts() for table, frame in life.items()}
+    print(json.dumps(rows, indent=1, default=str) if as_json else as_text(life))
 
 
 def candidates(
@@ -141,7 +142,7 @@ def export(
     then = curate.versions(chosen["data_version"])
     stored = lake["training_data_curated"].read(version=then["training_data_curated"])
     curated = review.fold(stored, lake["reviews"].read(version=then["reviews"])) if "reviews" in then else stored
-    found = prompt.messages(chosen, curated, lake["candidates"].read(where={"split": "train"}), spec)
+    body = prompt.messages(chosen, curated, lake["candidates"].read(where={"split": "train"}), spec)
     policy = chosen["approve_policy"]
     if withdrawn := curate.withdrawn(chosen["example_ids"], stored, lake["reviews"].read(), approve=policy):
         print(
@@ -149,7 +150,7 @@ def export(
             f"of today (first: {withdrawn[0]!r}); `arislab run icl` chooses anew.",
             file=sys.stderr,
         )
-    text = json.dumps(found, indent=1, ensure_ascii=False)
+    text = json.dumps(body, indent=1, ensure_ascii=False)
     if chosen["scorer_version"] not in (None, spec.version):
         print(
             f"arislab: the task file is another one now ({spec.version}) than when the examples were chosen "
@@ -160,12 +161,12 @@ def export(
         print(json_text(text))
         return
     try:
-        out.write_text(text + "\n", encoding="utf-8")
+        files.replace(out, text + "\n")
     except OSError as error:
         raise PrerequisiteError(
             f"cannot write {out} ({error.strerror or error}); give another file with --out."
         ) from None
-    print(f"{chosen['k']} examples of {chosen['id']} for {use_case}, as {len(found['messages'])} messages, in {out}")
+    print(f"{chosen['k']} examples of {chosen['id']} for {use_case}, as {len(body['messages'])} messages, in {out}")
 
 
 def _chosen(lake: Any, *, use_case: str, task: str | None, model: str | None) -> dict[str, Any]:

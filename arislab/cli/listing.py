@@ -31,21 +31,21 @@ def main(arguments: Sequence[str]) -> None:
     base = enter(given.root)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a list is no place to fail for a letter
-    found = records.select(base, where=given.where, sort=given.sort, limit=given.n + 1)
-    more, found = len(found) > given.n, found[: given.n]
+    rows = records.select(base, where=given.where, sort=given.sort, limit=given.n + 1)
+    more, rows = len(rows) > given.n, rows[: given.n]
     if given.as_json:
-        print(json.dumps(found, indent=1, default=str))
+        print(json.dumps(rows, indent=1, default=str))
         return
-    if not found:
-        told = "no run fulfils that" if given.where else "no runs yet: `arislab demo`, or `arislab run PHASE`"
-        print(f"{told} (looked in {base / 'papermill_runs'})", file=sys.stderr)
+    if not rows:
+        why = "no run fulfils that" if given.where else "no runs yet: `arislab demo`, or `arislab run PHASE`"
+        print(f"{why} (looked in {base / 'papermill_runs'})", file=sys.stderr)
     lines = []
-    for row in found:
+    for row in rows:
         took = f"{row['duration_s']:7.1f} s" if row["duration_s"] is not None else "        –"
-        told = headline_line(row["headline"]) if row["status"] in ("ok", *records.OPEN) else row["reason"]
-        told = one_line(told or "")[:160]
+        note = headline_line(row["headline"]) if row["status"] in ("ok", *records.OPEN) else row["reason"]
+        note = one_line(note or "")[:160]
         names = f"{one_line(row['run_id']):<40} {one_line(row['phase'] or ''):<10} {one_line(row['status']):<12}"
-        lines.append(f"{names} {took}  {told}")
+        lines.append(f"{names} {took}  {note}")
     if more:
         lines.append(f"and more: -n N lists so many, --where filters; newest first in {base / 'papermill_runs'}")
     if lines:

@@ -27,9 +27,9 @@ def given(parameters: Iterable[str], files: Iterable[Path]) -> tuple[dict[str, A
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for path in files:
-        found = from_file(path)
-        values |= found
-        origin |= dict.fromkeys(found, f"-f {path.name}")
+        read = from_file(path)
+        values |= read
+        origin |= dict.fromkeys(read, f"-f {path.name}")
     for text in parameters:
         name, _, value = text.partition("=")
         values[name], origin[name] = value, "-p"
@@ -63,39 +63,40 @@ def show(run: Run, root: Root = None, *, as_json: Annotated[bool, typer.Option("
     from arislab.records import find as records
     from arislab.records import headline
 
-    found = records.find(enter(root), run)
+    record = records.find(enter(root), run)
     if as_json:
-        print(json.dumps(found, indent=1, default=str))
+        print(json.dumps(record, indent=1, default=str))
         return
-    print(f"{found['run_id']}: {found['status']}" + (f" ({found['cause']})" if found.get("cause") else ""))
-    if found["reason"]:
-        print(f"  {one_line(found['reason'])}")
-    if found.get("cell"):
-        print(f"  cell {found['cell']['index']} of the notebook: {one_line(str(found['cell']['heading']))}")
-    took = found["duration_s"]
+    print(f"{record['run_id']}: {record['status']}" + (f" ({record['cause']})" if record.get("cause") else ""))
+    if record["reason"]:
+        print(f"  {one_line(record['reason'])}")
+    if record.get("cell"):
+        print(f"  cell {record['cell']['index']} of the notebook: {one_line(str(record['cell']['heading']))}")
+    took = record["duration_s"]
     print(
-        f"  {found['created_at']}, {'' if took is None else f'{took:.1f} s, '}launched by "
-        f"{found['launched_by'] or 'arislab'}"
+        f"  {record['created_at']}, {'' if took is None else f'{took:.1f} s, '}launched by "
+        f"{record['launched_by'] or 'arislab'}"
     )
     for name in ("resumed_from", "rerun_of", "run_key", "commit"):
-        if found.get(name):
+        if record.get(name):
             print(
-                f"  {name} {found[name]}"
-                + (" + uncommitted changes" if name == "commit" and found["code"].get("dirty") else "")
+                f"  {name} {record[name]}"
+                + (" + uncommitted changes" if name == "commit" and record["code"].get("dirty") else "")
             )
-    origin = found.get("parameters_from", {})
+    origin = record.get("parameters_from", {})
     print("parameters")
-    for name, value in (found["parameters"] or {}).items():
+    for name, value in (record["parameters"] or {}).items():
         print(f"  {one_line(name):<22} {value!r:<28} {one_line(str(origin.get(name, '')))}")
     for title in ("tables_read", "tables_written"):
         print(title.replace("_", " "))
-        for name, told in found.get(title, {}).items():
-            rows = f"{told['rows']:>10,} rows" if isinstance(told["rows"], int) else ""
-            print(f"  {one_line(name):<24} version {told['version']!s:<5} {rows}  {str(told.get('digest') or '')[:16]}")
-    if found["headline"]:
+        for name, table in record.get(title, {}).items():
+            rows = f"{table['rows']:>10,} rows" if isinstance(table["rows"], int) else ""
+            digest = str(table.get("digest") or "")[:16]
+            print(f"  {one_line(name):<24} version {table['version']!s:<5} {rows}  {digest}")
+    if record["headline"]:
         print("headline")
-        print(headline.as_text(found["headline"], indent="  "))
-    print(f"files in {found['folder']}")
+        print(headline.as_text(record["headline"], indent="  "))
+    print(f"files in {record['folder']}")
 
 
 @app.command()
@@ -111,17 +112,17 @@ def diff(
     from arislab.records import find as records
 
     where = enter(root)
-    found = run_diff.diff(records.find(where, before), records.find(where, now))
+    differences = run_diff.diff(records.find(where, before), records.find(where, now))
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(differences, indent=1))
         return
-    for title, lines in found.items():
+    for title, lines in differences.items():
         print(title)
         for line in lines[:40]:
             print(f"  {one_line(line)}")
         if len(lines) > 40:
             print(f"  … {len(lines) - 40} more lines")
-    if not found:
+    if not differences:
         print("no difference")
 
 
@@ -143,13 +144,13 @@ def export(
 
     if ro_crate is None and mlflow is None:
         raise ParameterError("runs export needs --ro-crate DIR or --mlflow URI: what to write.")
-    found = records.find(enter(root), run)
+    record = records.find(enter(root), run)
     if ro_crate is not None:
-        print(f"{found['run_id']}: RO-Crate in {crates.ro_crate(found, ro_crate)}")
+        print(f"{record['run_id']}: RO-Crate in {crates.ro_crate(record, ro_crate)}")
     if mlflow is not None:
-        told = mlflow_runs.mlflow(found, mlflow)
-        state = f"written (artifacts: {told.artifacts})" if told.is_new else "stands already"
-        print(f"{found['run_id']}: {state} as MLflow run {told.mlflow_run_id} in {mlflow}")
+        exported = mlflow_runs.mlflow(record, mlflow)
+        state = f"written (artifacts: {exported.artifacts})" if exported.is_new else "stands already"
+        print(f"{record['run_id']}: {state} as MLflow run {exported.mlflow_run_id} in {mlflow}")
 
 
 def rerun(
@@ -170,19 +171,19 @@ def rerun(
     from arislab.records import headline
     from arislab.runs.rerun import rerun as run_again
 
-    found = records.find(enter(root), run)
-    target = _target(found, into)
-    trust = _is_trusted(found, trust=trust)
-    made = run_again(found, into=target, replay=not ask_again, allow_drift=allow_drift, trust=trust)
-    print(f"{made['run_id']}: {made['status']}, a rerun of {found['run_id']}, under {target}")
+    record = records.find(enter(root), run)
+    target = _target(record, into)
+    trust = _is_trusted(record, trust=trust)
+    made = run_again(record, into=target, replay=not ask_again, allow_drift=allow_drift, trust=trust)
+    print(f"{made['run_id']}: {made['status']}, a rerun of {record['run_id']}, under {target}")
     if made["headline"]:
         print(headline.as_text(made["headline"], indent="  "))
-    if made["status"] != found["status"]:
-        print(f"  {found['run_id']} was {found['status']}; {made['reason'] or ''}")
+    if made["status"] != record["status"]:
+        print(f"  {record['run_id']} was {record['status']}; {made['reason'] or ''}")
         raise typer.Exit(1)
 
 
-def _is_trusted(found: Mapping[str, Any], *, trust: bool) -> bool:
+def _is_trusted(record: Mapping[str, Any], *, trust: bool) -> bool:
     """Say whether a record is run though it is foreign: it was told so, or whoever sits at the terminal says yes.
 
     Raises:
@@ -190,10 +191,10 @@ def _is_trusted(found: Mapping[str, Any], *, trust: bool) -> bool:
     """
     from arislab.runs.trust import foreign, refusal
 
-    why = None if trust else foreign(dict(found))
+    why = None if trust else foreign(dict(record))
     if why is None:
         return trust
-    message = refusal(dict(found), why)
+    message = refusal(dict(record), why)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise PrerequisiteError(message)
     print(message)
@@ -202,7 +203,7 @@ def _is_trusted(found: Mapping[str, Any], *, trust: bool) -> bool:
     return True
 
 
-def _target(found: Mapping[str, Any], into: Path | None) -> Path:
+def _target(record: Mapping[str, Any], into: Path | None) -> Path:
     """The root of a rerun; it must not exist."""
     import secrets
 
@@ -212,7 +213,7 @@ def _target(found: Mapping[str, Any], into: Path | None) -> Path:
                 f"--into {into} exists; give a folder that does not: it becomes the root of the run."
             )
         return into.resolve()
-    return Path(found["folder"]).parent / ".reruns" / f"{Path(found['folder']).name}-{secrets.token_hex(2)}"
+    return Path(record["folder"]).parent / ".reruns" / f"{Path(record['folder']).name}-{secrets.token_hex(2)}"
 
 
 def verify(
@@ -245,16 +246,16 @@ def verify(
 
     if level not in ("0", "1", "2", "3"):
         raise ParameterError(f"--level must be 0, 1, 2 or 3, got {level!r}.")
-    found = records.find(enter(root), run)
-    verdicts = [check_files(found)]
+    record = records.find(enter(root), run)
+    verdicts = [check_files(record)]
     if against is not None:
-        verdicts.append(compare(found, records.read(against.resolve())))
+        verdicts.append(compare(record, records.read(against.resolve())))
     elif level != "0":
-        target = _target(found, None)
+        target = _target(record, None)
         try:
-            trust = _is_trusted(found, trust=trust)
-            made = run_again(found, into=target, replay=level != "3", allow_drift=allow_drift, trust=trust)
-            verdicts.append((within if level == "3" else compare)(found, made))
+            trust = _is_trusted(record, trust=trust)
+            made = run_again(record, into=target, replay=level != "3", allow_drift=allow_drift, trust=trust)
+            verdicts.append((within if level == "3" else compare)(record, made))
         except PrerequisiteError:
             if not as_json:  # what is known without running anything is said all the same
                 print(verdicts[0])
@@ -280,19 +281,19 @@ def resume(run: Run, root: Root = None, *, trust: Trust = False) -> None:
     from arislab.runs.parameters import as_text
 
     where = enter(root)
-    found = records.find(where, run)
-    if found["status"] in ("ok", *records.OPEN):
+    record = records.find(where, run)
+    if record["status"] in ("ok", *records.OPEN):
         raise PrerequisiteError(
-            f"{found['run_id']} is {found['status']}; only a run that ended without being ok is resumed."
+            f"{record['run_id']} is {record['status']}; only a run that ended without being ok is resumed."
         )
-    _is_trusted(found, trust=trust)
-    passed = {name: as_text(value) for name, value in found["parameters_passed"].items()}
-    notebook = Path(found["notebook"]["path"])
-    phase = str(notebook) if notebook.is_file() else found["phase"]
+    _is_trusted(record, trust=trust)
+    passed = {name: as_text(value) for name, value in record["parameters_passed"].items()}
+    notebook = Path(record["notebook"]["path"])
+    phase = str(notebook) if notebook.is_file() else record["phase"]
     perform(
         phase,
         passed,
         where,
-        resumed_from=found["run_id"],
-        given_from=dict.fromkeys(passed, f"resume {found['run_id']}"),
+        resumed_from=record["run_id"],
+        given_from=dict.fromkeys(passed, f"resume {record['run_id']}"),
     )

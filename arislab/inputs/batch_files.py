@@ -78,12 +78,13 @@ def read(requests: Path, results: Path, *, task: str) -> tuple[pl.DataFrame, pl.
     raw = pl.DataFrame(rows, schema=kinds | dict.fromkeys(texts, pl.String))  # one row per request and choice
     raw = raw.with_columns(task=pl.lit(task), sample=pl.int_range(pl.len()).over("candidate_id").cast(pl.Int32))
     people = raw.unique("candidate_id", keep="first", maintain_order=True)
-    profiles = [_profile(text, json_text.loads(said)) for text, said in people.select("input", "messages").iter_rows()]
+    questions = people.select("input", "messages").iter_rows()
+    profiles = [_profile(text, json_text.loads(messages)) for text, messages in questions]
     return lake_rows.nameless(people["candidate_id"], profiles), raw
 
 
 def _requests(path: Path) -> list[_Request]:
-    found: list[_Request] = []
+    asked: list[_Request] = []
     first: dict[str, int] = {}
     for number, line in files.objects(path, files.strictly):
         name, body = json_text.as_text(line.get("custom_id")), line.get("body")
@@ -99,15 +100,15 @@ def _requests(path: Path) -> list[_Request]:
                 path, number, f"custom_id {name!r} was used in line {first[name]}; give each request its own"
             )
         first[name] = number
-        found.append(_Request(number, name, body))
-    if not found:
+        asked.append(_Request(number, name, body))
+    if not asked:
         raise PrerequisiteError(f"{path.name} has no requests; nothing was imported.")
-    return found
+    return asked
 
 
 def _results(path: Path, names: set[str], requests: str) -> dict[str, tuple[int, list[dict[str, Any]]]]:
     """By custom_id: the number of the line that counts, and what it says."""
-    found: dict[str, tuple[int, list[dict[str, Any]]]] = {}
+    results: dict[str, tuple[int, list[dict[str, Any]]]] = {}
     foreign: list[str] = []
     for number, line in files.objects(path, json_text.loads_leniently):
         name = json_text.as_text(line.get("custom_id"))
@@ -115,9 +116,9 @@ def _results(path: Path, names: set[str], requests: str) -> dict[str, tuple[int,
             foreign.append(f"line {number}, custom_id {name!r}")
             continue
         ones = protocol.outcomes(line, "completed")
-        before, known = found.get(name, (0, None))
+        before, known = results.get(name, (0, None))
         if known is None or not _answers(known):
-            found[name] = (number, ones) if known is None or _answers(ones) else (before, known)
+            results[name] = (number, ones) if known is None or _answers(ones) else (before, known)
         elif _answers(ones) and [_told(one) for one in ones] != [_told(one) for one in known]:
             raise _refused(path, number, f"it answers {name!r} otherwise than line {before}; keep one of them")
     if foreign:
@@ -125,7 +126,7 @@ def _results(path: Path, names: set[str], requests: str) -> dict[str, tuple[int,
             f"{len(foreign):,} lines of {path.name} answer no request of {requests} (first: {foreign[0]}); these files "
             "do not belong together, nothing was imported."
         )
-    return found
+    return results
 
 
 def _n(body: dict[str, Any]) -> int:

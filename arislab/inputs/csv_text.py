@@ -31,9 +31,9 @@ def separator(text: str) -> tuple[str, int]:
         >>> separator('id\t"t, u"\n')
         ('\t', 0)
     """
-    told = re.match(r"sep=(.)\r?\n", text, re.IGNORECASE)
-    if told:
-        return told[1], told.end()
+    named = re.match(r"sep=(.)\r?\n", text, re.IGNORECASE)
+    if named:
+        return named[1], named.end()
     header = _QUOTED.sub("", text[: text.find("\n") if "\n" in text else len(text)])
     return max(SEPARATORS, key=header.count), 0  # the first of equals: the comma
 
@@ -82,8 +82,8 @@ def _fields(text: str, at: int, separator: str, plain: re.Pattern[str], line: in
             line += quoted[0].count("\n")
             at = quoted.end()
         else:
-            found = plain.match(text, at)
-            fields.append((found[0] or None) if found else None)
+            match = plain.match(text, at)
+            fields.append((match[0] or None) if match else None)
             at += len(fields[-1] or "")
         if text.startswith(separator, at):
             at += 1

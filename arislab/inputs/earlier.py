@@ -30,13 +30,13 @@ def spellings(text: str) -> list[str]:
         >>> spellings("007"), spellings("1.50"), spellings("True"), spellings("0x7")
         (['7', '7.0'], ['1.5'], ['true'], [])
     """
-    found = []
+    forms = []
     if text.lower() in ("true", "false"):
-        found = [text.lower()]
+        forms = [text.lower()]
     elif len(text) < 40 and _NUMBER.fullmatch(text):
         whole = [str(int(text))] if re.fullmatch(r"[+-]?[0-9]+", text) else []
-        found = [*whole, *pl.Series([float(text)]).cast(pl.String).to_list(), repr(float(text))]
-    return [other for other in dict.fromkeys(found) if other != text]
+        forms = [*whole, *pl.Series([float(text)]).cast(pl.String).to_list(), repr(float(text))]
+    return [other for other in dict.fromkeys(forms) if other != text]
 
 
 def renamed(frame: pl.DataFrame, known: pl.DataFrame) -> dict[str, str]:
@@ -48,13 +48,13 @@ def renamed(frame: pl.DataFrame, known: pl.DataFrame) -> dict[str, str]:
     """
     before = dict(known.select("candidate_id", "profile").iter_rows())
     names = set(frame["candidate_id"])
-    found = {}
+    names_before = {}
     for name, profile in frame.select("candidate_id", "profile").iter_rows():
         for other in spellings(name) if name not in before else ():
             if other in before and other not in names and _alike(json.loads(profile), json.loads(before[other])):
-                found[name] = other
+                names_before[name] = other
                 break
-    return found
+    return names_before
 
 
 def respelled(raw: pl.DataFrame, before: pl.DataFrame) -> list[tuple[str, str]]:

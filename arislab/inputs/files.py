@@ -144,7 +144,7 @@ def _utf8(path: Path, encoding: str | None) -> tuple[bytes, tuple[str, ...]]:
 
 def _objects(name: str, data: bytes, reader: Reader) -> tuple[list[tuple[int, dict[str, Any]]], tuple[str, ...]]:
     """The objects of the lines with their numbers, and notes on what was overlooked in them."""
-    found: list[tuple[int, dict[str, Any]]] = []
+    numbered: list[tuple[int, dict[str, Any]]] = []
     n_marked: dict[str, int] = {}
     lines = [line.strip(b" \t\r") for line in data.split(b"\n")]
     for i, line in enumerate(lines, 1):
@@ -161,8 +161,8 @@ def _objects(name: str, data: bytes, reader: Reader) -> tuple[list[tuple[int, di
             )
         for mark in marks:
             n_marked[mark] = n_marked.get(mark, 0) + 1
-        found.append((i, value))
-    return found, tuple(f"{OVERLOOKED[mark]} in {n:,} lines" for mark, n in n_marked.items())
+        numbered.append((i, value))
+    return numbered, tuple(f"{OVERLOOKED[mark]} in {n:,} lines" for mark, n in n_marked.items())
 
 
 def _no_json(name: str, i: int, last: int, line: bytes, error: str) -> str:
@@ -176,8 +176,8 @@ def _no_json(name: str, i: int, last: int, line: bytes, error: str) -> str:
 
 
 def _csv(name: str, text: str, separator: str | None, notes: tuple[str, ...]) -> Rows:
-    told, start = csv_text.separator(text)
-    mark = {"tab": "\t", "\\t": "\t"}.get(separator or "", separator) or told
+    likely, start = csv_text.separator(text)
+    mark = {"tab": "\t", "\\t": "\t"}.get(separator or "", separator) or likely
     if len(mark) != 1 or mark in '"\r\n':
         raise ParameterError(f"--separator must be one character or tab, got {separator!r}.")
     rows: list[dict[str, Any]] = []
@@ -196,8 +196,8 @@ def _csv(name: str, text: str, separator: str | None, notes: tuple[str, ...]) ->
             numbers.append(line)
     except ValueError as error:
         raise PrerequisiteError(f"{name} {error}; nothing was imported.") from None
-    said = () if mark == "," else (f"separator {csv_text.SEPARATORS.get(mark, repr(mark))}",)
-    return Rows(name, rows, numbers, "csv", (*notes, *said))
+    note = () if mark == "," else (f"separator {csv_text.SEPARATORS.get(mark, repr(mark))}",)
+    return Rows(name, rows, numbers, "csv", (*notes, *note))
 
 
 def _header(name: str, fields: list[str | None]) -> list[str]:

@@ -180,23 +180,24 @@ def placed(
     new = frame.with_columns(_name=name).join(keeps, on="_name", how="left", maintain_order="left")
     new = new.with_columns(group_id=pl.coalesce("_group", "group_id"), split=pl.coalesce("_split", "split"))
     others = known.join(frame, on="candidate_id", how="anti")
-    said = {} if recorded is None else questions.by_name(recorded)
+    questions_of = {} if recorded is None else questions.by_name(recorded)
     places = pl.concat([part.select("candidate_id", "group_id", "split") for part in (new, others)])
-    texts = pl.concat([_texts(frame, asked, said), _texts(others, or_else(asked, lambda _: None), said)])
+    in_lake = _texts(others, or_else(asked, lambda _: None), questions_of)
+    texts = pl.concat([_texts(frame, asked, questions_of), in_lake])
     every = texts.join(places, on="candidate_id", how="left", maintain_order="left")
-    found = duplicates.split(every, split_of=tables.split_of, hidden=tables.SPLITS[-1], threshold=THRESHOLD)
-    stands = frame.drop("group_id", "split").join(found, on="candidate_id", how="left", maintain_order="left")
-    return Placed(stands, _exposed(every, others, found))
+    grouped = duplicates.split(every, split_of=tables.split_of, hidden=tables.SPLITS[-1], threshold=THRESHOLD)
+    stands = frame.drop("group_id", "split").join(grouped, on="candidate_id", how="left", maintain_order="left")
+    return Placed(stands, _exposed(every, others, grouped))
 
 
-def _exposed(every: pl.DataFrame, others: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
+def _exposed(every: pl.DataFrame, others: pl.DataFrame, grouped: pl.DataFrame) -> pl.DataFrame:
     """The test candidates of the lake that had to leave their split, and whom each of them resembles."""
     leave = others.filter(split=tables.SPLITS[-1]).join(
-        found.filter(pl.col("split").is_null()), on="candidate_id", how="semi"
+        grouped.filter(pl.col("split").is_null()), on="candidate_id", how="semi"
     )
     if not leave.height:
         return pl.DataFrame(schema={"candidate_id": pl.String, "id": pl.String})
-    rows = every.drop("group_id", "split").join(found, on="candidate_id", how="left", maintain_order="left")
+    rows = every.drop("group_id", "split").join(grouped, on="candidate_id", how="left", maintain_order="left")
     test = rows.filter("whole").join(leave, on="candidate_id", how="semi", maintain_order="left")
     used = rows.filter(pl.col("split") != tables.SPLITS[-1]).with_columns(id="candidate_id")
     alike = duplicates.leaks(test, used, everybody=rows.filter("whole")["text"], threshold=THRESHOLD)
@@ -225,14 +226,14 @@ def _said(candidate: dict[str, Any], asked: Asked, recorded: Sequence[str]) -> I
     parts = {duplicates.asked(chat), protocol.asked(chat)} if chat else set()
     wholes = set()
     for one in questions.each(candidate, recorded):
-        said = asked(one) if one is candidate else or_else(asked, lambda _: None)(one)
-        whole = duplicates.asked(said) if isinstance(said, list) else said
+        question = asked(one) if one is candidate else or_else(asked, lambda _: None)(one)
+        whole = duplicates.asked(question) if isinstance(question, list) else question
         if whole in wholes:
             continue
         yield whole, True
         wholes.add(whole)
-        if isinstance(said, list):
-            parts.add(protocol.asked(said))
+        if isinstance(question, list):
+            parts.add(protocol.asked(question))
     yield from ((part, False) for part in sorted(parts - wholes))
 
 
@@ -314,8 +315,8 @@ def _named(rows: Rows, id: str, *, is_unique: bool = False) -> list[str]:
         if is_unique and name in first:
             raise rows.refuse(
                 i,
-                f"--id {id!r} {name!r} stands {names.count(name):,} times (first in {rows.place(first[name])}); it must be "
-                "unique, or choose another column",
+                f"--id {id!r} {name!r} stands {names.count(name):,} times (first in {rows.place(first[name])}); it "
+                "must be unique, or choose another column",
             )
         first.setdefault(name, i)
     return [str(name) for name in names]

@@ -45,7 +45,7 @@ class State:
         return self.damage is None and not self.n_doubled
 
     def __str__(self) -> str:
-        said = []
+        parts = []
         if self.damage is not None:
             if self.whole is not None:
                 back = (
@@ -56,20 +56,20 @@ class State:
                 back = "--repair sets it aside and reads the commits"
             else:
                 back = "no version is whole: move this table's folder away and run what wrote it again"
-            said.append(f"DAMAGED: {self.damage}; {back}")
+            parts.append(f"DAMAGED: {self.damage}; {back}")
         elif not self.n_doubled:
-            said.append(f"whole, version {self.whole}, {self.rows:,} rows")
+            parts.append(f"whole, version {self.whole}, {self.rows:,} rows")
         if self.n_doubled:
-            said.append(
+            parts.append(
                 f"DOUBLED KEYS: {self.n_doubled:,} of {self.rows:,} rows share their key with another (first: "
                 f"{self.doubled}); --repair keeps the newest row of each key in a new version"
             )
         if self.unread:
-            said.append(
+            parts.append(
                 f"{len(self.unread):,} versions that records name cannot be read (first: {self.unread[0]}): their "
                 "files are gone, as after a vacuum"
             )
-        return f"{self.table}: " + "; ".join(said)
+        return f"{self.table}: " + "; ".join(parts)
 
 
 def examine(lake: Lake) -> list[State]:
@@ -81,12 +81,12 @@ def examine(lake: Lake) -> list[State]:
 def _state(table: Table, named: dict[int, str]) -> State:
     damage = _damage(table, None)
     whole = next((version for version in _versions(table) if _damage(table, version) is None), None)
-    found = (
+    every = (
         tables.empty(table.name).lazy()
         if whole is None
         else opening.frame(table.name, opening.open_version(table.folder, whole))
     )
-    rows = found.select(table.contract.key).collect()
+    rows = every.select(table.contract.key).collect()
     doubled = rows.filter(rows.is_duplicated()).unique()
     n_doubled = rows.height - rows.n_unique()
     first = " + ".join(map(str, doubled.sort(pl.all()).row(0))) if n_doubled else None
@@ -141,17 +141,17 @@ def _read(path: Path, n_rows: int | None) -> None:
 
 def _named_by_records(folder: Path) -> dict[str, dict[int, str]]:
     """Table to version to the run whose record names it."""
-    found: dict[str, dict[int, str]] = {}
+    runs: dict[str, dict[int, str]] = {}
     for path in sorted(folder.glob("*/run.json")):
         try:
             run = json.loads(path.read_bytes())
             named = [*run["tables_read"].items(), *run["tables_written"].items()]
-            for table, told in named:
-                if isinstance(told["version"], int):
-                    found.setdefault(table, {}).setdefault(told["version"], path.parent.name)
+            for table, state in named:
+                if isinstance(state["version"], int):
+                    runs.setdefault(table, {}).setdefault(state["version"], path.parent.name)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # an unreadable record is `arislab runs`' to name
-    return found
+    return runs
 
 
 # ---- the ways back ---------------------------------------------------------------------------------------------------

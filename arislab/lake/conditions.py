@@ -28,17 +28,17 @@ def plain(where: Where | None) -> Where | None:
     """
     if where is None or isinstance(where, str):
         return where
-    found: dict[str, Any] = {}
+    listed: dict[str, Any] = {}
     for name, value in where.items():
-        found[name] = (
+        listed[name] = (
             value if value is None or _is_one(value) else list(value) if isinstance(value, Iterable) else value
         )
-        for each in found[name] if isinstance(found[name], list) else [found[name]]:
+        for each in listed[name] if isinstance(listed[name], list) else [listed[name]]:
             if not (each is None or _is_one(each)) or (isinstance(each, float) and not math.isfinite(each)):
                 raise ParameterError(
                     f"where {name!r} got {each!r}; give a text, a number, True, False, None or a list of them."
                 )
-    return found
+    return listed
 
 
 def expression(where: Where) -> pl.Expr:

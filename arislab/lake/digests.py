@@ -56,8 +56,8 @@ def columns(table: str, frame: pl.DataFrame) -> dict[str, str]:
         >>> columns("candidates", one) == columns("candidates", one.reverse())
         True
     """
-    found = canonical(table, frame)
-    return {name: column_sha256(found[name]) for name in found.columns}
+    form = canonical(table, frame)
+    return {name: column_sha256(form[name]) for name in form.columns}
 
 
 def digest(table: str, frame: pl.DataFrame) -> str:
@@ -65,9 +65,9 @@ def digest(table: str, frame: pl.DataFrame) -> str:
     return of_columns(columns(table, frame), frame.height)
 
 
-def of_columns(found: dict[str, str], n_rows: int) -> str:
+def of_columns(sha256s: dict[str, str], n_rows: int) -> str:
     """Return the digest of a frame from those of its columns."""
-    return hashlib.sha256(json.dumps([n_rows, sorted(found.items())]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([n_rows, sorted(sha256s.items())]).encode()).hexdigest()
 
 
 def column_sha256(values: pl.Series) -> str:

@@ -51,14 +51,14 @@ def find(lake: Tables, name: str) -> str:
         PrerequisiteError: No row, or several.
     """
     matches = pl.col("custom_id").str.starts_with(name) | (pl.col("candidate_id") == name)
-    found = lake["training_data_raw"].scan().filter(matches).select("custom_id").collect()["custom_id"].sort()
-    if name and name in found:
+    ids = lake["training_data_raw"].scan().filter(matches).select("custom_id").collect()["custom_id"].sort()
+    if name and name in ids:
         return name
-    if found.len() == 1:
-        return str(found[0])
+    if ids.len() == 1:
+        return str(ids[0])
     what = (
-        f"{found.len():,} rows match {name!r}, such as {found[0]} and {found[1]}; give more of the custom_id"
-        if found.len()
+        f"{ids.len():,} rows match {name!r}, such as {ids[0]} and {ids[1]}; give more of the custom_id"
+        if ids.len()
         else f"no row of training_data_raw matches {name!r}; give a custom_id, the start of one, or a candidate_id"
     )
     raise PrerequisiteError(f'{what}. `arislab sql "select custom_id from training_data_raw limit 5"` lists some.')
@@ -97,7 +97,7 @@ def follow(lake: Tables, name: str) -> dict[str, pl.DataFrame]:
     versions = lake["models"].scan().filter(pl.col("version").is_in(given_to)).collect().sort("created_at")
     answers = lake["evaluations"].scan().filter(pl.col("model").is_in(models)).collect()
     shown = lake["evaluations"].scan().join(_shown(lake, curated).lazy(), on=["evaluation_id", "arm"], how="semi")
-    found = {
+    life = {
         "candidates": lake["candidates"].read(where={"candidate_id": asked["candidate_id"]}),
         "training_runs": lake["training_runs"].read(where={"run_id": asked["run_id"]}),
         "training_data_raw": raw,
@@ -113,7 +113,7 @@ def follow(lake: Tables, name: str) -> dict[str, pl.DataFrame]:
             ["evaluation_id", "arm", "candidate_id"], maintain_order=True
         ),
     }
-    return {table: rows for table, rows in found.items() if rows.height}
+    return {table: rows for table, rows in life.items() if rows.height}
 
 
 def _versions(rows: pl.DataFrame) -> set[int]:
@@ -165,49 +165,49 @@ def _turns(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
 # ---- in words --------------------------------------------------------------------------------------------------------
 
 
-def as_text(found: dict[str, pl.DataFrame]) -> str:
+def as_text(life: dict[str, pl.DataFrame]) -> str:
     """Return the life of a row, from ``follow``, as text: one step a block, with the runs that wrote it."""
-    raw = found["training_data_raw"].row(0, named=True)
+    raw = life["training_data_raw"].row(0, named=True)
     blocks = [f"{raw['custom_id']}: sample {raw['sample']} about {raw['candidate_id']}, task {raw['task']}"]
     for title, tables, say in _STEPS:
-        rows = [found[table] for table in tables if table in found]
+        rows = [life[table] for table in tables if table in life]
         runs = dict.fromkeys(run for frame in rows for run in frame["run_id"].to_list())
-        lines = [line for line in say(found) if line]
+        lines = [line for line in say(life) if line]
         if lines:
             blocks.append("\n  ".join([title + "".join(f" · {run}" for run in runs), *lines]))
     return "\n\n".join(blocks)
 
 
-def _rows(found: dict[str, pl.DataFrame], table: str) -> list[dict[str, Any]]:
-    return found[table].to_dicts() if table in found else []
+def _rows(life: dict[str, pl.DataFrame], table: str) -> list[dict[str, Any]]:
+    return life[table].to_dicts() if table in life else []
 
 
-def _candidate(found: dict[str, pl.DataFrame]) -> list[str]:
+def _candidate(life: dict[str, pl.DataFrame]) -> list[str]:
     lines = []
-    for row in _rows(found, "candidates"):
+    for row in _rows(life, "candidates"):
         facts = [row[name] for name in ("candidate_id", "title", "company", "category") if row[name]]
         lines.append(", ".join([*facts, f"{row['split'] or 'no'} split", f"group {row['group_id']}"]))
     return lines or ["not in the lake"]
 
 
-def _request(found: dict[str, pl.DataFrame]) -> list[str]:
-    raw = found["training_data_raw"].row(0, named=True)
+def _request(life: dict[str, pl.DataFrame]) -> list[str]:
+    raw = life["training_data_raw"].row(0, named=True)
     batch = f"batch {raw['batch_id']}" if raw["batch_id"] else "no batch recorded"
     lines = [f"model {raw['model'] or 'unknown'}, {batch}, attempt {raw['attempt'] or 'unknown'}"]
-    for row in _rows(found, "training_runs"):
+    for row in _rows(life, "training_runs"):
         lines.append(f"one of a generate run over {row['total_candidates']:,} candidates, {row['params'] or ''}")
     return lines
 
 
-def _output(found: dict[str, pl.DataFrame]) -> list[str]:
-    raw = found["training_data_raw"].row(0, named=True)
+def _output(life: dict[str, pl.DataFrame]) -> list[str]:
+    raw = life["training_data_raw"].row(0, named=True)
     tokens = f"{_known(raw['prompt_tokens'])} + {_known(raw['completion_tokens'])} tokens"
     return [f"{raw['status']}, finish_reason {_known(raw['finish_reason'])}, {tokens}", _cut(raw["llm_output"])]
 
 
-def _scores(found: dict[str, pl.DataFrame]) -> list[str]:
+def _scores(life: dict[str, pl.DataFrame]) -> list[str]:
     lines = []
-    for row in _rows(found, "training_data_scored"):
+    for row in _rows(life, "training_data_scored"):
         quality = "unscored: " + str(row["reason"]) if row["quality"] is None else f"quality {row['quality']:.3f}"
         parts = [
             f"{c.removeprefix('score_')} {v:.2f}" for c, v in row.items() if c.startswith("score_") and v is not None
@@ -218,14 +218,14 @@ def _scores(found: dict[str, pl.DataFrame]) -> list[str]:
     return lines or ["never scored"]
 
 
-def _reviews(found: dict[str, pl.DataFrame]) -> list[str]:
-    texts = {text for row in _rows(found, "training_data_curated")[-1:] for text in _readings(row)}
+def _reviews(life: dict[str, pl.DataFrame]) -> list[str]:
+    texts = {text for row in _rows(life, "training_data_curated")[-1:] for text in _readings(row)}
     known = {decisions.sha256(text) for text in texts}
     return [
         f"{row['decided_at']:%Y-%m-%d %H:%M} {row['reviewer']}: {row['decision']}"
         + (f" to {_cut(row['edited_output'])}" if row["edited_output"] else "")
         + (" (of another text)" if known and row["shown_sha256"] not in known and row["decision"] != "undo" else "")
-        for row in _rows(found, "reviews")
+        for row in _rows(life, "reviews")
     ] or ["nobody reviewed it"]
 
 
@@ -235,9 +235,9 @@ def _readings(row: dict[str, Any]) -> list[str]:
     return [row["output"], *([] if original is None else [original])]
 
 
-def _kept(found: dict[str, pl.DataFrame]) -> list[str]:
+def _kept(life: dict[str, pl.DataFrame]) -> list[str]:
     lines = []
-    for row in _rows(found, "training_data_curated"):
+    for row in _rows(life, "training_data_curated"):
         stand = "approved" if row["approved"] else "not reviewed" if row["needs_review"] else "rejected"
         by = f" by {row['reviewed_by']}" if row["reviewed_by"] else ""
         quality = "unknown" if row["quality_score"] is None else f"{row['quality_score']:.3f}"
@@ -245,8 +245,8 @@ def _kept(found: dict[str, pl.DataFrame]) -> list[str]:
     return lines or ["not in the curated set"]
 
 
-def _sets(found: dict[str, pl.DataFrame]) -> list[str]:
-    trials = _rows(found, "icl_trials")
+def _sets(life: dict[str, pl.DataFrame]) -> list[str]:
+    trials = _rows(life, "icl_trials")
     lines = []
     if trials:
         best = max(trials, key=lambda row: row["score"] or 0.0)
@@ -254,8 +254,8 @@ def _sets(found: dict[str, pl.DataFrame]) -> list[str]:
             f"in {len(trials):,} trials of {len({row['search_id'] for row in trials}):,} searches, "
             f"the best with {_known(best['score'])} on {_known(best['n_validation'])} rows"
         )
-    for row in _rows(found, "icl_examples"):
-        place = row["example_ids"].index(found["training_data_raw"]["custom_id"][0]) + 1
+    for row in _rows(life, "icl_examples"):
+        place = row["example_ids"].index(life["training_data_raw"]["custom_id"][0]) + 1
         lines.append(
             f"chosen, as number {place} of {len(row['example_ids'])}: {row['id']}, validation "
             f"{_known(row['validation_score'])} [{_known(row['ci_low'])}, {_known(row['ci_high'])}] "
@@ -264,10 +264,10 @@ def _sets(found: dict[str, pl.DataFrame]) -> list[str]:
     return lines or ["in no set of examples"]
 
 
-def _adapters(found: dict[str, pl.DataFrame]) -> list[str]:
-    states = {row["version"]: row["alias"] for row in _rows(found, "models")}
+def _adapters(life: dict[str, pl.DataFrame]) -> list[str]:
+    states = {row["version"]: row["alias"] for row in _rows(life, "models")}
     lines = []
-    for row in _rows(found, "finetuning_runs"):
+    for row in _rows(life, "finetuning_runs"):
         lines.append(f"{row['model_path']} ({states.get(row['model_path'], 'not registered')})")
         roles = {
             "trained": f"one of the {_known(row['training_examples'])} examples that it learned from",
@@ -276,15 +276,15 @@ def _adapters(found: dict[str, pl.DataFrame]) -> list[str]:
         role = roles.get(row["role"], f"left out of its training: {row['role']}")
         data = f", {_known(row['data_version'])}" if row["arm"] == "curated" else ""
         lines.append(f"  {role}; arm {row['arm']}{data}")
-    served = [f"promoted: {row['version']} at {_known(row['endpoint'])}" for row in _rows(found, "deployments")]
+    served = [f"promoted: {row['version']} at {_known(row['endpoint'])}" for row in _rows(life, "deployments")]
     return [*(lines or ["no adapter learned from it"]), *served]
 
 
-def _answers(found: dict[str, pl.DataFrame]) -> list[str]:
-    rows = found.get("evaluations")
+def _answers(life: dict[str, pl.DataFrame]) -> list[str]:
+    rows = life.get("evaluations")
     if rows is None:
         return ["none came of it"]
-    own = rows.filter(pl.col("custom_id") == found["training_data_raw"]["custom_id"][0])
+    own = rows.filter(pl.col("custom_id") == life["training_data_raw"]["custom_id"][0])
     lines = [f"it is itself the answer of {row['arm']} in {row['evaluation_id']}" for row in own.to_dicts()]
     others = rows.join(own, on="custom_id", how="anti", nulls_equal=True, maintain_order="left")
     means = others.group_by("evaluation_id", "arm", "model", maintain_order=True).agg(

@@ -58,8 +58,8 @@ def reads_and_writes(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             first = read.setdefault(table, {"version": version, "rows": rows})
             first["rows"] = max(first["rows"] or 0, rows or 0) if rows is not None else first["rows"]
             where = entry.get("where")  # in words: an older record holds them
-            told = entry | {"where": where and conditions.text(where)}
-            asked = [told.get(name) for name in ("columns", "where", "sql", "digest")]
+            worded = entry | {"where": where and conditions.text(where)}
+            asked = [worded.get(name) for name in ("columns", "where", "sql", "digest")]
             parts.setdefault(table, set()).add(json.dumps(asked))
     for table, several in parts.items():
         read[table]["digest"] = hashlib.sha256(json.dumps(sorted(several)).encode()).hexdigest()

@@ -48,10 +48,10 @@ def log_of(folder: Path) -> tuple[dict[int, Path], dict[int, list[Path]]]:
     checkpoints: dict[int, list[Path]] = {}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for path in (folder / "_delta_log").iterdir():
-            if found := _COMMIT.fullmatch(path.name):
-                commits[int(found[1])] = path
-            elif found := _CHECKPOINT.fullmatch(path.name):
-                checkpoints.setdefault(int(found[1]), []).append(path)
+            if match := _COMMIT.fullmatch(path.name):
+                commits[int(match[1])] = path
+            elif match := _CHECKPOINT.fullmatch(path.name):
+                checkpoints.setdefault(int(match[1]), []).append(path)
     return commits, checkpoints
 
 
@@ -90,8 +90,8 @@ def size_of(table: Any, name: str) -> int:
     """Return the bytes that a data file has according to its commit."""
     import polars as pl
 
-    found = pl.DataFrame(table.get_add_actions()).filter(pl.col("path") == name)["size_bytes"]
-    return int(found[0])
+    sizes = pl.DataFrame(table.get_add_actions()).filter(pl.col("path") == name)["size_bytes"]
+    return int(sizes[0])
 
 
 @cache
@@ -130,8 +130,8 @@ _seen: dict[tuple[str, int, int], None] = {}
 
 
 def _check_commit(path: Path, version: int) -> None:
-    found = path.stat()
-    mark = (str(path), found.st_size, found.st_mtime_ns)
+    stat = path.stat()
+    mark = (str(path), stat.st_size, stat.st_mtime_ns)
     if mark not in _seen:
         actions_of(path, version)
         _seen[mark] = None
@@ -149,8 +149,8 @@ def actions_of(path: Path, version: int) -> list[dict[str, Any]]:
         raise Damage(f"version {version} is cut off or overwritten: _delta_log/{path.name}") from None
     if not actions or not all(isinstance(action, dict) for action in actions):
         raise Damage(f"version {version} is empty: _delta_log/{path.name} says nothing")
-    told: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
-    counted = told.get("operationMetrics") or {}
+    info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    counted = info.get("operationMetrics") or {}
     for kinds, names in (
         (("add", "metaData", "cdc"), _ADDED),
         (("remove",), _REMOVED),
@@ -169,14 +169,14 @@ def check_files(folder: Path, table: Any) -> None:
     for name, size in files:
         path = folder / unquote(name)
         try:
-            found = path.stat().st_size
+            there = path.stat().st_size
         except FileNotFoundError:
             raise Damage(
                 f"version {table.version()} needs {path.name}, which is gone (a vacuum deletes the files of older "
                 "versions)"
             ) from None
-        if found != size:
-            raise Damage(f"version {table.version()} needs {path.name}, which has {found:,} of {size:,} bytes")
+        if there != size:
+            raise Damage(f"version {table.version()} needs {path.name}, which has {there:,} of {size:,} bytes")
 
 
 def _check_parquet(path: Path, what: str) -> None:

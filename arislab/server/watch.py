@@ -48,16 +48,16 @@ class Watch:
         self._examining = asyncio.Lock()
         self._together: dict[frozenset[str], bool] = {}
         rows = database.query("select value from meta where name like 'isolation:%' order by name")
-        told = [orjson.loads(row["value"]) for row in rows]
+        kept = [orjson.loads(row["value"]) for row in rows]
         self._identity: str = getattr(engine, "identity", engine.name)
-        self._found = [from_dict(one["found"]) for one in told if one["of"] == self._identity]
+        self._found = [from_dict(one["found"]) for one in kept if one["of"] == self._identity]
         engine.gate.may_be_together = self.may_be_together
 
     def may_be_together(self, models: frozenset[str]) -> bool:
         """Whether the engine may have these models at once."""
         if models not in self._together:
-            found = self._known(models)
-            is_free = self._engine.name not in FOREIGN if found is None else found.is_together
+            known = self._known(models)
+            is_free = self._engine.name not in FOREIGN if known is None else known.is_together
             self._together[models] = is_free
         return self._together[models]
 
@@ -70,11 +70,11 @@ class Watch:
         names = frozenset(models)
         if len(names) < 2 or (self._engine.name not in FOREIGN and self._known(names) is None):
             return
-        found = await self.check(sorted(names))
-        if found.verdict == "fails alone":
+        result = await self.check(sorted(names))
+        if result.verdict == "fails alone":
             raise BatchError(
                 "the models are not asked: the server behind this one does not answer with the model that was asked. "
-                f"{found!r}"
+                f"{result!r}"
             )
 
     async def check(self, models: Iterable[str], *, again: bool = False) -> Isolation:
@@ -90,48 +90,48 @@ class Watch:
         if len(names) < 2:
             return Isolation("one model", names)
         async with self._examining:
-            found = None if again else self._known(names)
-            if found is None and len(names) > MOST_MODELS:
+            result = None if again else self._known(names)
+            if result is None and len(names) > MOST_MODELS:
                 problem = f"{len(names):,} models are more than the {MOST_MODELS} that are examined"
-                found = Isolation("cannot tell", names, problem=problem)
-                log.info("%s", found)
-            if found is None:
+                result = Isolation("cannot tell", names, problem=problem)
+                log.info("%s", result)
+            if result is None:
                 await self._engine.gate.enter(ALONE)
                 try:
-                    found = await self._probe(names)
+                    result = await self._probe(names)
                 finally:
                     self._engine.gate.leave(ALONE)
-                log.info("%s", found)
-                await self._keep(found)
-        return found
+                log.info("%s", result)
+                await self._keep(result)
+        return result
 
     def _known(self, models: Iterable[str]) -> Isolation | None:
         names = frozenset(models)
-        return next((found for found in reversed(self._found) if found.covers(names)), None)
+        return next((result for result in reversed(self._found) if result.covers(names)), None)
 
-    async def _keep(self, found: Isolation) -> None:
-        told = orjson.dumps({"of": self._identity, "found": found.as_dict()}).decode()
-        name = f"isolation:{found.checked_at}:{secrets.token_hex(4)}"
-        write = self._database.write(lambda db: db.execute("insert into meta values (?, ?)", (name, told)))
+    async def _keep(self, result: Isolation) -> None:
+        text = orjson.dumps({"of": self._identity, "found": result.as_dict()}).decode()
+        name = f"isolation:{result.checked_at}:{secrets.token_hex(4)}"
+        write = self._database.write(lambda db: db.execute("insert into meta values (?, ?)", (name, text)))
         await asyncio.wrap_future(write)
-        self._found.append(found)
+        self._found.append(result)
         self._together.clear()
         self._engine.gate.widen(self._engine.gate.width)
 
     async def _probe(self, models: tuple[str, ...]) -> Isolation:
         """Examine each server behind the engine; the worst is the result."""
-        began, found = time.monotonic(), []
+        began, results = time.monotonic(), []
         engines: Sequence[Engine] = self._engine.each() if isinstance(self._engine, UpstreamEngine) else [self._engine]
         for engine in engines:
             if engine is not self._engine:
                 await engine.start()
             try:
-                found.append(await _examined(engine, models))
+                results.append(await _examined(engine, models))
             finally:
                 if engine is not self._engine:
                     await engine.stop()
-        worst = min(found, key=lambda one: WORST.index(one.verdict))
-        n_requests = sum(one.n_requests for one in found)
+        worst = min(results, key=lambda one: WORST.index(one.verdict))
+        n_requests = sum(one.n_requests for one in results)
         return replace(worst, n_requests=n_requests, seconds=round(time.monotonic() - began, 1))
 
 
@@ -142,8 +142,8 @@ async def _examined(engine: Engine, models: tuple[str, ...]) -> Isolation:
             wave = next(waves) if answers is None else waves.send(answers)
             answers = await _asked(engine, wave)
     except StopIteration as end:
-        found: Isolation = end.value
-    return found
+        result: Isolation = end.value
+    return result
 
 
 async def _asked(engine: Engine, wave: Wave) -> Answers:

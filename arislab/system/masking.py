@@ -45,8 +45,8 @@ def take_apart(url: str) -> tuple[str, str | None]:
     if who is None:
         return url, None
     user, _, password = who.partition(":")
-    found = None if who in (HIDDEN, "") else f"{unquote(user)}:{unquote(password)}"
-    return f"{scheme}://{rest[len(who) + 1 :]}", found
+    credentials = None if who in (HIDDEN, "") else f"{unquote(user)}:{unquote(password)}"
+    return f"{scheme}://{rest[len(who) + 1 :]}", credentials
 
 
 def _who(rest: str) -> str | None:
@@ -75,17 +75,17 @@ def secrets_of(variables: Mapping[str, str], *values: Any) -> list[str]:
             they have under 8 characters or are paths that exist; and what stands before the @ of the URLs in any value.
         values: Texts, or lists and dicts of text, whose URLs count too.
     """
-    found: set[str] = set()
+    secrets: set[str] = set()
     for name, value in variables.items():
         if _NAMED.search(name) and not (value.startswith("/") and Path(value).exists()):
-            found.update(line for text in value.splitlines() if len(line := text.strip()) >= _SHORTEST)
+            secrets.update(line for text in value.splitlines() if len(line := text.strip()) >= _SHORTEST)
     for text in _texts([*variables.values(), *values]):
         if "@" in text and "://" in text:
             whole = _who(text.partition("://")[2]) if _IS_URL.match(text) else None
             for who in {*(who for _, who in _URL.findall(text)), whole or HIDDEN} - {HIDDEN, ""}:
-                found.update(_of_url(who))
-        found.update(value for _, value in _QUERY.findall(text) if len(value) >= _SHORTEST_IN_URL)
-    every = {form for secret in found - {HIDDEN} for form in _forms(secret)}
+                secrets.update(_of_url(who))
+        secrets.update(value for _, value in _QUERY.findall(text) if len(value) >= _SHORTEST_IN_URL)
+    every = {form for secret in secrets - {HIDDEN} for form in _forms(secret)}
     return sorted(every, key=lambda form: (-len(form), form))
 
 

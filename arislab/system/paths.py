@@ -62,9 +62,9 @@ def usable(given: Path | str, name: str) -> Path:
         )
     path = Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
     path = path if "\0" in text else path.resolve()
-    if found := _UNUSABLE.search(str(path)):
+    if bad := _UNUSABLE.search(str(path)):
         raise PrerequisiteError(
-            f"{name} {str(path)!r} holds {found[0]!r}, with which Delta Lake cannot store a table. Give a folder "
+            f"{name} {str(path)!r} holds {bad[0]!r}, with which Delta Lake cannot store a table. Give a folder "
             "without control characters, [ ] \\ ^ | * ? and % before two hex digits (spaces, umlauts and quotes are "
             "fine); nothing was made."
         )

@@ -53,13 +53,13 @@ def descendants(pid: int) -> set[tuple[int, int]]:
                 Path(f"/proc/{child}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
             )
             children.setdefault(parent, []).append(child)
-    found, todo = set(), [pid]
+    below, todo = set(), [pid]
     while todo:
         for child in children.get(todo.pop(), ()):
             if (ticks := start_ticks(child)) is not None:
-                found.add((child, ticks))
+                below.add((child, ticks))
             todo.append(child)
-    return found
+    return below
 
 
 def with_variable(name: str, value: str) -> set[tuple[int, int]]:
@@ -68,13 +68,13 @@ def with_variable(name: str, value: str) -> set[tuple[int, int]]:
     Empty without /proc.
     """
     wanted = f"\0{name}={value}\0".encode(errors="surrogateescape")
-    found = set()
+    started = set()
     for pid in _pids():
         with contextlib.suppress(OSError):  # another user's, or gone
             is_meant = wanted in b"\0" + Path(f"/proc/{pid}/environ").read_bytes() + b"\0"
             if is_meant and (ticks := start_ticks(pid)) is not None:
-                found.add((pid, ticks))
-    return found
+                started.add((pid, ticks))
+    return started
 
 
 def end(processes: set[tuple[int, int]], *, patience_s: float) -> list[str]:
@@ -87,7 +87,7 @@ def end(processes: set[tuple[int, int]], *, patience_s: float) -> list[str]:
     Returns:
         The command and pid of each that did not end by itself, and of each that could not be ended.
     """
-    until, told = time.monotonic() + patience_s, {pid: _command(pid) for pid, _ in processes}
+    until, commands = time.monotonic() + patience_s, {pid: _command(pid) for pid, _ in processes}
     _send(processes, signal.SIGTERM)
     while (left := _alive(processes)) and time.monotonic() < until:
         time.sleep(0.02)
@@ -97,7 +97,8 @@ def end(processes: set[tuple[int, int]], *, patience_s: float) -> list[str]:
             break
         time.sleep(0.02)
     states = {pid: "which could not be ended" for pid, _ in still} if left else {}
-    return [f"{told[pid]} (process {pid}), {states.get(pid, 'which did not end by itself')}" for pid, _ in sorted(left)]
+    slow = "which did not end by itself"
+    return [f"{commands[pid]} (process {pid}), {states.get(pid, slow)}" for pid, _ in sorted(left)]
 
 
 def _send(processes: set[tuple[int, int]], number: signal.Signals) -> None:

@@ -66,7 +66,7 @@ def json_text(text: str) -> str:
         >>> json_text('{"a": "x\u202ey"}')
         '{"a": "x\\u202ey"}'
     """
-    return _STEERING_IN_JSON.sub(lambda found: _escaped(found[0]), text)
+    return _STEERING_IN_JSON.sub(lambda match: _escaped(match[0]), text)
 
 
 def _escaped(character: str) -> str:

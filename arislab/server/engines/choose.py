@@ -87,18 +87,18 @@ def make_engine(
 
 def _toy(engine: str, data: Path) -> Engine:
     """The engine of ``--engine``."""
-    name, _, told = engine.partition(":")
+    name, _, option = engine.partition(":")
     if name == "faulty":
         from arislab.server.engines.faulty import FaultyEngine
 
-        return FaultyEngine(told, tries_file=data / "faulty.tries")
+        return FaultyEngine(option, tries_file=data / "faulty.tries")
     if name == "replay":
         from arislab.server.engines.replay import ReplayEngine
 
-        return ReplayEngine(Path(told))
-    if name != "echo" or not re.fullmatch(r"(\d+(\.\d*)?|\.\d+)?", told):
+        return ReplayEngine(Path(option))
+    if name != "echo" or not re.fullmatch(r"(\d+(\.\d*)?|\.\d+)?", option):
         raise PrerequisiteError(
             f"--engine must be echo, echo:SECONDS, faulty or faulty:SPEC, got {engine!r}; a model is named with "
             "--model or --vllm"
         )
-    return EchoEngine(delay_s=float(told or 0))
+    return EchoEngine(delay_s=float(option or 0))

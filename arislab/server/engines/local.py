@@ -86,8 +86,8 @@ class LocalEngine:
     async def models(self) -> list[str]:
         """The base model, then the adapters that lie in the folder now."""
         await self.loaded()
-        found = sorted(self._adapters.glob("*/adapter_config.json")) if self._adapters is not None else []
-        return [self._base, *(path.parent.name for path in found)]
+        configs = sorted(self._adapters.glob("*/adapter_config.json")) if self._adapters is not None else []
+        return [self._base, *(path.parent.name for path in configs)]
 
     async def run(self, chunk: Sequence[Request], emit: Emit) -> None:
         """Generate one chunk in one call of the decoder."""

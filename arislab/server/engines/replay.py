@@ -41,7 +41,7 @@ class ReplayEngine:
         try:
             head, *rest = path.read_bytes().split(b"\n")
             servers = orjson.loads(head)["connections"]
-            self._models = list(dict.fromkeys(name for told in servers for name in told["models"]))
+            self._models = list(dict.fromkeys(name for server in servers for name in server["models"]))
             self.name = str(servers[-1]["engine"] or "unknown")
             self.response_format: bool | None = servers[-1]["response_format"]
             self._rows = {row["custom_id"]: row for row in map(orjson.loads, filter(None, rest))}
@@ -76,12 +76,12 @@ _UNKNOWN = "this request was not asked in the run that is repeated"
 
 def _answer(request: Request, row: dict[str, Any]) -> Result:
     """A line whose outcome is the recorded row."""
-    told = orjson.loads(row["error"]) if row["error"] is not None else {}
-    marks = told.get("marks") if told.get("code") == "read_leniently" else None
-    if told and not marks:
+    problem = orjson.loads(row["error"]) if row["error"] is not None else {}
+    marks = problem.get("marks") if problem.get("code") == "read_leniently" else None
+    if problem and not marks:
         if row["status"] == "error":
-            return Result(request.line, 400, orjson.dumps({"error": told}))
-        return Result(request.line, 0, orjson.dumps(told))
+            return Result(request.line, 400, orjson.dumps({"error": problem}))
+        return Result(request.line, 0, orjson.dumps(problem))
     made = completion(
         request,
         model=row["model_returned"],

@@ -100,8 +100,10 @@ class UpstreamEngine:
     ):
         parts = [masking.take_apart(url.rstrip("/")) for url in urls]
         key = key or os.environ.get("ARISLAB_UPSTREAM_API_KEY")
-        named = [{"Authorization": masking.basic(found)} if found and not key else {} for _, found in parts]
-        self._upstreams = [_Upstream(url, headers, start) for (url, _), headers in zip(parts, named, strict=True)]
+        self._upstreams = [
+            _Upstream(url, {"Authorization": masking.basic(who)} if who and not key else {}, start)
+            for url, who in parts
+        ]
         hidden = masking.secrets_of({"KEY": key or ""}, list(urls))  # what this engine sends
         self._hidden = [secret.encode() for secret in hidden]
         self._start, self._ceiling, self._attempts, self._patience_s = start, ceiling, attempts, patience_s
@@ -120,10 +122,10 @@ class UpstreamEngine:
         """One engine for each server, to examine them one by one; this one itself if there is but one."""
         if len(self._upstreams) == 1:
             return [self]
-        found = [copy(self) for _ in self._upstreams]
-        for one, upstream in zip(found, self._upstreams, strict=True):
+        engines = [copy(self) for _ in self._upstreams]
+        for one, upstream in zip(engines, self._upstreams, strict=True):
             one._upstreams, one.gate = [_Upstream(upstream.url, upstream.headers, self._start)], Gate(self._start)
-        return found
+        return engines
 
     async def start(self) -> None:
         """Open the connection pool; the key, if any, is never part of a URL or a log."""
@@ -155,8 +157,8 @@ class UpstreamEngine:
                 url, timeout = f"{upstream.url}/models", aiohttp.ClientTimeout(total=10)
                 asking = self._session.get(url, timeout=timeout, allow_redirects=False, headers=upstream.headers)
                 async with asking as response:
-                    told = orjson.loads(await body_of(response, self._answer_bytes) or b"")
-                    names.update(dict.fromkeys(str(model["id"]) for model in told["data"]))
+                    listed = orjson.loads(await body_of(response, self._answer_bytes) or b"")
+                    names.update(dict.fromkeys(str(model["id"]) for model in listed["data"]))
         return list(names)
 
     async def run(self, chunk: Sequence[Request], emit: Emit) -> None:

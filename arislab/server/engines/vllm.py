@@ -82,8 +82,8 @@ class VllmEngine:
         backoff_s: float = 1.0,
         answer_bytes: int = ANSWER_BYTES,
     ):
-        found = shutil.which(python or sys.executable)
-        if found is None:
+        program = shutil.which(python or sys.executable)
+        if program is None:
             raise PrerequisiteError(
                 f"--vllm-python {python!r} cannot be executed; give the python of the environment that has vLLM"
             )
@@ -93,7 +93,7 @@ class VllmEngine:
                 raise PrerequisiteError(
                     f"vLLM's {option} is set by arislab serve; leave it out of the options after --"
                 )
-        self._model, self._log_file, self._python = model, log_file, found
+        self._model, self._log_file, self._python = model, log_file, program
         self._arguments, self._adapters = list(arguments), adapters
         self._start_limit_s, self._stop_limit_s = start_limit_s, stop_limit_s
         self._health_s, self._backoff_s, self._answer_bytes = health_s, backoff_s, answer_bytes
@@ -108,8 +108,8 @@ class VllmEngine:
     @property
     def identity(self) -> str:
         """A name for this vLLM: its program, model and options."""
-        told = orjson.dumps([self._python, self._model, self._arguments])
-        return f"vllm-{hashlib.sha256(told).hexdigest()[:16]}"
+        parts = orjson.dumps([self._python, self._model, self._arguments])
+        return f"vllm-{hashlib.sha256(parts).hexdigest()[:16]}"
 
     async def start(self) -> None:
         """Start vLLM; it loads the model while the server already answers."""
@@ -293,7 +293,7 @@ class VllmEngine:
 
 def _state(file: Path) -> tuple[int, int]:
     try:
-        found = file.stat()
+        stat = file.stat()
     except FileNotFoundError:
         return (0, 0)
-    return found.st_mtime_ns, found.st_size
+    return stat.st_mtime_ns, stat.st_size
