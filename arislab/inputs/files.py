@@ -105,7 +105,7 @@ def _bytes(path: Path) -> bytes:
         if data.startswith(b"\x1f\x8b"):
             return gzip.decompress(data)
         if data.startswith(b"\x28\xb5\x2f\xfd"):
-            import pyarrow as pa
+            import pyarrow as pa  # Python itself reads Zstandard from 3.14 on
 
             return bytes(pa.input_stream(pa.py_buffer(data), compression="zstd").read())
     except (OSError, EOFError, zlib.error) as error:

@@ -17,7 +17,7 @@ import polars as pl
 from arislab.lake import tables
 from arislab.system.paths import RUN_ID
 
-_CHUNK_ROWS = 10_000
+_CHUNK_ROWS = 10_000  # long texts are not in memory a second time as a whole
 
 
 def canonical(table: str, frame: pl.DataFrame) -> pl.DataFrame:

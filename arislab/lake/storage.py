@@ -218,7 +218,7 @@ def turn(folder: Path) -> Iterator[None]:
 
 
 def _wait_for(file: Any) -> None:
-    until = time.monotonic() + _TURN_S
+    until = time.monotonic() + _TURN_S  # asked again and again, as a flock that waits knows no time limit
     while time.monotonic() < until:
         with contextlib.suppress(BlockingIOError):
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -69,7 +69,7 @@ def _unpacker(coding: str) -> Callable[[bytes, int], Iterator[bytes]]:
         return lambda packed, left: iter((packed[: left + 1],))
     if coding not in ("gzip", "x-gzip", "deflate"):
         raise ClientPayloadError(f"the answer is compressed with {coding!r}, although it was asked for plain")
-    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: gzip or zlib, as its head says
 
     def inflated(packed: bytes, left: int) -> Iterator[bytes]:
         try:

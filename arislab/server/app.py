@@ -135,7 +135,7 @@ def serve(
     handler.addFilter(RateLimit())
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    os.umask(0o077)
+    os.umask(0o077)  # questions and answers, and the token, are for nobody else on this machine
     raise_descriptors()
     data, limits = Path(data), limits or Limits()
     chosen = choose.make_engine(
@@ -190,6 +190,7 @@ class _Fit(logging.Formatter):
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
+    # else the port of a server that was just stopped is taken until its last connections are forgotten
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -245,7 +246,7 @@ async def _run(
 
 
 def _is_alive(pid: int, *, is_child: bool) -> bool:
-    if is_child:
+    if is_child:  # a child gets another parent at once, and so needs not trust a pid, which may be used again
         return os.getppid() == pid
     try:
         os.kill(pid, 0)

@@ -168,6 +168,7 @@ _USED_BYTES = (
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    # isolation_level: no transactions that the module opens by itself; the thread that opens it is not the writer
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
     db.row_factory = sqlite3.Row
     db.execute("pragma journal_mode = wal")

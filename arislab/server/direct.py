@@ -68,6 +68,7 @@ async def _answer(request: Request, endpoint: str) -> Response:
     except ForbiddenError as error:
         raise refuse(400, str(error), param=error.param or None, code=error.code) from None
     results: list[base.Result] = []
+    # a random custom_id: local engines draw their seed from it where the body has none
     asked = base.Request(0, secrets.token_hex(16), body, int(time.time()), endpoint)
     model = str(body.get("model"))
     await engine.gate.enter(model)

@@ -27,14 +27,13 @@ class Gate:
         self.may_be_together: Callable[[frozenset[str]], bool] = lambda models: True
         self._window_s, self._drain_s = window_s, 0.0
         self._models: dict[str, int] = {}  # chunks inside; no zeros
-        self._began = self._closed = float(
-            "-inf"
-        )  # the window of the models inside, and since when they are waited for
+        # the window of the models inside, and since when they are waited for
+        self._began = self._closed = float("-inf")
         self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
 
     async def enter(self, model: str = "") -> None:
         """Wait for a place; ``model`` is whom the chunk asks, and empty says nothing of it."""
-        if not self._waiting and self._fits(model):
+        if not self._waiting and self._fits(model):  # nobody overtakes those who wait already
             self._go_in(model)
             return
         place = asyncio.get_running_loop().create_future()
@@ -43,6 +42,7 @@ class Gate:
         try:
             await place
         except asyncio.CancelledError:
+            # let in and cancelled in one turn of the loop: nobody else would give this place back
             if place.done() and not place.cancelled():
                 self.leave(model)
             raise
@@ -101,13 +101,14 @@ class Gate:
         at = 0
         while at < len(self._waiting) and self.inside < self.width:
             model, place = self._waiting[at]
-            if place.done():
+            if place.done():  # cancelled while it waited
                 del self._waiting[at]
             elif self._fits(model):
                 del self._waiting[at]
                 self._go_in(model)
                 place.set_result(None)
             elif model != ALONE and time.monotonic() - self._began < max(self._window_s, 4 * self._drain_s):
+                # where emptying takes long, longer turns: else most of the time nothing would be asked
                 at += 1
             else:
                 self._closed = self._closed if self._closed > self._began else time.monotonic()

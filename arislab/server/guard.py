@@ -40,6 +40,7 @@ def read_token(path: Path) -> str:
 def _read_token(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        # with its mode from the first moment on: a chmod afterwards would leave a moment in which others can open it
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         if path.is_symlink() and not path.exists():
@@ -95,6 +96,7 @@ class Guard:
             await refusal(scope, receive, send)
             return
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+        # compare_digest: a comparison that ends at the first wrong byte tells how much of a guess is right
         if scope["path"] != "/health" and not (
             kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
         ):
@@ -108,7 +110,7 @@ class Guard:
         limits = self._limits
         limit = limits.file_bytes + FORM_BYTES if scope["path"] == "/v1/files" else limits.body_bytes
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > limit:
+        if length.isdigit() and int(length) > limit:  # what a client says of itself; what it sends is counted below
             await envelope(413, too_large(limit), code="request_too_large")(scope, receive, send)
             return
         n_bytes, is_whole, began = 0, False, time.monotonic()

@@ -68,7 +68,7 @@ def check_fields(body: dict[str, Any], limits: Limits) -> None:
         raise ForbiddenError(
             "forbidden_parameter", names[0], f"{names[0]!r} is set by the server only; leave it out of the body"
         )
-    open_: list[tuple[Any, int]] = [(body, 1)]
+    open_: list[tuple[Any, int]] = [(body, 1)]  # not a recursion, which a body nested deep enough would break off
     while open_:
         value, depth = open_.pop()
         if depth > limits.json_depth:

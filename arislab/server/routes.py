@@ -64,7 +64,7 @@ async def health() -> Record:
 @router.post("/v1/files")
 async def create_file(request: Request) -> Record:
     """Take an upload."""
-    length = request.headers.get("content-length", "0")
+    length = request.headers.get("content-length", "0")  # before the body is read, which would fill a full disk
     store_of(request).require_room(int(length) if length.isdigit() else 0)
     async with request.form(max_files=1, max_fields=10) as form:
         upload, purpose = form.get("file"), form.get("purpose")
@@ -76,6 +76,7 @@ async def create_file(request: Request) -> Record:
         if upload.size is not None and upload.size > limits.file_bytes:
             raise refuse(413, too_large(limits.file_bytes), code="request_too_large")
         keep_s = _keep_s(form.get("expires_after[seconds]"), limits.keep_s)
+        # some clients send a whole path, with the separators of their system
         name = Path((upload.filename or "input.jsonl").replace("\\", "/")).name[:255]
         row = await asyncio.to_thread(
             store_of(request).add_file, upload.file, filename=name, purpose="batch", keep_s=keep_s
@@ -284,7 +285,7 @@ def _page(store: Store, table: str, where: str, values: Record, *, limit: int, s
     shown = {"files": file_object, "batches": batch_object}[table]
     if seq is not None:
         where += f" and seq {'<' if order == 'desc' else '>'} :seq"
-    values = {**values, "seq": seq, "limit": limit + 1}
+    values = {**values, "seq": seq, "limit": limit + 1}  # one more than is shown tells whether there are more
     rows = store.database.query(f"select * from {table} where {where} order by seq {order} limit :limit", values)
     page = [shown(row) for row in rows[:limit]]
     ends = {"first_id": page[0]["id"] if page else None, "last_id": page[-1]["id"] if page else None}

@@ -116,7 +116,7 @@ class Watch:
         await asyncio.wrap_future(write)
         self._found.append(result)
         self._together.clear()
-        self._engine.gate.widen(self._engine.gate.width)
+        self._engine.gate.widen(self._engine.gate.width)  # has it look again at who waited for want of this result
 
     async def _probe(self, models: tuple[str, ...]) -> Isolation:
         """Examine each server behind the engine; the worst is the result."""

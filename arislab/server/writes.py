@@ -68,6 +68,7 @@ class Writes:
         while self._open and (self._open[0][0].done() or len(self._open) > n_open):
             write, group = self._open.popleft()
             try:
+                # shielded: a batch that is cancelled here must not cancel a write in which others have rows
                 refused = await asyncio.shield(asyncio.wrap_future(write))
             except (OSError, sqlite3.OperationalError):
                 rows += group

@@ -83,6 +83,7 @@ def dumps(value: Any) -> str:
 
 
 def _dumped(value: Any) -> str:
+    # a Number is a str to orjson, and would stand in quotes; passed through, it comes to `default`
     return orjson.dumps(value, default=_token, option=orjson.OPT_PASSTHROUGH_SUBCLASS).decode()
 
 

@@ -129,6 +129,7 @@ def _pids() -> list[int]:
 def start_ticks(pid: int) -> int | None:
     """Return the start time of a process that is alive (a zombie is not)."""
     try:
+        # behind the last bracket: the program's name stands in brackets, and may hold spaces and brackets itself
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return None

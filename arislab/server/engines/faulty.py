@@ -2,8 +2,7 @@
 
 What becomes of a line depends on the seed, its custom_id, and how many batches asked it before; on nothing else. So a
 run that was killed and an undisturbed one end with the same rows. Not so with faults of a server of several models,
-which are about what else it is
-asked: with any of these each model has its own answer to a prompt.
+which are about what else it is asked: with any of these each model has its own answer to a prompt.
 """
 
 import asyncio
@@ -104,6 +103,7 @@ class FaultyEngine:
 
     async def start(self) -> None:
         """Read which tries there were."""
+        # line by line: a try that a kill took out of memory would count as none
         self._log = self._tries_file.open("a+", encoding="ascii", buffering=1)
         self._log.seek(0)
         for entry in self._log.read().split("\n")[:-1]:

@@ -115,7 +115,7 @@ class LocalEngine:
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self._model, self._adapters), daemon=True)
         await loop.run_in_executor(self._threads, self._start, process)
-        theirs.close()
+        theirs.close()  # while this process holds the other end too, a dead worker is no end of file
         worker = _Worker(process, ours)
         self._workers.append(worker)
         try:

@@ -132,7 +132,7 @@ class UpstreamEngine:
         import aiohttp
 
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0),  # gate and limits say how many; aiohttp's own 100 would queue
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=10),
             headers=_HEADERS | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
             auto_decompress=False,  # a small body may become gigabytes: see ``body_of``
@@ -182,7 +182,7 @@ class UpstreamEngine:
             n_tries, n_failed = n_tries + 1, n_failed + (not is_load)
             if n_failed >= self._attempts or time.monotonic() - began > self._patience_s:
                 return marked(result, tries=n_tries)
-            wait_s = delay_s * random.uniform(0.5, 1.5)
+            wait_s = delay_s * random.uniform(0.5, 1.5)  # of chance: what failed together must not come back together
             if is_load:  # the line keeps its place, so a server in trouble is not given more lines
                 if is_absent or retry_s or not upstream.in_flight:
                     self._close(upstream, retry_s or wait_s)
