@@ -929,6 +929,22 @@ async def live(
     await life.stop()
 
 
+async def until_some(store: Store, batch_id: str, n: int, *, engine: base.Engine) -> None:
+    """Live through a batch until ``n`` of its lines are completed, and let go of it."""
+    life = runner.Runner(store, engine)
+    life.take(batch_id)
+    while store.batch(batch_id)["completed"] < n:
+        await asyncio.sleep(0.005)
+    await life.stop()
+
+
+def output_and_errors(store: Store, batch_id: str) -> list[list[dict[str, Any]]]:
+    """The lines of a batch's output file and of its error file."""
+    row = store.batch(batch_id)
+    named = (row["output_file_id"], row["error_file_id"])
+    return [read(store.path(name).read_bytes()) if name else [] for name in named]
+
+
 class Upstream:
     """A chat server that misbehaves as the last word of the prompt says, each line's first time only."""
 

@@ -1,22 +1,17 @@
 """What happens to a batch when the server dies, the database is busy, or an upstream is away, at each moment of its life."""
 
 import asyncio
-import json
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
-from toys import Upstream, add_batch, ask, line, live, read, text_of
+from toys import add_batch, line, live, read, text_of
 
 from arislab.server import runner
 from arislab.server.engines import echo
-from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.store import Store
 
 N = 60
@@ -111,52 +106,3 @@ def test_a_busy_database_is_waited_for(tmp_path, monkeypatch, wait_ms):
     results = read(store.path(store.batch(batch_id)["output_file_id"]).read_bytes())
     assert [(r["custom_id"], text_of(r)) for r in results] == [(f"r-{i}", f"text {i}") for i in range(N)]
     store.close()
-
-
-# -- upstreams ----------------------------------------------------------------------------------------------------------
-
-
-def test_an_upstream_that_is_away_for_a_while_costs_no_line():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    made = []
-    later = threading.Timer(0.5, lambda: made.append(Upstream(port)))
-    later.start()
-    try:
-        results = ask(UpstreamEngine([f"http://127.0.0.1:{port}/v1"], backoff_s=0.05, attempts=1), ["a fine", "b fine"])
-    finally:
-        later.join()
-        made[0].stop()
-    assert [result.status for result in results] == [200, 200]
-
-
-def test_an_upstream_that_hangs_is_given_up_as_often_as_told():
-    upstream = Upstream()
-    try:
-        (result,) = ask(UpstreamEngine([upstream.url], timeout_s=0.1, attempts=2, backoff_s=0.01), ["it will hang"])
-    finally:
-        upstream.stop()
-    assert (result.status, json.loads(result.body)["code"]) == (0, "upstream_timeout")
-    assert upstream.tries["it will hang"] == 2
-
-
-def test_an_upstream_that_takes_connections_and_says_nothing_is_given_up():
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts; nobody reads
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
-        began = time.monotonic()
-        (result,) = ask(UpstreamEngine([url], timeout_s=0.1, attempts=2, backoff_s=0.01), ["hello"])
-    assert (result.status, json.loads(result.body)["code"]) == (0, "upstream_timeout")
-    assert time.monotonic() - began < 20
-
-
-def test_an_error_in_a_body_of_status_200_is_no_answer():
-    upstream = Upstream()
-    try:
-        (result,) = ask(UpstreamEngine([upstream.url], attempts=2, backoff_s=0.01), ["an errorbody"])
-        (once,) = ask(UpstreamEngine([upstream.url], attempts=2, backoff_s=0.01), ["an errorbodyonce"])
-    finally:
-        upstream.stop()
-    told = json.loads(result.body)["error"]
-    assert (result.status, told["code"], upstream.tries["an errorbody"]) == (502, "bad_upstream_answer", 2)
-    assert "out of memory" in told["message"]
-    assert once.status == 200

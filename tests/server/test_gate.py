@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import FUZZ
 
+from arislab.server.engines import base
 from arislab.server.gate import ALONE, Gate
 
 
@@ -131,3 +132,31 @@ def test_whoever_is_not_inside_only_sleeps(is_inside):
         assert gate.inside == is_inside
 
     asyncio.run(main())
+
+
+def test_a_gate_serves_in_order_and_loses_no_place() -> None:
+    async def run() -> list[int]:
+        gate, order = base.Gate(1), []
+
+        async def visit(i: int) -> None:
+            await gate.enter()
+            order.append(i)
+            await asyncio.sleep(0)
+            gate.leave()
+
+        visits = [asyncio.create_task(visit(i)) for i in range(6)]
+        await asyncio.sleep(0)
+        visits[2].cancel()
+        await asyncio.gather(*visits, return_exceptions=True)
+        assert gate.inside == 0
+        await gate.enter()
+        waiting = asyncio.create_task(gate.step_out(60))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert gate.inside == 1
+        gate.leave()
+        assert gate.inside == 0
+        return order
+
+    assert asyncio.run(run()) == [0, 1, 3, 4, 5]

@@ -3,12 +3,12 @@
 import asyncio
 import gzip
 import json
+import socket
 import threading
 import time
 import zlib
 from collections import Counter
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import FUZZ, Server, ask, line
+from toys import FUZZ, Server, Upstream, ask, jsonl, line, text_of
 
 from arislab import batch, icl
 from arislab.errors import PrerequisiteError
@@ -26,7 +26,6 @@ from arislab.server.answers import passed_through
 from arislab.server.engines import base
 from arislab.server.engines.upstream import UpstreamEngine
 from arislab.system import json_text
-from arislab.system.pause import MOST_S, retry_after_s
 
 COUNTS = {"prompt_tokens": 4, "completion_tokens": 1, "total_tokens": 5}
 
@@ -365,48 +364,6 @@ def test_a_failed_body_of_any_shape_can_say_how_often_it_was_tried():
 # -- how long -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        (None, None),
-        ("0", 0.0),
-        ("1.5", 1.5),
-        ("-3", 0.0),
-        ("99999", MOST_S),
-        ("nan", None),
-        ("inf", None),
-        ("-inf", None),
-        ("1e999", None),
-        ("", None),
-        ("soon", None),
-        ("\xb2", None),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", MOST_S),
-        ("Fri, 31 Dec 99999999999 23:59:59 GMT", None),
-        ("Thu, 01 Jan 1970 00:00:00 -99999999", None),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
-    ],
-)
-def test_a_server_may_ask_for_a_pause_in_any_words(header, seconds):
-    assert retry_after_s(header) == seconds
-
-
-def test_a_date_is_read_as_the_seconds_until_then():
-    now = datetime(2026, 11, 26, 12, 0, 0, tzinfo=UTC)
-    assert retry_after_s(format_datetime(now + timedelta(seconds=9), usegmt=True), now=now.timestamp()) == 9.0
-
-
-@settings(max_examples=FUZZ, deadline=None)
-@given(
-    st.text()
-    | st.integers().map(str)
-    | st.floats().map(str)
-    | st.datetimes(timezones=st.just(UTC)).map(format_datetime)
-)
-def test_no_header_of_a_server_can_do_harm(header):
-    seconds = retry_after_s(header)
-    assert seconds is None or 0 <= seconds <= MOST_S
-
-
 @pytest.mark.parametrize("header", ["nan", "inf", "Fri, 31 Dec 99999999999 23:59:59 GMT", "-1", "yesterday"])
 def test_an_odd_pause_costs_neither_the_line_nor_a_storm_of_requests(wild, header):
     began = time.monotonic()
@@ -518,3 +475,162 @@ def test_a_closed_engine_answers_nothing_more(wild):
         return results[0].status, engine._session.closed
 
     assert asyncio.run(run()) == (502, True)
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    server = Upstream()
+    yield server
+    server.stop()
+
+
+def test_an_upstream_in_trouble_costs_no_line(upstream: Upstream, tmp_path: Path) -> None:
+    other = Upstream()
+    key, prompt = "sk-planted-key", "planted-prompt"
+    server = Server(
+        tmp_path / "data", {"upstream": [upstream.url, other.url]}, {"ARISLAB_UPSTREAM_API_KEY": key}
+    ).start()
+    kinds = ["fine", "500once", "429once", "503once", "droponce", "\u2028", "400"]
+    lines = [line(f"r-{i}", f"{prompt} {i} {kinds[i % len(kinds)]}", model="m") for i in range(80)]
+    try:
+        assert [model.id for model in server.client.models.list()] == ["m"]
+        done = server.wait(server.submit(lines).id)
+        results, errors = server.results(done.output_file_id), server.results(done.error_file_id)
+        chat = server.client.chat.completions.create(model="m", messages=[{"role": "user", "content": "direct fine"}])
+        with pytest.raises(openai.BadRequestError):
+            server.client.chat.completions.create(model="m", messages=[{"role": "user", "content": "direct 400"}])
+    finally:
+        assert server.stop() == 0
+        other.stop()
+    assert done.status == "completed"
+    assert done.usage is not None
+    assert done.usage.input_tokens_details.cached_tokens == len(results)
+    wanted = {row["custom_id"]: row["body"]["messages"][0]["content"] for row in lines}
+    failed = {custom_id for custom_id, text in wanted.items() if text.split(" ")[-1] == "400"}
+    assert {r["custom_id"]: text_of(r) for r in results} == {k: v for k, v in wanted.items() if k not in failed}
+    assert results[0]["response"]["body"]["vendor_field"] == [1.5, None], "answers are passed through"
+    assert {r["custom_id"] for r in errors} == failed
+    assert {r["response"]["status_code"] for r in errors} == {400}
+    assert all(n == 1 for text, n in upstream.tries.items() if text.endswith(("fine", "400")))
+    assert upstream.tries, "both servers are used"
+    assert other.tries, "both servers are used"
+    assert upstream.keys | other.keys == {f"Bearer {key}"}
+    assert chat.choices[0].message.content == "direct fine"
+    kept = b"".join(path.read_bytes() for path in server.data.rglob("server.db*")) + server.log.read_bytes()
+    for secret in (key, prompt, server.token):
+        assert secret.encode() not in kept
+
+
+def test_retries_end(upstream: Upstream) -> None:
+    (result,) = ask(UpstreamEngine([upstream.url], attempts=3, backoff_s=0.01), ["always 500"])
+    assert (result.status, upstream.tries["always 500"]) == (500, 3)
+    (result,) = ask(UpstreamEngine([upstream.url], attempts=2, backoff_s=0.01), ["a page of html"])
+    assert (result.status, json.loads(result.body)["error"]["code"]) == (502, "bad_upstream_answer")
+    dead = "http://127.0.0.1:9/v1"  # nothing listens on the discard port
+    (result,) = ask(UpstreamEngine([dead], patience_s=0.3, backoff_s=0.05), ["hello"])
+    assert (result.status, json.loads(result.body)["code"]) == (0, "upstream_unreachable")
+
+
+def test_what_is_in_flight_grows_while_answers_come_and_becomes_less_at_a_refusal(upstream: Upstream) -> None:
+    engine = UpstreamEngine([upstream.url], start=8)
+    ask(engine, [f"{i} fine" for i in range(100)])
+    assert engine.gate.width > 8, "it grows while answers come"
+    assert upstream.most_busy <= engine.gate.width
+    engine = UpstreamEngine([upstream.url], start=8, backoff_s=0.01)
+    results = ask(engine, [f"{i} 503once" for i in range(4)])
+    assert [result.status for result in results] == [200] * 4
+    assert engine.gate.width < 8
+
+
+def test_a_server_with_few_slots_is_given_as_many_requests_as_it_holds(upstream: Upstream) -> None:
+    upstream.slots = 12
+    engine = UpstreamEngine([upstream.url], start=8, backoff_s=0.01)
+    results = ask(engine, [f"{i} fine" for i in range(400)])
+    assert [result.status for result in results] == [200] * 400
+    assert 10 <= engine.gate.width <= 12, "neither the ceiling nor half of what it holds"
+    assert upstream.refused < 40, "and few are refused on the way"
+
+
+def test_retry_after_zero_is_no_invitation_to_ask_without_pause(upstream: Upstream) -> None:
+    upstream.slots, upstream.retry_after = 1, "0"
+    engine = UpstreamEngine([upstream.url], start=8, backoff_s=0.05)
+    assert all(result.status == 200 for result in ask(engine, [f"{i} fine" for i in range(24)]))
+    assert upstream.refused < 24
+
+
+def test_time_outs_lower_what_is_in_flight(upstream: Upstream) -> None:
+    engine = UpstreamEngine([upstream.url], start=16, timeout_s=0.2, attempts=2, backoff_s=0.01)
+    results = ask(engine, [f"{i} hang" for i in range(16)])
+    assert {result.status for result in results} == {0}
+    assert engine.gate.width < 16
+
+
+def test_completions_and_embeddings_run_where_the_engine_has_them(upstream: Upstream, tmp_path: Path) -> None:
+    server = Server(tmp_path / "data", {"upstream": upstream.url}).start()
+    got = {}
+    try:
+        for endpoint, body in (("/v1/completions", {"prompt": "abc"}), ("/v1/embeddings", {"input": "abcd"})):
+            row = {"custom_id": "r", "method": "POST", "url": endpoint, "body": {"model": "m", **body}}
+            empty = {**row, "body": {"model": "m"}}
+            made = [server.client.files.create(file=("x", jsonl([one])), purpose="batch") for one in (row, empty)]
+            done, failed = (
+                server.wait(
+                    server.client.batches.create(input_file_id=f.id, endpoint=endpoint, completion_window="24h").id
+                )  # type: ignore[arg-type]
+                for f in made
+            )
+            got[endpoint] = server.results(done.output_file_id)[0]["response"]["body"]
+            assert failed.status == "failed"
+            assert failed.errors is not None
+            assert failed.errors.data is not None
+            assert failed.errors.data[0].param == f"body.{next(iter(body))}"
+    finally:
+        server.stop()
+    assert got["/v1/completions"]["choices"][0]["text"] == "ABC"
+    assert got["/v1/embeddings"]["data"][0]["embedding"] == [4.0]
+
+
+def test_an_upstream_that_is_away_for_a_while_costs_no_line():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    made = []
+    later = threading.Timer(0.5, lambda: made.append(Upstream(port)))
+    later.start()
+    try:
+        results = ask(UpstreamEngine([f"http://127.0.0.1:{port}/v1"], backoff_s=0.05, attempts=1), ["a fine", "b fine"])
+    finally:
+        later.join()
+        made[0].stop()
+    assert [result.status for result in results] == [200, 200]
+
+
+def test_an_upstream_that_hangs_is_given_up_as_often_as_told():
+    upstream = Upstream()
+    try:
+        (result,) = ask(UpstreamEngine([upstream.url], timeout_s=0.1, attempts=2, backoff_s=0.01), ["it will hang"])
+    finally:
+        upstream.stop()
+    assert (result.status, json.loads(result.body)["code"]) == (0, "upstream_timeout")
+    assert upstream.tries["it will hang"] == 2
+
+
+def test_an_upstream_that_takes_connections_and_says_nothing_is_given_up():
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts; nobody reads
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        began = time.monotonic()
+        (result,) = ask(UpstreamEngine([url], timeout_s=0.1, attempts=2, backoff_s=0.01), ["hello"])
+    assert (result.status, json.loads(result.body)["code"]) == (0, "upstream_timeout")
+    assert time.monotonic() - began < 20
+
+
+def test_an_error_in_a_body_of_status_200_is_no_answer():
+    upstream = Upstream()
+    try:
+        (result,) = ask(UpstreamEngine([upstream.url], attempts=2, backoff_s=0.01), ["an errorbody"])
+        (once,) = ask(UpstreamEngine([upstream.url], attempts=2, backoff_s=0.01), ["an errorbodyonce"])
+    finally:
+        upstream.stop()
+    told = json.loads(result.body)["error"]
+    assert (result.status, told["code"], upstream.tries["an errorbody"]) == (502, "bad_upstream_answer", 2)
+    assert "out of memory" in told["message"]
+    assert once.status == 200
