@@ -89,6 +89,25 @@ def people(n, split="train"):
     )
 
 
+def reviews(names):
+    """One decision a name: Ann approved the row of that custom_id."""
+    return pl.DataFrame({"event_id": names}).with_columns(
+        custom_id=pl.col("event_id"),
+        reviewer=pl.lit("ann"),
+        decision=pl.lit("approve"),
+        decided_at=pl.datetime(2026, 1, 1, time_unit="us", time_zone="UTC"),
+    )
+
+
+def read_of_user(folder, name, content, **how):
+    """What is read of a user's file with this name and content."""
+    from arislab.inputs import files
+
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return files.read(path, **how)
+
+
 def good(name, text="fine", *, code=200, reason="stop", **more):
     """An output line."""
     choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": text}}

@@ -5,7 +5,7 @@ import sys
 
 import polars as pl
 import pytest
-from toys import people
+from toys import people, reviews
 
 from arislab.__main__ import main
 from arislab.errors import PrerequisiteError
@@ -226,3 +226,15 @@ def test_the_command_prints_text_or_every_row(lived, monkeypatch, capsys):
     text, _, printed = capsys.readouterr().out.partition("{\n")
     assert text.startswith("r-0000: sample 0")
     assert len(json.loads("{" + printed)["evaluations"]) == 4
+
+
+def test_lineage_follows_a_row_through_the_tables(lake):
+    raw = {"custom_id": "r-1", "candidate_id": "c0000", "task": "t", "sample": 0, "status": "ok", "llm_output": "x"}
+    lake["candidates"].append(people(2))
+    lake["training_data_raw"].append(pl.DataFrame([raw]))
+    lake["reviews"].append(reviews(["r-1"]))
+    assert {name: frame.height for name, frame in lake.lineage("r-1").items()} == {
+        "training_data_raw": 1,
+        "reviews": 1,
+        "candidates": 1,
+    }
