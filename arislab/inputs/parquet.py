@@ -69,6 +69,7 @@ def _values(series: pl.Series, *, lenient: bool) -> tuple[list[Any], int]:
         if n_nan and not lenient:
             row = int(bad.arg_true()[0]) + 1
             raise ValueError(f"row {row} is NaN or infinite, which JSON does not have; write null, or give --lenient")
+        # polars writes the fewest digits that read back as the same number, of 32 bits too
         shortest = series.set(bad, None).cast(pl.String).to_list()
         return [None if text is None else Number(text) for text in shortest], n_nan
     values: list[Any] = []

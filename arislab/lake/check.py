@@ -175,6 +175,7 @@ def repair(lake: Lake, state: State) -> list[str]:
 
         def newest_of_each_key(rows: pl.LazyFrame) -> pl.DataFrame:
             nonlocal n_before, n_after
+            # the last by time: what an upsert would have left of them
             every = rows.sort("created_at", maintain_order=True).collect()
             kept = every.unique(table.contract.key, keep="last", maintain_order=True)
             n_before, n_after = every.height, kept.height

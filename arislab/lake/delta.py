@@ -349,6 +349,7 @@ class Table:
             "run_id": pl.lit(run_id or self.lake.run_id),
             "created_at": pl.lit(datetime.now(UTC)).dt.cast_time_unit("us"),
         }
+        # where a row is a run (training_runs), its run_id is what it is about, not who wrote it
         if "run_id" in frame.columns and "run_id" in self.contract.key and run_id is None:
             stamp.pop("run_id")
         return tables.check(self.name, frame.drop([c for c in stamp if c in frame.columns]).with_columns(**stamp))

@@ -112,7 +112,7 @@ def check_log(folder: Path, version: int | None = None) -> None:
     commits, checkpoints = log_of(folder)
     newest = max([*commits, *checkpoints], default=-1)
     newest = newest if version is None else min(version, newest)
-    start = max((at for at in checkpoints if at <= newest), default=-1)
+    start = max((at for at in checkpoints if at <= newest), default=-1)  # where a reader begins: no older commit counts
     for path in checkpoints.get(start, ()):
         _check_parquet(path, f"checkpoint {path.name} (version {start})")
     for at in range(start + 1, newest + 1):
@@ -260,6 +260,7 @@ def sync_commit(folder: Path, version: int) -> None:
     checkpoint = sorted(log.glob(f"{version:020}.checkpoint*"))
     if checkpoint:
         checkpoint.append(log / "_last_checkpoint")
-    parents = [folder.parent, folder.parent.parent] if version == 0 else []
+    parents = [folder.parent, folder.parent.parent] if version == 0 else []  # the folder's own name is new then
+    # rows before the commit that names them, files before folders: nothing is ever named on disk that is not there
     for path in (*added, *checkpoint, commit, log, folder, *parents):
         whole_files.sync(path)
