@@ -6,7 +6,7 @@ paired difference. This module is the only one that may be given rows of the tes
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,35 @@ from arislab import batch, duplicates, questions, scoring, stats
 from arislab.batch import requests as batch_requests
 from arislab.duplicates import leaks as leaks  # phase 5 asks for it here
 from arislab.errors import LeakageError, ParameterError, TaskError
-from arislab.task import Task
+from arislab.task import Task, candidate_of
+
+_ASKED: dict[str, Any] = {
+    **dict.fromkeys(("arm", "candidate_id"), pl.String), "sample": pl.Int32,
+    **dict.fromkeys(("custom_id", "model", "status", "error", "output"), pl.String),
+    "quality": pl.Float64, "tokens": pl.Int64, "latency_s": pl.Float64,
+}  # fmt: skip
+"""Columns of ``ask``, in their order."""
+
+
+def arms(people: pl.DataFrame, task: Task, *, models: Mapping[str, str], **parameters: Any) -> dict[str, pl.DataFrame]:
+    """Return arms that ask the same candidates in the same way, each another model, for ``ask``.
+
+    Args:
+        people: Rows of ``candidates``; none: no arms.
+        task: Writes the questions.
+        models: Name of the arm to that of the model.
+        parameters: As in ``batch.build_requests``.
+    """
+    if not people.height:
+        return {}
+    return {
+        arm: batch.build_requests(people, task.to_messages, model=model, **parameters) for arm, model in models.items()
+    }
+
+
+def custom_ids(arms: Mapping[str, pl.DataFrame]) -> list[str]:
+    """Return the names of all requests of arms, so that what is recorded of these alone is read."""
+    return sorted({name for requests in arms.values() for name in requests["custom_id"]})
 
 
 def ask(
@@ -31,7 +59,7 @@ def ask(
     """Let every arm answer, in one go, and score the answers.
 
     Args:
-        arms: Name to requests (from ``batch.build_requests``).
+        arms: Name to requests (from ``batch.build_requests``); none: no row, and nobody is asked.
         candidates: Rows of ``candidates`` behind the requests.
         server: As in ``batch.answer``.
         folder: As in ``batch.answer``.
@@ -43,6 +71,8 @@ def ask(
         error (what the server said; null if an answer came), quality (0..1, null = no answer or unscored),
         score_<scorer>, tokens, latency_s (null: batches do not tell).
     """
+    if not arms:
+        return pl.DataFrame(schema=_ASKED | {f"score_{name}": pl.Float64 for name in task.scorers})
     requests = pl.concat([frame.with_columns(arm=pl.lit(name)) for name, frame in arms.items()])
     answers = batch.answer(requests, server=server, folder=folder, recorded=recorded, task=task.name)
     parts = []
@@ -55,20 +85,7 @@ def ask(
     out = out.with_columns(
         tokens=pl.col("prompt_tokens") + pl.col("completion_tokens"), latency_s=pl.lit(None, dtype=pl.Float64)
     )
-    keep = [
-        "arm",
-        "candidate_id",
-        "sample",
-        "custom_id",
-        "model",
-        "status",
-        "error",
-        "output",
-        "quality",
-        "tokens",
-        "latency_s",
-    ]
-    return out.select(*keep, pl.col("^score_.*$"))  # one row per arm and request
+    return out.select(*_ASKED, pl.col("^score_.*$"))  # one row per arm and request
 
 
 def summary(scores: pl.DataFrame) -> pl.DataFrame:
@@ -91,7 +108,21 @@ def summary(scores: pl.DataFrame) -> pl.DataFrame:
                 "tokens": part["tokens"].mean(),
             }
         )
-    return pl.DataFrame(rows, schema_overrides={"tokens": pl.Float64})
+    columns = {"arm": pl.String, "n": pl.Int64, "n_missing": pl.Int64}
+    return pl.DataFrame(rows, schema=columns | dict.fromkeys(("mean", "low", "high", "tokens"), pl.Float64))
+
+
+def intervals(frame: pl.DataFrame) -> dict[str, tuple[float, float, float, int]]:
+    """Return (mean, low, high, n) by arm, or by ``arm - baseline``, for the headline.
+
+    Args:
+        frame: From ``summary``, or from ``stats.compare``.
+    """
+    if "difference" in frame.columns:
+        name, value = pl.concat_str("arm", "baseline", separator=" - "), "difference"
+    else:
+        name, value = pl.col("arm"), "mean"
+    return {arm: tuple(numbers) for arm, *numbers in frame.select(name, value, "low", "high", "n").iter_rows()}
 
 
 def table(means: pl.DataFrame, comparison: pl.DataFrame, *, level: float = 0.95) -> str:
@@ -121,6 +152,37 @@ def _said(contrast: dict[str, Any]) -> str:
         return ""
     unseen = contrast["verdict"] == "not shown" and contrast["mde"] is not None
     return f"   {contrast['verdict']}" + (f" (these rows show {contrast['mde']:.3f} or more)" if unseen else "")
+
+
+def find_leaks(
+    people: pl.DataFrame,
+    everybody: pl.DataFrame,
+    *,
+    curated: Iterable[pl.DataFrame],
+    task: Task,
+    recorded: pl.DataFrame,
+    threshold: float,
+) -> pl.DataFrame:
+    """Return the candidates who stand in what was trained or searched on, or resemble it, as ``leaks`` does.
+
+    What was trained are the questions of curated rows; what was searched on are all validation candidates. What most
+    texts of the lake say, a rubric or a form, counts for nothing.
+
+    Args:
+        people: Candidates that are to be asked about.
+        everybody: All rows of ``candidates``, of other tasks too.
+        curated: Rows of ``training_data_curated``, of every version that was shown or learned.
+        task: Writes the questions.
+        recorded: As in ``texts``.
+        threshold: As in ``leaks``.
+    """
+    asked = texts(everybody, task.to_messages, recorded=recorded, or_nothing=True)
+    learned = trained_texts(pl.concat(curated).unique("id", keep="first", maintain_order=True))
+    learned = learned.join(everybody.select("candidate_id", "group_id"), on="candidate_id", how="left")
+    judges = everybody.filter(pl.col("split") == "validation")
+    searched = texts(judges, task.to_messages, or_nothing=True).with_columns(id="candidate_id")
+    used = pl.concat([learned, searched], how="diagonal")
+    return leaks(texts(people, task.to_messages), used, threshold=threshold, everybody=asked["text"])
 
 
 def refuse_leaks(found: pl.DataFrame, *, n_test: int) -> str:
@@ -196,7 +258,7 @@ def texts(
     known = {} if recorded is None else questions.by_name(recorded)
     said: list[tuple[str, str | None, str | None]] = []
     for row in frame.iter_rows(named=True):
-        candidate = row | {"profile": json.loads(row["profile"])}
+        candidate = candidate_of(row)
         for one in questions.each(candidate, known.get(row["candidate_id"], ())):
             try:
                 text = duplicates.asked(batch_requests.written(to_messages, one))

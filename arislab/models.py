@@ -61,6 +61,21 @@ def promote(models: pl.DataFrame, tuned: dict[str, Any], gate: dict[str, Any]) -
     return pl.DataFrame(rows, schema_overrides={"gate": pl.String})
 
 
+def register(trained: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of ``models`` for adapters that were trained; a version that is known keeps its state.
+
+    Args:
+        trained: From ``finetune.train``: name, base_model, adapter_sha256, model_path, arm. The arm curated is a candidate
+            for promotion, every other one a control.
+        known: Rows of ``models``: version.
+    """
+    alias = pl.when(pl.col("arm") == "curated").then(pl.lit("candidate")).otherwise(pl.lit("control"))
+    rows = trained.select(
+        "name", "base_model", "adapter_sha256", version="model_path", adapter_path="model_path", alias=alias
+    )
+    return rows.join(known, on="version", how="anti", maintain_order="left")  # one row per new version
+
+
 def serve_command(base_model: str, version: str, models: Path) -> str:
     """Return the vLLM line that serves a promoted adapter under its immutable name.
 

@@ -7,6 +7,7 @@ that function.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from arislab import chat
@@ -43,6 +44,43 @@ FRACTIONS: dict[str, str] = {
     "leak_threshold": "0.8 means that 8 of 10 shingles are shared",
 }
 """Name to meaning of what must be above 0 and at most 1."""
+TEXTS = ("task", "base_url", "base_model", "use_case", "use_case_column")
+"""Names of texts that must not be empty or blank."""
+OTHERS = ("usd_per_million", "resend", "system_role", "chat_template_kwargs")
+"""Names of what has a rule of its own, see ``check``."""
+ELSEWHERE = {
+    "model": "batch.Server.model",
+    "embedding_model": "icl.embedder",
+    "approve": "curate.approved",
+    "keep_rule": "curate.keep",
+    "repair": "runs.convert",
+    "k": "icl.sizes",
+    **dict.fromkeys(("pinned", "banned", "one_per"), "curate.pool"),
+    **dict.fromkeys(
+        ("method", "r", "lora_alpha", "learning_rate", "num_train_epochs", "batch_size", "max_length"), "finetune.check"
+    ),
+    "leaks": "evaluate.without_leaks",
+}
+"""Parameters of the shipped phases that the function which uses them checks, and that function. A test holds every
+parameter against these names: one that nobody checks is a mistake."""
+_LITERALS = (bool, int, float, str, list, tuple, dict)
+
+
+def check_all(names: Mapping[str, Any]) -> None:
+    """Refuse the first parameter of a notebook that is out of range.
+
+    Args:
+        names: The notebook's names, in its order: ``globals()``. Looked at are those that stand here and hold a literal,
+            as parameters do; your own, and what is called like one (a budget that is an object), are left alone.
+
+    Raises:
+        ParameterError: One is out of range.
+
+    Example:
+        >>> check_all({"samples": 1, "my_own": -1})
+    """
+    known = {*WHOLE, *NUMBERS, *FRACTIONS, *TEXTS, *OTHERS}
+    check(**{name: value for name, value in names.items() if name in known and isinstance(value, _LITERALS)})
 
 
 def check(**given: Any) -> None:
@@ -50,7 +88,7 @@ def check(**given: Any) -> None:
 
     Args:
         given: Parameters by name: those of ``WHOLE``, ``NUMBERS`` and ``FRACTIONS``; ``usd_per_million`` (none, or two
-            prices from 0 on); ``resend`` (statuses of ``lines.ASK``); ``system_role`` and ``chat_template_kwargs`` (see
+            prices from 0 on); ``resend`` (statuses of ``batch.ASK``); ``system_role`` and ``chat_template_kwargs`` (see
             chat); every other one is a text that must not be empty or blank.
 
     Raises:
@@ -65,7 +103,8 @@ def check(**given: Any) -> None:
         elif name == "usd_per_million":
             if len(value) not in (0, 2) or not all(_is_number(price) and price >= 0 for price in value):
                 raise ParameterError(
-                    f"usd_per_million must be two prices in USD, of a million prompt tokens and of a million answer tokens, or empty, got {value!r}."
+                    "usd_per_million must be two prices in USD, of a million prompt tokens and of a million answer "
+                    f"tokens, or empty, got {value!r}."
                 )
         elif name == "system_role":
             chat.check_fields(chat_template_kwargs={}, system_role=value)

@@ -52,7 +52,7 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
         frame = frame.with_columns(pl.Series(name, texts, dtype=pl.String))
     if task is not None and task.category is not None and candidates is not None:
         behind = candidates.join(frame, on="candidate_id", how="semi").iter_rows(named=True)
-        people = {row["candidate_id"]: row | {"profile": json.loads(row["profile"])} for row in behind}
+        people = {row["candidate_id"]: tasks.candidate_of(row) for row in behind}
         pairs = list(zip(frame["candidate_id"], _recorded(frame), strict=True))
         found = {(i, asked): task.category(questions.about(people[i], asked)) for i, asked in set(pairs) if i in people}
         frame = frame.with_columns(category=pl.Series([found.get(pair) for pair in pairs], dtype=pl.String))

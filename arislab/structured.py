@@ -10,16 +10,59 @@ notebooks.
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NoReturn
 
 import polars as pl
 
+from arislab import chat
 from arislab.errors import BatchError, TaskError
 from arislab.system import imports
 
 _NO = (400, 404, 405, 415, 422, 501)
 """Answers by which a server says that it does not take a field, or has no direct chat to ask."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What requests ask for beside their messages, and why; shown by the cell that decides it."""
+
+    fields: dict[str, Any]
+    """For ``batch.build_requests``: response_format, chat_template_kwargs, system_role; none that is empty."""
+    why: str
+    """Whether a response_format is sent, and why."""
+
+    def __repr__(self) -> str:
+        return self.why
+
+
+def shape(
+    schema: dict[str, Any] | None,
+    *,
+    server: Any,
+    model: str,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    system_role: str = "",
+) -> Shape:
+    """Return how a model is asked for answers of a schema, in one way for all requests of a notebook.
+
+    Args:
+        schema: As in ``response_format``.
+        server: As in ``response_format``.
+        model: As in ``response_format``.
+        chat_template_kwargs: What the model's chat template reads; empty: nothing.
+        system_role: One of ``chat.SYSTEM_ROLES``.
+
+    Raises:
+        BatchError: As in ``response_format``.
+        TaskError: As in ``response_format``.
+        ParameterError: A setting that no server could mean.
+    """
+    form, why = response_format(schema, server=server, model=model)
+    kwargs = chat_template_kwargs or {}
+    return Shape(chat.fields(chat_template_kwargs=kwargs, system_role=system_role, response_format=form), why)
 
 
 def response_format(schema: dict[str, Any] | None, *, server: Any, model: str) -> tuple[dict[str, Any] | None, str]:

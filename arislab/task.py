@@ -22,6 +22,7 @@ This module does not know what any task asks.
 import functools
 import hashlib
 import inspect
+import json
 import math
 import numbers
 import os
@@ -78,6 +79,21 @@ class Task:
     def version(self) -> str:
         """First 12 hex of the digest: the scorer_version of scored rows."""
         return self.sha256[:12]
+
+    @property
+    def family(self) -> str:
+        """Name that the adapters trained for it share."""
+        return self.name.replace("_", "-")
+
+
+def candidate_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of ``candidates`` as task files are given it: its profile parsed.
+
+    Example:
+        >>> candidate_of({"candidate_id": "c1", "profile": '{"years": 7}'})
+        {'candidate_id': 'c1', 'profile': {'years': 7}}
+    """
+    return {**row, "profile": json.loads(row["profile"])}
 
 
 def folder(notebooks: Path | None = None) -> Path:

@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str] | str] = {
     "isolation": set(),  # how to find out whether a server mixes models: asked by client and server alike
     "questions": set(),
     "task": set(),
-    "structured": set(),
+    "structured": {"chat"},  # the form of the answer is one of the settings with which a model is asked
     "stats": set(),
     "duplicates": set(),
     "plots": set(),

@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from toys import CHECKOUT, arislab
 
 from arislab.lake import Lake
 from arislab.runs import parameters_of
-from arislab.task import load
+from arislab.task import candidate_of, load
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 PHASES = [p for p in NOTEBOOKS if p.name[0].isdigit()]
@@ -56,11 +55,12 @@ def test_every_parameter_has_a_type_a_default_and_help(path):
 @pytest.mark.parametrize("path", PHASES, ids=lambda p: p.stem)
 def test_cells_are_short_and_hold_no_plumbing(path):
     cells = code(path)
-    assert len(cells) <= 14
+    assert len(cells) <= 12
     for cell in cells:
         lines = [line for line in cell.source.splitlines() if line.strip()]
         # a parameter takes a line with its help, and phase 3 has twenty; code stays short
-        assert len(lines) <= (20 if "parameters" in cell.metadata.get("tags", []) else 18), lines[0]
+        assert len(lines) <= (20 if "parameters" in cell.metadata.get("tags", []) else 15), lines[0]
+        assert [line for line in lines if len(line) > 120] == []
         for node in ast.walk(ast.parse(cell.source.replace("%", "#"))):
             assert not isinstance(node, ast.ClassDef | ast.Try | ast.While | ast.For), cell.source
         for word in ("open(", "Path(", "requests.get", "sys.path", "%pip", "os.environ"):
@@ -138,7 +138,7 @@ def test_all_notebooks_run_with_their_defaults(tmp_path):
 def plant_a_leak(lake):
     """Put the question about one test candidate, a word changed, among the curated examples."""
     person = lake["candidates"].read(where="split = 'test'").sort("candidate_id").row(0, named=True)
-    text = load("candidate_evaluation").to_messages(person | {"profile": json.loads(person["profile"])})[-1]["content"]
+    text = load("candidate_evaluation").to_messages(candidate_of(person))[-1]["content"]
     row = lake["training_data_curated"].read().head(1)
     planted = row.with_columns(
         id=pl.lit("planted"), custom_id=pl.lit("planted"), input=pl.lit(text.replace("Minimum", "minimum"))

@@ -1,10 +1,13 @@
 """A parameter that is out of range is one message, before anything is spent."""
 
+import functools
 import json
+from pathlib import Path
 
 import pytest
 from toys import CHECKOUT, arislab
 
+import arislab as arislab_package
 from arislab import ranges
 from arislab.errors import ArislabError, ParameterError
 from arislab.lake import Lake
@@ -50,6 +53,31 @@ def test_whole_numbers_have_a_lowest_and_a_highest(name, value):
 def test_the_first_parameter_out_of_range_is_named_with_what_is_allowed(given, message):
     with pytest.raises(ParameterError, match=message):
         ranges.check(**given)
+
+
+def test_all_names_of_a_notebook_are_looked_at_and_its_own_are_left_alone():
+    ranges.check_all(GOOD | {"my_own": -1, "budget": object(), "samples_": 0, "In": [""]})
+    with pytest.raises(ParameterError, match="samples must be a whole number from 1 to 10,000, got 0"):
+        ranges.check_all({"my_own": -1, "samples": 0, "temperature": -1})
+    with pytest.raises(ParameterError, match="base_url must not be empty, got ' '"):
+        ranges.check_all({"base_url": " "})
+
+
+PHASES = sorted((CHECKOUT / "notebooks").glob("[1-5]_*.ipynb"))
+
+
+@pytest.mark.parametrize("path", PHASES, ids=lambda path: path.stem)
+def test_every_parameter_of_a_phase_is_checked_in_its_setup_cell_or_by_the_function_that_uses_it(path):
+    """A parameter that is added, and that nobody checks, is found here."""
+    checked = {*ranges.WHOLE, *ranges.NUMBERS, *ranges.FRACTIONS, *ranges.TEXTS, *ranges.OTHERS}
+    assert set(parameters_of(path)) - checked - set(ranges.ELSEWHERE) == set()
+    setup = next("".join(c["source"]) for c in book(path.stem) if c.get("id") == "setup")
+    assert "\nranges.check_all(globals())\nruns.begin()\n" in setup
+
+
+def test_each_function_that_is_said_to_check_a_parameter_exists():
+    for name in ranges.ELSEWHERE.values():
+        assert callable(functools.reduce(getattr, name.split("."), arislab_package)), name
 
 
 EDGES = {
@@ -98,7 +126,7 @@ def first_cell(cells, known, given):
     exec(cells["setup"], scope | convert(known, given))
 
 
-def test_no_validation_candidate_is_said_before_anything_is_trained(tmp_path):
+def test_without_validation_candidates_the_adapters_are_trained_all_the_same_and_that_is_said(tmp_path):
     rows = [
         json.dumps({"q": f"Is {n} a large number, and why?", "a": f"{n} is small beside {n * n}, I say."})
         for n in range(3, 9)
@@ -109,23 +137,25 @@ def test_no_validation_candidate_is_said_before_anything_is_trained(tmp_path):
         "def good(output): return 1.0\nSCORERS, WEIGHTS, GOLD = {'good': good}, {'good': 1.0}, [{'output': 'x'}]\n"
     )
     task = str(tmp_path / "sizes.py")
-    arislab(
-        "import",
-        str(tmp_path / "few.jsonl"),
-        "--as",
-        "outputs",
-        "--task",
-        task,
-        "--input",
-        "q",
-        "--output",
-        "a",
-        root=tmp_path,
-    )
+    columns = ["--input", "q", "--output", "a"]
+    arislab("import", str(tmp_path / "few.jsonl"), "--as", "outputs", "--task", task, *columns, root=tmp_path)
     lake = Lake(tmp_path / "data" / "lake")
     people = lake["candidates"].read()
     lake["candidates"].upsert(people.with_columns(split=people["split"].replace({"validation": "train"})))
     arislab("run", "curate", "-p", "task", task, "-p", "keep_fraction", "1.0", root=tmp_path)
-    message = arislab("run", "finetune", "-p", "task", task, root=tmp_path, ok=False)
-    assert "no candidate is in the validation split" in message
-    assert not list((tmp_path / "data" / "models").glob("*/manifest.json"))
+    arislab("run", "finetune", "-p", "task", task, root=tmp_path)
+    record = json.loads(arislab("runs", "--json", root=tmp_path))[0]
+    numbers = record["headline"]
+    assert numbers["n_validation"] == 0
+    assert not [name for name in numbers if name.startswith("validation_")]
+    assert numbers["eval_loss"] > 0
+    trained = lake["finetuning_runs"].read()
+    assert trained["validation_score"].to_list() == [None, None]
+    assert set(lake["models"].read()["version"]) == set(trained["model_path"])
+    folder = Path(record["folder"])
+    assert (
+        "training_data_raw" not in json.loads((folder / "run.json").read_text())["tables_written"]
+    )  # nobody was asked
+    cells = json.loads((folder / "notebook.ipynb").read_text())["cells"]
+    printed = "".join("".join(output.get("text", "")) for cell in cells for output in cell.get("outputs", []))
+    assert "WARNING: no candidate is in the validation split" in printed

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arislab import curate, scoring, structured
-from arislab.errors import BatchError, TaskError
+from arislab.errors import BatchError, ParameterError, TaskError
 from arislab.lake import tables
 from arislab.task import load
 
@@ -106,6 +106,22 @@ def test_a_schema_with_open_objects_is_never_sent_as_strict(schema):
 def test_a_failure_that_may_pass_is_no_answer_as_it_would_rename_all_requests(code):
     with pytest.raises(BatchError, match=f"answered {code}"):
         structured.response_format(SCHEMA, server=toy(code)[0], model="m")
+
+
+@pytest.mark.parametrize("honours", [True, False])
+def test_a_shape_is_all_that_requests_ask_for_beside_their_messages_and_says_why(honours):
+    server, _ = toy(about={"server": "arislab", "engine": "local", "response_format": honours})
+    kwargs = {"enable_thinking": False}
+    shape = structured.shape(SCHEMA, server=server, model="m", chat_template_kwargs=kwargs, system_role="user")
+    form, why = structured.response_format(SCHEMA, server=server, model="m")
+    assert shape.fields == ({"response_format": form} if honours else {}) | {
+        "chat_template_kwargs": kwargs,
+        "system_role": "user",
+    }
+    assert repr(shape) == why
+    assert structured.shape(None, server=server, model="m").fields == {}
+    with pytest.raises(ParameterError, match="system_role must be empty"):
+        structured.shape(SCHEMA, server=server, model="m", system_role="critic")
 
 
 def test_valid_answers_and_missing_ones_have_no_error():

@@ -3,7 +3,17 @@
 It knows neither tasks nor what an answer is worth.
 """
 
-from arislab.batch.answers import RECORDED, Recorded, answer, isolation, reuse_finished, states
+from arislab.batch.answers import (
+    OUTCOMES,
+    RECORDED,
+    Recorded,
+    answer,
+    isolation,
+    reuse_finished,
+    run_row,
+    states,
+    unanswered,
+)
 from arislab.batch.connection import Server, connect
 from arislab.batch.cost import Budget, Price, prices
 from arislab.batch.estimates import Estimate, Plan, dry_run, plan
@@ -16,6 +26,7 @@ __all__ = [
     "AGAIN",
     "ANSWERED",
     "ASK",
+    "OUTCOMES",
     "RECORDED",
     "Budget",
     "Estimate",
@@ -40,8 +51,10 @@ __all__ = [
     "prices",
     "read_requests",
     "reuse_finished",
+    "run_row",
     "send_together",
     "states",
     "status",
     "submit",
+    "unanswered",
 ]

@@ -4,7 +4,7 @@ This module does not know the lake; it is given rows, and how to write more.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from arislab.batch.connection import Server
 from arislab.batch.cost import Budget
 from arislab.batch.job import send_together, submit
 from arislab.batch.ledger import Ledger
-from arislab.batch.protocol import ANSWERED
+from arislab.batch.protocol import ANSWERED, canonical
 from arislab.batch.requests import LIMITS, REQUEST
 from arislab.isolation import Isolation
 
@@ -24,6 +24,9 @@ RECORDED = [
     "prompt_tokens", "completion_tokens",
 ]  # fmt: skip
 """Columns of ``training_data_raw`` by which requests find what is recorded of them."""
+OUTCOMES = [name for name in RECORDED if name not in ("llm_output", "tool_calls", "tools")]
+"""``RECORDED`` without the texts, by far the most of it: enough where what became of requests is asked, not what they
+say."""
 _ANSWER = [name for name in RECORDED if name not in ("stem", "request_sha256")]  # requests have their own
 
 
@@ -120,13 +123,15 @@ def answer(
         requests: From ``build_requests``.
         server: From ``connect``.
         folder: As in ``submit``.
-        recorded: Rows of ``training_data_raw`` in the columns ``RECORDED``; what is new is written before this returns.
+        recorded: Rows of ``training_data_raw`` in the columns ``RECORDED``, or ``OUTCOMES`` where no text is needed; what
+            is new is written before this returns.
         task: Name of the task, recorded with each row.
         resend: As in ``submit``.
         budget: As in ``submit``.
 
     Returns:
-        The columns of ``requests`` with status, llm_output, error, finish_reason, prompt_tokens, completion_tokens.
+        The columns of ``requests`` with status, llm_output, error, finish_reason, prompt_tokens, completion_tokens; those
+        of them that ``recorded`` has.
     """
     job = submit(
         requests.select(*REQUEST),
@@ -138,7 +143,7 @@ def answer(
     )
     if job.requests.height:
         recorded.add(job.wait().collect().with_columns(task=pl.lit(task)))
-    known = recorded.of(requests).select(_ANSWER)
+    known = recorded.of(requests).select(name for name in _ANSWER if name in recorded.frame.columns)
     return requests.join(known, on="custom_id", how="left", maintain_order="left")  # one row per row of requests
 
 
@@ -189,3 +194,39 @@ def states(requests: pl.DataFrame, recorded: pl.DataFrame) -> dict[str, int]:
     )
     state = pl.when(pl.col("shared")).then(pl.lit("same_request")).otherwise(pl.col("status").fill_null("unsent"))
     return dict(rows.group_by(state.alias("state")).len().sort("state").iter_rows())
+
+
+def unanswered(states: Mapping[str, int]) -> int:
+    """Return how many requests have no answer, of what ``states`` returned."""
+    return sum(n for state, n in states.items() if state not in (*ANSWERED, "same_request"))
+
+
+def run_row(
+    requests: pl.DataFrame,
+    states: Mapping[str, int],
+    *,
+    run_id: str,
+    task: str,
+    batch_ids: Sequence[str],
+    parameters: Mapping[str, Any],
+) -> pl.DataFrame:
+    """Return the row of ``training_runs`` for requests that were sent.
+
+    Args:
+        requests: From ``build_requests``: candidate_id, model.
+        states: From ``states``.
+        run_id: Of the run.
+        task: Name of the task.
+        batch_ids: Of ``Job.batch_ids``.
+        parameters: With which the requests were built.
+    """
+    row = {
+        "run_id": run_id,
+        "task": task,
+        "batch_ids": list(batch_ids),
+        "total_candidates": requests["candidate_id"].n_unique(),
+        "model": requests["model"][0],
+        "params": canonical(dict(parameters)),
+        "status": "partial" if unanswered(states) else "complete",
+    }
+    return pl.DataFrame([row], schema_overrides={"batch_ids": pl.List(pl.String)})  # one row: the run

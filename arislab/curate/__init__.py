@@ -7,18 +7,20 @@ from arislab.curate.curated import (
     approved,
     control,
     data_version,
+    draw,
     examples,
     first_of_groups,
     hold_out,
     one_per_group,
     pool,
     serves,
+    to_look_at,
     usable,
     versions,
     withdrawn,
 )
 from arislab.curate.explore import Explorer
-from arislab.curate.selection import Selection, keep, keep_above, keep_top, near_duplicates
+from arislab.curate.selection import Selection, keep, keep_above, keep_top, near_duplicates, states
 
 __all__ = [
     "Explorer",
@@ -26,6 +28,7 @@ __all__ = [
     "approved",
     "control",
     "data_version",
+    "draw",
     "examples",
     "first_of_groups",
     "hold_out",
@@ -36,6 +39,8 @@ __all__ = [
     "one_per_group",
     "pool",
     "serves",
+    "states",
+    "to_look_at",
     "usable",
     "versions",
     "withdrawn",

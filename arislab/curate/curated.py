@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from arislab import questions, review
+from arislab import task as tasks
 from arislab.batch import protocol
 from arislab.errors import ParameterError, closest
 from arislab.review import decisions
@@ -39,7 +40,7 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
             "stays as it was."
         )
     people = {
-        row["candidate_id"]: row | {"profile": json.loads(row["profile"])}
+        row["candidate_id"]: tasks.candidate_of(row)
         for row in candidates.join(kept, on="candidate_id", how="semi").to_dicts()
     }
     rows = []
@@ -207,6 +208,24 @@ def first_of_groups(candidates: pl.DataFrame, *, n: int, split: str) -> pl.DataF
     return one_per_group(candidates).head(n)
 
 
+def to_look_at(candidates: pl.DataFrame, *, n: int) -> tuple[pl.DataFrame, str]:
+    """Return the first ``n`` validation candidates of different groups, and how many they are in words.
+
+    There may be none: what is trained is trained all the same.
+
+    Args:
+        candidates: Rows of ``candidates`` of the validation split.
+        n: How many; at most all.
+    """
+    people = one_per_group(candidates).head(n)
+    if people.height:
+        return people, f"{people.height:,} validation candidates"
+    return people, (
+        "WARNING: no candidate is in the validation split, so nothing is asked after the training: its loss is all that "
+        "is seen of it here, and phase 5 judges it. Import more candidates, or give their splits with --split COLUMN"
+    )
+
+
 def serves(candidates: pl.DataFrame, *, use_case: str, column: str = "use_case") -> pl.DataFrame:
     """Return the candidates that a use case is about.
 
@@ -291,6 +310,33 @@ def pool(
     return found
 
 
+def draw(
+    answers: pl.DataFrame,
+    candidates: pl.DataFrame,
+    *,
+    curated: pl.DataFrame,
+    heldout: pl.DataFrame,
+    n: int,
+    seed: int = 0,
+) -> list[str]:
+    """Return the custom_ids of ``n`` random outputs for ``control``: of the same models, about nobody who is held out.
+
+    They are drawn by name, so that texts are read of these alone.
+
+    Args:
+        answers: custom_id, candidate_id, model of the rows of ``training_data_raw`` with status ok.
+        candidates: Candidates of the train split.
+        curated: Examples whose models count.
+        heldout: Examples whose candidates do not.
+        n: As in ``control``.
+        seed: As in ``control``.
+    """
+    models = answers.join(curated, on="custom_id", how="semi").select("model").unique()
+    rows = answers.join(models, on="model", how="semi", nulls_equal=True)
+    rows = rows.join(heldout, on="candidate_id", how="anti").join(candidates, on="candidate_id", how="semi")
+    return _drawn(rows, n=n, seed=seed)["custom_id"].to_list()
+
+
 def control(raw: pl.DataFrame, candidates: pl.DataFrame, task: Task, *, n: int, seed: int = 0) -> pl.DataFrame:
     """Return ``n`` random outputs as examples: what training on uncurated rows of the same number gives.
 
@@ -302,10 +348,12 @@ def control(raw: pl.DataFrame, candidates: pl.DataFrame, task: Task, *, n: int, 
         seed: Of the draw, a stable hash of custom_id.
     """
     rows = raw.join(candidates, on="candidate_id", how="semi")
-    drawn = rows.with_columns(_tie=_hash(rows["custom_id"], seed)).sort("_tie").head(n)
-    return examples(
-        drawn.rename({"llm_output": "output"}).with_columns(quality=pl.lit(None, dtype=pl.Float64)), candidates, task
-    )
+    drawn = _drawn(rows, n=n, seed=seed).rename({"llm_output": "output"})
+    return examples(drawn.with_columns(quality=pl.lit(None, dtype=pl.Float64)), candidates, task)
+
+
+def _drawn(rows: pl.DataFrame, *, n: int, seed: int) -> pl.DataFrame:
+    return rows.with_columns(_tie=_hash(rows["custom_id"], seed)).sort("_tie").head(n)
 
 
 def _hash(names: pl.Series, seed: int) -> pl.Series:

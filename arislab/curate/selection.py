@@ -164,6 +164,27 @@ def keep(
     )
 
 
+def states(recorded: pl.DataFrame, *, train: pl.DataFrame, marked: pl.DataFrame, cut: Selection) -> dict[str, int]:
+    """Return what became of every recorded output, for the account: counts that sum to all of them.
+
+    Args:
+        recorded: Rows of ``training_data_raw``.
+        train: Those about candidates of the train split: status. One that is not ok counts under it.
+        marked: The ok ones, from ``verdicts.represent``: duplicate_of (null: represents), like_rejected.
+        cut: What was kept of those that represent.
+    """
+    failed = dict(train.filter(pl.col("status") != "ok").group_by("status").len().iter_rows())
+    like_rejected = int(marked["like_rejected"].sum())
+    return failed | {
+        "near_duplicate": marked.height - cut.n - like_rejected,
+        "like_a_rejected": like_rejected,
+        "unscored": cut.n_unscored,
+        "kept": cut.n_kept,
+        "below_the_cut": cut.n - cut.n_unscored - cut.n_kept,
+        "held_out": recorded.height - train.height,
+    }
+
+
 def near_duplicates(
     frame: pl.DataFrame,
     *,

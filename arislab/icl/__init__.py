@@ -7,8 +7,9 @@ from arislab.icl.answers import answered, ask, holdout_uses, requested
 from arislab.icl.asker import Asker
 from arislab.icl.budget import SEARCHED, Cost, cost, paid, plan
 from arislab.icl.loop import Ask, Search, halves, search, sizes
-from arislab.icl.prompt import Messages, with_examples
-from arislab.icl.references import embedder, nearest, reference_sets
+from arislab.icl.prompt import Messages, texts, turns, with_examples
+from arislab.icl.references import embedder, n_report, nearest, reference_sets
+from arislab.icl.report import Optimism, optimism, set_row
 from arislab.icl.sets import set_id
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Asker",
     "Cost",
     "Messages",
+    "Optimism",
     "Search",
     "answered",
     "ask",
@@ -24,13 +26,18 @@ __all__ = [
     "embedder",
     "halves",
     "holdout_uses",
+    "n_report",
     "nearest",
+    "optimism",
     "paid",
     "plan",
     "reference_sets",
     "requested",
     "search",
     "set_id",
+    "set_row",
     "sizes",
+    "texts",
+    "turns",
     "with_examples",
 ]

@@ -110,7 +110,7 @@ def cost(
     drawn: pl.DataFrame,
     *,
     n_report: int,
-    raw: pl.DataFrame,
+    raw: pl.DataFrame | pl.LazyFrame,
     cells: pl.DataFrame,
     task: Task,
     usd_per_million: tuple[float, float] | None = None,
@@ -125,7 +125,8 @@ def cost(
         plans: From ``plan``.
         drawn: A few requests of the search: messages (JSON) and model.
         n_report: Requests of the report.
-        raw: Rows of ``training_data_raw``: custom_id, task, model, messages, prompt_tokens, completion_tokens.
+        raw: Rows of ``training_data_raw``: custom_id, task, model, messages, prompt_tokens, completion_tokens. Of a
+            LazyFrame only a few hundred messages are read.
         cells: Rows of ``icl_cells``: search_id, round, custom_id, asked_at, created_at.
         task: Whose requests count.
         usd_per_million: Price of a million prompt and of a million answer tokens; None: unknown.
@@ -133,12 +134,15 @@ def cost(
     model = drawn["model"][0]
     n_search = int(plans["n_requests"].sum())
     n = n_search + n_report
-    told = raw.filter(pl.col("task") == task.name, pl.col("model") == model)
-    told = told.select("custom_id", "prompt_tokens", "completion_tokens").drop_nulls()
+    rows = raw.lazy()
+    mine = rows.filter(pl.col("task") == task.name, pl.col("model") == model)
+    told = mine.select("custom_id", "prompt_tokens", "completion_tokens").drop_nulls().collect()
     prompt = completion = usd = None
     how = f"no prompt and answer of {model} are recorded"
     some = told.sort("custom_id").head(_LIKE)  # digests: a random sample
-    texts = raw.select("custom_id", "messages").join(some, on="custom_id", how="semi").drop_nulls()
+    # by their names, not by a join: a filter is done while a file is read, and skips the texts of all other rows
+    chosen = rows.filter(pl.col("custom_id").is_in(some["custom_id"].implode()))
+    texts = chosen.select("custom_id", "messages").drop_nulls().collect()
     if texts.height:
         seen = some.join(texts, on="custom_id")
         per_character = float(seen["prompt_tokens"].sum()) / max(1, sum(_characters(seen["messages"])))

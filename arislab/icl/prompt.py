@@ -9,7 +9,7 @@ import polars as pl
 
 from arislab import batch, chat
 from arislab.errors import PrerequisiteError
-from arislab.task import Task
+from arislab.task import Task, candidate_of
 
 QUESTION = "{{question}}"
 
@@ -38,11 +38,11 @@ def messages(chosen: Mapping[str, Any], curated: pl.DataFrame, candidates: pl.Da
         raise PrerequisiteError(
             f"example {gone[0]!r} of {chosen['id']} is not in {chosen['data_version']} of this lake; run `arislab run icl` again."
         )
-    write = with_examples(task.to_messages, [(rows[i]["input"], rows[i]["output"]) for i in ids])
+    write = with_examples(task.to_messages, turns(curated, ids))
     people = candidates.filter(pl.col("candidate_id").is_in([row["candidate_id"] for row in rows.values()]))
     if not people.height:
         raise PrerequisiteError(f"the candidates behind {chosen['id']} are not in this lake; import them again.")
-    written = [write(row | {"profile": json.loads(row["profile"])}) for row in people.sort("candidate_id").to_dicts()]
+    written = [write(candidate_of(row)) for row in people.sort("candidate_id").to_dicts()]
     heads = [one[:-1] for one in written]
     n_turns = sum(m["role"] != "system" for m in heads[0])
     if any(head != heads[0] for head in heads) or n_turns != 2 * len(ids) or written[0][-1]["role"] != "user":
@@ -81,6 +81,26 @@ def messages(chosen: Mapping[str, Any], curated: pl.DataFrame, candidates: pl.Da
 
 
 Messages = list[dict[str, str]]
+
+
+def texts(examples: pl.DataFrame) -> dict[str, tuple[str, str]]:
+    """Return what was asked and what was answered, by the id of the example: the turns that a prompt shows.
+
+    Args:
+        examples: Rows of ``training_data_curated``: id, input, output.
+    """
+    return {name: (asked, answered) for name, asked, answered in examples.select("id", "input", "output").iter_rows()}
+
+
+def turns(examples: pl.DataFrame, ids: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the turns of a set, in its order, for ``with_examples``.
+
+    Args:
+        examples: As in ``texts``; each of ``ids`` is among them.
+        ids: Of the set.
+    """
+    known = texts(examples)
+    return [known[name] for name in ids]
 
 
 def with_examples(

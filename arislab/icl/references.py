@@ -24,6 +24,7 @@ from arislab.icl.surrogate import Floats
 _WORD = re.compile(r"\w+")
 _K1, _B = 1.2, 0.75
 _TEXTS = 256  # of one call for embeddings
+_N_RANDOM = 3
 
 Embed = Callable[[Sequence[str | None]], Floats]
 """Texts to vectors, one row each."""
@@ -36,7 +37,7 @@ def reference_sets(
     chosen: Sequence[str],
     k: int,
     seed: int = 0,
-    n_random: int = 3,
+    n_random: int = _N_RANDOM,
     n_nearest: int | None = None,
     others: Mapping[str, Sequence[str]] | None = None,
     embed: Embed | None = None,
@@ -87,6 +88,23 @@ def reference_sets(
     every = pl.concat([fixed.join(questions.select("candidate_id"), how="cross"), *near])
     names = pl.Series([set_id(members) for members in every["example_ids"].to_list()], dtype=pl.String)
     return every.with_columns(set_id=names).unique(["arm", "set_id", "candidate_id"], maintain_order=True)
+
+
+def n_report(n_rows: int, *, n_sizes: int, n_nearest: int, by_meaning: bool = False) -> int:
+    """Return how many requests the sets of ``reference_sets`` take at most.
+
+    Args:
+        n_rows: Rows of the report.
+        n_sizes: Numbers of examples that were searched; the winners of the others than the chosen one are asked too.
+        n_nearest: As in ``reference_sets``.
+        by_meaning: Whether there is an arm nearest (embedding).
+
+    Example:
+        >>> n_report(300, n_sizes=1, n_nearest=100)
+        2200
+    """
+    n_sets = 4 + _N_RANDOM + n_sizes - 1  # zero-shot, chosen, top quality, diverse; random ones; winners of other k
+    return n_rows * n_sets + min(n_nearest, n_rows) * (2 if by_meaning else 1)
 
 
 def nearest(pool: pl.DataFrame, questions: pl.DataFrame, *, k: int, embed: Embed | None = None) -> pl.DataFrame:

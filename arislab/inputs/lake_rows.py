@@ -11,7 +11,6 @@ in ``batch_files``.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from arislab.errors import PrerequisiteError, TaskError
 from arislab.inputs.rows import Rows
 from arislab.lake import tables
 from arislab.system import json_text
-from arislab.task import Task
+from arislab.task import Task, candidate_of
 
 THRESHOLD = 0.8
 """Jaccard similarity of word 3-shingles from which two questions are one group, as in phase 5's search for leaks."""
@@ -208,7 +207,7 @@ def _texts(people: pl.DataFrame, asked: Asked, recorded: Mapping[str, Sequence[s
     """All that is asked under the names of candidates, as ``duplicates.split`` reads it: candidate_id, text, whole."""
     names, texts, wholes = [], [], []
     for row in people.iter_rows(named=True):
-        candidate = row | {"profile": json.loads(row["profile"])}
+        candidate = candidate_of(row)
         for text, whole in _said(candidate, asked, recorded.get(row["candidate_id"], ())):
             names.append(row["candidate_id"])
             texts.append(text)

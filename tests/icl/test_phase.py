@@ -17,7 +17,7 @@ import pytest
 from toys import CHECKOUT, TASK, arislab, good, people, serving
 
 from arislab.lake import Lake
-from arislab.task import load
+from arislab.task import candidate_of, load
 
 SMALL = {"k": 2, "pool_size": 6, "budget": 150, "n_search": 24, "n_holdout": 24}
 N_BATCHES = 3  # two rounds and the hold-out
@@ -203,7 +203,7 @@ def test_a_use_case_has_a_search_of_its_own_under_its_rules_and_phase_5_takes_it
 
     seen = asked["candidate_id"].min()
     person = lake["candidates"].read().filter(candidate_id=seen).row(0, named=True)
-    question = load(root / "shout.py").to_messages(person | {"profile": json.loads(person["profile"])})[-1]
+    question = load(root / "shout.py").to_messages(candidate_of(person))[-1]
     chat = json.dumps([question | {"content": f"**{question['content'].upper()}**!"}])
     leaking = lake["training_data_curated"].read().head(1).with_columns(id=pl.lit("planted"), messages=pl.lit(chat))
     lake["training_data_curated"].append(leaking)

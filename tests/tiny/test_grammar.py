@@ -102,7 +102,7 @@ def test_the_task_file_needs_only_the_standard_library(task):
 
 def test_difficulty_is_a_fraction_that_varies(task):
     frame = compose(300, seed=0)
-    rows = [row | {"profile": json.loads(row["profile"])} for row in frame.iter_rows(named=True)]
+    rows = [tasks.candidate_of(row) for row in frame.iter_rows(named=True)]
     found = [task.difficulty(row) for row in rows]
     assert 0 <= min(found) < 0.2
     assert 0.8 < max(found) <= 1
