@@ -31,7 +31,7 @@ import pytest
 from aiohttp import web
 from hypothesis import strategies as st
 
-from arislab import finetune, review, runs
+from arislab import finetune, icl, review, runs
 from arislab.lake import tables
 from arislab.records import find as records
 from arislab.review import decisions
@@ -1244,3 +1244,17 @@ def chats(n, k=0, seed=7):
         chat.append({"role": "user", "content": grammar.prompt(profile)})
         chat.append({"role": "assistant", "content": grammar.evaluate(profile, evaluator, rng)})
     return [[*chat, {"role": "user", "content": grammar.prompt(grammar.make_profile(rng))}] for _ in range(n)]
+
+
+def icl_cells(ids, *, n, search_id="s"):
+    """Return the cells of one set on the first ``n`` people."""
+    rows = people(n)["candidate_id"]
+    return pl.DataFrame(
+        {
+            "search_id": search_id,
+            "set_id": icl.set_id(ids),
+            "example_ids": [list(ids)] * n,
+            "candidate_id": rows,
+            "round": 1,
+        }
+    )

@@ -11,16 +11,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from toys import CHECKOUT, people
 
 from arislab import icl
 from arislab.errors import ParameterError
-from arislab.icl import proposals, surrogate
 from arislab.icl import rounds as search_rounds
-from arislab.icl import sets as example_sets
 
 METHODS = ("halving", "surrogate")
 both = pytest.mark.parametrize("method", METHODS)
@@ -314,34 +310,6 @@ def test_pinned_banned_and_one_per_category_hold_for_every_set_asked(method):
     assert "e19" in found.trials["example_ids"].explode().to_list()  # null is a category of its own
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    n=st.integers(2, 12),
-    k=st.integers(1, 6),
-    n_groups=st.integers(1, 12),
-    n_pinned=st.integers(0, 2),
-    n_sets=st.integers(1, 60),
-    seed=st.integers(0, 9),
-)
-def test_drawn_sets_keep_the_rules_whatever_they_are(n, k, n_groups, n_pinned, n_sets, seed):
-    try:
-        rules = example_sets.Rules(n, k, tuple(range(min(n_pinned, n))), tuple(i % n_groups for i in range(n)))
-    except ParameterError:
-        return
-    sets = proposals.draw(rules, n_sets, np.random.default_rng(seed))
-    assert sets
-    assert len(set(sets)) == len(sets) <= n_sets
-    assert all(len(s) == k and rules.allows(s) for s in sets)
-
-
-def test_every_example_and_every_row_is_tried_about_equally_often():
-    sets = proposals.draw(example_sets.Rules(20, 5), 20, np.random.default_rng(3))
-    assert np.bincount(np.array(sets).ravel()).tolist() == [5] * 20
-    rows = proposals.rows(30, 7, 60, np.random.default_rng(3))
-    assert all(len(set(r.tolist())) == 7 for r in rows)
-    assert np.bincount(np.concatenate(rows)).tolist() == [14] * 30
-
-
 def test_all_sets_of_a_halving_round_see_the_same_rows():
     world = World()
     found = found_by("halving", world=world, budget=300, k=2)
@@ -354,20 +322,6 @@ def test_all_sets_of_a_halving_round_see_the_same_rows():
 
 
 # --- plans and refusals -----------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=80, deadline=None)
-@given(budget=st.integers(100, 60_000), rows=st.integers(1, 500), method=st.sampled_from(METHODS))
-def test_a_plan_never_exceeds_budget_or_rows(budget, rows, method):
-    try:
-        steps = search_rounds.plan(budget=budget, n_validation=rows, method=method)
-    except ParameterError as error:
-        assert "budget must be at least" in str(error)  # noqa: PT017
-        assert budget < 250
-        return
-    assert 0 < steps["n_requests"].sum() <= budget
-    assert steps["n_rows"].min() > 0
-    assert (steps["n_rows"].sum() if method == "halving" else steps["n_rows"].max()) <= rows
 
 
 @both
@@ -413,57 +367,12 @@ def test_a_tiny_world_is_searched_without_asking_twice():
     assert len(set(world.asked)) == len(world.asked) == found.n_requests == 6  # two orders on three rows
 
 
-# --- the surrogate ----------------------------------------------------------------------------------------------------
-
-
-def test_the_surrogate_recovers_difficulties_and_worth():
-    rng = np.random.default_rng(0)
-    worth, difficulty = rng.normal(size=10) * 0.8, rng.normal(size=50) * 2
-    sets = np.array(proposals.draw(example_sets.Rules(10, 3), 120, rng))
-    set_of, row_of = np.repeat(np.arange(120), 50), np.tile(np.arange(50), 120)
-    p = surrogate.sigmoid(worth[sets].sum(1)[set_of] + difficulty[row_of])
-    y = (rng.random(len(p)) < p).astype(float)
-    fit = surrogate.fit(sets, set_of, row_of, y, n_examples=10, n_rows=50)
-    mean, sd = surrogate.posterior(fit, sets)
-    truth = worth[sets].sum(1)
-    assert np.corrcoef(mean, truth)[0, 1] > 0.95
-    assert np.corrcoef(fit.difficulty, difficulty)[0, 1] > 0.95
-    assert fit.preset == "additive"
-    assert fit.matters
-    assert 0.85 <= np.mean(abs(mean - truth + np.mean(truth)) < 1.96 * sd + 0.3) <= 1.0
-    joint_mean, cov = surrogate.joint(fit, sets[:5])
-    assert joint_mean == pytest.approx(mean[:5])
-    assert np.sqrt(np.diag(cov)) == pytest.approx(sd[:5])
-
-
-def test_a_set_that_was_never_tried_is_less_certain():
-    rng = np.random.default_rng(1)
-    sets = np.array([(0, 1), (1, 2), (2, 3)])
-    cells = np.repeat(np.arange(3), 40), np.tile(np.arange(40), 3)
-    fit = surrogate.fit(sets, *cells, rng.random(120).round(), n_examples=6, n_rows=40)
-    _, sd = surrogate.posterior(fit, np.array([(0, 1), (1, 0), (4, 5)]))
-    assert sd[0] < sd[1] < sd[2] <= fit.tau + 1e-9
-
-
 def test_search_and_report_share_no_row_and_too_few_are_refused_before_anything_is_spent():
     rows, fresh = icl.halves(people(50), n_search=300, n_holdout=300)
     assert (rows.height, fresh.height) == (25, 25)
     assert rows.join(fresh, on="candidate_id", how="semi").height == 0
     with pytest.raises(ParameterError, match="at least 20"):
         icl.halves(people(19), n_search=10, n_holdout=10)
-
-
-def test_examples_stand_between_system_and_question():
-    write = icl.with_examples(
-        lambda c: [{"role": "system", "content": "S"}, {"role": "user", "content": c["q"]}],
-        [("q1", "a1"), ("q2", "a2")],
-    )
-    assert [m["content"] for m in write({"q": "now"})] == ["S", "q1", "a1", "q2", "a2", "now"]
-    assert [m["role"] for m in icl.with_examples(lambda c: [{"role": "user", "content": "x"}], [("q", "a")])({})] == [
-        "user",
-        "assistant",
-        "user",
-    ]
 
 
 @pytest.mark.parametrize("k", [0, -1, 4, [1, 4], [2, -1], True, 2.0, "2", 10**9])

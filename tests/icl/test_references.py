@@ -5,6 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -51,55 +52,6 @@ def test_the_costly_arm_can_be_shorter_and_a_k_beyond_the_pool_is_refused():
     assert few.filter(arm="nearest")["candidate_id"].to_list() == ["x"]
     with pytest.raises(ParameterError, match=r"k must be 1\.\.5"):
         icl.reference_sets(POOL, QUESTIONS, chosen=("a",), k=6)
-
-
-def manifest():
-    cells = pl.DataFrame(
-        {
-            "search_id": "s",
-            "set_id": ["p", "p", "q"],
-            "example_ids": [["a"], ["a"], ["b"]],
-            "candidate_id": ["x", "y", "x"],
-            "round": 1,
-        }
-    )
-    arms = {
-        "p": pl.DataFrame({"candidate_id": ["x", "y"], "custom_id": ["r1", "r2"]}),
-        "q": pl.DataFrame({"candidate_id": ["x"], "custom_id": ["r3"]}),
-    }
-    return icl.requested(cells, arms, task="t", scorer_version="v")
-
-
-def test_a_manifest_names_every_request_before_it_is_sent(lake):
-    lake["icl_cells"].upsert(manifest())
-    stored = lake["icl_cells"].read().sort("custom_id")
-    assert stored["custom_id"].to_list() == ["r1", "r2", "r3"]
-    assert stored["status"].to_list() == [None] * 3
-    assert stored["purpose"].unique().to_list() == ["search"]
-    scores = pl.DataFrame(
-        {
-            "arm": ["p", "p", "q"], "candidate_id": ["x", "y", "x"], "status": ["ok", "error", "error"],
-            "error": [None, '{"code": "context_length_exceeded"}', '{"code": "boom"}'], "quality": [0.5, None, None], "tokens": [7, None, None],
-        }
-    )  # fmt: skip
-    lake["icl_cells"].upsert(icl.answered(manifest(), scores))
-    stored = lake["icl_cells"].read().sort("custom_id")
-    assert stored.select("status", "quality").rows() == [("ok", 0.5), ("overflow", 0.0), ("error", None)]
-
-
-def test_a_holdout_that_served_another_search_is_told():
-    cells = pl.DataFrame(
-        {
-            "search_id": ["old", "old", "older", "new", "other"],
-            "candidate_id": ["x", "y", "y", "x", "z"],
-            "purpose": ["holdout"] * 4 + ["search"],
-        }
-    )
-    rows = pl.DataFrame({"candidate_id": ["x", "y", "z"]})
-    assert icl.holdout_uses(cells, rows, search_id="new") == 3
-    assert icl.holdout_uses(cells, rows, search_id="old") == 3
-    assert icl.holdout_uses(cells, rows.tail(1), search_id="new") == 1
-    assert icl.holdout_uses(cells.head(0), rows, search_id="new") == 1
 
 
 # --- embeddings -------------------------------------------------------------------------------------------------------
@@ -183,3 +135,13 @@ def test_winners_of_other_k_are_arms_of_their_own():
     cells = icl.reference_sets(POOL, QUESTIONS, chosen=("d", "a"), k=2, others={"best of k=1": ["c"]})
     assert cells["arm"].unique(maintain_order=True).to_list()[:3] == ["zero-shot", "chosen", "best of k=1"]
     assert cells.filter(arm="best of k=1")["example_ids"].to_list() == [["c"], ["c"]]
+
+
+@pytest.mark.parametrize("embed", [None, lambda texts: np.ones((len(texts), 2))])
+@pytest.mark.parametrize("n_sizes", [1, 2])
+def test_the_number_of_requests_is_the_most_that_the_sets_take(embed, n_sizes):
+    rows = pl.DataFrame({"candidate_id": [f"c{i}" for i in range(9)], "text": ["A nurse on the ward"] * 9})
+    others = {"best of k=1": ["e"]} if n_sizes == 2 else None
+    sets = icl.reference_sets(POOL, rows, chosen=("d", "a", "c"), k=3, seed=2, n_nearest=4, others=others, embed=embed)
+    most = icl.n_report(9, n_sizes=n_sizes, n_nearest=4, by_meaning=embed is not None)
+    assert sets.height == most
