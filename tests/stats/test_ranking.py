@@ -1,0 +1,46 @@
+import math
+
+import numpy as np
+import pytest
+
+from arislab import stats
+from arislab.errors import ParameterError
+from arislab.stats import bootstrap
+
+
+def test_auc_by_hand():
+    # pairs (good, bad): .9>.4, .9>.1, .4=.4 (half), .4>.1 -> 3.5 of 4
+    interval = stats.auc([0.9, 0.4, 0.4, 0.1, None], [True, True, False, False, True])
+    assert interval.mean == 3.5 / 4
+    assert (interval.n, interval.n_missing) == (4, 1)
+    assert math.isnan(stats.auc([0.1, 0.2], [True, True]).mean)
+
+
+def test_auc_and_precision_agree_with_a_slow_count():
+    rng = np.random.default_rng(2)
+    score, label = rng.integers(0, 12, 90) / 12, rng.random(90) < 0.4
+    pairs = [(a > b) + (a == b) / 2 for a in score[label] for b in score[~label]]
+    assert stats.auc(score, label).mean == pytest.approx(np.mean(pairs))
+    kept = []
+    for run in range(4_000):
+        order = np.lexsort([np.random.default_rng(run).random(90), -score])
+        kept.append(label[order[:18]].mean())
+    assert stats.precision_at(score, label, 0.2).mean == pytest.approx(np.mean(kept), abs=0.01)
+
+
+def test_auc_intervals_cover_a_known_area():
+    rng = np.random.default_rng(6)
+    truth = bootstrap.NORMAL.cdf(1 / math.sqrt(2))  # two normals one standard deviation apart
+    covered = 0
+    for run in range(150):
+        label = rng.random(120) < 0.5
+        interval = stats.auc(rng.normal(label, 1.0), label, seed=run, n_boot=300)
+        covered += interval.low <= truth <= interval.high
+    assert covered / 150 >= 0.9
+
+
+def test_precision_counts_ties_at_the_cut_in_proportion():
+    assert stats.precision_at([0.9, 0.8, 0.8, 0.1], [True, True, False, False], 0.5).mean == 0.75
+    assert stats.precision_at([1.0] * 10, [True] * 3 + [False] * 7, 0.2).mean == pytest.approx(0.3)
+    with pytest.raises(ParameterError, match=r"fraction must be in \(0, 1\], got 20"):
+        stats.precision_at([1.0], [True], 20)
