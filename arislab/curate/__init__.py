@@ -3,24 +3,11 @@
 It knows no model and no server.
 """
 
-from arislab.curate.curated import (
-    approved,
-    control,
-    data_version,
-    draw,
-    examples,
-    first_of_groups,
-    hold_out,
-    one_per_group,
-    pool,
-    serves,
-    to_look_at,
-    usable,
-    versions,
-    withdrawn,
-)
+from arislab.curate.curated import control, draw, examples
 from arislab.curate.explore import Explorer
+from arislab.curate.policy import approved, data_version, usable, versions, withdrawn
 from arislab.curate.selection import Selection, keep, keep_above, keep_top, near_duplicates, states
+from arislab.curate.subsets import first_of_groups, hold_out, one_per_group, pool, serves, to_look_at
 
 __all__ = [
     "Explorer",
