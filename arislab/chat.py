@@ -147,7 +147,7 @@ class Template:
         return "" if re.search(r"\bdeveloper\b", self.source) else "system"
 
     def variables(self) -> set[str]:
-        """Return the variables that the template reads and does not set before, but those that every template is given."""
+        """Return the variables that the template reads and does not set, but those that every template is given."""
         from jinja2 import meta
 
         found = set(meta.find_undeclared_variables(self._made.parse(plain(self.source))))
@@ -163,7 +163,8 @@ class Template:
         known = self.variables()
         if strange := [name for name in chat_template_kwargs if name not in known]:
             raise ParameterError(
-                f"the chat template does not read {strange[0]!r} of chat_template_kwargs {dict(chat_template_kwargs)!r}; "
+                f"the chat template does not read {strange[0]!r} of chat_template_kwargs "
+                f"{dict(chat_template_kwargs)!r}; "
                 + (f"{closest(strange[0], known)}." if known else "it takes none: leave them out.")
             )
 
@@ -210,11 +211,13 @@ def check_fields(*, chat_template_kwargs: Mapping[str, Any], system_role: str) -
     """
     if system_role not in SYSTEM_ROLES:
         raise ParameterError(
-            f"system_role must be empty (as the task writes it), system, developer, or user (before the first question), got {system_role!r}."
+            "system_role must be empty (as the task writes it), system, developer, or user (before the first "
+            f"question), got {system_role!r}."
         )
     if taken := [name for name in chat_template_kwargs if name in _OURS or not name.isidentifier()]:
         raise ParameterError(
-            f"chat_template_kwargs cannot hold {taken[0]!r}; give what the model's chat template reads, such as {{'enable_thinking': false}}."
+            f"chat_template_kwargs cannot hold {taken[0]!r}; give what the model's chat template reads, such as "
+            f"{{'enable_thinking': false}}."
         )
 
 

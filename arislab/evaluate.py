@@ -194,8 +194,10 @@ def refuse_leaks(found: pl.DataFrame, *, n_test: int) -> str:
     if found.height:
         row = found.row(0, named=True)
         raise LeakageError(
-            f"{found.height:,} of {n_test:,} test candidates are also in what was trained or searched on (first: {row['candidate_id']!r} is {row['kind']} "
-            f"to {row['id']!r}, similarity {row['similarity']:.2f}); leaks='drop' reports on the rest, or take those rows out of training_data_curated, "
+            f"{found.height:,} of {n_test:,} test candidates are also in what was trained or searched on (first: "
+            f"{row['candidate_id']!r} is {row['kind']} "
+            f"to {row['id']!r}, similarity {row['similarity']:.2f}); leaks='drop' reports on the rest, or take those "
+            "rows out of training_data_curated, "
             "train again, then evaluate."
         )
     return f"0 of {n_test:,} test candidates leak into training or search"
@@ -225,13 +227,15 @@ def without_leaks(people: pl.DataFrame, found: pl.DataFrame, *, leaks: str) -> t
     )
     if not rest.height:
         raise LeakageError(
-            f"all {people.height:,} test candidates are also in what was trained or searched on; nobody is left to report on: import candidates that "
+            f"all {people.height:,} test candidates are also in what was trained or searched on; nobody is left to "
+            "report on: import candidates that "
             "were not trained on, or train without these."
         )
     more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
     return (
         rest,
-        f"{len(names):,} of {people.height:,} test candidates leak and are taken out: {', '.join(names[:10])}{more}; {rest.height:,} are reported on",
+        f"{len(names):,} of {people.height:,} test candidates leak and are taken out: {', '.join(names[:10])}{more}; "
+        f"{rest.height:,} are reported on",
     )
 
 
@@ -242,7 +246,7 @@ def texts(
     recorded: pl.DataFrame | None = None,
     or_nothing: bool = False,
 ) -> pl.DataFrame:
-    """Return candidate_id, group_id and text (what is asked about them, see ``duplicates.asked``) of candidates, for ``leaks``.
+    """Return candidate_id, group_id and text of candidates (what is asked, see ``duplicates.asked``), for ``leaks``.
 
     Args:
         frame: Rows of ``candidates``.

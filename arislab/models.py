@@ -65,8 +65,8 @@ def register(trained: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of ``models`` for adapters that were trained; a version that is known keeps its state.
 
     Args:
-        trained: From ``finetune.train``: name, base_model, adapter_sha256, model_path, arm. The arm curated is a candidate
-            for promotion, every other one a control.
+        trained: From ``finetune.train``: name, base_model, adapter_sha256, model_path, arm. The arm curated is a
+            candidate for promotion, every other one a control.
         known: Rows of ``models``: version.
     """
     alias = pl.when(pl.col("arm") == "curated").then(pl.lit("candidate")).otherwise(pl.lit("control"))

@@ -70,8 +70,9 @@ def check_all(names: Mapping[str, Any]) -> None:
     """Refuse the first parameter of a notebook that is out of range.
 
     Args:
-        names: The notebook's names, in its order: ``globals()``. Looked at are those that stand here and hold a literal,
-            as parameters do; your own, and what is called like one (a budget that is an object), are left alone.
+        names: The notebook's names, in its order: ``globals()``. Looked at are those that stand here and hold a
+            literal, as parameters do; your own, and what is called like one (a budget that is an object), are left
+            alone.
 
     Raises:
         ParameterError: One is out of range.

@@ -190,7 +190,8 @@ def _column(frame: pl.DataFrame, kept: list[dict[str, Any]], name: str, task: Ta
         return [values.get(name, other) for values, other in zip(kept, own, strict=True)]
     if name not in frame.columns:
         raise TaskError(
-            f"scorer {scorer!r} of {task.path.name} asks for the column {name!r}, which the rows do not have; {closest(name, [*frame.columns, 'others'])}. "
+            f"scorer {scorer!r} of {task.path.name} asks for the column {name!r}, which the rows do not have; "
+            f"{closest(name, [*frame.columns, 'others'])}. "
             "Rename the parameter, or keep that column at import (--keep)."
         )
     values = frame[name].to_list()
@@ -229,7 +230,8 @@ def _one(task: Task, name: str, scorer: Scorer, given: list[Any], frame: pl.Data
     except TypeError:
         holds = dict(zip(_wanted(frame, task, name), given, strict=True))
         raise TaskError(
-            f"scorer {name!r} of {task.path.name} returned {tasks.in_short(value)} on row {frame['custom_id'][i]!r}; it must return 0..1, a bool, "
+            f"scorer {name!r} of {task.path.name} returned {tasks.in_short(value)} on row {frame['custom_id'][i]!r}; "
+            "it must return 0..1, a bool, "
             f"or None for 'cannot tell'. Nothing was scored; {tasks.shown(holds)}."
         ) from None
 
@@ -242,7 +244,8 @@ def check(task: Task) -> pl.DataFrame:
     """
     if not task.gold:
         raise TaskError(
-            f"task file {task.path.name} has no GOLD rows; add one that every scorer must give 1.0, so that the scorers can be trusted."
+            f"task file {task.path.name} has no GOLD rows; add one that every scorer must give 1.0, so that the "
+            "scorers can be trusted."
         )
     frames = []
     for kind, examples in (("gold", task.gold), ("bad", task.bad)):
@@ -255,15 +258,18 @@ def check(task: Task) -> pl.DataFrame:
         low = [n for n in task.scorers if line[f"score_{n}"] is not None and line[f"score_{n}"] < 1 - tasks.ROUNDING]
         if low:
             raise TaskError(
-                f"scorer {low[0]!r} of {task.path.name} gives {line[f'score_{low[0]}']:.3g} to GOLD row {line['custom_id'][5:]}; gold must be 1.0: mend the scorer or the row."
+                f"scorer {low[0]!r} of {task.path.name} gives {line[f'score_{low[0]}']:.3g} to GOLD row "
+                f"{line['custom_id'][5:]}; gold must be 1.0: mend the scorer or the row."
             )
     mute = [n for n in task.scorers if out.filter(pl.col("kind") == "gold")[f"score_{n}"].is_null().all()]
     if mute:
         raise TaskError(
-            f"scorer {mute[0]!r} of {task.path.name} cannot tell on any GOLD row; add one on which it gives 1.0, so that it can be trusted."
+            f"scorer {mute[0]!r} of {task.path.name} cannot tell on any GOLD row; add one on which it gives 1.0, so "
+            "that it can be trusted."
         )
     for line in out.filter((pl.col("kind") == "bad") & (pl.col("quality") >= 1)).to_dicts():
         raise TaskError(
-            f"BAD row {line['custom_id'][4:]} of {task.path.name} reaches quality 1.0; no scorer sees what is bad about it."
+            f"BAD row {line['custom_id'][4:]} of {task.path.name} reaches quality 1.0; no scorer sees what is bad "
+            "about it."
         )
     return out

@@ -149,7 +149,8 @@ def _refusal(server: Any, model: str, form: dict[str, Any]) -> str:
         return str(server.patiently(ask))
     except openai.APIStatusError as error:
         raise BatchError(
-            f"{server.base_url} answered {error.status_code} when asked whether it takes a response_format: {str(error.message)[:200]}. "
+            f"{server.base_url} answered {error.status_code} when asked whether it takes a response_format: "
+            f"{str(error.message)[:200]}. "
             "Nothing was sent; run the cell again."
         ) from None
 
@@ -207,7 +208,8 @@ def _error(text: str, key: str) -> str | None:
         found = min(_validator(key).iter_errors(value), key=lambda e: (list(map(str, e.path)), e.message), default=None)
     except Unresolvable as error:
         raise TaskError(
-            f"the task's SCHEMA refers to {error.ref!r}, which is not in it; write that part into the SCHEMA: nothing is fetched."
+            f"the task's SCHEMA refers to {error.ref!r}, which is not in it; write that part into the SCHEMA: nothing "
+            "is fetched."
         ) from None
     except RecursionError:
         return "nested too deep"

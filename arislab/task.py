@@ -154,7 +154,8 @@ def load(name: str | Path) -> Task:
         exec(compile(source, str(path), "exec"), module.__dict__)
     except NO_EXIT as error:  # foreign code: whatever it raises, the file and the line are what its author needs
         raise TaskError(
-            f"task file {path.name} cannot be run: {_said(error)}{_line(error, str(path))}; mend it, nothing was changed."
+            f"task file {path.name} cannot be run: {_said(error)}{_line(error, str(path))}; mend it, nothing was "
+            "changed."
         ) from error
     found = module.__dict__
     for need, how in (
@@ -335,12 +336,14 @@ def _candidate_failure(error: BaseException, path: Path, name: str, candidate: d
 def _check_scorers(file: str, scorers: Any, weights: Any) -> None:
     if not isinstance(scorers, dict) or not scorers:
         raise TaskError(
-            f"task file {file}: SCORERS must be a dict of name: function with at least one entry, got {in_short(scorers)}."
+            f"task file {file}: SCORERS must be a dict of name: function with at least one entry, got "
+            f"{in_short(scorers)}."
         )
     for name, function in scorers.items():
         if not callable(function) or not isinstance(name, str) or not name.isidentifier():
             raise TaskError(
-                f"task file {file}: SCORERS[{in_short(name)}] is {in_short(function)}; it must be a function under an identifier as name."
+                f"task file {file}: SCORERS[{in_short(name)}] is {in_short(function)}; it must be a function under an "
+                "identifier as name."
             )
         parameters_of(function, file=file, name=name)
         if not isinstance(weights, dict):
@@ -351,7 +354,8 @@ def _check_scorers(file: str, scorers: Any, weights: Any) -> None:
             )
         if not _is_weight(weights[name]):
             raise TaskError(
-                f"task file {file}: WEIGHTS[{name!r}] is {in_short(weights[name])}; it must be a number > 0 (leave a scorer out to switch it off)."
+                f"task file {file}: WEIGHTS[{name!r}] is {in_short(weights[name])}; it must be a number > 0 (leave a "
+                "scorer out to switch it off)."
             )
     unused = sorted(set(weights) - set(scorers))
     if unused:
@@ -373,7 +377,8 @@ def _check_others(file: str, found: dict[str, Any]) -> None:
         rows = found.get(name, ())
         if not isinstance(rows, list | tuple) or not all(isinstance(row, dict) for row in rows):
             raise TaskError(
-                f"task file {file}: {name} must be a list of rows such as {{'output': text}}, got {shown({name: rows})[13:]}."
+                f"task file {file}: {name} must be a list of rows such as {{'output': text}}, got "
+                f"{shown({name: rows})[13:]}."
             )
     if not isinstance(found.get("SYSTEM", ""), str):
         raise TaskError(f"task file {file}: SYSTEM must be text, got {in_short(found['SYSTEM'])}.")
@@ -389,7 +394,8 @@ def parameters_of(scorer: Scorer, *, file: str, name: str) -> dict[str, bool]:
         parameters = inspect.signature(scorer).parameters.values()
     except (TypeError, ValueError):
         raise TaskError(
-            f"task file {file}: scorer {name!r} is {in_short(scorer)}, whose parameters have no names; write a function whose parameters are columns."
+            f"task file {file}: scorer {name!r} is {in_short(scorer)}, whose parameters have no names; write a "
+            "function whose parameters are columns."
         ) from None
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return {p.name: p.default is p.empty for p in named}

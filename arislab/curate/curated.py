@@ -83,7 +83,7 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
 
 
 def _facts(row: Mapping[str, Any], candidate: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Return the metadata of an example: what is known of its candidate, what came with its answer, what was done to it."""
+    """Return the metadata of an example: of its candidate, of what came with its answer, and of what was done to it."""
     facts: dict[str, Any] = {name: candidate[name] for name in _METADATA if candidate.get(name) is not None}
     facts["difficulty"] = None
     facts |= json.loads(row["metadata"]) if row.get("metadata") else {}  # what the user kept at import goes first

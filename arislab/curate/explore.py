@@ -232,7 +232,8 @@ def _table(rows: pl.DataFrame, by: str) -> str:
         body += (
             "<tr>"
             + "".join(
-                f"<td style='text-align:left;vertical-align:top;white-space:pre-wrap;line-height:1.4;padding:6px 10px'>{html(c)}</td>"
+                "<td style='text-align:left;vertical-align:top;white-space:pre-wrap;line-height:1.4;padding:6px "
+                f"10px'>{html(c)}</td>"
                 for c in cells
             )
             + "</tr>"

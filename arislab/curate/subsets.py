@@ -23,7 +23,8 @@ def hold_out(examples: pl.DataFrame, *, fraction: float, seed: int = 0) -> tuple
     names = examples["candidate_id"].unique().sort()
     if len(names) < 2:
         raise ParameterError(
-            f"examples of at least 2 candidates are needed to train and to hold out, got {len(names)}; keep more rows in "
+            f"examples of at least 2 candidates are needed to train and to hold out, got {len(names)}; keep more rows "
+            "in "
             "2_curate."
         )
     order = names.to_frame().with_columns(_tie=stable_hash(names, seed)).sort("_tie")
@@ -69,7 +70,8 @@ def to_look_at(candidates: pl.DataFrame, *, n: int) -> tuple[pl.DataFrame, str]:
     if people.height:
         return people, f"{people.height:,} validation candidates"
     return people, (
-        "WARNING: no candidate is in the validation split, so nothing is asked after the training: its loss is all that "
+        "WARNING: no candidate is in the validation split, so nothing is asked after the training: its loss is all "
+        "that "
         "is seen of it here, and phase 5 judges it. Import more candidates, or give their splits with --split COLUMN"
     )
 

@@ -129,7 +129,7 @@ def represent(rows: pl.DataFrame, judged: pl.DataFrame, *, threshold: float, see
 
 
 def _with_all_asked(rows: pl.DataFrame) -> pl.DataFrame:
-    """Put the whole conversation in the place of its last question, by which conversations about different things may end alike."""
+    """Put the whole conversation in the place of its last question: different conversations may end alike."""
     if "messages" not in rows.columns:
         return rows
     several = (pl.col("messages").str.count_matches('"role"', literal=True) > 2).fill_null(value=False)

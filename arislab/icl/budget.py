@@ -87,14 +87,16 @@ class Cost:
         tokens, time, money = self.how
         n = self.n_search + self.n_report
         lines = [
-            f"at most {n:,} requests: {self.n_search:,} to search, in {self.n_rounds} batches, and {self.n_report:,} to report; "
+            f"at most {n:,} requests: {self.n_search:,} to search, in {self.n_rounds} batches, and {self.n_report:,} "
+            "to report; "
             "what any search has paid for is not asked again"
         ]
         if self.prompt_tokens is None or self.completion_tokens is None:
             lines.append(f"tokens: unknown ({tokens})")
         else:
             lines.append(
-                f"tokens: about {self.prompt_tokens / 1e6:,.2f} million of prompts and {self.completion_tokens / 1e6:,.2f} million of answers ({tokens})"
+                f"tokens: about {self.prompt_tokens / 1e6:,.2f} million of prompts and "
+                f"{self.completion_tokens / 1e6:,.2f} million of answers ({tokens})"
             )
         lines.append(
             f"time: unknown ({time})"
@@ -149,7 +151,8 @@ def cost(
         prompt = n * per_character * fmean(_characters(drawn["messages"]))
         completion = n * float(told["completion_tokens"].sum()) / told.height
         how = (
-            f"{drawn.height} drawn prompts at {per_character:.3f} tokens a character, as in {seen.height:,} recorded requests of {model}; "
+            f"{drawn.height} drawn prompts at {per_character:.3f} tokens a character, as in {seen.height:,} recorded "
+            f"requests of {model}; "
             f"the mean of {told.height:,} recorded answers"
         )
     rate, source = rate_of(cells.join(told, on="custom_id", how="semi"))

@@ -52,7 +52,8 @@ def halves(
     """
     if validation.height < 20:
         raise ParameterError(
-            f"there are {validation.height} independent validation candidates, at least 20 are needed (10 to search, 10 to report); compose or import more."
+            f"there are {validation.height} independent validation candidates, at least 20 are needed (10 to search, "
+            "10 to report); compose or import more."
         )
     shuffled = validation.sort("candidate_id").sample(fraction=1.0, shuffle=True, seed=seed)
     n = min(n_search, shuffled.height // 2)
@@ -76,7 +77,8 @@ def sizes(k: int | Sequence[int], *, pool: pl.DataFrame, n_approved: int) -> lis
     for size in given:
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= pool.height:
             raise ParameterError(
-                f"k must be 1..{pool.height} (the size of the pool), got {size!r}; {n_approved:,} examples are approved: show fewer, approve more in "
+                f"k must be 1..{pool.height} (the size of the pool), got {size!r}; {n_approved:,} examples are "
+                "approved: show fewer, approve more in "
                 "review.ipynb, or raise pool_size."
             )
     return sorted(set(given))
@@ -128,8 +130,10 @@ class Search:
         missing = f", {self.n_missing:,} missing" if self.n_missing else ""
         stopped = f"; stopped: {self.stopped}" if self.stopped else ""
         return (
-            f"Search {self.search_id}: {self.cells['set_id'].n_unique():,} sets in {self.round} rounds, {self.n_requests:,} requests "
-            f"({self.n_asked:,} asked now{missing}){stopped}; chose {set_id(self.example_ids)}, expected {mean:.3f} [{low:.3f}, {high:.3f}] "
+            f"Search {self.search_id}: {self.cells['set_id'].n_unique():,} sets in {self.round} rounds, "
+            f"{self.n_requests:,} requests "
+            f"({self.n_asked:,} asked now{missing}){stopped}; chose {set_id(self.example_ids)}, expected {mean:.3f} "
+            f"[{low:.3f}, {high:.3f}] "
             f"(search score {self.score:.3f}, optimistic); {told}"
         )
 
@@ -203,7 +207,9 @@ def search(
             one.learn(cells, done)
         share = _missing_share(cells)
         if share > _MOST_MISSING and done < n_rounds:
-            stopped = f"{share:.0%} of the cells of round {done} got no answer; see why, then search again with the known cells"
+            stopped = (
+                f"{share:.0%} of the cells of round {done} got no answer; see why, then search again with the known cells"
+            )
     return _result(searches, search_id=search_id, done=done, stopped=stopped)
 
 
@@ -257,7 +263,8 @@ def _facts(cells: pl.DataFrame | None) -> pl.DataFrame:
     doubled = frame.filter(pl.struct("set_id", "candidate_id").is_duplicated())
     if doubled.height:
         raise ParameterError(
-            f"{doubled.height:,} cells share set and candidate with another (first: {doubled['set_id'][0]!r}, {doubled['candidate_id'][0]!r}); "
+            f"{doubled.height:,} cells share set and candidate with another (first: {doubled['set_id'][0]!r}, "
+            f"{doubled['candidate_id'][0]!r}); "
             "a cell has one answer: keep one row of each."
         )
     outside = frame.filter(~pl.col("quality").is_between(0, 1))

@@ -36,7 +36,8 @@ def messages(chosen: Mapping[str, Any], curated: pl.DataFrame, candidates: pl.Da
     rows = {row["id"]: row for row in curated.filter(pl.col("id").is_in(ids)).to_dicts()}
     if gone := [name for name in ids if name not in rows]:
         raise PrerequisiteError(
-            f"example {gone[0]!r} of {chosen['id']} is not in {chosen['data_version']} of this lake; run `arislab run icl` again."
+            f"example {gone[0]!r} of {chosen['id']} is not in {chosen['data_version']} of this lake; run `arislab run "
+            "icl` again."
         )
     write = with_examples(task.to_messages, turns(curated, ids))
     people = candidates.filter(pl.col("candidate_id").is_in([row["candidate_id"] for row in rows.values()]))
@@ -47,7 +48,8 @@ def messages(chosen: Mapping[str, Any], curated: pl.DataFrame, candidates: pl.Da
     n_turns = sum(m["role"] != "system" for m in heads[0])
     if any(head != heads[0] for head in heads) or n_turns != 2 * len(ids) or written[0][-1]["role"] != "user":
         raise PrerequisiteError(
-            f"to_messages of {task.path.name} writes more than one fixed system message and one question, so no fixed list can stand for it; "
+            f"to_messages of {task.path.name} writes more than one fixed system message and one question, so no fixed "
+            "list can stand for it; "
             "call to_messages of the task file in your client."
         )
     found = [*heads[0], {"role": "user", "content": QUESTION}]

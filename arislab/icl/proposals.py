@@ -20,7 +20,7 @@ _N_DRAWS, _N_MOVES = 250, 400  # ways in which a pool of candidate sets is made
 
 
 def draw(rules: Rules, n: int, rng: np.random.Generator) -> list[Set]:
-    """Return up to ``n`` distinct ordered sets from shuffled decks, so that every example occurs about equally often."""
+    """Return up to ``n`` distinct ordered sets from shuffled decks: every example occurs about equally often."""
     sets: dict[Set, None] = {}
     free = [i for i in range(rules.n) if i not in rules.pinned]
     deck: list[int] = []
@@ -39,7 +39,7 @@ def draw(rules: Rules, n: int, rng: np.random.Generator) -> list[Set]:
 
 
 def rows(n_rows: int, each: int, n: int, rng: np.random.Generator) -> list[Ints]:
-    """Return ``n`` draws of ``each`` distinct rows from shuffled decks, so that every row occurs about equally often."""
+    """Return ``n`` draws of ``each`` distinct rows from shuffled decks: every row occurs about equally often."""
     drawn, deck = [], np.empty(0, dtype=np.int64)
     for _ in range(n):
         if len(deck) < each:

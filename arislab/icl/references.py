@@ -152,7 +152,8 @@ def embedder(server: Any, *, model: str) -> Embed:
                 )
             except openai.APIStatusError as error:
                 raise PrerequisiteError(
-                    f"{server.base_url} refuses embeddings of {model!r} ({error.status_code}: {error.message}); name a model that it "
+                    f"{server.base_url} refuses embeddings of {model!r} ({error.status_code}: {error.message}); name a "
+                    "model that it "
                     "embeds with, or leave embedding_model empty."
                 ) from None
             found = sorted(came.data, key=lambda vector: vector.index)

@@ -96,7 +96,8 @@ def _surrogate_plan(budget: int, n_validation: int) -> list[tuple[int, int, int]
         steps.append((left // m, m, left // m * m))
     if steps[0][0] < 8:
         raise ParameterError(
-            f"budget must be at least {math.ceil(8 * each[0] / _SHARES[0])} for a surrogate (eight sets on {each[0]} rows), got {budget}; "
+            f"budget must be at least {math.ceil(8 * each[0] / _SHARES[0])} for a surrogate (eight sets on {each[0]} "
+            f"rows), got {budget}; "
             "raise it, or use method='halving'."
         )
     return steps

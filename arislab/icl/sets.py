@@ -35,7 +35,8 @@ class Rules:
             raise ParameterError("two pinned examples share a category, and a set may hold one of each; unpin one.")
         if len(set(groups)) < self.k:
             raise ParameterError(
-                f"k={self.k} examples of different categories are asked for, and the pool has {len(set(groups))}; lower k, or drop the rule."
+                f"k={self.k} examples of different categories are asked for, and the pool has {len(set(groups))}; "
+                "lower k, or drop the rule."
             )
 
     def group(self, example: int) -> int:

@@ -69,7 +69,11 @@ class Fit:
     """(K + noise)^-1."""
 
     def __repr__(self) -> str:
-        return f"Fit on {len(self.sets):,} sets: {self.preset}, tau {self.tau:.2f} logits, evidence {self.evidence:.1f} nats ({'the choice matters' if self.matters else 'no difference shown'})"
+        verdict = "the choice matters" if self.matters else "no difference shown"
+        return (
+            f"Fit on {len(self.sets):,} sets: {self.preset}, tau {self.tau:.2f} logits, "
+            f"evidence {self.evidence:.1f} nats ({verdict})"
+        )
 
     @property
     def matters(self) -> bool:
@@ -141,7 +145,7 @@ def joint(fit: Fit, sets: Ints) -> tuple[Floats, Floats]:
 
 
 def linear(fit: Fit) -> tuple[Floats, Floats]:
-    """Return mean and covariance of the examples' worth (first n_examples) and their position effects (last), logits."""
+    """Return mean and covariance, in logits, of the examples' worth (first n_examples) and position effects (last)."""
     k = fit.sets.shape[1]
     main, _, order, _ = PRESETS[fit.preset]
     p = _positions(k)
