@@ -185,16 +185,16 @@ def find_leaks(
     return leaks(texts(people, task.to_messages), used, threshold=threshold, everybody=asked["text"])
 
 
-def refuse_leaks(found: pl.DataFrame, *, n_test: int) -> str:
+def refuse_leaks(leaking: pl.DataFrame, *, n_test: int) -> str:
     """Return a line that says 0 leaks, or raise.
 
     Raises:
-        LeakageError: ``found`` has rows; the message names the first.
+        LeakageError: ``leaking`` has rows; the message names the first.
     """
-    if found.height:
-        row = found.row(0, named=True)
+    if leaking.height:
+        row = leaking.row(0, named=True)
         raise LeakageError(
-            f"{found.height:,} of {n_test:,} test candidates are also in what was trained or searched on (first: "
+            f"{leaking.height:,} of {n_test:,} test candidates are also in what was trained or searched on (first: "
             f"{row['candidate_id']!r} is {row['kind']} "
             f"to {row['id']!r}, similarity {row['similarity']:.2f}); leaks='drop' reports on the rest, or take those "
             "rows out of training_data_curated, "
@@ -203,12 +203,12 @@ def refuse_leaks(found: pl.DataFrame, *, n_test: int) -> str:
     return f"0 of {n_test:,} test candidates leak into training or search"
 
 
-def without_leaks(people: pl.DataFrame, found: pl.DataFrame, *, leaks: str) -> tuple[pl.DataFrame, str]:
+def without_leaks(people: pl.DataFrame, leaking: pl.DataFrame, *, leaks: str) -> tuple[pl.DataFrame, str]:
     """Return the test candidates to ask, and a line that says which were taken out.
 
     Args:
         people: Candidates of the test split.
-        found: From ``leaks``.
+        leaking: From ``leaks``.
         leaks: ``refuse``: any leak stops the evaluation. ``drop``: those that leak are taken out.
 
     Raises:
@@ -219,11 +219,11 @@ def without_leaks(people: pl.DataFrame, found: pl.DataFrame, *, leaks: str) -> t
         raise ParameterError(
             f"leaks must be 'refuse' (any leak stops the evaluation) or 'drop' (report on the rest), got {leaks!r}."
         )
-    if leaks == "refuse" or not found.height:
-        return people, refuse_leaks(found, n_test=people.height)
+    if leaks == "refuse" or not leaking.height:
+        return people, refuse_leaks(leaking, n_test=people.height)
     names, rest = (
-        found["candidate_id"].to_list(),
-        people.join(found, on="candidate_id", how="anti", maintain_order="left"),
+        leaking["candidate_id"].to_list(),
+        people.join(leaking, on="candidate_id", how="anti", maintain_order="left"),
     )
     if not rest.height:
         raise LeakageError(
@@ -260,7 +260,7 @@ def texts(
         TaskError: The task knows no question about a candidate, and not `or_nothing`.
     """
     known = {} if recorded is None else questions.by_name(recorded)
-    said: list[tuple[str, str | None, str | None]] = []
+    asked: list[tuple[str, str | None, str | None]] = []
     for row in frame.iter_rows(named=True):
         candidate = candidate_of(row)
         for one in questions.each(candidate, known.get(row["candidate_id"], ())):
@@ -270,9 +270,9 @@ def texts(
                 if not or_nothing:
                     raise
                 text = None
-            said.append((row["candidate_id"], row["group_id"], text))
+            asked.append((row["candidate_id"], row["group_id"], text))
     schema = dict.fromkeys(("candidate_id", "group_id", "text"), pl.String)
-    return pl.DataFrame(said, schema=schema, orient="row")
+    return pl.DataFrame(asked, schema=schema, orient="row")
 
 
 def trained_texts(curated: pl.DataFrame) -> pl.DataFrame:
@@ -280,8 +280,8 @@ def trained_texts(curated: pl.DataFrame) -> pl.DataFrame:
 
     All that was asked, and the last question alone.
     """
-    said = [duplicates.asked(json.loads(row)) if row else None for row in curated["messages"]]
+    conversations = [duplicates.asked(json.loads(row)) if row else None for row in curated["messages"]]
     whole, last = (
-        curated.select("id", "candidate_id", text=text) for text in (pl.Series(said, dtype=pl.String), "input")
+        curated.select("id", "candidate_id", text=text) for text in (pl.Series(conversations, dtype=pl.String), "input")
     )
     return pl.concat([whole, last]).drop_nulls("text").unique(maintain_order=True)

@@ -54,8 +54,10 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
         behind = candidates.join(frame, on="candidate_id", how="semi").iter_rows(named=True)
         people = {row["candidate_id"]: tasks.candidate_of(row) for row in behind}
         pairs = list(zip(frame["candidate_id"], _recorded(frame), strict=True))
-        found = {(i, asked): task.category(questions.about(people[i], asked)) for i, asked in set(pairs) if i in people}
-        frame = frame.with_columns(category=pl.Series([found.get(pair) for pair in pairs], dtype=pl.String))
+        categories = {
+            (i, asked): task.category(questions.about(people[i], asked)) for i, asked in set(pairs) if i in people
+        }
+        frame = frame.with_columns(category=pl.Series([categories.get(pair) for pair in pairs], dtype=pl.String))
     return frame
 
 
@@ -71,12 +73,12 @@ def _profiles(frame: pl.DataFrame) -> pl.Series:
     """The profile of each row, with its own question in it; as it was written where that is the same."""
     pairs = frame.select("profile", _asked=_recorded(frame))
     known = pairs.drop_nulls().unique()
-    found = []
+    profiles = []
     for profile, asked in known.iter_rows():
         candidate = {"profile": json.loads(profile)}
         one = questions.about(candidate, asked)
-        found.append(profile if one is candidate else json.dumps(one["profile"], ensure_ascii=False))
-    own = known.with_columns(_own=pl.Series(found, dtype=pl.String))
+        profiles.append(profile if one is candidate else json.dumps(one["profile"], ensure_ascii=False))
+    own = known.with_columns(_own=pl.Series(profiles, dtype=pl.String))
     return (
         pairs.join(own, on=["profile", "_asked"], how="left", maintain_order="left")
         .select(pl.coalesce("_own", "profile"))
@@ -165,9 +167,9 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     ]
     # row by row, so that a task file can parse an output once and keep it for its next scorer
     for i, there in enumerate(frame["output"].is_not_null()):
-        for name, scorer, given, found in scorers:
-            found.append(_one(task, name, scorer, [column[i] for column in given], frame, i) if there else None)
-    scores = [pl.Series(f"score_{name}", found, dtype=pl.Float64) for name, found in values.items()]
+        for name, scorer, given, results in scorers:
+            results.append(_one(task, name, scorer, [column[i] for column in given], frame, i) if there else None)
+    scores = [pl.Series(f"score_{name}", results, dtype=pl.Float64) for name, results in values.items()]
     total = pl.sum_horizontal(*[pl.col(s.name).is_not_null() * task.weights[s.name[6:]] for s in scores])
     gained = pl.sum_horizontal(*[(pl.col(s.name) * task.weights[s.name[6:]]).fill_null(0.0) for s in scores])
     marks = [name for name in ("schema_error", "repaired", "edited") if name in frame.columns]

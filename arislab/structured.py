@@ -95,11 +95,11 @@ def response_format(schema: dict[str, Any] | None, *, server: Any, model: str) -
 
 
 def _decide(schema: dict[str, Any], server: Any, model: str) -> tuple[dict[str, Any] | None, str]:
-    told = server.about.get("response_format")
-    if told is False:
+    honours = server.about.get("response_format")
+    if honours is False:
         return None, f"no response_format: the server's engine ({server.about.get('engine')}) does not honour one"
     forms = [_form(schema, strict=strict) for strict in ((True, False) if _is_strict(schema) else (False,))]
-    if told:
+    if honours:
         return forms[0], "response_format sent: the server's engine honours it"
     refusal = ""
     for form in forms:
@@ -182,8 +182,8 @@ def check(frame: pl.DataFrame, schema: dict[str, Any] | None, *, repair: bool = 
         for i, text in enumerate(texts):
             errors[i] = None if text is None else _error(text, key)
             if repair and text is not None and errors[i] is not None:
-                found = _repaired(text, key)
-                texts[i], mended[i] = (text, False) if found is None else (found, True)
+                fixed = _repaired(text, key)
+                texts[i], mended[i] = (text, False) if fixed is None else (fixed, True)
     return frame.with_columns(
         pl.Series("output", texts, dtype=pl.String),
         pl.Series("schema_error", errors, dtype=pl.String),
@@ -205,7 +205,7 @@ def _error(text: str, key: str) -> str | None:
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"[:300]
     try:
-        found = min(_validator(key).iter_errors(value), key=lambda e: (list(map(str, e.path)), e.message), default=None)
+        first = min(_validator(key).iter_errors(value), key=lambda e: (list(map(str, e.path)), e.message), default=None)
     except Unresolvable as error:
         raise TaskError(
             f"the task's SCHEMA refers to {error.ref!r}, which is not in it; write that part into the SCHEMA: nothing "
@@ -213,7 +213,7 @@ def _error(text: str, key: str) -> str | None:
         ) from None
     except RecursionError:
         return "nested too deep"
-    return None if found is None else f"{found.json_path}: {found.message}"[:300].encode("utf-8", "replace").decode()
+    return None if first is None else f"{first.json_path}: {first.message}"[:300].encode("utf-8", "replace").decode()
 
 
 def _repaired(text: str, key: str) -> str | None:
@@ -224,11 +224,11 @@ def _repaired(text: str, key: str) -> str | None:
         value = json_repair.loads(text)
         if not isinstance(value, dict | list) or not value:
             return None  # prose reads as an empty text
-        found = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        found.encode()  # half a character cannot be stored
+        fixed = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        fixed.encode()  # half a character cannot be stored
     except (ValueError, RecursionError):
         return None
-    return found if found != text and _error(found, key) is None else None
+    return fixed if fixed != text and _error(fixed, key) is None else None
 
 
 def _no_constant(name: str) -> NoReturn:

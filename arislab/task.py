@@ -157,32 +157,32 @@ def load(name: str | Path) -> Task:
             f"task file {path.name} cannot be run: {_said(error)}{_line(error, str(path))}; mend it, nothing was "
             "changed."
         ) from error
-    found = module.__dict__
+    names = module.__dict__
     for need, how in (
         ("to_messages", "a function candidate -> list of messages"),
         ("SCORERS", "a dict of name: function"),
         ("WEIGHTS", "a dict of name: number > 0"),
     ):
-        if need not in found:
+        if need not in names:
             raise TaskError(
                 f"task file {path.name} has no {need}; add {need}: {how} (see notebooks/tasks/candidate_evaluation.py)."
             )
-    scorers, weights = found["SCORERS"], found["WEIGHTS"]
+    scorers, weights = names["SCORERS"], names["WEIGHTS"]
     _check_scorers(path.name, scorers, weights)
-    _check_others(path.name, found)
+    _check_others(path.name, names)
     return Task(
         name=path.stem,
         path=path,
         source=source,
-        SYSTEM=found.get("SYSTEM", ""),
-        to_messages=_guarded(path, "to_messages", found["to_messages"], _messages),
+        SYSTEM=names.get("SYSTEM", ""),
+        to_messages=_guarded(path, "to_messages", names["to_messages"], _messages),
         scorers=scorers,
         weights={name: number(weights[name]) or 0.0 for name in scorers},  # each is above 0, as checked
-        schema=found.get("SCHEMA"),
-        difficulty=_guarded(path, "difficulty", found["difficulty"], number) if found.get("difficulty") else None,
-        category=_guarded(path, "category", found["category"], _name) if found.get("category") else None,
-        gold=tuple(found.get("GOLD", ())),
-        bad=tuple(found.get("BAD", ())),
+        schema=names.get("SCHEMA"),
+        difficulty=_guarded(path, "difficulty", names["difficulty"], number) if names.get("difficulty") else None,
+        category=_guarded(path, "category", names["category"], _name) if names.get("category") else None,
+        gold=tuple(names.get("GOLD", ())),
+        bad=tuple(names.get("BAD", ())),
     )
 
 
@@ -285,10 +285,10 @@ def fraction(value: Any) -> float | None:
         >>> fraction(1.0000000000000002), fraction(True)
         (1.0, 1.0)
     """
-    found = number(value)
-    if found is not None and not -ROUNDING <= found <= 1 + ROUNDING:
+    as_float = number(value)
+    if as_float is not None and not -ROUNDING <= as_float <= 1 + ROUNDING:
         raise TypeError("outside 0..1")
-    return None if found is None else min(1.0, max(0.0, found))
+    return None if as_float is None else min(1.0, max(0.0, as_float))
 
 
 def _name(value: Any) -> str | None:

@@ -95,8 +95,8 @@ def leaks(lake, task=SHIPPED):
     try:
         exec(source, names)
     except LeakageError:
-        assert names["found"].height
-    return names["found"]
+        assert names["leaking"].height
+    return names["leaking"]
 
 
 # --- an answer keeps its question -------------------------------------------------------------------------------------

@@ -232,7 +232,7 @@ def near_duplicates(
     target, score = duplicates.stars(frame[order, on], threshold=threshold, questions=questions)
     is_copy = target != np.arange(len(order))
     ids = frame[id].gather(order)
-    found = pl.DataFrame(
+    copies = pl.DataFrame(
         {
             "_row": order[is_copy],
             "duplicate_of": ids.gather(target[is_copy]),
@@ -240,7 +240,7 @@ def near_duplicates(
         },
         schema={"_row": pl.Int64, "duplicate_of": frame[id].dtype, "similarity": pl.Float64},
     )
-    rows = pl.DataFrame({"_row": np.arange(len(frame))}).join(found, on="_row", how="left", maintain_order="left")
+    rows = pl.DataFrame({"_row": np.arange(len(frame))}).join(copies, on="_row", how="left", maintain_order="left")
     return frame.with_columns(rows["duplicate_of"], rows["similarity"])
 
 

@@ -91,11 +91,11 @@ def serves(candidates: pl.DataFrame, *, use_case: str, column: str = "use_case")
         return candidates
     if column not in candidates.columns:
         raise ParameterError(f"candidates have no column {column!r}; {closest(column, candidates.columns)}.")
-    found = candidates.filter(pl.col(column) == use_case)
-    if not found.height:
+    people = candidates.filter(pl.col(column) == use_case)
+    if not people.height:
         known = candidates[column].drop_nulls().unique().to_list()
         raise ParameterError(f"no candidate has {column} {use_case!r}; {closest(use_case, [*known, 'general'])}.")
-    return found
+    return people
 
 
 def pool(
@@ -158,11 +158,11 @@ def pool(
 
 def _with_fact(rows: pl.DataFrame, name: str) -> pl.DataFrame:
     """Return examples with a fact of their metadata as a column."""
-    found = rows.with_columns(pl.col("metadata").str.json_path_match(f"$.{name}").alias(name))
-    if found[name].null_count() == found.height:
+    facts = rows.with_columns(pl.col("metadata").str.json_path_match(f"$.{name}").alias(name))
+    if facts[name].null_count() == facts.height:
         known = {fact for text in rows["metadata"].drop_nulls() for fact in json.loads(text)}
         raise ParameterError(f"no example has {name!r} in its metadata; {closest(name, known)}.")
-    return found
+    return facts
 
 
 def stable_hash(names: pl.Series, seed: int) -> pl.Series:

@@ -39,16 +39,18 @@ def judged(
         where the answer did not; null if not).
     """
     events = review.live(reviews).filter(pl.col("decision").is_in(decisions.VERDICTS))
-    said = {event["custom_id"]: decisions.kind_of(event) for event in events.iter_rows(named=True)}
-    rows = _with_all_asked(raw.filter(pl.col("custom_id").is_in(list(said))))
+    verdicts = {event["custom_id"]: decisions.kind_of(event) for event in events.iter_rows(named=True)}
+    rows = _with_all_asked(raw.filter(pl.col("custom_id").is_in(list(verdicts))))
     answers = rows.filter(pl.col("status") == "ok").join(candidates, on="candidate_id", how="semi")
     states = {}
     if answers.height:
         texts = answers.rename({"llm_output": "output"}).with_columns(quality=pl.lit(None, dtype=pl.Float64))
         shown = curated.examples(structured.check(texts, task.schema, repair=repair), candidates, task)
         states = {row["custom_id"]: row for row in decisions.standing(shown, reviews).iter_rows(named=True)}
-    found = [_verdict(row, states.get(row["custom_id"]), said[row["custom_id"]], task) for row in rows.to_dicts()]
-    return pl.DataFrame(found, schema=_COLUMNS)  # one row per judged answer
+    judgements = [
+        _verdict(row, states.get(row["custom_id"]), verdicts[row["custom_id"]], task) for row in rows.to_dicts()
+    ]
+    return pl.DataFrame(judgements, schema=_COLUMNS)  # one row per judged answer
 
 
 def _verdict(row: dict[str, object], state: dict[str, object] | None, said: str, task: Task) -> dict[str, object]:
@@ -118,14 +120,14 @@ def represent(rows: pl.DataFrame, judged: pl.DataFrame, *, threshold: float, see
     marks = [_NONE]
     while bad.height:
         # again for rejected ones that resemble another: what is like them is not always like that other one
-        found = _alike(bad, rest, threshold=threshold, seed=seed)
-        found = found.filter(pl.col("duplicate_of").is_in(bad["custom_id"].to_list()))
-        marks.append(found.with_columns(like_rejected=pl.lit(value=True)))
-        bad, rest = bad.join(found, on="custom_id", how="semi"), rest.join(found, on="custom_id", how="anti")
+        alike = _alike(bad, rest, threshold=threshold, seed=seed)
+        alike = alike.filter(pl.col("duplicate_of").is_in(bad["custom_id"].to_list()))
+        marks.append(alike.with_columns(like_rejected=pl.lit(value=True)))
+        bad, rest = bad.join(alike, on="custom_id", how="semi"), rest.join(alike, on="custom_id", how="anti")
     marks.append(_alike(good, rest, threshold=threshold, seed=seed).with_columns(like_rejected=pl.lit(value=False)))
     marked = pl.concat(marks).unique("custom_id", keep="first", maintain_order=True)
-    found = rows.join(marked, on="custom_id", how="left", maintain_order="left")
-    return found.with_columns(pl.col("like_rejected").fill_null(value=False))
+    rows = rows.join(marked, on="custom_id", how="left", maintain_order="left")
+    return rows.with_columns(pl.col("like_rejected").fill_null(value=False))
 
 
 def _with_all_asked(rows: pl.DataFrame) -> pl.DataFrame:
@@ -133,8 +135,8 @@ def _with_all_asked(rows: pl.DataFrame) -> pl.DataFrame:
     if "messages" not in rows.columns:
         return rows
     several = (pl.col("messages").str.count_matches('"role"', literal=True) > 2).fill_null(value=False)
-    said = rows.select(pl.when(several).then("messages")).to_series()
-    texts = [None if text is None else duplicates.asked(json.loads(text)) for text in said]
+    conversations = rows.select(pl.when(several).then("messages")).to_series()
+    texts = [None if text is None else duplicates.asked(json.loads(text)) for text in conversations]
     return rows.with_columns(input=pl.coalesce(pl.Series(texts, dtype=pl.String), "input"))
 
 
@@ -153,10 +155,10 @@ def _alike(first: pl.DataFrame, others: pl.DataFrame, *, threshold: float, seed:
         rows.select("custom_id", "input", "output", _rank=quality + 4 * level)
         for level, rows in ((1, first), (0, others))
     ]
-    found = selection.near_duplicates(
+    marked = selection.near_duplicates(
         pl.concat(ranked), on=["input", "output"], threshold=threshold, prefer="_rank", seed=seed
     )
-    return found.filter(pl.col("duplicate_of").is_not_null()).select("custom_id", "duplicate_of", "similarity")
+    return marked.filter(pl.col("duplicate_of").is_not_null()).select("custom_id", "duplicate_of", "similarity")
 
 
 def not_kept(judged: pl.DataFrame, marked: pl.DataFrame, cut: pl.DataFrame) -> pl.DataFrame:

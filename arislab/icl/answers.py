@@ -61,18 +61,18 @@ def ask(
     new = new.with_columns(asked_at=pl.when(~has_answer).then(pl.lit(datetime.now(UTC))))
     if noted.height + new.height:
         searched.add(pl.concat([noted, new], how="diagonal_relaxed"))
-    came = new.with_columns(pl.lit(None, dtype=known.schema[name]).alias(name) for name in FACTS)
+    new_answers = new.with_columns(pl.lit(None, dtype=known.schema[name]).alias(name) for name in FACTS)
     if new.height:
         left = {
             part["set_id"][0]: arms[part["set_id"][0]].join(part, on="candidate_id", how="semi", maintain_order="left")
             for part in new.partition_by("set_id", maintain_order=True)
         }
         scores = evaluate.ask(left, candidates=candidates, server=server, folder=folder, recorded=recorded, task=task)
-        came = answered(new, scores)
-        searched.add(came)
+        new_answers = answered(new, scores)
+        searched.add(new_answers)
     every = [
         part.select(*key, "custom_id", *FACTS, known=how)
-        for part, how in ((known, pl.lit(value=True)), (came, pl.col("asked_at").is_null()))
+        for part, how in ((known, pl.lit(value=True)), (new_answers, pl.col("asked_at").is_null()))
     ]
     answers = pl.concat(every, how="vertical_relaxed")
     return cells.select(key).join(answers, on=key, how="left", maintain_order="left").drop("search_id")
@@ -113,14 +113,14 @@ def answered(manifest: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
         scores: From ``evaluate.ask``, with the sets as arms: arm, candidate_id, status, error, quality, tokens.
     """
     overflow = (pl.col("status") == "error") & pl.col("error").str.contains(_OVERFLOW)
-    came = scores.select(
+    answers = scores.select(
         "candidate_id",
         "tokens",
         set_id="arm",
         status=pl.when(overflow).then(pl.lit("overflow")).otherwise("status"),
         quality=pl.when(overflow).then(0.0).otherwise("quality"),
     )
-    return manifest.join(came, on=["set_id", "candidate_id"], how="left", maintain_order="left")
+    return manifest.join(answers, on=["set_id", "candidate_id"], how="left", maintain_order="left")
 
 
 def holdout_uses(cells: pl.DataFrame, rows: pl.DataFrame, *, search_id: str) -> int:

@@ -57,13 +57,13 @@ def paid(wanted: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
         where it has one.
     """
     columns = ["search_id", "set_id", "candidate_id", "custom_id", "scorer_version", *FACTS]
-    found = cells.filter(pl.col("status").is_in(_PAID)).select(columns)
-    found = found.join(wanted, on=["custom_id", "scorer_version"], how="semi")
+    rows = cells.filter(pl.col("status").is_in(_PAID)).select(columns)
+    rows = rows.join(wanted, on=["custom_id", "scorer_version"], how="semi")
     mine = wanted.select("search_id", "set_id", "candidate_id", is_own=pl.lit(value=True))
-    found = found.join(mine.unique(), on=["search_id", "set_id", "candidate_id"], how="left")
+    rows = rows.join(mine.unique(), on=["search_id", "set_id", "candidate_id"], how="left")
     order = [pl.col("is_own").fill_null(value=False), "search_id", "set_id", "candidate_id"]
-    found = found.sort(order, descending=[True, False, False, False])
-    return found.unique("custom_id", keep="first", maintain_order=True).drop("scorer_version", "is_own")
+    rows = rows.sort(order, descending=[True, False, False, False])
+    return rows.unique("custom_id", keep="first", maintain_order=True).drop("scorer_version", "is_own")
 
 
 @dataclass(frozen=True, repr=False)
@@ -138,24 +138,24 @@ def cost(
     n = n_search + n_report
     rows = raw.lazy()
     mine = rows.filter(pl.col("task") == task.name, pl.col("model") == model)
-    told = mine.select("custom_id", "prompt_tokens", "completion_tokens").drop_nulls().collect()
+    tokens = mine.select("custom_id", "prompt_tokens", "completion_tokens").drop_nulls().collect()
     prompt = completion = usd = None
     how = f"no prompt and answer of {model} are recorded"
-    some = told.sort("custom_id").head(_LIKE)  # digests: a random sample
+    some = tokens.sort("custom_id").head(_LIKE)  # digests: a random sample
     # by their names, not by a join: a filter is done while a file is read, and skips the texts of all other rows
     chosen = rows.filter(pl.col("custom_id").is_in(some["custom_id"].implode()))
     texts = chosen.select("custom_id", "messages").drop_nulls().collect()
     if texts.height:
-        seen = some.join(texts, on="custom_id")
-        per_character = float(seen["prompt_tokens"].sum()) / max(1, sum(_characters(seen["messages"])))
+        sample = some.join(texts, on="custom_id")
+        per_character = float(sample["prompt_tokens"].sum()) / max(1, sum(_characters(sample["messages"])))
         prompt = n * per_character * fmean(_characters(drawn["messages"]))
-        completion = n * float(told["completion_tokens"].sum()) / told.height
+        completion = n * float(tokens["completion_tokens"].sum()) / tokens.height
         how = (
-            f"{drawn.height} drawn prompts at {per_character:.3f} tokens a character, as in {seen.height:,} recorded "
+            f"{drawn.height} drawn prompts at {per_character:.3f} tokens a character, as in {sample.height:,} recorded "
             f"requests of {model}; "
-            f"the mean of {told.height:,} recorded answers"
+            f"the mean of {tokens.height:,} recorded answers"
         )
-    rate, source = rate_of(cells.join(told, on="custom_id", how="semi"))
+    rate, source = rate_of(cells.join(tokens, on="custom_id", how="semi"))
     money = f"no price of {model} in data/prices.toml"
     if usd_per_million is not None:
         money = f"{usd_per_million[0]:g} and {usd_per_million[1]:g} USD a million tokens"

@@ -126,7 +126,9 @@ class Search:
 
     def __repr__(self) -> str:
         mean, low, high = self.estimate
-        told = "the choice of examples matters" if self.matters else "that the choice of examples matters is not shown"
+        verdict = (
+            "the choice of examples matters" if self.matters else "that the choice of examples matters is not shown"
+        )
         missing = f", {self.n_missing:,} missing" if self.n_missing else ""
         stopped = f"; stopped: {self.stopped}" if self.stopped else ""
         return (
@@ -134,7 +136,7 @@ class Search:
             f"{self.n_requests:,} requests "
             f"({self.n_asked:,} asked now{missing}){stopped}; chose {set_id(self.example_ids)}, expected {mean:.3f} "
             f"[{low:.3f}, {high:.3f}] "
-            f"(search score {self.score:.3f}, optimistic); {told}"
+            f"(search score {self.score:.3f}, optimistic); {verdict}"
         )
 
 
@@ -208,7 +210,8 @@ def search(
         share = _missing_share(cells)
         if share > _MOST_MISSING and done < n_rounds:
             stopped = (
-                f"{share:.0%} of the cells of round {done} got no answer; see why, then search again with the known cells"
+                f"{share:.0%} of the cells of round {done} got no answer; "
+                "see why, then search again with the known cells"
             )
     return _result(searches, search_id=search_id, done=done, stopped=stopped)
 

@@ -52,7 +52,7 @@ def messages(chosen: Mapping[str, Any], curated: pl.DataFrame, candidates: pl.Da
             "list can stand for it; "
             "call to_messages of the task file in your client."
         )
-    found = [*heads[0], {"role": "user", "content": QUESTION}]
+    shown = [*heads[0], {"role": "user", "content": QUESTION}]
     number = {
         "low": chosen["ci_low"],
         "high": chosen["ci_high"],
@@ -60,11 +60,11 @@ def messages(chosen: Mapping[str, Any], curated: pl.DataFrame, candidates: pl.Da
         "n_holdout_uses": chosen["n_holdout_uses"],
     }
     parameters = json.loads(chosen["params"]) if chosen["params"] else {}
-    found = chat.in_role(found, parameters.pop("system_role", ""))  # a client sends the list as it is
+    shown = chat.in_role(shown, parameters.pop("system_role", ""))  # a client sends the list as it is
     seed = parameters.pop("seed", None)  # of which phase 5 makes one for each request
     facts = ("id", "search_id", "run_id", "task", "use_case", "use_case_column", "scorer_version", "data_version")
     return {
-        "messages": found,
+        "messages": shown,
         "question": f"{QUESTION} stands for the question, worded as in the examples (to_messages of {task.path.name})",
         "model": chosen["model"],
         "parameters": parameters,
@@ -77,7 +77,7 @@ def messages(chosen: Mapping[str, Any], curated: pl.DataFrame, candidates: pl.Da
             "approve_policy": chosen["approve_policy"],
             "seed": seed,
             "task_now": task.version,
-            "sha256": hashlib.sha256(batch.canonical(found).encode()).hexdigest(),
+            "sha256": hashlib.sha256(batch.canonical(shown).encode()).hexdigest(),
         },
     }
 

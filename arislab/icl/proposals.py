@@ -85,7 +85,7 @@ def _candidates(fit: Fit, rules: Rules, rng: np.random.Generator, *, elites: Seq
     mean, cov = surrogate.linear(fit)
     values, vectors = np.linalg.eigh((cov + cov.T) / 2)
     root = vectors * np.sqrt(np.maximum(values, 0))
-    found: dict[Set, None] = {}
+    sets: dict[Set, None] = {}
 
     def drawn() -> Floats:
         return np.asarray(mean + noise * (root @ rng.standard_normal(2 * n)))
@@ -96,7 +96,7 @@ def _candidates(fit: Fit, rules: Rules, rng: np.random.Generator, *, elites: Seq
         if rng.random() < 0.3:
             best = [int(i) for i in rng.permutation(best)]
         held = np.array([*rules.pinned, *best[:n_free]])
-        found[tuple(held[np.argsort(effects[n:][held], kind="stable")].tolist())] = None
+        sets[tuple(held[np.argsort(effects[n:][held], kind="stable")].tolist())] = None
     good = [int(i) for i in np.argsort(-mean[:n], kind="stable")[: max(2 * k, 10)]]
     for _ in range(_N_MOVES):
         members = list(elites[int(rng.integers(len(elites)))])
@@ -113,5 +113,5 @@ def _candidates(fit: Fit, rules: Rules, rng: np.random.Generator, *, elites: Seq
             places = drawn()[n:]
             members.sort(key=lambda i: (places[i], i))
         if rules.allows(members):
-            found[tuple(members)] = None
-    return list(found | dict.fromkeys(elites))
+            sets[tuple(members)] = None
+    return list(sets | dict.fromkeys(elites))

@@ -147,7 +147,7 @@ def embedder(server: Any, *, model: str) -> Embed:
         for begin in range(0, len(texts), _TEXTS):
             part = [text or " " for text in texts[begin : begin + _TEXTS]]
             try:
-                came = server.patiently(
+                answer = server.patiently(
                     lambda part=part: server.client.embeddings.create(model=model, input=part, encoding_format="float")
                 )
             except openai.APIStatusError as error:
@@ -156,12 +156,12 @@ def embedder(server: Any, *, model: str) -> Embed:
                     "model that it "
                     "embeds with, or leave embedding_model empty."
                 ) from None
-            found = sorted(came.data, key=lambda vector: vector.index)
-            if [vector.index for vector in found] != list(range(len(part))):
+            vectors = sorted(answer.data, key=lambda vector: vector.index)
+            if [vector.index for vector in vectors] != list(range(len(part))):
                 raise PrerequisiteError(
-                    f"{server.base_url} gave {len(found)} vectors for {len(part)} texts; leave embedding_model empty."
+                    f"{server.base_url} gave {len(vectors)} vectors for {len(part)} texts; leave embedding_model empty."
                 )
-            rows += [vector.embedding for vector in found]
+            rows += [vector.embedding for vector in vectors]
         return np.array(rows, dtype=np.float64)
 
     return embed
@@ -197,11 +197,11 @@ def _bm25(questions: list[str | None], documents: list[str | None]) -> Floats:
             holders.setdefault(word, []).append((i, n))
     n_documents = len(documents)
     weights: dict[str, Floats] = {}
-    for word, found in holders.items():
-        at, times = np.array([i for i, _ in found]), np.array([n for _, n in found], dtype=np.float64)
+    for word, holding in holders.items():
+        at, times = np.array([i for i, _ in holding]), np.array([n for _, n in holding], dtype=np.float64)
         weight = np.zeros(n_documents)
         weight[at] = times * (_K1 + 1) / (times + norm[at])
-        weights[word] = weight * math.log(1 + (n_documents - len(found) + 0.5) / (len(found) + 0.5))
+        weights[word] = weight * math.log(1 + (n_documents - len(holding) + 0.5) / (len(holding) + 0.5))
     scores = np.zeros((len(questions), n_documents))
     for row, text in enumerate(questions):
         for word in sorted(set(_WORD.findall((text or "").lower())) & weights.keys()):

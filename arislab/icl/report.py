@@ -55,19 +55,19 @@ class Optimism:
         return self._text("~~", "**")
 
 
-def optimism(found: Search, means: pl.DataFrame) -> Optimism:
+def optimism(search: Search, means: pl.DataFrame) -> Optimism:
     """Return how optimistic a search was about the set that it chose.
 
     Args:
-        found: The search.
+        search: Of which the arm ``chosen`` came.
         means: Of the arms on fresh rows, from ``evaluate.summary``: arm, mean, low, high; ``chosen`` is among them.
     """
     fresh = means.filter(pl.col("arm") == "chosen").select("mean", "low", "high").row(0)
-    return Optimism(found.score, found.estimate[0], fresh, found.evidence)
+    return Optimism(search.score, search.estimate[0], fresh, search.evidence)
 
 
 def set_row(
-    found: Search,
+    search: Search,
     means: pl.DataFrame,
     comparison: pl.DataFrame,
     *,
@@ -79,7 +79,7 @@ def set_row(
     """Return the row of ``icl_examples`` for the set that a search chose.
 
     Args:
-        found: The search.
+        search: Of which the arm ``chosen`` came.
         means: Of the arms on fresh rows, from ``evaluate.summary``.
         comparison: From ``stats.verdicts``; what it says of chosen against zero-shot is the verdict.
         task: Whose examples they are.
@@ -90,10 +90,10 @@ def set_row(
     """
     chosen = means.filter(pl.col("arm") == "chosen").row(0, named=True)
     gain = comparison.filter(pl.col("arm") == "chosen", pl.col("baseline") == "zero-shot").row(0, named=True)
-    ids = list(found.example_ids)
+    ids = list(search.example_ids)
     row = {
-        "id": f"{found.search_id}-{set_id(ids)}",
-        "search_id": found.search_id,
+        "id": f"{search.search_id}-{set_id(ids)}",
+        "search_id": search.search_id,
         "task": task.name,
         "example_ids": ids,
         "k": len(ids),

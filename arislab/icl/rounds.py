@@ -63,10 +63,10 @@ def plan(*, budget: int, n_validation: int, method: str = "auto") -> pl.DataFram
 
 
 def _halving_plan(budget: int, n_validation: int) -> list[tuple[int, int, int]]:
-    seen = [min(_HALVING_ROWS, n_validation)]
-    while seen[-1] < n_validation:
-        seen.append(min(2 * seen[-1], n_validation))
-    new = [b - a for a, b in zip([0, *seen[:-1]], seen, strict=True)]
+    totals = [min(_HALVING_ROWS, n_validation)]
+    while totals[-1] < n_validation:
+        totals.append(min(2 * totals[-1], n_validation))
+    new = [b - a for a, b in zip([0, *totals[:-1]], totals, strict=True)]
 
     def sets(n: int) -> list[int]:
         return [max(2, math.ceil(n / 2**i)) for i in range(len(new))]
@@ -119,14 +119,14 @@ class Rounds:
 
     def wanted(self, number: int) -> pl.DataFrame:
         """Return the cells of a round: set_id, example_ids, candidate_id, round."""
-        found: list[tuple[Set, list[int]]] = []
+        chosen: list[tuple[Set, list[int]]] = []
         if number <= self.steps.height:
             step = self.steps.row(number - 1, named=True)
             rng = np.random.default_rng([*self.seed, number])
             want = self._halving if step["method"] == "halving" else self._model
-            found = [(members, rows) for members, rows in want(step, rng) if rows]
+            chosen = [(members, rows) for members, rows in want(step, rng) if rows]
         named = []
-        for members, rows in found:
+        for members, rows in chosen:
             example_ids = [self.ids[i] for i in members]
             self.names[set_id(example_ids)] = members
             self.seen.setdefault(members, {}).update(dict.fromkeys(rows, math.nan))
@@ -177,8 +177,8 @@ class Rounds:
         self, fit: Fit, left: int, each: int, elites: list[Set], rng: np.random.Generator
     ) -> Iterator[tuple[Set, list[int]]]:
         """The leaders, and what may be better than they, on common rows."""
-        found = proposals.propose(fit, self.rules, 60, rng, elites=elites)
-        runners = list(dict.fromkeys([*found, *elites]))
+        proposed = proposals.propose(fit, self.rules, 60, rng, elites=elites)
+        runners = list(dict.fromkeys([*proposed, *elites]))
         mean, sd = surrogate.posterior(fit, np.array(runners))
         common = rng.permutation(len(self.rows))[:each]
         for i in np.argsort(-(mean + 0.5 * sd), kind="stable"):

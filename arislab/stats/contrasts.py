@@ -152,11 +152,11 @@ def verdicts(comparison: pl.DataFrame, *, level: float = 0.95, power: float = 0.
     sd = (pl.col("high") - pl.col("low")) / (2 * z)  # of the mean of the pairs
     mde = minimal_detectable_effect(1.0, 1, level=level, power=power)
     clear = pl.col("p_holm") < 1 - level
-    said = (
+    verdict = (
         pl.when(clear & (pl.col("difference") > 0))
         .then(pl.lit("improves"))
         .when(clear & (pl.col("difference") < 0))
         .then(pl.lit("worse"))
         .otherwise(pl.lit("not shown"))
     )
-    return comparison.with_columns(mde=(mde * sd).fill_nan(None), verdict=said)
+    return comparison.with_columns(mde=(mde * sd).fill_nan(None), verdict=verdict)
