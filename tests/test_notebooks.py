@@ -4,6 +4,7 @@ import ast
 import contextlib
 import io
 import os
+import re
 import subprocess
 import sys
 
@@ -65,6 +66,21 @@ def test_cells_are_short_and_hold_no_plumbing(path):
             assert not isinstance(node, ast.ClassDef | ast.Try | ast.While | ast.For), cell.source
         for word in ("open(", "Path(", "requests.get", "sys.path", "%pip", "os.environ"):
             assert word not in cell.source.replace("requests.", "rows."), word
+
+
+def test_of_the_recorded_answers_a_phase_reads_what_it_uses():
+    """Of 170,000 of them the texts are most: they are read of the rows that are asked about, or drawn."""
+    n_reads = 0
+    for path in PHASES:
+        if path.stem != "2_curate":  # which scores them all
+            source = "\n".join(cell.source for cell in code(path))
+            for call in re.findall(r'(?:raw_table|lake\["training_data_raw"\])\.read\((.*)\)', source):
+                n_reads += 1
+                assert "where={" in call, f"{path.name}: {call}"
+                assert '"custom_id":' in call or ("columns=" in call and "messages" not in call.split("where=")[0]), (
+                    call
+                )
+    assert n_reads >= 6
 
 
 def first_output(path):

@@ -142,9 +142,10 @@ def cost(
     prompt = completion = usd = None
     how = f"no prompt and answer of {model} are recorded"
     some = tokens.sort("custom_id").head(_LIKE)  # digests: a random sample
-    # by their names, not by a join: a filter is done while a file is read, and skips the texts of all other rows
+    # by their names, not by a join, and nulls dropped only then: so polars filters while it reads a file, and never
+    # holds the texts of all other rows
     chosen = rows.filter(pl.col("custom_id").is_in(some["custom_id"].implode()))
-    texts = chosen.select("custom_id", "messages").drop_nulls().collect()
+    texts = chosen.select("custom_id", "messages").collect().drop_nulls()
     if texts.height:
         sample = some.join(texts, on="custom_id")
         per_character = float(sample["prompt_tokens"].sum()) / max(1, sum(_characters(sample["messages"])))

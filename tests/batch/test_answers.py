@@ -767,3 +767,33 @@ def test_a_file_that_was_sent_under_two_spellings_of_a_url_is_two_attempts(scrip
     unsent = [row for row in rows if row["state"] in UNSENT]
     assert [book.mark(row) for row in unsent] == [marks[row["id"]] for row in unsent], "under this name it may be there"
     assert book.look(frame["custom_id"], server=url, resend=()) == ({}, {3}, {})
+
+
+def test_what_became_of_requests_is_known_without_their_texts(root, echo):
+    _, url = echo()
+    written = []
+    bare = batch.Recorded(nothing_recorded().frame.select(batch.OUTCOMES), write=written.append)
+    with batch.connect(url, folder=root / "b") as server:
+        how = {"server": server, "folder": root / "b", "recorded": bare, "task": "t"}
+        assert batch.dry_run(requests(6), **how, n=2).n_failed == 0
+        rows = batch.answer(requests(6), **how)
+    assert rows["status"].to_list() == ["ok"] * 6
+    assert "llm_output" not in rows.columns
+    assert set(bare.frame.columns) == set(batch.OUTCOMES)
+    assert pl.concat(rows.select("llm_output") for rows in written)["llm_output"].null_count() == 0  # stored whole
+    assert batch.states(requests(6), bare.frame) == {"ok": 6}
+
+
+@pytest.mark.parametrize(
+    ("states", "n_open", "status"),
+    [({"ok": 3, "truncated": 1}, 0, "complete"), ({"ok": 2, "lost": 1, "unsent": 1}, 2, "partial")],
+)
+def test_the_row_of_a_run_says_whether_every_request_has_its_answer(states, n_open, status):
+    asked = requests(2, samples=2)
+    assert batch.unanswered(states | {"same_request": 5}) == n_open
+    facts = {"run_id": "r", "task": "t", "batch_ids": ["b1"], "parameters": {"seed": 1}}
+    (row,) = batch.run_row(asked, states, **facts).to_dicts()
+    assert row == {
+        "run_id": "r", "task": "t", "batch_ids": ["b1"], "total_candidates": 2, "model": "echo", "params": '{"seed":1}',
+        "status": status,
+    }  # fmt: skip
