@@ -177,6 +177,7 @@ def find_leaks(
         threshold: As in ``leaks``.
     """
     asked = texts(everybody, task.to_messages, recorded=recorded, or_nothing=True)
+    # versions of one example differ in its answer, never in its question: one of them is enough
     learned = trained_texts(pl.concat(curated).unique("id", keep="first", maintain_order=True))
     learned = learned.join(everybody.select("candidate_id", "group_id"), on="candidate_id", how="left")
     judges = everybody.filter(pl.col("split") == "validation")

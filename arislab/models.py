@@ -47,6 +47,7 @@ def promote(models: pl.DataFrame, tuned: dict[str, Any], gate: dict[str, Any]) -
         "adapter_path": tuned["model_path"],
         "alias": "champion" if won else "candidate",
     }
+    # one spelling of one gate: a run that is repeated must write the same row
     rows = [facts | version | {"gate": json.dumps(gate, sort_keys=True, separators=(",", ":"), allow_nan=False)}]
     state = models.filter(pl.col("name") == tuned["name"]).sort("created_at").unique("version", keep="last")
     for old in (

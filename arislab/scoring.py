@@ -174,6 +174,7 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     gained = pl.sum_horizontal(*[(pl.col(s.name) * task.weights[s.name[6:]]).fill_null(0.0) for s in scores])
     marks = [name for name in ("schema_error", "repaired", "edited") if name in frame.columns]
     out = frame.select("custom_id", "candidate_id", *marks, output=pl.col("output")).with_columns(*scores)
+    # rounded: sums in another order differ in the last bit, and rows that tie would not
     out = out.with_columns(quality=pl.when(total > 0).then((gained / total).clip(0, 1).round(9)))
     reason = (
         pl.when(pl.col("output").is_null())

@@ -205,6 +205,7 @@ def _error(text: str, key: str) -> str | None:
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"[:300]
     try:
+        # the first by its place: jsonschema finds errors in the order of the schema's keys
         first = min(_validator(key).iter_errors(value), key=lambda e: (list(map(str, e.path)), e.message), default=None)
     except Unresolvable as error:
         raise TaskError(
@@ -235,7 +236,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=16)  # by its text: a schema is a dict, which cannot be a key
 def _validator(key: str) -> Any:
     """A validator for a schema, given as text; it fetches nothing."""
     from referencing import Registry

@@ -148,6 +148,7 @@ def load(name: str | Path) -> Task:
     """
     path, source = find(name)
     path = path.resolve()  # errors name the lines of the file by this name
+    # not an import: one name in two folders, and an edited file, would get the module that Python remembers
     module = types.ModuleType(f"arislab_task_{path.stem}")
     module.__file__ = str(path)
     try:

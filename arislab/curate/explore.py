@@ -213,7 +213,7 @@ class Explorer:
             return
         still = {"image/png": self.png(), "text/plain": repr(self)}
         if "ARISLAB_RUN_ID" not in os.environ:
-            display({**self.widget._repr_mimebundle_(), **still}, raw=True)
+            display({**self.widget._repr_mimebundle_(), **still}, raw=True)  # who cannot show widgets shows the picture
             return
         display(still, raw=True)  # nobody is there to move a slider
         display(self.balance)

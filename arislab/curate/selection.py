@@ -281,7 +281,7 @@ def _order(quality: pl.Series, ids: pl.Series, *, seed: int) -> Ints:
     """Return row numbers from best to worst: by quality, null last, then by a hash of the id."""
     digests = (hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in ids.to_list())
     ties = np.frombuffer(b"".join(digests), dtype=">u8")
-    return np.lexsort((ties, -quality.fill_null(-math.inf).to_numpy()))
+    return np.lexsort((ties, -quality.fill_null(-math.inf).to_numpy()))  # the last key counts first
 
 
 def _selection(

@@ -248,6 +248,7 @@ def _checked(
 def _groups(values: pl.Series) -> tuple[int, ...]:
     """Return a number per example, the same where the values are; null is its own group."""
     own = pl.int_range(pl.len()).cast(pl.String)
+    # "own 3" and "of 3": a number of its own must not be the value of another
     key = pl.when(pl.col("v").is_null()).then("own " + own).otherwise("of " + pl.col("v").cast(pl.String))
     return tuple(values.alias("v").to_frame().select(key.rank("dense").cast(pl.Int64) - 1).to_series().to_list())
 
@@ -302,7 +303,7 @@ def _result(searches: list[Rounds], *, search_id: str, done: int, stopped: str) 
             for one in searches
         ]
     ).select("k", "set_id", "example_ids", "score", "estimate", "low", "high", "evidence")
-    at = winners["estimate"].fill_null(-1).arg_max() or 0
+    at = winners["estimate"].fill_null(-1).arg_max() or 0  # by the surrogate: scores of few rows are the luckiest
     one, won = searches[at], winners.row(at, named=True)
     trials = pl.concat(
         [table.with_columns(k=pl.lit(c.rules.k, dtype=pl.Int64)) for c in searches for table in c.trials]
@@ -311,6 +312,7 @@ def _result(searches: list[Rounds], *, search_id: str, done: int, stopped: str) 
         search_id=pl.lit(search_id),
         order=pl.lit("searched"),
     )
+    # a set that goes on has a row in each round: the last one is what was decided on
     last = trials.filter(pl.col("set_id") == won["set_id"])["round"].max()
     trials = trials.with_columns(chosen=(pl.col("set_id") == won["set_id"]) & (pl.col("round") == last))
     cells = pl.concat([frame for c in searches for frame in c.cells])

@@ -65,12 +65,13 @@ def propose(
     """
     pool = _candidates(fit, rules, rng, elites=elites, noise=noise)
     mean, cov = surrogate.joint(fit, np.array(pool))
+    # the pool holds orders of one set, whose rows of the covariance are nearly equal: Cholesky needs a little more
     jitter = 1e-8 * max(1e-3, float(np.trace(cov)) / len(pool)) + 1e-10
     root = noise * np.linalg.cholesky(cov + jitter * np.eye(len(pool)))
     chosen: dict[int, None] = {}
     for _ in range(40):
         draws = mean[:, None] + root @ rng.standard_normal((len(pool), max(16, n)))
-        for best in np.argsort(-draws, axis=0, kind="stable")[:4].T:
+        for best in np.argsort(-draws, axis=0, kind="stable")[:4].T:  # the next best, if the best is in the batch
             new = [int(i) for i in best if int(i) not in chosen]
             if new:
                 chosen[new[0]] = None

@@ -22,7 +22,7 @@ from arislab.icl.sets import set_id
 from arislab.icl.surrogate import Floats
 
 _WORD = re.compile(r"\w+")
-_K1, _B = 1.2, 0.75
+_K1, _B = 1.2, 0.75  # the usual ones of BM25; nothing is tuned on validation
 _TEXTS = 256  # of one call for embeddings
 _N_RANDOM = 3
 
@@ -119,7 +119,7 @@ def nearest(pool: pl.DataFrame, questions: pl.DataFrame, *, k: int, embed: Embed
     Returns:
         One row per question: candidate_id, example_ids.
     """
-    order = np.argsort(pool["id"].to_numpy())
+    order = np.argsort(pool["id"].to_numpy())  # equally near ones go by id, in whatever order the pool came
     ids = [pool["id"][int(i)] for i in order]
     asked, inputs = questions["text"].to_list(), [pool["input"][int(i)] for i in order]
     scores = _bm25(asked, inputs) if embed is None else _cosine(embed(asked), embed(inputs))
@@ -156,6 +156,7 @@ def embedder(server: Any, *, model: str) -> Embed:
                     "model that it "
                     "embeds with, or leave embedding_model empty."
                 ) from None
+            # the protocol numbers the vectors and promises no order
             vectors = sorted(answer.data, key=lambda vector: vector.index)
             if [vector.index for vector in vectors] != list(range(len(part))):
                 raise PrerequisiteError(

@@ -168,6 +168,7 @@ class Rounds:
         p = surrogate.sigmoid(fit.difficulty)
         for members in proposals.propose(fit, self.rules, max(2, left // each), rng, elites=elites, noise=noise):
             free = np.array([v for v in range(len(self.rows)) if v not in self.seen.get(members, {})], dtype=np.int64)
+            # a weighted draw without replacement (Efraimidis and Spirakis 2006); 0.02 leaves every row a chance
             keys = rng.random(len(free)) ** (1 / (p * (1 - p) + 0.02)[free])
             rows = free[np.argsort(-keys, kind="stable")[: min(each, left)]]
             left -= len(rows)
@@ -181,6 +182,7 @@ class Rounds:
         runners = list(dict.fromkeys([*proposed, *elites]))
         mean, sd = surrogate.posterior(fit, np.array(runners))
         common = rng.permutation(len(self.rows))[:each]
+        # half an SD for what has been seen little: a race that runs only what leads cannot be lost by it
         for i in np.argsort(-(mean + 0.5 * sd), kind="stable"):
             rows = [int(v) for v in common if int(v) not in self.seen.get(runners[i], {})]
             if len(rows) <= left:
@@ -209,7 +211,7 @@ class Rounds:
 
     def _refit(self) -> None:
         sets = [members for members, rows in self.seen.items() if any(map(math.isfinite, rows.values()))]
-        flat = [
+        flat = [  # in the order of rows, not of answers: sums of floats depend on it, and a resumed search must not
             (s, v, y)
             for s, members in enumerate(sets)
             for v, y in sorted(self.seen[members].items())
@@ -236,6 +238,7 @@ class Rounds:
             values = [y for y in self.seen[members].values() if math.isfinite(y)]
             example_ids = [self.ids[i] for i in members]
             rows.append(
+                # fsum: the same mean in whatever order the answers came
                 (set_id(example_ids), example_ids, math.fsum(values) / len(values) if values else None, len(values))
             )
         schema: dict[str, Any] = {

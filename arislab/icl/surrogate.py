@@ -104,13 +104,13 @@ def fit(
     """
     n = len(sets)
     parts = _overlaps(sets, sets, n_examples=n_examples)
-    mean = float(np.clip(quality.mean(), 0.02, 0.98))
+    mean = float(np.clip(quality.mean(), 0.02, 0.98))  # of 0 and 1 the logit is infinite
     difficulty = start.difficulty if start else np.full(n_rows, math.log(mean / (1 - mean)))
     preset, tau = (start.preset, start.tau) if start else ("mixed", 0.2)
     f, dispersion, evidence, level = np.zeros(n), 1.0, 0.0, 0.0
     choose_at = 0 if start else 1  # without a start, difficulties must settle first
     for i in range(3):
-        for _ in range(1 if i else 3):
+        for _ in range(1 if i else 3):  # the first steps go far: all rows start at one difficulty
             difficulty = _difficulties(difficulty, f[set_of], row_of, quality, dispersion)
         p = sigmoid(difficulty[row_of] + f[set_of])
         w = np.maximum(p * (1 - p), 1e-4)
@@ -121,7 +121,7 @@ def fit(
             preset, tau, evidence = _choose(parts, working, 1 / precision, k=sets.shape[1])
         kernel = _kernel(parts, preset, k=sets.shape[1]) * tau**2
         inverse: Floats = np.linalg.inv(kernel + np.diag(1 / precision)).astype(np.float64)
-        inverse = (inverse + inverse.T) / 2
+        inverse = (inverse + inverse.T) / 2  # rounding makes it lopsided, and covariances made of it indefinite
         ones = inverse.sum(axis=1)
         level = float(ones @ working / ones.sum())
         weights = inverse @ (working - level)
@@ -133,7 +133,7 @@ def posterior(fit: Fit, sets: Ints) -> tuple[Floats, Floats]:
     """Return mean and SD of f for any sets, seen or not, logits."""
     across = _kernel(_overlaps(sets, fit.sets, n_examples=fit.n_examples), fit.preset, k=sets.shape[1]) * fit.tau**2
     spread = fit.tau**2 - np.einsum("ij,ij->i", across @ fit.inverse, across)
-    return across @ fit.weights, np.sqrt(np.maximum(spread, 1e-12))
+    return across @ fit.weights, np.sqrt(np.maximum(spread, 1e-12))  # of a set seen often, rounding leaves less than 0
 
 
 def joint(fit: Fit, sets: Ints) -> tuple[Floats, Floats]:
@@ -227,6 +227,7 @@ def _difficulties(difficulty: Floats, f: Floats, row_of: Ints, y: Floats, disper
     pull = (difficulty - difficulty.mean()) / _SD_DIFFICULTY**2
     gradient = np.bincount(row_of, y - p, n) / dispersion - pull
     curvature = np.bincount(row_of, w, n) / dispersion + 1 / _SD_DIFFICULTY**2
+    # clipped: where p is near 0 or 1 the curve is flat, and a whole step would jump over the solution
     return np.asarray(difficulty + np.clip(gradient / curvature, -1.5, 1.5))
 
 
@@ -238,7 +239,7 @@ def _choose(parts: tuple[Floats, Floats], working: Floats, noise: Floats, *, k: 
     best, chosen = -math.inf, ("mixed", float(_TAUS[0]))
     for preset in PRESETS:
         kernel = _kernel((parts[0][np.ix_(at, at)], parts[1][np.ix_(at, at)]), preset, k=k)
-        values, vectors = np.linalg.eigh(kernel / root[:, None] / root[None, :])
+        values, vectors = np.linalg.eigh(kernel / root[:, None] / root[None, :])  # once, for all tau
         for tau in _TAUS:
             scaled = vectors.T @ ((z - np.average(z, weights=1 / (r + tau**2))) / root)
             spread = 1 + tau**2 * np.maximum(values, 0)

@@ -41,13 +41,14 @@ def quality_distribution(
     if len(values) == 0:
         return style.empty(ax)
     edges = np.linspace(0, 1, 41)
+    # 0.7 may be 0.6999999: what lies on an edge belongs to the bin that begins there
     counts = np.histogram(np.clip(values, 0, 1), np.append(edges[:-1] - 1e-9, 1.0))[0]
     band = np.searchsorted(_BANDS, edges[:-1] + 1e-9) - 1
     ax.bar(
         edges[:-1], counts, width=0.025, align="edge", color=np.array(_BAND_COLOURS)[band], edgecolor="white", lw=0.6
     )
     top = counts.max()
-    ax.set_ylim(0, top * 1.42)
+    ax.set_ylim(0, top * 1.42)  # bars leave room for two lines of labels and the cut's
     shares = np.histogram(np.clip(values, 0, 1), [*(np.array(_BANDS[:-1]) - 1e-9), 1.0])[0] / len(values)
     for low, high, colour, share in zip(_BANDS, _BANDS[1:], _BAND_COLOURS, shares, strict=False):
         ax.axvspan(low, high, color=colour, alpha=0.13, lw=0, zorder=0)

@@ -36,7 +36,7 @@ def trials(trials: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     if len(scored) == 0:
         return style.empty(ax)
     rounds, score, n = (scored[c].cast(pl.Float64).to_numpy() for c in ("round", "score", "n_validation"))
-    spread = ((np.arange(len(scored)) * 0.618034) % 1 - 0.5) * 0.56  # even, and the same each time
+    spread = ((np.arange(len(scored)) * 0.618034) % 1 - 0.5) * 0.56  # golden ratio: even, and the same each time
     area = 8 + 72 * n / max(n.max(), 1)
     sizes = scored["k"].unique().sort().to_list() if "k" in scored.columns else []
     colours = [style.ARM_COLOURS[sizes.index(k) % len(style.ARM_COLOURS)] for k in scored["k"]] if sizes else style.BLUE

@@ -149,6 +149,7 @@ def _bca(values: Floats, *, level: float, seed: int, n_boot: int) -> tuple[float
     if n < 2:
         return math.nan, math.nan, math.nan if n == 0 else 1.0
     mean = float(values.mean())
+    # no sign test of n pairs says less than 2 ** (1 - n), and no resample outside says "fewer than one in n_boot + 1"
     floor = max(2.0 ** (1 - n), 1 / (n_boot + 1))
     if np.ptp(values) < _EQUAL:  # 0 +- 0 is no evidence; c +- 0 is as much as n equal signs
         return mean, mean, 1.0 if abs(mean) < _EQUAL else floor
@@ -202,7 +203,7 @@ def _share_below(ordered: Floats, x: float) -> float:
 
 
 def _z(share: float, n_boot: int) -> float:
-    half = 0.5 / (n_boot + 1)
+    half = 0.5 / (n_boot + 1)  # of a share of 0 or 1 the normal quantile is infinite
     return NORMAL.inv_cdf(min(max(share, half), 1 - half))
 
 

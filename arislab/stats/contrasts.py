@@ -26,6 +26,7 @@ def holm(pvalues: Iterable[float | None] | ArrayLike | pl.Series) -> Floats:
     order = np.flatnonzero(np.isfinite(p))
     order = order[np.argsort(p[order], kind="stable")]
     factors = np.arange(len(order), 0, -1)
+    # a larger p never gets the smaller adjusted one
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
     return adjusted
 
