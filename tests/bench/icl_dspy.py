@@ -73,7 +73,10 @@ class World:
         return pl.read_parquet(path)
 
     def pool(self, kind: str, seed: int, n: int = N) -> pl.DataFrame:
-        """Examples: id, input, output, quality_score; ``as it came`` is unreviewed, ``approved`` the top fifth, ``best`` what phase 3 takes."""
+        """Examples: id, input, output, quality_score.
+
+        ``as it came`` is unreviewed, ``approved`` the top fifth, ``best`` what phase 3 takes.
+        """
         ranked = self.outputs.sort("quality_score", "id", descending=[True, False])
         if kind == "best":
             return curate.pool(self.outputs, n=n, seed=seed)
@@ -106,7 +109,7 @@ def spread(world: World, kind: str, k: int, *, n_sets: int, n_rows: int, seed: i
     }  # fmt: skip
 
 
-# -- searches ------------------------------------------------------------------------------------------------------------
+# -- searches ---------------------------------------------------------------------------------------------------------
 
 
 class Arena:
@@ -268,7 +271,7 @@ def exhaustive(
             told.add({**here, **found, "typical": typical, "truth": quality.mean(), "n_truth": n_truth}, quality)
 
 
-# -- the real dspy -------------------------------------------------------------------------------------------------------
+# -- the real dspy ----------------------------------------------------------------------------------------------------
 
 
 def install(folder: Path) -> Path:
@@ -296,11 +299,16 @@ def real_dspy(arena: Arena, python: Path, n_candidates: int, *, transport: str, 
             bodies = [json.loads(cells.requests["body"][v]) for v in arena.search_rows]
             job = {
                 "url": told["url"], "token_file": told["token_file"], "model": cells.decoder.engine.base, "k": arena.k,
-                "temperature": cells.temperature, "max_tokens": MAX_TOKENS, "n_candidates": n_candidates, "transport": transport,
+                "temperature": cells.temperature, "max_tokens": MAX_TOKENS, "n_candidates": n_candidates,
+                "transport": transport,
                 "probe": probe, "task_file": str(cells.task.path), "system": bodies[0]["messages"][0]["content"],
                 "pool": arena.pool.select("id", "input", "output").to_dicts(),
                 "rows": [
-                    {"input": b["messages"][-1]["content"], "seed": b["seed"], "profile": json.loads(cells.rows["profile"][v])}
+                    {
+                        "input": b["messages"][-1]["content"],
+                        "seed": b["seed"],
+                        "profile": json.loads(cells.rows["profile"][v]),
+                    }
                     for v, b in zip(arena.search_rows, bodies, strict=True)
                 ],
             }  # fmt: skip
@@ -350,12 +358,14 @@ def against_emulation(
         theirs = np.array([c["scores"] for c in found["candidates"]])
         row = {
             "kind": kind, "seed": seed, "budget": budget, "n_rows": n_rows, "temperature": world.temperature,
-            "transport": transport, "same_sets": sum(tuple(c["ids"]) == s for c, s in zip(found["candidates"], sets, strict=True)), "n_sets": n,
+            "transport": transport,
+            "same_sets": sum(tuple(c["ids"]) == s for c, s in zip(found["candidates"], sets, strict=True)), "n_sets": n,
             "same_cells": int((abs(ours - theirs) < 1e-6).sum()), "n_cells": ours.size,
             "same_winner": tuple(found["candidates"][found["best"]]["ids"]) == arena.best_of(sets)["members"],
             "winner": found["candidates"][found["best"]]["ids"], "score": found["candidates"][found["best"]]["score"],
             "wall_s": round(found["wall_s"], 1), "dspy_cpu_ms_per_call": round(1000 * found["cpu_s"] / ours.size, 2),
-            "versions": found["versions"], "labelled_only": found.get("labelled_only"), "load": round(os.getloadavg()[0], 1),
+            "versions": found["versions"], "labelled_only": found.get("labelled_only"),
+            "load": round(os.getloadavg()[0], 1),
         }  # fmt: skip
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -444,8 +454,10 @@ def report(folder: Path) -> dict:
     real = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for row in real:
         mine = runs.filter(
-            (pl.col("part") == "search") & (pl.col("arm") == "dspy") & (pl.col("kind") == row["kind"]) & (pl.col("seed") == row["seed"])
-            & (pl.col("budget") == row["budget"]) & (pl.col("n_rows") == row["n_rows"]) & (pl.col("temperature") == row["temperature"])
+            (pl.col("part") == "search") & (pl.col("arm") == "dspy") & (pl.col("kind") == row["kind"])
+            & (pl.col("seed") == row["seed"])
+            & (pl.col("budget") == row["budget"]) & (pl.col("n_rows") == row["n_rows"])
+            & (pl.col("temperature") == row["temperature"])
         )  # fmt: skip
         row["same_winner_as_reported"] = row.pop("winner") == mine["members"][0].to_list() if mine.height else None
     versions = {name: importlib.metadata.version(name) for name in ("arislab", "torch", "numpy", "polars")}

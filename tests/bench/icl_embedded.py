@@ -130,8 +130,10 @@ class Decoder:
         written = np.zeros((n, MAX_TOKENS), dtype=np.int32)
         counts, ended = np.zeros(n, dtype=np.int32), np.zeros(n, dtype=np.int32)
         self.library.icl_decode(
-            self.model, pointer(at[0]), pointer(flat[0]), ctypes.c_int(n), pointer(groups), pointer(at[1]), pointer(flat[1]),
-            pointer(noise), pointer(heat), ctypes.c_int(MAX_TOKENS), ctypes.c_int(self.end), pointer(written), pointer(counts),
+            self.model, pointer(at[0]), pointer(flat[0]), ctypes.c_int(n), pointer(groups), pointer(at[1]),
+            pointer(flat[1]),
+            pointer(noise), pointer(heat), ctypes.c_int(MAX_TOKENS), ctypes.c_int(self.end), pointer(written),
+            pointer(counts),
             pointer(ended),
         )  # fmt: skip
         decode = self.engine.tokenizer.decode

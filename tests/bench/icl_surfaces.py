@@ -6,7 +6,8 @@
 
 A surface gives each ordered set of examples a true quality and each cell (set, row) one answer, drawn once::
 
-    logit p = base + difficulty of the row + scale * (main + coverage of the row + pair + order + own + net)(set) + example x row
+    logit p = base + difficulty of the row + scale * (main + coverage of the row + pair + order + own + net)(set)
+              + example x row
     y = 1 with chance p, or, graded, sigmoid(logit + noise)
 
 True quality is the mean over rows that nobody sees. `example x row` makes any finite validation set misleading a
@@ -322,8 +323,10 @@ def run(
             out.append(
                 {
                     "surface": kind, "seed": seed, "method": method, "gain": 100 * (truth - base), "truth": truth,
-                    "optimism": 100 * (found.estimate - truth), "luck_of_rows": 100 * luck, "calls": found.calls, "rounds": found.rounds, "cpu_s": cpu_s,
-                    "covered": bool(shown.low <= truth - truth_other <= shown.high), "claims": bool(shown.low > 0), "matters": found.matters,
+                    "optimism": 100 * (found.estimate - truth), "luck_of_rows": 100 * luck, "calls": found.calls,
+                    "rounds": found.rounds, "cpu_s": cpu_s,
+                    "covered": bool(shown.low <= truth - truth_other <= shown.high), "claims": bool(shown.low > 0),
+                    "matters": found.matters,
                 }
             )  # fmt: skip
             if kept:
@@ -355,7 +358,8 @@ def report(runs: pl.DataFrame) -> dict:
         real, null = mine.filter(pl.col("surface") != "N"), mine.filter(pl.col("surface") == "N")
         difference, wins = difference_and_wins
         out[method] = {
-            "gain": {s: round(g, 2) for s, g in real.group_by("surface").agg(pl.col("gain").mean()).sort("surface").iter_rows()},
+            "gain": {s: round(g, 2) for s,
+                g in real.group_by("surface").agg(pl.col("gain").mean()).sort("surface").iter_rows()},
             "gain_mean": _round(real["gain"].mean()),
             "minus_random": [_round(x) for x in (difference.mean, difference.low, difference.high)],
             "seeds": difference.n,
@@ -393,7 +397,7 @@ def _round(x: float | None) -> float | None:
 
 
 def small(seeds: Iterable[int], surfaces: str, kept: Path | None = None) -> dict:
-    """n=12, k=3: what searching all 220 sets (in one order) and all 1,320 orders gains, and ours with a part of the calls."""
+    """n=12, k=3: what all 220 sets (in one order) and all 1,320 orders gain, and ours with a part of the calls."""
     out = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.is_file() else []
     done = {(row["surface"], row["seed"]) for row in out}
     for seed, kind in itertools.product(seeds, surfaces):
@@ -426,7 +430,7 @@ def small(seeds: Iterable[int], surfaces: str, kept: Path | None = None) -> dict
 
 
 def speed(cells: int) -> dict:
-    """CPU seconds of the search alone (what the surface needs to answer is taken off), and peak memory of the process."""
+    """CPU seconds of the search alone (without what the surface needs to answer), and peak memory of the process."""
     surface = Surface("B", 0, n_rows=250)
     spent = [0.0]
     truly = surface.answer

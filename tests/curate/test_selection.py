@@ -55,7 +55,8 @@ def test_keep_above_keeps_what_reaches_the_threshold_and_no_fixed_number():
 
 def test_the_repr_says_what_was_done():
     assert repr(keep_top(rows([0.9, 0.5, 0.5, 0.1, None]), fraction=0.5)) == (
-        "the top 0.5 by quality: kept 2 of 4 scored rows (50.0%); cut at 0.5, 1 of 2 tied there kept; 1 unscored left out"
+        "the top 0.5 by quality: kept 2 of 4 scored rows (50.0%); cut at 0.5, 1 of 2 tied there kept; 1 unscored left "
+        "out"
     )
 
 

@@ -92,7 +92,8 @@ def imported(root, answers, *, model="one"):
     lake = Lake(root / "data" / "lake")
     people = [
         {
-            "candidate_id": f"c-{land}", "profile": json.dumps({"input": f"Capital of {land}?"}), "group_id": f"g-{land}",
+            "candidate_id": f"c-{land}", "profile": json.dumps({"input": f"Capital of {land}?"}),
+            "group_id": f"g-{land}",
             "split": "train", "use_case": "general",
         }
         for land in answers
@@ -100,8 +101,10 @@ def imported(root, answers, *, model="one"):
     asked = [json.dumps([{"role": "user", "content": f"Capital of {land}?"}]) for land in answers]
     raw = [
         {
-            "custom_id": f"r-{model}-{land}", "candidate_id": f"c-{land}", "task": "capital", "sample": 0, "input": f"Capital of {land}?",
-            "messages": messages, "llm_output": text, "model": model, "status": "ok", "request_sha256": f"{model} {land}",
+            "custom_id": f"r-{model}-{land}", "candidate_id": f"c-{land}", "task": "capital", "sample": 0,
+            "input": f"Capital of {land}?",
+            "messages": messages, "llm_output": text, "model": model, "status": "ok",
+            "request_sha256": f"{model} {land}",
         }
         for messages, (land, text) in zip(asked, answers.items(), strict=True)
     ]  # fmt: skip
@@ -252,7 +255,8 @@ def test_a_rejected_answer_that_resembles_another_still_takes_out_what_resembles
 
     rows = pl.DataFrame(
         {
-            "custom_id": ["a", "b", "c", "d"], "input": ["q"] * 4, "output": [text(0), text(4), text(8), "another answer"],
+            "custom_id": ["a", "b", "c", "d"], "input": ["q"] * 4,
+            "output": [text(0), text(4), text(8), "another answer"],
             "quality": [0.5, 0.4, 0.9, None],
         }
     )  # fmt: skip

@@ -139,7 +139,8 @@ def test_a_manifest_names_every_request_before_it_is_sent(lake):
     scores = pl.DataFrame(
         {
             "arm": ["p", "p", "q"], "candidate_id": ["x", "y", "x"], "status": ["ok", "error", "error"],
-            "error": [None, '{"code": "context_length_exceeded"}', '{"code": "boom"}'], "quality": [0.5, None, None], "tokens": [7, None, None],
+            "error": [None, '{"code": "context_length_exceeded"}', '{"code": "boom"}'], "quality": [0.5, None, None],
+            "tokens": [7, None, None],
         }
     )  # fmt: skip
     lake["icl_cells"].upsert(icl.answered(manifest(), scores))

@@ -46,9 +46,12 @@ def test_the_cost_is_told_from_what_is_recorded_and_the_rest_is_unknown(world):
 def test_the_cost_of_prompts_with_calls_and_parts_is_told_too(lake, task_file):
     call = {"type": "function", "function": {"name": "weather", "arguments": "{}"}}
     chats = [
-        [{"role": "user", "content": "x" * 100}, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "rain"}],
-        [{"role": "user", "content": [{"type": "text", "text": "x" * 100}, {"type": "image_url", "image_url": {"url": "data:,x"}}]}],
-        [{"role": "user", "content": "x" * 100}, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "rain"}],
+        [{"role": "user", "content": "x" * 100}, {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "rain"}],
+        [{"role": "user",
+            "content": [{"type": "text", "text": "x" * 100}, {"type": "image_url", "image_url": {"url": "data:,x"}}]}],
+        [{"role": "user", "content": "x" * 100}, {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "content": "rain"}],
     ]  # fmt: skip
     row = {
         "candidate_id": "c",

@@ -21,7 +21,7 @@ def test_it_writes_what_the_package_writes(tmp_path, monkeypatch):
 
 
 def test_loading_it_leaves_the_floats_of_the_process_alone(tmp_path):
-    """A library linked with -ffast-math makes every subnormal float of the process 0, here and in the tests that follow."""
+    """A library linked with -ffast-math makes every subnormal float of the process 0, also in the tests that follow."""
     bench.library(tmp_path)
     assert sys.float_info.min / 2 > 0
     assert np.float32(np.finfo(np.float32).tiny) / np.float32(2) > 0

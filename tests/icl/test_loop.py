@@ -1,4 +1,4 @@
-"""In-context search: what it promises about cells, budgets, rules, kills and seeds, with answers that a rule makes up."""
+"""In-context search: what it promises about cells, budgets, rules, kills and seeds; a rule makes up the answers."""
 
 import hashlib
 import json
@@ -299,7 +299,8 @@ def test_a_prompt_that_does_not_fit_counts_0_for_its_set():
 def test_pinned_banned_and_one_per_category_hold_for_every_set_asked(method):
     examples = pool(20).with_columns(category=pl.Series([f"c{i % 4}" for i in range(19)] + [None]))
     found = icl.search(
-        examples, people(60), k=3, budget=900, ask=World().ask, method=method, pinned=["e02"], banned=["e18"], one_per="category",
+        examples, people(60), k=3, budget=900, ask=World().ask, method=method, pinned=["e02"], banned=["e18"],
+        one_per="category",
     )  # fmt: skip
     category = dict(examples.select("id", "category").iter_rows())
     for ids in found.trials["example_ids"]:
@@ -344,7 +345,8 @@ def test_a_search_spends_what_its_plan_says(method):
         ({"budget": 30, "method": "surrogate"}, "use method='halving'"),
         ({"method": "halvin"}, "did you mean 'halving'|halving"),
         ({"validation": people(0)}, "no validation candidates"),
-        ({"validation": people(3).with_columns(candidate_id=pl.Series(["p1", "x", "y"]))}, "answers about validation candidates"),
+        ({"validation": people(3).with_columns(candidate_id=pl.Series(["p1", "x", "y"]))},
+            "answers about validation candidates"),
         ({"validation": pl.concat([people(3), people(3)])}, "occurs twice"),
         ({"pinned": ["e01", "e02", "e03"]}, "3 examples are pinned and k is 2"),
         ({"pinned": ["e9"]}, "the pool has no example 'e9'"),
@@ -352,7 +354,8 @@ def test_a_search_spends_what_its_plan_says(method):
         ({"banned": [f"e{i:02d}" for i in range(5)]}, r"k must be 1\.\.1"),
         ({"one_per": "same"}, "the pool has 1"),
         ({"ask": lambda cells: pl.concat([World().ask(cells)] * 2)}, "share set and candidate"),
-        ({"ask": lambda cells: World().ask(cells).with_columns(quality=pl.lit(2.0))}, r"quality must be in 0\.\.1, got 2\.0"),
+        ({"ask": lambda cells: World().ask(cells).with_columns(quality=pl.lit(2.0))},
+            r"quality must be in 0\.\.1, got 2\.0"),
     ],
 )  # fmt: skip
 def test_a_search_that_cannot_be_sound_is_refused(change, message):

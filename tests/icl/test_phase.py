@@ -24,7 +24,7 @@ N_BATCHES = 3  # two rounds and the hold-out
 
 
 def planted(root):
-    """A root with 48 validation and 48 test candidates, of whom half are tech, and ten curated examples, seven of them tech."""
+    """A root with 48 validation and 48 test candidates, half of them tech, and ten examples, seven of them tech."""
     root.mkdir(exist_ok=True)
     (root / "shout.py").write_text(TASK)
     lake = Lake(root / "data" / "lake")
@@ -35,8 +35,10 @@ def planted(root):
     lake["candidates"].append(pl.concat([every, authors.with_columns(group_id="candidate_id")]))
     rows = [
         {
-            "id": f"e{i}", "candidate_id": name, "custom_id": f"e{i}", "task": "shout", "input": f"candidate number {i}",
-            "output": f"CANDIDATE NUMBER {i}", "quality_score": 1 - i / 20, "needs_review": True, "approved": False, "split": "train",
+            "id": f"e{i}", "candidate_id": name, "custom_id": f"e{i}", "task": "shout",
+            "input": f"candidate number {i}",
+            "output": f"CANDIDATE NUMBER {i}", "quality_score": 1 - i / 20, "needs_review": True, "approved": False,
+            "split": "train",
             "metadata": json.dumps({"use_case": "tech" if i < 7 else "general", "category": f"c{i % 3}"}),
         }
         for i, name in enumerate(authors["candidate_id"])
@@ -180,7 +182,8 @@ def test_a_use_case_has_a_search_of_its_own_under_its_rules_and_phase_5_takes_it
 
     tuned = {
         "id": "t", "name": "shout", "base_model": "m", "method": "lora", "model_path": "m", "adapter_sha256": "0",
-        "data_version": "training_data_curated@0", "approve_policy": "score", "training_examples": 1, "hyperparameters": "{}",
+        "data_version": "training_data_curated@0", "approve_policy": "score", "training_examples": 1,
+        "hyperparameters": "{}",
     }  # fmt: skip
     lake["finetuning_runs"].append(pl.DataFrame([tuned | {"id": arm, "arm": arm} for arm in ("curated", "control")]))
     arguments = [
