@@ -229,3 +229,48 @@ def test_an_arm_is_judged_by_its_own_answers_alone(tmp_path, monkeypatch):
     arms = {name: part.drop("arm") for (name,), part in asked_all.partition_by("arm", as_dict=True).items()}
     scored = evaluate.ask(arms, candidates=people(1), server=None, folder=tmp_path, recorded=None, task=load(path))
     assert dict(scored.group_by("arm").agg(pl.col("quality").mean()).iter_rows()) == {"a": 1.0, "b": 0.0}
+
+
+def test_intervals_are_named_by_arm_and_by_contrast():
+    means = evaluate.summary(scores(0.1).with_columns(tokens=1))
+    comparison = stats.compare(scores(0.1), contrasts=[("finetuned", "baseline")])
+    assert list(evaluate.intervals(means)) == ["baseline", "finetuned"]
+    row = means.row(0, named=True)
+    assert evaluate.intervals(means)["baseline"] == (row["mean"], row["low"], row["high"], row["n"])
+    gain = comparison.row(0, named=True)
+    assert evaluate.intervals(comparison) == {
+        "finetuned - baseline": (gain["difference"], gain["low"], gain["high"], gain["n"])
+    }
+
+
+def test_where_nobody_is_to_be_asked_there_are_no_arms_and_an_empty_result(tmp_path, task_file):
+    task = load(task_file)
+    arms = evaluate.arms(people(2), task, models={"baseline": "m", "tuned": "n"}, seed=1, pair_by_candidate=True)
+    assert {arm: frame["model"].unique().to_list() for arm, frame in arms.items()} == {
+        "baseline": ["m"],
+        "tuned": ["n"],
+    }
+    assert evaluate.custom_ids(arms) == sorted([*arms["baseline"]["custom_id"], *arms["tuned"]["custom_id"]])
+    nobody = evaluate.arms(people(0), task, models={"baseline": "m"}, seed=1)
+    assert (nobody, evaluate.custom_ids(nobody)) == ({}, [])
+    empty = evaluate.ask(nobody, candidates=people(0), server=None, folder=tmp_path, recorded=None, task=task)
+    assert (empty.height, empty.columns[:3]) == (0, ["arm", "candidate_id", "sample"])
+    assert {f"score_{name}" for name in task.scorers} <= set(empty.columns)
+    assert evaluate.intervals(evaluate.summary(empty)) == {}
+
+
+def test_a_version_that_is_known_keeps_its_state():
+    trained = pl.DataFrame(
+        {
+            "name": ["n"] * 3,
+            "base_model": ["b"] * 3,
+            "adapter_sha256": ["x", "y", "z"],
+            "model_path": ["n-1", "n-2", "n-3"],
+            "arm": ["curated", "curated", "control"],
+        }
+    )
+    rows = models.register(trained, pl.DataFrame({"version": ["n-1"]}))
+    assert rows.select("version", "adapter_path", "alias").rows() == [
+        ("n-2", "n-2", "candidate"),
+        ("n-3", "n-3", "control"),
+    ]

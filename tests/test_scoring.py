@@ -6,8 +6,7 @@ import pytest
 from toys import TASK, people
 
 from arislab import curate, scoring
-from arislab.errors import ParameterError, TaskError
-from arislab.review import decisions
+from arislab.errors import TaskError
 from arislab.task import load
 
 
@@ -151,149 +150,6 @@ def test_an_edited_task_file_counts_at_once(task_file):
     assert load(task_file).version != before
 
 
-def curated(**columns):
-    base = {
-        "id": ["a", "b", "c", "d"],
-        "candidate_id": ["1", "1", "2", "3"],
-        "quality_score": [0.9, 1.0, 1.0, 0.8],
-        "split": ["train"] * 4,
-    }
-    base |= {
-        "approved": [True, False, False, False],
-        "needs_review": [False, True, False, True],
-        "metadata": ['{"use_case": "tech"}'] * 4,
-        "custom_id": ["a", "b", "c", "d"],
-        "input": ["q"] * 4,
-        "output": ["answer a", "answer b", "answer c", "answer d"],
-        "reviewed_by": ["Ada", None, "Ada", None],
-    }
-    return pl.DataFrame(base | columns, schema_overrides={"reviewed_by": pl.String})
-
-
-NOBODY = pl.DataFrame(schema=decisions.SCHEMA)
-
-
-def test_the_policy_decides_what_later_phases_may_use():
-    assert curate.approved(curated(), NOBODY, approve="reviewed")["id"].to_list() == ["a"]
-    assert curate.approved(curated(), NOBODY, approve="score")["id"].to_list() == ["a", "b", "d"]  # c was rejected
-    with pytest.raises(ParameterError, match="'reviewed' or 'score'"):
-        curate.approved(curated(), NOBODY, approve="both")
-    with pytest.raises(ParameterError, match=r"leaves none of 4 curated rows \(2 rejected, 2 waiting\)"):
-        curate.approved(curated(approved=[False] * 4), NOBODY, approve="reviewed")
-
-
-def test_a_decision_counts_at_once_in_later_phases():
-    rows = {row["id"]: row for row in curated().to_dicts()}
-    mended = {"edited_output": "answer d, mended"}
-    seen = [
-        decisions.event(rows[name], kind, reviewer="Ada", **more)
-        for name, kind, more in (("a", "approve", {}), ("b", "reject", {}), ("d", "edit", mended))
-    ]
-    reviewed = curate.approved(curated(), pl.concat(seen), approve="reviewed")
-    assert reviewed.select("id", "output").rows() == [("a", "answer a"), ("d", "answer d, mended")]
-    assert curate.approved(curated(), pl.concat(seen), approve="score")["id"].to_list() == ["a", "d"]
-    undo = decisions.event({"custom_id": "a"}, "undo", reviewer="Ada", undoes=seen[0]["event_id"][0])
-    after = pl.concat([*seen, undo])
-    assert curate.approved(curated(), after, approve="reviewed")["id"].to_list() == ["d"]
-    assert curate.approved(curated(), after, approve="score")["id"].to_list() == ["a", "d"]  # a waits again
-
-
-def test_a_row_whose_earlier_text_was_rejected_waits_for_a_person_under_both_policies():
-    before = {row["id"]: row | {"output": "as it read before"} for row in curated().to_dicts()}
-    seen = pl.concat(
-        [decisions.event(before[name], kind, reviewer="Ada") for name, kind in (("b", "reject"), ("d", "approve"))]
-    )
-    assert curate.approved(curated(), seen, approve="score")["id"].to_list() == ["a", "d"]
-    assert curate.approved(curated(), seen, approve="reviewed")["id"].to_list() == ["a"]
-
-
-def test_the_pool_takes_the_best_one_of_each_candidate():
-    assert curate.pool(curated(), n=3)["id"].to_list()[-1] == "d"
-    assert set(curate.pool(curated(), n=2)["id"]) == {"b", "c"}
-    with pytest.raises(ParameterError, match="use_case 'executive'"):
-        curate.pool(curated(), n=2, use_case="executive")
-
-
-def test_a_pool_keeps_pins_whatever_their_quality_and_leaves_bans_out():
-    assert curate.pool(curated(), n=2, pinned=["d"])["id"].to_list()[0] == "d"
-    assert set(curate.pool(curated(), n=3, pinned=["a"])["id"]) == {"a", "c", "d"}  # a and b are of one candidate
-    assert set(curate.pool(curated(), n=3, banned=["b"])["id"]) == {"a", "c", "d"}
-    facts = ['{"use_case": "tech", "category": "x"}'] * 3 + ['{"use_case": "general"}']
-    mixed = curated(metadata=facts)
-    assert set(curate.pool(mixed, n=3, use_case="tech")["id"]) == {"b", "c"}
-    assert set(curate.pool(mixed, n=3, use_case="tech", pinned=["d"])["id"]) == {"b", "c", "d"}
-    assert set(curate.pool(mixed, n=3, use_case="x", column="category")["id"]) == {"b", "c"}
-    assert dict(curate.pool(mixed, n=3, one_per="category").select("id", "category").iter_rows()) == {
-        "b": "x",
-        "c": "x",
-        "d": None,
-    }
-    for options, message in (
-        ({"pinned": ["e"]}, "example 'e' is not among the 4 approved"),
-        ({"banned": ["e"]}, "example 'e' is not among"),
-        ({"pinned": ["a", "b"]}, "pinned example 'b' has no place|pinned example 'a' has no place"),
-        ({"one_per": "categry"}, "did you mean 'category'"),
-    ):
-        with pytest.raises(ParameterError, match=message):
-            curate.pool(mixed, n=2, **options)
-
-
-def test_a_use_case_takes_its_candidates():
-    people = pl.DataFrame({"candidate_id": ["a", "b"], "use_case": ["tech", None], "title": ["x", "y"]})
-    assert curate.serves(people, use_case="general").equals(people)
-    assert curate.serves(people, use_case="tech")["candidate_id"].to_list() == ["a"]
-    assert curate.serves(people, use_case="y", column="title")["candidate_id"].to_list() == ["b"]
-    with pytest.raises(ParameterError, match="no candidate has use_case 'techs'; did you mean 'tech'"):
-        curate.serves(people, use_case="techs")
-    with pytest.raises(ParameterError, match="no column 'titel'; did you mean 'title'"):
-        curate.serves(people, use_case="y", column="titel")
-
-
-def test_examples_carry_the_messages_and_the_facts(task_file):
-    kept = pl.DataFrame(
-        {
-            "custom_id": ["r1"],
-            "candidate_id": ["c0001"],
-            "task": ["shout"],
-            "input": ["x"],
-            "messages": [None],
-            "output": ["Y"],
-            "quality": [0.5],
-            "metadata": ['{"gt": 1}'],
-        },
-        schema_overrides={"messages": pl.String},
-    )
-    row = curate.examples(
-        kept,
-        people(3).with_columns(
-            title=pl.lit("Cook"), company=pl.lit(None), category=pl.lit(None), use_case=pl.lit("general")
-        ),
-        load(task_file),
-    ).row(0, named=True)
-    assert [m["role"] for m in json.loads(row["messages"])] == ["system", "user"]
-    assert row["input"] == "candidate number 1"
-    assert json.loads(row["metadata"]) == {"gt": 1, "title": "Cook", "use_case": "general", "difficulty": None}
-    assert (row["approved"], row["needs_review"]) == (False, True)
-
-
-def test_answers_about_one_candidate_are_held_out_together():
-    frame = pl.DataFrame({"id": [f"e{i}" for i in range(40)], "candidate_id": [f"c{i // 2}" for i in range(40)]})
-    train, held = curate.hold_out(frame, fraction=0.1, seed=1)
-    assert (train.height, held.height) == (36, 4)
-    assert train.join(held, on="candidate_id", how="semi").height == 0
-    assert (
-        curate.hold_out(frame.reverse(), fraction=0.1, seed=1)[1]["id"].sort().to_list() == held["id"].sort().to_list()
-    )
-    with pytest.raises(ParameterError, match="at least 2 candidates"):
-        curate.hold_out(frame.head(2), fraction=0.1)
-
-
-def test_one_of_each_group_whatever_the_order_of_rows():
-    frame = people(6).with_columns(group_id=pl.Series(list("aabbcc")))
-    assert curate.one_per_group(frame)["candidate_id"].to_list() == ["c0000", "c0002", "c0004"]
-    assert curate.one_per_group(frame.reverse()).equals(curate.one_per_group(frame))
-
-
 def test_a_scorer_that_can_never_tell_is_not_trusted(task_file):
     task_file.write_text(TASK.replace("return output.isupper()", "return None"))
     with pytest.raises(TaskError, match=r"'loud' of shout\.py cannot tell on any GOLD row"):
@@ -322,11 +178,6 @@ def test_a_task_file_that_cannot_be_run_is_one_clear_message(task_file):
         task_file.write_text(text)
         with pytest.raises(TaskError, match=f"cannot be run: {what}"):
             load(task_file)
-
-
-def test_a_cut_that_keeps_nothing_says_so(task_file):
-    with pytest.raises(ParameterError, match="keeps no row"):
-        curate.examples(pl.DataFrame(schema={"candidate_id": pl.String}), people(1), load(task_file))
 
 
 def test_gold_rows_bring_the_other_answers_they_are_judged_with(tmp_path):

@@ -1258,3 +1258,23 @@ def icl_cells(ids, *, n, search_id="s"):
             "round": 1,
         }
     )
+
+
+def four_curated(**columns):
+    """Return four curated rows: an approved one, a rejected one, and two that wait, of three candidates."""
+    base = {
+        "id": ["a", "b", "c", "d"],
+        "candidate_id": ["1", "1", "2", "3"],
+        "quality_score": [0.9, 1.0, 1.0, 0.8],
+        "split": ["train"] * 4,
+    }
+    base |= {
+        "approved": [True, False, False, False],
+        "needs_review": [False, True, False, True],
+        "metadata": ['{"use_case": "tech"}'] * 4,
+        "custom_id": ["a", "b", "c", "d"],
+        "input": ["q"] * 4,
+        "output": ["answer a", "answer b", "answer c", "answer d"],
+        "reviewed_by": ["Ada", None, "Ada", None],
+    }
+    return pl.DataFrame(base | columns, schema_overrides={"reviewed_by": pl.String})

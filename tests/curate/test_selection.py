@@ -279,3 +279,16 @@ def test_the_rule_is_one_of_two_and_rows_without_a_value_fill_no_quota():
     assert keep(frame, rule="above", fraction=0.5, threshold=0.9).n_kept == 2
     with pytest.raises(ParameterError, match="keep_rule must be 'top'"):
         keep(frame, rule="Top", fraction=0.5, threshold=0.8)
+
+
+def test_every_recorded_output_ends_in_one_state():
+    recorded = pl.DataFrame({"custom_id": [f"r-{i:03d}" for i in range(10)], "status": ["ok"] * 7 + ["lost"] * 3})
+    train = recorded.tail(9)  # one is about a candidate of another split
+    marked = rows([0.9, 0.8, 0.7, 0.6, None, 0.9], duplicate_of=[None, None, None, None, None, "r-000"])
+    marked = marked.with_columns(like_rejected=pl.Series([False] * 5 + [True]))
+    cut = keep_top(marked.filter(pl.col("duplicate_of").is_null()), fraction=0.5)
+    found = selection.states(recorded, train=train, marked=marked, cut=cut)
+    assert found == {
+        "lost": 3, "near_duplicate": 0, "like_a_rejected": 1, "unscored": 1, "kept": 2, "below_the_cut": 2, "held_out": 1,
+    }  # fmt: skip
+    assert sum(found.values()) == recorded.height
