@@ -15,7 +15,7 @@ from arislab.finetune.weights import load_tokenizer, resolve_model
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """What a model's chat template asks of training and serving. Shown by the first cell of phase 4."""
+    """What a model's chat template asks of training and serving. Shown by phase 4 before it trains."""
 
     name: str
     """The model's folder."""

@@ -1,7 +1,6 @@
 """The default task asks and scores in the words of the grammar."""
 
 import inspect
-import json
 import re
 import sys
 from dataclasses import replace
