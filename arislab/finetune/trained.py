@@ -91,9 +91,10 @@ def asked_as(tuned: Mapping[str, Any], *others: str | None, chat_template_kwargs
     for other in others:
         theirs = _chosen(json.loads(other or "{}").get("chat_template_kwargs") or {})
         if theirs != mine:
+            same = f"-p chat_template_kwargs '{json.dumps(mine or theirs)}'"
             raise ParameterError(
                 f"{tuned['model_path']} was trained with chat_template_kwargs {mine!r}, and an arm beside it was "
-                f"made with {theirs!r}; run phases 3 and 4 with the same, such as -p chat_template_kwargs '{json.dumps(mine or theirs)}'."
+                f"made with {theirs!r}; run phases 3 and 4 with the same, such as {same}."
             )
     return chat.fields(chat_template_kwargs=recorded, system_role=trained.get("system_role", ""))
 

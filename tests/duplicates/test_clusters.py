@@ -21,9 +21,9 @@ def test_groups_are_the_connected_components_of_similar_texts(data, threshold):
         for j in range(i):
             if data[i] is not None and data[j] is not None and jaccard(data[i], data[j]) >= threshold:
                 group = [min(group[i], group[j]) if g in (group[i], group[j]) else g for g in group]
-    found = groups(frame, on="profile", threshold=threshold)
-    assert found["candidate_id"].to_list() == frame["candidate_id"].to_list()
-    assert found["group_id"].to_list() == [f"c{g:02d}" for g in group]
+    grouped = groups(frame, on="profile", threshold=threshold)
+    assert grouped["candidate_id"].to_list() == frame["candidate_id"].to_list()
+    assert grouped["group_id"].to_list() == [f"c{g:02d}" for g in group]
 
 
 def test_groups_of_a_large_set_join_every_planted_copy():
@@ -31,9 +31,9 @@ def test_groups_of_a_large_set_join_every_planted_copy():
     originals = corpus(2_100, rng)
     data = originals + [edited(text, 1, rng) for text in originals[:300]]
     frame = pl.DataFrame({"candidate_id": [f"c{i:04d}" for i in range(len(data))], "profile": data})
-    found = groups(frame, on="profile")["group_id"].to_list()
-    assert found[:2_100] == [f"c{i:04d}" for i in range(2_100)]
-    assert np.mean([found[2_100 + i] == f"c{i:04d}" for i in range(300)]) >= 0.99
+    group_ids = groups(frame, on="profile")["group_id"].to_list()
+    assert group_ids[:2_100] == [f"c{i:04d}" for i in range(2_100)]
+    assert np.mean([group_ids[2_100 + i] == f"c{i:04d}" for i in range(300)]) >= 0.99
 
 
 def test_nothing_and_texts_that_are_null_have_no_company():

@@ -46,10 +46,10 @@ def test_a_training_process_ends_when_its_parent_is_killed(tmp_path):
     )
 
 
-def wait_for(found, seconds=60):
+def wait_for(event, seconds=60):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if result := found():
+        if result := event():
             return result
         time.sleep(0.1)
     raise AssertionError(f"nothing within {seconds} s")

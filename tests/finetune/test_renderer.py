@@ -33,14 +33,14 @@ def asked(tokenizer, messages, kwargs, tools=None):
 
     Transformers' own rendering of the messages as they are sent.
     """
-    found = finetune.check_template(tokenizer, chat_template_kwargs=kwargs)
-    kwargs = dict(found.chat_template_kwargs)
+    template = finetune.check_template(tokenizer, chat_template_kwargs=kwargs)
+    kwargs = dict(template.chat_template_kwargs)
     if "strftime_now" in tokenizer.chat_template and "date_string" not in kwargs:
         text = chat.Template(tokenizer.chat_template, tokenizer.special_tokens_map).render(
-            chat.in_role(messages, found.system_role), tools=tools, chat_template_kwargs=kwargs
+            chat.in_role(messages, template.system_role), tools=tools, chat_template_kwargs=kwargs
         )
         return tokenizer(text, add_special_tokens=False)["input_ids"]
-    sent = chat.in_role(messages, found.system_role)
+    sent = chat.in_role(messages, template.system_role)
     return tokenizer.apply_chat_template(sent, tools=tools, add_generation_prompt=True, return_dict=True, **kwargs)[
         "input_ids"
     ]

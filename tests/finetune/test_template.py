@@ -29,8 +29,8 @@ def test_a_model_that_thinks_first_is_refused_with_the_setting_that_closes_the_b
 
 def test_answers_with_their_own_reasoning_are_trained_where_the_model_is_to_think(tokenizer):
     other = speaking(tokenizer, SPOKEN["qwen3"][0])
-    found = finetune.check_template(other, chat_template_kwargs={"enable_thinking": True})
-    assert "only answers that hold their own reasoning" in repr(found)
+    template = finetune.check_template(other, chat_template_kwargs={"enable_thinking": True})
+    assert "only answers that hold their own reasoning" in repr(template)
     thought = "<think>\nTides first.\n</think>\n\nFine."
     row = label(other, [USER], thought, kwargs={"enable_thinking": True})
     assert learned(other, row) == thought + "<|im_end|>"
@@ -63,10 +63,10 @@ def test_an_empty_think_block_that_no_setting_closes_is_said_and_not_trained(spe
     [("gemma", "user"), ("mistral", "user"), ("gemma3", "system"), ("chatml", "system"), ("cohere", "system")],
 )
 def test_the_role_of_instructions_is_the_one_that_the_template_knows(speakers, name, role):
-    found = finetune.check_template(speakers[name][0])
-    assert found.system_role == role
-    assert found.fields == {"system_role": role}
-    assert ("no system role: the instructions stand before the first question" in repr(found)) == (role == "user")
+    template = finetune.check_template(speakers[name][0])
+    assert template.system_role == role
+    assert template.fields == {"system_role": role}
+    assert ("no system role: the instructions stand before the first question" in repr(template)) == (role == "user")
 
 
 def test_a_template_that_knows_developers_is_given_them(tokenizer):

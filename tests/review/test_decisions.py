@@ -86,8 +86,8 @@ def test_a_decision_about_another_text_is_stale_and_never_applied():
         review.fold(review.fold(then, log.reviews).with_columns(output=pl.lit("answer A")), log.reviews),
         review.fold(then, log.reviews),
     )
-    told = decisions.standing(now, log.reviews)
-    assert told["stale"].to_list() == ["approve", "reject", "edit"]
+    stands = decisions.standing(now, log.reviews)
+    assert stands["stale"].to_list() == ["approve", "reject", "edit"]
     assert dict(review.progress(now, log.reviews).select("state", "rows").iter_rows())["stale"] == 3
     again = review.queue(now, log.reviews, n=5, seed=0)
     assert set(again["stale"]) == {"approve", "reject", "edit"}
@@ -120,8 +120,8 @@ def test_a_row_that_was_approved_for_an_earlier_text_waits_again():
 
 
 def test_an_event_that_does_not_say_what_was_shown_applies_to_nothing():
-    told = decisions.standing(curated_rows(1), events({"decision": "approve", "shown_sha256": None}))
-    assert (told["approved"].item(), told["stale"].item()) == (False, "approve")
+    stands = decisions.standing(curated_rows(1), events({"decision": "approve", "shown_sha256": None}))
+    assert (stands["approved"].item(), stands["stale"].item()) == (False, "approve")
 
 
 def test_who_was_shown_an_edited_text_and_approves_it_approves_that_text():
@@ -136,8 +136,8 @@ def test_who_was_shown_an_edited_text_and_approves_it_approves_that_text():
 
 @pytest.mark.parametrize("edited", ['{"score": NaN}', '{"score": 1, "score": 2}', "not JSON any more"])
 def test_an_edit_of_an_older_panel_that_is_no_json_is_stale(edited):
-    told = decisions.standing(curated_rows(1), events({"decision": "edit", "edited_output": edited}))
-    assert (told["output"].item(), told["approved"].item(), told["stale"].item()) == (OUTPUT, False, "edit")
+    stands = decisions.standing(curated_rows(1), events({"decision": "edit", "edited_output": edited}))
+    assert (stands["output"].item(), stands["approved"].item(), stands["stale"].item()) == (OUTPUT, False, "edit")
 
 
 @pytest.fixture

@@ -29,13 +29,13 @@ def greedy(stock, chat, max_new_tokens=120):
 @pytest.mark.parametrize("k", [0, 5])
 def test_greedy_texts_equal_those_of_transformers(engine, stock, k):
     asked = requests(engine, 16, k=k, temperature=0.0, max_tokens=120)
-    found = engine.generate(asked)
-    assert [a.text for a in found] == [greedy(stock, r.messages) for r in asked]
+    answers = engine.generate(asked)
+    assert [a.text for a in answers] == [greedy(stock, r.messages) for r in asked]
     tok, _ = stock
     ids = tok.apply_chat_template(asked[0].messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-    assert found[0].prompt_tokens == len(ids)
-    assert {a.finish_reason for a in found} == {"stop"}
-    assert all(a.completion_tokens == len(tok(a.text)["input_ids"]) + 1 for a in found)
+    assert answers[0].prompt_tokens == len(ids)
+    assert {a.finish_reason for a in answers} == {"stop"}
+    assert all(a.completion_tokens == len(tok(a.text)["input_ids"]) + 1 for a in answers)
 
 
 def test_the_same_requests_give_the_same_texts_also_in_a_new_engine(engine):
@@ -68,8 +68,8 @@ def test_rows_with_one_seed_share_their_luck_and_rows_without_seed_do_not(engine
 
 
 def test_max_tokens_cuts_and_says_so(engine):
-    found = engine.generate(requests(engine, 2, max_tokens=7))
-    assert [(a.finish_reason, a.completion_tokens) for a in found] == [("length", 7)] * 2
+    answers = engine.generate(requests(engine, 2, max_tokens=7))
+    assert [(a.finish_reason, a.completion_tokens) for a in answers] == [("length", 7)] * 2
 
 
 def test_a_row_that_cannot_be_answered_says_why_and_leaves_its_siblings_alone(engine):
@@ -77,11 +77,11 @@ def test_a_row_that_cannot_be_answered_says_why_and_leaves_its_siblings_alone(en
     long = replace(good, messages=[{"role": "user", "content": "Skills: " + "Python, " * 1100}])
     unknown = replace(good, model="gpt-none")
     broken = replace(good, messages=[{"role": "user"}, {"role": "user", "content": None}])
-    found = engine.generate([long, good, unknown, good])
-    assert [a.error for a in found] == ["context_length_exceeded", None, "model_not_found", None]
-    assert found[0].prompt_tokens > 2048
-    assert found[1] == found[3] == engine.generate([good])[0]
-    assert engine.generate([broken, good])[1] == found[1]
+    answers = engine.generate([long, good, unknown, good])
+    assert [a.error for a in answers] == ["context_length_exceeded", None, "model_not_found", None]
+    assert answers[0].prompt_tokens > 2048
+    assert answers[1] == answers[3] == engine.generate([good])[0]
+    assert engine.generate([broken, good])[1] == answers[1]
 
 
 def test_a_prompt_that_nearly_fills_the_context_gets_what_is_left(engine):
@@ -101,9 +101,9 @@ def test_prompts_with_one_prefix_are_read_together():
         + [row(*other, 7, i) for i in range(20)]
         + [row(5, 6, i) for i in range(3)]
     )
-    found = list(clusters(rows))
-    assert [(n, len(members)) for n, members in found] == [(301, 20), (301, 20), (2, 3)]
-    assert sum(len(members) for _, members in found) == len(rows)
+    parts = list(clusters(rows))
+    assert [(n, len(members)) for n, members in parts] == [(301, 20), (301, 20), (2, 3)]
+    assert sum(len(members) for _, members in parts) == len(rows)
     assert [n for n, _ in clusters([row(1, *common)] * 2)] == [300]
     pairs = [row(*start, 7, i) for start in (common, other) for i in range(2)]  # as few rows a set as a search asks
     assert [(n, len(members)) for n, members in clusters([*pairs, row(5, 6, 7)])] == [(301, 2), (301, 2), (2, 1)]
@@ -138,11 +138,11 @@ def test_other_llama_checkpoints_load_too(tmp_path, stock):
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "other", max_shard_size="100KB")
     tokenizer.save(tokenizer.build(), tmp_path / "other")
     same = LlamaForCausalLM.from_pretrained(tmp_path / "other", dtype=torch.float32).eval()
-    found = Engine(tmp_path / "other")
-    assert found.models() == ["other"]
+    other = Engine(tmp_path / "other")
+    assert other.models() == ["other"]
     assert len(list((tmp_path / "other").glob("*.safetensors"))) > 1
     chat = chats(1)[0]
-    answers = found.generate([Request(chat, "other", 0.0, max_tokens=20)])
+    answers = other.generate([Request(chat, "other", 0.0, max_tokens=20)])
     assert answers[0].text == greedy((tok, same), chat, 20)
 
 
@@ -205,8 +205,8 @@ def test_a_merged_adapter_computes_what_peft_computes(adapters, stock):
 def test_an_adapter_that_is_not_plain_lora_is_an_answer_not_a_crash(adapters):
     engine = Engine(MODEL_DIR, adapters_dir=adapters[0])
     good = requests(engine, 1, temperature=0.0)[0]
-    found = engine.generate([replace(good, model="dora"), good, replace(good, model="bias")])
-    assert [a.error for a in found] == ["model_not_loadable", None, "model_not_loadable"]
+    answers = engine.generate([replace(good, model="dora"), good, replace(good, model="bias")])
+    assert [a.error for a in answers] == ["model_not_loadable", None, "model_not_loadable"]
 
 
 def test_a_replaced_adapter_is_read_again(adapters, tmp_path):

@@ -61,16 +61,16 @@ def test_scorers_and_corpus_agree_on_flawless_answers_and_see_every_habit(task):
     flawless = grammar.make_evaluator(rng, flawless=True)
     for _ in range(300):
         profile = grammar.make_profile(rng)
-        found = scores(task, {"profile": profile, "output": grammar.evaluate(profile, flawless, rng)})
-        assert found.pop("calibrated") > 0.6
-        assert set(found.values()) == {1.0}, (profile, found)
+        by_scorer = scores(task, {"profile": profile, "output": grammar.evaluate(profile, flawless, rng)})
+        assert by_scorer.pop("calibrated") > 0.6
+        assert set(by_scorer.values()) == {1.0}, (profile, by_scorer)
     for habit in grammar.HABITS:
         hurt = 0
         for _ in range(60):
             evaluator = replace(grammar.make_evaluator(rng, flawless=True), habits=frozenset([habit]))
             profile = grammar.make_profile(rng)
-            found = scores(task, {"profile": profile, "output": grammar.evaluate(profile, evaluator, rng)})
-            hurt += sum(found.values()) < len(found) - 0.5
+            by_scorer = scores(task, {"profile": profile, "output": grammar.evaluate(profile, evaluator, rng)})
+            hurt += sum(by_scorer.values()) < len(by_scorer) - 0.5
         assert hurt > 15, habit
 
 
@@ -89,9 +89,9 @@ def test_an_answer_that_is_no_json_object_scores_nothing(task, output):
     ],
 )
 def test_odd_answers_are_scored_without_a_crash(task, output):
-    found = scores(task, task.gold[0] | {"output": output})
-    assert found["valid_json"] == 1.0
-    assert all(0 <= value <= 1 for value in found.values())
+    by_scorer = scores(task, task.gold[0] | {"output": output})
+    assert by_scorer["valid_json"] == 1.0
+    assert all(0 <= value <= 1 for value in by_scorer.values())
 
 
 def test_the_task_file_needs_only_the_standard_library(task):
@@ -102,7 +102,7 @@ def test_the_task_file_needs_only_the_standard_library(task):
 def test_difficulty_is_a_fraction_that_varies(task):
     frame = compose(300, seed=0)
     rows = [tasks.candidate_of(row) for row in frame.iter_rows(named=True)]
-    found = [task.difficulty(row) for row in rows]
-    assert 0 <= min(found) < 0.2
-    assert 0.8 < max(found) <= 1
+    difficulties = [task.difficulty(row) for row in rows]
+    assert 0 <= min(difficulties) < 0.2
+    assert 0.8 < max(difficulties) <= 1
     assert task.category(rows[0]) == rows[0]["category"]
