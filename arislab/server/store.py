@@ -246,9 +246,12 @@ class Store:
         """
         self.spools.recover(self.unfinished())
         known = {row["id"] for row in self.database.query("select id from files")}
-        for path in (*self.files_dir.iterdir(), *self.tmp_dir.iterdir()):
+        for path in self.files_dir.iterdir():
             if path.name not in known:
                 path.unlink()
+        for path in self.tmp_dir.iterdir():
+            # whatever asks for a temporary file in this process has it here: libraries make folders, too
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _insert_file(

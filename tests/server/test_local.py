@@ -38,3 +38,13 @@ def test_the_embedded_model_gives_the_same_bytes_after_a_kill(tmp_path: Path) ->
     revived = server.wait(batch.id, timeout_s=120)
     assert [(r["custom_id"], text_of(r)) for r in server.results(revived.output_file_id)] == texts[0]
     assert server.stop() == 0
+
+
+def test_a_data_folder_with_a_long_path_is_no_hindrance(tmp_path: Path) -> None:
+    data = tmp_path / ("n" * 120) / "data"
+    data.parent.mkdir()
+    server = Server(data, {"model": "tiny", "workers": 1}).start()
+    try:
+        assert server.client.models.list().data[0].id.startswith("arislab-tiny-")
+    finally:
+        assert server.stop() == 0

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -48,6 +49,9 @@ class LocalEngine:
 
     def __init__(self, model: Path, *, adapters: Path | None, workers: int):
         self.gate = Gate(workers)
+        # made now, in the system's folder: that of uploads, which comes to be the default one, may be too deep for the
+        # name of the fork server's socket, of which Linux takes 107 bytes
+        util.get_temp_dir()
         self._model, self._adapters = model, adapters
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         self._workers: list[_Worker] = []
