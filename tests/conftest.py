@@ -28,6 +28,7 @@ from toys import (
     TINY,
     TRAINER_KEY,
     WRITE,
+    NotebooksBeside,
     Server,
     Stranger,
     git,
@@ -51,6 +52,42 @@ os.environ["ARISLAB_HOME"] = str(HOME)  # the key that signs records; not the us
 first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
 (HOME / "one.pem").write_text(first + end)
 os.environ["SSL_CERT_FILE"] = str(HOME / "one.pem")
+
+
+NOTEBOOKS = pytest.StashKey[NotebooksBeside]()
+
+
+def _needs_notebooks(item):
+    return "notebooks_run" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Put the test of all notebooks last: they run beside the other tests."""
+    items.sort(key=_needs_notebooks)
+
+
+def pytest_collection_finish(session):
+    """Start the notebooks now if their test was selected: they take minutes, and one core of two."""
+    config = session.config
+    is_worker = hasattr(config, "workerinput")  # of xdist; only one of them comes to the test
+    if not (config.option.collectonly or is_worker) and any(map(_needs_notebooks, session.items)):
+        config.stash[NOTEBOOKS] = NotebooksBeside()
+
+
+def pytest_unconfigure(config):
+    """Leave nothing running, also where the tests were cut off."""
+    if NOTEBOOKS in config.stash:
+        config.stash[NOTEBOOKS].stop()
+
+
+@pytest.fixture(scope="session")
+def notebooks_run(request):
+    """The notebooks, on their way or done."""
+    stash = request.config.stash
+    if NOTEBOOKS not in stash:
+        stash[NOTEBOOKS] = NotebooksBeside()
+    return stash[NOTEBOOKS]
 
 
 @pytest.fixture

@@ -3,21 +3,17 @@
 import ast
 import contextlib
 import io
-import os
 import re
-import subprocess
-import sys
 
 import nbformat
 import polars as pl
 import pytest
-from toys import CHECKOUT, arislab
+from toys import NOTEBOOKS, arislab
 
 from arislab.lake import Lake
 from arislab.runs import parameters_of
 from arislab.task import candidate_of, load
 
-NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 PHASES = [p for p in NOTEBOOKS if p.name[0].isdigit()]
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
@@ -114,31 +110,13 @@ def test_a_phase_ends_with_its_headline_and_an_account(path):
 
 
 @pytest.mark.slow
-def test_all_notebooks_run_with_their_defaults(tmp_path):
+def test_all_notebooks_run_with_their_defaults(notebooks_run):
     """nbval-lax executes every cell of all seven in one root, in order: this is the demo, by hand."""
-    environment = os.environ | {"ARISLAB_ROOT": str(tmp_path), "MPLBACKEND": "agg"}
-    for name in ("ARISLAB_RUN_ID", "ARISLAB_RUN_DIR", "PYTEST_ADDOPTS"):  # one notebook after the other
-        environment.pop(name, None)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval-lax",
-        "--nbval-current-env",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        "ignore",
-        *map(str, NOTEBOOKS),
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=CHECKOUT, timeout=1800, check=False
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
+    code_of_exit, printed = notebooks_run.wait(1800)
+    assert code_of_exit == 0, printed[-6000:]
     n_cells = sum(len(code(path)) for path in NOTEBOOKS)
-    assert f"{n_cells} passed" in done.stdout
-    lake = Lake(tmp_path / "data" / "lake")
+    assert f"{n_cells} passed" in printed
+    lake = Lake(notebooks_run.root / "data" / "lake")
     gains = lake.sql("select arm, avg(quality) q, count(*) n from evaluations group by arm")
     quality, n = dict(zip(gains["arm"], gains["q"], strict=True)), gains["n"].min()
     assert n >= 400
@@ -146,8 +124,8 @@ def test_all_notebooks_run_with_their_defaults(tmp_path):
     assert quality["baseline"] < quality["finetuned"]
     assert quality["control"] < quality["finetuned"]
     plant_a_leak(lake)
-    told = arislab("run", "evaluate", root=tmp_path, ok=False)
-    assert "1 of 500 test candidates are also in what was trained or searched on" in told
+    message = arislab("run", "evaluate", root=notebooks_run.root, ok=False)
+    assert "1 of 500 test candidates are also in what was trained or searched on" in message
     assert lake["evaluations"].rows == 5 * n  # nothing was added
 
 

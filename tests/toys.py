@@ -10,9 +10,11 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -41,6 +43,7 @@ from arislab.server.engines import base
 from arislab.server.engines import echo as echoing
 from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.store import Store
+from arislab.system import processes
 from arislab.system.processes import start_ticks
 from arislab.tiny import grammar
 from arislab.tiny.decoder import MODEL_DIR
@@ -311,6 +314,59 @@ def arislab(*arguments, root, ok=True, timeout=240, **env):
     )
     assert (done.returncode == 0) == ok, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout if ok else done.stderr + done.stdout
+
+
+NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
+
+
+NBVAL = """
+import os, signal, sys, threading
+import pytest
+held = os.dup(0)  # pytest puts its own in the place of 0
+def stop():
+    os.read(held, 1)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=stop, daemon=True).start()
+options = ["--nbval-lax", "--nbval-current-env", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
+sys.exit(pytest.main(options + sys.argv[1:]))
+"""
+"""pytest over notebooks. It is interrupted, as by Ctrl-C, when who started it closes its standard input, or is gone."""
+
+
+class NotebooksBeside:
+    """nbval executes every cell of all seven notebooks in one root, in order, in a process beside this one."""
+
+    def __init__(self):
+        self._folder = Path(tempfile.mkdtemp(prefix="arislab-test-notebooks-"))
+        self.root, self._printed = self._folder / "root", self._folder / "printed"
+        env = os.environ | {"ARISLAB_ROOT": str(self.root), "MPLBACKEND": "agg"}
+        for name in ("ARISLAB_RUN_ID", "ARISLAB_RUN_DIR", "PYTEST_ADDOPTS"):  # one notebook after the other
+            env.pop(name, None)
+        with self._printed.open("wb") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", NBVAL, *map(str, NOTEBOOKS)],
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=env,
+                cwd=CHECKOUT,
+                start_new_session=True,  # Ctrl-C reaches it once, when ``stop`` does so
+            )
+
+    def wait(self, timeout_s):
+        """Return its exit code and what it printed."""
+        return self._process.wait(timeout_s), self._printed.read_text()
+
+    def stop(self):
+        """End it and what it has started, and remove what it wrote."""
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        processes.end(processes.with_variable("ARISLAB_ROOT", str(self.root)), patience_s=5)
+        shutil.rmtree(self._folder)
 
 
 KEY = "planted-key-7f"
