@@ -60,12 +60,12 @@ def in_role(messages: Sequence[Message], system_role: str) -> list[Message]:
         >>> in_role([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}], "user")
         [{'role': 'user', 'content': 'Be kind.\n\nHi'}]
     """
-    found = list(messages)
-    if not system_role or not found or found[0].get("role") not in INSTRUCTIONS:
-        return found
+    turns = list(messages)
+    if not system_role or not turns or turns[0].get("role") not in INSTRUCTIONS:
+        return turns
     if system_role != "user":
-        return [{**found[0], "role": system_role}, *found[1:]]
-    text, rest = found[0]["content"], found[1:]
+        return [{**turns[0], "role": system_role}, *turns[1:]]
+    text, rest = turns[0]["content"], turns[1:]
     if not text or (isinstance(text, str) and not text.strip()):
         return rest
     if not rest or rest[0].get("role") != "user":
@@ -133,10 +133,9 @@ class Template:
 
         Returns:
             Empty: it knows system and developer. system: a developer message must be one of role system. user: it
-                refuses or drops a system
-            message, so that the instructions must stand before the first question.
+            refuses or drops a system message, so that the instructions must stand before the first question.
         """
-        mark = "Q9instructions"
+        mark = "Q9instructions"  # asked of the template itself: some refuse a system turn, and some drop it in silence
         try:
             written = self.render([{"role": "system", "content": mark}, {"role": "user", "content": "x"}])
         except rendering_errors():
@@ -147,11 +146,14 @@ class Template:
         return "" if re.search(r"\bdeveloper\b", self.source) else "system"
 
     def variables(self) -> set[str]:
-        """Return the variables that the template reads and does not set, but those that every template is given."""
+        """Return the variables that the template reads and does not set before.
+
+        Without those that every template is given.
+        """
         from jinja2 import meta
 
-        found = set(meta.find_undeclared_variables(self._made.parse(plain(self.source))))
-        return found - {*_OURS, *self._tokens, *self._made.globals, "eos_token", "bos_token"}
+        names = set(meta.find_undeclared_variables(self._made.parse(plain(self.source))))
+        return names - {*_OURS, *self._tokens, *self._made.globals, "eos_token", "bos_token"}
 
     def check(self, chat_template_kwargs: Mapping[str, Any]) -> None:
         """Refuse settings that the template would ignore without a word.
@@ -174,6 +176,7 @@ def plain(source: str) -> str:
 
     They say nothing when a text is written.
     """
+    # {% generation %} is a tag of transformers' own, which jinja refuses
     source = re.sub(r"(\{%-?\s*)generation\b", r"\1if true", source)
     return re.sub(r"(\{%-?\s*)endgeneration\b", r"\1endif", source)
 
@@ -186,6 +189,7 @@ def environment() -> Any:
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
+    # sandboxed: a template is code of whoever made the model
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     made.globals |= {"raise_exception": refuse, "strftime_now": strftime_now}
     made.filters["tojson"] = _tojson
@@ -217,7 +221,7 @@ def check_fields(*, chat_template_kwargs: Mapping[str, Any], system_role: str) -
     if taken := [name for name in chat_template_kwargs if name in _OURS or not name.isidentifier()]:
         raise ParameterError(
             f"chat_template_kwargs cannot hold {taken[0]!r}; give what the model's chat template reads, such as "
-            f"{{'enable_thinking': false}}."
+            "{'enable_thinking': false}."
         )
 
 
@@ -253,7 +257,7 @@ def answer(output: str | None, tool_calls: str | None) -> Message:
     if not tool_calls:
         return message
     try:
-        value, came = json.loads(output or ""), json.loads(tool_calls)
+        value, recorded = json.loads(output or ""), json.loads(tool_calls)
     except ValueError:
         return message  # somebody wrote a text in place of the calls
     text, calls = None, value
@@ -262,10 +266,10 @@ def answer(output: str | None, tool_calls: str | None) -> Message:
     if not isinstance(calls, list) or not calls:
         return message
     # the output is written with sorted keys, which is not how the model was shown them, nor how it wrote them
-    is_as_it_came = _sorted(calls) == _sorted(came)
+    is_as_it_came = _sorted(calls) == _sorted(recorded)
     if not is_as_it_came and not all(isinstance(call, dict) for call in calls):
         return message  # a list, but none of calls
-    return message | {"content": text, "tool_calls": came if is_as_it_came else calls}
+    return message | {"content": text, "tool_calls": recorded if is_as_it_came else calls}
 
 
 def _sorted(value: Any) -> str:

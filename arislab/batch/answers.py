@@ -95,10 +95,10 @@ def reuse_finished(requests: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFra
         .sort(pl.col("known_id") != pl.col("custom_id"), "known_id")
         .unique("custom_id", keep="first", maintain_order=True)
     )
-    found = requests.join(
+    joined = requests.join(
         fits.select("custom_id", "known_id", "known_sha256"), on="custom_id", how="left", maintain_order="left"
     )
-    return found.with_columns(
+    return joined.with_columns(
         custom_id=pl.coalesce("known_id", "custom_id"), request_sha256=pl.coalesce("known_sha256", "request_sha256")
     ).drop("known_id", "known_sha256")  # one row per row of requests
 

@@ -56,7 +56,8 @@ class Server:
             )
         if "?" in base_url or "#" in base_url:
             raise ParameterError(
-                f"base_url must end with a path such as /v1, got {shown!r}; give no ? or # there: a key goes into ARISLAB_API_KEY."
+                f"base_url must end with a path such as /v1, got {shown!r}; give no ? or # there: a key goes into "
+                "ARISLAB_API_KEY."
             )
         self._replay = os.environ.get("ARISLAB_REPLAY")
         self._then = _as_it_was(Path(self._replay), shown) if self._replay else {}
@@ -92,15 +93,15 @@ class Server:
         """Record, under a run, which response_format its requests have: repeating the run must not ask again."""
         self._note(base_url=self._shown, form=form, why=why)
 
-    def note_isolation(self, found: Isolation) -> None:
+    def note_isolation(self, result: Isolation) -> None:
         """Record, under a run, whether the server keeps its models apart: repeating the run must not ask again."""
-        self._note(base_url=self._shown, identity=self.identity, isolation=found.as_dict())
+        self._note(base_url=self._shown, identity=self.identity, isolation=result.as_dict())
 
-    def _note(self, **told: Any) -> None:
+    def _note(self, **fields: Any) -> None:
         folder = os.environ.get("ARISLAB_RUN_DIR")
         if folder:
             with (Path(folder) / "servers.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(masking.masked(told)) + "\n")
+                file.write(json.dumps(masking.masked(fields)) + "\n")
 
     def _about(self) -> dict[str, Any]:
         """Ask a server whether it is arislab's own; any other has no such route.
@@ -110,13 +111,13 @@ class Server:
         import openai
 
         try:
-            told = self.patiently(lambda: self.client.get("/arislab", cast_to=object))
+            about = self.patiently(lambda: self.client.get("/arislab", cast_to=object))
         except openai.APIStatusError:
             return {}
-        if not isinstance(told, dict) or told.get("server") != "arislab":
+        if not isinstance(about, dict) or about.get("server") != "arislab":
             return {}
         then = {name: value for name, value in self._then.items() if name not in ("base_url", "models")}
-        return told | then
+        return about | then
 
     def _dialect(self, name: str) -> Dialect:
         if name != "auto":
@@ -152,21 +153,21 @@ class Server:
         elif (data / "address.json").is_file() and self._answers(data / "address.json"):
             self._process = None  # another kernel's server: ours was refused by its lock
             line = (data / "address.json").read_text(encoding="utf-8")
-        else:
+        else:  # its last lines, as the log is kept from start to start
             tail = (data / "server.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
             raise BatchError(
                 f"the embedded server did not start: {' / '.join(tail) or 'no message'}. Its log: {data / 'server.log'}"
             )
-        told = json.loads(line)
-        self._url = told["url"]
-        self._client = client_of(self._url, Path(told["token_file"]).read_text(encoding="utf-8").strip())
+        ready = json.loads(line)
+        self._url = ready["url"]
+        self._client = client_of(self._url, Path(ready["token_file"]).read_text(encoding="utf-8").strip())
 
     def _answers(self, address: Path) -> bool:
         import openai
 
-        told = json.loads(address.read_text(encoding="utf-8"))
+        ready = json.loads(address.read_text(encoding="utf-8"))
         try:
-            client_of(told["url"], Path(told["token_file"]).read_text(encoding="utf-8").strip()).models.list()
+            client_of(ready["url"], Path(ready["token_file"]).read_text(encoding="utf-8").strip()).models.list()
         except (openai.OpenAIError, OSError):
             return False
         return True
@@ -175,10 +176,11 @@ class Server:
     def client(self) -> Any:
         """The openai SDK's client, with its own retries switched off."""
         if self._client is None:
-            key = os.environ.get("ARISLAB_API_KEY") or os.environ.get("OPENAI_API_KEY")
+            key = key_of_environment()
             if key and self._credentials:
                 warnings.warn(
-                    f"{self._shown}: the user and password in the URL are not used, since ARISLAB_API_KEY or OPENAI_API_KEY is set.",
+                    f"{self._shown}: the user and password in the URL are not used, since ARISLAB_API_KEY or "
+                    "OPENAI_API_KEY is set.",
                     stacklevel=2,
                 )
             self._client = client_of(self._url, key, credentials=self._credentials)
@@ -201,7 +203,7 @@ class Server:
             ) from None
 
     def model(self, name: str = "") -> str:
-        """Return ``name`` if the server lists it or knows it when asked, or the server's first model for an empty name."""
+        """Return ``name`` if the server lists it or knows it when asked; for an empty name the server's first model."""
         self.models = self._models()
         if name and name not in self.models and not self._knows(name):
             raise ParameterError(f"{self._url} has no model {name!r}; {closest(name, self.models)}.")
@@ -251,18 +253,18 @@ class Server:
                 return call()
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise BatchError(
-                    f"{self.base_url} refuses the key ({error.status_code}); set ARISLAB_API_KEY to a key that it takes and run the "
-                    "cell again: nothing is lost."
+                    f"{self.base_url} refuses the key ({error.status_code}); set ARISLAB_API_KEY to a key that it "
+                    "takes and run the cell again: nothing is lost."
                 ) from None
             except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
                 if _is_final(error):
                     raise
-                wait_s = max(
-                    uniform(0, pause), _retry_after_s(error)
-                )  # full jitter, never less than the server asks for
+                # full jitter, never less than the server asks for
+                wait_s = max(uniform(0, pause), _retry_after_s(error))
                 if time.monotonic() + wait_s > until:
                     raise BatchError(
-                        f"{self.base_url} did not answer for {_PATIENCE_S:.0f} s ({error}); nothing is lost: run the cell again."
+                        f"{self.base_url} did not answer for {_PATIENCE_S:.0f} s ({error}); nothing is lost: run the "
+                        "cell again."
                     ) from None
                 self.revive()
                 time.sleep(wait_s)
@@ -290,7 +292,8 @@ class Server:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Server {self._url} ({self.base_url if self.base_url == 'embedded' else 'given'}): {', '.join(self.models)}"
+        how = "embedded" if self.base_url == "embedded" else "given"
+        return f"Server {self._url} ({how}): {', '.join(self.models)}"
 
 
 _NOT_KEPT = ", or the user and password in base_url (records keep none)"
@@ -302,10 +305,15 @@ def _as_it_was(recorded: Path, base_url: str) -> dict[str, Any]:
     """What a server said when the run that is repeated connected to it: at the same base_url, for the same time."""
     with recorded.open(encoding="utf-8") as file:
         connections: list[dict[str, Any]] = json.loads(file.readline())["connections"]
-    here = [told for told in connections if told["base_url"] == base_url] or connections
+    here = [one for one in connections if one["base_url"] == base_url] or connections
     at = _N_CONNECTED[recorded, base_url]
     _N_CONNECTED[recorded, base_url] += 1
     return here[min(at, len(here) - 1)]
+
+
+def key_of_environment() -> str | None:
+    """Return the key for servers: of arislab's own variable, else of the one that OpenAI's tools read; null: none."""
+    return (os.environ.get("ARISLAB_API_KEY") or os.environ.get("OPENAI_API_KEY") or "").strip() or None
 
 
 def client_of(url: str, key: str | None, *, credentials: str | None = None, timeout_s: float = 120) -> Any:
@@ -323,13 +331,12 @@ def client_of(url: str, key: str | None, *, credentials: str | None = None, time
 
     class Client(openai.OpenAI):
         def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> openai.APIStatusError:
-            told = (str(masking.masked(err_msg)), masking.masked(body))
-            return super()._make_status_error(told[0], body=told[1], response=response)
+            shown = (str(masking.masked(err_msg)), masking.masked(body))
+            return super()._make_status_error(shown[0], body=shown[1], response=response)
 
         def _prepare_options(self, options: Any) -> Any:
-            if (
-                options.method.lower() != "get"
-            ):  # what is sent goes to no server that nobody named, and never becomes a GET
+            if options.method.lower() != "get":
+                # what is sent goes to no server that nobody named, and never becomes a GET
                 options.follow_redirects = False
             return super()._prepare_options(options)
 

@@ -77,8 +77,8 @@ def prices(model: str, *, path: Path | None = None, today: date | None = None) -
     newest = max(known, key=lambda price: price.as_of)
     if (days := (today - newest.as_of).days) > _STALE_DAYS:
         warnings.warn(
-            f"the price of {model!r} is of {newest.as_of}, {days} days ago; look at {newest.source} and add a new [[price]] to "
-            f"{path or _default()}.",
+            f"the price of {model!r} is of {newest.as_of}, {days} days ago; look at {newest.source} and add a new "
+            f"[[price]] to {path or _default()}.",
             stacklevel=2,
         )
     return newest
@@ -99,11 +99,11 @@ def _read(path: Path) -> list[Price]:
     entries = content.pop("price", [])
     if content or not isinstance(entries, list):
         raise ParameterError(f"{path} may hold [[price]] entries only, got {', '.join(content) or 'one [price]'}.")
-    found = [_price(entry, n, path) for n, entry in enumerate(entries, start=1)]
-    if twice := {(p.model, p.as_of) for p in found if sum((q.model, q.as_of) == (p.model, p.as_of) for q in found) > 1}:
+    known = [_price(entry, n, path) for n, entry in enumerate(entries, start=1)]
+    if twice := {(p.model, p.as_of) for p in known if sum((q.model, q.as_of) == (p.model, p.as_of) for q in known) > 1}:
         model, day = min(twice)
         raise ParameterError(f"{path} has two prices of {model!r} as of {day}; keep one, or date them apart.")
-    return found
+    return known
 
 
 def _price(entry: dict[str, Any], n: int, path: Path) -> Price:
@@ -114,7 +114,7 @@ def _price(entry: dict[str, Any], n: int, path: Path) -> Price:
     for name in ("model", "source"):
         if name in entry and not (isinstance(entry[name], str) and entry[name].strip()):
             wrong.append(f"{name} must be a text, got {entry[name]!r}")
-    if "as_of" in entry and type(entry["as_of"]) is not date:
+    if "as_of" in entry and type(entry["as_of"]) is not date:  # a datetime is a date too, and no day
         wrong.append(f"as_of must be a day without quotes such as 2026-11-01, got {entry['as_of']!r}")
     for name in ("usd_per_million_prompt", "usd_per_million_completion"):
         value = entry.get(name, 0)
@@ -122,7 +122,8 @@ def _price(entry: dict[str, Any], n: int, path: Path) -> Price:
             wrong.append(f"{name} must be US dollars in 0..1,000,000, got {value!r}")
     if wrong:
         raise ParameterError(
-            f"entry {n} of {path} ({entry.get('model', 'no model')}): {'; '.join(wrong)}. An entry has {', '.join(names)}."
+            f"entry {n} of {path} ({entry.get('model', 'no model')}): {'; '.join(wrong)}. An entry has "
+            f"{', '.join(names)}."
         )
     return Price(**entry)
 
@@ -151,7 +152,8 @@ class Budget:
             raise ParameterError("a budget needs usd or tokens, got neither; leave the budget out for no limit.")
         if self.usd is not None and self.usd_per_million is None:
             raise ParameterError(
-                f"a budget of {self.usd} USD needs prices: give usd_per_million=(prompt, answer), or a budget in tokens."
+                f"a budget of {self.usd} USD needs prices: give usd_per_million=(prompt, answer), or a budget in "
+                "tokens."
             )
 
     def passed(self, prompt_tokens: float, completion_tokens: float) -> bool:

@@ -65,7 +65,8 @@ def _rest(folder: Path, server: Server, batch_ids: Iterable[str] | None = None) 
         known = {str(shard["batch_id"]) for shard in shards}
         if strange := set(batch_ids) - known:
             raise ParameterError(
-                f"no batch {sorted(strange)[0]!r} is on its way from {folder}; on their way: {', '.join(sorted(known)) or 'none'}."
+                f"no batch {sorted(strange)[0]!r} is on its way from {folder}; on their way: "
+                f"{', '.join(sorted(known)) or 'none'}."
             )
         shards = [shard for shard in shards if shard["batch_id"] in set(batch_ids)]
     empty = pl.DataFrame(schema=REQUEST)

@@ -45,6 +45,7 @@ class Ledger:
         self._path = folder / "ledger.sqlite"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # isolation_level None: transactions begin where this file says so, not before the next write
             self.db = sqlite3.connect(self._path, timeout=60, isolation_level=None)
             self.db.row_factory = sqlite3.Row
             self.db.execute("pragma synchronous = extra")  # full: a loss of power may bring the last journal back
@@ -104,6 +105,7 @@ class Ledger:
             The lines that may be sent, by the number of the attempt; the shards that hold others; and of these the
             lines that have no answer and stay as they are, with their status.
         """
+        # a table of this connection: 170,000 names fit into no list of parameters
         self.db.execute("delete from asked")
         self.db.executemany("insert or ignore into asked values (?)", ((name,) for name in wanted))
         last = self.db.execute(
@@ -155,10 +157,10 @@ class Ledger:
             free, held, stay = self.look(wanted, server=server, resend=resend, attempts=attempts)
             for attempt, names in free.items():
                 for shard, path, n_bytes, part in write(names):
-                    sql = "insert into shards (shard, attempt, server, path, n, bytes, state, owner, beat) values (?,?,?,?,?,?,'planned',?,?)"
-                    made = self.db.execute(
-                        sql, (shard, attempt, server, str(path), len(part), n_bytes, self.owner, time.time())
-                    ).lastrowid
+                    sql = "insert into shards (shard, attempt, server, path, n, bytes, state, owner, beat) "
+                    sql += "values (?,?,?,?,?,?,'planned',?,?)"
+                    values = (shard, attempt, server, str(path), len(part), n_bytes, self.owner, time.time())
+                    made = self.db.execute(sql, values).lastrowid
                     new = ((name, made) for name in part)
                     self.db.executemany("insert into lines (custom_id, shard_id) values (?, ?)", new)
                     held.add(int(made or 0))
@@ -186,7 +188,10 @@ class Ledger:
         return True
 
     def pair(self, row: dict[str, Any], batch_id: str, twins: Iterable[str]) -> bool:
-        """Write which batch of a shard counts, and which are its twins, before any of them is cancelled; False as in ``advance``."""
+        """Write which batch of a shard counts, and which are its twins; False as in ``advance``.
+
+        Before any of them is cancelled: a process that dies in between leaves it to the next.
+        """
         with self._transaction():
             if not self._is_as(row) or row["state"] not in ("creating", "submitted"):
                 return False
@@ -243,7 +248,9 @@ class Ledger:
         return True
 
     def hold(self, row: dict[str, Any]) -> bool:
-        """Take or keep the right to send a shard; False while another process that lives has it, or if it was withdrawn.
+        """Take or keep the right to send a shard.
+
+        False while another process that lives has it, or if it was withdrawn.
 
         ``row`` then shows what stands in the ledger.
         """
@@ -268,16 +275,17 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Any:
-        if self.db.in_transaction:
+        if self.db.in_transaction:  # within another: its commit writes both, or neither
             yield
             return
         try:
-            self.db.execute("begin immediate")
+            self.db.execute("begin immediate")  # what is read must still hold when it is written
             yield
             self.db.execute("commit")
         except sqlite3.OperationalError as error:  # the disk is full, or another process holds the file for long
             raise PrerequisiteError(
-                f"cannot write the batch ledger {self._path} ({error}); mend this and run the cell again: nothing is lost."
+                f"cannot write the batch ledger {self._path} ({error}); mend this and run the cell again: nothing is "
+                "lost."
             ) from None
         finally:
             if self.db.in_transaction:

@@ -41,21 +41,21 @@ def check(
     names = tuple(dict.fromkeys(models))
     if server.recorded is not None and len(names) > 1:
         return _as_recorded(server.recorded, names)
-    found = None if again or sees_to_it(server) else known(server, names, folder=folder)
-    found = found or probe(server, names, folder=folder, batches=batches, again=again)
-    server.note_isolation(found)
-    stop(server, found)
-    return found
+    result = None if again or sees_to_it(server) else known(server, names, folder=folder)
+    result = result or probe(server, names, folder=folder, batches=batches, again=again)
+    server.note_isolation(result)
+    stop(server, result)
+    return result
 
 
-def stop(server: Server, found: Isolation | None) -> None:
+def stop(server: Server, result: Isolation | None) -> None:
     """Raise if a server is known to answer with another model even where one is asked at a time.
 
     Raises:
         BatchError: It is.
     """
-    if found is not None and found.verdict == "fails alone":
-        raise BatchError(f"{server.base_url} does not answer with the model that was asked. {found!r}")
+    if result is not None and result.verdict == "fails alone":
+        raise BatchError(f"{server.base_url} does not answer with the model that was asked. {result!r}")
 
 
 def sees_to_it(server: Server) -> bool:
@@ -77,11 +77,11 @@ def probe(
                 lambda: server.client.post("/arislab/isolation", body=asked, cast_to=object, options={"timeout": 3600})
             )
         )
-    found = _ask(server, names, folder, batches)
+    result = _ask(server, names, folder, batches)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "isolation.jsonl").open("a", encoding="utf-8") as file:  # a line before may be torn: begin a new one
-        file.write("\n" + json.dumps({"identity": server.identity, **found.as_dict()}) + "\n")
-    return found
+        file.write("\n" + json.dumps({"identity": server.identity, **result.as_dict()}) + "\n")
+    return result
 
 
 def known(server: Server, models: Iterable[str], *, folder: Path) -> Isolation | None:
@@ -101,9 +101,9 @@ def known(server: Server, models: Iterable[str], *, folder: Path) -> Isolation |
 
 def _as_recorded(recorded: list[dict[str, Any]], models: tuple[str, ...]) -> Isolation:
     """What the run that is repeated was told."""
-    for told in recorded:
-        if set(told["models"]) == set(models):
-            return from_dict(told)
+    for one in recorded:
+        if set(one["models"]) == set(models):
+            return from_dict(one)
     return Isolation("cannot tell", models, problem="the run that is repeated did not ask")
 
 
@@ -122,8 +122,8 @@ def _ask(server: Server, models: tuple[str, ...], folder: Path, batches: Batches
                 else _by_batch(server, wave, folder, batches)
             )
     except StopIteration as end:
-        found: Isolation = end.value
-    return replace(found, seconds=round(time.monotonic() - began, 1))
+        result: Isolation = end.value
+    return replace(result, seconds=round(time.monotonic() - began, 1))
 
 
 def _by_chat(server: Server, wave: Wave) -> Answers:
@@ -131,10 +131,10 @@ def _by_chat(server: Server, wave: Wave) -> Answers:
     bodies = [body(model, prompt, max_tokens=wave.max_tokens) for model, prompt in wave.asks]
     if wave.at_once:
         with ThreadPoolExecutor(len(bodies)) as threads:
-            told = list(threads.map(lambda one: _chat(server, one), bodies))
+            answers = list(threads.map(lambda one: _chat(server, one), bodies))
     else:
-        told = [_chat(server, one) for one in bodies]
-    return [text for text, _ in told], next((problem for _, problem in told if problem), "")
+        answers = [_chat(server, one) for one in bodies]
+    return [text for text, _ in answers], next((problem for _, problem in answers if problem), "")
 
 
 def _chat(server: Server, asked: dict[str, Any], *, is_patient: bool = True) -> tuple[str | None, str]:

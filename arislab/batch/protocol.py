@@ -102,7 +102,10 @@ def parse(raw: bytes) -> dict[str, Any] | None:
 
 
 def answer(raw: bytes) -> dict[str, Any] | None:
-    """Return one line of a result file, as ``parse`` does; NaN, half surrogate pairs and their like are overlooked in it."""
+    """Return one line of a result file, as ``parse`` does, but overlook NaN, half surrogate pairs and their like.
+
+    It was paid for.
+    """
     try:
         line, _ = json_text.loads_leniently(raw)
     except ValueError:
@@ -138,8 +141,8 @@ def outcomes(line: dict[str, Any] | None, batch_status: str) -> list[dict[str, A
     inner = _problem(body)
     code = _status_code(response, problem, inner, body)
     if problem or code != 200 or inner:
-        told = problem or inner or body or {"message": f"status {code}"}
-        return [_failed(_kind(told, code), told)]
+        error = problem or inner or body or {"message": f"status {code}"}
+        return [_failed(_kind(error, code), error)]
     choices = _choices(body)
     if not choices:
         return [_failed("unavailable", {"code": "empty_response", "message": "status 200 without choices"})]
@@ -307,35 +310,35 @@ def _json(value: Any, form: Callable[[Any], str] = canonical) -> str:
         return canonical({"message": f"what the server said is no JSON: {type(error).__name__}"})
 
 
-def _failed(status: str, told: Any) -> dict[str, Any]:
+def _failed(status: str, error: Any) -> dict[str, Any]:
     return {
         **_EMPTY,
         "status": status,
-        "error": _json(told if isinstance(told, dict) else {"message": _plain(told)})[:2000],
+        "error": _json(error if isinstance(error, dict) else {"message": _plain(error)})[:2000],
     }
 
 
-def _plain(told: Any) -> str:
-    return told if isinstance(told, str) else _json(told)
+def _plain(error: Any) -> str:
+    return error if isinstance(error, str) else _json(error)
 
 
 def _status_code(response: dict[str, Any], problem: Any, inner: Any, body: Any) -> int:
     """HTTP status of a line, 0 if it had none: some servers write it into the error, some not at all."""
     codes = [response.get("status_code"), _fields(problem).get("code"), _fields(inner).get("code")]
     for code in codes:
-        number = re.fullmatch(
-            r"\s*([0-9]{1,9})(?:\.0*)?(?:\s.*)?", str(code), re.DOTALL
-        )  # also "429 Too Many Requests"
+        # also "429 Too Many Requests", and 429.0 of a server that has one type of number
+        number = re.fullmatch(r"\s*([0-9]{1,9})(?:\.0*)?(?:\s.*)?", str(code), re.DOTALL)
         if number and not isinstance(code, bool):
             return int(number[1])
     return 200 if isinstance(body, dict) and "choices" in body and not problem else 0
 
 
-def _kind(told: Any, code: int) -> str:
-    name = str(told.get("code") or told.get("type") or "") if isinstance(told, dict) else ""
+def _kind(error: Any, code: int) -> str:
+    # the word goes before the number, which servers write as they like
+    name = str(error.get("code") or error.get("type") or "") if isinstance(error, dict) else ""
     if name in ("batch_expired", "batch_cancelled", "batch_lost"):
         return name.removeprefix("batch_")
-    if isinstance(told, dict) and _fields(told.get("arislab")).get("tries"):
+    if isinstance(error, dict) and _fields(error.get("arislab")).get("tries"):
         return "error"  # arislab's own server has tried it as often as can help; trying on top would multiply
     if name in ("content_filter", "not_sendable", "batch_failed") or name.startswith("invalid_"):
         return "error"

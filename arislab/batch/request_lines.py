@@ -60,6 +60,6 @@ def _check_body(body: dict[str, Any]) -> None:
         raise ValueError("stream is not possible in a batch; leave it out.")
     if body.get("n") not in (None, 1):
         raise ValueError(
-            f"a request has one answer, so that none is lost; got n={body['n']!r}. Leave n out, and write one line with a custom_id "
-            "and a seed of its own for each answer."
+            f"a request has one answer, so that none is lost; got n={body['n']!r}. Leave n out, and write one line "
+            "with a custom_id and a seed of its own for each answer."
         )

@@ -63,10 +63,8 @@ def build_requests(
     Candidate_id, sample, custom_id, input, messages, model, body, request_sha256, stem.
 
     Identical requests (candidates with the same profile) share a custom_id and are sent once. Each request carries its
-    own random
-    seed: with one seed for all, all answers draw the same random numbers and share their faults. The seed does not
-        depend on
-    max_tokens, and neither does ``stem``, which names the question: see ``reuse_finished``.
+    own random seed: with one seed for all, all answers draw the same random numbers and share their faults. The seed
+    does not depend on max_tokens, and neither does ``stem``, which names the question: see ``reuse_finished``.
 
     Args:
         candidates: Reads candidate_id, profile (JSON), company, title, category, use_case.
@@ -96,8 +94,8 @@ def build_requests(
         )
     if parameters.get("stream") or parameters.get("n", 1) != 1:
         raise ParameterError(
-            f"a request of a batch has one answer, whole; got stream={parameters.get('stream')!r}, n={parameters.get('n', 1)!r}. samples=3 gives "
-            "three requests, each with a seed and a row of its own."
+            f"a request of a batch has one answer, whole; got stream={parameters.get('stream')!r}, "
+            f"n={parameters.get('n', 1)!r}. samples=3 gives three requests, each with a seed and a row of its own."
         )
     chat.check_fields(chat_template_kwargs=parameters.get("chat_template_kwargs") or {}, system_role=system_role)
     if not parameters.get("chat_template_kwargs"):
@@ -117,7 +115,7 @@ def build_requests(
             text = _finite({name: value for name, value in body.items() if name not in LIMITS})
             for sample in range(samples):
                 drawn = f"{seed}:{sample}:{row['candidate_id'] if pair_by_candidate else text}"
-                body["seed"] = int(hashlib.sha256(drawn.encode()).hexdigest()[:8], 16) >> 1
+                body["seed"] = int(hashlib.sha256(drawn.encode()).hexdigest()[:8], 16) >> 1  # some engines take 31 bits
                 rows.append((row["candidate_id"], sample, *_request(body, sample)))
         frames.append(pl.DataFrame(rows, schema=REQUEST | {"candidate_id": part.schema["candidate_id"]}, orient="row"))
     return pl.concat(frames)  # one row per candidate and sample
@@ -128,16 +126,16 @@ def _finite(body: dict[str, Any]) -> str:
     try:
         return canonical(body)
     except ValueError as error:  # JSON has no NaN and no infinity
-        told = {name: value for name, value in body.items() if name != "messages"}
-        raise ParameterError(f"a parameter of a request must be a finite number, got {told}; mend it.") from error
+        given = {name: value for name, value in body.items() if name != "messages"}
+        raise ParameterError(f"a parameter of a request must be a finite number, got {given}; mend it.") from error
 
 
 def _request(body: dict[str, Any], sample: int) -> tuple[str, ...]:
     """The columns of a request from custom_id on."""
-    whole, said = canonical(body), asked(body["messages"])
+    whole, question = canonical(body), asked(body["messages"])
     return (
         custom_id(body, sample=sample),
-        said.encode("utf-8", "replace").decode(),  # half a character cannot be stored
+        question.encode("utf-8", "replace").decode(),  # half a character cannot be stored
         canonical(body["messages"]),
         body["model"],
         whole,
@@ -155,8 +153,9 @@ def written(
         shaped = bool(messages) and all(isinstance(m["role"], str) and _is_content(m) for m in messages)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise TaskError(
-            f"to_messages failed on candidate {candidate['candidate_id']!r}: {type(error).__name__}: {error}. Its profile has "
-            f"{', '.join(candidate['profile'])}; this task is for other candidates, or the import lacks a column."
+            f"to_messages failed on candidate {candidate['candidate_id']!r}: {type(error).__name__}: {error}. Its "
+            f"profile has {', '.join(candidate['profile'])}; this task is for other candidates, or the import lacks a "
+            "column."
         ) from error
     if not shaped:
         raise TaskError(
@@ -202,7 +201,7 @@ def read_requests(path: Path) -> pl.DataFrame:
         ParameterError: A line that is no request, or an id that comes twice; with its number and the cause.
     """
     rows: list[tuple[Any, ...]] = []
-    seen: dict[str, int] = {}
+    line_of: dict[str, int] = {}
     content = Path(path).read_bytes()
     for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not raw.strip():
@@ -211,14 +210,14 @@ def read_requests(path: Path) -> pl.DataFrame:
             name, body = request(raw)
         except ValueError as error:
             raise ParameterError(f"{path}, line {number}: {error}") from None
-        if name in seen:
+        if name in line_of:
             raise ParameterError(
-                f"{path}, line {number}: custom_id {name!r} was used in line {seen[name]}; give each line its own."
+                f"{path}, line {number}: custom_id {name!r} was used in line {line_of[name]}; give each line its own."
             )
-        seen[name] = number
+        line_of[name] = number
         whole, messages = canonical(body), body["messages"]
-        said = messages[-1].get("content") if isinstance(messages[-1], dict) else None
-        text = said if isinstance(said, str) else canonical(said)
+        last = messages[-1].get("content") if isinstance(messages[-1], dict) else None
+        text = last if isinstance(last, str) else canonical(last)
         digest = hashlib.sha256(whole.encode()).hexdigest()
         rows.append((name, 0, name, text, canonical(messages), body["model"], whole, digest, _stem(body, 0)))
     if not rows:

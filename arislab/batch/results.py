@@ -60,7 +60,7 @@ class Sorted:
     """The lines of one batch, or of two that were made for the same requests."""
 
     outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By custom_id: what became of it (``lines.outcome``), with batch_id; one entry per request that has a line."""
+    """By custom_id: what became of it (``protocol.outcome``), with batch_id; one entry per request that has a line."""
     raws: dict[str, bytes] = field(default_factory=dict)
     """The lines as they came."""
     strange: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -131,29 +131,29 @@ def gather(
     Raises:
         BrokenError: A result file is surely not what the server has.
     """
-    found, parts = Sorted(), []
+    lines, parts = Sorted(), []
     for n, (batch_id, batch, ended) in enumerate(ends):
         fetched = fetch(server, batch) if batch is not None and ended != "lost" else Fetched()
         one = _checked(batch_id, fetched, mine, folder=folder, url=server.base_url)
         parts.append(Part(batch_id, fetched, one.tokens, one.strange))
         if n == 0:
-            found = one
+            lines = one
             continue
-        parts[n].used, parts[n].doubled = found.fill(one)
+        parts[n].used, parts[n].doubled = lines.fill(one)
         where = f"results/{kept.result_path(folder, batch_id, 'output').name}"
         parts[n].strange += [("doubled", {"custom_id": name, "in": where}) for name in parts[n].doubled]
-    return found, parts
+    return lines, parts
 
 
 def fetch(server: Server, batch: Any) -> Fetched:
     """Return those result files of a batch that the server still has."""
-    found = Fetched()
+    fetched = Fetched()
     for kind, file_id in zip(KINDS, (batch.output_file_id, batch.error_file_id), strict=True):
         if file_id:
             content, is_short = _content(server, file_id)
-            found.is_cut, found.is_gone = found.is_cut or is_short, found.is_gone or content is None
-            found.contents |= {kind: content} if content is not None else {}
-    return found
+            fetched.is_cut, fetched.is_gone = fetched.is_cut or is_short, fetched.is_gone or content is None
+            fetched.contents |= {kind: content} if content is not None else {}
+    return fetched
 
 
 def _content(server: Server, file_id: str) -> tuple[bytes | None, bool]:
@@ -172,7 +172,7 @@ def _content(server: Server, file_id: str) -> tuple[bytes | None, bool]:
         except openai.NotFoundError:
             return None, False
         size = _size(server, file_id)
-        tail = content[content.rfind(b"\n") + 1 :]
+        tail = content[content.rfind(b"\n") + 1 :]  # whole files end with a line's end, or with a whole line
         if (not size or size == len(content)) and (not tail or answer(tail) is not None):
             return content, False
         if not last:
@@ -217,30 +217,30 @@ def sort(batch_id: str, contents: Iterable[Iterable[bytes]], mine: Container[str
         contents: The lines of each file.
         mine: custom_ids that the batch was made for.
     """
-    found = Sorted()
+    lines = Sorted()
     for raw in chain.from_iterable(contents):
         line = answer(raw)
         if line is None:
-            found.strange.append(("unreadable", {"text": raw.decode("utf-8", "replace")}))
+            lines.strange.append(("unreadable", {"text": raw.decode("utf-8", "replace")}))
             continue
         name = line.get("custom_id")
         if not isinstance(name, str) or name not in mine:
-            found.strange.append(("foreign", line))
+            lines.strange.append(("foreign", line))
             continue
         one = outcome(line, "") | {"batch_id": batch_id}
         if one["error"] is None:
             one["error"] = _note(line)
-        if name in found.raws:
-            before = answer(found.raws[name]) or {}
-            if {**before, "id": None} == {**line, "id": None}:
+        if name in lines.raws:
+            before = answer(lines.raws[name]) or {}
+            if {**before, "id": None} == {**line, "id": None}:  # a line sent twice, with an id of its own each time
                 continue
-            if found.outcomes[name]["status"] in ANSWERED or one["status"] not in ANSWERED:
-                found.strange.append(("doubled", line))
+            if lines.outcomes[name]["status"] in ANSWERED or one["status"] not in ANSWERED:
+                lines.strange.append(("doubled", line))
                 continue
-            found.strange.append(("doubled", before))
-        found.outcomes[name], found.raws[name] = one, raw
-        found.n_more += n_choices(line) > 1
-    return found
+            lines.strange.append(("doubled", before))
+        lines.outcomes[name], lines.raws[name] = one, raw
+        lines.n_more += n_choices(line) > 1
+    return lines
 
 
 def _note(line: dict[str, Any]) -> str | None:
@@ -259,20 +259,21 @@ def _checked(batch_id: str, fetched: Fetched, mine: Collection[str], *, folder: 
     Raises:
         BrokenError: All lines belong to other requests, or lines are missing in a file that is shorter than stated.
     """
-    found = sort(batch_id, map(split, fetched.contents.values()), mine)
-    n_foreign = sum(why == "foreign" for why, _ in found.strange)
-    if n_foreign and not found.raws:
-        quarantine(folder, batch_id, found.strange)
+    lines = sort(batch_id, map(split, fetched.contents.values()), mine)
+    n_foreign = sum(why == "foreign" for why, _ in lines.strange)
+    # a few foreign lines are a server's fault that costs nothing; a whole file of them is another batch's
+    if n_foreign and not lines.raws:
+        quarantine(folder, batch_id, lines.strange)
         raise BrokenError(
-            f"all {n_foreign:,} lines in the files of batch {batch_id} belong to other requests: the server gave another batch's file. "
-            f"They are in {folder / 'quarantine.jsonl'}; run the cell again to fetch it anew."
+            f"all {n_foreign:,} lines in the files of batch {batch_id} belong to other requests: the server gave "
+            f"another batch's file. They are in {folder / 'quarantine.jsonl'}; run the cell again to fetch it anew."
         )
-    if fetched.is_cut and len(found.raws) < len(mine):  # the others may have answers, which are not paid again
+    if fetched.is_cut and len(lines.raws) < len(mine):  # the others may have answers, which are not paid again
         raise BrokenError(
-            f"a result file of batch {batch_id} came three times shorter than {url} states, and {len(mine) - len(found.raws):,} lines are "
-            "missing; nothing is lost: run the cell again to fetch it anew."
+            f"a result file of batch {batch_id} came three times shorter than {url} states, and "
+            f"{len(mine) - len(lines.raws):,} lines are missing; nothing is lost: run the cell again to fetch it anew."
         )
-    return found
+    return lines
 
 
 def read(folder: Path, batch_ids: Iterable[str], mine: Container[str]) -> Sorted:
@@ -306,11 +307,11 @@ def quarantine(folder: Path, batch_id: str, strange: list[tuple[str, dict[str, A
                 file.write(canonical({"batch_id": batch_id, "why": why, "line": line}) + "\n")
 
 
-def rows(found: Sorted, shard: dict[str, Any], lines: dict[str, str | None], *, folder: Path) -> pl.DataFrame:
+def rows(brought: Sorted, shard: dict[str, Any], lines: dict[str, str | None], *, folder: Path) -> pl.DataFrame:
     """Return what became of the requests of a shard, one row each, in the columns of ``SCHEMA``.
 
     Args:
-        found: From ``read``; empty for a shard that was never fetched.
+        brought: From ``read``; empty for a shard that was never fetched.
         shard: The ledger's row.
         lines: Its requests that are asked about, and the status that the ledger has of each.
         folder: Holds ``results/``, for the message.
@@ -318,23 +319,24 @@ def rows(found: Sorted, shard: dict[str, Any], lines: dict[str, str | None], *, 
     Raises:
         BatchError: The result files are not there any more.
     """
-    told = []
+    made = []
     for name, status in lines.items():
-        if name not in found.outcomes and status in ANSWERED:
+        if name not in brought.outcomes and status in ANSWERED:
             raise BatchError(
-                f"the results of batch {shard['batch_id']} are not in {folder / 'results'} any more; restore them from a backup."
+                f"the results of batch {shard['batch_id']} are not in {folder / 'results'} any more; restore them from "
+                "a backup."
             )
-        one = found.outcomes.get(name) or _without_line(shard)
-        told.append(one | {"custom_id": name, "status": status, "attempt": shard["attempt"]})
-    return pl.DataFrame(told, schema=SCHEMA, strict=False)  # one row per request
+        one = brought.outcomes.get(name) or _without_line(shard)
+        made.append(one | {"custom_id": name, "status": status, "attempt": shard["attempt"]})
+    return pl.DataFrame(made, schema=SCHEMA, strict=False)  # one row per request
 
 
 def _without_line(shard: dict[str, Any]) -> dict[str, Any]:
     """What became of a request that has no line in the files of its batch."""
     one = outcome(None, str(shard["error"] or "").partition(" ")[0]) | {"batch_id": shard["batch_id"]}
     if shard["state"] not in FETCHED:
-        told = {"code": f"batch_{'failed' if shard['state'] == 'refused' else 'lost'}", "message": shard["error"]}
-        one["error"] = canonical(told)[:2000]
+        why = {"code": f"batch_{'failed' if shard['state'] == 'refused' else 'lost'}", "message": shard["error"]}
+        one["error"] = canonical(why)[:2000]
     return one
 
 
@@ -342,9 +344,9 @@ def problems(batch: Any, path: Path) -> tuple[str, set[str]]:
     """Return why a batch was refused as a whole, with the requests that the server names; and its codes."""
     listed = (batch.errors.data or []) if batch.errors else []
     sent = path.read_bytes().split(b"\n") if path.is_file() else []
-    told = []
+    reasons = []
     for e in listed[:3]:
         named = parse(sent[e.line - 1]) if e.line and e.line <= len(sent) else None
         name = f" ({named['custom_id']})" if named else ""
-        told.append(f"line {e.line}{name}: {e.message}")
-    return "; ".join(told) or "no reason given", {str(e.code) for e in listed}
+        reasons.append(f"line {e.line}{name}: {e.message}")
+    return "; ".join(reasons) or "no reason given", {str(e.code) for e in listed}

@@ -129,7 +129,8 @@ def _upload(shard: dict[str, Any], *, server: Server, ledger: Ledger) -> str:
             if error.status_code == 404:
                 hint = "it has no Files API: put `arislab serve --upstream URL` in front of it"
             raise BatchError(
-                f"{server.base_url} refused a file of {shard['n']:,} requests ({error.status_code}: {error.message}); {hint}."
+                f"{server.base_url} refused a file of {shard['n']:,} requests ({error.status_code}: {error.message}); "
+                f"{hint}."
             ) from None
     return str(made.id)
 
@@ -152,15 +153,15 @@ def _create(shard: dict[str, Any], *, server: Server, ledger: Ledger) -> bool:
             **more,
         )
 
-    try:
+    try:  # without an idempotency key once: a create whose answer was lost may have been done
         made = server.patiently(create) if dialect.idempotency_key else create()
     except openai.RateLimitError:  # refused for now, so surely not made
         return False
     except (openai.APIConnectionError, openai.InternalServerError) as error:
         if not adopt(shard, server=server, ledger=ledger):  # the answer was lost: was the batch made?
             raise BatchError(
-                f"the server did not confirm a batch of {shard['n']:,} requests ({error}); nothing is lost: run the cell again, it "
-                "looks for the batch first."
+                f"the server did not confirm a batch of {shard['n']:,} requests ({error}); nothing is lost: run the "
+                "cell again, it looks for the batch first."
             ) from None
         return True
     except openai.NotFoundError:
@@ -169,8 +170,10 @@ def _create(shard: dict[str, Any], *, server: Server, ledger: Ledger) -> bool:
     except openai.APIStatusError as error:
         ledger.advance(shard, state="planned", file_id=None)
         raise BatchError(
-            f"the server refused a batch of {shard['n']:,} requests ({error.status_code}: {error.message}); nothing was spent."
+            f"the server refused a batch of {shard['n']:,} requests ({error.status_code}: {error.message}); nothing "
+            "was spent."
         ) from None
+    # a kill before this line leaves "creating": the next process finds the batch by its mark (``adopt``)
     ledger.advance(shard, state="submitted", batch_id=made.id)
     return True
 
@@ -187,16 +190,17 @@ def adopt(shard: dict[str, Any], *, server: Server, ledger: Ledger) -> bool:
         names = ledger.lines(shard["id"])
         ledger.settle(shard, dict.fromkeys(names, "lost"), state="lost", error="unconfirmed")
         raise BatchError(
-            f"{server.base_url} did not confirm a batch of {shard['n']:,} requests and cannot list its batches, so nobody here knows "
-            f"whether it was made (file {mark}.jsonl); look there. If it was not, run the cell again with resend=('lost',)."
+            f"{server.base_url} did not confirm a batch of {shard['n']:,} requests and cannot list its batches, so "
+            f"nobody here knows whether it was made (file {mark}.jsonl); look there. If it was not, run the cell again "
+            "with resend=('lost',)."
         )
-    files = {shard["file_id"]}
+    files = {shard["file_id"]}  # and of uploads that were repeated
     if not server.dialect.metadata:
         files |= set(_named(server, mark))
-    found = _of(mark, files, batches)
-    if not found:
+    same = _of(mark, files, batches)
+    if not same:
         return False
-    _settle_on(shard, found[0], found[1:], server=server, ledger=ledger)
+    _settle_on(shard, same[0], same[1:], server=server, ledger=ledger)
     return True
 
 
@@ -226,7 +230,7 @@ def find_survivor(shard: dict[str, Any], *, server: Server, ledger: Ledger) -> b
 
 
 def _alive(shard: dict[str, Any], batches: Iterable[Any], *, server: Server, ledger: Ledger) -> list[Any]:
-    """The batches that were made for a shard, the oldest first, without other ones that failed: these brought nothing."""
+    """The batches that were made for a shard, the oldest first; not others that failed, as these brought nothing."""
     return [
         batch
         for batch in _of(ledger.mark(shard), {shard["file_id"]}, batches)
@@ -235,7 +239,7 @@ def _alive(shard: dict[str, Any], batches: Iterable[Any], *, server: Server, led
 
 
 def _settle_on(shard: dict[str, Any], kept: Any, twins: list[Any], *, server: Server, ledger: Ledger) -> None:
-    """Write which batch counts; then cancel its twins."""
+    """Write which batch counts; then cancel its twins, which the next process does if this one dies in between."""
     if ledger.pair(shard, kept.id, [twin.id for twin in twins]):
         for twin in twins:
             cancel_batch(server, twin.id)
@@ -254,13 +258,13 @@ def cancel_batch(server: Server, batch_id: str) -> bool:
 
 def _of(mark: str, files: set[str | None], batches: Iterable[Any]) -> list[Any]:
     """The batches that were made for a shard, the oldest first. A proxy may strip metadata without saying so."""
-    found = []
+    same = []
     for batch in batches:
-        told = (batch.metadata or {}).get("arislab_shard")
-        if told == mark or (told is None and batch.input_file_id in files - {None}):
-            found.append(batch)
-    found.reverse()  # they are listed newest first, and times are whole seconds
-    return sorted(found, key=lambda batch: batch.created_at)
+        given = (batch.metadata or {}).get("arislab_shard")
+        if given == mark or (given is None and batch.input_file_id in files - {None}):
+            same.append(batch)
+    same.reverse()  # they are listed newest first, and times are whole seconds
+    return sorted(same, key=lambda batch: batch.created_at)
 
 
 def _named(server: Server, mark: str) -> list[str]:

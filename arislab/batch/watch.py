@@ -15,7 +15,7 @@ from arislab.batch.dialects import TERMINAL
 from arislab.errors import BatchError
 
 _STALL_S = 300.0
-_REMOTE_STALL_S = 6 * 3600.0
+_REMOTE_STALL_S = 6 * 3600.0  # of providers batches may stand still for hours
 _CANCELLING_S = 900.0
 _OVERDUE_S = 600.0
 
@@ -40,11 +40,13 @@ class Watch:
         """
         if batch is None:
             self._missing[batch_id] = self._missing.get(batch_id, 0) + 1
+            # once may be a replica that has not heard of it yet, or a server that is starting
             return "lost" if self._missing[batch_id] >= 3 else None
         self._missing.pop(batch_id, None)
         status = self.server.dialect.status(batch.status)
         if status == "cancelling":
             began = self._cancelling.setdefault(batch_id, time.monotonic())
+            # some servers stay in cancelling for ever: what they have by then is fetched
             return "cancelled" if time.monotonic() - began > _CANCELLING_S else None
         return status if status in TERMINAL else None
 
@@ -61,7 +63,8 @@ class Watch:
         if not dialect.knows(batch.status) and batch.status not in self._told:
             self._told.add(batch.status)
             warnings.warn(
-                f"{self.server.base_url} says {batch.status!r} of a batch, which is no status of the protocol: it counts as in_progress.",
+                f"{self.server.base_url} says {batch.status!r} of a batch, which is no status of the protocol: it "
+                "counts as in_progress.",
                 stacklevel=4,
             )
         if not batch.expires_at or dialect.status(batch.status) in TERMINAL:
@@ -70,18 +73,20 @@ class Watch:
         age_s = time.time() - calendar.timegm(time.strptime(shard["changed_at"], "%Y-%m-%d %H:%M:%S"))
         if age_s > window_s + _OVERDUE_S:
             raise BatchError(
-                f"batch {batch.id} is still {batch.status} {age_s / 3600:.1f} h after it was made, past its window; nothing is lost. "
-                f"`arislab batch cancel {batch.id}`, then run the cell again with resend=('cancelled',)."
+                f"batch {batch.id} is still {batch.status} {age_s / 3600:.1f} h after it was made, past its window; "
+                f"nothing is lost. `arislab batch cancel {batch.id}`, then run the cell again with "
+                "resend=('cancelled',)."
             )
         counts = batch.request_counts
         n_done = counts.completed + counts.failed if counts is not None else 0
         if age_s > window_s / 2 and 2 * n_done < shard["n"] and batch.id not in self._told:
             self._told.add(batch.id)
             warnings.warn(
-                f"batch {batch.id} has used {age_s / 3600:.1f} of its {window_s / 3600:.1f} h, and the server says that {n_done:,} of "
-                f"{shard['n']:,} requests are done. What has no answer when it expires is sent again by itself, in a new batch (try "
-                f"{shard['attempt'] + 1}); to have it sooner, `arislab batch cancel {batch.id}`, then run the cell again with "
-                "resend=('cancelled',) and a smaller max_lines: answers so far stay.",
+                f"batch {batch.id} has used {age_s / 3600:.1f} of its {window_s / 3600:.1f} h, and the server says "
+                f"that {n_done:,} of {shard['n']:,} requests are done. What has no answer when it expires is sent again by "
+                f"itself, in a new batch (try {shard['attempt'] + 1}); to have it sooner, `arislab batch cancel "
+                f"{batch.id}`, then run the cell again with resend=('cancelled',) and a smaller max_lines: answers so "
+                "far stay.",
                 stacklevel=4,
             )
 
@@ -106,6 +111,6 @@ class Watch:
                     f"lost: run the cell again, it goes on there. The server's log: {log}"
                 )
             raise BatchError(
-                f"batch {batch_id} made no progress for {still_s / 3600:.0f} h; nothing is lost. Run the cell again to go on "
-                f"waiting, or `arislab batch cancel {batch_id}` and then resend=('cancelled',)."
+                f"batch {batch_id} made no progress for {still_s / 3600:.0f} h; nothing is lost. Run the cell again to "
+                f"go on waiting, or `arislab batch cancel {batch_id}` and then resend=('cancelled',)."
             )

@@ -5,7 +5,6 @@ is on its way. Keys come from $ARISLAB_API_KEY or $OPENAI_API_KEY only.
 """
 
 import json
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from arislab.cli.options import Root
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.system import files
 from arislab.system.text import json_text, print
@@ -26,7 +26,6 @@ BaseUrl = Annotated[str, typer.Option("--base-url", help="URL of the server, end
 Folder = Annotated[
     Path | None, typer.Option("--folder", help="Folder of the ledger; default data/batches under the root.")
 ]
-Root = Annotated[Path | None, typer.Option("--root", help="Folder that holds data/; default: the checkout.")]
 As = Annotated[
     str, typer.Option("--dialect", help="openai, arislab, vllm, litellm, ogx, llm_d or control_layer; auto asks.")
 ]
@@ -46,22 +45,13 @@ def plan(
 ) -> None:
     """Say what submit would send, and what it may cost; nothing is sent."""
     from arislab import batch
-    from arislab.batch import prices
 
     where, requests = _folder(folder, root), _requests(file)
-    with _told(), batch.connect(base_url, folder=where, dialect=dialect) as server:
+    with _connected(base_url, where, dialect) as server:
         models = [server.model(name) for name in requests["model"].unique(maintain_order=True)]
         print(batch.plan(requests, server=server, folder=where, resend=_statuses(resend)))
         for model in models:
-            price = prices(model)
-            print(
-                f"price of {model}: "
-                + (
-                    f"{price.usd_per_million_prompt:g} USD a million prompt tokens, {price.usd_per_million_completion:g} USD a million answer tokens ({price.as_of}, {price.source})"
-                    if price
-                    else "unknown; data/prices.toml has no entry"
-                )
-            )
+            print(f"price of {model}: {_price(batch.prices(model))}")
 
 
 @app.command()
@@ -83,14 +73,15 @@ def submit(
 
     where, requests = _folder(folder, root), _requests(file)
     budget = batch.Budget(tokens=budget_tokens) if budget_tokens is not None else None
-    with _told(), batch.connect(base_url, folder=where, dialect=dialect) as server:
+    with _connected(base_url, where, dialect) as server:
         for model in requests["model"].unique(maintain_order=True):
             server.model(model)
         job = batch.submit(requests, server=server, folder=where, resend=_statuses(resend), budget=budget)
         if job.is_one_at_a_time():
             names = ",".join(requests["model"].unique(maintain_order=True))
             print(
-                f"one model at a time; `arislab batch doctor --base-url {server.base_url} --models {names}` finds out whether that is needed"
+                f"one model at a time; `arislab batch doctor --base-url {server.base_url} --models {names}` finds out "
+                "whether that is needed"
             )
         try:
             if wait:
@@ -122,7 +113,7 @@ def status(
 
     where = _folder(folder, root)
     if base_url:
-        with batch.connect(base_url, folder=where, dialect=dialect) as server:
+        with _connected(base_url, where, dialect) as server:
             _table(batch.status(where, server=server), as_json=as_json)
     else:
         _table(batch.status(where), as_json=as_json)
@@ -147,7 +138,7 @@ def collect(
     from arislab.batch.ledger import Ledger
 
     where, requests = _folder(folder, root), _requests(file)
-    with _told(), batch.connect(base_url, folder=where, dialect=dialect) as server:
+    with _connected(base_url, where, dialect) as server:
         batch.collect(where, server=server)
         ledger = Ledger(where)
         try:
@@ -181,7 +172,7 @@ def cancel(
     from arislab import batch
 
     where = _folder(folder, root)
-    with _told(), batch.connect(base_url, folder=where, dialect=dialect) as server:
+    with _connected(base_url, where, dialect) as server:
         _table(batch.cancel(where, server=server, batch_ids=batch_ids or None), as_json=False)
 
 
@@ -202,11 +193,12 @@ def doctor(
     """
     if models:
         return _isolation(base_url, models, root=root, as_json=as_json)
+    from arislab.batch.connection import key_of_environment
     from arislab.batch.doctor import as_text, diagnose
 
-    found = diagnose(base_url, _key(), model=model, patience_s=patience_s)
-    print(json_text(found.write_json()) if as_json else as_text(found))
-    if not found["bridged"].all():
+    checks = diagnose(base_url, key_of_environment() or "none", model=model, patience_s=patience_s)
+    print(json_text(checks.write_json()) if as_json else as_text(checks))
+    if not checks["bridged"].all():
         raise typer.Exit(1)
 
 
@@ -219,19 +211,19 @@ def _isolation(base_url: str, models: str, *, root: Path | None, as_json: bool) 
     where, names = _folder(None, root), list(dict.fromkeys(filter(None, map(str.strip, models.split(",")))))
     if len(names) < 2:
         raise ParameterError(f"--models must name two models or more, with commas between them, got {models!r}.")
-    with _told(), batch.connect(base_url, folder=where) as server:
+    with _connected(base_url, where) as server:
         for name in names:
             server.model(name)
-        found = mixing.probe(server, names, folder=where, batches=batch.send_together)
+        result = mixing.probe(server, names, folder=where, batches=batch.send_together)
         runs = _runs_at(paths.root(), server)
     if as_json:
-        print(json.dumps({"isolation": found.as_dict(), "runs": runs}))
+        print(json.dumps({"isolation": result.as_dict(), "runs": runs}))
     else:
-        print(found)
+        print(result)
         print(f"{len(runs)} runs of this root asked this server, newest first")
         for run in runs:
             print(f"{run['run_id']}  {run['phase']:<8}  {run['isolation']}")
-    if found.verdict == "fails alone":
+    if result.verdict == "fails alone":
         raise typer.Exit(1)
 
 
@@ -239,27 +231,23 @@ def _runs_at(root: Path, server: Any) -> list[dict[str, Any]]:
     """The runs that asked several models of a server, and what was known then of whether it keeps them apart."""
     from arislab.records import find as records
 
-    found = []
+    runs = []
     for short in records.select(root, where="phase in ('finetune', 'evaluate')"):
         run = records.read(Path(short["folder"]))
-        here = [told for told in run.get("servers", []) if server.identity in (told.get("identity"), told["base_url"])]
-        verdicts = [told["isolation"]["verdict"] for told in here if "isolation" in told]
+        here = [one for one in run.get("servers", []) if server.identity in (one.get("identity"), one["base_url"])]
+        verdicts = [one["isolation"]["verdict"] for one in here if "isolation" in one]
         if here:
             verdict = next(reversed(verdicts), "not examined")
-            found.append({"run_id": run["run_id"], "phase": run["phase"], "isolation": verdict})
-    return found
-
-
-def _key() -> str:
-    return (os.environ.get("ARISLAB_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none").strip()
+            runs.append({"run_id": run["run_id"], "phase": run["phase"], "isolation": verdict})
+    return runs
 
 
 def _folder(folder: Path | None, root: Path | None) -> Path:
     """Where the ledger lies; ``--root`` becomes the root of this process."""
     from arislab.system import paths
 
-    if root is not None:
-        os.environ["ARISLAB_ROOT"] = str(root.resolve())
+    if root is not None:  # else a command with --folder needs no checkout around it
+        paths.enter(root)
     return folder if folder is not None else paths.root() / "data" / "batches"
 
 
@@ -276,19 +264,32 @@ def _statuses(resend: list[str] | None) -> tuple[str, ...]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Print warnings as one line each, without the place in the code."""
+def _connected(base_url: str, folder: Path, dialect: str = "auto") -> Iterator[Any]:
+    """Connect to a server; warnings are one line each meanwhile, without the place in the code."""
+    from arislab import batch
+
     shown = warnings.showwarning
     warnings.showwarning = lambda message, *_, **__: print(f"arislab: {message}", file=sys.stderr)
     try:
-        yield
+        with batch.connect(base_url, folder=folder, dialect=dialect) as server:
+            yield server
     finally:
         warnings.showwarning = shown
 
 
+def _price(price: Any) -> str:
+    if price is None:
+        return "unknown; data/prices.toml has no entry"
+    prompt, answers = price.usd_per_million
+    return (
+        f"{prompt:g} USD a million prompt tokens, {answers:g} USD a million answer tokens "
+        f"({price.as_of}, {price.source})"
+    )
+
+
 def _account(counts: dict[str, int], n: int) -> None:
     print(f"{n:,} requests = " + " + ".join(f"{k:,} {name}" for name, k in counts.items()))
-    assert sum(counts.values()) == n
+    assert sum(counts.values()) == n  # an account that does not sum up would hide what was lost
 
 
 def _check(fruitless: dict[str, Any] | None) -> None:

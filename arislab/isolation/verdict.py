@@ -1,4 +1,7 @@
-"""What a probe showed about some models of a server, and how that is said and kept. This module asks and counts nothing."""
+"""What a probe showed about some models of a server, and how that is said and kept.
+
+This module asks and counts nothing.
+"""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -92,8 +95,8 @@ def _why(result: Isolation) -> str:
     if result.verdict == "fails alone":
         return (
             f"{result.n_turned_alone} answers were another model's although one model was asked at a time "
-            f"({result.example}); restart the server for each model, or use another one; `arislab batch doctor --models "
-            "A,B` examines it anew"
+            f"({result.example}); restart the server for each model, or use another one; `arislab batch doctor "
+            "--models A,B` examines it anew"
         )
     if result.verdict == "mixes":
         return f"{turned} ({result.example}); this server gets one model at a time"
@@ -111,8 +114,8 @@ def _why(result: Isolation) -> str:
     # none of n turned: rates above 1 - 0.05^(1/n) would have shown at least one with 95 %
     least = 1 - 0.05 ** (1 / max(1, result.n_could_show))
     return (
-        f"{turned} ({result.n_differ} of {result.n_prompts} prompts tell the models apart; {least:.0%} would have shown "
-        "with 95 % certainty)"
+        f"{turned} ({result.n_differ} of {result.n_prompts} prompts tell the models apart; {least:.0%} would have "
+        "shown with 95 % certainty)"
     )
 
 
