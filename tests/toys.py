@@ -33,7 +33,7 @@ import pytest
 from aiohttp import web
 from hypothesis import strategies as st
 
-from arislab import finetune, icl, review, runs
+from arislab import batch, finetune, icl, review, runs
 from arislab.lake import tables
 from arislab.records import find as records
 from arislab.review import decisions
@@ -1334,3 +1334,118 @@ def four_curated(**columns):
         "reviewed_by": ["Ada", None, "Ada", None],
     }
     return pl.DataFrame(base | columns, schema_overrides={"reviewed_by": pl.String})
+
+
+def question(candidate):
+    """The question about a candidate: its text."""
+    return [{"role": "user", "content": candidate["profile"]["text"]}]
+
+
+def questions(n, **more):
+    """The requests about ``n`` people, for an echo."""
+    return batch.build_requests(people(n), question, model="echo", max_tokens=50, **more)
+
+
+def nothing_recorded(write=lambda rows: None):
+    """What is recorded before the first answer."""
+    counts = ("prompt_tokens", "completion_tokens")
+    schema = {name: pl.Int64 if name in counts else pl.String for name in batch.RECORDED}
+    return batch.Recorded(pl.DataFrame(schema=schema), write=write)
+
+
+class ScriptedBatches(BaseHTTPRequestHandler):
+    """Files + Batches whose output and error files the test writes."""
+
+    output, error, status, creates, drop_create, failed, unlisted = b"", b"", "completed", 0, False, "", ""
+    batches: list[dict] = []  # noqa: RUF012
+
+    def log_message(self, *_):
+        pass
+
+    def reply(self, body, code=200, kind="application/json"):
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self):
+        kind = type(self)
+        if self.path.endswith("/arislab"):
+            self.reply({"error": {"message": "no such route"}}, code=404)
+        elif self.path.endswith("/models"):
+            self.reply({"object": "list", "data": [{"id": "large", "object": "model", "created": 0, "owned_by": "x"}]})
+        elif "/models/" in self.path:
+            name = self.path.partition("/models/")[2]
+            found = {"id": name, "object": "model", "created": 0, "owned_by": "x"}
+            self.reply(
+                found if name == kind.unlisted else {"error": {"message": "no"}}, 200 if name == kind.unlisted else 404
+            )
+        elif "/content" in self.path:
+            self.reply(kind.output if "file-out" in self.path else kind.error, kind="application/octet-stream")
+        elif "/files/" in self.path:
+            self.reply({"error": {"message": "sizes are not told"}}, code=404)
+        elif "/batches?" in self.path or self.path.endswith("/batches"):
+            self.reply({"object": "list", "data": kind.batches, "has_more": False})
+        else:
+            (found,) = [b for b in kind.batches if self.path.endswith(b["id"])]
+            refused = {"status": "failed", "output_file_id": None}  # as OpenAI's: nothing of it ran
+            self.reply(found | (refused if found["id"] == kind.failed else {"status": kind.status}))
+
+    def do_POST(self):
+        kind = type(self)
+        data = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.path.endswith("/files"):
+            self.reply(
+                {
+                    "id": "file-in",
+                    "object": "file",
+                    "bytes": len(data),
+                    "created_at": 0,
+                    "filename": "x",
+                    "purpose": "batch",
+                    "status": "processed",
+                }
+            )
+            return
+        kind.creates += 1
+        made = {
+            "id": f"batch-{kind.creates}",
+            "object": "batch",
+            "endpoint": "/v1/chat/completions",
+            "input_file_id": "file-in",
+            "completion_window": "24h",
+            "created_at": 0,
+            "status": kind.status,
+        }
+        made |= {
+            "metadata": json.loads(data).get("metadata"),
+            "output_file_id": "file-out",
+            "error_file_id": "file-err" if kind.error else None,
+        }
+        kind.batches.append(made | {"request_counts": {"total": 999, "completed": 999, "failed": 0}})  # counts lie
+        if kind.drop_create:
+            self.close_connection = True
+            self.connection.close()
+            return
+        self.reply(kind.batches[-1])
+
+
+def result_line(name, text="fine", *, reason="stop", status=200, **more):
+    """A line of an output file, in bytes."""
+    body = {
+        "choices": [{"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": text, **more}}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+    }
+    return (
+        json.dumps(
+            {
+                "id": "x",
+                "custom_id": name,
+                "response": {"status_code": status, "request_id": "r", "body": body},
+                "error": None,
+            }
+        ).encode()
+        + b"\n"
+    )

@@ -1,0 +1,36 @@
+"""A connection says what it lacks before anything is sent."""
+
+import json
+
+import pytest
+
+from arislab import batch
+from arislab.errors import ParameterError, PrerequisiteError
+
+
+def test_nobody_at_the_address_is_one_clear_message(root):
+    with pytest.raises(PrerequisiteError, match=r"nothing answers at http://127\.0\.0\.1:9/v1"):
+        batch.connect("http://127.0.0.1:9/v1", folder=root)
+    with pytest.raises(ParameterError, match="'embedded' or a URL"):
+        batch.connect("localhost:8000", folder=root)
+
+
+def test_a_wrong_key_is_one_clear_message_without_the_key(echo, root, monkeypatch):
+    _, url = echo()
+    monkeypatch.setenv("ARISLAB_API_KEY", "sk-planted-4711")
+    with pytest.raises(PrerequisiteError, match="refuses") as caught:
+        batch.connect(url, folder=root)
+    assert "4711" not in str(caught.value)
+
+
+def test_a_model_is_one_that_the_server_lists_or_knows_when_asked(scripted, monkeypatch, tmp_path):
+    kind, url, folder = scripted
+    kind.unlisted = "quiet-7b"
+    monkeypatch.setenv("ARISLAB_RUN_DIR", str(tmp_path))
+    server = batch.connect(url, folder=folder)
+    with pytest.raises(ParameterError, match="has no model 'larg'; did you mean 'large'"):
+        server.model("larg")
+    assert [server.model(name) for name in ("", "large", "quiet-7b")] == ["large", "large", "quiet-7b"]
+    told = [json.loads(line) for line in (tmp_path / "servers.jsonl").read_text().splitlines()]
+    assert told[0]["models"] == ["large"]
+    assert [one["also"] for one in told if "also" in one] == ["quiet-7b"]

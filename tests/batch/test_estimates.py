@@ -1,0 +1,49 @@
+"""What sending would do and cost, before anything is spent."""
+
+import polars as pl
+import pytest
+from toys import nothing_recorded, people
+from toys import question as ask
+from toys import questions as requests
+
+from arislab import batch
+from arislab.errors import ParameterError
+
+
+def test_the_estimate_speaks_of_all_requests_and_never_guesses_a_price(echo, root):
+    _, url = echo()
+    server, recorded = batch.connect(url, folder=root / "b"), nothing_recorded()
+    told = batch.dry_run(requests(50), server=server, folder=root / "b", recorded=recorded, task="t", n=10)
+    assert (told.n_requests, told.n_tried, told.n_failed, told.usd) == (50, 10, 0, None)
+    assert told.prompt_tokens[1] <= told.prompt_tokens[0] <= told.prompt_tokens[2]
+    assert "cost unknown" in repr(told)
+    priced = batch.dry_run(
+        requests(50), server=server, folder=root / "b", recorded=recorded, task="t", n=10, usd_per_million=(1.0, 2.0)
+    )
+    assert priced.usd[0] == pytest.approx((priced.prompt_tokens[0] + 2 * priced.completion_tokens[0]) / 1e6)
+    assert priced.n_requests == 40  # what was tried first is recorded, and not asked for again
+    assert recorded.frame.height == 20
+
+
+def test_with_every_answer_recorded_there_is_nothing_to_estimate(echo, root):
+    _, url = echo()
+    server, recorded = batch.connect(url, folder=root / "b"), nothing_recorded()
+    how = {"server": server, "folder": root / "b", "recorded": recorded, "task": "t"}
+    batch.answer(requests(5), **how)
+    assert "nothing to send" in repr(batch.dry_run(requests(5), **how, n=3))
+    with pytest.raises(ParameterError, match="n must be >= 1"):
+        batch.dry_run(requests(5), **how, n=0)
+
+
+def test_the_plan_sums_to_all_rows_and_sends_nothing(echo, root):
+    _, url = echo(0.05)
+    how = {"server": batch.connect(url, folder=root / "b"), "folder": root / "b"}
+    batch.submit(requests(6), **how).wait(poll_s=0.05)
+    batch.submit(requests(30).tail(20), **how)
+    twins = pl.concat([people(40), people(1).with_columns(candidate_id=pl.lit("twin"))])
+    frame = batch.build_requests(twins, ask, model="echo", max_tokens=50)
+    told = batch.plan(frame, **how, answered=frame["custom_id"].to_list()[:2], max_lines=10)
+    assert (told.n_rows, told.n_same_request, told.n_recorded, told.n_received, told.n_open) == (41, 1, 2, 4, 20)
+    assert (told.n_to_send, [n for n, _ in told.files], told.n_blocked, told.n_unsendable) == (14, [10, 4], {}, 0)
+    assert "unknown before a dry run" in repr(told)
+    assert len(list(how["server"].client.batches.list())) == 2
