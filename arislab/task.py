@@ -7,7 +7,7 @@ A user with another domain writes one such file and nothing else::
 
     def to_messages(candidate): ...  # candidate: a row of `candidates`, its profile parsed
     def short(output):
-        return len(output) < 200
+        return 0 < len(output) < 200
 
 
     SCORERS, WEIGHTS = {"short": short}, {"short": 1.0}

@@ -1,11 +1,14 @@
 """The signatures that users type, pinned: a change here is a change for every notebook out there."""
 
+import ast
+import contextlib
 import inspect
-import os
 import re
 import subprocess
 import sys
+import textwrap
 
+import polars as pl
 import pytest
 from toys import CHECKOUT
 
@@ -27,7 +30,7 @@ from arislab import (
     task,
 )
 from arislab.icl import rounds
-from arislab.lake import Lake, Table
+from arislab.lake import Lake, Table, conditions
 
 PINNED = {
     Lake.__init__: "self path run_id",
@@ -138,15 +141,81 @@ def test_all_but_the_subject_is_keyword_only():
     assert loose == []
 
 
-def test_what_the_readme_types_in_python_works_after_import_arislab_alone(tmp_path):
-    text = (CHECKOUT / "README.md").read_text()
-    typed = re.findall(r"`(arislab\.[\w.]+\([^`]*\))`", text)
-    assert "arislab.runs()" in typed
-    code = "import arislab\n" + "".join(f"print(repr({line}))\n" for line in typed)
-    environment = os.environ | {"ARISLAB_ROOT": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "run" in done.stdout
+PAGES = [
+    CHECKOUT / "README.md",
+    *sorted((CHECKOUT / "arislab").rglob("README.md")),
+    CHECKOUT / "papermill_runs/README.md",
+]
+
+
+def calls(text):
+    """What a page types in Python between backticks: all that calls something; its blocks are commands of the shell."""
+    for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        line = " ".join(code.split())
+        with contextlib.suppress(SyntaxError):
+            if any(isinstance(node, ast.Call) for node in ast.walk(ast.parse(line, mode="eval"))):
+                yield line
+
+
+def test_what_the_pages_type_in_python_works(lake):
+    """After ``import arislab`` alone, and in a notebook that has its runs and its lake."""
+    typed = {line for page in PAGES for line in calls(page.read_text().partition("\n# Lab log")[0])}
+    assert {"arislab.runs()", "runs.begin()", 'lake["training_data_raw"].read(version=3)'} <= typed
+    for n in range(4):
+        lake["training_data_raw"].append(pl.DataFrame({**RAW, "custom_id": [f"r{n}"]}))
+    for line in typed:
+        first = (
+            ""
+            if line.startswith("arislab.")
+            else "from arislab import runs\nfrom arislab.lake import Lake\nlake = Lake()"
+        )
+        code = f"import arislab\n{first}\nprint(repr({line}))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, (line, done.stderr)
+
+
+RAW = {"custom_id": ["a"], "candidate_id": ["c"], "task": ["t"], "model": ["m"], "input": ["i"], "status": ["ok"]}
+
+
+def shown(path):
+    """The Python in a file's docstring: its paragraphs that call something, but for those that a doctest runs."""
+    found = []
+    for paragraph in re.split(r"\n\s*\n", ast.get_docstring(ast.parse(path.read_text())) or ""):
+        source = textwrap.dedent(paragraph)
+        with contextlib.suppress(SyntaxError):
+            if ">>>" not in source and any(isinstance(node, ast.Call) for node in ast.walk(ast.parse(source))):
+                found.append(source)
+    return found
+
+
+def test_what_a_module_shows_in_python_works(lake, tmp_path):
+    found = {path.stem: shown(path) for path in (CHECKOUT / "arislab").rglob("*.py") if shown(path)}
+    assert found.keys() == {"conditions", "delta", "task"}, "each is tried below"
+
+    (code,) = found["conditions"]
+    for line in code.splitlines():
+        value = eval(line, vars(conditions))
+        assert isinstance(value, pl.Expr) or value == line.partition("Delta: ")[2]
+
+    (code,) = found["delta"]
+    curated = {
+        "id": "a",
+        "custom_id": "a",
+        "candidate_id": "c",
+        "task": "t",
+        "input": "i",
+        "output": "o",
+        "split": "train",
+    }
+    facts = {"quality_score": 0.5, "needs_review": True, "approved": False}
+    lake["training_data_curated"].append(pl.DataFrame([curated | facts]))
+    rows = pl.DataFrame(RAW)
+    lake["training_data_raw"].append(rows)
+    exec(code, {"Lake": Lake, "rows": rows})
+
+    file = inspect.getdoc(task).partition("::\n\n")[2].partition("\nOptional: ")[0]
+    (tmp_path / "tickets.py").write_text(textwrap.dedent(file))
+    assert scoring.check(task.load(tmp_path / "tickets.py")).height == 2
 
 
 def test_each_part_that_notebooks_name_is_found_by_its_name_and_nothing_else():

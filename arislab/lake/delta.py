@@ -3,7 +3,7 @@
     lake = Lake()
     lake["training_data_raw"].read(where={"status": "ok"})
     lake["training_data_raw"].upsert(rows)
-    lake.sql("select category, avg(quality_score) from training_data_curated group by 1")
+    lake.sql("select task, avg(quality_score) from training_data_curated group by 1")
 
 What a table holds stands in ``tables``, how it is opened in ``opening``, how rows come into it in ``writing``. The lake
 does not know phases, scorers or models. Under a run each read and write adds a line to the run's ``tables.jsonl``
