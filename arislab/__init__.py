@@ -17,7 +17,7 @@ TYPE_CHECKING = False  # checkers know the name; `typing` would make the import 
 if not TYPE_CHECKING:  # a checker would take any name for one that is here
 
     def __getattr__(name: str) -> object:
-        """Load a part when it is first named, so that ``import arislab; arislab.runs()`` works and ``import arislab`` stays quick."""
+        """Load a part when it is first named: ``arislab.runs()`` works, and ``import arislab`` stays quick."""
         import importlib
 
         if name in _MOVED:

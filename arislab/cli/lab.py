@@ -24,7 +24,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 def lab(context: typer.Context, root: Root = None) -> None:
-    """Open the notebooks and the records of this root in JupyterLab, whose options (--no-browser, --port 8899) follow."""
+    """Open notebooks and records of this root in JupyterLab, whose options (--no-browser, --port 8899) follow."""
     options = list(context.args)
     if beyond := [option for option in options if re.match(r"--?(\w+\.)*ip(=|$)", option)]:
         raise ParameterError(

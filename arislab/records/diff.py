@@ -19,7 +19,7 @@ def diff(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[str]]:
         now: Another one.
     """
     one, other = Path(before["folder"]), Path(now["folder"])
-    found = {
+    differences = {
         "status": _pair(before["status"], now["status"]),
         "parameters": _fields(before["parameters"] or {}, now["parameters"] or {}),
         "code": [
@@ -34,14 +34,14 @@ def diff(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[str]]:
             ),
             *_texts(one / "env.lock", other / "env.lock"),
         ],
-        "inputs": _fields(*({k: _stand(v) for k, v in run.get("tables_read", {}).items()} for run in (before, now))),
+        "inputs": _fields(*({k: _state(v) for k, v in run.get("tables_read", {}).items()} for run in (before, now))),
         "outputs": _fields(
-            *({k: _stand(v) for k, v in run.get("tables_written", {}).items()} for run in (before, now))
+            *({k: _state(v) for k, v in run.get("tables_written", {}).items()} for run in (before, now))
         ),
         "headline": _headlines(before.get("headline") or {}, now.get("headline") or {}),
         "cells": _cells(before, now),
     }
-    return {name: lines for name, lines in found.items() if lines}
+    return {name: lines for name, lines in differences.items() if lines}
 
 
 def places(run: Mapping[str, Any]) -> dict[str, str]:
@@ -59,11 +59,11 @@ def _fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [f"{n}: {one.get(n)!r} → {other.get(n)!r}" for n in names if one.get(n) != other.get(n)]
 
 
-def _stand(told: Mapping[str, Any]) -> str:
+def _state(table: Mapping[str, Any]) -> str:
     return (
-        f"version {told.get('version')}, {told.get('rows'):,} rows, {str(told.get('digest'))[:12]}"
-        if isinstance(told.get("rows"), int)
-        else f"version {told.get('version')}"
+        f"version {table.get('version')}, {table.get('rows'):,} rows, {str(table.get('digest'))[:12]}"
+        if isinstance(table.get("rows"), int)
+        else f"version {table.get('version')}"
     )
 
 
@@ -94,14 +94,14 @@ def _is_bounded(interval: Mapping[str, Any]) -> bool:
 
 def _cells(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The code cells whose outputs differ, with the first difference of each."""
-    found = []
+    books = []
     for run in (before, now):
         try:
             notebook = json.loads((Path(run["folder"]) / "notebook.ipynb").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return []
-        found.append({cell["id"]: cell for cell in outputs.cells(notebook, places=places(run))[0]})
-    one, other = found
+        books.append({cell["id"]: cell for cell in outputs.cells(notebook, places=places(run))[0]})
+    one, other = books
     lines = []
     for name in dict.fromkeys([*one, *other]):
         if name not in one or name not in other:

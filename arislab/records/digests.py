@@ -29,35 +29,35 @@ def of_file(path: Path) -> dict[str, Any]:
     Raises:
         OSError: It cannot be read.
     """
-    found = files.of_file(path)
+    digests = files.of_file(path)
     if path.name == NOTEBOOK and (cells := _cells(path)) is not None:
-        found["cells"] = cells
-    return found
+        digests["cells"] = cells
+    return digests
 
 
-def change(path: Path, told: Mapping[str, Any], *, after: str = "the run") -> str | None:
+def change(path: Path, recorded: Mapping[str, Any], *, after: str = "the run") -> str | None:
     """Say what of a file is not what the record says of it; null if it is the same.
 
     Args:
         path: Of the file.
-        told: What ``of_file`` gave when the run ended; records of earlier versions have no cells, and are held to
+        recorded: What ``of_file`` gave when the run ended; records of earlier versions have no cells, and are held to
             the bytes.
         after: Since when it is another one, for the words.
 
     Raises:
         OSError: It cannot be read.
     """
-    if files.of_file(path)["sha256"] == told["sha256"]:
+    if files.of_file(path)["sha256"] == recorded["sha256"]:
         return None
     changed = f"was changed after {after}"
     if path.name != NOTEBOOK:
         return changed
-    if "cells" not in told:
+    if "cells" not in recorded:
         return f"{changed}, or only saved by JupyterLab: this earlier record has no digests of cells, which would tell"
     now = _cells(path)
     if now is None:
         return f"{changed}: it is no notebook any more"
-    for number, (one, other) in enumerate(zip_longest(told["cells"], now), start=1):
+    for number, (one, other) in enumerate(zip_longest(recorded["cells"], now), start=1):
         if difference := _difference(one, other):
             return f"{changed}: cell {number}{difference}"
     return None

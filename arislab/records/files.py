@@ -57,37 +57,37 @@ def read(folder: Path) -> dict[str, Any]:
         with contextlib.suppress(ValueError):  # digits that are no time
             row["created_at"] = datetime.fromisoformat(named[1]).isoformat(timespec="milliseconds")
     try:
-        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        found.setdefault("created_at", found.get("started_at"))  # records of version 1
-        _check(found)
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        record.setdefault("created_at", record.get("started_at"))  # records of version 1
+        _check(record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         is_unread = isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, NotADirectoryError))
         return row | {"reason": f"run.json: {type(error).__name__}: {error}", "is_unread": is_unread}
-    row |= found | {"folder": str(folder), "commit": found.get("code", {}).get("commit")}
+    row |= record | {"folder": str(folder), "commit": record.get("code", {}).get("commit")}
     return row
 
 
-def _check(found: dict[str, Any]) -> None:
+def _check(record: dict[str, Any]) -> None:
     """Raise ValueError, KeyError or TypeError if a record's fields are not what a list of runs relies on."""
     for name in ("run_id", "status", "phase", "reason", "run_key", "launched_by"):
-        told = found[name] if name in ("run_id", "status") else found.get(name) or ""
-        if not isinstance(told, str):
-            raise ValueError(f"{name} is {told!r}, must be text")
-    if not isinstance(found["parameters"], dict) or not isinstance(found.get("headline"), dict | None):
+        text = record[name] if name in ("run_id", "status") else record.get(name) or ""
+        if not isinstance(text, str):
+            raise ValueError(f"{name} is {text!r}, must be text")
+    if not isinstance(record["parameters"], dict) or not isinstance(record.get("headline"), dict | None):
         raise ValueError("parameters and headline must be objects")
-    if not isinstance(found.get("code", {}), dict):
-        raise ValueError(f"code is {found['code']!r}, must be an object")
-    took = found.get("duration_s")
+    if not isinstance(record.get("code", {}), dict):
+        raise ValueError(f"code is {record['code']!r}, must be an object")
+    took = record.get("duration_s")
     if isinstance(took, bool) or not isinstance(took, int | float | None):
         raise ValueError(f"duration_s is {took!r}, must be a number")
-    began = datetime.fromisoformat(found["created_at"])
+    began = datetime.fromisoformat(record["created_at"])
     if not began.tzinfo:
-        raise ValueError(f"created_at {found['created_at']!r} has no offset")
+        raise ValueError(f"created_at {record['created_at']!r} has no offset")
     _ = began.astimezone(UTC)
-    if found.get("started_at") is not None:
-        datetime.fromisoformat(found["started_at"])
-    if found["status"] in OPEN:  # one without a supervisor cannot be judged
-        pid = found["supervisor"]["pid"]
+    if record.get("started_at") is not None:
+        datetime.fromisoformat(record["started_at"])
+    if record["status"] in OPEN:  # one without a supervisor cannot be judged
+        pid = record["supervisor"]["pid"]
         if not isinstance(pid, int) or not 0 < pid < 2**31:
             raise ValueError(f"supervisor.pid is {pid!r}, must be the number of a process")
 
@@ -157,8 +157,10 @@ def names(base: int | None) -> list[str]:
 
     A name that is not UTF-8 is never one.
     """
-    found = [] if base is None else [name for name in os.listdir(base) if not name.startswith(".")]  # noqa: PTH208 - a descriptor
-    return found if "".join(found).isascii() else [name for name in found if _is_text(name)]
+    entries = [] if base is None else os.listdir(base)  # noqa: PTH208 - a descriptor
+    listed = [name for name in entries if not name.startswith(".")]
+    # one look at all of them together: asking each of ten thousand names whether it is text takes longer than the list
+    return listed if "".join(listed).isascii() else [name for name in listed if _is_text(name)]
 
 
 def _is_text(name: str) -> bool:
@@ -177,10 +179,10 @@ def stamp(name: str, base: int) -> int | None:
         base: The opened folder of the runs, a file descriptor.
     """
     try:
-        found = os.stat(f"{name}/run.json", dir_fd=base)
+        state = os.stat(f"{name}/run.json", dir_fd=base)
     except OSError:
         return _NONE if RUN_ID.fullmatch(name) and _is_folder(name, base) else None
-    return hash((found.st_ctime_ns, found.st_size, found.st_ino))
+    return hash((state.st_ctime_ns, state.st_size, state.st_ino))
 
 
 def _is_folder(name: str, base: int) -> bool:

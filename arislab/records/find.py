@@ -50,13 +50,15 @@ def find(root: Path, name: str) -> dict[str, Any]:
     from arislab.records import index as run_index
 
     runs = run_index.ask(base, lambda index: index.runs())
-    found = [run for run in runs if run[1].startswith(name) or run[1].endswith(f"-{name}")]
-    found = found or [run for run in runs if run[2] == name][:1]
-    if len(found) != 1:
+    matches = [run for run in runs if run[1].startswith(name) or run[1].endswith(f"-{name}")]
+    matches = matches or [run for run in runs if run[2] == name][:1]
+    if len(matches) != 1:
         known = [run_id for _, run_id, _ in runs]
-        which = f"{len(found)} runs match, such as {found[0][1]}; give more of it" if found else closest(name, known)
+        which = closest(name, known)
+        if matches:
+            which = f"{len(matches)} runs match, such as {matches[0][1]}; give more of it"
         raise PrerequisiteError(f"there is no run {name!r} under {root}: {which}. `arislab runs` lists them.")
-    return read(base / found[0][0])
+    return read(base / matches[0][0])
 
 
 def select(root: Path, *, where: str = "", sort: str = "", limit: int | None = None) -> list[dict[str, Any]]:
@@ -77,11 +79,11 @@ def select(root: Path, *, where: str = "", sort: str = "", limit: int | None = N
         return _newest(base, limit)
     from arislab.records import index as run_index  # listing the newest does without a database
 
-    def found(index: "run_index.RunIndex") -> list[dict[str, Any]]:
+    def chosen(index: "run_index.RunIndex") -> list[dict[str, Any]]:
         names = index.chosen(where, sort, limit) if where or sort else [name for name, *_ in index.runs()][:limit]
         return index.wholes(names)
 
-    return run_index.ask(base, found)
+    return run_index.ask(base, chosen)
 
 
 def _newest(base: Path, limit: int) -> list[dict[str, Any]]:
@@ -91,21 +93,21 @@ def _newest(base: Path, limit: int) -> list[dict[str, Any]]:
             return []
 
         def runs(names: Iterable[str]) -> list[tuple[tuple[str, str, str], dict[str, Any]]]:
-            found = []
+            listed = []
             for name in names:
                 run = run_files.read(base / name)
                 if run["status"] == "unreadable" and run_files.stamp(name, folder) is None:
                     continue  # no run, or deleted by now
                 order = (run_files.age(name, run["created_at"]), run["run_id"], name)
-                found.append((order, run_files.seen(run_files.shown(run))))
-            return found
+                listed.append((order, run_files.seen(run_files.shown(run))))
+            return listed
 
         names = run_files.names(folder)
         timed = sorted((name for name in names if RUN_ID.match(name)), reverse=True)
-        found = runs(name for name in names if not RUN_ID.match(name))  # few: their names do not tell their time
-        n_other = len(found)
+        listed = runs(name for name in names if not RUN_ID.match(name))  # few: their names do not tell their time
+        n_other = len(listed)
         for _, same_second in itertools.groupby(timed, key=lambda name: name[:15]):
-            if len(found) - n_other >= limit:
+            if len(listed) - n_other >= limit:
                 break
-            found += runs(same_second)
-    return [run for _, run in sorted(found, key=lambda row: row[0], reverse=True)[:limit]]
+            listed += runs(same_second)
+    return [run for _, run in sorted(listed, key=lambda row: row[0], reverse=True)[:limit]]

@@ -37,12 +37,15 @@ class Runs(pl.DataFrame):
     """
 
     def _repr_html_(self, *, _from_series: bool = False) -> str:
+        shown = self.head(50).to_dicts()
+        # cut before it is escaped: half an entity would show
+        lines = [(row["reason"] or headline_line(json.loads(row["headline"] or "null")))[:160] for row in shown]
         rows = "".join(
             f"<tr><td>{html(row['run_id'])}</td><td>{html(row['phase'] or '')}</td>"
             f"<td><b style='color:{_COLOURS.get(row['status'], 'inherit')}'>{html(row['status'])}</b></td>"
             f"<td style='text-align:right'>{'' if row['duration_s'] is None else format(row['duration_s'], '.1f')}</td>"
-            f"<td style='text-align:left'>{html((row['reason'] or headline_line(json.loads(row['headline'] or 'null')))[:160])}</td></tr>"
-            for row in self.head(50).to_dicts()
+            f"<td style='text-align:left'>{html(line)}</td></tr>"
+            for row, line in zip(shown, lines, strict=True)
         )
         more = f"<caption>the newest 50 of {self.height:,} runs</caption>" if self.height > 50 else ""
         head = "<tr><th>run</th><th>phase</th><th>status</th><th>seconds</th><th>headline, or why not ok</th></tr>"

@@ -47,11 +47,11 @@ def account(total: int, *, label: str = "candidates", **states: int) -> Account:
         6,000 candidates = 5,870 ok + 61 truncated + 69 same request as another
     """
     counts = {name: int(n) for name, n in states.items()}
-    found = sum(counts.values())
-    if found != total or min(counts.values(), default=0) < 0:
+    reached = sum(counts.values())
+    if reached != total or min(counts.values(), default=0) < 0:
         parts = " + ".join(f"{n:,} {name}" for name, n in counts.items()) or "no state"
         raise BatchError(
-            f"the account of {total:,} {label} does not add up: {parts} = {found:,} ({found - total:+,}); "
+            f"the account of {total:,} {label} does not add up: {parts} = {reached:,} ({reached - total:+,}); "
             f"every row must end in exactly one state, so look for rows dropped or counted twice."
         )
     return Account(int(total), label, counts)

@@ -20,13 +20,14 @@ from arislab.system.text import identifier
 
 _FILE = ".index.sqlite"
 _PLAIN = tuple(name for name in run_files.COLUMNS if name not in ("parameters", "headline", "folder"))
-_VERSION = 5
+_VERSION = 5  # to be raised with the tables: an index of another version is dropped, never migrated
 _SCHEMA = f"""
 drop table if exists listed;
 drop table if exists named;
 drop table if exists numbers;
 drop table if exists wholes;
-create table listed (number integer primary key, name text, stamp int, is_open int, age text, {", ".join(f'"{n}"' for n in _PLAIN)});
+create table listed (number integer primary key, name text, stamp int, is_open int, age text,
+    {", ".join(f'"{n}"' for n in _PLAIN)});
 create index stamps on listed (name, stamp);
 create index open on listed (is_open) where is_open;
 create table numbers (key text, number int, value, primary key (key, number)) without rowid;
@@ -50,6 +51,7 @@ def ask(base: Path, question: Callable[["RunIndex"], _Answer]) -> _Answer:
     """
     is_damaged = False
     for source in (_on_disk, _anew, _copied, _empty):
+        # a damaged file is made anew and not copied; one that is locked or read-only is copied and not removed
         if source in ((_copied,) if is_damaged else (_anew,)):
             continue
         try:
@@ -89,14 +91,17 @@ class RunIndex:
         if sort and sort not in known:
             raise ParameterError(f"--sort {sort!r}: no run has it; {closest(sort, known)}.")
         condition = _QUOTED.sub(lambda found: _checked(found, known), where) or "true"
-        said = f"{condition} {identifier(sort)}".lower()
-        asked = [name for name in known if identifier(name)[1:-1] in said or name == "run_id"]
+        text = f"{condition} {identifier(sort)}".lower()
+        asked = [name for name in known if identifier(name)[1:-1] in text or name == "run_id"]
         bound: dict[str, Any] = {"limit": -1 if limit is None else min(limit, 2**63 - 1)}
         values = [self._value(name, numbers, bound) for name in asked]
         columns = ", ".join(f"{value} as {identifier(name)}" for value, name in zip(values, asked, strict=True))
         order = f"{identifier(sort)} is null, {identifier(sort)} desc, " if sort else ""
         self._note_open()
-        query = f"""with runs as materialized (select name as "in folder", age as "by age", {columns} from listed left join seen using (number))
+        # materialized: else SQLite looks a number of the headline up again each time that the condition names it;
+        # the line break before the bracket ends a comment in the condition
+        query = f"""with runs as materialized (select name as "in folder", age as "by age", {columns}
+                from listed left join seen using (number))
             select "in folder" from runs where ({condition}
             ) order by {order} "by age" desc, run_id desc, "in folder" desc limit :limit"""
         try:
@@ -123,11 +128,11 @@ class RunIndex:
         stored = {
             name: (quick if is_plain else json.loads, text) for name, is_plain, text in self._index.execute(query, few)
         }
-        found = []
+        runs = []
         for name in names:
             loads, text = stored[name]
-            found.append(run_files.seen(loads(text) | {"folder": f"{self.base}/{name}"}))
-        return found
+            runs.append(run_files.seen(loads(text) | {"folder": f"{self.base}/{name}"}))
+        return runs
 
     def _value(self, name: str, numbers: Container[str], bound: dict[str, Any]) -> str:
         """A column or number of a run, in SQL; where both have the name, the column is meant.
@@ -145,7 +150,8 @@ class RunIndex:
         elif name == "folder":
             column = f":part{n} || listed.name"
         elif name in ("parameters", "headline"):
-            column = f"(select case when json_valid(whole) then json_extract(whole, :part{n}) end from wholes where wholes.number = listed.number)"
+            part = f"case when json_valid(whole) then json_extract(whole, :part{n}) end"
+            column = f"(select {part} from wholes where wholes.number = listed.number)"
         return f"coalesce({column}, {number})" if name in numbers else column
 
     def _note_open(self) -> None:
@@ -161,13 +167,16 @@ class RunIndex:
         )
 
 
-def _checked(found: re.Match[str], known: list[str]) -> str:
-    """A name in double quotes as the index has it; SQLite would take an unknown one for a text, and a misspelt condition for an answer."""
-    if found[1] is None:
-        return found[0]
-    name = found[1].replace('""', '"').lower()
+def _checked(quoted: re.Match[str], known: list[str]) -> str:
+    """A name in double quotes as the index has it.
+
+    SQLite would take an unknown one for a text, and a misspelt condition for an answer.
+    """
+    if quoted[1] is None:
+        return quoted[0]
+    name = quoted[1].replace('""', '"').lower()
     if name not in known:
-        raise ParameterError(f"--where: no run has {found[0]}; {closest(name, known)}. Texts stand in single quotes.")
+        raise ParameterError(f"--where: no run has {quoted[0]}; {closest(name, known)}. Texts stand in single quotes.")
     return identifier(name)
 
 
@@ -227,6 +236,7 @@ def _is_current(index: sqlite3.Connection) -> bool:
 
 def _refresh(index: sqlite3.Connection, base: Path) -> None:
     """Bring an index up to what is on disk, and leave a transaction open in which it stays so."""
+    # looked at first without the lock of a writer: almost every list finds nothing new, and many may look at once
     for begin in ("begin", "begin immediate"):
         index.execute(begin)
         known: dict[str, int | None] = dict(index.execute("select name, stamp from listed"))
@@ -264,14 +274,14 @@ def _add(index: sqlite3.Connection, base: Path, names: Mapping[str, int]) -> Non
     keys: set[str] = set()
     for number, (name, stamp) in enumerate(names.items(), start=last + 1):
         run = run_files.read(base / name)
-        told = [_storable(run.get(column)) for column in _PLAIN]
+        plain = [_storable(run.get(column)) for column in _PLAIN]
         age = run_files.age(name, run["created_at"])
         listed.append(
-            (number, name, None if run.get("is_unread") else stamp, run["status"] in run_files.OPEN, age, *told)
+            (number, name, None if run.get("is_unread") else stamp, run["status"] in run_files.OPEN, age, *plain)
         )
-        found = _numbers(run)
-        numbers += [(key, number, value) for key, value in found.items()]
-        keys |= found.keys()
+        named = _numbers(run)
+        numbers += [(key, number, value) for key, value in named.items()]
+        keys |= named.keys()
         wholes.append((number, *_whole(run)))
     numbers.sort(key=lambda row: row[:2])  # in the order of the tree
     index.executemany(f"insert into listed values ({', '.join('?' * (5 + len(_PLAIN)))})", listed)
@@ -298,16 +308,16 @@ def _whole(run: dict[str, Any]) -> tuple[bool, str]:
 
 def _numbers(run: dict[str, Any]) -> dict[str, Any]:
     """Parameters and headline of a run by name; of intervals the mean."""
-    found = {}
+    numbers = {}
     for part in ("parameters", "headline"):
         for name, value in (run.get(part) or {}).items():
             value = value.get("mean") if isinstance(value, dict) else value
             key = _storable(name.lower())
             if isinstance(value, (int, float, str)):
-                found[key] = _storable(value)
+                numbers[key] = _storable(value)
             else:
-                found.pop(key, None)  # the headline says that it is unknown
-    return found
+                numbers.pop(key, None)  # the headline says that it is unknown
+    return numbers
 
 
 def _storable(value: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from arislab.errors import PrerequisiteError
-from arislab.records.ro_crate import _files
+from arislab.records.ro_crate import unchanged_files
 from arislab.system import files as whole_files
 from arislab.system import masking
 
@@ -49,7 +49,7 @@ def mlflow(run: Mapping[str, Any], uri: str) -> Exported:
     Raises:
         PrerequisiteError: The run has not ended, MLflow is not installed, or refused; the message is its own.
     """
-    files = dict(_files(run))
+    files = dict(unchanged_files(run))
     missing = [name for name, needed in _needed(uri) if needed and find_spec(name) is None]
     if missing:
         raise PrerequisiteError(f"the export to MLflow needs {', '.join(missing)}, not installed here; run: {INSTALL}")
@@ -67,8 +67,8 @@ def mlflow(run: Mapping[str, Any], uri: str) -> Exported:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         return _write(client, run, uri, artifacts=[name for name in _ARTIFACTS if name in files])
     except refusals as error:
-        told = masking.masked([uri, str(error).strip().splitlines()[0]])
-        raise PrerequisiteError(f"MLflow refused {told[0]!r}: {told[1]}") from None
+        message = masking.masked([uri, str(error).strip().splitlines()[0]])
+        raise PrerequisiteError(f"MLflow refused {message[0]!r}: {message[1]}") from None
 
 
 def _needed(uri: str) -> list[tuple[str, bool]]:
@@ -83,15 +83,15 @@ def _write(client: Any, run: Mapping[str, Any], uri: str, *, artifacts: list[str
     name = run["run_id"]
     if "'" in name:  # MLflow's filters have no parameters, and no way to write a quote
         raise PrerequisiteError(f"{name!r} is no id of a run; mend run_id in its run.json.")
-    found = client.search_runs([experiment], filter_string=f"tags.`{_RUN_ID}` = '{name}'", max_results=1)
+    written = client.search_runs([experiment], filter_string=f"tags.`{_RUN_ID}` = '{name}'", max_results=1)
     digest = run.get("record_sha256") or whole_files.of_file(Path(run["folder"]) / "run.json")["sha256"]
-    if found and found[0].data.tags.get(_DONE) == digest:
-        return Exported(str(found[0].info.run_id), False, "as they are")
+    if written and written[0].data.tags.get(_DONE) == digest:
+        return Exported(str(written[0].info.run_id), False, "as they are")
     began = _milliseconds(run.get("started_at") or run["created_at"])
     ended = _milliseconds(run["finished_at"]) if run.get("finished_at") else began
-    told = {"status": run["status"], "phase": run["phase"], "run_key": run.get("run_key"), "commit": run.get("commit")}
-    tags = {_RUN_ID: name} | {key: str(value) for key, value in told.items() if value}
-    made = found[0] if found else client.create_run(experiment, start_time=began, tags=tags, run_name=name)
+    facts = {"status": run["status"], "phase": run["phase"], "run_key": run.get("run_key"), "commit": run.get("commit")}
+    tags = {_RUN_ID: name} | {key: str(value) for key, value in facts.items() if value}
+    made = written[0] if written else client.create_run(experiment, start_time=began, tags=tags, run_name=name)
     params = [Param(_name(key), _text(value)) for key, value in run["parameters"].items()]
     metrics = [Metric(_name(key), value, ended, 0) for key, value in numbers(run.get("headline") or {}).items()]
     for some in range(0, max(len(params), len(metrics)), 100):  # most that one call takes
@@ -122,9 +122,9 @@ def _store(client: Any, mlflow_run_id: str, paths: list[Path]) -> str:
 
 
 def _experiment(client: Any, uri: str) -> str:
-    found = client.get_experiment_by_name(_EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
+    experiment = client.get_experiment_by_name(_EXPERIMENT)
+    if experiment is not None:
+        return str(experiment.experiment_id)
     place = None
     if uri.startswith("sqlite:///"):  # else MLflow would take the working directory
         place = (Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve().parent / "mlartifacts").as_uri()
@@ -138,15 +138,15 @@ def numbers(headline: Mapping[str, Any]) -> dict[str, float]:
         >>> numbers({"n": 3, "verdict": "promote", "icl": {"mean": 0.8, "low": 0.7, "high": None, "n": 500}})
         {'n': 3.0, 'icl': 0.8, 'icl.low': 0.7, 'icl.n': 500.0}
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in headline.items():
         if name == "account":
-            found |= {"account.total": value["total"]} | {f"account.{k}": n for k, n in value["states"].items()}
+            values |= {"account.total": value["total"]} | {f"account.{k}": n for k, n in value["states"].items()}
         elif isinstance(value, dict):
-            found |= {name: value.get("mean")} | {f"{name}.{part}": value.get(part) for part in ("low", "high", "n")}
+            values |= {name: value.get("mean")} | {f"{name}.{part}": value.get(part) for part in ("low", "high", "n")}
         else:
-            found[name] = value
-    return {k: float(v) for k, v in found.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+            values[name] = value
+    return {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
 
 
 def _name(text: str) -> str:

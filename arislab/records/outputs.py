@@ -32,7 +32,7 @@ def cells(notebook: dict[str, Any], *, places: dict[str, str]) -> tuple[list[dic
     Returns:
         One dict a code cell: id, source, outputs.
     """
-    found, n_left_out = [], 0
+    code_cells, n_left_out = [], 0
     for cell in notebook["cells"]:
         if cell["cell_type"] != "code":
             continue
@@ -41,8 +41,8 @@ def cells(notebook: dict[str, Any], *, places: dict[str, str]) -> tuple[list[dic
         outputs = [] if is_volatile else [o for o in map(_output, cell.get("outputs", [])) if o is not None]
         source = cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
         name = INJECTED if INJECTED in cell.get("metadata", {}).get("tags", []) else cell.get("id")
-        found.append({"id": name, "source": source, "outputs": _replaced(outputs, places)})
-    return found, n_left_out
+        code_cells.append({"id": name, "source": source, "outputs": _replaced(outputs, places)})
+    return code_cells, n_left_out
 
 
 def _output(output: dict[str, Any]) -> dict[str, Any] | None:

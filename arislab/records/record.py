@@ -107,7 +107,7 @@ class Record:
 
 def _stored(written: Mapping[str, Any], cells: list[dict[str, Any]]) -> str:
     """Say what a run that is not ok has left in the lake, and what it did not come to."""
-    tables = [f"{name} ({told['rows'] or 0:,} rows, version {told['version']})" for name, told in written.items()]
+    tables = [f"{name} ({state['rows'] or 0:,} rows, version {state['version']})" for name, state in written.items()]
     n_left = sum(cell["status"] in ("not-run", "running", "failed") for cell in cells)
     left = (
         f"; {n_left} of {len(cells)} code cells did not complete, and what they write is not stored" if n_left else ""
@@ -120,21 +120,21 @@ def fields_of(record: Record) -> dict[str, Any]:
     return {name: value for name, value in vars(record).items() if name != "folder"}
 
 
-def record_sha256(found: Mapping[str, Any]) -> str:
+def record_sha256(record: Mapping[str, Any]) -> str:
     """Return the digest of all fields of a run.json but this one and its signature."""
-    rest = {name: value for name, value in found.items() if name not in SEAL}
+    rest = {name: value for name, value in record.items() if name not in SEAL}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def run_key(found: Mapping[str, Any]) -> str:
+def run_key(record: Mapping[str, Any]) -> str:
     """Return the digest of what decides a run's result: code, task file, parameters, inputs, environment, seed."""
     decides = {
-        "notebook": found["notebook"].get("source_sha256"),
-        "package": found["code"].get("package_sha256"),
-        "task": (found["task"] or {}).get("sha256"),
-        "parameters": found["parameters"] | ({"task": found["task"]["name"]} if found["task"] else {}),
-        "inputs": {name: told.get("digest") for name, told in found["tables_read"].items()},
-        "environment": [found["environment"].get(name) for name in ("python", "lock_sha256")],
-        "seed": found["seed"],
+        "notebook": record["notebook"].get("source_sha256"),
+        "package": record["code"].get("package_sha256"),
+        "task": (record["task"] or {}).get("sha256"),
+        "parameters": record["parameters"] | ({"task": record["task"]["name"]} if record["task"] else {}),
+        "inputs": {name: state.get("digest") for name, state in record["tables_read"].items()},
+        "environment": [record["environment"].get(name) for name in ("python", "lock_sha256")],
+        "seed": record["seed"],
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,6 +1,4 @@
-"""What arislab found, in the forms that others read.
-
-A run record as an RO-Crate or a run of MLflow, chosen examples as chat messages.
+"""A run record as an RO-Crate, which archives and other tools read without arislab.
 
     ro-crate-metadata.json   {"@context": […], "@graph": [{"@id": "./", "@type": "Dataset", "mentions": {"@id": "#run"},
     …}, …]}
@@ -47,7 +45,7 @@ def _ended(run: Mapping[str, Any]) -> Path:
     return Path(run["folder"])
 
 
-def _files(run: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def unchanged_files(run: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the files of a record with bytes and sha256, as they are now.
 
     Raises:
@@ -56,22 +54,20 @@ def _files(run: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     folder = _ended(run)
     if links := run_files.links(folder):
         raise PrerequisiteError(
-            f"{links[0]} of {run['run_id']} is a link, and an export follows none: it might lead out of the record. Nothing was exported; "
-            "remove it, or put the file itself there."
+            f"{links[0]} of {run['run_id']} is a link, and an export follows none: it might lead out of the record. "
+            "Nothing was exported; remove it, or put the file itself there."
         )
     for path in run_files.files(folder):
         name = path.relative_to(folder).as_posix()
         if name.startswith(".") or name == "heartbeat":
             continue
-        told = run.get("files", {}).get(name)
-        if told is not None and (change := digests.change(path, told)):
+        recorded = run.get("files", {}).get(name)
+        if recorded is not None and (change := digests.change(path, recorded)):
             raise PrerequisiteError(
-                f"{name} of {run['run_id']} {change}; nothing was exported. `arislab verify {run['run_id']} --level 0` tells more."
+                f"{name} of {run['run_id']} {change}; nothing was exported. "
+                f"`arislab verify {run['run_id']} --level 0` tells more."
             )
         yield name, whole_files.of_file(path)
-
-
-# ---- RO-Crate ---------------------------------------------------------------------------------------------------------
 
 
 def ro_crate(run: Mapping[str, Any], folder: Path) -> Path:
@@ -87,7 +83,7 @@ def ro_crate(run: Mapping[str, Any], folder: Path) -> Path:
     Raises:
         PrerequisiteError: The run has not ended, a file was changed since, or the folder cannot be made.
     """
-    files = dict(_files(run))
+    files = dict(unchanged_files(run))
     folder = folder.resolve()
     if folder.is_relative_to(Path(run["folder"]).resolve()):
         raise PrerequisiteError(f"{folder} is inside the record, which stays as it is; give a folder elsewhere.")
@@ -118,8 +114,8 @@ def metadata(run: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> 
         {"@id": f"#parameter-{name}", "@type": "PropertyValue", "name": name, "value": _plain(value)}
         for name, value in run["parameters"].items()
     ]
-    read = [_table(name, told, "read") for name, told in (run.get("tables_read") or {}).items()]
-    written = [_table(name, told, "written") for name, told in (run.get("tables_written") or {}).items()]
+    read = [_table(name, table, "read") for name, table in (run.get("tables_read") or {}).items()]
+    written = [_table(name, table, "written") for name, table in (run.get("tables_written") or {}).items()]
     given = [name for name in ("task.py",) if name in files]
     made = [name for name in files if name == "notebook.ipynb" or name.startswith("outputs/")]
     action: dict[str, Any] = {
@@ -177,7 +173,7 @@ def metadata(run: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> 
         *read,
         *written,
         *parameters,
-        *(_file(name, told) for name, told in files.items()),
+        *(_file(name, digest) for name, digest in files.items()),
     ]
     return {"@context": [f"{CRATE}/context", {"sha256": _SHA256}], "@graph": [_compact(entity) for entity in graph]}
 
@@ -209,32 +205,25 @@ def _digest(name: str, value: str | None) -> dict[str, str]:
     return {name: value} if value else {}
 
 
-def _table(name: str, told: Mapping[str, Any], what: str) -> dict[str, Any]:
+def _table(name: str, table: Mapping[str, Any], what: str) -> dict[str, Any]:
     """What a run read of a table, or left in it; the rows stay in the lake, so the crate has their digest."""
-    version = told.get("version")
+    version = table.get("version")
     state = (
         f"version {version} of the table {name}" if version is not None else f"the table {name}, which did not exist"
     )
-    rows = f": {told['rows']:,} rows" if isinstance(told.get("rows"), int) else ""
+    rows = f": {table['rows']:,} rows" if isinstance(table.get("rows"), int) else ""
     return {
         "@id": f"#{what}-{name}",
         "@type": "CreativeWork",
         "name": name,
         "description": f"What the run {'read of' if what == 'read' else 'left in'} {state}{rows}",
         **({} if version is None else {"version": str(version)}),
-        **_digest("identifier", told.get("digest")),
+        **_digest("identifier", table.get("digest")),
     }
 
 
-def _file(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
+def _file(name: str, digest: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {".ipynb": "application/x-ipynb+json", ".jsonl": "application/jsonl", ".diff": "text/x-diff"}
     kind = kinds.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "text/plain"
-    found = {**_path(name), "@type": "File", "name": name, "encodingFormat": kind, "contentSize": str(told["bytes"])}
-    return found | {"description": _DESCRIPTIONS.get(name, "An output of the run"), "sha256": told["sha256"]}
-
-
-# ---- MLflow -----------------------------------------------------------------------------------------------------------
-
-
-# ---- in-context examples
-# ----------------------------------------------------------------------------------------------
+    entity = {**_path(name), "@type": "File", "name": name, "encodingFormat": kind, "contentSize": str(digest["bytes"])}
+    return entity | {"description": _DESCRIPTIONS.get(name, "An output of the run"), "sha256": digest["sha256"]}

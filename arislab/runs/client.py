@@ -27,9 +27,9 @@ def make_client(notebook: Notebook, *, write: Callable[[str], object], **setting
         def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
             if msg["msg_type"] == "stream":
                 write(msg["content"]["text"])
-            found = super().process_message(msg, cell, cell_index)
+            shown = super().process_message(msg, cell, cell_index)
             notebook.save(at_once=False)
-            return found
+            return shown
 
         def output(self, outs: list[Any], msg: dict[str, Any], display_id: str | None, cell_index: int) -> Any:
             content = msg["content"]
@@ -72,7 +72,8 @@ class _Room:
         if is_cleared or fits:
             return True
         self._n_left_out += 1
-        note = f"[{self._n_left_out:,} more outputs were not kept: a cell keeps {_MOST_OUTPUTS:,}, and {_HELD_BYTES:,} bytes]\n"
+        bounds = f"a cell keeps {_MOST_OUTPUTS:,}, and {_HELD_BYTES:,} bytes"
+        note = f"[{self._n_left_out:,} more outputs were not kept: {bounds}]\n"
         if self._n_left_out == 1:
             from nbformat import NotebookNode
 

@@ -27,7 +27,7 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> Verdict:
         now: The run that repeats it, here or under another root.
     """
     level = level_of(before)
-    found = [
+    differences = [
         *(
             ("status", f"{before['status']} before, {now['status']} now: {now.get('reason')}")
             for _ in _unequal(before, now, "status")
@@ -37,28 +37,28 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> Verdict:
     ]
     one, other = (Lake(root_of(run) / "data" / "lake") for run in (before, now))
     for name in sorted(before["tables_read"].keys() | now["tables_read"].keys()):
-        told = [run["tables_read"].get(name, {}).get("digest") for run in (before, now)]
-        if None not in told and told[0] != told[1]:
-            found.append((f"input {name}", "other rows were read"))
+        digests = [run["tables_read"].get(name, {}).get("digest") for run in (before, now)]
+        if None not in digests and digests[0] != digests[1]:
+            differences.append((f"input {name}", "other rows were read"))
     tables = sorted(before["tables_written"].keys() | now["tables_written"].keys())
     for name in tables:
         if name not in before["tables_written"] or name not in now["tables_written"]:
             where = "now" if name in now["tables_written"] else "before"
-            found.append((name, f"was written only {where}"))
+            differences.append((name, f"was written only {where}"))
         elif difference := first_difference(name, _rows(one, name, before), _rows(other, name, now)):
-            found.append((name, difference))
+            differences.append((name, difference))
     n_cells, n_left_out = 0, 0
     books = [_cells(run) for run in (before, now)]
     if books[0] is not None and books[1] is not None:
         n_cells, n_left_out = len(books[0][0]), books[0][1]
         if difference := outputs.first_differing_cell(books[0][0], books[1][0]):
-            found.append(("notebook", difference))
+            differences.append(("notebook", difference))
     counts = {
         "code cells": n_cells - n_left_out,
         "cells left out, for they show times": n_left_out,
         "tables": len(tables),
     }
-    return Verdict(before["run_id"], level, counts, [Finding(level, where, what) for where, what in found])
+    return Verdict(before["run_id"], level, counts, [Finding(level, where, what) for where, what in differences])
 
 
 def _unequal(before: dict[str, Any], now: dict[str, Any], name: str) -> list[str]:
@@ -72,12 +72,12 @@ def _named(kind: str, one: dict[str, Any], other: dict[str, Any], but: tuple[str
 
 def _code(run: dict[str, Any]) -> dict[str, Any]:
     """Digests of what ran; those that a record of an older version lacks are left out."""
-    found = {
+    parts = {
         "package": run["code"].get("package_sha256"),
         "notebook": run["notebook"].get("source_sha256") or run["notebook"].get("sha256"),
         "task file": (run["task"] or {}).get("sha256"),
     }
-    return {name: value for name, value in found.items() if run.get("schema_version", 1) >= 2 or name == "task file"}
+    return {name: value for name, value in parts.items() if run.get("schema_version", 1) >= 2 or name == "task file"}
 
 
 def _rows(lake: Lake, name: str, run: dict[str, Any]) -> pl.DataFrame:
@@ -99,16 +99,18 @@ def level_of(run: dict[str, Any]) -> str:
 
 
 def within(before: dict[str, Any], now: dict[str, Any]) -> Verdict:
-    """Compare at V3: every number of the headline that has an interval lies, in the repeated run, within the recorded one."""
+    """Compare at V3: every number of the headline that has an interval lies, run again, within the recorded one."""
     findings, n = [], 0
-    for name, told in (before["headline"] or {}).items():
-        if not isinstance(told, dict) or not {"mean", "low", "high"} <= told.keys():
+    for name, interval in (before["headline"] or {}).items():
+        if not isinstance(interval, dict) or not {"mean", "low", "high"} <= interval.keys():
             continue
         n += 1
         new = (now["headline"] or {}).get(name)
         mean = new.get("mean") if isinstance(new, dict) else None
-        if mean is None or not told["low"] <= mean <= told["high"]:
-            findings.append(Finding("V3", f"headline {name}", f"{number_text(told)} before, {number_text(new)} now"))
+        if mean is None or not interval["low"] <= mean <= interval["high"]:
+            findings.append(
+                Finding("V3", f"headline {name}", f"{number_text(interval)} before, {number_text(new)} now")
+            )
     if before["status"] != now["status"]:
         findings.append(Finding("V3", "status", f"{before['status']} before, {now['status']} now: {now.get('reason')}"))
     return Verdict(before["run_id"], "V3", {"numbers with intervals": n}, findings)
@@ -130,7 +132,8 @@ def first_difference(table: str, before: pl.DataFrame, now: pl.DataFrame) -> str
         if column_sha256(one[name]) != column_sha256(other[name]):
             same = one[name].eq_missing(other[name])
             row = next((i for i, equal in enumerate(same.to_list()) if not equal), 0)
-            return f"row {_key(one, keys, row)}, column {name!r}: {short(one[name][row])} before, {short(other[name][row])} now"
+            values = f"{short(one[name][row])} before, {short(other[name][row])} now"
+            return f"row {_key(one, keys, row)}, column {name!r}: {values}"
     return None
 
 

@@ -210,8 +210,9 @@ def lock(root: Path, phase: str, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
+            holder = file.read().decode(errors="replace").strip() or "another process"
             raise PrerequisiteError(
-                f"phase {phase!r} is already running under {root} ({file.read().decode(errors='replace').strip() or 'another process'}); "
+                f"phase {phase!r} is already running under {root} ({holder}); "
                 f"wait for it (--wait), stop it, or choose another folder with --root."
             ) from None
         with contextlib.suppress(OSError):  # a full disk: who holds the lock is a courtesy

@@ -40,12 +40,12 @@ def begin(root: Path | None = None) -> str | None:
     if not notebook.is_file():
         return None
     root = found_root() if root is None else root
-    found = notebook_json(notebook)
-    phase = found.get("metadata", {}).get("arislab", {}).get("phase")
+    content = notebook_json(notebook)
+    phase = content.get("metadata", {}).get("arislab", {}).get("phase")
     if phase is None:
         return None
     try:
-        _open.append(_Session(str(phase), notebook, found["cells"], shell, root))
+        _open.append(_Session(str(phase), notebook, content["cells"], shell, root))
     except (OSError, PrerequisiteError) as error:
         warnings.warn(f"this run is not recorded: {root / 'papermill_runs'} cannot be written ({error}).", stacklevel=2)
         return None
@@ -99,18 +99,18 @@ class _Session:
         if error is None:
             self.recording.note_headline(result.result)
         self.done.append((place, "completed" if error is None else "failed"))
-        told = self._told(error)
-        if told["status"] == "running":
+        verdict = self._verdict(error)
+        if verdict["status"] == "running":
             self.recording.note(status="running", cause=None, reason=None, finished_at=None, cells=self._cells())
             return
-        self._end(told)
-        if told["status"] == "ok":
+        self._end(verdict)
+        if verdict["status"] == "ok":
             self.close()  # what is run from now on is no part of it
 
     def _cells(self) -> list[dict[str, Any]]:
         return [{"id": place, "status": status, "duration_s": None} for place, status in self.done]
 
-    def _told(self, error: BaseException | None) -> dict[str, Any]:
+    def _verdict(self, error: BaseException | None) -> dict[str, Any]:
         wanted = [self._place(i) for i in range(len(self.code))]
         ran = [place for place, _ in self.done]
         if error is not None:
@@ -126,8 +126,8 @@ class _Session:
             else {"status": "running"}
         )
 
-    def _end(self, told: dict[str, Any]) -> None:
-        self.recording.end(cells=self._cells(), **told)
+    def _end(self, verdict: dict[str, Any]) -> None:
+        self.recording.end(cells=self._cells(), **verdict)
 
     def close(self) -> None:
         """End the record with what is known."""

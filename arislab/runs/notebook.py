@@ -203,9 +203,9 @@ def show_widgets(cells: list[Any], widgets: dict[str, Any]) -> None:
             data = output.get("data", {})
             if WIDGET_MIME not in data:
                 continue
-            told = " ".join(_words(data[WIDGET_MIME].get("model_id", ""), widgets)).strip()
-            if told and ("text/html" not in data or data.get("text/html") == _pre(data.get("text/plain", ""))):
-                data["text/plain"], data["text/html"] = told, _pre(told)
+            words = " ".join(_words(data[WIDGET_MIME].get("model_id", ""), widgets)).strip()
+            if words and ("text/html" not in data or data.get("text/html") == _pre(data.get("text/plain", ""))):
+                data["text/plain"], data["text/html"] = words, _pre(words)
 
 
 def _pre(text: str) -> str:

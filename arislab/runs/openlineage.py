@@ -11,6 +11,7 @@ from typing import Any
 
 _PRODUCER = "urn:arislab"
 _SPEC = "https://openlineage.io/spec"
+_STATISTICS = f"{_SPEC}/facets/1-0-2/OutputStatisticsOutputDatasetFacet.json#/$defs/OutputStatisticsOutputDatasetFacet"
 _TYPES = {"ok": "COMPLETE", "interrupted": "ABORT", "created": "START", "running": "RUNNING"}
 
 
@@ -49,30 +50,23 @@ def event(record: Mapping[str, Any], *, at: str, lake: str) -> dict[str, Any]:
         "schemaURL": f"{_SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent",
         "run": {"runId": str(uuid.uuid5(uuid.NAMESPACE_URL, record["run_id"])), "facets": run},
         "job": job,
-        "inputs": [_dataset(lake, name, told) for name, told in record.get("tables_read", {}).items()],
+        "inputs": [_dataset(lake, name, state) for name, state in record.get("tables_read", {}).items()],
         "outputs": [
-            _dataset(lake, name, told)
-            | {
-                "outputFacets": {
-                    "outputStatistics": _facet(
-                        f"{_SPEC}/facets/1-0-2/OutputStatisticsOutputDatasetFacet.json#/$defs/OutputStatisticsOutputDatasetFacet",
-                        rowCount=told["rows"],
-                    )
-                }
-            }
-            for name, told in record.get("tables_written", {}).items()
+            _dataset(lake, name, state)
+            | {"outputFacets": {"outputStatistics": _facet(_STATISTICS, rowCount=state["rows"])}}
+            for name, state in record.get("tables_written", {}).items()
         ],
     }
 
 
-def _dataset(lake: str, name: str, told: Mapping[str, Any]) -> dict[str, Any]:
+def _dataset(lake: str, name: str, state: Mapping[str, Any]) -> dict[str, Any]:
     facets: dict[str, Any] = {
-        "arislab_digest": _facet(f"{_PRODUCER}:digest", algorithm="sha256 of columns", digest=told.get("digest"))
+        "arislab_digest": _facet(f"{_PRODUCER}:digest", algorithm="sha256 of columns", digest=state.get("digest"))
     }
-    if told.get("version") is not None:
+    if state.get("version") is not None:
         facets["version"] = _facet(
             f"{_SPEC}/facets/1-0-1/DatasetVersionDatasetFacet.json#/$defs/DatasetVersionDatasetFacet",
-            datasetVersion=str(told["version"]),
+            datasetVersion=str(state["version"]),
         )
     return {"namespace": lake, "name": name, "facets": facets}
 

@@ -67,16 +67,16 @@ def from_file(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_loader())
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_loader())
     except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         raise PrerequisiteError(
-            f"cannot read the parameters file {path} ({said}); it must be YAML: one 'name: value' a line."
+            f"cannot read the parameters file {path} ({message}); it must be YAML: one 'name: value' a line."
         ) from None
-    if meant(found) is None:
+    if meant(content) is None:
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise PrerequisiteError(
-            f"{path} holds {type(meant(found)).__name__}, not parameters; write one 'name: value' a line."
+            f"{path} holds {type(meant(content)).__name__}, not parameters; write one 'name: value' a line."
         )
-    return {str(name): value for name, value in found.items()}
+    return {str(name): value for name, value in content.items()}

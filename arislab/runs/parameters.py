@@ -70,7 +70,7 @@ def parameters_of(notebook: Path, *, cells: list[Any] | None = None) -> dict[str
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }
-    found = {}
+    parameters = {}
     for line in tree.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None:
             name, value, annotation = line.target.id, line.value, ast.unparse(line.annotation)
@@ -82,11 +82,12 @@ def parameters_of(notebook: Path, *, cells: list[Any] | None = None) -> dict[str
             default = _literal(value)
         except ValueError:
             raise ParameterError(
-                f"parameter {name} of {notebook.name} is {ast.unparse(value)!r}; a default must be a literal such as 0.2, 'x' or date(2026, 1, 31)."
+                f"parameter {name} of {notebook.name} is {ast.unparse(value)!r}; "
+                "a default must be a literal such as 0.2, 'x' or date(2026, 1, 31)."
             ) from None
         kind = annotation or ("str" if default is None else type(default).__name__)
-        found[name] = Parameter(name, kind, default, comments.get(line.end_lineno or line.lineno, ""))
-    return found
+        parameters[name] = Parameter(name, kind, default, comments.get(line.end_lineno or line.lineno, ""))
+    return parameters
 
 
 def _literal(value: ast.expr) -> Any:
@@ -164,8 +165,8 @@ def _type_of(parameter: Parameter) -> Any:
         return eval(parameter.type, known)
     except (NameError, TypeError, SyntaxError, AttributeError):
         raise ParameterError(
-            f"parameter {parameter.name} is declared as {parameter.type!r}; use int, float, bool, str, date, list, tuple, "
-            f"dict, Literal[…], or one of them with | None."
+            f"parameter {parameter.name} is declared as {parameter.type!r}; use int, float, bool, str, date, list, "
+            "tuple, dict, Literal[…], or one of them with | None."
         ) from None
 
 
@@ -228,11 +229,11 @@ def _written_as(value: Written, kind: Any) -> Any:
         raise ValueError(f" (YAML takes it for {value.meant!r}; if you mean text, quote it in YAML){error}") from None
 
 
-def _tuple(found: tuple[Any, ...], members: tuple[Any, ...]) -> tuple[Any, ...]:
-    kinds = members[:1] * len(found) if members[1:] == (...,) else members
-    if len(kinds) != len(found):
-        raise ValueError(f" ({len(found)} values)")
-    return tuple(_typed(item, kind) for item, kind in zip(found, kinds, strict=True))
+def _tuple(values: tuple[Any, ...], members: tuple[Any, ...]) -> tuple[Any, ...]:
+    kinds = members[:1] * len(values) if members[1:] == (...,) else members
+    if len(kinds) != len(values):
+        raise ValueError(f" ({len(values)} values)")
+    return tuple(_typed(item, kind) for item, kind in zip(values, kinds, strict=True))
 
 
 def _text_as(text: str, kind: Any) -> Any:
@@ -317,11 +318,11 @@ def notebook_json(path: Path) -> dict[str, Any]:
         PrerequisiteError: The file is missing or is not a notebook of format 4.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PrerequisiteError(f"cannot read the notebook {path} ({error.strerror}).") from None
     except ValueError as error:
         raise PrerequisiteError(f"{path} is not a notebook ({error}); restore it, for instance with git.") from None
-    if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
+    if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
         raise PrerequisiteError(f"{path} is not a notebook of format 4 (it has no cells); save it again in JupyterLab.")
-    return found
+    return content

@@ -60,8 +60,11 @@ def manager_class(cwd: Path, env: dict[str, str], raw: Any, process: Process) ->
             await super().start_kernel(**{**settings, **options})
             process.pid = getattr(self.provisioner, "pid", None)
 
-        # the flags are positional because Jupyter's own signature has them so
-        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> Any:  # type: ignore[override] # noqa: FBT001, FBT002
+        async def shutdown_kernel(  # type: ignore[override] # Jupyter's is a coroutine under a decorator
+            self,
+            now: bool = False,  # noqa: FBT001, FBT002 - Jupyter's signature
+            restart: bool = False,  # noqa: FBT001, FBT002 - Jupyter's signature
+        ) -> Any:
             # looked up now: what /proc knows of a process, and who its children are, goes with it
             with contextlib.suppress(OSError, IndexError):
                 status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")

@@ -96,11 +96,11 @@ def environment() -> tuple[dict[str, Any], str]:
     return state, lock
 
 
-def _name_and_version(found: "metadata.Distribution") -> tuple[str, str]:
+def _name_and_version(package: "metadata.Distribution") -> tuple[str, str]:
     """Of an installed package; its own properties parse the whole README each time, which costs a second in all."""
-    head = (found.read_text("METADATA") or found.read_text("PKG-INFO") or "").partition("\n\n")[0]
+    head = (package.read_text("METADATA") or package.read_text("PKG-INFO") or "").partition("\n\n")[0]
     fields = dict(re.findall(r"^(Name|Version): *(.+?)\s*$", head, re.MULTILINE))
-    return fields.get("Name") or found.metadata["Name"], fields.get("Version") or found.version
+    return fields.get("Name") or package.metadata["Name"], fields.get("Version") or package.version
 
 
 def task(in_force: Mapping[str, Any], notebooks: Path) -> tuple[dict[str, Any] | None, str]:

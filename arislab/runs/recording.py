@@ -2,7 +2,7 @@
 
 One run is one folder ``papermill_runs/<UTC>-<phase>-<4 hex>/``::
 
-    run.json        {"schema_version": 2, "run_id": "20261122T221500Z-curate-3f9a", "phase": "curate", "status": "ok", …}
+    run.json        {"schema_version": 2, "run_id": "20261122T221500Z-curate-3f9a", "phase": "curate", …}
     notebook.ipynb  the executed notebook       log.txt       what the kernel printed, and the supervisor's remarks
     code.diff       uncommitted changes         env.lock      name==version of every installed package
     task.py         the task file as it was     tables.jsonl  one line per read or write of the lake
@@ -184,8 +184,8 @@ class Recording:
             return _make_folder(self.record.folder, self._text())
         except OSError as error:
             raise PrerequisiteError(
-                f"the run was not begun: its record cannot be written to {self.record.folder.parent} ({error.strerror}); nothing was stored. "
-                "Make room, or choose another folder with --root."
+                f"the run was not begun: its record cannot be written to {self.record.folder.parent} "
+                f"({error.strerror}); nothing was stored. Make room, or choose another folder with --root."
             ) from None
 
     def _begin_files(self) -> None:
@@ -213,9 +213,9 @@ class Recording:
         if isinstance(shown, Headline):
             self.record = dataclasses.replace(self.record, headline=shown.numbers)
 
-    def end(self, **told: Any) -> Record:
+    def end(self, **verdict: Any) -> Record:
         """Write the verdict of a run that nobody supervised."""
-        return self._finish(Outcome(headline=self.record.headline, **told))
+        return self._finish(Outcome(headline=self.record.headline, **verdict))
 
     def _variables(self) -> dict[str, str]:
         tasks = self.notebook.parent / "tasks"
@@ -238,11 +238,11 @@ class Recording:
         outcome = self._with_folder(outcome)
         with contextlib.suppress(OSError):
             (folder / ".reserve").unlink()
-        told = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
+        verdict = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
         read, written = reads_and_writes(folder / "tables.jsonl")
         self.record = dataclasses.replace(
             self.record,
-            **told,
+            **verdict,
             finished_at=_now(),
             duration_s=round(time.monotonic() - self.began, 3),
             tables_read=read,
@@ -277,7 +277,8 @@ class Recording:
             self._save()
         except OSError as error:
             raise PrerequisiteError(
-                f"{self.record!r}\n  The verdict cannot be written to {folder} ({error.strerror}), so the record says {'lost'!r} from now on."
+                f"{self.record!r}\n  The verdict cannot be written to {folder} ({error.strerror}), "
+                "so the record says 'lost' from now on."
             ) from None
         return self.record
 
@@ -290,7 +291,10 @@ class Recording:
             return outcome
         with contextlib.suppress(OSError):  # saving the verdict tells
             self.record.folder.mkdir(parents=True)
-        why = f"the run's folder was removed while it ran, and with it log, notebook and the list of tables; it had ended {outcome.status}"
+        why = (
+            "the run's folder was removed while it ran, and with it log, notebook and the list of tables; "
+            f"it had ended {outcome.status}"
+        )
         reason = f"{why}: {outcome.reason}" if outcome.reason else why
         return dataclasses.replace(outcome, status="failed", cause="folder-gone", reason=reason)
 
@@ -301,22 +305,22 @@ class Recording:
         from arislab.lake import Lake
 
         lake = Lake(self.root / "data" / "lake")
-        for name, told in written.items():
+        for name, state in written.items():
             if not lake[name].exists:
-                told["problem"] = "the table is gone"
+                state["problem"] = "the table is gone"
                 continue
             try:
-                rows = lake[name].read(where={"run_id": self.record.run_id}, version=told["version"])
+                rows = lake[name].read(where={"run_id": self.record.run_id}, version=state["version"])
             except LakeError as error:
-                told["problem"] = str(error)
+                state["problem"] = str(error)
                 continue
             columns = digests.columns(name, rows)
-            told |= {"rows": rows.height, "digest": digests.of_columns(columns, rows.height), "columns": columns}
+            state |= {"rows": rows.height, "digest": digests.of_columns(columns, rows.height), "columns": columns}
         return written
 
     def _event(self) -> None:
-        found = openlineage.event(fields_of(self.record), at=_now(), lake=(self.root / "data" / "lake").as_uri())
-        line = json.dumps(masking.without(found, self.hidden), ensure_ascii=False, default=str) + "\n"
+        event = openlineage.event(fields_of(self.record), at=_now(), lake=(self.root / "data" / "lake").as_uri())
+        line = json.dumps(masking.without(event, self.hidden), ensure_ascii=False, default=str) + "\n"
         descriptor = os.open(self.record.folder / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(descriptor, line.encode())
@@ -326,12 +330,12 @@ class Recording:
 
     def _text(self) -> str:
         """What run.json says now, without secrets."""
-        found = masking.without(fields_of(self.record), self.hidden)
-        found["record_sha256"] = record_sha256(found)
-        found["signature"] = signing.sign(found["record_sha256"])
-        seal = {name: found[name] for name in SEAL}
+        fields = masking.without(fields_of(self.record), self.hidden)
+        fields["record_sha256"] = record_sha256(fields)
+        fields["signature"] = signing.sign(fields["record_sha256"])
+        seal = {name: fields[name] for name in SEAL}
         self.record = dataclasses.replace(self.record, **seal)
-        return json.dumps(found, indent=1, ensure_ascii=False, default=str)
+        return json.dumps(fields, indent=1, ensure_ascii=False, default=str)
 
     def _save(self) -> None:
         """Write run.json whole or not at all."""
@@ -365,11 +369,11 @@ def _beat(path: Path, ended: threading.Event) -> None:
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a file that was written line by line, without a torn last one."""
-    found = []
+    lines = []
     for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
         with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return found
+            lines.append(json.loads(line))
+    return lines
 
 
 def _now() -> str:

@@ -55,8 +55,8 @@ def rerun(
     if lines and not allow_drift:
         more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
         raise PrerequisiteError(
-            f"the environment is not the one of {run['run_id']}: {'; '.join(lines[:5])}{more}. Install {run['folder']}/env.lock, "
-            "or run again with --allow-drift."
+            f"the environment is not the one of {run['run_id']}: {'; '.join(lines[:5])}{more}. "
+            f"Install {run['folder']}/env.lock, or run again with --allow-drift."
         )
     into.mkdir(parents=True)
     _lake_as_it_was(run, into)
@@ -73,8 +73,10 @@ def rerun(
         done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=False)
     made = records.as_json(into)
     if len(made) != 1:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
-        raise PrerequisiteError(f"the run could not be run again (exit code {done.returncode}): {' / '.join(said)}")
+        last_lines = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
+        raise PrerequisiteError(
+            f"the run could not be run again (exit code {done.returncode}): {' / '.join(last_lines)}"
+        )
     return records.read(Path(made[0]["folder"]))
 
 
@@ -98,7 +100,7 @@ def drift(run: dict[str, Any]) -> list[str]:
 
 
 def _lake_as_it_was(run: dict[str, Any], into: Path) -> None:
-    """Make the tables that a run touched what they were when it touched them, and give it the adapters that there were."""
+    """Make the tables that a run touched what they were then, and give it the adapters that there were."""
     lake, then = Lake(root_of(run) / "data" / "lake"), Lake(into / "data" / "lake")
     versions: dict[str, int | None] = {}
     for line in lake_log.table_lines(Path(run["folder"]) / "tables.jsonl"):
@@ -143,7 +145,7 @@ def _leads_out(path: Path, top: Path) -> bool:
 
 def _answers(run: dict[str, Any], into: Path) -> Path | None:
     """Write the answers that the run got, for the replay engine; null if it asked for none."""
-    asked = [told for told in run.get("servers", []) if "models" in told]
+    asked = [server for server in run.get("servers", []) if "models" in server]
     if not asked:
         return None
     rows = pl.DataFrame()
@@ -161,22 +163,22 @@ def _answers(run: dict[str, Any], into: Path) -> Path | None:
 
 
 def _connections(servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each server said each time that the run connected, which response_format was decided on then, and what probes showed."""
-    found: list[dict[str, Any]] = []
-    for told in servers:
-        if "models" in told:
-            about = {name: told["about"].get(name) for name in ("engine", "response_format")}
-            found.append({"base_url": told["base_url"], "models": told["models"], **about, "replayed": None})
-            found[-1]["isolation"] = []
+    """What each server said whenever the run connected, which response_format was decided on, what probes showed."""
+    connections: list[dict[str, Any]] = []
+    for entry in servers:
+        if "models" in entry:
+            about = {name: entry["about"].get(name) for name in ("engine", "response_format")}
+            connections.append({"base_url": entry["base_url"], "models": entry["models"], **about, "replayed": None})
+            connections[-1]["isolation"] = []
         else:
-            here = [one for one in found if one["base_url"] == told.get("base_url", one["base_url"])]
-            if "form" in told:
-                here[-1]["replayed"] = [told["form"], told["why"]]
-            if "also" in told:
-                here[-1]["models"] = [*here[-1]["models"], told["also"]]
-            if "isolation" in told:
-                here[-1]["isolation"].append(told["isolation"])
-    return found
+            here = [one for one in connections if one["base_url"] == entry.get("base_url", one["base_url"])]
+            if "form" in entry:
+                here[-1]["replayed"] = [entry["form"], entry["why"]]
+            if "also" in entry:
+                here[-1]["models"] = [*here[-1]["models"], entry["also"]]
+            if "isolation" in entry:
+                here[-1]["isolation"].append(entry["isolation"])
+    return connections
 
 
 @contextmanager
@@ -186,8 +188,8 @@ def _code_as_it_was(run: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
     Removed afterwards.
     """
     mine = Path(__file__).resolve().parents[2]
-    commit, told = run["code"].get("commit"), run["code"].get("checkout")
-    here = Path(told) if told and Path(told).is_dir() else provenance.checkout_of(mine)
+    commit, checkout = run["code"].get("commit"), run["code"].get("checkout")
+    here = Path(checkout) if checkout and Path(checkout).is_dir() else provenance.checkout_of(mine)
     if here is None or commit is None:
         yield mine, _same_package(run, mine, "it ran outside git" if commit is None else "this is no git checkout")
         return

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM to the supervisor of a run: the first one ends the run, and none keeps the verdict from the disk."""
+"""SIGINT and SIGTERM to the supervisor of a run: the first one ends the run, none keeps the verdict from the disk."""
 
 import contextlib
 import signal

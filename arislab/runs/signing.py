@@ -36,8 +36,8 @@ def sign(digest: str) -> dict[str, str] | None:
         key = _read() or _make()
     except (OSError, RuntimeError) as error:  # RuntimeError: nobody's home folder is known
         warnings.warn(
-            f"this run's record is not signed: no key can be kept in {error}. Set ARISLAB_HOME to a folder of yours outside of every "
-            "root; `arislab verify` and `rerun` of it need --trust.",
+            f"this run's record is not signed: no key can be kept in {error}. Set ARISLAB_HOME to a folder of yours "
+            "outside of every root; `arislab verify` and `rerun` of it need --trust.",
             stacklevel=2,
         )
         return None
@@ -59,10 +59,10 @@ def problem(signature: Mapping[str, Any] | None, digest: str) -> str | None:
         return f"your key cannot be read ({error})"
     if key is None:
         return f"you have no key in {home()}"
-    told = str(signature.get("hmac", ""))
+    claimed = str(signature.get("hmac", ""))
     if signature.get("key") != _fingerprint(key):
         return f"it is signed with another key ({str(signature.get('key'))[:16]!r}, yours is {_fingerprint(key)!r})"
-    if not told.isascii() or not hmac.compare_digest(told, _hmac(key, digest)):
+    if not claimed.isascii() or not hmac.compare_digest(claimed, _hmac(key, digest)):
         return "run.json was changed after it was signed"
     return None
 

@@ -44,16 +44,16 @@ def foreign(run: dict[str, Any]) -> str | None:
     for name in _EXECUTED:
         if is_open and name == "notebook.ipynb":
             continue
-        path, told = folder / name, _recorded(raw, name, is_open=is_open)
+        path, recorded = folder / name, _recorded(raw, name, is_open=is_open)
         if not path.is_symlink() and not path.exists():
-            if told is not None:
+            if recorded is not None:
                 return f"{name} is gone"
             continue
         if path.is_symlink():
             return f"{name} is a link"
-        if told is None:
+        if recorded is None:
             return f"{name} was added after the record was signed"
-        if change := file_digests.change(path, told, after="the record was signed"):
+        if change := file_digests.change(path, recorded, after="the record was signed"):
             return f"{name} {change}"
     return None
 
@@ -61,8 +61,8 @@ def foreign(run: dict[str, Any]) -> str | None:
 def _recorded(raw: dict[str, Any], name: str, *, is_open: bool) -> dict[str, Any] | None:
     """What a record says of a file; one that ended without a verdict knows only its task file, changes and lock."""
     if not is_open:
-        told: dict[str, Any] | None = raw.get("files", {}).get(name)
-        return told
+        listed: dict[str, Any] | None = raw.get("files", {}).get(name)
+        return listed
     known = {"code.diff": raw["code"].get("diff_sha256"), "env.lock": raw["environment"].get("lock_sha256")}
     sha256 = known.get(name) or ((raw.get("task") or {}).get("sha256") if name == "task.py" else None)
     return {"sha256": sha256} if sha256 else None
@@ -89,6 +89,7 @@ def refusal(run: dict[str, Any], why: str) -> str:
     """Return the message for a record whose code is not run: why, what would run, and what to do."""
     lines = "".join(f"\n  {line}" for line in would_run(run))
     return (
-        f"{run['run_id']} is not run: {why}, and running a record runs its code on this machine, as you. It would run{lines}\n"
+        f"{run['run_id']} is not run: {why}, and running a record runs its code on this machine, as you. "
+        f"It would run{lines}\n"
         "Read these, then give --trust. (Records are signed with the key of whoever ran them since this version.)"
     )

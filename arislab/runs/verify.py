@@ -78,12 +78,12 @@ def check_files(run: dict[str, Any]) -> Verdict:
     if raw.get("record_sha256") is not None and raw["record_sha256"] != record_sha256(raw):
         findings += _changed_fields(raw, folder)
     findings += [Finding("V0", name, "is a link, which no file of a record is") for name in run_files.links(folder)]
-    for name, told in run.get("files", {}).items():
+    for name, recorded in run.get("files", {}).items():
         if run_files.is_linked(folder / name, folder):
             findings.append(Finding("V0", name, "is not read: it lies outside of the record, or behind a link"))
             continue
         try:
-            change = file_digests.change(folder / name, told)
+            change = file_digests.change(folder / name, recorded)
         except OSError as error:
             findings.append(Finding("V0", name, f"cannot be read ({error.strerror})"))
             continue
@@ -95,9 +95,9 @@ def check_files(run: dict[str, Any]) -> Verdict:
         if line["op"] == "read" and line.get("digest") and line["version"] is not None:
             n_reads += 1
             findings += _check_read(lake, line)
-    for name, told in run.get("tables_written", {}).items():
-        if told.get("columns"):
-            findings += _check_left(lake, name, told, run["run_id"])
+    for name, recorded in run.get("tables_written", {}).items():
+        if recorded.get("columns"):
+            findings += _check_left(lake, name, recorded, run["run_id"])
     checked = {
         "files": len(run.get("files", {})),
         "reads": n_reads,
@@ -108,7 +108,7 @@ def check_files(run: dict[str, Any]) -> Verdict:
 
 def _changed_fields(raw: dict[str, Any], folder: Path) -> list[Finding]:
     """Say what of run.json was changed, where another file of the record tells."""
-    found = []
+    changes = []
     for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()[:1]:
         then = json.loads(line)["run"]["facets"]["arislab_run"]["parameters"]
         for name in then:
@@ -116,8 +116,8 @@ def _changed_fields(raw: dict[str, Any], folder: Path) -> list[Finding]:
                 what = (
                     f"parameter {name!r} is {raw['parameters'].get(name)!r}, was {then[name]!r} when the run was made"
                 )
-                found.append(Finding("V0", "run.json", what))
-    return found or [Finding("V0", "run.json", "was changed after the run (its record_sha256 does not fit)")]
+                changes.append(Finding("V0", "run.json", what))
+    return changes or [Finding("V0", "run.json", "was changed after the run (its record_sha256 does not fit)")]
 
 
 def _check_read(lake: Lake, line: dict[str, Any]) -> list[Finding]:
@@ -132,19 +132,18 @@ def _check_read(lake: Lake, line: dict[str, Any]) -> list[Finding]:
     return [Finding("V0", name, what)]
 
 
-def _check_left(lake: Lake, name: str, told: dict[str, Any], run_id: str) -> list[Finding]:
+def _check_left(lake: Lake, name: str, state: dict[str, Any], run_id: str) -> list[Finding]:
     try:
-        frame = lake[name].read(where={"run_id": run_id}, version=told["version"])
+        frame = lake[name].read(where={"run_id": run_id}, version=state["version"])
     except _UNREADABLE as error:
         return [
-            Finding("V0", name, f"version {told['version']}, an output, cannot be read: {str(error).splitlines()[0]}")
+            Finding("V0", name, f"version {state['version']}, an output, cannot be read: {str(error).splitlines()[0]}")
         ]
     now = digests.columns(name, frame)
-    changed = sorted(c for c in now.keys() | told["columns"].keys() if now.get(c) != told["columns"].get(c))
-    if not changed and frame.height == told["rows"]:
+    changed = sorted(c for c in now.keys() | state["columns"].keys() if now.get(c) != state["columns"].get(c))
+    if not changed and frame.height == state["rows"]:
         return []
     which = f"column {', '.join(map(repr, changed))}" if len(changed) < len(now) else "all columns"
-    what = (
-        f"version {told['version']}, an output, was changed: {which}; {frame.height:,} rows now, {told['rows']:,} then"
-    )
+    rows = f"{frame.height:,} rows now, {state['rows']:,} then"
+    what = f"version {state['version']}, an output, was changed: {which}; {rows}"
     return [Finding("V0", name, what)]
