@@ -262,6 +262,7 @@ def verify(
             raise
         finally:
             if not keep:
+                # its tables are hard links: nothing of the lake goes with it
                 shutil.rmtree(target, ignore_errors=True)
     if as_json:
         print(json.dumps([dataclasses.asdict(verdict) for verdict in verdicts], indent=1))

@@ -69,6 +69,7 @@ def _state(table: Mapping[str, Any]) -> str:
 
 def _texts(one: Path, other: Path) -> list[str]:
     before, now = ((p.read_text(errors="replace").splitlines() if p.is_file() else []) for p in (one, other))
+    # without context: what is equal says nothing here
     lines = difflib.unified_diff(before, now, lineterm="", n=0)
     return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
 

@@ -81,20 +81,21 @@ def _cells(path: Path) -> list[dict[str, Any]] | None:
 
     try:
         text = path.read_text(encoding="utf-8")
-        return [
-            {
-                "id": cell.get("id"),
-                "source": _sha256(
-                    [cell["cell_type"], cell["source"], cell.get("attachments"), cell["metadata"].get("tags", [])]
-                ),
-                "outputs": _sha256([cell["execution_count"], list(_outputs(cell["outputs"]))])
-                if cell["cell_type"] == "code"
-                else None,
-            }
-            for cell in reads(text).cells  # in which a text that the file has as a list of lines is one text
-        ]
+        # read by nbformat, for which a text that the file has as a list of lines is one text
+        return [_cell(cell) for cell in reads(text).cells]
     except _NO_NOTEBOOK:
         return None
+
+
+def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell's id, the digest of what it is and says, and that of its outputs."""
+    tags = cell["metadata"].get("tags", [])
+    outputs = [cell["execution_count"], list(_outputs(cell["outputs"]))] if cell["cell_type"] == "code" else None
+    return {
+        "id": cell.get("id"),
+        "source": of_json(_plain([cell["cell_type"], cell["source"], cell.get("attachments"), tags])),
+        "outputs": None if outputs is None else of_json(_plain(outputs)),
+    }
 
 
 def _outputs(outputs: list[dict[str, Any]]) -> Iterator[Any]:
@@ -106,8 +107,9 @@ def _outputs(outputs: list[dict[str, Any]]) -> Iterator[Any]:
             yield from group
 
 
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()
+def of_json(value: Any) -> str:
+    """Return the sha256 of a JSON value, names in their order; what is no JSON counts as its text."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

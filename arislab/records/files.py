@@ -182,6 +182,7 @@ def stamp(name: str, base: int) -> int | None:
         state = os.stat(f"{name}/run.json", dir_fd=base)
     except OSError:
         return _NONE if RUN_ID.fullmatch(name) and _is_folder(name, base) else None
+    # ctime and inode, which nobody sets: a file put back with its old time is seen to be another
     return hash((state.st_ctime_ns, state.st_size, state.st_ino))
 
 

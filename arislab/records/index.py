@@ -117,6 +117,7 @@ class RunIndex:
         """Return what a list shows of these runs, in this order."""
         if not names:
             return []
+        # SQLite binds so many values in every build; beyond them reading all rows is as quick
         few = names if len(names) <= 500 else []
         condition = f"where name in ({', '.join('?' * len(few))})" if few else ""
         query = f"select name, is_plain, whole from listed join wholes using (number) {condition}"
@@ -140,6 +141,7 @@ class RunIndex:
         Adds to ``bound`` what the SQL refers to.
         """
         n = len(bound)
+        # bound, not written into the SQL: names come from other people's notebooks
         bound |= {f"name{n}": name, f"part{n}": f"{self.base}/" if name == "folder" else f"$.{name}"}
         number = f"(select value from numbers where numbers.number = listed.number and key = :name{n})"
         if name not in run_files.COLUMNS:

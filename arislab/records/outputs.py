@@ -61,6 +61,7 @@ def _output(output: dict[str, Any]) -> dict[str, Any] | None:
 
 def _replaced(value: Any, places: dict[str, str]) -> Any:
     if isinstance(value, str):
+        # the longest first: a checkout may lie inside the root
         for name, path in sorted(places.items(), key=lambda place: -len(place[1])):
             value = value.replace(path, f"<{name}>") if path else value
         return _OBJECT_AT.sub("", RUN_ID.sub("<run>", value))

@@ -3,13 +3,12 @@
 ``run.schema.json`` beside it is its JSON Schema.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from arislab.records.digests import of_json
 from arislab.records.headline import as_text
 
 SCHEMA_VERSION = 2
@@ -123,7 +122,7 @@ def fields_of(record: Record) -> dict[str, Any]:
 def record_sha256(record: Mapping[str, Any]) -> str:
     """Return the digest of all fields of a run.json but this one and its signature."""
     rest = {name: value for name, value in record.items() if name not in SEAL}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
+    return of_json(rest)
 
 
 def run_key(record: Mapping[str, Any]) -> str:
@@ -132,9 +131,10 @@ def run_key(record: Mapping[str, Any]) -> str:
         "notebook": record["notebook"].get("source_sha256"),
         "package": record["code"].get("package_sha256"),
         "task": (record["task"] or {}).get("sha256"),
+        # by its name: a path names the machine, and the text of the task counts by its digest
         "parameters": record["parameters"] | ({"task": record["task"]["name"]} if record["task"] else {}),
         "inputs": {name: state.get("digest") for name, state in record["tables_read"].items()},
         "environment": [record["environment"].get(name) for name in ("python", "lock_sha256")],
         "seed": record["seed"],
     }
-    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
+    return of_json(decides)

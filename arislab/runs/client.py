@@ -38,6 +38,7 @@ def make_client(notebook: Notebook, *, write: Callable[[str], object], **setting
             is_plain = msg["msg_type"] == "stream" and not self.clear_before_next_output
             if not is_plain or self.output_hook_stack[msg["parent_header"].get("msg_id")]:
                 return super().output(outs, msg, display_id, cell_index)
+            # only those at the end: what is printed after a picture stays below it
             streams = list(takewhile(lambda o: o.output_type == "stream", reversed(outs)))
             last = next((o for o in streams if o.name == content["name"]), None)
             if last is None:

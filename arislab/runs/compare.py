@@ -32,6 +32,7 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> Verdict:
             ("status", f"{before['status']} before, {now['status']} now: {now.get('reason')}")
             for _ in _unequal(before, now, "status")
         ),
+        # the task is a name or a path of the machine; its text is compared below, as code
         *_named("parameter", before["parameters"], now["parameters"], but=("task",)),
         *_named("code", _code(before), _code(now)),
     ]
@@ -130,6 +131,7 @@ def first_difference(table: str, before: pl.DataFrame, now: pl.DataFrame) -> str
         return f"{one.height:,} rows before, {other.height:,} now{which}"
     for name in one.columns:
         if column_sha256(one[name]) != column_sha256(other[name]):
+            # two nulls are equal here
             same = one[name].eq_missing(other[name])
             row = next((i for i, equal in enumerate(same.to_list()) if not equal), 0)
             values = f"{short(one[name][row])} before, {short(other[name][row])} now"

@@ -79,6 +79,7 @@ def execute(
         "rerun_of": os.environ.get("ARISLAB_RERUN_OF"),
         "parameters_from": {n: (given_from or {}).get(n, "given") for n in passed},
     }
+    # the lock before the record: a run that is refused leaves nothing
     with lock(root, name, wait=wait), stoppable(), _frozen():
         recording = Recording(name, notebook, declared, passed, root=root, echo=echo, **fields)
         return recording.run(

@@ -82,6 +82,7 @@ class _Session:
         self.recording.open()
         os.environ["ARISLAB_RUN_DIR"] = str(self.recording.record.folder)
         shell.events.register("post_run_cell", self.cell_ended)
+        # the last moment for a verdict: a kernel that is shut down ends no cell
         atexit.register(self.close)
 
     def _place(self, number: int) -> str:

@@ -95,6 +95,7 @@ def run(nb: Any, job: Job) -> Outcome:
             ending = {"status": "interrupted", "cause": "signal", "reason": str(stop), "signal": str(stop)}
         if ending["status"] != "ok" and not watch.error:
             job.log.write(last_words(raw))
+    # before the record is summed up: what still runs would go on writing to its files
     for which in end_children(process, job.env.get("ARISLAB_RUN_ID")):
         job.log.line(f"outlived the kernel: {which}")
     last = None if ending["status"] == "ok" or watch.cell is None else {**watch.cell, **(watch.error or {})}
@@ -128,6 +129,7 @@ def _run(
     def left_s(_: Any) -> int | None:
         limits = [job.cell_timeout_s, None if until is None else max(0.0, until - time.monotonic())]
         known = [limit for limit in limits if limit is not None]
+        # nbclient takes whole seconds, and 0 for no limit
         return max(1, round(min(known))) if known else None
 
     client = make_client(

@@ -117,16 +117,19 @@ class Notebook:
                 raise
         self.n_saves += 1
         self._saved_at = time.monotonic()
+        # at most a twentieth of the time goes into saving, however large the notebook
         self._pause_s = max(SAVE_S, 20 * (self._saved_at - began))
 
     def _bound(self, cell: Any) -> None:
         """Move the outputs that do not fit into the notebook to files, and say where they are."""
         room, n_moved = CAP_BYTES, 0
         for number, output in enumerate(cell.outputs):
+            # what JSON needs around an output
             room -= 100
             if output.output_type == "stream":
                 output.text = _overwritten(output.text)
                 room -= len(output.text)
+            # the smallest first: of one output, as many forms as possible stay
             for kind, value in sorted(output.get("data", {}).items(), key=lambda pair: len(text_of(pair[1]))):
                 size = len(text_of(value))
                 if size <= room:

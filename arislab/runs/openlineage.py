@@ -48,6 +48,7 @@ def event(record: Mapping[str, Any], *, at: str, lake: str) -> dict[str, Any]:
         "eventTime": at,
         "producer": _PRODUCER,
         "schemaURL": f"{_SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent",
+        # made from the name: every event of a run has the same id, with nothing kept in between
         "run": {"runId": str(uuid.uuid5(uuid.NAMESPACE_URL, record["run_id"])), "facets": run},
         "job": job,
         "inputs": [_dataset(lake, name, state) for name, state in record.get("tables_read", {}).items()],

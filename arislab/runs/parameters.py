@@ -162,6 +162,7 @@ def _type_of(parameter: Parameter) -> Any:
     """Return the annotation as a typing object; only builtin names, ``|``, ``[]``, Optional and Literal are known."""
     known: dict[str, Any] = {**_NAMES, "Optional": typing.Optional, "Literal": typing.Literal, "__builtins__": {}}
     try:
+        # the annotation is a piece of a notebook, which is code that runs anyway; names beyond these are refused
         return eval(parameter.type, known)
     except (NameError, TypeError, SyntaxError, AttributeError):
         raise ParameterError(
@@ -270,6 +271,7 @@ def _exactly(value: Any, kind: Any) -> Any:
         return float(value)
     if kind in (list, tuple) and isinstance(value, (list, tuple)):
         return kind(value)
+    # by its very type: to Python True is an int, and to a reader it is no number of rows
     if type(value) is not kind or kind is float:
         raise ValueError("")
     return value

@@ -35,6 +35,7 @@ def code(folder: Path) -> tuple[dict[str, Any], bytes]:
     untracked = sorted(name.decode() for name in listed.split(b"\0") if name)
     for name in untracked:
         new = ["diff", "--no-index", "--binary", "--no-color", "--no-ext-diff", "/dev/null", name]
+        # 1: they differ, as any file does from /dev/null
         diff += _git(checkout, *new, fine=(0, 1)) or b""
     branch = _git(checkout, "symbolic-ref", "--short", "-q", "HEAD")
     state = {
@@ -51,6 +52,7 @@ def code(folder: Path) -> tuple[dict[str, Any], bytes]:
 def package_sha256() -> str:
     """Return a digest of arislab's own source files: what ran, whatever git says."""
     base = Path(__file__).resolve().parents[1]
+    # the folder of the embedded model holds weights, no code
     files = sorted(p for p in base.rglob("*") if p.suffix in (".py", ".js", ".css", ".json") and "model" not in p.parts)
     sha = hashlib.sha256()
     for path in files:
@@ -72,6 +74,7 @@ def _git(folder: Path, *arguments: str, fine: tuple[int, ...] = (0,)) -> bytes |
             ["git", "-C", str(folder), *arguments],
             capture_output=True,
             check=False,
+            # else `git status` would write the index, and stand in the way of whoever commits
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
         )
     except FileNotFoundError:

@@ -99,7 +99,7 @@ class Recording:
             notebook={
                 "path": str(notebook),
                 "sha256": hashlib.sha256(notebook.read_bytes()).hexdigest() if notebook.is_file() else None,
-                "source_sha256": hashlib.sha256(json.dumps(sources).encode()).hexdigest(),
+                "source_sha256": file_digests.of_json(sources),
             },
             task=task,
             code=code | {"package_sha256": provenance.package_sha256()},
@@ -155,6 +155,7 @@ class Recording:
                 f"{type(error).__name__}: {error}",
             )
         finally:
+            # before the verdict: no beat may touch the heartbeat after it was removed
             ended.set()
             beat.join()
         return self._finish(outcome)
@@ -176,6 +177,7 @@ class Recording:
             PrerequisiteError: It cannot be written.
         """
         while not self._is_made():
+            # another run of this second has these four hex
             folder = self.record.folder.with_name(f"{self.record.folder.name[:-4]}{secrets.token_hex(2)}")
             self.record = dataclasses.replace(self.record, folder=folder, run_id=folder.name)
 
@@ -225,7 +227,9 @@ class Recording:
             "ARISLAB_ROOT": str(self.root),
             "ARISLAB_RUN_ID": self.record.run_id,
             "ARISLAB_RUN_DIR": str(self.record.folder),
+            # one that the shell of the caller has set would open windows, or show nothing
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            # a rerun must walk through a set in the same order
             "PYTHONHASHSEED": "0",
         }
 
@@ -252,6 +256,7 @@ class Recording:
         self.record = dataclasses.replace(self.record, run_key=run_key(vars(self.record)))
         try:
             for path in run_files.files(folder):
+                # what the kernel wrote there itself went past the supervisor, who masks the rest
                 cleaned = masking.hide_in(path, self.hidden) if path.name != "run.json" else None
                 if cleaned is not None:
                     replace(path, cleaned)
@@ -260,6 +265,7 @@ class Recording:
             self._event()
             (folder / "heartbeat").unlink(missing_ok=True)
         except OSError as error:
+            # a run whose files are not whole is not ok; any other verdict is the first cause, and stays
             if self.record.status == "ok":
                 self.record = dataclasses.replace(
                     self.record,
@@ -272,6 +278,7 @@ class Recording:
             for path in run_files.files(folder)
             if path.name != "run.json" and not path.name.startswith(".")
         }
+        # last: whoever reads a verdict finds the files that it speaks of, and their digests
         self.record = dataclasses.replace(self.record, files=files)
         try:
             self._save()
@@ -323,6 +330,7 @@ class Recording:
         line = json.dumps(masking.without(event, self.hidden), ensure_ascii=False, default=str) + "\n"
         descriptor = os.open(self.record.folder / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            # one write to a file that only grows: a kill leaves a whole event or none
             os.write(descriptor, line.encode())
             os.fsync(descriptor)
         finally:

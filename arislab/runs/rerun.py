@@ -66,6 +66,7 @@ def rerun(
             command += ["-p", name, as_text(value)]
         if run["task"] is not None and not _inside(run["task"]["path"], run):
             command += ["-p", "task", str(_task_as_it_was(run, into))]
+        # neither the root nor the run of whoever calls this
         env = {k: v for k, v in os.environ.items() if not k.startswith("ARISLAB_R") and k != "ARISLAB_TASKS"}
         env |= {"PYTHONPATH": str(package), "ARISLAB_RERUN_OF": run["run_id"], "ARISLAB_ROOT": str(into)}
         if replay and (answers := _answers(run, into)):
@@ -122,6 +123,7 @@ def _lake_as_it_was(run: dict[str, Any], into: Path) -> None:
     for folder in models.iterdir() if models.is_dir() else ():
         if folder.is_dir() and provenance.made_before(folder, began) and not _leads_out(folder, lake.data):
             ignore = partial(_links_out, lake.data)
+            # hard links: weights are large, and nobody writes into an adapter that is there
             shutil.copytree(folder, then.data / "models" / folder.name, copy_function=os.link, ignore=ignore)
     prices = lake.data / "prices.toml"
     if prices.is_file() and not _leads_out(prices, lake.data):
@@ -214,6 +216,7 @@ def _code_as_it_was(run: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
         else:  # notebooks of somebody else's repository
             yield folder, _same_package(run, mine, "its checkout has no package")
     finally:
+        # by force: the run has left files there
         _git(here, "worktree", "remove", "--force", str(folder))
 
 

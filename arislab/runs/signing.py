@@ -96,6 +96,7 @@ def _make() -> bytes:
             file.write(key + "\n")
             file.flush()
             os.fsync(file.fileno())
+        # a link, not a rename: the later of two processes must not put its key over the first
         with contextlib.suppress(FileExistsError):
             os.link(part, folder / "key")
     finally:
