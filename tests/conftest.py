@@ -36,11 +36,13 @@ from toys import (
     notebook,
     nurses,
     people,
+    plant,
     speaking,
 )
 
-from arislab import finetune
+from arislab import finetune, runs
 from arislab.lake import Lake
+from arislab.records import find as records
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -199,3 +201,60 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("ARISLAB_ROOT", str(root))
     Lake()["candidates"].append(people(5))
     return root, notebooks
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARISLAB_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def toy(root):
+    return lambda *cells, **kw: notebook(root / "notebooks", *cells, **kw)
+
+
+@pytest.fixture
+def three(root):
+    interval = {"mean": 0.7, "low": 0.6, "high": 0.8, "n": 10}
+    plant(root, "20260101T000000Z-icl-aaaa", parameters={"k": 3}, headline={"gain": interval})
+    plant(
+        root, "20260102T000000Z-icl-bbbb", parameters={"k": 5}, headline={"gain": interval | {"mean": 0.9, "low": 0.85}}
+    )
+    plant(root, "20260103T000000Z-curate-cccc", status="failed", reason="ValueError: no")
+    return root
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A root with one run that is ok and one that failed."""
+    root = tmp_path_factory.mktemp("root")
+    for name, source in (("good", GOOD), ("bad", "raise ValueError('no such luck')")):
+        cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(source)]
+        nbformat.write(new_notebook(cells=cells), root / f"{name}.ipynb")
+        runs.execute(str(root / f"{name}.ipynb"), {"n": 4}, root=root)
+    return root
+
+
+@pytest.fixture
+def good(recorded):
+    return records.find(recorded, "good")
+
+
+@pytest.fixture
+def bad(recorded):
+    return records.find(recorded, "bad")
+
+
+PARAMETERS = 'n: int = 3  # rows\nnames: list[str] = ["a"]  # of rows\nnote: str = ""  # free text'
+
+
+GOOD = """\
+import polars as pl
+from arislab import runs
+from arislab.lake import Lake
+lake = Lake()
+lake["candidates"].read()
+rows = {"candidate_id": ["c"], "profile": ["{}"], "group_id": ["g"], "split": ["train"]}
+lake["candidates"].append(pl.DataFrame(rows))
+runs.headline(runs.account(3, ok=3), **{"icl+tuned": (0.5, 0.4, 0.6, 9), "verdict": "keep", "loss": float("nan"), "k": 5})"""

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import email
+import hashlib
 import http.client
 import importlib.util
 import io
@@ -1166,6 +1167,44 @@ def ran(project, **given):
     record = runs.execute("curate", given, root=root, notebooks=notebooks)
     assert record.status == "ok", record
     return records.find(root, record.run_id)
+
+
+def ran_cells(root, *cells, **given):
+    """The record of a notebook of these cells, whatever became of it."""
+    return runs.execute("curate", given, root=root, notebooks=notebook(root / "notebooks", *cells))
+
+
+def saved(record):
+    return json.loads((record.folder / "run.json").read_text())
+
+
+def ran_well(root, *cells, **given):
+    record = ran_cells(root, *cells, **given)
+    assert record.status == "ok", record
+    return record
+
+
+def executed(record):
+    import nbformat  # see above
+
+    return nbformat.read(record.folder / "notebook.ipynb", 4)
+
+
+def code_cells(record):
+    return [cell for cell in executed(record).cells if cell.cell_type == "code"]
+
+
+def ids(rows):
+    return [run["run_id"][-4:] for run in rows]
+
+
+def arislab_command(root, *words):
+    command = [sys.executable, "-m", "arislab", *words, "--root", str(root)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def shingles(text):

@@ -10,7 +10,7 @@ from toys import Server
 
 from arislab.errors import PrerequisiteError
 from arislab.server import guard
-from arislab.server.guard import Guard
+from arislab.server.guard import Guard, read_token
 from arislab.server.limits import Limits
 
 
@@ -118,3 +118,19 @@ ROUTES = [
     ("GET", "/v1/batches/x/partial"),
     ("POST", "/v1/chat/completions"),
 ]
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a link to", "not text"])
+def test_a_token_file_that_is_none_is_one_message(tmp_path, kind):
+    path = tmp_path / "token"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a link to":
+        path.symlink_to(tmp_path / "nowhere")
+    else:
+        path.write_bytes(b"\xff\xfe")
+        path.chmod(0o600)
+    with pytest.raises(PrerequisiteError, match="the token file") as caught:
+        read_token(path)
+    assert kind in str(caught.value) or "no text" in str(caught.value)
+    assert not (tmp_path / "nowhere").exists()

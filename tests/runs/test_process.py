@@ -1,0 +1,29 @@
+"""What a kernel has started ends with it."""
+
+from toys import ended, ran_cells
+
+STUBBORN = """
+import os, signal, subprocess, sys
+code = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; print('up', flush=True); time.sleep(120)"
+options = {"stdout": subprocess.PIPE, "start_new_session": True}
+child = subprocess.Popen([sys.executable, "-c", code], **options)
+bare = subprocess.Popen([sys.executable, "-c", code], env={}, **options)
+for one in (child, bare): one.stdout.readline()
+open(os.environ["ARISLAB_ROOT"] + "/pids", "w").write(f"{child.pid} {bare.pid}")
+"""
+
+
+def test_children_that_refuse_to_end_are_ended_and_named(root):
+    record = ran_cells(root, STUBBORN)
+    pids = [int(pid) for pid in (root / "pids").read_text().split()]
+    assert record.status == "ok"
+    assert [ended(pid) for pid in pids] == [True, True]
+    log = (record.folder / "log.txt").read_text()
+    assert all(f"(process {pid}), which did not end by itself" in log for pid in pids)
+
+
+def test_children_of_a_killed_kernel_are_ended_too(root):
+    with_name = STUBBORN.replace("(child, bare)", "(child,)").replace("bare = ", "bare = child or ")
+    record = ran_cells(root, with_name, "os.kill(os.getpid(), 9)")
+    assert record.cause == "kernel-died"
+    assert ended(int((root / "pids").read_text().split()[0]))
