@@ -257,4 +257,5 @@ lake = Lake()
 lake["candidates"].read()
 rows = {"candidate_id": ["c"], "profile": ["{}"], "group_id": ["g"], "split": ["train"]}
 lake["candidates"].append(pl.DataFrame(rows))
-runs.headline(runs.account(3, ok=3), **{"icl+tuned": (0.5, 0.4, 0.6, 9), "verdict": "keep", "loss": float("nan"), "k": 5})"""
+numbers = {"icl+tuned": (0.5, 0.4, 0.6, 9), "verdict": "keep", "loss": float("nan"), "k": 5}
+runs.headline(runs.account(3, ok=3), **numbers)"""

@@ -73,6 +73,7 @@ def test_plain_papermill_refuses_a_misspelt_parameter_and_leaves_other_notebooks
 
 def test_papermill_finds_the_engine_whoever_is_imported_first():
     for first in ("papermill", "arislab.plugin"):
-        code = f"import {first}, papermill; from papermill.engines import papermill_engines as e; print(e.get_engine('arislab').__name__, e.get_engine(None).__name__)"
+        code = f"import {first}, papermill; from papermill.engines import papermill_engines as e\n"
+        code += "print(e.get_engine('arislab').__name__, e.get_engine(None).__name__)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["RecordedRun", "Chooser"], first

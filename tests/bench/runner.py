@@ -1,4 +1,4 @@
-"""What recording a run costs: 200 cells by bare nbclient, by plain papermill, by our engine, and as a whole recorded run.
+"""What recording a run costs: 200 cells by bare nbclient, by plain papermill, by our engine, as a whole recorded run.
 
 python tests/bench/runner.py [--cells 200] [--repeats 5] [--cost 0.0]
 

@@ -41,7 +41,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         root, phases = Path(folder), ("generate", "curate", "icl", "finetune", "evaluate")
         for number in range(given.runs):
-            name = f"20260101T{number // 3600 % 24:02}{number // 60 % 60:02}{number % 60:02}Z-{phases[number % 5]}-{number:04x}"
+            second = f"{number // 3600 % 24:02}{number // 60 % 60:02}{number % 60:02}"
+            name = f"20260101T{second}Z-{phases[number % 5]}-{number:04x}"
             made = root / "papermill_runs" / name
             made.mkdir(parents=True)
             (made / "run.json").write_text(json.dumps(real | {"run_id": name, "phase": phases[number % 5]}))

@@ -27,16 +27,18 @@ def chosen(lake):
     authors = evaluate.texts(lake["candidates"].read(where="split = 'train'").head(3), spec.to_messages)
     rows = [
         {
-            "id": f"e{i}", "candidate_id": row["candidate_id"], "custom_id": f"e{i}", "task": spec.name, "input": row["text"],
-            "output": f'{{"score": 0.{i}}}', "quality_score": 0.9, "needs_review": True, "approved": False, "split": "train",
+            "id": f"e{i}", "candidate_id": row["candidate_id"], "custom_id": f"e{i}", "task": spec.name,
+            "input": row["text"], "output": f'{{"score": 0.{i}}}', "quality_score": 0.9, "needs_review": True,
+            "approved": False, "split": "train",
         }
         for i, row in enumerate(authors.to_dicts())
     ]  # fmt: skip
     lake["training_data_curated"].append(pl.DataFrame(rows))
     sets = [
         {
-            "id": f"s-{name}", "search_id": "s", "task": spec.name, "example_ids": ids, "k": len(ids), "validation_score": 0.8,
-            "ci_low": 0.7, "ci_high": 0.9, "n_validation": 300, "n_holdout_uses": 1, "verdict": "improves", "use_case": name,
+            "id": f"s-{name}", "search_id": "s", "task": spec.name, "example_ids": ids, "k": len(ids),
+            "validation_score": 0.8, "ci_low": 0.7, "ci_high": 0.9, "n_validation": 300, "n_holdout_uses": 1,
+            "verdict": "improves", "use_case": name,
             "use_case_column": "use_case", "approve_policy": "score", "model": "m", "scorer_version": spec.version,
             "params": json.dumps({**FORM, "seed": 1}), "data_version": "training_data_curated@0",
         }
@@ -175,7 +177,8 @@ def test_a_lake_without_a_search_says_how_to_make_one(capsys, monkeypatch):
     code, _, err = exported(capsys, monkeypatch)
     assert code == 2
     assert err == (
-        "arislab: no examples were chosen for use case 'general'; there are: none. `arislab run icl -p use_case general` searches some.\n"
+        "arislab: no examples were chosen for use case 'general'; there are: none. "
+        "`arislab run icl -p use_case general` searches some.\n"
     )
     monkeypatch.setattr(sys, "argv", ["arislab", "export"])
     with pytest.raises(SystemExit):

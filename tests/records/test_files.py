@@ -18,7 +18,8 @@ from arislab.system.processes import identity
 def test_no_link_leads_out_of_a_record(root, tmp_path):
     secret = root / "secret.txt"
     secret.write_text("outside")
-    cell = f"import os, pathlib; folder = pathlib.Path(os.environ['ARISLAB_RUN_DIR']); (folder / 'out').symlink_to({str(secret)!r})"
+    cell = "import os, pathlib; folder = pathlib.Path(os.environ['ARISLAB_RUN_DIR'])\n"
+    cell += f"(folder / 'out').symlink_to({str(secret)!r})"
     record = ran_cells(root, cell)
     assert "out" not in record.files
     assert secret.read_text() == "outside"

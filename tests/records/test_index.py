@@ -70,7 +70,8 @@ def test_a_filter_answers_the_same_whatever_became_of_the_index(three, damage):
         other.execute("begin exclusive")
     elif damage == "older":
         other.executescript(
-            "drop table listed; create table listed (name text, stamp text, brief blob, whole blob); pragma user_version = 0"
+            "drop table listed; create table listed (name text, stamp text, brief blob, whole blob);"
+            "pragma user_version = 0"
         )
     else:
         index.unlink()

@@ -104,8 +104,10 @@ def test_an_export_that_was_cut_off_is_finished_not_doubled(recorded, tmp_path):
 def test_nothing_leaves_the_machine(good, tmp_path):
     code = (
         "import sys, json; seen = []\n"
-        "sys.addaudithook(lambda e, a: seen.append(e) if e in ('socket.connect', 'socket.getaddrinfo', 'socket.sendto') else None)\n"
-        "from pathlib import Path; from arislab.records import mlflow as export; from arislab.records import find as records\n"
+        "calls = ('socket.connect', 'socket.getaddrinfo', 'socket.sendto')\n"
+        "sys.addaudithook(lambda e, a: seen.append(e) if e in calls else None)\n"
+        "from pathlib import Path\n"
+        "from arislab.records import mlflow as export; from arislab.records import find as records\n"
         f"export.mlflow(records.read(Path({good['folder']!r})), 'sqlite:///' + {str(tmp_path / 'x.db')!r})\n"
         "import time; time.sleep(2); print(json.dumps(seen))"
     )

@@ -23,7 +23,8 @@ def test_displays_without_end_are_counted_and_not_held(root, monkeypatch):
 
 def test_a_picture_that_is_drawn_again_and_again_is_not_a_flood(root, monkeypatch):
     monkeypatch.setattr(client, "_HELD_BYTES", 10_000)
-    source = "from IPython.display import clear_output, display\nfor i in range(40):\n    clear_output(wait=True)\n    display('a' * 1000 + str(i))"
+    source = "from IPython.display import clear_output, display\n"
+    source += "for i in range(40):\n    clear_output(wait=True)\n    display('a' * 1000 + str(i))"
     record = ran_cells(root, source)
     (output,) = nbformat.read(record.folder / "notebook.ipynb", as_version=4).cells[-1].outputs
     assert output.data["text/plain"].endswith("39'")

@@ -34,7 +34,8 @@ def test_a_root_that_cannot_be_written_is_named(root, toy):
 
 
 def test_importing_runs_loads_nothing_heavy():
-    code = "import sys, arislab.runs; print([m for m in ('papermill', 'nbformat', 'IPython', 'zmq', 'torch') if m in sys.modules])"
+    heavy = ("papermill", "nbformat", "IPython", "zmq", "torch")
+    code = f"import sys, arislab.runs; print([m for m in {heavy} if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

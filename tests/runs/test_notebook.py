@@ -11,7 +11,8 @@ from arislab import runs
 
 
 def test_outputs_that_are_too_large_go_to_files_and_say_where(root):
-    page = "from IPython.display import HTML, display\ndisplay(HTML('<b>' + 'y' * 600_000 + '</b>'))\ndisplay(HTML('<i>small</i>'))"
+    page = "from IPython.display import HTML, display\n"
+    page += "display(HTML('<b>' + 'y' * 600_000 + '</b>'))\ndisplay(HTML('<i>small</i>'))"
     storm = "for i in range(200): display(HTML('z' * 5_000))"
     record = ran_well(root, page, storm)
     large, small = code_cells(record)[-2].outputs
@@ -55,7 +56,8 @@ def test_an_executed_notebook_is_trusted_for_its_owner_and_any_other_is_not(root
 
 
 def test_the_injected_cell_has_the_same_id_in_every_run_and_exact_values(root):
-    source = "from datetime import date\nday: date = date(2026, 1, 31)  # first day\npair: tuple[int, float] = (1, 2.0)\nlabel: str | None = None"
+    source = "from datetime import date\nday: date = date(2026, 1, 31)  # first day\n"
+    source += "pair: tuple[int, float] = (1, 2.0)\nlabel: str | None = None"
     book = notebook(
         root / "notebooks",
         "assert (day, pair, label) == (date(2026, 2, 3), (7, 0.5), '007'), (day, pair, label)",

@@ -10,7 +10,8 @@ def test_events_are_those_of_openlineage(root):
     record = ran_well(
         root,
         "import polars as pl\nfrom arislab.lake import Lake\nlake = Lake()\nlake['reviews'].read()\n"
-        "lake['candidates'].append(pl.DataFrame({'candidate_id': ['a'], 'profile': '{}', 'group_id': 'g', 'split': 'train'}))",
+        "person = {'candidate_id': ['a'], 'profile': '{}', 'group_id': 'g', 'split': 'train'}\n"
+        "lake['candidates'].append(pl.DataFrame(person))",
     )
     lines = [json.loads(line) for line in (record.folder / "events.jsonl").read_text().splitlines()]
     assert [line["eventType"] for line in lines] == ["START", "COMPLETE"]

@@ -4,7 +4,8 @@ from toys import ended, ran_cells
 
 STUBBORN = """
 import os, signal, subprocess, sys
-code = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; print('up', flush=True); time.sleep(120)"
+code = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; "
+code += "print('up', flush=True); time.sleep(120)"
 options = {"stdout": subprocess.PIPE, "start_new_session": True}
 child = subprocess.Popen([sys.executable, "-c", code], **options)
 bare = subprocess.Popen([sys.executable, "-c", code], env={}, **options)

@@ -30,7 +30,8 @@ def test_a_run_folder_that_disappears_is_one_message_and_a_verdict(root):
 
 
 def test_a_folder_of_runs_that_disappears_is_one_message(root):
-    wipe = "import os, pathlib, shutil\nbase = pathlib.Path(os.environ['ARISLAB_RUN_DIR']).parent\nshutil.rmtree(base); base.write_text('')"
+    wipe = "import os, pathlib, shutil\nbase = pathlib.Path(os.environ['ARISLAB_RUN_DIR']).parent\n"
+    wipe += "shutil.rmtree(base); base.write_text('')"
     with pytest.raises(PrerequisiteError, match="verdict cannot be written"):
         ran_cells(root, wipe)
 
@@ -70,7 +71,8 @@ def test_a_run_that_fails_after_writing_says_what_is_stored_and_what_is_not(root
 import polars as pl
 from arislab.lake import Lake
 lake = Lake()
-lake["candidates"].append(pl.DataFrame({"candidate_id": ["a", "b"], "profile": "{}", "group_id": "g", "split": "train"}))
+people = {"candidate_id": ["a", "b"], "profile": "{}", "group_id": "g", "split": "train"}
+lake["candidates"].append(pl.DataFrame(people))
 """
     said = repr(ran_cells(root, write, "1 / 0", "'never'"))
     assert "stored in the lake, and kept: candidates (2 rows, version 0); 2 of 4 code cells did not complete" in said
@@ -116,7 +118,8 @@ def test_a_record_is_complete(root, toy, monkeypatch):
         "with open(os.environ['ARISLAB_RUN_DIR'] + '/tables.jsonl', 'a') as log:\n"
         '    log.write(\'{"op": "wri\')',
         "from arislab import runs\n"
-        "runs.headline(runs.account(n, ok=n), zeta=(0.5, 0.4, 0.6, 9), label=label, python=sys.executable, cwd=os.getcwd(),\n"
+        "runs.headline(runs.account(n, ok=n), zeta=(0.5, 0.4, 0.6, 9), label=label,\n"
+        "    python=sys.executable, cwd=os.getcwd(),\n"
         "    root=os.environ['ARISLAB_ROOT'], run=os.environ['ARISLAB_RUN_ID'], backend=os.environ['MPLBACKEND'],\n"
         "    hashseed=os.environ['PYTHONHASHSEED'], tasks=os.environ['ARISLAB_TASKS'])",
     )
