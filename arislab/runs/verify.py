@@ -55,7 +55,7 @@ class Verdict:
         counts = ", ".join(f"{n:,} {name}" for name, n in self.checked.items())
         if not self.findings:
             return f"{self.run_id}: {self.level} equal ({counts})"
-        lines = [f"{self.run_id}: NOT equal at {self.level} ({counts})", *(f"  {found}" for found in self.findings)]
+        lines = [f"{self.run_id}: NOT equal at {self.level} ({counts})", *(f"  {finding}" for finding in self.findings)]
         return "\n".join(lines)
 
 
