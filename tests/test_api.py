@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -30,7 +31,7 @@ from arislab import (
     task,
 )
 from arislab.icl import rounds
-from arislab.lake import Lake, Table, conditions
+from arislab.lake import Lake, Table, conditions, opening, writing
 
 PINNED = {
     Lake.__init__: "self path run_id",
@@ -190,7 +191,7 @@ def shown(path):
 
 def test_what_a_module_shows_in_python_works(lake, tmp_path):
     found = {path.stem: shown(path) for path in (CHECKOUT / "arislab").rglob("*.py") if shown(path)}
-    assert found.keys() == {"conditions", "delta", "task"}, "each is tried below"
+    assert found.keys() == {"conditions", "delta", "opening", "writing", "task"}, "each is tried below"
 
     (code,) = found["conditions"]
     for line in code.splitlines():
@@ -212,6 +213,14 @@ def test_what_a_module_shows_in_python_works(lake, tmp_path):
     rows = pl.DataFrame(RAW)
     lake["training_data_raw"].append(rows)
     exec(code, {"Lake": Lake, "rows": rows})
+
+    folder = Path(lake.path) / "training_data_raw"
+    (code,) = found["writing"]
+    for n in range(3):
+        exec(code, vars(writing) | {"folder": folder, "rows": pl.DataFrame(RAW | {"custom_id": [f"b{n}"]})})
+    (code,) = found["opening"]
+    names = vars(opening) | {"folder": folder, "table": opening.open_version(folder, 3)}
+    assert [eval(line, names) is None for line in code.splitlines()] == [False, False]
 
     file = inspect.getdoc(task).partition("::\n\n")[2].partition("\nOptional: ")[0]
     (tmp_path / "tickets.py").write_text(textwrap.dedent(file))

@@ -1,6 +1,6 @@
 """How rows come into a table: on the version whose rows were looked at, and on disk when a write returns.
 
-    commit(folder, rows, lambda table: add(folder, table, new(table, rows)))
+    commit(folder, rows, lambda table: add(folder, table, new(folder, table, rows)))
 
 Delta would put a commit that comes second on top of the first one without looking at its keys again. Here it fails
 instead, and the whole write runs again on the version that has both. A folder is ``<lake>/<table>``; null stands for a
