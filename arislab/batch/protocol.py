@@ -30,6 +30,7 @@ import orjson
 
 from arislab import chat
 from arislab.system import json_text
+from arislab.system.json_text import fields
 
 URL = "/v1/chat/completions"
 ANSWERED = ("ok", "truncated", "refused", "empty")
@@ -136,7 +137,7 @@ def outcomes(line: dict[str, Any] | None, batch_status: str) -> list[dict[str, A
     if line is None:
         status = {"expired": "expired", "cancelled": "cancelled"}.get(batch_status, "unavailable")
         return [_failed(status, {"code": "missing_line", "message": f"no line in the files of a {batch_status} batch"})]
-    response, problem = _fields(line.get("response")), _problem(line)
+    response, problem = fields(line.get("response")), _problem(line)
     body = _body(response)
     inner = _problem(body)
     code = _status_code(response, problem, inner, body)
@@ -152,7 +153,7 @@ def outcomes(line: dict[str, Any] | None, batch_status: str) -> list[dict[str, A
 
 def n_choices(line: dict[str, Any]) -> int:
     """Return how many choices an answer has; 0 for a line without an answer, 1 for most."""
-    return len(_choices(_body(_fields(line.get("response")))))
+    return len(_choices(_body(fields(line.get("response")))))
 
 
 def text(content: Any) -> str | None:
@@ -196,13 +197,13 @@ def _problem(holder: Any) -> Any:
 
     Null if it has none, or one that says nothing, such as ``{"code": 0, "message": ""}``.
     """
-    error = _fields(holder).get("error")
+    error = fields(holder).get("error")
     return error if (any(error.values()) if isinstance(error, dict) else error) else None
 
 
 def _choices(body: Any) -> list[dict[str, Any]]:
     """The choices of an answer by their index, where each has another one; else as they came."""
-    choices = [choice for choice in _listed(_fields(body).get("choices")) if isinstance(choice, dict)]
+    choices = [choice for choice in _listed(fields(body).get("choices")) if isinstance(choice, dict)]
     places = [choice.get("index") for choice in choices]
     if len({place for place in places if isinstance(place, int)}) < len(places):
         return choices
@@ -210,7 +211,7 @@ def _choices(body: Any) -> list[dict[str, Any]]:
 
 
 def _answer(choice: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-    message, usage = _fields(choice.get("message")), _fields(body.get("usage"))
+    message, usage = fields(choice.get("message")), fields(body.get("usage"))
     reason, text, refusal = choice.get("finish_reason"), _said(message, choice), _refusal(message)
     ended = reason.lower() if isinstance(reason, str) else None
     if calls := _calls(message):
@@ -223,7 +224,7 @@ def _answer(choice: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         status = "empty"
     else:
         status = "truncated" if ended in (*_TOO_LONG, *_BROKEN_OFF) else "ok"
-    tokens = [_logprob(token) for token in _listed(_fields(choice.get("logprobs")).get("content"))]
+    tokens = [_logprob(token) for token in _listed(fields(choice.get("logprobs")).get("content"))]
     known = [logprob for logprob in tokens if logprob is not None]
     return {
         "status": status,
@@ -248,7 +249,7 @@ def _refusal(message: dict[str, Any]) -> str | None:
     """What a message says to refuse, in its field or in its parts; null if it does not."""
     if message.get("refusal"):
         return _plain(message["refusal"])
-    parts = [_fields(part).get("refusal") for part in _listed(message.get("content"))]
+    parts = [fields(part).get("refusal") for part in _listed(message.get("content"))]
     return "".join(_plain(part) for part in parts if part) or None
 
 
@@ -258,8 +259,8 @@ def _said(message: dict[str, Any], choice: dict[str, Any]) -> str | None:
     if not isinstance(content, str | list | None):
         return _json(content)
     silent = ("thinking", "reasoning", "redacted_thinking", "refusal")
-    parts = [part for part in _listed(content) if _fields(part).get("type") not in silent]
-    if not all(isinstance(part, str) or isinstance(_fields(part).get("text", 0), str | None) for part in parts):
+    parts = [part for part in _listed(content) if fields(part).get("type") not in silent]
+    if not all(isinstance(part, str) or isinstance(fields(part).get("text", 0), str | None) for part in parts):
         return _json(parts)
     return text(parts if isinstance(content, list) else content)
 
@@ -281,10 +282,6 @@ def _calls(message: dict[str, Any]) -> list[Any]:
     return [{"type": "function", "function": older}] if isinstance(older, dict) else []
 
 
-def _fields(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
@@ -297,7 +294,7 @@ def _count(value: Any) -> int | None:
 
 
 def _logprob(token: Any) -> float | None:
-    value = _fields(token).get("logprob")
+    value = fields(token).get("logprob")
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     return float(value) if -1e300 < value < 1e300 else None
@@ -324,7 +321,7 @@ def _plain(error: Any) -> str:
 
 def _status_code(response: dict[str, Any], problem: Any, inner: Any, body: Any) -> int:
     """HTTP status of a line, 0 if it had none: some servers write it into the error, some not at all."""
-    codes = [response.get("status_code"), _fields(problem).get("code"), _fields(inner).get("code")]
+    codes = [response.get("status_code"), fields(problem).get("code"), fields(inner).get("code")]
     for code in codes:
         # also "429 Too Many Requests", and 429.0 of a server that has one type of number
         number = re.fullmatch(r"\s*([0-9]{1,9})(?:\.0*)?(?:\s.*)?", str(code), re.DOTALL)
@@ -338,7 +335,7 @@ def _kind(error: Any, code: int) -> str:
     name = str(error.get("code") or error.get("type") or "") if isinstance(error, dict) else ""
     if name in ("batch_expired", "batch_cancelled", "batch_lost"):
         return name.removeprefix("batch_")
-    if isinstance(error, dict) and _fields(error.get("arislab")).get("tries"):
+    if isinstance(error, dict) and fields(error.get("arislab")).get("tries"):
         return "error"  # arislab's own server has tried it as often as can help; trying on top would multiply
     if name in ("content_filter", "not_sendable", "batch_failed") or name.startswith("invalid_"):
         return "error"

@@ -22,7 +22,7 @@ import orjson
 
 from arislab.server.engines.base import Request, Result, failure
 from arislab.server.spools import NO_USAGE, Usage
-from arislab.system.json_text import loads_leniently
+from arislab.system.json_text import fields, loads_leniently
 
 if TYPE_CHECKING:
     import aiohttp
@@ -96,17 +96,15 @@ def passed_through(request: Request, status: int, body: bytes) -> Answer:
         why = f"status 200, but {lack}: {_begin(body)}"
         return Answer(failure(line, 502, "empty_response", why))
     if marks:
-        answer["arislab"] = _fields(answer.get("arislab")) | {"read_leniently": list(marks)}
+        answer["arislab"] = fields(answer.get("arislab")) | {"read_leniently": list(marks)}
         body = json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
     # a line break in valid JSON can only be layout, and would end the line of the output file
     body = body.strip().replace(b"\r", b" ").replace(b"\n", b" ")
     result = Result(line, status, body, _usage(answer.get("usage")))
     if not _passes(status):
         return Answer(result)
-    own = _fields(answer.get("error")).get(
-        "arislab", answer.get("arislab")
-    )  # an upstream that is a server of this kind
-    return Answer(result, is_final="tries" in _fields(own))
+    own = fields(answer.get("error")).get("arislab", answer.get("arislab"))  # an upstream that is a server of this kind
+    return Answer(result, is_final="tries" in fields(own))
 
 
 def _read_leniently(body: bytes) -> tuple[Any, tuple[str, ...]]:
@@ -151,10 +149,6 @@ def _begin(body: bytes) -> str:
     return body[:300].decode(errors="replace")
 
 
-def _fields(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _usage(usage: Any) -> Usage:
     """Token counts: input, of these cached, output, of these reasoning; 0 for what is no number."""
     if not usage or not isinstance(usage, dict):
@@ -169,6 +163,6 @@ def _usage(usage: Any) -> Usage:
     )
 
 
-def _count(fields: Any, name: str) -> int:
-    value = _fields(fields).get(name)
+def _count(details: Any, name: str) -> int:
+    value = fields(details).get(name)
     return value if type(value) is int else 0

@@ -106,6 +106,11 @@ def as_text(value: Any) -> str | None:
     return str(value) if isinstance(value, str) else dumps(value)
 
 
+def fields(value: Any) -> dict[str, Any]:
+    """Return the fields of a value that should be an object; none of anything else, which servers write there too."""
+    return value if isinstance(value, dict) else {}
+
+
 def loads_whole(data: bytes) -> Any:
     """Return a JSON value as the fastest reader gives it (of a key twice the last counts), but every integer exact.
 
