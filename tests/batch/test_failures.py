@@ -315,7 +315,7 @@ def test_1_a_file_that_was_uploaded_before_a_crash_is_found_by_its_name_and_used
 
 
 def with_twin(faults, url, folder):
-    """A batch on its way, one that was made of the same file a little later, and a client that died before it knew of either."""
+    """A batch on its way, one made of the same file a little later, and a client that died before it knew of either."""
     faults.is_lazy = True
     submit(url, folder)
     (made,) = faults.batches.values()
@@ -568,7 +568,8 @@ def test_13_a_batch_that_completes_without_a_single_answer_is_loud_and_stops_the
     faults, url = server
     faults.line = lambda name, n: failed(name, {"code": "invalid_model", "message": "m is not loaded"})
     job = submit(url, tmp_path)
-    why = rf"completed without a single answer; for instance {A}: .*m is not loaded.*run the cell again with resend=\('error',\)"
+    why = rf"completed without a single answer; for instance {A}: .*m is not loaded.*"
+    why += r"run the cell again with resend=\('error',\)"
     with pytest.warns(UserWarning, match=rf"batch batch-0 of 4 requests {why}"):
         job.wait(poll_s=0.01)
     assert batch.status(tmp_path)["state"].to_list() == ["fruitless"]

@@ -62,8 +62,9 @@ def test_two_notebooks_never_send_a_request_twice(echo, root):
     code = (
         "import sys; sys.path[:0] = [sys.argv[1] + '/..']; from toys import questions; from arislab import batch\n"
         "from pathlib import Path; folder = Path(sys.argv[3])\n"
-        "rows = batch.submit(questions(200), server=batch.connect(sys.argv[2], folder=folder), folder=folder, max_lines=40)"
-        ".wait(poll_s=0.05).collect()\n"
+        "server = batch.connect(sys.argv[2], folder=folder)\n"
+        "job = batch.submit(questions(200), server=server, folder=folder, max_lines=40)\n"
+        "rows = job.wait(poll_s=0.05).collect()\n"
         "assert rows['status'].to_list() == ['ok'] * 200, rows\n"
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parent), url, str(root / "b")]
@@ -84,7 +85,8 @@ def test_a_ledger_of_the_first_version_is_taken_over(scripted):
     for sql in ("drop table shards", "drop table lines", "drop table about", "pragma user_version = 0"):
         db.execute(sql)
     db.execute(
-        "create table shards (shard, attempt, server, path, n, state, file_id, batch_id, changed_at, primary key (shard, attempt, server))"
+        "create table shards (shard, attempt, server, path, n, state, file_id, batch_id, changed_at, "
+        "primary key (shard, attempt, server))"
     )
     db.execute(
         "insert into shards values (?, 1, ?, ?, 3, 'submitted', ?, ?, null)",

@@ -476,7 +476,8 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "folder") or not (self.folder / "ledger.sqlite").is_file():
             return
         book = sqlite3.connect(self.folder / "ledger.sqlite")
-        sql = f"select custom_id from lines join shards on id = shard_id where state in {ledger.OPEN} group by 1 having count(*) > 1"
+        sql = f"select custom_id from lines join shards on id = shard_id where state in {ledger.OPEN}"
+        sql += " group by 1 having count(*) > 1"
         doubled = book.execute(sql).fetchall()
         book.close()
         assert doubled == []

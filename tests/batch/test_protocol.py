@@ -167,7 +167,8 @@ def test_logprobs_of_any_type_are_read(logprobs, mean):
 
 
 def test_an_answer_that_is_no_canonical_json_is_read():
-    raw = b'\xef\xbb\xbf{"custom_id": "x", "response": {"status_code": 200, "body": {"choices": [{"message": {"content": "a\\ud83d"}, "p": NaN}]}}}'
+    raw = b'\xef\xbb\xbf{"custom_id": "x", "response": {"status_code": 200, "body": {"choices": '
+    raw += b'[{"message": {"content": "a\\ud83d"}, "p": NaN}]}}}'
     assert protocol.parse(raw) is None
     assert batch.outcome(protocol.answer(raw), "")["llm_output"] == "a\ufffd"
 
@@ -180,7 +181,12 @@ def test_an_error_of_any_depth_is_a_row():
 
 
 ODD = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5) | st.sampled_from([2**63, "200", "²", 10**400, "x" * 3000]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+    | st.sampled_from([2**63, "200", "²", 10**400, "x" * 3000]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip

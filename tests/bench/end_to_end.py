@@ -1,4 +1,6 @@
-"""A large generate through the real server and client, with the echo engine: 170,000 requests to rows of the lake, beside a floor.
+"""A large generate through the real server and client, with the echo engine, beside a floor.
+
+170,000 requests become rows of the lake.
 
 python tests/bench/end_to_end.py [--n 170000]
 

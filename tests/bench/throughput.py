@@ -66,7 +66,10 @@ CHAT = {
 
 
 class Mock:
-    """Answers, waits, refuses and counts; ``mean`` is the integral of what was in flight from the first request to the last answer."""
+    """Answers, waits, refuses and counts.
+
+    ``mean`` is the integral of what was in flight from the first request to the last answer.
+    """
 
     def __init__(self, mode, retry_after_s):
         self.times = random.Random(0) if mode == "800ms" else None
