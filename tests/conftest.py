@@ -153,7 +153,7 @@ def speakers(tokenizer):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """Two arms with the same rows in another order, then one with another seed: (folder, rows, row of the other seed)."""
+    """Two arms with the same rows in another order, one with another seed: (folder, rows, row of the other seed)."""
     folder = tmp_path_factory.mktemp("models")
     quick = {"base_model": "tiny", "folder": folder, "num_train_epochs": 4, "batch_size": 8}
     with pytest.MonkeyPatch.context() as patch:

@@ -123,15 +123,15 @@ def answer(
         requests: From ``build_requests``.
         server: From ``connect``.
         folder: As in ``submit``.
-        recorded: Rows of ``training_data_raw`` in the columns ``RECORDED``, or ``OUTCOMES`` where no text is needed; what
-            is new is written before this returns.
+        recorded: Rows of ``training_data_raw`` in the columns ``RECORDED``, or ``OUTCOMES`` where no text is needed;
+            what is new is written before this returns.
         task: Name of the task, recorded with each row.
         resend: As in ``submit``.
         budget: As in ``submit``.
 
     Returns:
-        The columns of ``requests`` with status, llm_output, error, finish_reason, prompt_tokens, completion_tokens; those
-        of them that ``recorded`` has.
+        The columns of ``requests`` with status, llm_output, error, finish_reason, prompt_tokens, completion_tokens;
+        those of them that ``recorded`` has.
     """
     job = submit(
         requests.select(*REQUEST),

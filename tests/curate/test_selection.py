@@ -289,6 +289,7 @@ def test_every_recorded_output_ends_in_one_state():
     cut = keep_top(marked.filter(pl.col("duplicate_of").is_null()), fraction=0.5)
     found = selection.states(recorded, train=train, marked=marked, cut=cut)
     assert found == {
-        "lost": 3, "near_duplicate": 0, "like_a_rejected": 1, "unscored": 1, "kept": 2, "below_the_cut": 2, "held_out": 1,
+        "lost": 3, "near_duplicate": 0, "like_a_rejected": 1, "unscored": 1, "kept": 2, "below_the_cut": 2,
+        "held_out": 1,
     }  # fmt: skip
     assert sum(found.values()) == recorded.height

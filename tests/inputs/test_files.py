@@ -74,7 +74,11 @@ ROWS = [{"name": "Žoë", "café": "a;b\n"}]
         (TABLE.encode("cp1252"), {"encoding": "cp1252"}, ("encoding cp1252", "separator semicolon")),
         (("sep=;\r\n" + TABLE).encode(), {}, ("separator semicolon",)),
         (TABLE.replace(";", "\t", 1).replace('ë;"a', 'ë\t"a').encode(), {"separator": "tab"}, ("separator tab",)),
-        (TABLE.replace("é;", "é|", 1).replace(";café", "|café").replace('ë;"', 'ë|"').encode(), {"separator": "|"}, ("separator '|'",)),
+        (
+            TABLE.replace("é;", "é|", 1).replace(";café", "|café").replace('ë;"', 'ë|"').encode(),
+            {"separator": "|"},
+            ("separator '|'",),
+        ),
         (gzip.compress(TABLE.encode(), mtime=0), {}, ("separator semicolon",)),
         (bytes(pa.compress(TABLE.encode(), codec="zstd", asbytes=True)), {}, ("separator semicolon",)),
     ],

@@ -88,7 +88,8 @@ def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
 def test_a_split_without_candidates_is_a_warning_at_import(lake, tmp_path):
     said = people(lake, tmp_path, "badge,part\na,train\nb,test\n", split="part")
     assert [line for line in said if line.startswith("warning")] == [
-        "warning: the validation split has none of these candidates; phases 3 to 5 need some: import more, or give --split"
+        "warning: the validation split has none of these candidates; "
+        "phases 3 to 5 need some: import more, or give --split"
     ]
     assert not [line for line in people(lake, tmp_path) if line.startswith("warning")]
 

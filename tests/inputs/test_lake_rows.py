@@ -246,9 +246,18 @@ def test_an_output_without_the_name_of_its_candidate_is_refused_by_line():
         ("nr", ["a", " "], {}, "file.parquet row 2: --id 'nr' is empty"),
         ("nr", ["a", "a"], {}, r"file.parquet row 2: --id 'nr' 'a' stands 2 times \(first in row 1\)"),
         ("part", ["test", "dev"], {"split": "part"}, "file.parquet row 2: --split 'part' must be one of"),
-        ("part", ["test", "train"], {"split": "part", "group": "firm"}, "row 2: the row is marked train, row 1 is marked test"),
-        ("part", ["test", "train"], {"split": "part"}, "row 2: the row is marked train, row 1 is marked test, .*near-duplicates"),
-        ("part", ["test", "train"], {"split": "part", "input": "text"}, "row 2: the row is marked train, row 1 about the same candidate test"),
+        (
+            "part", ["test", "train"], {"split": "part", "group": "firm"},
+            "row 2: the row is marked train, row 1 is marked test",
+        ),
+        (
+            "part", ["test", "train"], {"split": "part"},
+            "row 2: the row is marked train, row 1 is marked test, .*near-duplicates",
+        ),
+        (
+            "part", ["test", "train"], {"split": "part", "input": "text"},
+            "row 2: the row is marked train, row 1 about the same candidate test",
+        ),
         ("who", ["a", None], {"id": "who", "input": "text"}, "file.parquet row 2: --id 'who' is empty"),
         ("n", ["1", "one"], {"types": {"n": "int"}}, "file.parquet row 2: 'n' is 'one', no int"),
     ],

@@ -101,7 +101,8 @@ def test_every_row_of_a_batch_comes_back_though_vllm_is_killed_in_the_middle(tmp
     ]
     told = server.client.post("/arislab/isolation", body={"models": [base, tuned]}, cast_to=object)
     print(
-        f"{told['verdict']}: {told['n_turned']} of {told['n_could_show']} turned, {told['seconds']} s; {n_differ} of 16 differ"
+        f"{told['verdict']}: {told['n_turned']} of {told['n_could_show']} turned, {told['seconds']} s; "
+        f"{n_differ} of 16 differ"
     )
     assert turned == []
     assert told["verdict"] in ("isolated", "mixes")

@@ -76,7 +76,8 @@ def test_sql_reads_the_tables_and_nothing_else(lake, root, query):
 def test_sql_still_answers_what_readers_ask(lake):
     lake["candidates"].append(people(3))
     lake["reviews"].append(reviews(["c0001"]))
-    both = "with r as (select custom_id from reviews) select c.title from CANDIDATES c join r on r.custom_id = c.candidate_id"
+    both = "with r as (select custom_id from reviews) "
+    both += "select c.title from CANDIDATES c join r on r.custom_id = c.candidate_id"
     assert lake.sql(both).height == 1
     assert lake.sql("from candidates select count(*) n").item() == 3
     assert lake.sql("select profile->>'text' as t from \"candidates\" order by 1").item(0, 0) == "candidate number 0"

@@ -82,7 +82,8 @@ from arislab.lake import Lake
 lake, name = Lake(sys.argv[1]), sys.argv[2]
 for i in range(15):
     frame = pl.DataFrame({"event_id": [f"{name}-{i}-{j}" for j in range(4)]}).with_columns(
-        custom_id="event_id", reviewer=pl.lit(name), decision=pl.lit("approve"), decided_at=pl.datetime(2026, 1, 1, time_unit="us", time_zone="UTC"))
+        custom_id="event_id", reviewer=pl.lit(name), decision=pl.lit("approve"),
+        decided_at=pl.datetime(2026, 1, 1, time_unit="us", time_zone="UTC"))
     (lake["reviews"].append if i % 3 else lake["reviews"].upsert)(frame)
 """
 
@@ -269,7 +270,7 @@ def test_a_full_disk_is_one_message_that_says_what_is_stored(small_disk, act):
 
 @pytest.mark.parametrize("is_older", [False, True], ids=["a new table", "a table of an older arislab"])
 def test_no_housekeeping_takes_a_version_away_that_a_record_names(lake, monkeypatch, is_older):
-    """Delta deletes commits of a month ago when it writes a checkpoint, and vacuum the files of old versions after a week."""
+    """Delta deletes commits of a month ago when it writes a checkpoint, and vacuum the files of versions a week old."""
     from deltalake import DeltaTable
 
     if is_older:

@@ -1,4 +1,4 @@
-"""What happens to a batch when the server dies, the database is busy, or an upstream is away, at each moment of its life."""
+"""What happens to a batch when the server dies, the database is busy, or an upstream is away, at any moment."""
 
 import asyncio
 import signal

@@ -12,7 +12,8 @@ from arislab.errors import PrerequisiteError
 from arislab.server.engines import base, choose
 from arislab.server.engines.faulty import LASTING, PASSING, FaultyEngine, read_spec
 
-SPEC = "429=0.05,500=0.05,timeout=0.05,empty=0.05,400=0.05,content_filter=0.05,length=0.05,broken=0.05,slow=0.05,slow_s=0.02,seed=3"
+SPEC = "429=0.05,500=0.05,timeout=0.05,empty=0.05,400=0.05,content_filter=0.05,length=0.05,broken=0.05"
+SPEC += ",slow=0.05,slow_s=0.02,seed=3"
 ENDS = {"400": "error", "content_filter": "refused", "length": "truncated"}
 FRAME = batch.build_requests(people(300), lambda c: [{"role": "user", "content": c["profile"]["text"]}], model="faulty")
 

@@ -260,7 +260,8 @@ def opened(server: Server, n_bytes: int) -> socket.socket:
     """A connection that has sent the head of an upload of ``n_bytes``."""
     port = int(server.url.rsplit(":", 1)[1].removesuffix("/v1"))
     connection = socket.create_connection(("127.0.0.1", port), timeout=10)
-    head = f"POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {server.token}\r\nContent-Length: {n_bytes}\r\n"
+    head = f"POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {server.token}\r\n"
+    head += f"Content-Length: {n_bytes}\r\n"
     connection.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=xyz\r\n\r\n")
     return connection
 
@@ -329,7 +330,8 @@ def test_a_whole_download_is_noticed_and_a_part_is_not(server: Server) -> None:
 def test_ten_thousand_batches_are_listed_by_their_index(tmp_path: Path) -> None:
     store = Store(tmp_path)
     source = store.add_file(io.BytesIO(b"x"), filename="x", purpose="batch", keep_s=3600)["id"]
-    sql = "insert into batches(id, status, endpoint, input_file_id, output_expires_s, created_at, expires_at) values (?, 'completed', ?, ?, 3600, 1, 2)"
+    sql = "insert into batches(id, status, endpoint, input_file_id, output_expires_s, created_at, expires_at) "
+    sql += "values (?, 'completed', ?, ?, 3600, 1, 2)"
     rows = [(f"batch_{i}", ENDPOINT, source) for i in range(10_000)]
     store.database.write(lambda db: db.executemany(sql, rows)).result()
     store.close()
@@ -346,7 +348,8 @@ def test_ten_thousand_batches_are_listed_by_their_index(tmp_path: Path) -> None:
         server.stop()
     store = Store(tmp_path)
     for sql in (
-        "select id from batches where status not in ('failed', 'completed', 'expired', 'cancelled') and input_file_id = 'x'",
+        "select id from batches where status not in ('failed', 'completed', 'expired', 'cancelled') "
+        "and input_file_id = 'x'",
         "select * from batches where true and seq < 5 order by seq desc limit 3",
         "select * from batches where id = 'x'",
     ):

@@ -153,7 +153,7 @@ def test_an_end_that_cannot_be_written_is_tried_again_and_loses_nothing(store, m
     assert calls[5] - calls[0] > 0.02, "not without a pause"
 
 
-# -- rows ---------------------------------------------------------------------------------------------------------------
+# -- rows --------------------------------------------------------------------------------------------------------------
 
 usages = st.tuples(*[st.integers() | st.floats() | st.none() | st.text(max_size=3)] * 4) | st.just(NO_USAGE)
 results = st.tuples(st.integers(0, 10**6) | st.just(200), st.binary(max_size=40) | st.just(b"{}"), usages)

@@ -301,7 +301,7 @@ def test_a_deep_body_with_a_long_number_is_an_answer_or_a_refusal(depth):
     assert isinstance(json_text.loads_whole(raw)["n"], int if depth < 500 else int | float)
 
 
-# -- how often ----------------------------------------------------------------------------------------------------------
+# -- how often ---------------------------------------------------------------------------------------------------------
 
 
 def rows_of(front, tmp_path, texts):
@@ -361,7 +361,7 @@ def test_a_failed_body_of_any_shape_can_say_how_often_it_was_tried():
     assert batch.outcome(lost, "completed")["status"] == "lost"
 
 
-# -- how long -----------------------------------------------------------------------------------------------------------
+# -- how long ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("header", ["nan", "inf", "Fri, 31 Dec 99999999999 23:59:59 GMT", "-1", "yesterday"])
@@ -372,7 +372,7 @@ def test_an_odd_pause_costs_neither_the_line_nor_a_storm_of_requests(wild, heade
     assert time.monotonic() - began < 10
 
 
-# -- how much -----------------------------------------------------------------------------------------------------------
+# -- how much ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", ["endless", "large: 200", "bomb: 200"])
@@ -408,7 +408,7 @@ def test_a_compressed_answer_is_read_and_a_strange_coding_is_refused(wild):
     assert (result.status, told["code"]) == (0, "upstream_connection_error")
 
 
-# -- where from ---------------------------------------------------------------------------------------------------------
+# -- where from --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -421,7 +421,7 @@ def test_a_redirect_is_an_error_row_that_names_the_host_and_nobody_else_is_asked
     assert not [name for name in wild.asked if name.startswith("GET")], "a POST stays a POST"
 
 
-# -- other endpoints ----------------------------------------------------------------------------------------------------
+# -- other endpoints ---------------------------------------------------------------------------------------------------
 
 
 def test_models_are_found_by_any_name_and_an_unknown_one_is_said(front):

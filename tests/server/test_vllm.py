@@ -23,7 +23,8 @@ if (home / "broken").exists():
     sys.exit("RuntimeError: there is no such checkpoint")
 helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])  # vLLM has an engine process, too
 with (home / "lives").open("a") as lives:
-    lives.write(json.dumps({"pids": [os.getpid(), helper.pid], "argv": sys.argv, "key": os.environ["VLLM_API_KEY"]}) + "\n")
+    key = os.environ["VLLM_API_KEY"]
+    lives.write(json.dumps({"pids": [os.getpid(), helper.pid], "argv": sys.argv, "key": key}) + "\n")
 option = dict(zip(sys.argv, sys.argv[1:]))
 base, loras = option["--served-model-name"], {}
 
@@ -62,7 +63,7 @@ web.run_app(app, host="127.0.0.1", port=int(option["--port"]), print=None)
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """A Python whose ``-m vllm.entrypoints.openai.api_server`` is the script above, and the folder that it writes to."""
+    """A Python whose ``-m vllm.entrypoints.openai.api_server`` is the script above, and the folder it writes to."""
     (tmp_path / "vllm.py").write_text(VLLM)
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nshift 2\nexec "{sys.executable}" "{tmp_path / "vllm.py"}" "$@"\n')

@@ -171,6 +171,8 @@ def test_only_one_module_makes_up_names_of_files_that_will_be_renamed():
 def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    code = "import os, sys, pathlib; from arislab.system import files as whole\nwith whole.written(pathlib.Path(sys.argv[1])) as f:\n    f.write(b'new'); f.flush(); os.kill(os.getpid(), 9)"
+    code = "import os, sys, pathlib; from arislab.system import files as whole\n"
+    code += "with whole.written(pathlib.Path(sys.argv[1])) as f:\n"
+    code += "    f.write(b'new'); f.flush(); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == -9
     assert path.read_text() == "old"

@@ -176,7 +176,8 @@ from arislab.lake import Lake
 lake = Lake()
 server = batch.connect(base_url, folder=lake.batches)
 requests = batch.build_requests(
-    lake["candidates"].read(), lambda c: [{"role": "user", "content": c["profile"]["text"]}], model=server.model(""), max_tokens=5
+    lake["candidates"].read(), lambda c: [{"role": "user", "content": c["profile"]["text"]}],
+    model=server.model(""), max_tokens=5
 )
 table = lake["training_data_raw"]
 recorded = batch.Recorded(table.read(columns=batch.RECORDED), write=table.upsert)
@@ -364,7 +365,8 @@ def test_plain_papermill_gets_a_notebook_without_the_password_too(root, monkeypa
 
 def test_a_default_with_a_password_works_and_is_masked_even_if_the_run_is_never_ended(root, monkeypatch):
     cell = "import os, pathlib\nfolder = pathlib.Path(os.environ['ARISLAB_RUN_DIR'])\nassert 'geheim99' in base_url\n"
-    cell += "import time; time.sleep(2.5)\nprint([p.name for p in folder.rglob('*') if p.is_file() and b'geheim99' in p.read_bytes()])"
+    cell += "import time; time.sleep(2.5)\n"
+    cell += "print([p.name for p in folder.rglob('*') if p.is_file() and b'geheim99' in p.read_bytes()])"
     books = notebook(root / "books", "1", cell, parameters='base_url: str = "http://anna:geheim99@host/v1"')
     record = runs.execute("curate", root=root, notebooks=books)
     assert record.status == "ok", record
