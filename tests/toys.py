@@ -1275,8 +1275,9 @@ def curated_rows(n=6, **more):
     rows = [
         {
             "id": f"r-{i}", "custom_id": f"r-{i}", "candidate_id": f"s1-{i}", "task": "t",
-            "input": f"input {i}", "messages": "[]", "output": OUTPUT, "quality_score": 0.5 + i / 100, "needs_review": True, "approved": False,
-            "reviewed_by": None, "metadata": metadata, "split": "train", "updated_at": None,
+            "input": f"input {i}", "messages": "[]", "output": OUTPUT, "quality_score": 0.5 + i / 100,
+            "needs_review": True, "approved": False, "reviewed_by": None, "metadata": metadata, "split": "train",
+            "updated_at": None,
         } | more
         for i in range(n)
     ]  # fmt: skip

@@ -15,9 +15,9 @@ from arislab.lake import Lake
 from arislab.system import paths
 
 ODD = [
-    "two words", " before", "after ", "ümläut", "漢字 🙂", "e\u0301", "qu'ote", 'dq"uote', "100%", "50% off", "%zz", "#7", "~",
-    "~me", "dot.", "..x", "$HOME;&", "{a}", "(b)", "a=b,c", "d:e@f", "-p", "--root", "+", "!", "`x`", "<y>", "a\u00a0b", "\u202e",
-    "x" * 200,
+    "two words", " before", "after ", "ümläut", "漢字 🙂", "e\u0301", "qu'ote", 'dq"uote', "100%", "50% off",
+    "%zz", "#7", "~", "~me", "dot.", "..x", "$HOME;&", "{a}", "(b)", "a=b,c", "d:e@f", "-p", "--root", "+",
+    "!", "`x`", "<y>", "a\u00a0b", "\u202e", "x" * 200,
 ]  # fmt: skip
 REFUSED = ["[a]", "b]", "c\\d", "e^f", "g|h", "i*", "j?", "k\nl", "m\tn", "\x7f", "\x1b[31m", "%20", "o%2Fp", "%e9"]
 NAMES = st.one_of(
