@@ -84,9 +84,9 @@ class Watch:
             warnings.warn(
                 f"batch {batch.id} has used {age_s / 3600:.1f} of its {window_s / 3600:.1f} h, and the server says "
                 f"that {n_done:,} of {shard['n']:,} requests are done. What has no answer when it expires is sent "
-                f"again by itself, in a new batch (try {shard['attempt'] + 1}); to have it sooner, `arislab batch "
-                f"cancel {batch.id}`, then run the cell again with resend=('cancelled',) and a smaller max_lines: answers so "
-                "far stay.",
+                f"again by itself, in a new batch (try {shard['attempt'] + 1}); to have it sooner, "
+                f"`arislab batch cancel {batch.id}`, then run the cell again with resend=('cancelled',) and a smaller "
+                "max_lines: answers so far stay.",
                 stacklevel=4,
             )
 
