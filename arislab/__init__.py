@@ -10,7 +10,11 @@ _TYPED = {
     *("stats", "duplicates", "plots", "runs"),
 }
 """What a notebook names of arislab, in the order of the work."""
-_MOVED = {"curation": "curate", "selection": "curate", "explore": "curate", "references": "icl", "cells": "icl"}
+_MOVED = {
+    **dict.fromkeys(("curation", "selection", "explore"), "curate"),
+    "verdicts": "curate.verdicts",
+    **dict.fromkeys(("references", "cells"), "icl"),
+}
 """Names in notebooks of earlier versions, which people have copies of, and the parts that have their functions now."""
 
 TYPE_CHECKING = False  # checkers know the name; `typing` would make the import of the package twice as slow

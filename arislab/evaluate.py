@@ -12,11 +12,13 @@ from typing import Any
 
 import polars as pl
 
-from arislab import batch, duplicates, questions, scoring, stats
+from arislab import batch, duplicates, models, questions, scoring, stats
 from arislab.batch import requests as batch_requests
 from arislab.duplicates import leaks as leaks  # phase 5 asks for it here
 from arislab.errors import LeakageError, ParameterError, TaskError
 from arislab.task import Task, candidate_of
+
+gate, promote, serve_command = models.gate, models.promote, models.serve_command  # notebooks had them here
 
 _ASKED: dict[str, Any] = {
     **dict.fromkeys(("arm", "candidate_id"), pl.String), "sample": pl.Int32,

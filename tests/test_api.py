@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import importlib
 import inspect
 import re
 import subprocess
@@ -245,11 +246,26 @@ def test_each_part_that_notebooks_name_is_found_by_its_name_and_nothing_else():
         ("curation", ["examples", "approved", "pool", "data_version", "control"]),
         ("selection", ["keep", "keep_top", "near_duplicates"]),
         ("explore", ["Explorer"]),
-        ("references", ["embedder", "nearest"]),
+        ("verdicts", ["judged", "represent", "not_kept"]),
+        ("references", ["embedder", "nearest", "cells"]),
         ("cells", ["ask", "plan", "cost"]),
     ],
 )
 def test_a_notebook_of_an_earlier_version_finds_what_it_names_and_is_told_the_new_name(name, functions):
-    with pytest.warns(DeprecationWarning, match=rf"arislab\.{name} is part of arislab\.(curate|icl) now"):
+    with pytest.warns(DeprecationWarning, match=rf"arislab\.{name} is part of arislab\.(curate(\.verdicts)?|icl) now"):
         part = getattr(arislab, name)
     assert all(callable(getattr(part, function)) for function in functions)
+
+
+EARLIER = (CHECKOUT / "tests" / "fixtures" / "earlier_names.txt").read_text().split()
+"""What the shipped notebooks imported, and named of it, before the package had rooms."""
+
+
+@pytest.mark.filterwarnings("ignore:arislab:DeprecationWarning")
+@pytest.mark.parametrize("name", EARLIER)
+def test_what_earlier_notebooks_imported_is_still_there(name):
+    part, path = arislab, "arislab"
+    for word in name.split(".")[1:]:
+        path = f"{path}.{word}"
+        part = getattr(part, word) if hasattr(part, word) else importlib.import_module(path)
+    assert part is not None

@@ -39,12 +39,13 @@ ARROWS: dict[str, set[str] | str] = {
         "structured",
         "task",
     },  # batch: the question in a list of messages
-    "evaluate": {"batch", "duplicates", "questions", "scoring", "stats", "task"},
+    "evaluate": {"batch", "duplicates", "models", "questions", "scoring", "stats", "task"},  # models: old names
     "icl": {"batch", "chat", "evaluate", "task"},
     "finetune": {"chat", "tiny"},
     "ranges": {"batch", "chat"},  # the names that parameters of several phases may take
     "inputs": {"batch", "duplicates", "lake", "questions", "scoring", "task"},
     "runs": {"lake", "records", "task"},  # task: which file a name means, to keep its text
+    "prices": {"batch"},  # an old name
     "plugin": {"runs"},  # papermill loads it; what it needs of runs it imports when a notebook runs
     "server": {"__init__", "chat", "isolation", "tiny"},  # __init__: the version
     "cli": ALL,

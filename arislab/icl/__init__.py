@@ -12,6 +12,8 @@ from arislab.icl.references import embedder, n_report, nearest, reference_sets
 from arislab.icl.report import Optimism, optimism, set_row
 from arislab.icl.sets import set_id
 
+cells = reference_sets  # its name in notebooks of earlier versions
+
 __all__ = [
     "SEARCHED",
     "Ask",
