@@ -912,12 +912,14 @@ class Server:
     data: Path
     options: dict[str, Any]
     env: dict[str, str] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+    """More of the command, after its options."""
 
     def start(self) -> "Server":
         self.log = self.data.parent / f"{self.data.name}.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command(self.data, self.options),
+                [*command(self.data, self.options), *self.words],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env={**os.environ, "OMP_NUM_THREADS": "1", **self.env},
@@ -1489,3 +1491,19 @@ def result_line(name, text="fine", *, reason="stop", status=200, **more):
         ).encode()
         + b"\n"
     )
+
+
+def random_adapter(folder: Path) -> Any:
+    """Write a random LoRA adapter of the embedded model; return the adapted model."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # 0 at first, so that a new adapter changes nothing
+            parameter.data.normal_(0, 0.05)
+    model.save_pretrained(folder)
+    return model

@@ -8,9 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toys import Server, command, line, need, text_of
-
-from arislab.tiny.decoder import MODEL_DIR
+from toys import Server, line, need, random_adapter, text_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 SCHEMA = {
@@ -24,20 +22,6 @@ ON_A_CPU = ["--dtype", "float32", "--enforce-eager", "--gpu-memory-utilization",
 COMPACT = ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
 
 
-def make_adapter(folder: Path) -> None:
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    base = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
-    torch.manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, 0.05)
-    model.save_pretrained(folder)
-
-
 def servers_of(python: str) -> list[int]:
     """Pids of vLLM's API servers, without the watcher that leads their group."""
     found = []
@@ -49,14 +33,13 @@ def servers_of(python: str) -> list[int]:
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch and peft, while the adapter is made
-def test_every_row_of_a_batch_comes_back_though_vllm_is_killed_in_the_middle(tmp_path, monkeypatch):
+def test_every_row_of_a_batch_comes_back_though_vllm_is_killed_in_the_middle(tmp_path):
     python = os.environ.get("ARISLAB_VLLM_PYTHON", "")
     need("vllm", present=shutil.which(python) is not None, why="ARISLAB_VLLM_PYTHON names no Python that has vLLM")
-    make_adapter(tmp_path / "adapters" / "tuned-1a2b")
+    random_adapter(tmp_path / "adapters" / "tuned-1a2b")
     options = {"vllm": "tiny", "vllm-python": python, "adapters": tmp_path / "adapters"}
-    monkeypatch.setattr("test_server.command", lambda *given: [*command(*given), "--", *ON_A_CPU, *COMPACT])
     began = time.monotonic()
-    server = Server(tmp_path / "data", options).start()
+    server = Server(tmp_path / "data", options, words=("--", *ON_A_CPU, *COMPACT)).start()
     print(f"ready after {time.monotonic() - began:.1f} s; load {os.getloadavg()}")
     base, tuned = [model.id for model in server.client.models.list()]
     began = time.monotonic()

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import chats
+from toys import chats, random_adapter
 
 from arislab.tiny import tokenizer
 from arislab.tiny.decoder import MODEL_DIR, Engine, Request, clusters
@@ -169,18 +169,9 @@ def test_chat_templates_render_as_in_transformers(tmp_path, stock):
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory):
-    """A folder with one random LoRA adapter, one of another base and one that is no LoRA; and the merged model."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
+    """A folder with a random LoRA adapter, two that are no plain LoRA and one that is none; and the merged model."""
     folder = tmp_path_factory.mktemp("adapters")
-    base = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
-    torch.manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, 0.05)
-    model.save_pretrained(folder / "small")
+    model = random_adapter(folder / "small")
     for name, change in (("dora", {"use_dora": True}), ("bias", {"bias": "all"})):
         shutil.copytree(folder / "small", folder / name)
         path = folder / name / "adapter_config.json"
