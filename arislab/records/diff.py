@@ -45,9 +45,10 @@ def diff(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def places(run: Mapping[str, Any]) -> dict[str, str]:
-    """Return the folders that a run's outputs may name, for comparisons."""
+    """Return the folders, and the task file, that a run's outputs may name, for comparisons."""
     root = run.get("root") or str(root_of(run))
-    return {"root": root, "code": run.get("code", {}).get("checkout") or ""}
+    task = (run.get("task") or {}).get("path") or ""
+    return {"root": root, "code": run.get("code", {}).get("checkout") or "", "task": task}
 
 
 def _pair(one: Any, other: Any) -> list[str]:

@@ -40,9 +40,19 @@ def cells(notebook: dict[str, Any], *, places: dict[str, str]) -> tuple[list[dic
         n_left_out += is_volatile
         outputs = [] if is_volatile else [o for o in map(_output, cell.get("outputs", [])) if o is not None]
         source = cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
-        name = INJECTED if INJECTED in cell.get("metadata", {}).get("tags", []) else cell.get("id")
+        name = cell.get("id")
+        if INJECTED in cell.get("metadata", {}).get("tags", []):
+            name, source = INJECTED, _passed(source)
+            if not source:
+                continue
         code_cells.append({"id": name, "source": source, "outputs": _replaced(outputs, places)})
     return code_cells, n_left_out
+
+
+def _passed(source: str) -> str:
+    """What an injected cell sets but the task: that is a name or a path of the machine, and its file is compared."""
+    lines = [line for line in source.splitlines() if line and not line.startswith(("#", "task = "))]
+    return "\n".join(lines)
 
 
 def _output(output: dict[str, Any]) -> dict[str, Any] | None:

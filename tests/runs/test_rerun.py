@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from toys import CHECKOUT, git, need, people, ran
+from toys import CHECKOUT, TASK, git, need, notebook, people, ran
 
 from arislab import runs
 from arislab.errors import LakeError, PrerequisiteError
@@ -84,6 +84,21 @@ def test_a_failing_run_fails_again_in_the_same_cell(project, tmp_path):
     made = rerun.rerun(found, into=tmp_path / "again")
     assert (made["status"], made["reason"]) == ("failed", "ZeroDivisionError: division by zero")
     assert compare.compare(found, made).findings == []
+
+
+@pytest.mark.parametrize("given", [{}, {"task": "shout"}, {"task": "/"}, {"n": "2"}], ids=["none", "name", "path", "n"])
+def test_a_run_outside_git_is_equal_though_its_task_file_is_the_records_now(root, tmp_path, given):
+    shown = ["from arislab.task import load", "from pathlib import Path", "shout = load(task)"]
+    folder = notebook(tmp_path / "loose", "\n".join([*shown, "print(shout.path)"]), "n, shout")
+    path = folder / "tasks" / "shout.py"
+    path.write_text(TASK)
+    given = {name: str(path) if value == "/" else value for name, value in given.items()}
+    record = runs.execute("curate", given, root=root, notebooks=folder)
+    path.write_text(TASK + "\n# changed since\n")
+    recorded = records.find(root, record.run_id)
+    made = rerun.rerun(recorded, into=tmp_path / "again")
+    assert (made["status"], made["task"]["sha256"]) == ("ok", recorded["task"]["sha256"]), made["reason"]
+    assert compare.compare(recorded, made).findings == []
 
 
 OLD = "1d7d6e24c747f3a025cd3afc9063dc7eae37eef3"
