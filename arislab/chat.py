@@ -210,15 +210,20 @@ def check_fields(*, chat_template_kwargs: Mapping[str, Any], system_role: str) -
     """Refuse settings of a request that no server could mean.
 
     Raises:
-        ParameterError: ``chat_template_kwargs`` names what every request has anyway, or ``system_role`` is none of
-            ``SYSTEM_ROLES``.
+        ParameterError: ``chat_template_kwargs`` is no dict, or names what every request has anyway, or ``system_role``
+            is none of ``SYSTEM_ROLES``.
     """
     if system_role not in SYSTEM_ROLES:
         raise ParameterError(
             "system_role must be empty (as the task writes it), system, developer, or user (before the first "
             f"question), got {system_role!r}."
         )
-    if taken := [name for name in chat_template_kwargs if name in _OURS or not name.isidentifier()]:
+    if not isinstance(chat_template_kwargs, Mapping):
+        raise ParameterError(
+            f"chat_template_kwargs must be a dict, got {chat_template_kwargs!r}; give what the model's chat template "
+            "reads, such as {'enable_thinking': false}, or {}."
+        )
+    if taken := [name for name in chat_template_kwargs if name in _OURS or not str(name).isidentifier()]:
         raise ParameterError(
             f"chat_template_kwargs cannot hold {taken[0]!r}; give what the model's chat template reads, such as "
             "{'enable_thinking': false}."

@@ -2,8 +2,8 @@
 
     n_candidates -1  ->  n_candidates must be a whole number from 1 to 1,000,000,000, got -1; candidates to ask about.
 
-Whether a parameter has the declared type is known to ``runs.parameters``; what only one function uses is checked by
-that function.
+What only one function uses is checked by that function. ``arislab run`` converts texts to the declared types before
+(``runs.parameters``); whoever edits the cell in JupyterLab is told here.
 """
 
 import math
@@ -46,14 +46,15 @@ FRACTIONS: dict[str, str] = {
 """Name to meaning of what must be above 0 and at most 1."""
 TEXTS = ("task", "base_url", "base_model", "use_case", "use_case_column")
 """Names of texts that must not be empty or blank."""
-OTHERS = ("usd_per_million", "resend", "system_role", "chat_template_kwargs")
+MAY_BE_EMPTY = ("model", "embedding_model", "one_per")
+"""Names of texts of which an empty one, or None, is the default."""
+OTHERS = ("usd_per_million", "resend", "pinned", "banned", "repair", "system_role", "chat_template_kwargs")
 """Names of what has a rule of its own, see ``check``."""
 ELSEWHERE = {
     "model": "batch.Server.model",
     "embedding_model": "icl.embedder",
     "approve": "curate.approved",
     "keep_rule": "curate.keep",
-    "repair": "runs.convert",
     "k": "icl.sizes",
     **dict.fromkeys(("pinned", "banned", "one_per"), "curate.pool"),
     **dict.fromkeys(
@@ -63,7 +64,7 @@ ELSEWHERE = {
 }
 """Parameters of the shipped phases that the function which uses them checks, and that function. A test holds every
 parameter against these names: one that nobody checks is a mistake."""
-_LITERALS = (bool, int, float, str, list, tuple, dict)
+_LITERALS = (bool, int, float, str, list, tuple, dict, type(None))
 
 
 def check_all(names: Mapping[str, Any]) -> None:
@@ -71,8 +72,9 @@ def check_all(names: Mapping[str, Any]) -> None:
 
     Args:
         names: The notebook's names, in its order: ``globals()``. Looked at are those that stand here and hold a
-            literal, as parameters do; your own, and what is called like one (a budget that is an object), are left
-            alone.
+            literal, as parameters do; your own, and what is called like one (a budget that is an object, a model that
+            is a function), are left alone. Where a literal of yours is called like one, name what to look at:
+            ``check(seed=seed)``.
 
     Raises:
         ParameterError: One is out of range.
@@ -80,7 +82,7 @@ def check_all(names: Mapping[str, Any]) -> None:
     Example:
         >>> check_all({"samples": 1, "my_own": -1})
     """
-    known = {*WHOLE, *NUMBERS, *FRACTIONS, *TEXTS, *OTHERS}
+    known = {*WHOLE, *NUMBERS, *FRACTIONS, *TEXTS, *MAY_BE_EMPTY, *OTHERS}
     check(**{name: value for name, value in names.items() if name in known and isinstance(value, _LITERALS)})
 
 
@@ -89,8 +91,9 @@ def check(**given: Any) -> None:
 
     Args:
         given: Parameters by name: those of ``WHOLE``, ``NUMBERS`` and ``FRACTIONS``; ``usd_per_million`` (none, or two
-            prices from 0 on); ``resend`` (statuses of ``batch.ASK``); ``system_role`` and ``chat_template_kwargs`` (see
-            chat); every other one is a text that must not be empty or blank.
+            prices from 0 on); ``resend`` (statuses of ``batch.ASK``); ``pinned`` and ``banned`` (ids of examples);
+            ``repair`` (true or false); ``system_role`` and ``chat_template_kwargs`` (see chat); those of
+            ``MAY_BE_EMPTY``; every other one is a text that must not be empty or blank.
 
     Raises:
         ParameterError: One is out of range.
@@ -101,21 +104,36 @@ def check(**given: Any) -> None:
     for name, value in given.items():
         if name in (*WHOLE, *NUMBERS, *FRACTIONS):
             _check_number(name, value)
-        elif name == "usd_per_million":
-            if len(value) not in (0, 2) or not all(_is_number(price) and price >= 0 for price in value):
-                raise ParameterError(
-                    "usd_per_million must be two prices in USD, of a million prompt tokens and of a million answer "
-                    f"tokens, or empty, got {value!r}."
-                )
         elif name == "system_role":
             chat.check_fields(chat_template_kwargs={}, system_role=value)
         elif name == "chat_template_kwargs":
             chat.check_fields(chat_template_kwargs=value, system_role="")
-        elif name == "resend":
-            if strange := [status for status in value if status not in ASK]:
-                raise ParameterError(f"resend must name statuses of {', '.join(ASK)}, got {strange[0]!r}.")
-        elif not isinstance(value, str) or not value.strip():
+        elif name in OTHERS:
+            _check_other(name, value)
+        elif not isinstance(value, str | None if name in MAY_BE_EMPTY else str):
+            raise ParameterError(f"{name} must be a text, got {value!r}; leave the parameter out for its default.")
+        elif name not in MAY_BE_EMPTY and not value.strip():
             raise ParameterError(f"{name} must not be empty, got {value!r}; leave the parameter out for its default.")
+
+
+def _check_other(name: str, value: Any) -> None:
+    is_list = isinstance(value, list | tuple)
+    if name == "usd_per_million":
+        if not is_list or len(value) not in (0, 2) or not all(_is_number(price) and price >= 0 for price in value):
+            raise ParameterError(
+                "usd_per_million must be two prices in USD, of a million prompt tokens and of a million answer "
+                f"tokens, or empty, got {value!r}."
+            )
+    elif name == "repair":
+        if not isinstance(value, bool):
+            raise ParameterError(f"repair must be True or False, got {value!r}; write it without quotes.")
+    elif not is_list:  # a text would be read letter by letter
+        raise ParameterError(f"{name} must be a list, got {value!r}; put what it holds in [ ].")
+    elif name == "resend":
+        if strange := [status for status in value if status not in ASK]:
+            raise ParameterError(f"resend must name statuses of {', '.join(ASK)}, got {strange[0]!r}.")
+    elif strange := [example for example in value if not isinstance(example, str)]:
+        raise ParameterError(f"{name} must name examples by their ids, which are texts, got {strange[0]!r}.")
 
 
 def _check_number(name: str, value: Any) -> None:
@@ -132,4 +150,5 @@ def _check_number(name: str, value: Any) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # compared, not asked math.isfinite, which converts: some integers are larger than any float
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf

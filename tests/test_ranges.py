@@ -48,6 +48,7 @@ def test_whole_numbers_have_a_lowest_and_a_highest(name, value):
         ({"usd_per_million": [1.0, -1.0]}, "usd_per_million must be two prices"),
         ({"resend": ["ok"]}, "resend must name statuses of error, lost, cancelled, got 'ok'"),
         ({"base_url": " "}, "base_url must not be empty, got ' '"),
+        ({"temperature": 10**400}, "temperature must be a number from 0 to 2, got 1000"),
     ],
 )
 def test_the_first_parameter_out_of_range_is_named_with_what_is_allowed(given, message):
@@ -63,13 +64,41 @@ def test_all_names_of_a_notebook_are_looked_at_and_its_own_are_left_alone():
         ranges.check_all({"base_url": " "})
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("n_test", ["5", None, [5]]),
+        ("margin", ["0", None]),
+        ("task", [5, None, ["a"]]),
+        ("model", [5, ["m"]]),
+        ("one_per", [True, ["category"]]),
+        ("usd_per_million", [3.0, None, "", {}]),
+        ("resend", ["error", 5, None]),
+        ("pinned", ["r-1", [1, 2], None]),
+        ("banned", [[None]]),
+        ("repair", ["false", 0, None]),
+        ("system_role", [5, None]),
+        ("chat_template_kwargs", [[], "enable_thinking", 5, None, {1: 2}]),
+    ],
+)
+def test_a_literal_of_another_kind_is_named_whoever_edits_the_cell(name, values):
+    for value in values:
+        with pytest.raises(ParameterError, match=name):
+            ranges.check_all({name: value})
+
+
+def test_names_of_a_notebook_that_hold_no_literal_and_defaults_are_left_alone():
+    ranges.check_all({"model": len, "k": object(), "pinned": range(3), "task": ranges, "budget": object()})
+    ranges.check_all({"model": "", "embedding_model": None, "one_per": None, "pinned": [], "banned": ("r-1",)})
+
+
 PHASES = sorted((CHECKOUT / "notebooks").glob("[1-5]_*.ipynb"))
 
 
 @pytest.mark.parametrize("path", PHASES, ids=lambda path: path.stem)
 def test_every_parameter_of_a_phase_is_checked_in_its_setup_cell_or_by_the_function_that_uses_it(path):
     """A parameter that is added, and that nobody checks, is found here."""
-    checked = {*ranges.WHOLE, *ranges.NUMBERS, *ranges.FRACTIONS, *ranges.TEXTS, *ranges.OTHERS}
+    checked = {*ranges.WHOLE, *ranges.NUMBERS, *ranges.FRACTIONS, *ranges.TEXTS, *ranges.MAY_BE_EMPTY, *ranges.OTHERS}
     assert set(parameters_of(path)) - checked - set(ranges.ELSEWHERE) == set()
     setup = next("".join(c["source"]) for c in book(path.stem) if c.get("id") == "setup")
     assert "\nranges.check_all(globals())\nruns.begin()\n" in setup
