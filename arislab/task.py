@@ -29,7 +29,7 @@ import os
 import traceback
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ NO_EXIT = (Exception, SystemExit)
 """What foreign code may raise; an interrupt from the keyboard passes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Task:
     """A loaded task file."""
 
@@ -49,25 +49,25 @@ class Task:
     """File name without ``.py``."""
     path: Path
     """Where it was read from."""
-    source: str = field(repr=False)
+    source: str
     """Its text; goes into each run record."""
-    SYSTEM: str = field(repr=False)
+    SYSTEM: str
     """System prompt; may be empty."""
-    to_messages: Callable[[dict[str, Any]], list[dict[str, str]]] = field(repr=False)
+    to_messages: Callable[[dict[str, Any]], list[dict[str, str]]]
     """Candidate to chat messages, the system message included."""
     scorers: Mapping[str, Scorer]
     """Name to function; its parameter names are columns."""
-    weights: Mapping[str, float] = field(repr=False)
+    weights: Mapping[str, float]
     """Name to weight > 0; quality is the weighted mean."""
-    schema: dict[str, Any] | None = field(repr=False, default=None)
+    schema: dict[str, Any] | None = None
     """JSON schema of the answer; null if it is free text."""
-    difficulty: Callable[[dict[str, Any]], float | None] | None = field(repr=False, default=None)
+    difficulty: Callable[[dict[str, Any]], float | None] | None = None
     """Candidate to 0 (easy) .. 1 (hard)."""
-    category: Callable[[dict[str, Any]], str | None] | None = field(repr=False, default=None)
+    category: Callable[[dict[str, Any]], str | None] | None = None
     """Candidate to the group that quotas and plots use; without it, the column category of ``candidates``."""
-    gold: tuple[dict[str, Any], ...] = field(repr=False, default=())
+    gold: tuple[dict[str, Any], ...] = ()
     """Rows that every scorer must give 1.0."""
-    bad: tuple[dict[str, Any], ...] = field(repr=False, default=())
+    bad: tuple[dict[str, Any], ...] = ()
     """Rows whose quality must be below 1.0."""
 
     @property
@@ -84,6 +84,14 @@ class Task:
     def family(self) -> str:
         """Name that the adapters trained for it share."""
         return self.name.replace("_", "-")
+
+    def __repr__(self) -> str:
+        scorers = ", ".join(f"{name} {weight:g}" for name, weight in self.weights.items())
+        return (
+            f"Task {self.name}, version {self.version}: {self.path}\n"
+            f"scorers and their weights: {scorers}\n"
+            f"{len(self.gold)} GOLD rows, {len(self.bad)} BAD rows"
+        )
 
 
 def candidate_of(row: Mapping[str, Any]) -> dict[str, Any]:

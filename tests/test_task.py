@@ -343,3 +343,12 @@ def test_an_interrupt_while_a_file_runs_is_an_interrupt(tmp_path):
 def test_a_task_that_loads_leaves_nothing_in_the_table_of_modules(tmp_path):
     load(written(tmp_path))
     assert not [name for name in sys.modules if "tickets" in name]
+
+
+def test_a_task_shows_its_file_its_version_and_what_counts():
+    """The same text each time: no addresses of functions."""
+    spec = load("instruction_following")
+    first, scorers, rows = repr(spec).splitlines()
+    assert first == f"Task instruction_following, version {spec.version}: {spec.path}"
+    assert scorers == "scorers and their weights: " + ", ".join(f"{s} {w:g}" for s, w in spec.weights.items())
+    assert rows == f"{len(spec.gold)} GOLD rows, {len(spec.bad)} BAD rows"
