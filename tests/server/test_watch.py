@@ -9,7 +9,7 @@ import shutil
 import signal
 
 import pytest
-from toys import NAMES, Server, Stranger, add_batch, line, live, read, text_of
+from toys import NAMES, Server, Stranger, add_batch, line, live, random_adapter, read, text_of
 
 from arislab import batch
 from arislab.errors import BatchError
@@ -238,9 +238,7 @@ def test_engines_of_our_own_are_free_until_one_is_found_to_mix(tmp_path):
 @pytest.mark.filterwarnings("ignore")  # of torch and peft, while the adapter is made
 def test_the_embedded_engine_keeps_its_adapters_apart(tmp_path):
     pytest.importorskip("peft")
-    from integration.test_vllm import make_adapter
-
-    make_adapter(tmp_path / "adapters" / "tuned-1a2b")
+    random_adapter(tmp_path / "adapters" / "tuned-1a2b")
     with batch.connect("embedded", folder=tmp_path / "b", adapters=tmp_path / "adapters") as server:
         told = batch.isolation(server, models=server.models)
         print(told)
