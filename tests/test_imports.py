@@ -221,3 +221,16 @@ def test_nothing_in_the_tree_is_large_or_names_one_machine():
         if f.suffix in (".py", ".md", ".toml", ".ipynb", ".json")
         and any(m in f.read_text(errors="replace") for m in marks)
     ] == []
+
+
+def test_no_test_file_imports_another():
+    """What two of them need stands in toys.py; a helper of a test file goes when the file is parted."""
+    files = sorted((CHECKOUT / "tests").rglob("*.py"))
+    assert [
+        f"{path.relative_to(CHECKOUT)}:{node.lineno}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+        if any(part.startswith("test_") for part in name.split("."))
+    ] == []
