@@ -198,10 +198,9 @@ def refuse_leaks(leaking: pl.DataFrame, *, n_test: int) -> str:
         row = leaking.row(0, named=True)
         raise LeakageError(
             f"{leaking.height:,} of {n_test:,} test candidates are also in what was trained or searched on (first: "
-            f"{row['candidate_id']!r} is {row['kind']} "
-            f"to {row['id']!r}, similarity {row['similarity']:.2f}); leaks='drop' reports on the rest, or take those "
-            "rows out of training_data_curated, "
-            "train again, then evaluate."
+            f"{row['candidate_id']!r} is {row['kind']} to {row['id']!r}, similarity {row['similarity']:.2f}); "
+            "leaks='drop' reports on the rest, or take those rows out of training_data_curated, train again, then "
+            "evaluate."
         )
     return f"0 of {n_test:,} test candidates leak into training or search"
 
@@ -231,8 +230,7 @@ def without_leaks(people: pl.DataFrame, leaking: pl.DataFrame, *, leaks: str) ->
     if not rest.height:
         raise LeakageError(
             f"all {people.height:,} test candidates are also in what was trained or searched on; nobody is left to "
-            "report on: import candidates that "
-            "were not trained on, or train without these."
+            "report on: import candidates that were not trained on, or train without these."
         )
     more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
     return (

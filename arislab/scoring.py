@@ -234,8 +234,7 @@ def _one(task: Task, name: str, scorer: Scorer, given: list[Any], frame: pl.Data
         holds = dict(zip(_wanted(frame, task, name), given, strict=True))
         raise TaskError(
             f"scorer {name!r} of {task.path.name} returned {tasks.in_short(value)} on row {frame['custom_id'][i]!r}; "
-            "it must return 0..1, a bool, "
-            f"or None for 'cannot tell'. Nothing was scored; {tasks.shown(holds)}."
+            f"it must return 0..1, a bool, or None for 'cannot tell'. Nothing was scored; {tasks.shown(holds)}."
         ) from None
 
 

@@ -150,8 +150,7 @@ def _refusal(server: Any, model: str, form: dict[str, Any]) -> str:
     except openai.APIStatusError as error:
         raise BatchError(
             f"{server.base_url} answered {error.status_code} when asked whether it takes a response_format: "
-            f"{str(error.message)[:200]}. "
-            "Nothing was sent; run the cell again."
+            f"{str(error.message)[:200]}. Nothing was sent; run the cell again."
         ) from None
 
 

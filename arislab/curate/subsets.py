@@ -24,8 +24,7 @@ def hold_out(examples: pl.DataFrame, *, fraction: float, seed: int = 0) -> tuple
     if len(names) < 2:
         raise ParameterError(
             f"examples of at least 2 candidates are needed to train and to hold out, got {len(names)}; keep more rows "
-            "in "
-            "2_curate."
+            "in 2_curate."
         )
     order = names.to_frame().with_columns(_tie=stable_hash(names, seed)).sort("_tie")
     held = order.head(max(1, round(fraction * len(names)))).select("candidate_id")
@@ -71,8 +70,8 @@ def to_look_at(candidates: pl.DataFrame, *, n: int) -> tuple[pl.DataFrame, str]:
         return people, f"{people.height:,} validation candidates"
     return people, (
         "WARNING: no candidate is in the validation split, so nothing is asked after the training: its loss is all "
-        "that "
-        "is seen of it here, and phase 5 judges it. Import more candidates, or give their splits with --split COLUMN"
+        "that is seen of it here, and phase 5 judges it. Import more candidates, or give their splits with --split "
+        "COLUMN"
     )
 
 

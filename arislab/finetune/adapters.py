@@ -56,9 +56,8 @@ def write(trainer: Any, base: Path, folder: Path, manifest: dict[str, Any], stag
         ]
         if changed:
             raise TrainingError(
-                f"{final} exists and its {', '.join(changed)} differ from what was trained now; adapters never "
-                "change, so "
-                "move it away."
+                f"{final} exists and its {', '.join(changed)} differ from what was trained now; adapters never change, "
+                "so move it away."
             ) from None
     return final, sha256
 

@@ -14,11 +14,9 @@ STATUSES = {
     "ok": "trained",
     "empty": "the answer or a message has no text",
     "bad_messages": "messages is not a list of {role, content} with text contents, or tools and calls are not as the "
-    "chat "
-    "protocol has them",
+    "chat protocol has them",
     "bad_roles": "not optional instructions followed by user, assistant, user, …, user (a call of tools is followed "
-    "by their "
-    "answers)",
+    "by their answers)",
     "control_token": "a content holds a token that the chat template uses, such as the stop token",
     "template": "the chat template refuses the conversation, or a server could not be asked for this answer",
     "tools": "the answer calls tools, and the chat template does not write calls",

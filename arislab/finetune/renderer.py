@@ -157,9 +157,8 @@ class Renderer:
         switch = self.switch(shape)
         if not switch:
             return (
-                f"{why}: answers must hold their reasoning up to its end, or a chat_template.jinja without it must "
-                "lie in "
-                "the folder"
+                f"{why}: answers must hold their reasoning up to its end, or a chat_template.jinja without it must lie "
+                "in the folder"
             )
         (name,) = switch
         return (

@@ -73,8 +73,7 @@ def check_template(model: Any, *, chat_template_kwargs: Mapping[str, Any] | None
     if chat.DATE in renderer.kwargs and chat.DATE not in renderer.given:
         notes.append(
             f"writes the date: told {renderer.kwargs[chat.DATE]!r} in training and in requests, so that every day "
-            "gives "
-            "the same tokens"
+            "gives the same tokens"
         )
     elif renderer.is_dated:
         notes.append(
@@ -95,9 +94,8 @@ def _check_stop(renderer: Renderer, stop: str, folder: Path) -> None:
     if number not in ends:
         known = sorted(end for end in ends if end is not None)
         raise PrerequisiteError(
-            f"{renderer.name} cannot be trained as it is: its chat template ends answers with {stop!r} (id "
-            f"{number}), and "
-            f"servers stop at {known} only, so that answers would never end; add {number} to eos_token_id in "
+            f"{renderer.name} cannot be trained as it is: its chat template ends answers with {stop!r} (id {number}), "
+            f"and servers stop at {known} only, so that answers would never end; add {number} to eos_token_id in "
             "generation_config.json of the folder."
         )
 

@@ -1,11 +1,8 @@
-"""Cells of an in-context search as requests.
-
-What is paid already, what is asked now, and what it will take before anything is spent.
+"""Cells of an in-context search as requests: what is asked now, what came, and which searches saw a row.
 
 A cell is an ordered set of examples on one candidate. Its custom_id is a digest of model, parameters, examples and
 question, so a cell that any earlier search paid for, with any k and budget, is found by it; the scorer version says
-whether its quality still holds. This module does not know how sets are searched (icl) or what a run decides (the
-notebook).
+whether its quality still holds. This module does not know how sets are searched (loop) or what it all costs (budget).
 """
 
 from collections.abc import Mapping

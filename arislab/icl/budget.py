@@ -25,14 +25,15 @@ SEARCHED = [
 
 
 def plan(k: int | Sequence[int], *, budget: int, n_validation: int) -> pl.DataFrame:
-    """Return what a search will ask.
-
-    The plans of all k (see ``icl.plan``), which share the budget equally, with a column k.
+    """Return what a search will ask: the plans of all k (see ``rounds.plan``), which share the budget equally.
 
     Args:
         k: Examples a set; one number, or several.
         budget: Most requests in all.
         n_validation: Rows for the search.
+
+    Returns:
+        One row per k and round: the columns of ``rounds.plan``, and k.
 
     Raises:
         ParameterError: No k at all, or a budget too small for as many.
@@ -88,8 +89,7 @@ class Cost:
         n = self.n_search + self.n_report
         lines = [
             f"at most {n:,} requests: {self.n_search:,} to search, in {self.n_rounds} batches, and {self.n_report:,} "
-            "to report; "
-            "what any search has paid for is not asked again"
+            "to report; what any search has paid for is not asked again"
         ]
         if self.prompt_tokens is None or self.completion_tokens is None:
             lines.append(f"tokens: unknown ({tokens})")
@@ -120,8 +120,8 @@ def cost(
     """Say what a search and its report will take, from what is recorded; nothing is asked.
 
     Prompt tokens: the characters of drawn prompts, times the tokens a character that this model's recorded prompts had.
-    Answer tokens:
-    the mean of its recorded answers. Time: the rate of the newest search of this model. Embeddings are not counted.
+    Answer tokens: the mean of its recorded answers. Time: the rate of the newest search of this model. Embeddings are
+    not counted.
 
     Args:
         plans: From ``plan``.
@@ -153,8 +153,7 @@ def cost(
         completion = n * float(tokens["completion_tokens"].sum()) / tokens.height
         how = (
             f"{drawn.height} drawn prompts at {per_character:.3f} tokens a character, as in {sample.height:,} recorded "
-            f"requests of {model}; "
-            f"the mean of {tokens.height:,} recorded answers"
+            f"requests of {model}; the mean of {tokens.height:,} recorded answers"
         )
     rate, source = rate_of(cells.join(tokens, on="custom_id", how="semi"))
     money = f"no price of {model} in data/prices.toml"

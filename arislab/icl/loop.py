@@ -78,8 +78,7 @@ def sizes(k: int | Sequence[int], *, pool: pl.DataFrame, n_approved: int) -> lis
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= pool.height:
             raise ParameterError(
                 f"k must be 1..{pool.height} (the size of the pool), got {size!r}; {n_approved:,} examples are "
-                "approved: show fewer, approve more in "
-                "review.ipynb, or raise pool_size."
+                "approved: show fewer, approve more in review.ipynb, or raise pool_size."
             )
     return sorted(set(given))
 
@@ -133,10 +132,9 @@ class Search:
         stopped = f"; stopped: {self.stopped}" if self.stopped else ""
         return (
             f"Search {self.search_id}: {self.cells['set_id'].n_unique():,} sets in {self.round} rounds, "
-            f"{self.n_requests:,} requests "
-            f"({self.n_asked:,} asked now{missing}){stopped}; chose {set_id(self.example_ids)}, expected {mean:.3f} "
-            f"[{low:.3f}, {high:.3f}] "
-            f"(search score {self.score:.3f}, optimistic); {verdict}"
+            f"{self.n_requests:,} requests ({self.n_asked:,} asked now{missing}){stopped}; chose "
+            f"{set_id(self.example_ids)}, expected {mean:.3f} [{low:.3f}, {high:.3f}] (search score {self.score:.3f}, "
+            f"optimistic); {verdict}"
         )
 
 
@@ -268,8 +266,7 @@ def _facts(cells: pl.DataFrame | None) -> pl.DataFrame:
     if doubled.height:
         raise ParameterError(
             f"{doubled.height:,} cells share set and candidate with another (first: {doubled['set_id'][0]!r}, "
-            f"{doubled['candidate_id'][0]!r}); "
-            "a cell has one answer: keep one row of each."
+            f"{doubled['candidate_id'][0]!r}); a cell has one answer: keep one row of each."
         )
     outside = frame.filter(~pl.col("quality").is_between(0, 1))
     if outside.height:

@@ -49,8 +49,7 @@ def messages(chosen: Mapping[str, Any], curated: pl.DataFrame, candidates: pl.Da
     if any(head != heads[0] for head in heads) or n_turns != 2 * len(ids) or written[0][-1]["role"] != "user":
         raise PrerequisiteError(
             f"to_messages of {task.path.name} writes more than one fixed system message and one question, so no fixed "
-            "list can stand for it; "
-            "call to_messages of the task file in your client."
+            "list can stand for it; call to_messages of the task file in your client."
         )
     shown = [*heads[0], {"role": "user", "content": QUESTION}]
     number = {

@@ -153,8 +153,7 @@ def embedder(server: Any, *, model: str) -> Embed:
             except openai.APIStatusError as error:
                 raise PrerequisiteError(
                     f"{server.base_url} refuses embeddings of {model!r} ({error.status_code}: {error.message}); name a "
-                    "model that it "
-                    "embeds with, or leave embedding_model empty."
+                    "model that it embeds with, or leave embedding_model empty."
                 ) from None
             # the protocol numbers the vectors and promises no order
             vectors = sorted(answer.data, key=lambda vector: vector.index)

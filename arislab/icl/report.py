@@ -43,9 +43,8 @@ class Optimism:
         mean, low, high = self.fresh
         return (
             f"Search score {gone}{self.search_score:.3f}{gone}, surrogate {self.estimate:.3f}, on fresh rows "
-            f"{strong}{mean:.3f}{strong} [{low:.3f}, {high:.3f}]. Selection optimism: {self.points:+.1f} points. "
-            f"Does the choice of examples matter? {self.matters} ({self.evidence:.1f} nats, {surrogate.CLEAR:g} are "
-            "needed)."
+            f"{strong}{mean:.3f}{strong} [{low:.3f}, {high:.3f}]. Selection optimism: {self.points:+.1f} points. Does "
+            f"the choice of examples matter? {self.matters} ({self.evidence:.1f} nats, {surrogate.CLEAR:g} are needed)."
         )
 
     def __repr__(self) -> str:

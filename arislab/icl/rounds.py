@@ -21,9 +21,7 @@ _SHARES = (0.35, 0.20, 0.20, 0.15, 0.10)  # of the budget, by round
 _ROWS = (8, 12, 20, 30, 100)  # per set, by round; the last is the race
 _NOISE = (1.0, 0.7, 0.7, 0.5, 0.5)  # of the draws, by round
 _N_ELITES = 25
-_HALVING_ROWS = (
-    16  # rows of the first round, doubled each round; 6 and 8 gain the same (lab log), and 16 share a prompt best
-)
+_HALVING_ROWS = 16  # of the first round, doubled each round; 6 and 8 gain the same (lab log), 16 share a prompt best
 
 
 def plan(*, budget: int, n_validation: int, method: str = "auto") -> pl.DataFrame:
@@ -97,8 +95,7 @@ def _surrogate_plan(budget: int, n_validation: int) -> list[tuple[int, int, int]
     if steps[0][0] < 8:
         raise ParameterError(
             f"budget must be at least {math.ceil(8 * each[0] / _SHARES[0])} for a surrogate (eight sets on {each[0]} "
-            f"rows), got {budget}; "
-            "raise it, or use method='halving'."
+            f"rows), got {budget}; raise it, or use method='halving'."
         )
     return steps
 

@@ -3,9 +3,8 @@
 Difficulties of rows plus a Gaussian process over sets.
 
 Model: a cell's quality y in 0..1 of set s on row v is quasi-Bernoulli, ``logit E[y] = difficulty_v + f_s``.
-    Difficulties are
-normal around a free mean: this is the pairing, any two sets are comparable whatever rows they saw. f is a Gaussian
-process::
+Difficulties are normal around a free mean: this is the pairing, any two sets are comparable whatever rows they saw. f
+is a Gaussian process::
 
     K(s, t) / tau^2 = main  / k        * examples in common                      worth of each example
                     + pair  / C(k, 2)  * pairs in common                         synergy and redundancy

@@ -83,9 +83,7 @@ class View:
         self.buttons = {k: ipywidgets.Button(description=d, tooltip=tip) for k, (d, tip, _) in actions.items()}
         for name, (_, _, action) in actions.items():
             self.buttons[name].add_class(f"arislab-{name}")
-            self.buttons[name].on_click(
-                lambda _, action=action: self.click(action)
-            )  # bound now, not when it is clicked
+            self.buttons[name].on_click(lambda _, action=action: self.click(action))  # bound now, not at the click
         self.name.observe(lambda change: setattr(panel, "reviewer", change["new"]), names="value")
         self.label_row = self.row("labels", *self.chips.values())
         self.button_row = self.row("buttons")
