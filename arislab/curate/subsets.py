@@ -70,8 +70,8 @@ def to_look_at(candidates: pl.DataFrame, *, n: int) -> tuple[pl.DataFrame, str]:
         return people, f"{people.height:,} validation candidates"
     return people, (
         "WARNING: no candidate is in the validation split, so nothing is asked after the training: its loss is all "
-        "that is seen of it here, and phase 5 judges it. Import more candidates, or give their splits with --split "
-        "COLUMN"
+        "that is seen of it. Phase 3 needs such candidates, and phase 5 what phase 3 chose: import more, or give their "
+        "splits with --split COLUMN"
     )
 
 

@@ -75,3 +75,4 @@ def test_there_may_be_nobody_to_look_at_and_that_is_said():
     nobody, said = curate.to_look_at(six.clear(), n=2)
     assert nobody.height == 0
     assert said.startswith("WARNING: no candidate is in the validation split")
+    assert "Phase 3 needs such candidates, and phase 5 what phase 3 chose" in said

@@ -203,6 +203,8 @@ def test_a_use_case_has_a_search_of_its_own_under_its_rules_and_phase_5_takes_it
     for messages in shown["messages"]:
         assert [m["content"] for m in json.loads(messages)[1:-1]] == expected
     assert shown.height == 24
+    record = max((root / "papermill_runs").glob("*evaluate*")) / "run.json"
+    assert json.loads(record.read_text())["headline"]["leaks_taken_out"] == "none"
 
     seen = asked["candidate_id"].min()
     person = lake["candidates"].read().filter(candidate_id=seen).row(0, named=True)
