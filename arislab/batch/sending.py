@@ -219,10 +219,11 @@ def find_survivor(shard: dict[str, Any], *, server: Server, ledger: Ledger) -> b
 
     The server may have forgotten the one that it had named to us, and hold the answers of the other.
     """
+    lost = str(shard["batch_id"])
     same = _alive(shard, listed(server, "batches") or (), server=server, ledger=ledger)
+    same = [batch for batch in same if batch.id != lost]  # a list may lag behind, and have it still
     if not same:
         return False
-    lost = str(shard["batch_id"])
     if ledger.pair(shard, same[0].id, [*(batch.id for batch in same[1:]), lost]):
         for batch in same[1:]:
             cancel_batch(server, batch.id)

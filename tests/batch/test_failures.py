@@ -426,6 +426,17 @@ def test_2_the_twin_of_a_batch_that_the_server_forgot_is_found_and_not_paid_agai
     assert run(url, tmp_path)["status"].to_list() == ["ok"] * N
 
 
+def test_2_a_batch_that_is_listed_but_cannot_be_retrieved_is_no_twin_of_itself(server, tmp_path):
+    faults, url = server
+    faults.is_lazy = True
+    job = submit(url, tmp_path)
+    faults.script["retrieve"] = [(404, "no such batch", ())] * 3  # of a replica that lags behind
+    for _ in range(4):
+        job.look()
+    assert (faults.calls["cancel"], faults.batches["batch-0"]["status"]) == (0, "in_progress")
+    assert job.account() == {"lost": N}
+
+
 def test_2_a_server_that_knows_the_key_of_a_create_makes_no_twin(server, tmp_path):
     faults, url = server
     faults.is_ours, faults.script["create"] = True, ["twice"]
