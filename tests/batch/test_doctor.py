@@ -10,6 +10,7 @@ import pytest
 from toys import KEY, Scripted
 
 from arislab.batch.doctor import CHECKS, as_text, diagnose
+from arislab.batch.doctor.wire import Wire
 from arislab.errors import ParameterError, PrerequisiteError
 
 
@@ -162,3 +163,8 @@ def test_our_own_server_holds_every_check(tmp_path):
     refuses = {"response_format"}  # an echo keeps no schema, and says so
     assert named(frame, "holds") | refuses == set(CHECKS), as_text(frame)
     assert frame["bridged"].all()
+
+
+def test_no_repr_shows_a_key():
+    wire = Wire(url="http://h/v1", key="sk-planted", credentials="anna:planted", timeout_s=1)
+    assert "planted" not in repr(wire)

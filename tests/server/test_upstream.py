@@ -25,7 +25,7 @@ from arislab.errors import PrerequisiteError
 from arislab.server.answers import passed_through
 from arislab.server.engines import base
 from arislab.server.engines.upstream import UpstreamEngine
-from arislab.system import json_text
+from arislab.system import json_text, masking
 
 COUNTS = {"prompt_tokens": 4, "completion_tokens": 1, "total_tokens": 5}
 
@@ -634,3 +634,8 @@ def test_an_error_in_a_body_of_status_200_is_no_answer():
     assert (result.status, told["code"], upstream.tries["an errorbody"]) == (502, "bad_upstream_answer", 2)
     assert "out of memory" in told["message"]
     assert once.status == 200
+
+
+def test_no_repr_shows_the_password_of_an_upstream():
+    engine = UpstreamEngine(["http://anna:planted@127.0.0.1:1/v1"], key="")
+    assert masking.basic("anna:planted").split()[1] not in repr(engine._upstreams)

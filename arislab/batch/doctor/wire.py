@@ -6,7 +6,7 @@ Raw HTTP, as the openai SDK would send it: the SDK would hide what deviates. Thi
 import http.client
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,8 +18,8 @@ class Wire:
     """How a server is reached: a connection per call, so that one that it closes spoils no other."""
 
     url: str
-    key: str | None
-    credentials: str | None
+    key: str | None = field(repr=False)
+    credentials: str | None = field(repr=False)
     """user:password of the URL, sent where there is no key."""
     timeout_s: float
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import orjson
@@ -47,7 +47,7 @@ _HEADERS = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
 @dataclass
 class _Upstream:
     url: str
-    headers: dict[str, str]
+    headers: dict[str, str] = field(repr=False)
     """Authorization from user and password of the URL, where there is no key."""
     limit: int
     """Requests that may be in flight: grows while answers come, and becomes what the server holds when it refuses
