@@ -69,7 +69,11 @@ def publish(part: Path, folder: Path) -> None:
             sync(Path(root, name))
         sync(Path(root))
     part.rename(folder)
-    sync(folder.parent)
+    try:
+        sync(folder.parent)
+    except OSError:
+        folder.rename(part)  # else the caller is told that it failed, and a reader finds it
+        raise
 
 
 def _beside(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and never into a file that somebody's link points to."""
 
+import errno
 import json
 import os
 import secrets
@@ -176,3 +177,14 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path):
     code += "    f.write(b'new'); f.flush(); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == -9
     assert path.read_text() == "old"
+
+
+def test_a_folder_whose_name_does_not_come_to_the_disk_has_no_name(tmp_path, monkeypatch):
+    def sync(path):
+        if path == tmp_path:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files, "sync", sync)
+    with pytest.raises(OSError, match="Input/output error"), files.made(tmp_path / "record") as part:
+        (part / "run.json").write_text("{}")
+    assert list(tmp_path.iterdir()) == [], "else who makes records would make one after the other"
