@@ -90,7 +90,7 @@ class RunIndex:
         sort = sort.lower()
         if sort and sort not in known:
             raise ParameterError(f"--sort {sort!r}: no run has it; {closest(sort, known)}.")
-        condition = _QUOTED.sub(lambda found: _checked(found, known), where) or "true"
+        condition = _QUOTED.sub(lambda quoted: _checked(quoted, known), where) or "true"
         text = f"{condition} {identifier(sort)}".lower()
         asked = [name for name in known if identifier(name)[1:-1] in text or name == "run_id"]
         bound: dict[str, Any] = {"limit": -1 if limit is None else min(limit, 2**63 - 1)}
@@ -182,8 +182,7 @@ def _checked(quoted: re.Match[str], known: list[str]) -> str:
     return identifier(name)
 
 
-# ---- keeping it up to date
-# --------------------------------------------------------------------------------------------
+# ---- keeping it up to date -------------------------------------------------------------------------------------------
 
 
 def _on_disk(base: Path) -> sqlite3.Connection:

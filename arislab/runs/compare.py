@@ -28,10 +28,7 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> Verdict:
     """
     level = level_of(before)
     differences = [
-        *(
-            ("status", f"{before['status']} before, {now['status']} now: {now.get('reason')}")
-            for _ in _unequal(before, now, "status")
-        ),
+        *_status(before, now),
         # the task is a name or a path of the machine; its text is compared below, as code
         *_named("parameter", before["parameters"], now["parameters"], but=("task",)),
         *_named("code", _code(before), _code(now)),
@@ -62,8 +59,10 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> Verdict:
     return Verdict(before["run_id"], level, counts, [Finding(level, where, what) for where, what in differences])
 
 
-def _unequal(before: dict[str, Any], now: dict[str, Any], name: str) -> list[str]:
-    return [name] if before[name] != now[name] else []
+def _status(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str]]:
+    if before["status"] == now["status"]:
+        return []
+    return [("status", f"{before['status']} before, {now['status']} now: {now.get('reason')}")]
 
 
 def _named(kind: str, one: dict[str, Any], other: dict[str, Any], but: tuple[str, ...] = ()) -> list[tuple[str, str]]:
@@ -112,8 +111,7 @@ def within(before: dict[str, Any], now: dict[str, Any]) -> Verdict:
             findings.append(
                 Finding("V3", f"headline {name}", f"{number_text(interval)} before, {number_text(new)} now")
             )
-    if before["status"] != now["status"]:
-        findings.append(Finding("V3", "status", f"{before['status']} before, {now['status']} now: {now.get('reason')}"))
+    findings += [Finding("V3", where, what) for where, what in _status(before, now)]
     return Verdict(before["run_id"], "V3", {"numbers with intervals": n}, findings)
 
 

@@ -134,7 +134,7 @@ def from_papermill(nb: Any, **settings: Any) -> Any:
             lambda job: run(nb, job),
             cwd=Path.cwd(),
             cell_timeout_s=settings.get("execution_timeout"),
-            also_save=(lambda found: write_ipynb(recording.clean_copy(found), output)) if output else None,
+            also_save=(lambda executed: write_ipynb(recording.clean_copy(executed), output)) if output else None,
         )
     nb.update(recording.clean_copy(nb))  # papermill writes and shows it
     if output:

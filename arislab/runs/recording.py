@@ -11,9 +11,8 @@ One run is one folder ``papermill_runs/<UTC>-<phase>-<4 hex>/``::
 
 ``run.json`` is on disk as ``created`` before the kernel starts, then ``running``, and last the verdict, by the process
 that supervises the kernel: ok, failed, interrupted (SIGINT or SIGTERM to us), timeout, killed (the kernel's process was
-ended). A reader sees two more:
-lost (no verdict, and the supervisor is gone) and unreadable. A notebook's own cell states are never asked. The room
-``records`` reads what is written here. This module does not know what any phase does.
+ended). A reader sees two more: lost (no verdict, and the supervisor is gone) and unreadable. A notebook's own cell
+states are never asked. The room ``records`` reads what is written here. This module does not know what any phase does.
 """
 
 import contextlib

@@ -38,9 +38,8 @@ def foreign(run: dict[str, Any]) -> str | None:
         return why
     if raw.get("record_sha256") != digest:
         return "run.json was changed after it was signed"
-    is_open = (
-        not raw.get("files") and raw.get("status") in records.OPEN
-    )  # its supervisor was killed: no list of files was written
+    # its supervisor was killed: no list of files was written
+    is_open = not raw.get("files") and raw.get("status") in records.OPEN
     for name in _EXECUTED:
         if is_open and name == "notebook.ipynb":
             continue

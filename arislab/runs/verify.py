@@ -63,8 +63,7 @@ _UNREADABLE = (LakeError, OSError, pl.exceptions.PolarsError, pl.exceptions.Pani
 """What reading a damaged Parquet file raises; polars panics at some."""
 
 
-# ---- V0: what is recorded is still there
-# --------------------------------------------------------------------------------
+# ---- V0: what is recorded is still there -----------------------------------------------------------------------------
 
 
 def check_files(run: dict[str, Any]) -> Verdict:

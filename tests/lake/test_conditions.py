@@ -117,8 +117,7 @@ def test_a_record_keeps_the_condition_and_its_digest_is_that_of_older_records(la
     assert told[0] == told[1]
 
 
-# ---- no SQL is put together from names
-# ---------------------------------------------------------------------------------
+# ---- no SQL is put together from names -------------------------------------------------------------------------------
 
 
 def sources():
