@@ -66,6 +66,19 @@ def need(resource: str, *, present: bool, why: str) -> None:
     pytest.skip(why)
 
 
+@contextmanager
+def disk(folder, *, size):
+    """A disk of this size at a new folder; skips where nobody may mount one."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mounted = shutil.which("mount") and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    need("mount", present=bool(mounted), why="a small disk cannot be mounted (not root)")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
 TASK = """
 SYSTEM = "Shout."
 def to_messages(candidate):

@@ -52,8 +52,8 @@ def exported(capsys, monkeypatch, *more):
     monkeypatch.setattr(sys, "argv", ["arislab", "export", "--icl", *more])
     with pytest.raises(SystemExit) as ended:
         main()
-    told = capsys.readouterr()
-    return ended.value.code, told.out, told.err
+    output = capsys.readouterr()
+    return ended.value.code, output.out, output.err
 
 
 def test_an_example_that_was_rejected_since_is_named_and_an_edit_by_then_is_shown(chosen, capsys, monkeypatch):
@@ -80,31 +80,40 @@ def test_an_example_that_was_rejected_since_is_named_and_an_edit_by_then_is_show
 def test_the_message_list_holds_the_chosen_examples_in_order_and_says_where_it_comes_from(chosen, capsys, monkeypatch):
     code, out, err = exported(capsys, monkeypatch)
     assert (code, err) == (0, "")
-    found = json.loads(out)
+    body = json.loads(out)
     spec = load("candidate_evaluation")
     texts = {row["id"]: row for row in chosen["training_data_curated"].read().to_dicts()}
-    turns = [(m["role"], m["content"]) for m in found["messages"]]
+    turns = [(m["role"], m["content"]) for m in body["messages"]]
     assert turns[0] == ("system", spec.SYSTEM)
     assert turns[1:-1] == [t for i in IDS for t in (("user", texts[i]["input"]), ("assistant", texts[i]["output"]))]
     assert turns[-1] == ("user", "{{question}}")
-    assert (found["model"], found["parameters"]) == ("m", FORM)
-    told = found["provenance"]
-    assert (told["example_ids"], told["k"], told["use_case"], told["seed"]) == (IDS, 3, "general", 1)
-    assert told["validation_score"] == {"mean": 0.8, "low": 0.7, "high": 0.9, "n": 300, "n_holdout_uses": 1}
-    assert (told["task"], told["scorer_version"], told["task_now"]) == (spec.name, spec.version, spec.version)
-    assert told["run_id"] == "interactive"
-    compact = json.dumps(found["messages"], sort_keys=True, separators=(",", ":"))
-    assert told["sha256"] == hashlib.sha256(compact.encode()).hexdigest()
+    assert (body["model"], body["parameters"]) == ("m", FORM)
+    provenance = body["provenance"]
+    assert (provenance["example_ids"], provenance["k"], provenance["use_case"], provenance["seed"]) == (
+        IDS,
+        3,
+        "general",
+        1,
+    )
+    assert provenance["validation_score"] == {"mean": 0.8, "low": 0.7, "high": 0.9, "n": 300, "n_holdout_uses": 1}
+    assert (provenance["task"], provenance["scorer_version"], provenance["task_now"]) == (
+        spec.name,
+        spec.version,
+        spec.version,
+    )
+    assert provenance["run_id"] == "interactive"
+    compact = json.dumps(body["messages"], sort_keys=True, separators=(",", ":"))
+    assert provenance["sha256"] == hashlib.sha256(compact.encode()).hexdigest()
 
 
 def test_a_set_for_a_model_without_a_system_role_is_exported_as_it_was_asked(chosen, capsys, monkeypatch):
     row = chosen["icl_examples"].read(where={"use_case": "general"}).drop("run_id", "created_at")
     params = json.dumps({**FORM, "seed": 1, "system_role": "user", "chat_template_kwargs": {"enable_thinking": False}})
     chosen["icl_examples"].upsert(row.with_columns(params=pl.lit(params)))
-    found = json.loads(exported(capsys, monkeypatch)[1])
-    assert found["parameters"] == FORM | {"chat_template_kwargs": {"enable_thinking": False}}
-    assert [m["role"] for m in found["messages"]] == ["user", "assistant"] * 3 + ["user"]
-    assert found["messages"][0]["content"].startswith(load("candidate_evaluation").SYSTEM + "\n\n")
+    body = json.loads(exported(capsys, monkeypatch)[1])
+    assert body["parameters"] == FORM | {"chat_template_kwargs": {"enable_thinking": False}}
+    assert [m["role"] for m in body["messages"]] == ["user", "assistant"] * 3 + ["user"]
+    assert body["messages"][0]["content"].startswith(load("candidate_evaluation").SYSTEM + "\n\n")
 
 
 def test_each_use_case_has_its_set_and_a_file_can_be_written(chosen, capsys, monkeypatch, tmp_path):
@@ -134,15 +143,15 @@ def test_exported_messages_are_the_requests_of_phase_5_at_the_embedded_server(ch
         assert answers["status"].is_in(["ok", "truncated"]).all()
 
         _, out, _ = exported(capsys, monkeypatch, "--model", name)
-        found = json.loads(out)
+        body = json.loads(out)
 
         def fill(candidate):
             question = spec.to_messages(candidate)[-1]["content"]
-            *before, last = found["messages"]
+            *before, last = body["messages"]
             return [*before, {"role": last["role"], "content": last["content"].replace("{{question}}", question)}]
 
         mine = batch.build_requests(
-            who, fill, model=found["model"], seed=1, pair_by_candidate=True, **found["parameters"]
+            who, fill, model=body["model"], seed=1, pair_by_candidate=True, **body["parameters"]
         )
         assert mine["body"].to_list() == arm["body"].to_list()
         assert mine["custom_id"].to_list() == arm["custom_id"].to_list()

@@ -17,7 +17,7 @@ from arislab.records import find as records
 
 def test_the_command_says_equal_or_exits_with_3(project):
     root, _ = project
-    found = ran(project, n=2)
+    run = ran(project, n=2)
 
     def verified(*options):
         command = [sys.executable, "-m", "arislab", "verify", "curate", "--root", str(root), *options]
@@ -28,7 +28,7 @@ def test_the_command_says_equal_or_exits_with_3(project):
     assert "V0 equal" in done.stdout
     assert "V1 equal (5 code cells" in done.stdout
     assert not list((root / "papermill_runs" / ".reruns").iterdir())
-    (Path(found["folder"]) / "task.py").write_text("SYSTEM = 'x'\n")
+    (Path(run["folder"]) / "task.py").write_text("SYSTEM = 'x'\n")
     done = verified("--level", "0", "--json")
     assert done.returncode == 3
     assert json.loads(done.stdout)[0]["findings"] == [
@@ -70,21 +70,21 @@ def test_at_a_terminal_it_asks(project, tmp_path):
         process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
         os.close(theirs)
         os.write(ours, answer)
-        said = b""
+        shown = b""
         try:
             while chunk := os.read(ours, 4096):
-                said += chunk
+                shown += chunk
         except OSError:  # Linux says so that the other end is closed
             pass
         os.close(ours)
-        assert process.wait(timeout=120) == code, said
-        assert says in said.decode()
+        assert process.wait(timeout=120) == code, shown
+        assert says in shown.decode()
 
 
 def test_a_level_that_runs_nothing_needs_no_trust(project, tmp_path):
     root, _ = project
-    found = ran(project, n=2)
-    for options in (["--level", "0"], ["--against", found["folder"]]):
+    run = ran(project, n=2)
+    for options in (["--level", "0"], ["--against", run["folder"]]):
         done = arislab("verify", "curate", "--root", str(root), *options, home=tmp_path / "other")
         assert done.returncode == 0, done
 
@@ -158,6 +158,6 @@ def test_the_command_makes_a_crate_or_says_what_it_needs(recorded, tmp_path, mon
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code == code
-    told = capsys.readouterr()
-    assert f"RO-Crate in {tmp_path / 'crate'}" in told.out
-    assert told.err == "arislab: runs export needs --ro-crate DIR or --mlflow URI: what to write.\n"
+    output = capsys.readouterr()
+    assert f"RO-Crate in {tmp_path / 'crate'}" in output.out
+    assert output.err == "arislab: runs export needs --ro-crate DIR or --mlflow URI: what to write.\n"

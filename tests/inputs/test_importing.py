@@ -40,25 +40,25 @@ def asked_about(lake, *names):
 def test_the_command_says_what_it_did_and_a_dry_run_writes_nothing(tmp_path):
     file = write(tmp_path / "people.csv", "badge;years;firm\n007;1.50;A\n010;3;B\n")
     command = ["import", file, "--as", "candidates", "--id", "badge", "--type", "years=float", "--group", "firm"]
-    told = arislab(*command, "--dry-run", root=tmp_path)
-    assert told.startswith("2 candidates = 2 new + 0 replaced; 2 groups\nsplits: ")
-    assert "read from people.csv: every value as text; separator semicolon; years as float" in told
-    assert "columns: badge, years, firm; none dropped" in told
-    assert 'first row: 007: {"badge":"007","years":1.50,"firm":"A"}' in told
-    assert told.endswith("dry run: nothing was written\n")
+    printed = arislab(*command, "--dry-run", root=tmp_path)
+    assert printed.startswith("2 candidates = 2 new + 0 replaced; 2 groups\nsplits: ")
+    assert "read from people.csv: every value as text; separator semicolon; years as float" in printed
+    assert "columns: badge, years, firm; none dropped" in printed
+    assert 'first row: 007: {"badge":"007","years":1.50,"firm":"A"}' in printed
+    assert printed.endswith("dry run: nothing was written\n")
     assert not (tmp_path / "data" / "lake").exists()
     again = arislab(*command, root=tmp_path)
-    assert again == told.removesuffix("dry run: nothing was written\n")
+    assert again == printed.removesuffix("dry run: nothing was written\n")
     assert Lake(tmp_path / "data" / "lake")["candidates"].read()["candidate_id"].sort().to_list() == ["007", "010"]
 
 
 def test_outputs_are_imported_with_what_was_kept_and_dropped(tmp_path):
     file = write(tmp_path / "o.csv", "q,a,level,extra\nWhat?,00012,7,x\n")
     columns = ["--input", "q", "--output", "a", "--keep", "level", "--task", "instruction_following"]
-    told = arislab("import", file, "--as", "outputs", *columns, root=tmp_path)
-    assert told.startswith("1 outputs = 1 ok; samples of 1 candidates in 1 groups\n")
-    assert "columns: q, a, level; dropped: extra" in told
-    assert "first row: What? -> 00012" in told
+    printed = arislab("import", file, "--as", "outputs", *columns, root=tmp_path)
+    assert printed.startswith("1 outputs = 1 ok; samples of 1 candidates in 1 groups\n")
+    assert "columns: q, a, level; dropped: extra" in printed
+    assert "first row: What? -> 00012" in printed
     raw = Lake(tmp_path / "data" / "lake")["training_data_raw"].read()
     assert raw.select("llm_output", "metadata").rows() == [("00012", '{"level":"7"}')]
 
@@ -80,14 +80,14 @@ def test_outputs_are_imported_with_what_was_kept_and_dropped(tmp_path):
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
-    told = arislab("import", write(tmp_path / "o.csv", "q,a\n1,2\n"), *options, root=tmp_path, ok=False)
-    assert message in told
-    assert "Traceback" not in told
+    printed = arislab("import", write(tmp_path / "o.csv", "q,a\n1,2\n"), *options, root=tmp_path, ok=False)
+    assert message in printed
+    assert "Traceback" not in printed
 
 
 def test_a_split_without_candidates_is_a_warning_at_import(lake, tmp_path):
-    said = people(lake, tmp_path, "badge,part\na,train\nb,test\n", split="part")
-    assert [line for line in said if line.startswith("warning")] == [
+    lines = people(lake, tmp_path, "badge,part\na,train\nb,test\n", split="part")
+    assert [line for line in lines if line.startswith("warning")] == [
         "warning: the validation split has none of these candidates; "
         "phases 3 to 5 need some: import more, or give --split"
     ]
@@ -95,29 +95,29 @@ def test_a_split_without_candidates_is_a_warning_at_import(lake, tmp_path):
 
 
 def test_a_column_split_that_decides_nothing_is_a_warning(lake, tmp_path):
-    said = people(lake, tmp_path, "badge,split\na,test\nb,test\n")
-    assert any("column 'split', which decides nothing; give --split split" in line for line in said)
+    lines = people(lake, tmp_path, "badge,split\na,test\nb,test\n")
+    assert any("column 'split', which decides nothing; give --split split" in line for line in lines)
 
 
 def test_a_task_that_asks_about_the_candidates_finds_near_duplicates(lake, tmp_path):
     text = "id,gold,input\n" + "".join(
         f"p{i},gold {i} {i * 3} {i * 5} {i * 7},Name a river in Austria please\n" for i in range(4)
     )
-    said = people(lake, tmp_path, text, id="id", task=load("instruction_following"))
-    assert said[0] == "4 candidates = 4 new + 0 replaced; 1 groups"
-    assert not any("--task NAME" in line for line in said)
+    lines = people(lake, tmp_path, text, id="id", task=load("instruction_following"))
+    assert lines[0] == "4 candidates = 4 new + 0 replaced; 1 groups"
+    assert not any("--task NAME" in line for line in lines)
 
 
 def test_group_of_known_candidates_counts_until_outputs_are_recorded(lake, tmp_path):
     people(lake, tmp_path)
-    said = people(lake, tmp_path, group="firm")
-    assert said[0] == "60 candidates = 0 new + 60 replaced; 7 groups"
+    lines = people(lake, tmp_path, group="firm")
+    assert lines[0] == "60 candidates = 0 new + 60 replaced; 7 groups"
     other = Lake(tmp_path / "other", run_id="t")
     people(other, tmp_path)
     before = dict(other["candidates"].read().select("candidate_id", "split").iter_rows())
     asked_about(other, "003", "010")
-    said = people(other, tmp_path, group="firm")
-    assert any("--group 'firm' does not count for" in line and "'003' stays in '003'" in line for line in said)
+    lines = people(other, tmp_path, group="firm")
+    assert any("--group 'firm' does not count for" in line and "'003' stays in '003'" in line for line in lines)
     after = dict(other["candidates"].read().select("candidate_id", "split").iter_rows())
     assert {n: after[n] for n in ("003", "010")} == {n: before[n] for n in ("003", "010")}
 
@@ -139,10 +139,10 @@ def test_a_candidate_that_an_older_import_renamed_comes_into_its_group_and_split
         "split": "validation",
     }
     lake["candidates"].upsert(pl.DataFrame([old]))
-    said = people(lake, tmp_path, "badge,text\n007,x y\n8,z\n")
+    lines = people(lake, tmp_path, "badge,text\n007,x y\n8,z\n")
     assert any(
         "1 candidates stand in the lake under a name that an older import changed ('7' for '007')" in line
-        for line in said
+        for line in lines
     )
     rows = lake["candidates"].read().sort("candidate_id").select("candidate_id", "group_id", "split").rows()
     assert rows[0] == ("007", "g", "validation")
@@ -152,8 +152,8 @@ def test_a_candidate_that_an_older_import_renamed_comes_into_its_group_and_split
 def test_a_profile_that_changes_is_said_where_outputs_are_recorded(lake, tmp_path):
     people(lake, tmp_path, "badge,text\na,one\nb,two\n")
     asked_about(lake, "a")
-    said = people(lake, tmp_path, "badge,text\na,one more\nb,two more\n")
-    assert any("1 candidates for which outputs are recorded have another profile now" in line for line in said)
+    lines = people(lake, tmp_path, "badge,text\na,one more\nb,two more\n")
+    assert any("1 candidates for which outputs are recorded have another profile now" in line for line in lines)
     assert json.loads(lake["candidates"].read(where={"candidate_id": "a"})["profile"][0])["text"] == "one more"
 
 
@@ -161,9 +161,11 @@ def test_an_answer_that_an_older_import_respelled_is_said(lake, tmp_path):
     task = load("instruction_following")
     columns = {"input": "q", "output": "a", "read": READ}
     importing.outputs(lake, write(tmp_path / "o.csv", "q,a\nHow much?,1.5\nHow many?,12.0\n"), task, **columns)
-    said = importing.outputs(lake, write(tmp_path / "o.csv", "q,a\nHow much?,1.50\nHow many?,00012\n"), task, **columns)
+    lines = importing.outputs(
+        lake, write(tmp_path / "o.csv", "q,a\nHow much?,1.50\nHow many?,00012\n"), task, **columns
+    )
     assert any(
-        "2 answers stand in the lake as an older import spelled them ('1.5' for '1.50')" in line for line in said
+        "2 answers stand in the lake as an older import spelled them ('1.5' for '1.50')" in line for line in lines
     )
     again = importing.outputs(
         lake, write(tmp_path / "o.csv", "q,a\nHow much?,1.50\nHow many?,00012\n"), task, **columns
@@ -177,16 +179,18 @@ def test_a_conversation_that_an_older_import_cut_moves_to_its_candidate_in_the_s
     body["messages"].insert(1, {"role": "assistant", "content": "Yes."})
     line = {"choices": [{"finish_reason": "stop", "message": {"content": "So."}}]}
     ask = write(tmp_path / "in.jsonl", json.dumps({"custom_id": "x", "body": body}))
-    came = write(tmp_path / "out.jsonl", json.dumps({"custom_id": "x", "response": {"status_code": 200, "body": line}}))
+    results = write(
+        tmp_path / "out.jsonl", json.dumps({"custom_id": "x", "response": {"status_code": 200, "body": line}})
+    )
     task = load("instruction_following")
-    importing.batch(lake, came, task, requests=ask)
+    importing.batch(lake, results, task, requests=ask)
     raw = lake["training_data_raw"].read()
     old = {"candidate_id": "c-old", "profile": '{"input":"Go on."}', "group_id": "c-old", "split": "test"}
     fresh = Lake(tmp_path / "fresh", run_id="t")
     fresh["candidates"].upsert(pl.DataFrame([old]))
     fresh["training_data_raw"].upsert(raw.with_columns(candidate_id=pl.lit("c-old")))
-    said = importing.batch(fresh, came, task, requests=ask)
-    assert any("1 rows of an older import are samples of another candidate now" in line for line in said)
+    lines = importing.batch(fresh, results, task, requests=ask)
+    assert any("1 rows of an older import are samples of another candidate now" in line for line in lines)
     rows = fresh["candidates"].read().filter(pl.col("candidate_id") != "c-old").select("group_id", "split").rows()
     assert rows == [("c-old", "test")]
 
@@ -200,19 +204,19 @@ def outputs(lake, path, *lines, **how):
 
 def test_candidates_with_several_questions_are_said_with_what_that_means(lake, tmp_path):
     lines = [("Ann", "Why is it dark?", "x"), ("Ann", "How far is Mars?", "y"), ("Bo", "How far is Mars?", "z")]
-    said = outputs(lake, tmp_path, *lines, id="who")
-    line = next(line for line in said if "several questions" in line)
+    printed = outputs(lake, tmp_path, *lines, id="who")
+    line = next(line for line in printed if "several questions" in line)
     assert line.startswith("note: 1 candidates have several questions (first: Ann)")
     assert "of one group (the largest has 2)" in line
-    said = outputs(lake, tmp_path, lines[2], id="who")
-    assert not any("several questions" in line for line in said)
-    said = outputs(lake, tmp_path, lines[1], id="who")
-    assert any("(first: Ann)" in line for line in said), "the lake knows the other one"
+    printed = outputs(lake, tmp_path, lines[2], id="who")
+    assert not any("several questions" in line for line in printed)
+    printed = outputs(lake, tmp_path, lines[1], id="who")
+    assert any("(first: Ann)" in line for line in printed), "the lake knows the other one"
 
 
 def test_outputs_without_a_question_are_counted(lake, tmp_path):
-    said = outputs(lake, tmp_path, ("", None, "x"), ("", " \n", "y"), ("", "Why?", "z"))
-    assert "warning: 2 outputs have no question (--input is null or blank)" in said
+    lines = outputs(lake, tmp_path, ("", None, "x"), ("", " \n", "y"), ("", "Why?", "z"))
+    assert "warning: 2 outputs have no question (--input is null or blank)" in lines
     assert not any("no question" in line for line in outputs(lake, tmp_path, ("", "Why?", "z")))
 
 
@@ -227,10 +231,10 @@ def test_the_first_row_is_one_short_line(lake, tmp_path):
     assert line == r"first row: a\nb -> c\rd"
 
 
-def batch_lines(**told):
+def batch_lines(**answers):
     """Lines of a result file, by custom_id: a text is an answer, a number a status without one."""
     made = []
-    for name, what in told.items():
+    for name, what in answers.items():
         body = (
             {"error": {"message": "slow"}}
             if isinstance(what, int)
@@ -242,10 +246,10 @@ def batch_lines(**told):
 
 
 @pytest.fixture
-def came(lake, tmp_path):
+def import_results(lake, tmp_path):
     """Import one result file after another for the same requests.
 
-    Returns what is said and what is recorded, by the name of the request.
+    Returns the lines that are printed and the answers that are recorded, by the name of the request.
     """
     task = load("instruction_following")
 
@@ -253,44 +257,44 @@ def came(lake, tmp_path):
         bodies = [{"model": "m", "n": n, "messages": [{"role": "user", "content": ask}]} for ask in asks]
         ask = [json.dumps({"custom_id": f"q{i}", "body": body}) for i, body in enumerate(bodies)]
         requests = write(tmp_path / "asked.jsonl", "\n".join(ask))
-        said = importing.batch(lake, write(tmp_path / "came.jsonl", text), task, requests=requests)
+        lines = importing.batch(lake, write(tmp_path / "came.jsonl", text), task, requests=requests)
         rows = lake["training_data_raw"].read().sort("sample").to_dicts()
         recorded = {}
         for row in rows:
             name = json.loads(row["metadata"])["imported_custom_id"]
-            recorded.setdefault(name, []).append(row["llm_output"] or json.loads(row["error"]).get("code", "said"))
-        return said, recorded
+            recorded.setdefault(name, []).append(row["llm_output"] or json.loads(row["error"]).get("code", "no code"))
+        return lines, recorded
 
     return importer
 
 
-def test_an_error_file_after_its_output_file_wipes_no_answer(came):
-    came(batch_lines(q0="An ox.", q1="A hen."))
-    said, recorded = came(batch_lines(q2=429))
-    assert recorded == {"q0": ["An ox."], "q1": ["A hen."], "q2": ["said"]}
-    assert "note: 2 answers are recorded for requests to which this file has none; they are kept" in said
-    said, recorded = came(batch_lines(q0=500, q1="A hen."))
-    assert recorded == {"q0": ["An ox."], "q1": ["A hen."], "q2": ["said"]}, "a missing line hides no reason"
-    assert any(line.startswith("note: 1 answers are recorded") for line in said)
+def test_an_error_file_after_its_output_file_wipes_no_answer(import_results):
+    import_results(batch_lines(q0="An ox.", q1="A hen."))
+    lines, recorded = import_results(batch_lines(q2=429))
+    assert recorded == {"q0": ["An ox."], "q1": ["A hen."], "q2": ["no code"]}
+    assert "note: 2 answers are recorded for requests to which this file has none; they are kept" in lines
+    lines, recorded = import_results(batch_lines(q0=500, q1="A hen."))
+    assert recorded == {"q0": ["An ox."], "q1": ["A hen."], "q2": ["no code"]}, "a missing line hides no reason"
+    assert any(line.startswith("note: 1 answers are recorded") for line in lines)
 
 
 @pytest.mark.parametrize("turn", [1, -1])
-def test_parts_of_an_output_file_add_up_in_any_order(came, turn):
+def test_parts_of_an_output_file_add_up_in_any_order(import_results, turn):
     parts = [batch_lines(q0="An ox."), batch_lines(q1="A hen.", q2="An elk."), batch_lines(q2=429)][::turn]
     for part in parts:
-        said, recorded = came(part)
+        lines, recorded = import_results(part)
     assert recorded == {"q0": ["An ox."], "q1": ["A hen."], "q2": ["An elk."]}
-    assert not any("replaced by" in line for line in said)
+    assert not any("replaced by" in line for line in lines)
 
 
-def test_another_answer_to_the_same_request_replaces_the_recorded_one_and_is_said(came):
-    came(batch_lines(q0="An ox.", q1="A hen."))
-    said, recorded = came(batch_lines(q0="Cattle.", q1="A hen."))
+def test_another_answer_to_the_same_request_replaces_the_recorded_one_and_is_said(import_results):
+    import_results(batch_lines(q0="An ox.", q1="A hen."))
+    lines, recorded = import_results(batch_lines(q0="Cattle.", q1="A hen."))
     assert recorded["q0"] == ["Cattle."]
-    assert any("1 recorded answers are replaced by other ones (first: 'An ox.' by 'Cattle.')" in line for line in said)
+    assert any("1 recorded answers are replaced by other ones (first: 'An ox.' by 'Cattle.')" in line for line in lines)
 
 
-def test_a_request_without_an_answer_moves_no_answer_of_its_equal(came):
-    came(batch_lines(q1="x|y"), n=2, asks=("Same?", "Same?"))
-    _, recorded = came(batch_lines(q0="v|w"), n=2, asks=("Same?", "Same?"))
+def test_a_request_without_an_answer_moves_no_answer_of_its_equal(import_results):
+    import_results(batch_lines(q1="x|y"), n=2, asks=("Same?", "Same?"))
+    _, recorded = import_results(batch_lines(q0="v|w"), n=2, asks=("Same?", "Same?"))
     assert {name: sorted(texts) for name, texts in recorded.items()} == {"q0": ["v", "w"], "q1": ["x", "y"]}

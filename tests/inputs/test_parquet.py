@@ -87,9 +87,9 @@ def test_a_parquet_column_that_nobody_asked_for_stops_nothing_and_is_named(tmp_p
     photos.write_parquet(tmp_path / "a.parquet")
     read = {"encoding": None, "separator": None, "types": {}, "lenient": False}
     task = load("instruction_following")
-    said = importing.outputs(lake, tmp_path / "a.parquet", task, input="q", output="a", read=read)
-    assert "columns: q, a; dropped: photo, split" in said
-    assert any("the file has a column 'split', which decides nothing" in line for line in said)
+    lines = importing.outputs(lake, tmp_path / "a.parquet", task, input="q", output="a", read=read)
+    assert "columns: q, a; dropped: photo, split" in lines
+    assert any("the file has a column 'split', which decides nothing" in line for line in lines)
     with pytest.raises(PrerequisiteError, match="column 'photo' is of type Binary"):
         importing.outputs(lake, tmp_path / "a.parquet", task, input="q", output="a", keep=["photo"], read=read)
 

@@ -77,9 +77,9 @@ def test_a_damaged_table_is_one_message_in_every_way_to_use_it(table, root, name
     )
     before = sorted(path for path in table.folder.rglob("*") if path.name != "_delta_log")
     for way in ways:
-        with pytest.raises(LakeError, match=r"candidates under .* is damaged: .*`arislab doctor` says") as said:
+        with pytest.raises(LakeError, match=r"candidates under .* is damaged: .*`arislab doctor` says") as caught:
             way()
-        assert "\n" not in str(said.value)
+        assert "\n" not in str(caught.value)
     assert sorted(path for path in table.folder.rglob("*") if path.name != "_delta_log") == before
     assert "is damaged" in repr(lake)
     assert "is damaged" in lake._repr_html_()
@@ -157,9 +157,9 @@ def test_a_byte_that_changed_inside_a_data_file_is_found(table):
         lambda: table.lake.sql("select * from candidates"),
         lambda: table.lake.lineage("r-8"),
     ):
-        with pytest.raises(LakeError, match=r"damaged.*`arislab doctor` ") as said:
+        with pytest.raises(LakeError, match=r"damaged.*`arislab doctor` ") as caught:
             way()
-        assert "\n" not in str(said.value)
+        assert "\n" not in str(caught.value)
     assert "candidates" in repr(table.lake)
     assert "candidates" in repr(table)
     state = lake_check.examine(table.lake)[0]
@@ -237,10 +237,10 @@ def test_going_back_refuses_where_rows_came_while_it_read_the_old_version(table,
     damage = lake_check._damage
 
     def slow(*given, **named):
-        said = damage(*given, **named)
+        state = damage(*given, **named)
         monkeypatch.setattr(lake_check, "_damage", damage)
         table.append(people(10).tail(1))
-        return said
+        return state
 
     monkeypatch.setattr(lake_check, "_damage", slow)
     with pytest.raises(LakeError, match="candidates is at version 3, no longer at 2"):

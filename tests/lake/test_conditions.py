@@ -104,17 +104,17 @@ def test_the_newest_row_of_a_name_is_found_and_a_missing_one_is_named(lake):
 
 def test_a_record_keeps_the_condition_and_its_digest_is_that_of_older_records(lake, root, monkeypatch):
     lake["candidates"].append(people(2))
-    told = []
+    noted = []
     for where in ({"split": "train", "category": ("a", "b")}, "split = 'train' and category in ('a', 'b')"):
-        folder = root / str(len(told))
+        folder = root / str(len(noted))
         folder.mkdir()
         monkeypatch.setenv("ARISLAB_RUN_DIR", str(folder))
         lake["candidates"].read(where=where)
-        told.append(reads_and_writes(folder / "tables.jsonl")[0]["candidates"])
+        noted.append(reads_and_writes(folder / "tables.jsonl")[0]["candidates"])
         line = json.loads((folder / "tables.jsonl").read_text())
         assert line["where"] == json.loads(json.dumps(where))
         assert lake["candidates"].read(where=line["where"]).height == line["rows"]
-    assert told[0] == told[1]
+    assert noted[0] == noted[1]
 
 
 # ---- no SQL is put together from names -------------------------------------------------------------------------------
@@ -196,9 +196,9 @@ def values_written(source):
         for before, part in zip(texts, node.values[1:], strict=False):
             if before is None or not VALUE.search(before) or not isinstance(part, ast.FormattedValue):
                 continue
-            said = ast.unparse(part.value)
-            if not said.split(".")[-1].strip("_").isupper() and "'?'" not in said and part.conversion == -1:
-                yield said
+            value = ast.unparse(part.value)
+            if not value.split(".")[-1].strip("_").isupper() and "'?'" not in value and part.conversion == -1:
+                yield value
 
 
 def test_nobody_writes_a_value_into_sql():
@@ -206,8 +206,8 @@ def test_nobody_writes_a_value_into_sql():
 
     Names of columns and tables cannot be; they are constants, or quoted.
     """
-    found = {(name, said) for name, source in sources() for said in values_written(source)}
-    assert found - KNOWN_VALUES == set()
+    written = {(name, value) for name, source in sources() for value in values_written(source)}
+    assert written - KNOWN_VALUES == set()
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_the_search_for_values_in_sql_finds_each_way_to_write_one(line):
 
 
 def test_nobody_puts_a_condition_or_a_query_of_the_lake_together_from_pieces():
-    assert [(name, found) for name, source in sources() for found in conditions_built(source)] == []
+    assert [(name, built) for name, source in sources() for built in conditions_built(source)] == []
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ def test_values_cannot_slip_from_one_row_to_the_next():
     other = pl.DataFrame({"candidate_id": ["a", "b"], "title": ["x", "yz"]})
     empty = pl.DataFrame({"candidate_id": ["a", "b"], "title": ["", None]})
     nulls = pl.DataFrame({"candidate_id": ["a", "b"], "title": [None, ""]})
-    found = {digests.digest("candidates", frame) for frame in (one, other, empty, nulls)}
-    assert len(found) == 4
+    values = {digests.digest("candidates", frame) for frame in (one, other, empty, nulls)}
+    assert len(values) == 4
     lists = [
         pl.DataFrame({"id": ["a"], "example_ids": [x]}, schema_overrides={"example_ids": pl.List(pl.String)})
         for x in (["a", "b"], ["ab"], [], ["a", None])

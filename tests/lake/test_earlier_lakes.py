@@ -109,11 +109,11 @@ def test_importing_the_same_files_again_doubles_no_row_and_loses_none(earlier):
 def test_importing_again_says_what_an_earlier_import_had_changed_and_moves_nobody(earlier):
     lake = Lake(earlier / "data" / "lake")
     before = {row["candidate_id"]: row for row in lake["candidates"].read().to_dicts()}
-    told = arislab("import", earlier / "people.csv", "--as", "candidates", "--id", "id", root=earlier)
-    assert told.startswith("6 candidates = 6 new + 0 replaced; ")
-    assert "6 candidates stand in the lake under a name that an older import changed ('0' for '000')" in told
-    told = arislab("import", earlier / "people.jsonl", "--as", "candidates", "--id", "id", root=earlier)
-    assert told.startswith("24 candidates = 0 new + 24 replaced; ")
+    printed = arislab("import", earlier / "people.csv", "--as", "candidates", "--id", "id", root=earlier)
+    assert printed.startswith("6 candidates = 6 new + 0 replaced; ")
+    assert "6 candidates stand in the lake under a name that an older import changed ('0' for '000')" in printed
+    printed = arislab("import", earlier / "people.jsonl", "--as", "candidates", "--id", "id", root=earlier)
+    assert printed.startswith("24 candidates = 0 new + 24 replaced; ")
     after = {row["candidate_id"]: row for row in lake["candidates"].read().to_dicts()}
     for name in ("000", "001", "002", "003", "004", "005"):
         old = str(int(name))

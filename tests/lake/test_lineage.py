@@ -82,8 +82,8 @@ def lived(lake):
     return lake
 
 
-def heights(found):
-    return {table: rows.height for table, rows in found.items()}
+def heights(life):
+    return {table: rows.height for table, rows in life.items()}
 
 
 def test_the_tables_come_in_the_order_of_life(lived):
@@ -120,10 +120,10 @@ def test_an_adapter_is_linked_to_what_it_was_given_and_its_answers_only_to_what_
 
 
 def test_a_control_adapter_is_linked_to_the_random_outputs_that_it_learned_from(lived):
-    found = lived.lineage("r-0003")
-    assert found["finetuning_runs"].select("id", "role").rows() == [("control", "trained")]
-    assert found["evaluations"]["arm"].unique().to_list() == ["control"]
-    assert "one of the 2 examples that it learned from; arm control\n" in lineage.as_text(found)
+    life = lived.lineage("r-0003")
+    assert life["finetuning_runs"].select("id", "role").rows() == [("control", "trained")]
+    assert life["evaluations"]["arm"].unique().to_list() == ["control"]
+    assert "one of the 2 examples that it learned from; arm control\n" in lineage.as_text(life)
     assert "control" not in lived.lineage("r-0000")["evaluations"]["arm"].to_list()
 
 
@@ -164,18 +164,18 @@ def test_decisions_are_told_in_their_order_and_those_about_another_text_as_such(
     later = decisions.event(now, "approve", reviewer="Grace", seen=seen)
     earlier = later["decided_at"].dt.offset_by("-2d")  # a clock that was set back
     lived["reviews"].append(pl.concat([later.with_columns(decided_at=earlier), seen]))
-    told = [
+    decided = [
         line.strip()[17:]
         for line in lineage.as_text(lived.lineage("r-0000")).splitlines()
         if "Ada" in line or "Grace" in line
     ]
-    assert told == ["Ada: reject (of another text)", "Grace: approve"]
+    assert decided == ["Ada: reject (of another text)", "Grace: approve"]
 
 
 def test_a_test_answer_says_what_it_is(lived):
-    found = lived.lineage("e-icl-x")
-    assert heights(found) == {"training_data_raw": 1, "evaluations": 1}
-    assert "it is itself the answer of icl in eval-1" in lineage.as_text(found)
+    life = lived.lineage("e-icl-x")
+    assert heights(life) == {"training_data_raw": 1, "evaluations": 1}
+    assert "it is itself the answer of icl in eval-1" in lineage.as_text(life)
 
 
 def test_a_row_is_found_by_the_start_of_its_name_or_by_its_candidate(lived):

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from races import race
-from toys import FUZZ, people, reviews
+from toys import FUZZ, disk, people, reviews
 
 from arislab.batch import kept, ledger
 from arislab.errors import LakeError, PrerequisiteError
@@ -217,24 +217,15 @@ def test_ledger_files_and_verdicts_are_on_disk_under_their_names(root, synced):
     whole_files.replace(root / "run.json", "{}")
     assert [path.parent for path in synced] == [root, root.parent]  # what is in it, then its name
     assert synced[0].name != "run.json"
-    found = ledger.Ledger(root / "batches")
-    assert (
-        found.db.execute("pragma synchronous").fetchone()[0] == 3
-    )  # extra: also the folder, after the journal is gone
+    book = ledger.Ledger(root / "batches")
+    assert book.db.execute("pragma synchronous").fetchone()[0] == 3  # extra: also the folder, after the journal is gone
 
 
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 1 MB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    if (
-        os.geteuid() != 0
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], check=False).returncode
-    ):
-        pytest.skip("a small file system can be mounted by root only")
-    yield place
-    subprocess.run(["umount", place], check=True)
+    with disk(tmp_path / "small", size="1m") as place:
+        yield place
 
 
 @pytest.mark.parametrize("act", ["append", "upsert", "replace", "compact"])

@@ -15,8 +15,8 @@ def test_what_differs_between_two_runs_is_said_by_heading(three):
     (Path(other["folder"]) / "task.py").write_text("SYSTEM = 'b'\n")
     (Path(one["folder"]) / "env.lock").write_text("polars==1\nx==1\n")
     (Path(other["folder"]) / "env.lock").write_text("polars==2\nx==1\n")
-    found = run_diff.diff(one, other)
-    assert found == {
+    differences = run_diff.diff(one, other)
+    assert differences == {
         "parameters": ["k: 3 → 5"],
         "task file": ["-SYSTEM = 'a'", "+SYSTEM = 'b'"],
         "environment": ["-polars==1", "+polars==2"],
@@ -32,6 +32,6 @@ def test_cell_outputs_are_compared_without_clocks(root):
     made = [runs.execute("curate", {"n": n}, root=root, notebooks=book) for n in (3, 3, 4)]
     one, same, other = (records.find(root, record.run_id) for record in made)
     assert run_diff.diff(one, same) == {}
-    found = run_diff.diff(one, other)
-    assert found["parameters"] == ["n: 3 → 4"]
-    assert len(found["cells"]) == 3, found["cells"]  # injected, and both that print
+    differences = run_diff.diff(one, other)
+    assert differences["parameters"] == ["n: 3 → 4"]
+    assert len(differences["cells"]) == 3, differences["cells"]  # injected, and both that print

@@ -57,11 +57,11 @@ def saved_by_jupyterlab(path):
 
 
 def test_a_notebook_that_was_saved_anew_is_the_same(recorded, tmp_path):
-    path, told = shutil.copy(recorded[0], tmp_path), recorded[1]
+    path, digest = shutil.copy(recorded[0], tmp_path), recorded[1]
     saved_by_jupyterlab(Path(path))
-    assert digests.of_file(Path(path))["sha256"] != told["sha256"]
-    assert digests.change(Path(path), told) is None
-    assert digests.of_file(Path(path))["cells"] == told["cells"]
+    assert digests.of_file(Path(path))["sha256"] != digest["sha256"]
+    assert digests.change(Path(path), digest) is None
+    assert digests.of_file(Path(path))["cells"] == digest["cells"]
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def test_a_change_of_a_cell_is_named(recorded, tmp_path, change, says):
 @given(at=st.integers(0, len(TEXT) - 1), other=st.sampled_from(string.printable))
 @settings(max_examples=FUZZ, deadline=None)
 def test_any_other_character_in_an_output_is_found(recorded, at, other):
-    path, told = recorded
+    path, digest = recorded
     changed, before = book(), path.read_bytes()
     text = TEXT[:at] + other + TEXT[at + 1 :]
     changed.cells[2].outputs[0].text = text
     path.write_text(json.dumps(changed, indent=2))
     try:
-        assert (digests.change(path, told) is None) == (text == TEXT)
+        assert (digests.change(path, digest) is None) == (text == TEXT)
     finally:
         path.write_bytes(before)
 
@@ -122,17 +122,17 @@ def test_cells_without_ids_get_some_when_they_are_saved(tmp_path):
     for cell in old.cells:
         del cell["id"]
     path.write_text(json.dumps(old | {"nbformat_minor": 4}))
-    told = digests.of_file(path)
+    digest = digests.of_file(path)
     path.write_text(nbformat.v4.writes(book()))
-    assert digests.change(path, told) is None
+    assert digests.change(path, digest) is None
 
 
 def test_a_record_of_an_earlier_version_is_held_to_the_bytes_and_says_why(recorded, tmp_path):
     path = Path(shutil.copy(recorded[0], tmp_path))
-    told = {name: recorded[1][name] for name in ("bytes", "sha256")}
-    assert digests.change(path, told) is None
+    digest = {name: recorded[1][name] for name in ("bytes", "sha256")}
+    assert digests.change(path, digest) is None
     saved_by_jupyterlab(path)
-    assert digests.change(path, told).startswith("was changed after the run, or only saved by JupyterLab: ")
+    assert digests.change(path, digest).startswith("was changed after the run, or only saved by JupyterLab: ")
     example = tmp_path / "example"
     shutil.copytree(CHECKOUT / "papermill_runs" / "example" / "curate", example)
     saved_by_jupyterlab(example / "notebook.ipynb")
@@ -141,16 +141,16 @@ def test_a_record_of_an_earlier_version_is_held_to_the_bytes_and_says_why(record
 
 
 def test_a_record_that_was_saved_in_jupyterlab_is_verified_run_again_and_exported(project, tmp_path):
-    found = ran(project, n=2)
-    notebook = Path(found["folder"]) / "notebook.ipynb"
-    assert [cell["id"] for cell in found["files"]["notebook.ipynb"]["cells"]][2] == "injected-parameters"
+    run = ran(project, n=2)
+    notebook = Path(run["folder"]) / "notebook.ipynb"
+    assert [cell["id"] for cell in run["files"]["notebook.ipynb"]["cells"]][2] == "injected-parameters"
     saved_by_jupyterlab(notebook)
-    assert verify.check_files(found).findings == []
-    assert trust.foreign(found) is None
-    assert compare.compare(found, rerun.rerun(found, into=tmp_path / "again")).findings == []
-    assert (ro_crate.ro_crate(found, tmp_path / "crate") / "notebook.ipynb").read_bytes() == notebook.read_bytes()
+    assert verify.check_files(run).findings == []
+    assert trust.foreign(run) is None
+    assert compare.compare(run, rerun.rerun(run, into=tmp_path / "again")).findings == []
+    assert (ro_crate.ro_crate(run, tmp_path / "crate") / "notebook.ipynb").read_bytes() == notebook.read_bytes()
     notebook.write_text(notebook.read_text().replace("measured", "measurer"))
-    said = [repr(finding) for finding in verify.check_files(found).findings]
-    assert len(said) == 1
-    assert said[0].startswith("V0 notebook.ipynb: was changed after the run: cell 5 ("), said
-    assert trust.foreign(found).startswith("notebook.ipynb was changed after the record was signed: cell 5 (")
+    findings = [repr(finding) for finding in verify.check_files(run).findings]
+    assert len(findings) == 1
+    assert findings[0].startswith("V0 notebook.ipynb: was changed after the run: cell 5 ("), findings
+    assert trust.foreign(run).startswith("notebook.ipynb was changed after the record was signed: cell 5 (")

@@ -23,20 +23,20 @@ def test_no_link_leads_out_of_a_record(root, tmp_path):
     record = ran_cells(root, cell)
     assert "out" not in record.files
     assert secret.read_text() == "outside"
-    found = records.read(record.folder)
+    run = records.read(record.folder)
     with pytest.raises(PrerequisiteError, match=r"out of .* is a link"):
-        ro_crate.ro_crate(found, root / "crate")
+        ro_crate.ro_crate(run, root / "crate")
     with pytest.raises(PrerequisiteError, match="is a link"):
-        mlflow.mlflow(found, f"sqlite:///{root}/m.db")
+        mlflow.mlflow(run, f"sqlite:///{root}/m.db")
     assert not (root / "crate").exists()
-    assert "V0 out: is a link" in repr(verify.check_files(found))
+    assert "V0 out: is a link" in repr(verify.check_files(run))
 
 
 @pytest.mark.parametrize("name", ["../secret.txt", "/etc/passwd", "a/../../secret.txt"])
 def test_a_name_that_leads_out_of_a_record_is_not_read(root, name):
     record = ran_cells(root, "1")
-    found = records.read(record.folder) | {"files": {name: {"bytes": 1, "sha256": "0" * 64}}}
-    assert f"V0 {name}: is not read" in repr(verify.check_files(found))
+    run = records.read(record.folder) | {"files": {name: {"bytes": 1, "sha256": "0" * 64}}}
+    assert f"V0 {name}: is not read" in repr(verify.check_files(run))
     assert run_files.is_linked(record.folder / name, record.folder)
 
 

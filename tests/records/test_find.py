@@ -77,9 +77,9 @@ def test_a_record_of_the_first_version_is_read(root):
 )
 def test_a_record_with_a_field_of_another_type_is_unreadable_and_the_others_are_listed(three, odd):
     folder = plant(three, "20260104T000000Z-icl-dddd", **odd)
-    for found in (records.as_json(three, limit=9), records.as_json(three), records.select(three, where="true")):
-        assert [run["status"] for run in found] == ["unreadable", "failed", "ok", "ok"]
-        assert found[0]["reason"].startswith("run.json: ")
+    for listed in (records.as_json(three, limit=9), records.as_json(three), records.select(three, where="true")):
+        assert [run["status"] for run in listed] == ["unreadable", "failed", "ok", "ok"]
+        assert listed[0]["reason"].startswith("run.json: ")
     assert len(arislab_command(three, "runs").stdout.splitlines()) == 4
     assert arislab.runs(three).height == 4
     shown = arislab_command(three, "runs", "show", folder.name)

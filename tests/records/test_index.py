@@ -25,17 +25,17 @@ def test_the_index_follows_what_is_on_disk(three):
     path = three / "papermill_runs" / "20260101T000000Z-icl-aaaa" / "run.json"
     path.write_text(path.read_text().replace('"status": "ok"', '"status": "timeout"'))
     (three / "papermill_runs" / "20260102T000000Z-icl-bbbb" / "run.json").unlink()
-    found = records.as_json(three)
-    assert [(run["run_id"][-4:], run["status"]) for run in found] == [
+    listed = records.as_json(three)
+    assert [(run["run_id"][-4:], run["status"]) for run in listed] == [
         ("dddd", "ok"),
         ("cccc", "failed"),
         ("bbbb", "unreadable"),
         ("aaaa", "timeout"),
     ]
     index.write_bytes(b"this is no database")
-    assert records.as_json(three) == found
+    assert records.as_json(three) == listed
     index.unlink()
-    assert records.as_json(three) == found
+    assert records.as_json(three) == listed
 
 
 def test_an_index_that_cannot_be_written_is_done_without(three, monkeypatch):
@@ -45,9 +45,9 @@ def test_an_index_that_cannot_be_written_is_done_without(three, monkeypatch):
     on_disk = run_index._on_disk
 
     def read_only(base):
-        found = on_disk(base)
-        found.execute("pragma query_only = on")
-        return found
+        stored = on_disk(base)
+        stored.execute("pragma query_only = on")
+        return stored
 
     monkeypatch.setattr(run_index, "_on_disk", read_only)
     plant(three, "20260104T000000Z-icl-dddd", headline={"new": 1})

@@ -67,9 +67,9 @@ def test_a_run_is_in_the_store_once_with_all_it_says(good, bad, recorded, tmp_pa
         assert done.returncode == 0, done.stderr
         assert says in done.stdout
     with sqlite3.connect(tmp_path / "mlflow.db") as store:
-        found = {row[0]: row[1:] for row in store.execute("select name, run_uuid, status, start_time from runs")}
-        assert {name: row[1] for name, row in found.items()} == {good["run_id"]: "FINISHED", bad["run_id"]: "FAILED"}
-        mine = found[good["run_id"]][0]
+        exported = {row[0]: row[1:] for row in store.execute("select name, run_uuid, status, start_time from runs")}
+        assert {name: row[1] for name, row in exported.items()} == {good["run_id"]: "FINISHED", bad["run_id"]: "FAILED"}
+        mine = exported[good["run_id"]][0]
 
         def values(table):
             return dict(store.execute(f"select key, value from {table} where run_uuid = ?", [mine]))

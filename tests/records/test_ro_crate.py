@@ -16,8 +16,8 @@ from arislab.records import ro_crate
 
 
 def graph(folder):
-    found = json.loads((folder / "ro-crate-metadata.json").read_text())
-    return {entity["@id"]: entity for entity in found["@graph"]}
+    crate = json.loads((folder / "ro-crate-metadata.json").read_text())
+    return {entity["@id"]: entity for entity in crate["@graph"]}
 
 
 def references(value):
@@ -32,13 +32,13 @@ def references(value):
 
 @pytest.mark.parametrize("phase", ["good", "bad"])
 def test_a_crate_refers_only_to_what_it_has(recorded, phase, tmp_path):
-    found = graph(ro_crate.ro_crate(records.find(recorded, phase), tmp_path / "crate"))
-    open_ends = {r for entity in found.values() for r in references(entity)} - found.keys()
+    crate = graph(ro_crate.ro_crate(records.find(recorded, phase), tmp_path / "crate"))
+    open_ends = {r for entity in crate.values() for r in references(entity)} - crate.keys()
     assert open_ends == {ro_crate.CRATE}
-    assert found["./"]["conformsTo"] == {"@id": ro_crate.PROFILE}
-    assert found["ro-crate-metadata.json"]["about"] == {"@id": "./"}
-    assert Counter(e["@type"] for e in found.values())["CreateAction"] == 1
-    assert {"name", "description", "datePublished", "license"} <= found["./"].keys()
+    assert crate["./"]["conformsTo"] == {"@id": ro_crate.PROFILE}
+    assert crate["ro-crate-metadata.json"]["about"] == {"@id": "./"}
+    assert Counter(e["@type"] for e in crate.values())["CreateAction"] == 1
+    assert {"name", "description", "datePublished", "license"} <= crate["./"].keys()
 
 
 def test_every_file_stands_in_the_crate_with_its_digest_and_size(good, tmp_path):
@@ -57,19 +57,19 @@ def test_every_file_stands_in_the_crate_with_its_digest_and_size(good, tmp_path)
 
 
 def test_the_action_says_what_ran_on_what_and_what_came_of_it(good, tmp_path):
-    found = graph(ro_crate.ro_crate(good, tmp_path / "crate"))
-    action = found["#" + good["run_id"]]
+    crate = graph(ro_crate.ro_crate(good, tmp_path / "crate"))
+    action = crate["#" + good["run_id"]]
     assert (action["startTime"], action["endTime"]) == (good["started_at"], good["finished_at"])
     assert action["actionStatus"] == "http://schema.org/CompletedActionStatus"
     assert "error" not in action
-    assert found[action["instrument"]["@id"]]["sha256"] == good["notebook"]["sha256"]
-    given = [found[r["@id"]] for r in action["object"]]
+    assert crate[action["instrument"]["@id"]]["sha256"] == good["notebook"]["sha256"]
+    given = [crate[r["@id"]] for r in action["object"]]
     assert {e["name"]: e["value"] for e in given if e["@type"] == "PropertyValue"} == {
         "n": 4,
         "names": '["a"]',
         "note": "",
     }
-    read, written = found["#read-candidates"], found["#written-candidates"]
+    read, written = crate["#read-candidates"], crate["#written-candidates"]
     assert {"@id": "#read-candidates"} in action["object"]
     assert {"@id": "#written-candidates"} in action["result"]
     assert {"@id": "notebook.ipynb"} in action["result"]
@@ -138,8 +138,8 @@ NEW = (
 @pytest.mark.parametrize("phase", runs.PHASES)
 def test_a_real_record_of_either_version_can_be_exported(phase, version, tmp_path):
     folder = shutil.copytree(CHECKOUT / "papermill_runs" / "example" / phase, tmp_path / "record")
-    told = json.loads((folder / "run.json").read_text())
+    record = json.loads((folder / "run.json").read_text())
     if version == 1:
-        (folder / "run.json").write_text(json.dumps({k: v for k, v in told.items() if k not in NEW}))
-    found = graph(ro_crate.ro_crate(records.read(folder), tmp_path / "crate"))
-    assert {r for entity in found.values() for r in references(entity)} - found.keys() == {ro_crate.CRATE}
+        (folder / "run.json").write_text(json.dumps({k: v for k, v in record.items() if k not in NEW}))
+    crate = graph(ro_crate.ro_crate(records.read(folder), tmp_path / "crate"))
+    assert {r for entity in crate.values() for r in references(entity)} - crate.keys() == {ro_crate.CRATE}

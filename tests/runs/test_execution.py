@@ -44,10 +44,10 @@ def test_importing_runs_loads_nothing_heavy():
 def test_a_failing_cell_is_named(root, toy):
     notebooks = toy("print('before')", "\n\n1 / 0", "print('after')")
     record = runs.execute("curate", {"n": 4}, root=root, notebooks=notebooks)
-    found = saved(record)
-    assert (found["status"], found["reason"]) == ("failed", "ZeroDivisionError: division by zero")
-    assert found["cell"]["index"] == 3, "the place in the notebook that the user edits"
-    assert (found["cell"]["ename"], found["cell"]["evalue"]) == ("ZeroDivisionError", "division by zero")
+    run = saved(record)
+    assert (run["status"], run["reason"]) == ("failed", "ZeroDivisionError: division by zero")
+    assert run["cell"]["index"] == 3, "the place in the notebook that the user edits"
+    assert (run["cell"]["ename"], run["cell"]["evalue"]) == ("ZeroDivisionError", "division by zero")
     assert "ZeroDivisionError" in (record.folder / "log.txt").read_text()
     assert "after" not in (record.folder / "log.txt").read_text()
     assert "cell 3 of 2_curate.ipynb: 1 / 0" in repr(record)
@@ -59,8 +59,8 @@ def test_a_killed_kernel_is_a_failure(root, toy):
         "open(os.environ['ARISLAB_ROOT'] + '/child', 'w').write(str(child))\nos.kill(os.getpid(), 9)",
         "1",
     )
-    found = saved(runs.execute("curate", root=root, notebooks=notebooks))
-    assert (found["status"], found["reason"], found["cell"]["index"]) == ("killed", "kernel died by SIGKILL", 3)
+    run = saved(runs.execute("curate", root=root, notebooks=notebooks))
+    assert (run["status"], run["reason"], run["cell"]["index"]) == ("killed", "kernel died by SIGKILL", 3)
     assert ended(int((root / "child").read_text())), "what the kernel started ends with it"
 
 

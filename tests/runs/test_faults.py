@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toys import ended, need, notebook
+from toys import disk, ended, need, notebook
 
 from arislab import runs
 
@@ -56,20 +56,20 @@ def test_what_ended_a_run_is_told_apart(root, fault, moment):
     code, status, cause, name, word = FAULTS[fault]
     notebooks = with_fault(root / "notebooks", code, moment)
     runs.execute("curate", root=root, notebooks=notebooks, cell_timeout_s=2 if fault == "cell timeout" else None)
-    (found,) = runs.as_json(root)
-    assert (found["status"], found["cause"], found["signal"]) == (status, cause, name)
-    assert word in found["reason"]
-    assert found["cell"]["index"] == 2 + MOMENTS[moment]
-    record = json.loads((Path(found["folder"]) / "run.json").read_text()) | {"folder": found["folder"]}
+    (run,) = runs.as_json(root)
+    assert (run["status"], run["cause"], run["signal"]) == (status, cause, name)
+    assert word in run["reason"]
+    assert run["cell"]["index"] == 2 + MOMENTS[moment]
+    record = json.loads((Path(run["folder"]) / "run.json").read_text()) | {"folder": run["folder"]}
     last = "running" if status in ("killed", "timeout") else "failed"
     before, after = MOMENTS[moment], len(STEPS) - MOMENTS[moment]
     assert states(record) == ["completed"] * before + [last] + ["not-run"] * after
-    assert not list(Path(found["folder"]).glob(".*"))
-    assert ended_events(found) == ["START", "FAIL"]
+    assert not list(Path(run["folder"]).glob(".*"))
+    assert ended_events(run) == ["START", "FAIL"]
 
 
-def ended_events(found):
-    lines = (Path(found["folder"]) / "events.jsonl").read_text().splitlines()
+def ended_events(run):
+    lines = (Path(run["folder"]) / "events.jsonl").read_text().splitlines()
     return [json.loads(line)["eventType"] for line in lines]
 
 
@@ -99,26 +99,20 @@ def test_a_signal_to_the_runner_is_told_or_seen_within_ten_seconds(root, number,
     process.send_signal(number)
     process.communicate(timeout=30)
     at = time.monotonic()
-    (found,) = runs.as_json(root)
+    (run,) = runs.as_json(root)
     assert time.monotonic() - at < 10
-    assert found["status"] == status
+    assert run["status"] == status
     if status == "interrupted":
-        assert (found["cause"], found["signal"]) == ("signal", signal.Signals(number).name)
-        assert ended_events(found) == ["START", "ABORT"]
+        assert (run["cause"], run["signal"]) == ("signal", signal.Signals(number).name)
+        assert ended_events(run) == ["START", "ABORT"]
     assert ended(int((root / "pid").read_text())), "the kernel ends with its runner"
 
 
 @pytest.fixture
 def small_disk(root):
     """A root on a disk of three megabytes."""
-    small = root / "small"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)], capture_output=True, check=False
-    )
-    need("mount", present=mounted.returncode == 0, why="a small disk cannot be mounted (not root)")
-    yield small
-    subprocess.run(["umount", "-l", str(small)], check=True)
+    with disk(root / "small", size="3m") as small:
+        yield small
 
 
 FILL = """
@@ -137,10 +131,10 @@ def test_a_full_disk_is_a_failure_with_a_readable_record(root, small_disk, monke
     monkeypatch.setenv("ARISLAB_ROOT", str(small_disk))
     notebooks = with_fault(root / "notebooks", FILL + ("\nraise full" if is_noticed else ""), moment)
     record = runs.execute("curate", root=small_disk, notebooks=notebooks)
-    (found,) = runs.as_json(small_disk)
-    assert (found["status"], found["cause"]) == (record.status, record.cause) == ("failed", "disk-full")
-    assert "No space left" in found["reason"]
-    assert (found["cell"] is not None) == is_noticed
+    (run,) = runs.as_json(small_disk)
+    assert (run["status"], run["cause"]) == (record.status, record.cause) == ("failed", "disk-full")
+    assert "No space left" in run["reason"]
+    assert (run["cell"] is not None) == is_noticed
 
 
 def test_a_kernel_that_the_system_ends_for_lack_of_memory_says_so(root):

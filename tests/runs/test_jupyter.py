@@ -12,35 +12,35 @@ from arislab.records import find as records
 
 
 def the_run(root):
-    (found,) = runs.as_json(root)
-    return records.read(Path(found["folder"]))
+    (run,) = runs.as_json(root)
+    return records.read(Path(run["folder"]))
 
 
 def test_run_all_is_recorded_as_ok_and_as_unsupervised(root, kernel):
     assert kernel(*CELLS[:2]) == ["ok"] * 2
     assert (the_run(root)["status"], the_run(root)["launched_by"]) == ("running", "jupyter")
     assert kernel(*CELLS[2:]) == ["ok"] * 2
-    found = the_run(root)
-    assert (found["status"], found["phase"]) == ("ok", "toy")
-    assert found["headline"]["quality"] == {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 3}
-    assert found["tables_written"]["candidates"]["rows"] == 3
-    assert found["parameters"] == {"n": 3}
+    run = the_run(root)
+    assert (run["status"], run["phase"]) == ("ok", "toy")
+    assert run["headline"]["quality"] == {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 3}
+    assert run["tables_written"]["candidates"]["rows"] == 3
+    assert run["parameters"] == {"n": 3}
     assert kernel("1 + 1") == ["ok"]
     assert the_run(root)["status"] == "ok"
 
 
 def test_cells_out_of_order_or_edited_get_no_verdict(root, kernel):
     kernel(CELLS[0], CELLS[1], CELLS[3], "n = 4", CELLS[2])
-    found = the_run(root)
-    assert found["status"] == "interactive"
-    assert "out of order" in found["reason"]
+    run = the_run(root)
+    assert run["status"] == "interactive"
+    assert "out of order" in run["reason"]
 
 
 def test_a_value_that_was_changed_by_hand_is_recorded(root, kernel):
     kernel("n: int = 5", CELLS[1])
-    found = the_run(root)
-    assert (found["parameters"], found["parameters_passed"]) == ({"n": 5}, {"n": 5})
-    assert found["parameters_from"] == {"n": "jupyter"}
+    run = the_run(root)
+    assert (run["parameters"], run["parameters_passed"]) == ({"n": 5}, {"n": 5})
+    assert run["parameters_from"] == {"n": "jupyter"}
 
 
 def test_a_failing_cell_is_a_failure_until_it_is_mended(root, kernel):
@@ -52,7 +52,7 @@ def test_a_failing_cell_is_a_failure_until_it_is_mended(root, kernel):
 
 def test_the_parameters_cell_begins_another_run(root, kernel):
     kernel(*CELLS, *CELLS)
-    assert [found["status"] for found in runs.as_json(root)] == ["ok", "ok"]
+    assert [run["status"] for run in runs.as_json(root)] == ["ok", "ok"]
 
 
 def test_a_killed_kernel_is_lost(root, kernel):

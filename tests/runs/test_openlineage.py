@@ -22,8 +22,8 @@ def test_events_are_those_of_openlineage(root):
             run=Run(**line["run"]),
             job=Job(**line["job"]),
             eventType=RunState(line["eventType"]),
-            inputs=[InputDataset(**told) for told in line["inputs"]],
-            outputs=[OutputDataset(**told) for told in line["outputs"]],
+            inputs=[InputDataset(**table) for table in line["inputs"]],
+            outputs=[OutputDataset(**table) for table in line["outputs"]],
         )
         assert event.run.runId == lines[0]["run"]["runId"]
         assert line["schemaURL"].startswith("https://openlineage.io/spec/2-0-2/OpenLineage.json")

@@ -16,11 +16,11 @@ from arislab.runs import parameters
 
 
 def test_parameters_are_read_with_type_default_and_help(root):
-    found = declared(root)
-    assert list(found)[:3] == ["task", "keep_fraction", "n"]
-    assert found["keep_fraction"] == runs.Parameter("keep_fraction", "float", 0.2, "share to keep, in (0, 1]")
-    assert (found["label"].default, found["label"].help) == ("a # b", "free text")
-    assert found["seed"].help == ""
+    parameters = declared(root)
+    assert list(parameters)[:3] == ["task", "keep_fraction", "n"]
+    assert parameters["keep_fraction"] == runs.Parameter("keep_fraction", "float", 0.2, "share to keep, in (0, 1]")
+    assert (parameters["label"].default, parameters["label"].help) == ("a # b", "free text")
+    assert parameters["seed"].help == ""
     untyped = declared(root, "x = 3\ny = None\nz = 'a'  # text")
     assert [p.type for p in untyped.values()] == ["int", "str", "str"]
 
@@ -70,9 +70,9 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path, text):
     ],
 )
 def test_values_get_the_declared_type(root, name, given, value):
-    found = runs.convert(declared(root), {name: given})[name]
-    assert found == value
-    assert type(found) is type(value)
+    converted = runs.convert(declared(root), {name: given})[name]
+    assert converted == value
+    assert type(converted) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_every_value_survives_the_record_the_command_line_and_the_cell(drawn):
     kind, value = drawn
     declared = {"x": runs.Parameter("x", kind, None, "")}
 
-    def same(found):
-        assert repr(found) == repr(value)
+    def same(again):
+        assert repr(again) == repr(value)
 
     same(runs.convert(declared, {"x": value})["x"])
     same(runs.convert(declared, {"x": json.loads(json.dumps(parameters.plain(value)))})["x"])

@@ -13,8 +13,8 @@ from arislab.runs import provenance
 
 
 def test_a_run_knows_which_files_made_it(project):
-    found = ran(project)
-    assert found["code"]["package_sha256"] == provenance.package_sha256()
+    run = ran(project)
+    assert run["code"]["package_sha256"] == provenance.package_sha256()
     assert PARAMETERS.splitlines()[0] in "".join(
         json.loads((project[1] / "2_curate.ipynb").read_text())["cells"][1]["source"]
     )

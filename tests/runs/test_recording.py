@@ -1,5 +1,6 @@
 """What a record says and keeps, and what is said where it cannot be kept."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import jsonschema
 import nbformat
 import pytest
-from toys import CHECKOUT, need, notebook, people, ran_cells, saved
+from toys import CHECKOUT, disk, notebook, people, ran_cells, saved
 
 from arislab import runs
 from arislab.errors import PrerequisiteError
@@ -25,8 +26,8 @@ def test_a_run_folder_that_disappears_is_one_message_and_a_verdict(root):
     record = ran_cells(root, "import os, shutil; shutil.rmtree(os.environ['ARISLAB_RUN_DIR'])", "'more'")
     assert (record.status, record.cause) == ("failed", "folder-gone")
     assert "removed while it ran" in record.reason
-    (found,) = runs.as_json(root)
-    assert (found["status"], found["cause"]) == ("failed", "folder-gone")
+    (run,) = runs.as_json(root)
+    assert (run["status"], run["cause"]) == ("failed", "folder-gone")
 
 
 def test_a_folder_of_runs_that_disappears_is_one_message(root):
@@ -39,21 +40,12 @@ def test_a_folder_of_runs_that_disappears_is_one_message(root):
 @pytest.fixture
 def full_disk(root):
     """A root on a disk without a free byte."""
-    full = root / "full"
-    full.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(full)], capture_output=True, check=False
-    )
-    need("mount", present=mounted.returncode == 0, why="a small disk cannot be mounted (not root)")
-    (full / "papermill_runs" / ".locks").mkdir(parents=True)
-    with (full / "fill").open("wb", buffering=0) as file:
-        try:
+    with disk(root / "full", size="64k") as full:
+        (full / "papermill_runs" / ".locks").mkdir(parents=True)
+        with (full / "fill").open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(b"x" * 4096)
-        except OSError:
-            pass
-    yield full
-    subprocess.run(["umount", "-l", str(full)], check=True)
+        yield full
 
 
 def test_a_disk_without_a_free_byte_is_one_message_that_says_that_nothing_was_stored(root, full_disk, monkeypatch):
@@ -74,8 +66,8 @@ lake = Lake()
 people = {"candidate_id": ["a", "b"], "profile": "{}", "group_id": "g", "split": "train"}
 lake["candidates"].append(pl.DataFrame(people))
 """
-    said = repr(ran_cells(root, write, "1 / 0", "'never'"))
-    assert "stored in the lake, and kept: candidates (2 rows, version 0); 2 of 4 code cells did not complete" in said
+    text = repr(ran_cells(root, write, "1 / 0", "'never'"))
+    assert "stored in the lake, and kept: candidates (2 rows, version 0); 2 of 4 code cells did not complete" in text
     assert "stored in the lake, and kept: nothing" in repr(ran_cells(root, "1 / 0"))
     assert "stored" not in repr(ran_cells(root, "1"))
 
@@ -137,37 +129,37 @@ def test_a_record_is_complete(root, toy, monkeypatch):
         "2_curate", {"n": "4", "label": PLANTED, "limit": None}, root=root, notebooks=notebooks, echo=lines.append
     )
 
-    found = saved(record)
+    run = saved(record)
     assert (record.status, record.reason, record.cell) == ("ok", None, None), record
     assert record.parameters_passed == {"n": 4, "label": PLANTED, "limit": None}
-    assert (found["parameters"]["n"], found["parameters"]["keep_fraction"], found["seed"]) == (4, 0.2, 7)
-    head = found["headline"]
+    assert (run["parameters"]["n"], run["parameters"]["keep_fraction"], run["seed"]) == (4, 0.2, 7)
+    head = run["headline"]
     assert list(head)[:3] == ["account", "zeta", "label"]
     assert head["account"] == {"total": 4, "label": "candidates", "states": {"ok": 4}}
     assert (head["python"], head["cwd"], head["hashseed"]) == (sys.executable, str(notebooks), "0")
     assert (head["root"], head["run"], head["tasks"]) == (str(root), record.run_id, str(notebooks / "tasks"))
     assert "inline" in head["backend"]
-    assert found["tables_read"].keys() == {"candidates"}
-    assert {**found["tables_read"]["candidates"], "digest": ""} == {"version": 1, "rows": 4, "digest": ""}
-    left = found["tables_written"].pop("reviews")
+    assert run["tables_read"].keys() == {"candidates"}
+    assert {**run["tables_read"]["candidates"], "digest": ""} == {"version": 1, "rows": 4, "digest": ""}
+    left = run["tables_written"].pop("reviews")
     assert (left["version_before"], left["version"], left["rows"]) == (None, 1, 5)
     assert left["digest"] == digests.digest("reviews", lake["reviews"].read())
     assert set(left["columns"]) == {"event_id", "custom_id", "reviewer", "decision", "decided_at"}
-    assert found["tables_written"] == {}
+    assert run["tables_written"] == {}
     assert record.parameters_from["n"] == "given"
     assert record.parameters_from["seed"] == "default"
-    assert found["record_sha256"] == run_record.record_sha256(saved(record))
+    assert run["record_sha256"] == run_record.record_sha256(saved(record))
     schema = json.loads((CHECKOUT / "arislab" / "records" / "run.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(json.loads((record.folder / "run.json").read_text()))
-    assert found["task"]["name"] == "shout"
+    assert run["task"]["name"] == "shout"
     assert (record.folder / "task.py").read_text() == "SYSTEM = 'SHOUT!'\n"
-    assert (len(found["code"]["commit"]), found["code"]["dirty"]) == (40, True)
-    assert found["code"]["untracked"] == ["notebooks/scratch.py"]
+    assert (len(run["code"]["commit"]), run["code"]["dirty"]) == (40, True)
+    assert run["code"]["untracked"] == ["notebooks/scratch.py"]
     assert "+SYSTEM = 'SHOUT!'" in (record.folder / "code.diff").read_text()
     assert "papermill==" in (record.folder / "env.lock").read_text()
-    assert found["duration_s"] > 0
-    assert found["finished_at"] > found["started_at"]
-    assert found["peak_rss_mb"] > 10 or not Path("/proc").exists()
+    assert run["duration_s"] > 0
+    assert run["finished_at"] > run["started_at"]
+    assert run["peak_rss_mb"] > 10 or not Path("/proc").exists()
     log = (record.folder / "log.txt").read_text()
     assert "to stdout [hidden]" in log
     assert "to stderr" in log
@@ -215,7 +207,7 @@ def test_a_reader_never_sees_half_a_record(tmp_path):
 
 def test_secrets_are_found_by_the_name_of_their_variable(tmp_path):
     pem = "-----BEGIN KEY-----\nMIIEvQIBADAN\n-----END KEY-----"
-    found = masking.secrets_of(
+    secrets = masking.secrets_of(
         {
             "MY_API_KEY": PLANTED,
             "db_password": "hunter2hunter2",
@@ -225,6 +217,6 @@ def test_secrets_are_found_by_the_name_of_their_variable(tmp_path):
             "HOME": "/home/someone",
         }
     )
-    assert {PLANTED, "hunter2hunter2", "MIIEvQIBADAN"} <= set(found)
-    assert not {"short", str(tmp_path), "/home/someone"} & set(found)
-    assert masking.without({"a": [f"x{PLANTED}y", 3]}, found) == {"a": ["x[hidden]y", 3]}
+    assert {PLANTED, "hunter2hunter2", "MIIEvQIBADAN"} <= set(secrets)
+    assert not {"short", str(tmp_path), "/home/someone"} & set(secrets)
+    assert masking.without({"a": [f"x{PLANTED}y", 3]}, secrets) == {"a": ["x[hidden]y", 3]}

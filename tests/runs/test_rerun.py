@@ -18,7 +18,7 @@ from arislab.runs import compare, rerun, trust
 
 def test_a_rerun_has_the_code_the_inputs_and_the_parameters_of_then(project, tmp_path):
     notebooks = project[1]
-    found = ran(project, n=2, label="007")
+    run = ran(project, n=2, label="007")
     # since then: the notebook and the task were changed, committed or not; the table grew; the run's own output stands
     # in the lake
     (notebooks / "2_curate.ipynb").write_text(
@@ -27,10 +27,10 @@ def test_a_rerun_has_the_code_the_inputs_and_the_parameters_of_then(project, tmp
     git(notebooks.parent, "commit", "-q", "-a", "-m", "other")
     (notebooks / "tasks" / "shout.py").write_text("SYSTEM = 'Whisper.'\n")
     Lake()["candidates"].upsert(people(9).with_columns(title=pl.lit("new")))
-    made = rerun.rerun(found, into=tmp_path / "again")
-    assert (made["status"], made["rerun_of"], made["parameters"]) == ("ok", found["run_id"], found["parameters"])
-    assert made["run_key"] == found["run_key"]
-    assert compare.compare(found, made).findings == []
+    made = rerun.rerun(run, into=tmp_path / "again")
+    assert (made["status"], made["rerun_of"], made["parameters"]) == ("ok", run["run_id"], run["parameters"])
+    assert made["run_key"] == run["run_key"]
+    assert compare.compare(run, made).findings == []
     assert Lake(tmp_path / "again" / "data" / "lake")["candidates"].rows == 5
     assert Lake()["candidates"].rows == 9
     worktrees = subprocess.run(
@@ -44,33 +44,33 @@ def test_uncommitted_changes_and_new_files_are_run_again_too(project, tmp_path):
     path = notebooks / "2_curate.ipynb"
     path.write_text(path.read_text().replace("people.head(n)", "people.tail(n)"))
     (notebooks / "tasks" / "fresh.py").write_text("SYSTEM = 'New.'\n")
-    found = ran(project, task="fresh")
+    run = ran(project, task="fresh")
     path.write_text(path.read_text().replace("people.tail(n)", "people.sample(n, seed=3)"))
     (notebooks / "tasks" / "fresh.py").unlink()
-    assert compare.compare(found, rerun.rerun(found, into=tmp_path / "again")).findings == []
+    assert compare.compare(run, rerun.rerun(run, into=tmp_path / "again")).findings == []
 
 
 def test_a_rerun_in_another_environment_is_refused_unless_it_is_allowed(project, tmp_path):
-    found = ran(project, n=2)
-    lock = Path(found["folder"]) / "env.lock"
+    run = ran(project, n=2)
+    lock = Path(run["folder"]) / "env.lock"
     lock.write_text(lock.read_text().replace("polars==", "polars==0.") + "gone==1.0\n")
-    lines = rerun.drift(found)
+    lines = rerun.drift(run)
     assert lines[0].startswith("gone 1.0 then, absent now")
     assert lines[1].startswith("polars 0.")
     with pytest.raises(PrerequisiteError, match=r"gone 1\.0 then, absent now.*--allow-drift"):
-        rerun.rerun(found, into=tmp_path / "again", trust=True)
+        rerun.rerun(run, into=tmp_path / "again", trust=True)
     assert not (tmp_path / "again").exists()
-    assert rerun.rerun(found, into=tmp_path / "again", allow_drift=True, trust=True)["status"] == "ok"
+    assert rerun.rerun(run, into=tmp_path / "again", allow_drift=True, trust=True)["status"] == "ok"
 
 
 def test_what_cannot_be_had_any_more_is_said(project, tmp_path):
-    found = ran(project)
+    run = ran(project)
     with pytest.raises(PrerequisiteError, match=r"commit 0000.* is not in"):
-        rerun.rerun({**found, "code": found["code"] | {"commit": "0" * 40}}, into=tmp_path / "a")
+        rerun.rerun({**run, "code": run["code"] | {"commit": "0" * 40}}, into=tmp_path / "a")
     with pytest.raises(PrerequisiteError, match="the arislab that is installed now is another one"):
-        rerun.rerun({**found, "code": found["code"] | {"package_sha256": "other"}}, into=tmp_path / "b")
+        rerun.rerun({**run, "code": run["code"] | {"package_sha256": "other"}}, into=tmp_path / "b")
     with pytest.raises(PrerequisiteError, match="only a run that has ended"):
-        rerun.rerun({**found, "status": "running"}, into=tmp_path / "c")
+        rerun.rerun({**run, "status": "running"}, into=tmp_path / "c")
     with pytest.raises(LakeError, match="no version 7"):
         Lake()["candidates"].link(Lake(tmp_path / "x"), version=7)
 
@@ -80,10 +80,10 @@ def test_a_failing_run_fails_again_in_the_same_cell(project, tmp_path):
     path = notebooks / "2_curate.ipynb"
     path.write_text(path.read_text().replace("people.head(n)", "people.head(n / 0)"))
     record = runs.execute("curate", root=root, notebooks=notebooks)
-    found = records.find(root, record.run_id)
-    made = rerun.rerun(found, into=tmp_path / "again")
+    run = records.find(root, record.run_id)
+    made = rerun.rerun(run, into=tmp_path / "again")
     assert (made["status"], made["reason"]) == ("failed", "ZeroDivisionError: division by zero")
-    assert compare.compare(found, made).findings == []
+    assert compare.compare(run, made).findings == []
 
 
 @pytest.mark.parametrize("given", [{}, {"task": "shout"}, {"task": "/"}, {"n": "2"}], ids=["none", "name", "path", "n"])
@@ -121,13 +121,13 @@ def test_a_run_of_an_older_commit_of_this_repository_is_run_again_by_its_own_cod
         command = [sys.executable, "-m", "arislab", *words, "--root", str(root)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=old, env=env)
         assert done.returncode == 0, done
-    found = records.find(root, "curate")
-    assert "schema_version" not in found
-    assert trust.foreign(found) == "it is not signed"
-    made = rerun.rerun(found, into=tmp_path / "again", trust=True)
-    assert made["headline"] == found["headline"]
+    run = records.find(root, "curate")
+    assert "schema_version" not in run
+    assert trust.foreign(run) == "it is not signed"
+    made = rerun.rerun(run, into=tmp_path / "again", trust=True)
+    assert made["headline"] == run["headline"]
     assert made["code"]["commit"] == OLD
-    assert compare.compare(found, made).findings == []
+    assert compare.compare(run, made).findings == []
 
 
 def test_a_table_is_taken_back_without_copying_bytes_or_touching_its_source(project, tmp_path):

@@ -19,9 +19,9 @@ from arislab.runs import rerun, signing, trust
 
 
 def test_a_record_of_this_user_is_run_again_and_the_key_is_nowhere_in_it(project, home, tmp_path):
-    found = ran(project, n=2)
-    assert trust.foreign(found) is None
-    assert rerun.rerun(found, into=tmp_path / "again")["status"] == "ok"
+    run = ran(project, n=2)
+    assert trust.foreign(run) is None
+    assert rerun.rerun(run, into=tmp_path / "again")["status"] == "ok"
     key = (home / "key").read_bytes().strip()
     for root in (project[0], tmp_path / "again"):
         assert [p for p in root.rglob("*") if p.is_file() and key in p.read_bytes()] == []
@@ -29,22 +29,22 @@ def test_a_record_of_this_user_is_run_again_and_the_key_is_nowhere_in_it(project
 
 def test_a_record_of_somebody_else_is_refused_with_what_would_run(project, home, tmp_path, monkeypatch):
     (project[1] / "tasks" / "shout.py").write_text("SYSTEM = 'Changed.'\n")
-    found = ran(project, n=2)
+    run = ran(project, n=2)
     monkeypatch.setenv("ARISLAB_HOME", str(tmp_path / "other"))
     with pytest.raises(PrerequisiteError) as caught:
-        rerun.rerun(found, into=tmp_path / "again")
-    said = str(caught.value)
+        rerun.rerun(run, into=tmp_path / "again")
+    message = str(caught.value)
     for part in (
-        found["notebook"]["path"],
-        found["notebook"]["sha256"],
+        run["notebook"]["path"],
+        run["notebook"]["sha256"],
         "code.diff",
         "task.py",
-        found["code"]["commit"],
+        run["code"]["commit"],
         "--trust",
     ):
-        assert part in said
+        assert part in message
     assert not (tmp_path / "again").exists()
-    assert rerun.rerun(found, into=tmp_path / "again", trust=True)["status"] == "ok"
+    assert rerun.rerun(run, into=tmp_path / "again", trust=True)["status"] == "ok"
 
 
 @pytest.fixture(scope="module")
@@ -177,5 +177,5 @@ def test_plain_papermill_and_jupyterlab_sign_their_records_too(root, kernel, tmp
         language="python",
         progress_bar=False,
     )
-    found = {run["launched_by"]: records.read(Path(run["folder"])) for run in records.as_json(root)}
-    assert {name: trust.foreign(run) for name, run in found.items()} == {"jupyter": None, "papermill": None}
+    by_launcher = {run["launched_by"]: records.read(Path(run["folder"])) for run in records.as_json(root)}
+    assert {name: trust.foreign(run) for name, run in by_launcher.items()} == {"jupyter": None, "papermill": None}

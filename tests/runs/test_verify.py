@@ -13,15 +13,15 @@ from arislab.runs import verify
 
 def test_what_was_recorded_and_changed_since_is_named(project):
     root, _ = project
-    found = ran(project, n=2)
-    folder = Path(found["folder"])
-    assert verify.check_files(found).findings == []
+    run = ran(project, n=2)
+    folder = Path(run["folder"])
+    assert verify.check_files(run).findings == []
 
     def said(path, change):
         before = path.read_bytes()
         path.write_bytes(change(before))
         try:
-            return [repr(finding) for finding in verify.check_files(records.find(root, found["run_id"])).findings]
+            return [repr(finding) for finding in verify.check_files(records.find(root, run["run_id"])).findings]
         finally:
             path.write_bytes(before)
 
@@ -59,7 +59,7 @@ def with_another_value(parquet, column):
 
 
 def test_the_rows_of_other_runs_may_come_and_go(project):
-    found = ran(project, n=2)
+    run = ran(project, n=2)
     ran(project, n=3)
     Lake()["candidates"].replace(people(1), where="split = 'train'")
-    assert verify.check_files(found).findings == []
+    assert verify.check_files(run).findings == []

@@ -213,8 +213,8 @@ def upstream():
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
             if asked["messages"][-1]["content"].endswith(("1", "3")):
-                said = f"Incorrect API key provided: {self.headers['authorization']}"
-                self.reply(401, {"error": {"message": said, "type": "invalid_request_error"}})
+                message = f"Incorrect API key provided: {self.headers['authorization']}"
+                self.reply(401, {"error": {"message": message, "type": "invalid_request_error"}})
                 return
             choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "fine"}}
             usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -256,10 +256,10 @@ def forms(secret):
 
 
 def leaks(root, *printed):
-    found = []
+    leaked = []
     for name, data in [*texts(root), *((f"output {i}", text.encode()) for i, text in enumerate(printed))]:
-        found += [(name, secret) for secret in PLANTED for form in forms(secret) if form.encode() in data]
-    return found
+        leaked += [(name, secret) for secret in PLANTED for form in forms(secret) if form.encode() in data]
+    return leaked
 
 
 @contextmanager
@@ -316,19 +316,19 @@ def test_planted_secrets_are_in_no_file_of_a_root(tmp_path, monkeypatch, has_key
     Lake()["candidates"].append(people(4))
     with upstream() as address, serve(tmp_path, address, env) as served:
         url = served.replace("http://", f"http://anna:{WORD}@")
-        good, said = run(root, env, url, ASK)
+        good, output = run(root, env, url, ASK)
         bad, more = run(root, env, url, ASK, FAIL)
         worst = run(root, env, url.replace("/v1", "/v2"), ASK)
     with serving() as (faults, address):  # a server that repeats the key which it refuses
         faults.script["models"] = [(401, f"Incorrect API key provided: {KEY}", ())]
         refused, most = run(root, env, address.replace("http://", f"http://anna:{WORD}@"), ASK)
-    assert (good, bad, worst[0], refused) == (0, 1, 1, 1), said + more + most
+    assert (good, bad, worst[0], refused) == (0, 1, 1, 1), output + more + most
     answers = Lake()["training_data_raw"].read()
     assert dict(answers["status"].value_counts().iter_rows()) == {"ok": 2, "http_error": 2} or answers.height == 4, (
         answers
     )
     assert "Incorrect API key provided: " in "".join(answers["error"].drop_nulls())
-    printed = (said, more, worst[1], most, (tmp_path / "serve.log").read_text())
+    printed = (output, more, worst[1], most, (tmp_path / "serve.log").read_text())
     assert leaks(root, *printed) == []
     records = [json.loads(path.read_text()) for path in root.glob("papermill_runs/2*/run.json")]
     assert {r["parameters"]["base_url"].partition("@")[0] for r in records} == {"http://[hidden]"}
@@ -355,12 +355,12 @@ def test_plain_papermill_gets_a_notebook_without_the_password_too(root, monkeypa
     record = runs.as_json(root)[0]
     assert record["status"] == "ok", "the cell got the password"
     assert "http://[hidden]@127.0.0.1:1/v1" in out.read_text()
-    found = [
+    leaked = [
         path
         for path in [out, *Path(record["folder"]).rglob("*")]
         if path.is_file() and b"geheim99" in path.read_bytes()
     ]
-    assert found == []
+    assert leaked == []
 
 
 def test_a_default_with_a_password_works_and_is_masked_even_if_the_run_is_never_ended(root, monkeypatch):

@@ -70,9 +70,9 @@ def test_each_of_these_names_works(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", REFUSED)
 def test_each_of_these_names_is_refused_with_the_character_that_is_in_the_way(name, tmp_path, monkeypatch):
     monkeypatch.setenv("ARISLAB_ROOT", str(tmp_path / name))
-    with pytest.raises(PrerequisiteError, match="with which Delta Lake cannot store a table") as said:
+    with pytest.raises(PrerequisiteError, match="with which Delta Lake cannot store a table") as caught:
         Lake()
-    assert repr(paths._UNUSABLE.search(name)[0]) in str(said.value)
+    assert repr(paths._UNUSABLE.search(name)[0]) in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 

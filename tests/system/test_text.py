@@ -109,13 +109,13 @@ def poisoned(tmp_path_factory):
         made = runs.execute(str(book), {"label": label}, root=root)
         path = made.folder / "run.json"
         raw = json.loads(path.read_text())
-        told = {"rows": EVIL, "version": EVIL, "digest": EVIL, "columns": None}
+        table = {"rows": EVIL, "version": EVIL, "digest": EVIL, "columns": None}
         raw |= {
             "reason": EVIL,
             "phase": EVIL,
             "launched_by": EVIL,
             "cause": EVIL,
-            "tables_read": {EVIL: told},
+            "tables_read": {EVIL: table},
             "headline": {EVIL: EVIL},
         }
         raw["parameters_from"] = dict.fromkeys(raw["parameters"], EVIL)
@@ -224,7 +224,7 @@ def test_no_module_of_the_command_prints_by_itself():
 
 
 def test_a_poisoned_record_is_still_a_record(poisoned):
-    found = records.as_json(poisoned)
-    assert [run["reason"] for run in found] == [EVIL, EVIL]
+    listed = records.as_json(poisoned)
+    assert [run["reason"] for run in listed] == [EVIL, EVIL]
     assert dataclasses.is_dataclass(runs.Record)
-    assert Path(found[0]["folder"]).is_dir()
+    assert Path(listed[0]["folder"]).is_dir()
