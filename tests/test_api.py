@@ -181,25 +181,25 @@ RAW = {"custom_id": ["a"], "candidate_id": ["c"], "task": ["t"], "model": ["m"],
 
 def shown(path):
     """The Python in a file's docstring: its paragraphs that call something, but for those that a doctest runs."""
-    found = []
+    sources = []
     for paragraph in re.split(r"\n\s*\n", ast.get_docstring(ast.parse(path.read_text())) or ""):
         source = textwrap.dedent(paragraph)
         with contextlib.suppress(SyntaxError):
             if ">>>" not in source and any(isinstance(node, ast.Call) for node in ast.walk(ast.parse(source))):
-                found.append(source)
-    return found
+                sources.append(source)
+    return sources
 
 
 def test_what_a_module_shows_in_python_works(lake, tmp_path):
-    found = {path.stem: shown(path) for path in (CHECKOUT / "arislab").rglob("*.py") if shown(path)}
-    assert found.keys() == {"conditions", "delta", "opening", "writing", "task"}, "each is tried below"
+    shown_by_file = {path.stem: shown(path) for path in (CHECKOUT / "arislab").rglob("*.py") if shown(path)}
+    assert shown_by_file.keys() == {"conditions", "delta", "opening", "writing", "task"}, "each is tried below"
 
-    (code,) = found["conditions"]
+    (code,) = shown_by_file["conditions"]
     for line in code.splitlines():
         value = eval(line, vars(conditions))
         assert isinstance(value, pl.Expr) or value == line.partition("Delta: ")[2]
 
-    (code,) = found["delta"]
+    (code,) = shown_by_file["delta"]
     curated = {
         "id": "a",
         "custom_id": "a",
@@ -216,10 +216,10 @@ def test_what_a_module_shows_in_python_works(lake, tmp_path):
     exec(code, {"Lake": Lake, "rows": rows})
 
     folder = Path(lake.path) / "training_data_raw"
-    (code,) = found["writing"]
+    (code,) = shown_by_file["writing"]
     for n in range(3):
         exec(code, vars(writing) | {"folder": folder, "rows": pl.DataFrame(RAW | {"custom_id": [f"b{n}"]})})
-    (code,) = found["opening"]
+    (code,) = shown_by_file["opening"]
     names = vars(opening) | {"folder": folder, "table": opening.open_version(folder, 3)}
     assert [eval(line, names) is None for line in code.splitlines()] == [False, False]
 

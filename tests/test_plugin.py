@@ -29,10 +29,10 @@ def test_plain_papermill_leaves_a_record_of_a_phase(root):
     path = phase_notebook(root, "from arislab import runs\nruns.headline(share=keep_fraction)")
     done = papermill(root, path, root / "out.ipynb", "-p", "keep_fraction", "0.1")
     assert done.returncode == 0, done.stderr
-    (found,) = runs.as_json(root)
-    assert (found["status"], found["launched_by"]) == ("ok", "papermill")
-    assert found["headline"] == {"share": 0.1}
-    assert found["parameters"]["keep_fraction"] == 0.1
+    (run,) = runs.as_json(root)
+    assert (run["status"], run["launched_by"]) == ("ok", "papermill")
+    assert run["headline"] == {"share": 0.1}
+    assert run["parameters"]["keep_fraction"] == 0.1
     out = nbformat.read(root / "out.ipynb", 4)
     assert [c.metadata.papermill.status for c in out.cells if c.cell_type == "code"] == ["completed"] * 3
 
@@ -49,8 +49,8 @@ def test_plain_papermill_tells_how_a_phase_ended(root, cell, status, said):
     path = phase_notebook(root, cell, "2")
     done = papermill(root, path, root / "out.ipynb")
     assert said in done.stderr
-    (found,) = runs.as_json(root)
-    assert found["status"] == status
+    (run,) = runs.as_json(root)
+    assert run["status"] == status
     out = nbformat.read(root / "out.ipynb", 4)
     states = [c.metadata.papermill.status for c in out.cells if c.cell_type == "code"]
     assert states[-1] == "not-run"

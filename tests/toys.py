@@ -1433,9 +1433,9 @@ class ScriptedBatches(BaseHTTPRequestHandler):
             self.reply({"object": "list", "data": [{"id": "large", "object": "model", "created": 0, "owned_by": "x"}]})
         elif "/models/" in self.path:
             name = self.path.partition("/models/")[2]
-            found = {"id": name, "object": "model", "created": 0, "owned_by": "x"}
+            model = {"id": name, "object": "model", "created": 0, "owned_by": "x"}
             self.reply(
-                found if name == kind.unlisted else {"error": {"message": "no"}}, 200 if name == kind.unlisted else 404
+                model if name == kind.unlisted else {"error": {"message": "no"}}, 200 if name == kind.unlisted else 404
             )
         elif "/content" in self.path:
             self.reply(kind.output if "file-out" in self.path else kind.error, kind="application/octet-stream")
@@ -1444,9 +1444,9 @@ class ScriptedBatches(BaseHTTPRequestHandler):
         elif "/batches?" in self.path or self.path.endswith("/batches"):
             self.reply({"object": "list", "data": kind.batches, "has_more": False})
         else:
-            (found,) = [b for b in kind.batches if self.path.endswith(b["id"])]
+            (batch,) = [b for b in kind.batches if self.path.endswith(b["id"])]
             refused = {"status": "failed", "output_file_id": None}  # as OpenAI's: nothing of it ran
-            self.reply(found | (refused if found["id"] == kind.failed else {"status": kind.status}))
+            self.reply(batch | (refused if batch["id"] == kind.failed else {"status": kind.status}))
 
     def do_POST(self):
         kind = type(self)

@@ -24,16 +24,16 @@ from pathlib import Path
 
 def family(pid):
     """The process and its descendants."""
-    found, waiting = [], [pid]
+    processes, waiting = [], [pid]
     while waiting:
         one = waiting.pop()
-        found.append(one)
+        processes.append(one)
         for task in Path(f"/proc/{one}/task").glob("*/children"):
             try:
                 waiting += [int(x) for x in task.read_text().split()]
             except OSError:
                 continue
-    return found
+    return processes
 
 
 def pss_mb(pid):
@@ -67,7 +67,7 @@ def main():
             time.sleep(2)
         wall = time.perf_counter() - began
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        told = subprocess.run(
+        listed = subprocess.run(
             [sys.executable, "-m", "arislab", "runs", "--json", "--root", root],
             capture_output=True,
             text=True,
@@ -82,7 +82,7 @@ def main():
                 "wall_s": round(wall, 1),
                 "cpu_s": round(cpu, 1),
                 "wall_over_cpu_per_core": round(wall / (cpu / (os.cpu_count() or 1)), 2),
-                "phase_s": {run["phase"]: round(run["duration_s"], 1) for run in reversed(json.loads(told))},
+                "phase_s": {run["phase"]: round(run["duration_s"], 1) for run in reversed(json.loads(listed))},
                 "peak_pss_mb": round(peak),
                 "import_arislab_s": {"median": round(imports[2], 3), "worst_of_5": round(imports[-1], 3)},
                 "load_before": load,

@@ -116,7 +116,7 @@ class Run:
         self.server.stdout.close()
         if not line:
             raise SystemExit((self.root / "server.log").read_text()[-2000:])
-        self.told = json.loads(line)
+        self.ready = json.loads(line)
         self.ready_s.append(time.monotonic() - began)
         return began
 
@@ -124,9 +124,9 @@ class Run:
         env = {
             **os.environ,
             "ARISLAB_ROOT": str(self.root),
-            "ARISLAB_API_KEY": Path(self.told["token_file"]).read_text().strip(),
+            "ARISLAB_API_KEY": Path(self.ready["token_file"]).read_text().strip(),
         }
-        command = [sys.executable, __file__, "--client", self.told["url"], str(self.root), "--lines", str(self.n)]
+        command = [sys.executable, __file__, "--client", self.ready["url"], str(self.root), "--lines", str(self.n)]
         with (self.root / "client.log").open("a") as log:
             self.client = subprocess.Popen(command, stdout=log, stderr=log, env=env)
 
@@ -205,7 +205,7 @@ def main():
         rows, wanted = run.rows(), calm.rows()
         lost = given.lines - rows.filter(pl.col("status") == "ok")["custom_id"].n_unique()
         doubled = rows.height - rows["custom_id"].n_unique()
-        told = {
+        report = {
             "lines": given.lines,
             "kills": dict(kills),
             "cells_run_again_after_an_error": run.n_again,
@@ -226,7 +226,7 @@ def main():
             "load": os.getloadavg(),
             "python": platform.python_version(),
         }
-        print(json.dumps(told, indent=1))
+        print(json.dumps(report, indent=1))
         good = not lost and not doubled and rows.equals(wanted) and kills.total() >= given.kills and not calm_kills
         raise SystemExit(0 if good else 1)
 

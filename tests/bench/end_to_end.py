@@ -66,8 +66,8 @@ def main():
         command += ["--parent-pid", str(os.getpid())]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
-            told = json.loads(process.stdout.readline())
-            os.environ["ARISLAB_API_KEY"] = Path(told["token_file"]).read_text().strip()
+            ready = json.loads(process.stdout.readline())
+            os.environ["ARISLAB_API_KEY"] = Path(ready["token_file"]).read_text().strip()
             text = "twelve years as a statistician, knows SQL and Julia; " * 8
             people = pl.DataFrame(
                 {
@@ -76,7 +76,7 @@ def main():
                 }
             )
             requests = step("build_requests", lambda: batch.build_requests(people, ask, model="echo"))
-            server = batch.connect(told["url"], folder=root / "b")
+            server = batch.connect(ready["url"], folder=root / "b")
             job = step("submit", lambda: batch.submit(requests, server=server, folder=root / "b"))
             step("wait_and_fetch", job.wait)
             rows = step("collect", job.collect)
@@ -95,11 +95,11 @@ def main():
                 for p in (root / "b", root / "srv", root / "data")
             }
             sent = [path.read_bytes() for path in (root / "b" / "requests").iterdir()]
-            came = [path.read_bytes() for path in (root / "b" / "results").iterdir()]
+            parts = [path.read_bytes() for path in (root / "b" / "results").iterdir()]
 
             def floor():
                 (root / "floor.jsonl").write_bytes(b"".join(sent))
-                parsed = [orjson.loads(line) for part in came for line in part.split(b"\n") if line]
+                parsed = [orjson.loads(line) for part in parts for line in part.split(b"\n") if line]
                 texts = [(x["custom_id"], x["response"]["body"]["choices"][0]["message"]["content"]) for x in parsed]
                 pl.DataFrame(texts, schema=["custom_id", "llm_output"], orient="row").write_parquet(
                     root / "floor.parquet"

@@ -148,13 +148,13 @@ class Arena:
         def ask(cells: pl.DataFrame) -> pl.DataFrame:
             parts = cells.partition_by("set_id", maintain_order=True)
             rows = [[at[c] for c in part["candidate_id"]] for part in parts]
-            found = self.ask([tuple(part["example_ids"][0]) for part in parts], rows)
+            qualities = self.ask([tuple(part["example_ids"][0]) for part in parts], rows)
             return pl.concat(
                 part.select("set_id", "candidate_id", quality=pl.Series(q))
-                for part, q in zip(parts, found, strict=True)
+                for part, q in zip(parts, qualities, strict=True)
             )
 
-        found = icl.search(
+        result = icl.search(
             self.pool.select("id"),
             self.world.rows[self.search_rows],
             k=self.k,
@@ -163,8 +163,8 @@ class Arena:
             seed=seed,
             method=method,
         )
-        more = {"score": found.score, "evidence": found.evidence, "rounds": found.round}
-        return {"members": found.example_ids, "estimate": found.estimate[0], "calls": found.n_requests, **more}
+        more = {"score": result.score, "evidence": result.evidence, "rounds": result.round}
+        return {"members": result.example_ids, "estimate": result.estimate[0], "calls": result.n_requests, **more}
 
     def best_of(self, sets: list[tuple[str, ...]]) -> dict:
         """Random search: every set on all rows, the first of the best wins."""
@@ -183,16 +183,16 @@ def dspy_sets(ids: list[str], n: int, k: int = K) -> list[tuple[str, ...]]:
 
     The emulation of dspy.
     """
-    found = []
+    sets = []
     for seed in range(n):
         shuffled = list(ids)
         random.Random(seed).shuffle(shuffled)
-        found.append(tuple(random.Random(0).sample(shuffled, k)))
-    return found
+        sets.append(tuple(random.Random(0).sample(shuffled, k)))
+    return sets
 
 
 def searches(
-    world: World, kind: str, seeds: list[int], budgets: list[int], told: "Results", *, n_rows: int, n_truth: int
+    world: World, kind: str, seeds: list[int], budgets: list[int], results: "Results", *, n_rows: int, n_truth: int
 ) -> None:
     for seed in seeds:
         arena = Arena(world, kind, seed, n=N, k=K, n_rows=n_rows, n_truth=n_truth)
@@ -224,17 +224,17 @@ def searches(
         typical = None
         for (arm, budget), run in runs.items():
             here = {**facts, "budget": budget, "arm": arm}
-            if told.has(here):
+            if results.has(here):
                 continue
             if typical is None:
                 typical = arena.typical(dspy_sets(arena.ids, 100), 10)
-            found = run()
-            quality = arena.truth(found["members"])
-            told.add({**here, **found, "typical": typical, "truth": quality.mean(), "n_truth": n_truth}, quality)
+            result = run()
+            quality = arena.truth(result["members"])
+            results.add({**here, **result, "typical": typical, "truth": quality.mean(), "n_truth": n_truth}, quality)
 
 
 def exhaustive(
-    world: World, kind: str, seeds: list[int], told: "Results", *, n_rows: int, n_truth: int, n_searches: int = 2
+    world: World, kind: str, seeds: list[int], results: "Results", *, n_rows: int, n_truth: int, n_searches: int = 2
 ) -> None:
     """All 220 sets of 3 among 12 on all rows, beside searches with a part of the calls.
 
@@ -262,13 +262,13 @@ def exhaustive(
         typical = None
         for (arm, i, budget), run in runs.items():
             here = {**facts, "budget": budget, "arm": arm, "search": i}
-            if told.has(here):
+            if results.has(here):
                 continue
             if typical is None:
                 typical = arena.typical(every, 20)
-            found = run()
-            quality = arena.truth(found["members"])
-            told.add({**here, **found, "typical": typical, "truth": quality.mean(), "n_truth": n_truth}, quality)
+            result = run()
+            quality = arena.truth(result["members"])
+            results.add({**here, **result, "typical": typical, "truth": quality.mean(), "n_truth": n_truth}, quality)
 
 
 # -- the real dspy ----------------------------------------------------------------------------------------------------
@@ -295,12 +295,12 @@ def real_dspy(arena: Arena, python: Path, n_candidates: int, *, transport: str, 
         with (folder / "server.log").open("w") as log:
             server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         try:
-            told = json.loads(server.stdout.readline())
+            ready = json.loads(server.stdout.readline())
             bodies = [json.loads(cells.requests["body"][v]) for v in arena.search_rows]
             job = {
-                "url": told["url"], "token_file": told["token_file"], "model": cells.decoder.engine.base, "k": arena.k,
-                "temperature": cells.temperature, "max_tokens": MAX_TOKENS, "n_candidates": n_candidates,
-                "transport": transport,
+                "url": ready["url"], "token_file": ready["token_file"], "model": cells.decoder.engine.base,
+                "k": arena.k, "temperature": cells.temperature, "max_tokens": MAX_TOKENS,
+                "n_candidates": n_candidates, "transport": transport,
                 "probe": probe, "task_file": str(cells.task.path), "system": bodies[0]["messages"][0]["content"],
                 "pool": arena.pool.select("id", "input", "output").to_dicts(),
                 "rows": [
@@ -352,19 +352,19 @@ def against_emulation(
             continue
         arena = Arena(world, kind, seed, n=N, k=K, n_rows=n_rows, n_truth=n_truth)
         n = budget // n_rows
-        found = real_dspy(arena, python, n, transport=transport, probe=not seed)
+        ran = real_dspy(arena, python, n, transport=transport, probe=not seed)
         sets = dspy_sets(arena.ids, n)
         ours = arena.full(sets)
-        theirs = np.array([c["scores"] for c in found["candidates"]])
+        theirs = np.array([c["scores"] for c in ran["candidates"]])
         row = {
             "kind": kind, "seed": seed, "budget": budget, "n_rows": n_rows, "temperature": world.temperature,
             "transport": transport,
-            "same_sets": sum(tuple(c["ids"]) == s for c, s in zip(found["candidates"], sets, strict=True)), "n_sets": n,
+            "same_sets": sum(tuple(c["ids"]) == s for c, s in zip(ran["candidates"], sets, strict=True)), "n_sets": n,
             "same_cells": int((abs(ours - theirs) < 1e-6).sum()), "n_cells": ours.size,
-            "same_winner": tuple(found["candidates"][found["best"]]["ids"]) == arena.best_of(sets)["members"],
-            "winner": found["candidates"][found["best"]]["ids"], "score": found["candidates"][found["best"]]["score"],
-            "wall_s": round(found["wall_s"], 1), "dspy_cpu_ms_per_call": round(1000 * found["cpu_s"] / ours.size, 2),
-            "versions": found["versions"], "labelled_only": found.get("labelled_only"),
+            "same_winner": tuple(ran["candidates"][ran["best"]]["ids"]) == arena.best_of(sets)["members"],
+            "winner": ran["candidates"][ran["best"]]["ids"], "score": ran["candidates"][ran["best"]]["score"],
+            "wall_s": round(ran["wall_s"], 1), "dspy_cpu_ms_per_call": round(1000 * ran["cpu_s"] / ours.size, 2),
+            "versions": ran["versions"], "labelled_only": ran.get("labelled_only"),
             "load": round(os.getloadavg()[0], 1),
         }  # fmt: skip
         with path.open("a") as file:
@@ -395,17 +395,17 @@ class Results:
         )
         with self.path.open("a") as file:
             file.write(json.dumps(self.rows[-1], default=float) + "\n")
-        told = {
+        line = {
             name: row.get(name) for name in ("kind", "seed", "budget", "arm", "search", "estimate", "truth", "typical")
         }
-        print(time.strftime("%H:%M:%S"), told, file=sys.stderr, flush=True)
+        print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
 
 
 def report(folder: Path) -> dict:
     """Tables of finished runs; differences are paired by pool seed."""
     runs = pl.DataFrame(Results(folder).rows, infer_schema_length=None)
     runs = runs.with_columns(gain=pl.col("truth") - pl.col("typical"), optimism=pl.col("estimate") - pl.col("truth"))
-    told: dict = {"search": [], "exhaustive": []}
+    report: dict = {"search": [], "exhaustive": []}
     for part in runs.filter(pl.col("part") == "search").partition_by(
         "kind", "temperature", "n_rows", maintain_order=True
     ):
@@ -423,7 +423,7 @@ def report(folder: Path) -> dict:
                 pairs = mine.join(theirs, on="seed").sort("seed")
                 if pairs.height > 1 and (arm, budget) != (other, calls):
                     row[f"minus {other} {calls}"] = paired(pairs["truth"], pairs["truth_right"])
-            told["search"].append(row)
+            report["search"].append(row)
     for part in runs.filter(pl.col("part") == "exhaustive").partition_by(
         "kind", "temperature", "n_rows", maintain_order=True
     ):
@@ -447,9 +447,9 @@ def report(folder: Path) -> dict:
             row["share_of_exhaustive_gain"] = pairs["gain"].sum() / pairs["gain_right"].sum()
             row["shares"] = [round(x, 3) for x in pairs["gain"] / pairs["gain_right"]]
             row["minus exhaustive"] = paired(pairs["truth"], pairs["truth_right"])
-            told["exhaustive"].append(row)
+            report["exhaustive"].append(row)
     path = folder / "surfaces.jsonl"
-    told["surface"] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    report["surface"] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     path = folder / "dspy.jsonl"
     real = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for row in real:
@@ -461,7 +461,7 @@ def report(folder: Path) -> dict:
         )  # fmt: skip
         row["same_winner_as_reported"] = row.pop("winner") == mine["members"][0].to_list() if mine.height else None
     versions = {name: importlib.metadata.version(name) for name in ("arislab", "torch", "numpy", "polars")}
-    return {**told, "dspy": real, "versions": versions, "load": os.getloadavg(), "cores": os.cpu_count()}
+    return {**report, "dspy": real, "versions": versions, "load": os.getloadavg(), "cores": os.cpu_count()}
 
 
 def means(runs: pl.DataFrame) -> dict:
@@ -490,18 +490,18 @@ def main() -> None:
     parser.add_argument("--k", nargs="+", type=int, default=[5, 1, 3], help="of the surface")
     given = parser.parse_args()
     if set(given.parts) != {"report"}:
-        world, told = World(given.folder, temperature=given.temperature), Results(given.folder)
+        world, results = World(given.folder, temperature=given.temperature), Results(given.folder)
         seeds, sizes = list(range(*given.seeds)), {"n_rows": given.rows, "n_truth": given.truth}
         for kind in given.kinds:
             if "surface" in given.parts:
                 for k in given.k:
-                    found = spread(world, kind, k, n_sets=40, n_rows=200)
+                    row = spread(world, kind, k, n_sets=40, n_rows=200)
                     with (given.folder / "surfaces.jsonl").open("a") as file:
-                        file.write(json.dumps(found, default=float) + "\n")
+                        file.write(json.dumps(row, default=float) + "\n")
             if "exhaustive" in given.parts:
-                exhaustive(world, kind, seeds, told, **sizes)
+                exhaustive(world, kind, seeds, results, **sizes)
             if "search" in given.parts:
-                searches(world, kind, seeds, given.budgets, told, **sizes)
+                searches(world, kind, seeds, given.budgets, results, **sizes)
             for budget in given.budgets if "dspy" in given.parts else ():
                 against_emulation(world, kind, seeds, budget, given.folder, transport=given.transport, **sizes)
         print(f"{world.cells.n_answered:,} cells answered in {world.cells.seconds:.0f} s", file=sys.stderr)

@@ -85,17 +85,17 @@ class BatchLM(dspy.BaseLM):
 
 def labelled_only(student, trainset, valset, metric) -> dict[str, str]:
     """What dspy's own random search says when it is told to use labelled examples and no bootstrapped ones."""
-    told = {}
+    outcome = {}
     search = dspy.BootstrapFewShotWithRandomSearch(
         metric=metric, max_bootstrapped_demos=0, max_labeled_demos=5, num_candidate_programs=1, num_threads=1
     )
     for seed in (-1, 0):
         try:
             search.compile(student, trainset=trainset, valset=valset, restrict=[seed])
-            told[f"candidate {seed}"] = "ran"
+            outcome[f"candidate {seed}"] = "ran"
         except ValueError as error:
-            told[f"candidate {seed}"] = f"{type(error).__name__}: {error}"
-    return told
+            outcome[f"candidate {seed}"] = f"{type(error).__name__}: {error}"
+    return outcome
 
 
 def main() -> None:
@@ -108,8 +108,8 @@ def main() -> None:
     def metric(example, prediction, trace=None):
         row = {"profile": example.profile, "output": prediction.answer}
         scores = {name: scorer(**{c: row[c] for c in asks[name]}) for name, scorer in task.SCORERS.items()}
-        told = {name: float(score) for name, score in scores.items() if score is not None}
-        return round(sum(task.WEIGHTS[n] * s for n, s in told.items()) / sum(task.WEIGHTS[n] for n in told), 9)
+        valid = {name: float(score) for name, score in scores.items() if score is not None}
+        return round(sum(task.WEIGHTS[n] * s for n, s in valid.items()) / sum(task.WEIGHTS[n] for n in valid), 9)
 
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     token = Path(job["token_file"]).read_text().strip()
@@ -147,16 +147,16 @@ def main() -> None:
         scores = [score for _, _, score in result.results]
         candidates.append({"ids": [demo.id for demo in program.demos], "score": result.score, "scores": scores})
     best = max(range(len(candidates)), key=lambda i: candidates[i]["score"])
-    told = {
+    report = {
         "best": best,
         "candidates": candidates,
         "wall_s": time.perf_counter() - began,
         "cpu_s": time.process_time() - cpu,
     }
     if job["probe"]:
-        told["labelled_only"] = labelled_only(student, train[:6], rows[:1], metric)
-    told["versions"] = {name: importlib.metadata.version(name) for name in ("dspy", "litellm", "openai")}
-    Path(sys.argv[2]).write_text(json.dumps(told))
+        report["labelled_only"] = labelled_only(student, train[:6], rows[:1], metric)
+    report["versions"] = {name: importlib.metadata.version(name) for name in ("dspy", "litellm", "openai")}
+    Path(sys.argv[2]).write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

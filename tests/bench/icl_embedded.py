@@ -264,7 +264,7 @@ def compare(n_sets: int = 25, n_rows: int = 12) -> dict[str, float]:
     """Answers of the C decoder beside those of ``arislab.tiny.decoder``, on prompts with 0 to 5 examples."""
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
-        told = {"cells": 0, "same_text": 0}
+        counts = {"cells": 0, "same_text": 0}
         decode = Decoder(Path(os.environ.get("ICL_EMBEDDED", folder)))
         fast_s = engine_s = 0.0
         for temperature in (0.9, 0.0):
@@ -286,9 +286,9 @@ def compare(n_sets: int = 25, n_rows: int = 12) -> dict[str, float]:
             began = time.process_time()
             slow = [a.text for a in decode.engine.generate(asked)]
             engine_s += time.process_time() - began
-            told["cells"] += len(slow)
-            told["same_text"] += sum(a == b for a, b in zip([t for ts in fast for t in ts], slow, strict=True))
-    return {**told, "cells_per_cpu_s": told["cells"] / fast_s, "cells_per_cpu_s_engine": told["cells"] / engine_s}
+            counts["cells"] += len(slow)
+            counts["same_text"] += sum(a == b for a, b in zip([t for ts in fast for t in ts], slow, strict=True))
+    return {**counts, "cells_per_cpu_s": counts["cells"] / fast_s, "cells_per_cpu_s_engine": counts["cells"] / engine_s}
 
 
 if __name__ == "__main__":

@@ -282,8 +282,10 @@ def ours(surface: Surface, budget: int, rng: np.random.Generator, *, method: str
         return cells.select("set_id", "candidate_id", quality=pl.Series(quality, dtype=pl.Float64))
 
     seed = int(rng.integers(1 << 30))
-    found = icl.search(pool, validation, k=surface.k, budget=budget, ask=ask, seed=seed, method=method)
-    return Found(tuple(map(int, found.example_ids)), found.estimate[0], found.n_requests, found.round, found.matters)
+    result = icl.search(pool, validation, k=surface.k, budget=budget, ask=ask, seed=seed, method=method)
+    return Found(
+        tuple(map(int, result.example_ids)), result.estimate[0], result.n_requests, result.round, result.matters
+    )
 
 
 METHODS: dict[str, Callable[[Surface, int, np.random.Generator], Found]] = {
@@ -314,19 +316,19 @@ def run(
         for method in todo:
             surface.answers.clear()
             started = time.process_time()
-            found = METHODS[method](surface, budget, np.random.default_rng([seed, 3]))
+            result = METHODS[method](surface, budget, np.random.default_rng([seed, 3]))
             cpu_s = time.process_time() - started
-            truth, truth_other = surface.truth(np.array([found.members, other]))
+            truth, truth_other = surface.truth(np.array([result.members, other]))
             shown = stats.paired_difference(
-                surface.holdout(found.members), surface.holdout(other), n_boot=2_000, seed=seed
+                surface.holdout(result.members), surface.holdout(other), n_boot=2_000, seed=seed
             )
             out.append(
                 {
                     "surface": kind, "seed": seed, "method": method, "gain": 100 * (truth - base), "truth": truth,
-                    "optimism": 100 * (found.estimate - truth), "luck_of_rows": 100 * luck, "calls": found.calls,
-                    "rounds": found.rounds, "cpu_s": cpu_s,
+                    "optimism": 100 * (result.estimate - truth), "luck_of_rows": 100 * luck, "calls": result.calls,
+                    "rounds": result.rounds, "cpu_s": cpu_s,
                     "covered": bool(shown.low <= truth - truth_other <= shown.high), "claims": bool(shown.low > 0),
-                    "matters": found.matters,
+                    "matters": result.matters,
                 }
             )  # fmt: skip
             if kept:
@@ -415,9 +417,9 @@ def small(seeds: Iterable[int], surfaces: str, kept: Path | None = None) -> dict
             row[name] = 100 * (truth[tuple(all_of[best].tolist())] - base)
             row[f"optimism: {name}"] = 100 * (means[best] - truth[tuple(all_of[best].tolist())])
         for budget in (1_100, 2_200, 4_400, 8_800):
-            found = ours(surface, budget, np.random.default_rng([seed, 3]), method="surrogate")
-            row[f"surrogate, {budget:,}"] = 100 * (truth[found.members] - base)
-            row[f"optimism: surrogate, {budget:,}"] = 100 * (found.estimate - truth[found.members])
+            result = ours(surface, budget, np.random.default_rng([seed, 3]), method="surrogate")
+            row[f"surrogate, {budget:,}"] = 100 * (truth[result.members] - base)
+            row[f"optimism: surrogate, {budget:,}"] = 100 * (result.estimate - truth[result.members])
         out.append(row)
         if kept:
             with kept.open("a") as file:
@@ -444,12 +446,12 @@ def speed(cells: int) -> dict:
 
     surface.answer = lambda members, rows=None: answer(tuple(members))  # type: ignore[method-assign]
     started = time.process_time()
-    found = ours(surface, cells, np.random.default_rng(0), method="surrogate")
+    result = ours(surface, cells, np.random.default_rng(0), method="surrogate")
     cpu_s = time.process_time() - started - spent[0]
     kilobytes = 1024 if sys.platform == "darwin" else 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / kilobytes
     return {
-        "cells": found.calls,
+        "cells": result.calls,
         "cpu_s": round(cpu_s, 2),
         "peak_mb": round(peak),
         "load": round(os.getloadavg()[0], 2),

@@ -55,7 +55,7 @@ def main():
     parser.add_argument("--rows", type=int, default=170_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    told = {"rows": arguments.rows}
+    report = {"rows": arguments.rows}
     with tempfile.TemporaryDirectory() as folder:
         recorded = list(rows(arguments.rows, sentences("")))
         files = {kind: Path(folder) / f"outputs.{kind}" for kind in ("jsonl", "csv")}
@@ -68,9 +68,9 @@ def main():
             for i in range(arguments.rounds):
                 for name, checkout in (("before", arguments.before.resolve()), ("here", HERE)):
                     runs[name].append(seconds(checkout, file, Path(folder) / f"{kind}-{name}-{i}"))
-            best = {name: min(run["cpu_s"] for run in found) for name, found in runs.items()}
-            told[kind] = runs | {"ratio_of_least_cpu": round(best["here"] / best["before"], 2)}
-    print(json.dumps(told | {"load": os.getloadavg()}, indent=1))
+            best = {name: min(run["cpu_s"] for run in rounds) for name, rounds in runs.items()}
+            report[kind] = runs | {"ratio_of_least_cpu": round(best["here"] / best["before"], 2)}
+    print(json.dumps(report | {"load": os.getloadavg()}, indent=1))
 
 
 if __name__ == "__main__":

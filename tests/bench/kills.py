@@ -87,8 +87,8 @@ def main():
             if number < 5:
                 process.join(120)
                 took_s.append(time.monotonic() - start)
-                (found,) = runs.as_json(root)
-                assert found["status"] == "ok", found
+                (run,) = runs.as_json(root)
+                assert run["status"] == "ok", run
                 continue
             whom = "kernel" if number % 10 == 0 else "supervisor"
             delay = chance.uniform(0, 1.05 * statistics.median(took_s))
@@ -122,7 +122,7 @@ def main():
                 )
             if number % 10 == 0:
                 print(f"{number} of {given.kills}: {dict(seen)}", file=sys.stderr, flush=True)
-    told = {
+    report = {
         "kills": given.kills,
         "states": dict(sorted(seen.items())),
         "unreadable_or_wrong": bad,
@@ -132,18 +132,18 @@ def main():
         "load": os.getloadavg(),
         "python": platform.python_version(),
     }
-    print(json.dumps(told, indent=1))
+    print(json.dumps(report, indent=1))
     raise SystemExit(1 if bad else 0)
 
 
-def whole(found):
+def whole(run):
     """Whether a record that says ok has all its files as recorded: then it had ended, and only its process had not."""
     from arislab.records import record
     from arislab.system import files
 
-    folder = Path(found["folder"])
+    folder = Path(run["folder"])
     raw = json.loads((folder / "run.json").read_text())
-    same = all(files.of_file(folder / name)["sha256"] == told["sha256"] for name, told in raw["files"].items())
+    same = all(files.of_file(folder / name)["sha256"] == digest["sha256"] for name, digest in raw["files"].items())
     return same and raw["record_sha256"] == record.record_sha256(raw)
 
 

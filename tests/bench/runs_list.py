@@ -56,7 +56,7 @@ def main():
             subprocess.run([*command, *words], check=True, capture_output=True)
 
         start = [sys.executable, "-c", "import arislab.cli.listing"]
-        told = {
+        report = {
             "runs": n,
             "first_list_ms": round(first_ms),
             "newest_50_ms": median_ms(lambda: records.select(root, limit=50)),
@@ -72,7 +72,7 @@ def main():
             "load": os.getloadavg(),
             "python": platform.python_version(),
         }
-    print(json.dumps(told, indent=1))
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

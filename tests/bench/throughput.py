@@ -91,8 +91,8 @@ class Mock:
     def serve(self, connection, head):
         if head.startswith(b"GET"):
             is_stats = head.startswith(b"GET /stats")
-            told = self.stats() if is_stats else {"object": "list", "data": [{"id": "m", "object": "model"}]}
-            connection.write(answer("200 OK", json.dumps(told).encode()))
+            answered = self.stats() if is_stats else {"object": "list", "data": [{"id": "m", "object": "model"}]}
+            connection.write(answer("200 OK", json.dumps(answered).encode()))
         elif self.in_flight >= self.slots:
             self.n_refused += 1
             connection.write(self.refusal)
@@ -112,7 +112,7 @@ class Mock:
 
     def stats(self):
         span_s = self.changed - self.began if self.began else 0.0
-        told = {
+        figures = {
             "taken": self.n_taken,
             "refused": self.n_refused,
             "most_in_flight": self.most,
@@ -120,8 +120,8 @@ class Mock:
         }
         if self.times is not None and span_s:
             mean = self.area / span_s
-            told |= {"mean_in_flight": round(mean, 1), "slots_idle_percent": round(100 * (1 - mean / self.slots), 2)}
-        return told
+            figures |= {"mean_in_flight": round(mean, 1), "slots_idle_percent": round(100 * (1 - mean / self.slots), 2)}
+        return figures
 
 
 class Connection(asyncio.Protocol):
@@ -236,8 +236,8 @@ def run_curator(url, n, n_bytes):
 
 def client(name, url, n, n_bytes):
     run = globals()[f"run_{name}"](url, n, n_bytes)
-    told = asyncio.run(run) if asyncio.iscoroutine(run) else run
-    print(json.dumps({**told, "peak_mb": clock("self")[1]}))
+    figures = asyncio.run(run) if asyncio.iscoroutine(run) else run
+    print(json.dumps({**figures, "peak_mb": clock("self")[1]}))
 
 
 # -- what is measured --------------------------------------------------------------------------------------------------
@@ -259,16 +259,16 @@ def measure_arislab(url, n, n_bytes, folder):
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
-        told = json.loads(process.stdout.readline())
-        token = Path(told["token_file"]).read_text().strip()
-        api = OpenAI(base_url=told["url"], api_key=token, max_retries=0)
+        ready = json.loads(process.stdout.readline())
+        token = Path(ready["token_file"]).read_text().strip()
+        api = OpenAI(base_url=ready["url"], api_key=token, max_retries=0)
         source = folder / "input.jsonl"
         with source.open("w") as file:
             for i in range(n):
                 line = {"custom_id": f"r-{i:06d}", "method": "POST", "url": "/v1/chat/completions"}
                 file.write(json.dumps({**line, "body": body(i, n_bytes - 80)}) + "\n")
         uploaded = api.files.create(file=source, purpose="batch")
-        connection = http.client.HTTPConnection(told["url"].split("/")[2])
+        connection = http.client.HTTPConnection(ready["url"].split("/")[2])
 
         def state():
             connection.request("GET", f"/v1/batches/{batch.id}", headers={"Authorization": f"Bearer {token}"})
@@ -320,11 +320,11 @@ def measure(system, mode, n, n_bytes, given, pythons):
             port = int(mock.stdout.readline())
             url, load = f"http://127.0.0.1:{port}/v1", os.getloadavg()[0]
             if system == "arislab":
-                told = measure_arislab(url, n, n_bytes, Path(folder))
+                measured = measure_arislab(url, n, n_bytes, Path(folder))
             else:
-                told = measure_client(system, python, url, n, n_bytes, Path(folder))
-            if "error" in told:
-                return {"n": n, **told}
+                measured = measure_client(system, python, url, n, n_bytes, Path(folder))
+            if "error" in measured:
+                return {"n": n, **measured}
             connection = http.client.HTTPConnection("127.0.0.1", port)
             connection.request("GET", "/stats")
             stats = json.loads(connection.getresponse().read())
@@ -333,8 +333,10 @@ def measure(system, mode, n, n_bytes, given, pythons):
             mock.terminate()
             mock.wait(timeout=30)
             mock.stdout.close()
-    rates = {"requests_per_s": n / told["wall_s"], "cpu_ms_per_request": 1000 * told["cpu_s"] / n}
-    figures = {name: value if isinstance(value, bool) else round(value, 3) for name, value in {**rates, **told}.items()}
+    rates = {"requests_per_s": n / measured["wall_s"], "cpu_ms_per_request": 1000 * measured["cpu_s"] / n}
+    figures = {
+        name: value if isinstance(value, bool) else round(value, 3) for name, value in {**rates, **measured}.items()
+    }
     return {"n": n, **figures, "mock": stats, "load": round(load, 2)}
 
 
@@ -352,8 +354,8 @@ def install(folder, names):
             continue
         code = "import importlib.metadata as m, sys; print(*(m.version(x) for x in sys.argv[1:]))"
         packages = [PEERS[name], "openai", "aiohttp"]
-        told = subprocess.run([str(python), "-c", code, *packages], capture_output=True, text=True, check=True)
-        pythons[name], versions[name] = str(python), dict(zip(packages, told.stdout.split(), strict=True))
+        installed = subprocess.run([str(python), "-c", code, *packages], capture_output=True, text=True, check=True)
+        pythons[name], versions[name] = str(python), dict(zip(packages, installed.stdout.split(), strict=True))
     return pythons, versions
 
 
@@ -363,10 +365,10 @@ def summary(runs):
     good = [run for run in runs if "error" not in run]
     if not good:
         return {"error": runs[0]["error"]}
-    told = {name: spread([run[name] for run in good]) for name in numbers}
+    spreads = {name: spread([run[name] for run in good]) for name in numbers}
     idle = [run["mock"]["slots_idle_percent"] for run in good if "slots_idle_percent" in run["mock"]]
     more = {"slots_idle_percent": spread(idle)} if idle else {}
-    return {"n": good[0]["n"], **told, **more, "refused": spread([run["mock"]["refused"] for run in good])}
+    return {"n": good[0]["n"], **spreads, **more, "refused": spread([run["mock"]["refused"] for run in good])}
 
 
 def spread(values):
@@ -410,47 +412,49 @@ def compare(given, folder):
                 n = min(given.n, given.peer_n) if is_slow else given.n
                 runs[name] = measure(name, mode, n, given.bytes, given, pythons)
                 print(f"round {i + 1}, {mode}, {name}: {json.dumps(runs[name])}", file=sys.stderr, flush=True)
-    told = {"n": given.n, "bytes": given.bytes, "repeats": given.repeats, "concurrency": SLOTS}
-    told |= {mode: {name: summary([r[mode][name] for r in rounds]) for name in systems} for mode in rounds[0]}
+    report = {"n": given.n, "bytes": given.bytes, "repeats": given.repeats, "concurrency": SLOTS}
+    report |= {mode: {name: summary([r[mode][name] for r in rounds]) for name in systems} for mode in rounds[0]}
     every = [run for r in rounds for runs in r.values() for name, run in runs.items() if name == "arislab"]
     if "memory" in given.modes and "arislab" in systems:
         every.append(measure("arislab", "0ms", MEMORY_LINES, MEMORY_BYTES, given, pythons))
-        told["memory"] = every[-1]
-    told |= {"times_as_fast_as": ratios(rounds), "goals": goals(told, rounds)}
+        report["memory"] = every[-1]
+    report |= {"times_as_fast_as": ratios(rounds), "goals": goals(report, rounds)}
     here = {name: importlib.metadata.version(name) for name in ("arislab", "aiohttp", "openai", "uvicorn", "orjson")}
-    told |= {"versions": {**here, **versions}, "load": os.getloadavg(), "cores": os.cpu_count()}
-    print(json.dumps({**told, "python": platform.python_version()}, indent=1))
+    report |= {"versions": {**here, **versions}, "load": os.getloadavg(), "cores": os.cpu_count()}
+    print(json.dumps({**report, "python": platform.python_version()}, indent=1))
     raise SystemExit(0 if all(run["each_line_once"] for run in every) else 1)
 
 
 def ratios(rounds):
     """Requests a second of arislab over those of each other system, in the same round."""
-    found = {}
+    spreads = {}
     for mode, runs in rounds[0].items():
         for name in runs.keys() - {"arislab"} if "arislab" in runs else ():
             pairs = [(r[mode]["arislab"], r[mode][name]) for r in rounds if "error" not in r[mode][name]]
             if pairs:
-                found.setdefault(mode, {})[name] = spread([a["requests_per_s"] / b["requests_per_s"] for a, b in pairs])
-    return found
+                spreads.setdefault(mode, {})[name] = spread(
+                    [a["requests_per_s"] / b["requests_per_s"] for a, b in pairs]
+                )
+    return spreads
 
 
-def goals(told, rounds):
+def goals(report, rounds):
     """Value, bound, and whether it is met; only what was measured."""
-    fast, times = told.get("0ms", {}).get("arislab"), ratios(rounds)
-    found = {}
+    fast, times = report.get("0ms", {}).get("arislab"), ratios(rounds)
+    reached = {}
     if fast:
-        found["requests_per_s_at_0ms"] = (fast["requests_per_s"]["median"], ">=", 2000)
-        found["cpu_ms_per_request_at_0ms"] = (fast["cpu_ms_per_request"]["median"], "<=", 0.3)
+        reached["requests_per_s_at_0ms"] = (fast["requests_per_s"]["median"], ">=", 2000)
+        reached["cpu_ms_per_request_at_0ms"] = (fast["cpu_ms_per_request"]["median"], "<=", 0.3)
     if "floor" in times.get("800ms", {}):
-        found["of_the_floor_at_800ms"] = (times["800ms"]["floor"]["median"], ">=", 0.98)
-    if "memory" in told:
-        found["peak_mb_of_50000_lines_of_4_kb"] = (round(told["memory"]["peak_mb"]), "<=", 200)
+        reached["of_the_floor_at_800ms"] = (times["800ms"]["floor"]["median"], ">=", 0.98)
+    if "memory" in report:
+        reached["peak_mb_of_50000_lines_of_4_kb"] = (round(report["memory"]["peak_mb"]), "<=", 200)
     for mode, peers in times.items():
         for name in peers.keys() - {"floor"}:
-            found[f"times_as_fast_as_{name}_at_{mode}"] = (peers[name]["median"], ">=", 1)
+            reached[f"times_as_fast_as_{name}_at_{mode}"] = (peers[name]["median"], ">=", 1)
     return {
         name: {"value": value, "goal": f"{sign} {bound}", "met": value >= bound if sign == ">=" else value <= bound}
-        for name, (value, sign, bound) in found.items()
+        for name, (value, sign, bound) in reached.items()
     }
 
 

@@ -64,8 +64,8 @@ def answers(engine, chats, model, seed):
 def quality(engine, these, sets, model, seed=1):
     block = len(these) // len(sets)
     chats = [messages(p, sets[min(i // block, len(sets) - 1)]) for i, p in enumerate(these)]
-    found = answers(engine, chats, model, seed)
-    return np.array([scores(p, a.text) for p, a in zip(these, found, strict=True)]), found
+    texts = answers(engine, chats, model, seed)
+    return np.array([scores(p, a.text) for p, a in zip(these, texts, strict=True)]), texts
 
 
 def half_width(values):
@@ -120,7 +120,7 @@ if given.lora:
 rows, measured = [], {}
 for name, (sets, model) in arms.items():
     began = time.process_time()
-    table, found = quality(engine, test, sets, model)
+    table, replies = quality(engine, test, sets, model)
     value = measured[name] = table @ weights / weights.sum()
     gain = value - measured["baseline"]
     rows.append(
@@ -133,8 +133,8 @@ for name, (sets, model) in arms.items():
             "gain_interval": half_width(gain),
             "zero": round(float((value == 0).mean()), 2),
             "above_0.9": round(float((value > 0.9).mean()), 2),
-            "prompt_tokens": round(float(np.mean([a.prompt_tokens for a in found]))),
-            "tokens_per_cpu_s": round(sum(a.completion_tokens for a in found) / (time.process_time() - began)),
+            "prompt_tokens": round(float(np.mean([a.prompt_tokens for a in given]))),
+            "tokens_per_cpu_s": round(sum(a.completion_tokens for a in replies) / (time.process_time() - began)),
             "scorers": dict(zip(task.scorers, table.mean(0).round(2).tolist(), strict=True)),
         }
     )

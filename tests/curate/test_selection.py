@@ -160,11 +160,11 @@ def test_large_sets_find_nearly_all_planted_copies_and_nothing_else():
     copies = [edited(text, 2, rng) for text in originals[:400]]  # 6 of 58 shingles: Jaccard 52 / 64 = 0.81 or more
     frame = rows([0.9] * 2_400 + [0.1] * 400, output=originals + copies)
     result = near_duplicates(frame, on=["output"], threshold=0.8)
-    found = result["duplicate_of"].to_list()
-    assert not any(found[:2_400])
+    sources = result["duplicate_of"].to_list()
+    assert not any(sources[:2_400])
     expected = [f"r-{i:03d}" for i in range(400)]
-    assert all(own is None or own == source for own, source in zip(found[2_400:], expected, strict=True))
-    assert sum(own is not None for own in found[2_400:]) >= 0.95 * 400
+    assert all(own is None or own == source for own, source in zip(sources[2_400:], expected, strict=True))
+    assert sum(own is not None for own in sources[2_400:]) >= 0.95 * 400
 
 
 def test_a_long_template_shared_by_all_rows_neither_hides_duplicates_nor_makes_them():
@@ -287,9 +287,9 @@ def test_every_recorded_output_ends_in_one_state():
     marked = rows([0.9, 0.8, 0.7, 0.6, None, 0.9], duplicate_of=[None, None, None, None, None, "r-000"])
     marked = marked.with_columns(like_rejected=pl.Series([False] * 5 + [True]))
     cut = keep_top(marked.filter(pl.col("duplicate_of").is_null()), fraction=0.5)
-    found = selection.states(recorded, train=train, marked=marked, cut=cut)
-    assert found == {
+    counts = selection.states(recorded, train=train, marked=marked, cut=cut)
+    assert counts == {
         "lost": 3, "near_duplicate": 0, "like_a_rejected": 1, "unscored": 1, "kept": 2, "below_the_cut": 2,
         "held_out": 1,
     }  # fmt: skip
-    assert sum(found.values()) == recorded.height
+    assert sum(counts.values()) == recorded.height

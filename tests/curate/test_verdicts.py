@@ -355,8 +355,8 @@ def test_the_story_by_the_command_line(root):
     (root / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     options = ["--as", "outputs", "--task", task, "--id", "who", "--input", "q", "--output", "a"]
     arislab("import", root / "answers.jsonl", *options, root=root)
-    told = arislab("run", "curate", "-p", f"task={task}", "-p", "keep_fraction=1.0", root=root)
-    assert "n_approved_not_kept 0 n_stale 0" in " ".join(told.split())
+    printed = arislab("run", "curate", "-p", f"task={task}", "-p", "keep_fraction=1.0", root=root)
+    assert "n_approved_not_kept 0 n_stale 0" in " ".join(printed.split())
     lake = Lake(root / "data" / "lake")
     rows = lake["training_data_curated"].read().sort("id")
     n = rows.height

@@ -25,7 +25,7 @@ class World:
     def __init__(self, lake, task_file, faults, server):
         self.texts = {f"e{i}": (f"question {i}", f"ANSWER {i}") for i in range(6)}
         self.lake, self.task_file, self.faults, self.server = lake, task_file, faults, server
-        self.people, self.told = people(24, "validation"), []
+        self.people, self.answered = people(24, "validation"), []
         self.read()
 
     def read(self):
@@ -48,12 +48,12 @@ class World:
         }
 
     def ask(self, wanted, purpose="search", **change):
-        came = icl.ask(
+        answers = icl.ask(
             wanted, self.arms(wanted, **change), candidates=self.people, server=self.server, folder=self.lake.batches,
             recorded=self.recorded, searched=self.searched, task=load(self.task_file), purpose=purpose,
         )  # fmt: skip
-        self.told.append(came)
-        return came
+        self.answered.append(answers)
+        return answers
 
     def search(self, **options):
         self.read()

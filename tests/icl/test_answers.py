@@ -46,19 +46,19 @@ def test_what_a_search_knows_at_its_end_is_what_the_lake_holds(world):
 def test_what_changes_an_answer_or_its_quality_is_another_cell(world):
     wanted = icl_cells(["e0", "e1"], n=8)
     world.ask(wanted)
-    assert not world.told[-1]["known"].any()
+    assert not world.answered[-1]["known"].any()
     world.ask(wanted.with_columns(search_id=pl.lit("warm")), temperature=0.5)
-    assert not world.told[-1]["known"].any()  # another request
+    assert not world.answered[-1]["known"].any()  # another request
     assert sum(world.faults.asked.values()) == 16
     world.ask(wanted.reverse())
-    assert world.told[-1]["known"].all()
-    assert world.told[-1]["candidate_id"].to_list() == wanted["candidate_id"].to_list()[::-1]
-    before = world.told[-1]
+    assert world.answered[-1]["known"].all()
+    assert world.answered[-1]["candidate_id"].to_list() == wanted["candidate_id"].to_list()[::-1]
+    before = world.answered[-1]
     world.task_file.write_text(world.task_file.read_text().replace('"loud": 3', '"loud": 1'))
     world.ask(wanted.reverse())
-    assert world.told[-1]["known"].all()  # judged anew, but
+    assert world.answered[-1]["known"].all()  # judged anew, but
     assert sum(world.faults.asked.values()) == 16  # not asked anew
-    assert set(world.told[-1]["quality"]) == {0.0, 0.5}
+    assert set(world.answered[-1]["quality"]) == {0.0, 0.5}
     assert set(before["quality"]) == {0.0, 0.75}
 
 
@@ -66,10 +66,10 @@ def test_examples_of_the_same_content_are_the_same_cell_under_any_id(world, monk
     world.ask(icl_cells(["e0", "e1"], n=4))
     monkeypatch.setitem(world.texts, "renamed", world.texts["e0"])
     world.ask(icl_cells(["renamed", "e1"], n=5, search_id="other"))
-    assert world.told[-1]["known"].to_list() == [True] * 4 + [False]
+    assert world.answered[-1]["known"].to_list() == [True] * 4 + [False]
     monkeypatch.setitem(world.texts, "e0", ("question 0", "EDITED"))  # a reviewer edited it: the id stays
     world.ask(icl_cells(["e0", "e1"], n=4, search_id="third"))
-    assert not world.told[-1]["known"].any()
+    assert not world.answered[-1]["known"].any()
     assert world.most_often == 1
 
 
@@ -95,9 +95,9 @@ def test_a_prompt_that_does_not_fit_is_not_sent_again_in_a_later_search(world):
     )
     with pytest.warns(UserWarning, match="3 requests completed without a single answer.*context_length_exceeded"):
         world.ask(icl_cells(["e0"], n=3))
-    assert world.told[-1].select("status", "quality").unique().rows() == [("overflow", 0.0)]
+    assert world.answered[-1].select("status", "quality").unique().rows() == [("overflow", 0.0)]
     world.ask(icl_cells(["e0"], n=3, search_id="other"))
-    assert world.told[-1]["known"].all()
+    assert world.answered[-1]["known"].all()
     assert world.most_often == 1
 
 
@@ -110,7 +110,7 @@ def test_requests_reach_the_server_set_by_set_in_the_order_of_their_examples(wor
         n_files += 1
         prompts = [[m["content"] for m in json.loads(line)["body"]["messages"][:-1]] for line in content.splitlines()]
         assert prompts == sorted(prompts)  # ids of the pool sort as their texts do
-    assert n_files == len(world.told)
+    assert n_files == len(world.answered)
 
 
 def manifest():

@@ -19,9 +19,9 @@ def test_an_asker_pairs_rows_asks_once_and_counts_every_cell(world):
 
     ask = asker()
     sets = [icl_cells(["e0", "e1"], n=4), icl_cells(["e1"], n=3)]
-    told = ask(pl.concat(sets))
+    first = ask(pl.concat(sets))
     assert ask.counts == {"ok": 7}
-    assert told["known"].to_list() == [False] * 7
+    assert first["known"].to_list() == [False] * 7
     one, other = (ask.requests(ids, people(2)) for ids in (["e0", "e1"], ["e1"]))
     assert [json.loads(b)["seed"] for b in one["body"]] == [json.loads(b)["seed"] for b in other["body"]]
     assert ask(sets[1], purpose="holdout")["known"].to_list() == [True] * 3
@@ -31,7 +31,7 @@ def test_an_asker_pairs_rows_asks_once_and_counts_every_cell(world):
         ask(icl_cells(["e5"], n=2))
     assert ask.counts == {"ok": 10, "error": 2}
     again = asker()  # as after a kill
-    assert again(pl.concat(sets))["quality"].equals(told["quality"])
+    assert again(pl.concat(sets))["quality"].equals(first["quality"])
     assert world.most_often == 1
 
 

@@ -25,11 +25,11 @@ def test_the_cost_is_told_from_what_is_recorded_and_the_rest_is_unknown(world):
     }
     nothing = icl.cost(plans, drawn, **how)
     assert (nothing.prompt_tokens, nothing.completion_tokens, nothing.seconds, nothing.usd) == (None,) * 4
-    told = repr(nothing)
-    assert f"at most {plans['n_requests'].sum() + 100:,} requests" in told
-    assert "tokens: unknown (no prompt and answer of m are recorded)" in told
-    assert "time: unknown" in told
-    assert "money: unknown (no price of m in data/prices.toml)" in told
+    text = repr(nothing)
+    assert f"at most {plans['n_requests'].sum() + 100:,} requests" in text
+    assert "tokens: unknown (no prompt and answer of m are recorded)" in text
+    assert "time: unknown" in text
+    assert "money: unknown (no price of m in data/prices.toml)" in text
     priced = repr(icl.cost(plans, drawn, **how, usd_per_million=(1e6, 2e6)))
     assert "money: unknown (1e+06 and 2e+06 USD a million tokens, for an unknown number)" in priced
     world.search(budget=200)  # 3 prompt tokens and 2 of the answer each, whatever it says
@@ -66,13 +66,13 @@ def test_the_cost_of_prompts_with_calls_and_parts_is_told_too(lake, task_file):
     drawn = pl.DataFrame({"messages": [row["messages"] for row in rows], "model": "m"})
     plans = icl.plan(3, budget=200, n_validation=24)
     tables = {"raw": lake["training_data_raw"].read(), "cells": lake["icl_cells"].read()}
-    found = icl.cost(plans, drawn, n_report=0, task=load(task_file), **tables)
-    assert found.prompt_tokens == pytest.approx(40 * plans["n_requests"].sum())
+    estimate = icl.cost(plans, drawn, n_report=0, task=load(task_file), **tables)
+    assert estimate.prompt_tokens == pytest.approx(40 * plans["n_requests"].sum())
     texts = drawn.with_columns(messages=pl.lit(json.dumps([{"role": "user", "content": "x" * 100}])))
     assert (
         20 * plans["n_requests"].sum()
         < icl.cost(plans, texts, n_report=0, task=load(task_file), **tables).prompt_tokens
-        < found.prompt_tokens
+        < estimate.prompt_tokens
     )
 
 

@@ -15,9 +15,9 @@ pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compile
 
 def test_it_writes_what_the_package_writes(tmp_path, monkeypatch):
     monkeypatch.setenv("ICL_EMBEDDED", str(tmp_path))
-    told = bench.compare(n_sets=4, n_rows=4)
-    assert told["cells"] == 32
-    assert told["same_text"] >= 31  # sums are rounded differently: about one answer in a thousand takes another turn
+    report = bench.compare(n_sets=4, n_rows=4)
+    assert report["cells"] == 32
+    assert report["same_text"] >= 31  # sums are rounded differently: about one answer in a thousand takes another turn
 
 
 def test_loading_it_leaves_the_floats_of_the_process_alone(tmp_path):

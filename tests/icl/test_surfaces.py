@@ -41,10 +41,10 @@ def test_a_surface_is_the_same_each_time_and_spreads_as_stated():
 @pytest.mark.parametrize("method", ["random", "greedy", "halving", "main effects"])
 def test_every_method_keeps_its_budget_and_returns_a_set(method):
     surface = bench.Surface("B", 0, n=20, k=3, n_rows=40)
-    found = bench.METHODS[method](surface, 1_200, np.random.default_rng(0))
-    assert found.calls <= 1_200
-    assert len(set(found.members)) == 3
-    assert 0 <= found.estimate <= 1.5
+    result = bench.METHODS[method](surface, 1_200, np.random.default_rng(0))
+    assert result.calls <= 1_200
+    assert len(set(result.members)) == 3
+    assert 0 <= result.estimate <= 1.5
 
 
 def test_ten_thousand_cells_cost_little():

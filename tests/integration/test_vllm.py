@@ -24,12 +24,12 @@ COMPACT = ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_
 
 def servers_of(python: str) -> list[int]:
     """Pids of vLLM's API servers, without the watcher that leads their group."""
-    found = []
+    pids = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         words = entry.read_bytes().split(b"\0")
         if words[0] == python.encode() and b"vllm.entrypoints.openai.api_server" in words:
-            found.append(int(entry.parent.name))
-    return found
+            pids.append(int(entry.parent.name))
+    return pids
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch and peft, while the adapter is made
@@ -82,12 +82,12 @@ def test_every_row_of_a_batch_comes_back_though_vllm_is_killed_in_the_middle(tmp
         for i, name in asked
         if alone[i, base] != alone[i, tuned] and texts[f"f-{i}-{name}"] == alone[i, other[name]]
     ]
-    told = server.client.post("/arislab/isolation", body={"models": [base, tuned]}, cast_to=object)
+    verdict = server.client.post("/arislab/isolation", body={"models": [base, tuned]}, cast_to=object)
     print(
-        f"{told['verdict']}: {told['n_turned']} of {told['n_could_show']} turned, {told['seconds']} s; "
+        f"{verdict['verdict']}: {verdict['n_turned']} of {verdict['n_could_show']} turned, {verdict['seconds']} s; "
         f"{n_differ} of 16 differ"
     )
     assert turned == []
-    assert told["verdict"] in ("isolated", "mixes")
+    assert verdict["verdict"] in ("isolated", "mixes")
     assert server.stop() == 0
     assert servers_of(python) == []
