@@ -45,27 +45,17 @@ class Lake:
     @property
     def models(self) -> Path:
         """Folder of the adapters; the embedded server serves each by its folder name."""
-        return self._folder("models")
+        return paths.made(self.data / "models")
 
     @property
     def batches(self) -> Path:
         """Folder of the batch ledger and of the embedded server's files."""
-        return self._folder("batches")
+        return paths.made(self.data / "batches")
 
     @property
     def exports(self) -> Path:
         """Folder for files made for others."""
-        return self._folder("exports")
-
-    def _folder(self, name: str) -> Path:
-        folder = self.data / name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PrerequisiteError(
-                f"cannot write to {folder} ({error.strerror}); choose another folder with --root."
-            ) from None
-        return folder
+        return paths.made(self.data / "exports")
 
     def __getitem__(self, name: str) -> "Table":
         return Table(self, name)

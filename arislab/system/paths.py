@@ -37,15 +37,19 @@ def root() -> Path:
 def enter(folder: Path | str | None) -> Path:
     """Make ``--root`` the root of this process and of the kernels that it starts."""
     if folder is not None:
-        folder = usable(folder, "--root")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PrerequisiteError(
-                f"cannot write to {folder} ({error.strerror}); choose another folder with --root."
-            ) from None
-        os.environ["ARISLAB_ROOT"] = str(folder)
+        os.environ["ARISLAB_ROOT"] = str(made(usable(folder, "--root")))
     return root()
+
+
+def made(folder: Path) -> Path:
+    """Make a folder of a root, with those above it, and return it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PrerequisiteError(
+            f"cannot write to {folder} ({error.strerror}); choose another folder with --root."
+        ) from None
+    return folder
 
 
 def usable(given: Path | str, name: str) -> Path:
