@@ -3,8 +3,10 @@
 import contextlib
 import os
 import signal
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 from arislab.system import processes
@@ -12,6 +14,10 @@ from arislab.system import processes
 _HELD_MESSAGES = 100_000
 """While a slow disk holds us up; of more than 1,000, the default, the kernel would throw some away."""
 _CHILDREN_S = 5.0  # a server finishes what it writes
+_RECONNECT_MS = 10
+"""Pause before a socket tries again to reach a kernel that does not listen yet; ZeroMQ's own is 100 to 200."""
+_POLL_S = 0.01
+"""Pause before it is asked again whether a kernel that was told to end has ended; Jupyter's own is 0.1."""
 
 
 def _n_oom_kills() -> int:
@@ -41,17 +47,34 @@ class Process:
 
 def manager_class(cwd: Path, env: dict[str, str], raw: Any, process: Process) -> type:
     """Return a kernel manager for this interpreter; ``process`` gets pid and, at its end, peak memory and children."""
+    from jupyter_client.asynchronous.client import AsyncKernelClient
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
+
+    class Client(AsyncKernelClient):
+        async def wait_for_ready(self, timeout: float | None = None) -> None:
+            # Jupyter's own goes on to listen for 0.2 s, for messages that nbclient passes over since it asked for none
+            until = float("inf") if timeout is None else time.monotonic() + timeout
+            while time.monotonic() < until:
+                self.kernel_info()
+                with contextlib.suppress(Empty):
+                    reply = await self.shell_channel.get_msg(timeout=1)
+                    if reply["msg_type"] == "kernel_info_reply":
+                        await self.iopub_channel.get_msg(timeout=0.2)  # outputs come through
+                        return
+                if not await self.is_alive():
+                    raise RuntimeError("Kernel died before replying to kernel_info")
+            raise RuntimeError(f"Kernel didn't respond in {timeout:g} seconds")
 
     class ThisInterpreter(AsyncKernelManager):
         def __init__(self, **settings: Any) -> None:
             # without folders to look in, python3 is the kernel of sys.executable: the environment that env.lock names
-            super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **settings)
+            specs = KernelSpecManager(kernel_dirs=[])
+            super().__init__(kernel_spec_manager=specs, client_factory=Client, **settings)
 
         def client(self, **settings: Any) -> Any:
             client = super().client(**settings)
-            client.context.rcvhwm = _HELD_MESSAGES
+            client.context.rcvhwm, client.context.reconnect_ivl = _HELD_MESSAGES, _RECONNECT_MS
             return client
 
         async def start_kernel(self, **settings: Any) -> Any:  # type: ignore[override]
@@ -72,7 +95,11 @@ def manager_class(cwd: Path, env: dict[str, str], raw: Any, process: Process) ->
             process.children = processes.descendants(process.pid) if process.pid else set()
             # once the run was stopped, the end of the running cell is not waited for
             is_stopped = process.is_given_up or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-            return await super().shutdown_kernel(now=now or is_stopped, restart=restart)
+            if not (now or is_stopped) and self.has_kernel:
+                await self.interrupt_kernel()
+                await self.request_shutdown(restart=restart)
+                await self.finish_shutdown(pollinterval=_POLL_S, restart=restart)
+            return await super().shutdown_kernel(now=True, restart=restart)
 
     return ThisInterpreter
 
