@@ -1,8 +1,8 @@
-"""Arms on the same candidates: ask, score, compare pair by pair, look for leaks, decide.
+"""Arms on the same candidates: ask, score, sum up, and look for leaks before.
 
 An arm is a way to answer: baseline (zero-shot), icl (with examples), finetuned (adapter), control (adapter trained on a
 random set of the same size). All arms answer the same candidates with the same random seeds; what is reported is the
-paired difference. This module is the only one that may be given rows of the test split.
+paired difference (``stats.compare``). Only phase 5 reads the test split, and has it looked over here first.
 """
 
 import json
@@ -93,7 +93,12 @@ def ask(
 def summary(scores: pl.DataFrame) -> pl.DataFrame:
     """Return one row per arm, in order of appearance.
 
-    Arm, n, n_missing, mean, low, high (95 % bootstrap), tokens (mean a request).
+    Args:
+        scores: From ``ask``, or ``icl.Asker.report``: arm, quality, tokens.
+
+    Returns:
+        arm, n (rows with a quality), n_missing (rows without), mean (quality, 0..1), low and high (95 % bootstrap
+        interval), tokens (mean a request).
     """
     rows = []
     for arm in scores["arm"].unique(maintain_order=True):
@@ -182,8 +187,8 @@ def find_leaks(
     # versions of one example differ in its answer, never in its question: one of them is enough
     learned = trained_texts(pl.concat(curated).unique("id", keep="first", maintain_order=True))
     learned = learned.join(everybody.select("candidate_id", "group_id"), on="candidate_id", how="left")
-    judges = everybody.filter(pl.col("split") == "validation")
-    searched = texts(judges, task.to_messages, or_nothing=True).with_columns(id="candidate_id")
+    validation = everybody.filter(pl.col("split") == "validation")
+    searched = texts(validation, task.to_messages, or_nothing=True).with_columns(id="candidate_id")
     used = pl.concat([learned, searched], how="diagonal")
     return leaks(texts(people, task.to_messages), used, threshold=threshold, everybody=asked["text"])
 
@@ -279,7 +284,7 @@ def texts(
 def trained_texts(curated: pl.DataFrame) -> pl.DataFrame:
     """Return id, candidate_id and text of curated rows, for ``leaks``.
 
-    All that was asked, and the last question alone.
+    A row has one or two: all that was asked, and the last question alone.
     """
     conversations = [duplicates.asked(json.loads(row)) if row else None for row in curated["messages"]]
     whole, last = (

@@ -1,4 +1,4 @@
-"""Model versions: the gate before a promotion, the promotion, and how a version is served."""
+"""Model versions: registered when trained, promoted if they pass a gate, and how one is served."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,14 @@ def gate(comparison: pl.DataFrame, *, arm: str, baseline: str = "baseline", marg
         comparison: From ``stats.compare``.
         arm: The arm to promote.
         baseline: What it must beat.
-        margin: Smallest gain that counts.
+        margin: Smallest gain that counts, in units of quality.
+
+    Returns:
+        verdict (promote: the whole interval lies above the margin; hold: it lies below; else not shown), arm, against
+        (the baseline), difference, low, high, p_holm, n and margin.
+
+    Raises:
+        ParameterError: The comparison has no such contrast.
     """
     rows = comparison.filter((pl.col("arm") == arm) & (pl.col("baseline") == baseline))
     if not rows.height:

@@ -1,6 +1,6 @@
 """What papermill loads of arislab.
 
-An engine that tells the truth, for ``arislab run`` and for plain ``papermill`` alike.
+An engine by which plain ``papermill`` leaves the record that ``arislab run`` leaves, with the same verdict.
 
 The entry point ``papermill.engine: arislab`` names ``Engine``. Whoever asks for it also makes papermill ask ``Chooser``
 first when no engine is named: a notebook that declares a phase of arislab (``metadata.arislab.phase``) runs as a

@@ -23,13 +23,19 @@ _PARSED = ("profile", "tools", "tool_calls")
 def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Task | None = None) -> pl.DataFrame:
     """Return the columns that scorers may ask for, one row per row of ``raw``.
 
-    Reads: custom_id, candidate_id, llm_output, and where present input, finish_reason, metadata.
-    Adds: output; others (List: the other outputs of the same candidate, to the same question); from ``candidates``
-        profile, company,
-    title, category, use_case; from the JSON in metadata each of its keys, as text. What was kept at import goes before
-    what stands under the same name elsewhere, but for the names in ``reserved``. A task that has category(candidate)
-    decides the category of the candidates that have rows here; it need not know the others. Profile and category of a
-    row without messages are about its own question.
+    What was kept at import goes before what stands under the same name elsewhere, but for the names in ``reserved``.
+    Profile and category of a row without messages are about its own question.
+
+    Args:
+        raw: Rows of ``training_data_raw``: custom_id, candidate_id, llm_output, and where present input, messages,
+            metadata and others, which stay.
+        candidates: Rows of ``candidates`` behind them; null: nothing is known of them.
+        task: Its category(candidate), if it has one, decides the category of the candidates that have rows here.
+
+    Returns:
+        The columns of ``raw``, llm_output as output; from ``candidates`` profile (JSON), company, title, category,
+        use_case; from the JSON in metadata each of its keys, as text. ``score`` makes the column others, if a scorer
+        asks for it: the other outputs of the same candidate, to the same question.
     """
     frame = raw.rename({"llm_output": "output"})
     if candidates is not None:
@@ -141,8 +147,10 @@ def _kept(frame: pl.DataFrame, task: Task | None, *, read: Callable[[str], Any] 
 def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     """Score every row with every scorer of the task.
 
-    Reads: custom_id, candidate_id, output, what the scorers ask for (see ``rows``), and the marks of
-        ``structured.check`` where present.
+    Args:
+        frame: From ``rows``: custom_id, candidate_id, output, what the scorers ask for, and where present the marks of
+            ``structured.check`` and ``curate.verdicts.edited``.
+        task: Its scorers and their weights.
 
     Returns:
         One row per row of ``frame``: custom_id, scorer_version, candidate_id, task, score_<scorer> (Float64, 0..1, null

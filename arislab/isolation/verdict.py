@@ -55,7 +55,7 @@ class Isolation:
     def covers(self, models: Iterable[str], *, now: datetime | None = None) -> bool:
         """Whether this result still says something of these models.
 
-        Those that it was about, or for two verdicts a part of them.
+        It does of all that it was about, and of any part of them unless the verdict is "cannot tell".
         """
         # "cannot tell" may be due to one of them: it says nothing of the others without it
         age_s = ((now or datetime.now(UTC)) - datetime.fromisoformat(self.checked_at)).total_seconds()

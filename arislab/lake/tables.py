@@ -260,13 +260,13 @@ TABLES: dict[str, Contract] = {
         {
             "id": _text("unique name of the training", required=True),
             "name": _text("model family", required=True),
-            "arm": _text("curated, or the control it is: random, longest", required=True),
+            "arm": _text("set that it was trained on: curated, or control for as many random outputs", required=True),
             "base_model": _text("model that was adapted", required=True),
             "method": _text("lora or qlora", required=True),
             "training_examples": Column(_INTEGER, "rows trained on", low=0),
             "validation_score": _number("mean quality of its answers on validation candidates; null if not measured"),
-            "train_loss": _number("mean loss of the last logged steps, nats a token"),
-            "eval_loss": _number("token-weighted loss on held-out examples, nats a token"),
+            "train_loss": _number("mean loss over the last epoch, nats a trained token"),
+            "eval_loss": _number("loss on held-out examples at the end, nats a trained token; null if there are none"),
             "model_path": _text("folder of the adapter, relative to data/models", required=True),
             "hyperparameters": _text("JSON object"),
             "data_version": _text("table@version of the examples and of the reviews folded into them"),
@@ -281,7 +281,7 @@ TABLES: dict[str, Contract] = {
         ("model_path", "id"),
         {
             "model_path": _text("folder of the adapter, relative to data/models", required=True),
-            "arm": _text("curated, or the control it is: random, longest", required=True),
+            "arm": _text("set that it was trained on: curated, or control for as many random outputs", required=True),
             "id": _text("custom_id of the row that was the example", required=True),
             "role": _text(
                 "trained; held out: scored for the loss, not learned from; else why it was left out "

@@ -48,7 +48,7 @@ class Engine(Protocol):
     """What the server needs of an engine."""
 
     name: str
-    """``echo``, ``faulty``, ``local``, ``upstream`` or ``vllm``."""
+    """``echo``, ``faulty``, ``local``, ``upstream`` or ``vllm``; a replay has that of the engine it repeats."""
     endpoints: frozenset[str]
     """Endpoints that a batch, or a direct request, may have."""
     chunk_lines: int
