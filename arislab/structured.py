@@ -158,16 +158,15 @@ def check(frame: pl.DataFrame, schema: dict[str, Any] | None, *, repair: bool = 
     """Check every output against a schema, and on demand repair the JSON of those that break it.
 
     Reads: output (null: left alone).
+
     Adds: schema_error (String, how the output as it came breaks the schema; null = it does not, or there is no schema
-        or output),
-    repaired (Boolean, true where output is no longer the text that came). No other output is touched.
+    or output), repaired (Boolean, true where output is no longer the text that came). No other output is touched.
 
     Args:
         frame: One row per output.
         schema: JSON schema of the answer; null: free text, nothing is checked.
         repair: True: an output that breaks the schema gives way to what json_repair reads in it, if that fits the
-            schema. It may
-            guess: repaired rows are for looking at, before they are for training.
+            schema. It may guess: repaired rows are for looking at, before they are for training.
 
     Raises:
         TaskError: The schema is no JSON schema, or refers to another document.

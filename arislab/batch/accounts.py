@@ -94,7 +94,7 @@ def _has_answered(work: Work) -> bool:
 def lines(work: Work) -> dict[str, bytes]:
     """Return the line that a server wrote for each request, or an error line that says why there is none.
 
-    Nothing for what is on its way.
+    What is on its way has none.
     """
     written: dict[str, bytes] = {}
     done: set[str] = set()

@@ -150,9 +150,8 @@ def answer(
 def isolation(server: Server, *, models: Iterable[str], again: bool = False) -> Isolation:
     """Return whether a server answers with the model that was asked while it is asked for several.
 
-    The run's record keeps it.
-
-    A server that mixes them, or of which this cannot be told, gets one model at a time from now on.
+    The run's record keeps it. A server that mixes them, or of which this cannot be told, gets one model at a time from
+    now on.
 
     Args:
         server: From ``connect``.
@@ -180,14 +179,15 @@ def isolation(server: Server, *, models: Iterable[str], again: bool = False) -> 
 
 
 def states(requests: pl.DataFrame, recorded: pl.DataFrame) -> dict[str, int]:
-    """Return what became of every row of ``requests``, for the account: counts by status, and two more.
-
-    ``same_request``: rows whose request is identical to an earlier row's and was sent once. ``unsent``: no record at
-      all.
+    """Return what became of every row of ``requests``, for the account: counts that sum to all of them.
 
     Args:
         requests: custom_id.
         recorded: Rows of ``training_data_raw``: custom_id, status.
+
+    Returns:
+        Status to rows; and ``same_request``, rows whose request is identical to an earlier row's and was sent once, and
+        ``unsent``, rows without any record.
     """
     rows = requests.select("custom_id", shared=~pl.col("custom_id").is_first_distinct()).join(
         recorded.select("custom_id", "status"), on="custom_id", how="left"

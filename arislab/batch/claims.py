@@ -17,7 +17,7 @@ from arislab.batch.work import Work
 def again(work: Work, resend: set[str]) -> set[str]:
     """The statuses whose requests are sent again.
 
-    What passes, what was consented to, and on a server of one's own all failures.
+    They are those of failures that pass, those that were consented to, and on a server of one's own all failures.
     """
     free = {"error", "lost"} if work.server.dialect.name == "arislab" else set()
     return set(AGAIN) | resend | free

@@ -39,7 +39,7 @@ def submit(
 ) -> "Job":
     """Send every distinct request that has no recorded answer and is not on its way already.
 
-    In as few batches as the server allows.
+    They go in as few batches as the server allows.
 
     Args:
         requests: From ``build_requests``.
@@ -110,8 +110,8 @@ def prepare(
 def send_together(server: Server, folder: Path, asks: list[tuple[str, dict[str, Any]]]) -> dict[str, str]:
     """Send requests (custom_id, body) so that the server has all at once, and return the texts of the answers.
 
-    In one file, and where the server takes only files of one model, in one batch per model; none are returned of
-    batches that did not run at the same time.
+    They go in one file, or where the server takes only files of one model, in one batch per model; of batches that did
+    not run at the same time no text is returned.
     """
     rows = [(name, body["model"], canonical(body)) for name, body in asks]
     requests = pl.DataFrame(rows, schema=["custom_id", "model", "body"], orient="row")
@@ -151,9 +151,7 @@ class Job(Work):
     def wait(self, *, poll_s: float | None = None) -> "Job":
         """Show progress, send what waits, fetch what has ended, send again what failed for a while.
 
-        Until all is accounted for.
-
-        Interrupting and calling it again is safe, also in another process.
+        It returns when all is accounted for. Interrupting it and calling it again is safe, also in another process.
 
         Args:
             poll_s: Seconds between looks; null: 0.2 growing to 2 for a server on this machine, 1 growing to 60 for
@@ -190,10 +188,8 @@ class Job(Work):
     def collect(self) -> pl.DataFrame:
         """Return one row per request, in the columns of ``training_data_raw`` (without task).
 
-        Also for those that failed.
-
-        Requests that were not sent because the budget was reached have no row. Collecting again is free: results lie in
-        the folder.
+        Those that failed have one too, and only those that were not sent because the budget was reached have none.
+        Collecting again is free: results lie in the folder.
 
         Raises:
             BatchError: A batch is still on its way; the server refused everything that was sent; or a batch completed
@@ -216,14 +212,14 @@ class Job(Work):
     def lines(self) -> dict[str, bytes]:
         """Return the line that a server wrote for each request, or an error line that says why there is none.
 
-        Nothing for what is on its way.
+        What is on its way has none.
         """
         return accounts.lines(self)
 
     def is_one_at_a_time(self) -> bool:
         """Whether batches of one model wait for those of another.
 
-        The server mixes models, or nobody has looked (``batch.isolation``).
+        They do where the server mixes models, or nobody has looked (``batch.isolation``).
         """
         return not outgoing.keeps_apart(self, set(self.requests["model"]))
 

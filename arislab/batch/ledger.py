@@ -83,9 +83,9 @@ class Ledger:
         return dict(self.db.execute(sql, (shard_id,)).fetchall())
 
     def twins(self, shard_id: int) -> list[dict[str, Any]]:
-        """Return the twins of a shard's batch.
+        """Return the twins of a shard's batch, one dict each.
 
-        Batch_id, state, n_used and n_doubled (answers that filled a gap, and that did not).
+        It has batch_id, state, n_used and n_doubled (answers that filled a gap, and that did not).
         """
         sql = "select batch_id, state, n_used, n_doubled from twins where shard_id = ? order by batch_id"
         return [dict(row) for row in self.db.execute(sql, (shard_id,))]
@@ -250,9 +250,8 @@ class Ledger:
     def hold(self, row: dict[str, Any]) -> bool:
         """Take or keep the right to send a shard.
 
-        False while another process that lives has it, or if it was withdrawn.
-
-        ``row`` then shows what stands in the ledger.
+        Returns False while another process that lives has it, or if the shard was withdrawn; ``row`` then shows what
+        stands in the ledger.
         """
         with self._transaction():
             self.reload(row)

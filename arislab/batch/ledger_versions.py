@@ -74,10 +74,7 @@ def _make(db: sqlite3.Connection) -> None:
 
 
 def _hide_passwords(db: sqlite3.Connection) -> None:
-    """Name servers without user and password, which earlier versions wrote with them.
-
-    As they are named today, so that they are known.
-    """
+    """Name servers as today, without the user and password of earlier versions, so that they are known again."""
     sql = "select * from shards where server like '%://%@%' order by id"
     named = [dict(row) for row in db.execute(sql) if masking.take_apart(row["server"])[0] != row["server"]]
     if not named:

@@ -60,7 +60,7 @@ def pump(work: Work) -> None:
 def _may_stand_beside(work: Work, shard: dict[str, Any]) -> bool:
     """Whether a batch may be sent now.
 
-    Not beside one of another model, also of another process, unless the server keeps the two apart.
+    It may not go beside one of another model, also of another process, unless the server keeps the two apart.
     """
     sent = "server = ? and state in ('uploading', 'creating', 'submitted')"
     beside = {sending.model_of(other["path"]) for other in work.ledger.rows(sent, work.server.identity)}

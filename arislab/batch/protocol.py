@@ -179,7 +179,7 @@ def text(content: Any) -> str | None:
 def asked(messages: Sequence[dict[str, Any]]) -> str:
     """Return what a user asks: the text of the last message of role user, else of the last one.
 
-    Empty if it has none.
+    It is empty if that has none.
     """
     users = [m for m in messages if m.get("role") == "user"] or list(messages)
     return (text(users[-1].get("content")) or "") if users else ""
@@ -195,7 +195,7 @@ def _body(response: dict[str, Any]) -> Any:
 def _problem(holder: Any) -> Any:
     """The error that a line or a body tells.
 
-    Null if it has none, or one that says nothing, such as ``{"code": 0, "message": ""}``.
+    It is null if there is none, or one that says nothing, such as ``{"code": 0, "message": ""}``.
     """
     error = fields(holder).get("error")
     return error if (any(error.values()) if isinstance(error, dict) else error) else None
@@ -268,7 +268,7 @@ def _said(message: dict[str, Any], choice: dict[str, Any]) -> str | None:
 def offered(body: dict[str, Any]) -> str | None:
     """Return the tools that a request offers, as JSON in the order of its keys; the older functions are tools.
 
-    Null if it offers none.
+    It is null if there are none.
     """
     tools = body.get("tools") or [{"type": "function", "function": one} for one in _listed(body.get("functions"))]
     return as_written(tools) if tools else None

@@ -60,8 +60,6 @@ def build_requests(
 ) -> pl.DataFrame:
     """Return one row per candidate and sample.
 
-    Candidate_id, sample, custom_id, input, messages, model, body, request_sha256, stem.
-
     Identical requests (candidates with the same profile) share a custom_id and are sent once. Each request carries its
     own random seed: with one seed for all, all answers draw the same random numbers and share their faults. The seed
     does not depend on max_tokens, and neither does ``stem``, which names the question: see ``reuse_finished``.
@@ -80,6 +78,10 @@ def build_requests(
         system_role: Role in which the instructions are sent (``chat.SYSTEM_ROLES``); empty: as to_messages writes them.
         parameters: Further fields of the request body. An empty chat_template_kwargs is none: it changes no custom_id,
             and is not sent.
+
+    Returns:
+        The columns of ``REQUEST``: candidate_id, sample (from 0), custom_id, input (the last user message), messages
+        (JSON), model, body (canonical JSON), request_sha256 (of the body), stem.
 
     Raises:
         ParameterError: No candidates, or a parameter out of range.

@@ -27,7 +27,7 @@ _LISTED = 2_000  # batches that are looked through for one whose answer was lost
 def cut(todo: pl.DataFrame, *, max_lines: int, max_bytes: int) -> Iterator[tuple[list[str], bytes]]:
     """Yield custom_ids and bytes of each file for requests (reads custom_id, body, model).
 
-    One model a file, as OpenAI demands.
+    Each file is of one model, as OpenAI demands.
     """
     for part in todo.partition_by("model", maintain_order=True):
         ids: list[str] = []

@@ -36,7 +36,7 @@ class Watch:
     def ended(self, batch_id: str, batch: Any) -> str | None:
         """Return how a batch has ended.
 
-        One of TERMINAL, or lost, if the server knows it no more; None while it is on its way.
+        It is one of TERMINAL, or lost if the server knows it no more; None while it is on its way.
         """
         if batch is None:
             self._missing[batch_id] = self._missing.get(batch_id, 0) + 1

@@ -79,7 +79,7 @@ def data_version(versions: Mapping[str, int | None]) -> str:
 def versions(data_version: str) -> dict[str, int]:
     """Return the tables and versions of a ``data_version``; older ones name training_data_curated alone.
 
-    No decision was folded then.
+    No decision had been folded into those.
 
     Example:
         >>> versions("training_data_curated@3 reviews@12")

@@ -110,7 +110,7 @@ def pool(
 ) -> pl.DataFrame:
     """Return up to ``n`` examples for the in-context search.
 
-    The best by quality, one per candidate, ties by a stable hash.
+    They are the best by quality, one per candidate; ties go by a stable hash.
 
     Args:
         examples: From ``approved``.

@@ -1,9 +1,8 @@
 """What people's verdicts mean when answers are curated again.
 
-Edits before scores, judged answers before others, nothing lost unsaid.
-
-This module does not know how decisions are folded (decisions) nor how answers are scored (scoring); it asks for
-near-duplicates (selection), and says which approved answers are not kept, and why.
+Edits are applied before answers are scored, judged answers stand before others among their near-duplicates, and it is
+said which approved answers are not kept, and why. This module does not know how decisions are folded (decisions), how
+answers are scored (scoring) or what a near-duplicate is (selection).
 """
 
 import json
@@ -75,8 +74,9 @@ def _verdict(row: dict[str, object], state: dict[str, object] | None, said: str,
 def edited(rows: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
     """Put the edited texts in the place of the answers, so that what is trained is what is scored and compared.
 
-    Adds: edited (Boolean), original_output (String, the answer that was edited; null if it was not). Reads and changes:
-        output.
+    Reads: custom_id, output.
+
+    Adds: edited (Boolean), original_output (String, the answer that was edited; null if it was not); changes output.
     """
     edits = judged.filter("holds", pl.col("original_output").is_not_null())
     edits = edits.select("custom_id", "original_output", _edited="output")
@@ -146,10 +146,7 @@ _NONE = pl.DataFrame(
 
 
 def _alike(first: pl.DataFrame, others: pl.DataFrame, *, threshold: float, seed: int) -> pl.DataFrame:
-    """Return the near-duplicates among rows, those of ``first`` before the others.
-
-    Custom_id, duplicate_of, similarity.
-    """
+    """Return custom_id, duplicate_of and similarity of near-duplicates; of two, a row of ``first`` stays."""
     quality = pl.col("quality").cast(pl.Float64).fill_nan(None).fill_null(-1)  # 0..1, or 2: levels do not meet
     ranked = [
         rows.select("custom_id", "input", "output", _rank=quality + 4 * level)

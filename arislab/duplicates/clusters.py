@@ -118,7 +118,7 @@ def groups(
 def _components(texts: pl.Series, names: pl.Series, threshold: float, everybody: pl.Series | None) -> Ints:
     """Return for each row the number of the first row that near-duplicates, or its name, connect it with.
 
-    Equal names are neighbours.
+    ``names`` are sorted, so that equal ones are neighbours.
     """
     places = (~texts.is_null()).arg_true().to_numpy().astype(np.int64)
     known = texts.drop_nulls().to_frame()

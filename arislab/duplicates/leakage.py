@@ -142,7 +142,7 @@ def _alike(test: pl.DataFrame, used: pl.DataFrame, threshold: float, everybody: 
 def asked(messages: Sequence[Mapping[str, Any]]) -> str:
     """Return what a model is asked, as one text.
 
-    All that the messages say but for the system's part, which all questions share.
+    That is all that the messages say but for the system's part, which all questions share.
 
     Args:
         messages: A chat; content is text or a list of parts, of which the texts count.

@@ -93,7 +93,7 @@ def arguments(call: Any) -> dict[str, Any] | None:
 def for_template(message: chat.Message) -> chat.Message:
     """A message as servers give it to templates: the arguments of calls as objects.
 
-    As text only where a template joins them to one.
+    They are text only where a template joins them to one.
     """
     if not message.get("tool_calls"):
         return message

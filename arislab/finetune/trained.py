@@ -32,10 +32,9 @@ COLUMNS = {
 def losses(trained: pl.DataFrame) -> pl.DataFrame:
     """Return the loss curves of what `train` returned.
 
-    Columns arm, step, train_loss and eval_loss (nats per trained token).
-
-    One row per step at which something was measured; the loss that was not is null. train_loss is the mean since the
-    row before.
+    Returns:
+        One row per arm and step at which something was measured: arm, step, train_loss (mean since the row before) and
+        eval_loss, both in nats per trained token; null is the one that was not measured.
     """
     columns = {"arm": pl.String, "step": pl.Int64, "train_loss": pl.Float64, "eval_loss": pl.Float64}
     rows = [

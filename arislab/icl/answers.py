@@ -84,7 +84,7 @@ def requested(
     """Return the manifest of a round: rows of ``icl_cells`` that are wanted and not answered yet.
 
     Args:
-        cells: As ``Ask`` gets them.
+        cells: As in ``ask``.
         arms: set_id to its requests (from ``batch.build_requests``): candidate_id, custom_id.
         task: Name of the task.
         scorer_version: Of the task.
@@ -103,7 +103,7 @@ def requested(
 def answered(manifest: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
     """Return the manifest with what came: status, quality and tokens.
 
-    A prompt that the model cannot hold is overflow and 0.
+    A prompt that the model cannot hold has status overflow and quality 0.
 
     Args:
         manifest: From ``requested``.

@@ -1,8 +1,7 @@
 """How the sets of a search, and of its report, are asked.
 
-The same rows with the same random seeds, so that differences are paired.
-
-This module does not know how sets are searched, nor what is decided by what they are worth.
+All answer the same rows with the same random seeds, so that differences are paired. This module does not know how sets
+are searched, nor what is decided by what they are worth.
 """
 
 from collections.abc import Mapping, Sequence

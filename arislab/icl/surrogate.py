@@ -1,7 +1,5 @@
 """What an ordered set of examples is worth, learned from scattered cells.
 
-Difficulties of rows plus a Gaussian process over sets.
-
 Model: a cell's quality y in 0..1 of set s on row v is quasi-Bernoulli, ``logit E[y] = difficulty_v + f_s``.
 Difficulties are normal around a free mean: this is the pairing, any two sets are comparable whatever rows they saw. f
 is a Gaussian process::

@@ -132,7 +132,7 @@ def _results(path: Path, names: set[str], requests: str) -> dict[str, tuple[int,
 def _n(body: dict[str, Any]) -> int:
     """How many choices a request asks for.
 
-    As many samples are its own, so that a failure moves no answer of another request.
+    So many numbers of samples are reserved for it: if it fails, the answers of other requests keep theirs.
     """
     n = body.get("n")
     return n if isinstance(n, int) and 0 < n < 1000 else 1

@@ -1,6 +1,6 @@
 """Rows of lakes that older imports wrote.
 
-What they made of a text, so that the same row is known again under its true text.
+It knows what they made of a text, so that the same row is known again under its true text.
 
 Until imports kept text as text, a column of a file took one type: the id ``007`` became ``7``, ``00012`` beside
 ``1.50`` became ``12.0``, ``True`` became ``true``, 9007199254740993 beside 0.5 became ``9007199254740992.0``; objects

@@ -128,7 +128,7 @@ def or_else(asked: Asked, otherwise: Asked) -> Asked:
 def by_input(candidate: dict[str, Any]) -> str | Chat | None:
     """Return what was asked about a candidate for whom outputs were recorded elsewhere.
 
-    Null of another, whose messages may be anything.
+    It is null of any other, whose messages may be anything.
     """
     chat = _chat(candidate["profile"])
     return chat if chat else json_text.as_text(candidate["profile"].get("input"))
@@ -219,7 +219,7 @@ def _texts(people: pl.DataFrame, asked: Asked, recorded: Mapping[str, Sequence[s
 def _said(candidate: dict[str, Any], asked: Asked, recorded: Sequence[str]) -> Iterator[tuple[str | None, bool]]:
     """The texts of a candidate: of each question all that is asked.
 
-    Then, if it is another text, its end, which may be trained on too.
+    After these come the ends of conversations, which may be trained on too, where they are other texts.
     """
     chat = _chat(candidate["profile"])
     parts = {duplicates.asked(chat), protocol.asked(chat)} if chat else set()
@@ -355,7 +355,7 @@ def _people(rows: Rows, raw: pl.DataFrame, split: str | None) -> pl.DataFrame:
 def nameless(ids: pl.Series, profiles: Sequence[str]) -> pl.DataFrame:
     """Return rows for ``placed`` of those about whom outputs were recorded.
 
-    Their names and profiles, and nothing else is known.
+    Nothing but their names and profiles is known.
     """
     frame = pl.DataFrame({"candidate_id": ids, "profile": profiles}, schema_overrides={"profile": pl.String})
     nothing = pl.lit(None, dtype=pl.String)

@@ -49,7 +49,7 @@ def _alone(
 ) -> Generator[Wave, Answers, None]:
     """Ask each model alone, then again.
 
-    The second time from the end, so that other prompts follow the change of models.
+    The second time goes from the end, so that other prompts follow the change of models.
     """
     forth, back = tuple(prompts), tuple(reversed(prompts))
     for into, order in ((evidence.first, forth), (evidence.again, back), (evidence.again, forth)):

@@ -2,8 +2,8 @@
 
 Names from outside are values here, never SQL.
 
-expression({"task": "it's", "model": None})  # polars: task is that text, and model is null
-predicate({"status": ["ok", "empty"]})       # Delta: "status" in ('ok', 'empty')
+    expression({"task": "it's", "model": None})  # polars: task is that text, and model is null
+    predicate({"status": ["ok", "empty"]})       # Delta: "status" in ('ok', 'empty')
 """
 
 import math

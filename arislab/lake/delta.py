@@ -78,7 +78,7 @@ class Lake:
     def lineage(self, custom_id: str) -> dict[str, pl.DataFrame]:
         """Return every row that belongs to one request and to what was made with its output.
 
-        By table, in the order of life.
+        They come by table, in the order of life.
 
         Args:
             custom_id: Of the request, the start of it, or a candidate_id that was asked about once. What the frames
@@ -275,9 +275,8 @@ class Table:
     def replace(self, frame: pl.DataFrame, *, where: Where, run_id: str | None = None) -> "Table":
         """Make ``frame`` the rows that fulfil ``where``, in one commit.
 
-        What stood there stays readable as an older version.
-
-        A row elsewhere that has the key of a new one gives way to it.
+        What stood there stays readable as an older version. A row elsewhere that has the key of a new one gives way to
+        it.
 
         Args:
             frame: Rows that all fulfil ``where``.
@@ -322,10 +321,10 @@ class Table:
     def link(self, lake: "Lake", *, version: int) -> None:
         """Make another lake's table of this name what this one was at a version.
 
-        Same rows, version and history, no bytes copied.
+        Rows, version and history are the same; files are hard links, or copies where links cannot be.
 
         Args:
-            lake: The other lake, in a folder of the same file system; it has no table of this name.
+            lake: The other lake; it has no table of this name.
             version: The version that becomes the newest one there.
 
         Raises:

@@ -1,6 +1,6 @@
-"""The life of one row.
+"""The life of one row, table by table.
 
-From the candidate through request, output, scores, reviews and curated set to what was made with it.
+It goes from the candidate through request, output, scores, reviews and curated set to what was made with it.
 
     for table, rows in follow(lake, "r-70c14ed7…").items(): …   # candidates, training_runs, training_data_raw, …
 
@@ -67,7 +67,7 @@ def find(lake: Tables, name: str) -> str:
 def follow(lake: Tables, name: str) -> dict[str, pl.DataFrame]:
     """Return every row that belongs to one request, and to what was made with its output.
 
-    By table, in the order of life.
+    They come by table, in the order of life.
 
     Args:
         lake: Where to look.

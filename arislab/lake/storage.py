@@ -1,9 +1,9 @@
 """One table's folder in Delta's format.
 
-Opened only if it is whole, written by one after the other, on disk when a write returns.
+It is opened only if it is whole, written by one after the other, and on disk when a write returns.
 
-    000…0.json, 000…1.json, …   in _delta_log: one version each; names the files that it adds and removes, with their
-    sizes part-….parquet              rows; never changed after their commit
+    _delta_log/000…0.json, 000…1.json, …   one version each: the files that it adds and removes, with their sizes
+    part-….parquet                         rows; never changed after their commit
 
 Delta's own reader leaves out what it cannot parse: a last commit that was cut off is an older table without a word. So
 the log is read here first. Writes are compare-and-swap: a commit is the version after the one whose rows were looked
@@ -193,7 +193,7 @@ def _check_parquet(path: Path, what: str) -> None:
 def how() -> dict[str, Any]:
     """Return how each commit is made.
 
-    Only as the version after the one that was looked at, and without taking old versions away.
+    It is made only as the version after the one that was looked at, and takes no old versions away.
     """
     from deltalake import CommitProperties, PostCommitHookProperties
 

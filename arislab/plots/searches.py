@@ -82,7 +82,7 @@ def _point_at(ax: "Axes", at: tuple[float, float], label: str, *, left: float, r
 def effects(frame: pl.DataFrame, *, by: str = "effect", n: int = 12, ax: "Axes | None" = None) -> "Axes":
     """Draw what the examples of an ICL search add, or what their place in the prompt does, with 95 % intervals.
 
-    The largest and the smallest.
+    Of many, the largest and the smallest are drawn.
 
     Args:
         frame: ``Search.effects``: id, n_sets, and effect, low, high or last_minus_first, last_low, last_high (Float64,

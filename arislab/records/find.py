@@ -21,10 +21,9 @@ _FEW = 500  # so many files are read sooner than the index is brought up to date
 def as_json(root: Path, *, limit: int | None = None) -> list[dict[str, Any]]:
     """Return every record under a root, newest first, as plain dicts.
 
-    The columns of ``list_runs``, cause, signal, cell and some more.
-
-    ``read`` gives one whole. A record without a verdict is shown as ``lost`` if its supervisor is gone; a folder
-    without a readable record as ``unreadable``.
+    They have the columns of ``list_runs``, cause, signal, cell and some more; ``read`` gives one whole. A record
+    without a verdict is shown as ``lost`` if its supervisor is gone; a folder without a readable record as
+    ``unreadable``.
 
     Args:
         root: Folder of ``papermill_runs/``.

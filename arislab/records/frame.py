@@ -32,8 +32,7 @@ class Runs(pl.DataFrame):
     """One row per run, newest first; in a notebook it shows what a researcher compares.
 
     Columns: run_id, phase, status, created_at, started_at, duration_s, parameters and headline (JSON), reason, commit,
-        run_key, launched_by, folder.
-    Null: not known, or not yet.
+    run_key, launched_by, folder; null: not known, or not yet.
     """
 
     def _repr_html_(self, *, _from_series: bool = False) -> str:

@@ -1,8 +1,6 @@
 """What people decided, each decision bound to the text that was shown.
 
-Events in their order, and their fold into curated rows.
-
-One real event::
+They are events in an order, which are folded into curated rows. One real event::
 
     event_id='4be1…' custom_id='r-0b6f…' reviewer='Ada' decision='edit'
     edited_output='{"strengths": […], "score": 0.6, …}' labels='["wrong facts"]' shown_sha256='9c2a…'
@@ -237,11 +235,12 @@ def standing(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
     """Return the curated rows as all decisions leave them: same rows, same order, same types, and what is stale.
 
     approve: approved. reject: not approved. edit: approved, output becomes edited_output and the original stays in
-        metadata as
-    original_output. adjudicate: see ``kind_of``. All of them clear needs_review and set reviewed_by. Of each reviewer
-    only the latest verdict about the row's text counts; of several reviewers an adjudication, else the latest. Who was
-    shown an edited text and approves it, approves that text. A row that no decision settles any more (undone, or
-    another text by now) returns to the state before; rows without events are left alone. Folding twice changes nothing.
+    metadata as original_output. adjudicate: see ``kind_of``. All of them clear needs_review and set reviewed_by.
+
+    Of each reviewer only the latest verdict about the row's text counts; of several reviewers an adjudication, else the
+    latest. Who was shown an edited text and approves it, approves that text. A row that no decision settles any more
+    (undone, or another text by now) returns to the state before; rows without events are left alone. Folding twice
+    changes nothing.
 
     quality_score is of the answer as it came, or of the text whose digest metadata has as scored_sha256.
 

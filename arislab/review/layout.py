@@ -91,7 +91,7 @@ def pretty_html(text: str) -> str:
 def as_typed(text: str, *, original: str) -> str:
     r"""Return what the text field holds in the layout of the original.
 
-    The original itself, if only the layout is another.
+    It is the original itself, if only the layout is another.
 
     White space between the tokens of JSON is layout, and so are the line ends that a text field makes of ``\r\n``. In
     other texts every character counts.

@@ -84,7 +84,7 @@ def rerun(
 def drift(run: dict[str, Any]) -> list[str]:
     """Return how this environment differs from a run's, a line a package.
 
-    Arislab's own version is part of the code, not of this.
+    The version of arislab is part of the code, not of this.
     """
     state, now = provenance.environment()
     lines = []

@@ -172,7 +172,7 @@ def _bca(values: Floats, *, level: float, seed: int, n_boot: int) -> tuple[float
 def _expanded(z: float, n: int) -> float:
     """Return the quantile of Student's t, times sqrt(n / (n - 1)).
 
-    N values have less spread than what they stand for.
+    A sample of n has less spread than what it stands for.
     """
     df = n - 1
     t = math.sqrt(df * math.expm1((z * (8 * df + 3) / (8 * df + 1)) ** 2 / df))

@@ -99,7 +99,7 @@ def _long_as_written(value: Any) -> Any:
 def as_text(value: Any) -> str | None:
     """Return what a value of ``exact`` says: a string its characters, a number its digits, an object its JSON.
 
-    Null stays null.
+    A null stays one.
     """
     if value is None:
         return None

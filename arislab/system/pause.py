@@ -17,7 +17,7 @@ MOST_S = 120.0
 def retry_after_s(header: str | None, *, now: float | None = None) -> float | None:
     """Return the seconds that a server asks to wait, at most ``MOST_S``.
 
-    Null where it asks for nothing that can be meant.
+    It is null where it asks for nothing that can be meant.
 
     Args:
         header: A number of seconds, or a date of HTTP.

@@ -1,6 +1,6 @@
 """Processes by names that are not used again.
 
-So that a supervisor that died is not taken for another that has its pid.
+By these a supervisor that died is not taken for another process that has its pid.
 """
 
 import contextlib

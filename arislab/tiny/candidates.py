@@ -2,9 +2,9 @@
 
 One row::
 
-    candidate_id s0-000007   profile {"title": "Web Developer", "years": 6, "skills": ["Kafka", "SQL", "Vue"], "role":
-    "Database Architect", "needs": ["SQL", "Rust"], "min_years": 4}   company Veltex Labs   title Web Developer
-    category Computer and Mathematical   use_case tech   group_id g0-000007   split train
+    candidate_id='s0-000007' company='Veltex Labs' title='Web Developer' category='Computer and Mathematical'
+    profile='{"title": "Web Developer", "years": 6, "skills": ["Kafka", "SQL", "Vue"], "role": "Database Architect",
+    "needs": ["SQL", "Rust"], "min_years": 4}' use_case='tech' group_id='g0-000007' split='train'
 """
 
 import json
@@ -25,7 +25,7 @@ USE_CASES = {"Computer and Mathematical": "tech", "Management": "executive"}
 def first(n: int, *, seed: int, task: Task, base_url: str) -> pl.DataFrame:
     """Return the first candidates of an empty lake.
 
-    Synthetic ones, if they are what the task and the server are made for.
+    They are synthetic, and refused where the task or the server is not made for them.
 
     Args:
         n: number of rows

@@ -186,7 +186,7 @@ class Llama:
     ) -> torch.Tensor:
         """Attend to own slots and prefix.
 
-        The prefix as one product for the queries of all rows, without copies of it.
+        The prefix is one product for the queries of all rows, without copies of it.
         """
         (rows, kv, queries, width), p = q.shape, prefix_keys.shape[1]
         n = scores.shape[2]

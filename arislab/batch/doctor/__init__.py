@@ -1,6 +1,6 @@
 """Examine any server of the OpenAI Files + Batches protocol.
 
-What holds, what deviates, and what the client does about it.
+It says what holds, what deviates, and what the client does about it.
 
 About 30 tiny requests in nine small batches, over raw HTTP as the openai SDK would send them, and once through the SDK
 itself. Whether the client can read a line is asked of the client's own reader (``protocol.outcome``). This room does
