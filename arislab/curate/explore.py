@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from arislab.curate.selection import n_top
 from arislab.errors import ParameterError, closest
 from arislab.system.text import html
 
@@ -43,14 +44,24 @@ class Cut:
 
 
 def cut(scored: pl.DataFrame, *, by: str, fraction: float | None = None, threshold: float | None = None) -> Cut:
-    """Return the cut that keeps the best `fraction` of the scored rows (and ties), or all rows from `threshold` up."""
+    """Return the cut that keeps the best `fraction` of the scored rows (and ties), or all rows from `threshold` up.
+
+    Args:
+        scored: Column `by` (Float64, null = unscored).
+        by: The column.
+        fraction: Share of the scored rows, in (0, 1], as ``keep_top`` takes it: rounded up to a whole row.
+        threshold: Lowest score to keep; one of the two.
+
+    Raises:
+        ParameterError: Both, neither, or no fraction.
+    """
     if (fraction is None) == (threshold is None):
         raise ParameterError("give either fraction (0.2 keeps one row in five) or threshold (0.8 keeps from 0.8 up).")
     values = scored[by].drop_nulls().sort(descending=True)
     if fraction is not None:
         if not 0 < fraction <= 1:
             raise ParameterError(f"fraction must be in (0, 1], got {fraction}; 0.2 keeps one row in five.")
-        threshold = values[max(round(values.len() * fraction), 1) - 1] if values.len() else 0.0
+        threshold = values[n_top(values.len(), fraction) - 1] if values.len() else 0.0
     kept, ties = (values >= threshold).sum(), (values == threshold).sum()
     return Cut(float(threshold or 0), scored.height, scored.height - values.len(), int(kept), int(ties))
 
@@ -109,7 +120,16 @@ class Explorer:
         return balance(self.scored, by=self.by, group=self.group, threshold=self.cut.threshold)
 
     def sample(self, n: int = 5, *, side: str = "kept", seed: int | None = None) -> pl.DataFrame:
-        """Return n random rows: kept, dropped, or at the cut (within 0.02)."""
+        """Return n random rows of one side of the cut.
+
+        Args:
+            n: At most all of that side.
+            side: kept, dropped, or at the cut (within 0.02 of it).
+            seed: Of the draw; null: another one each time.
+
+        Raises:
+            ParameterError: Another side.
+        """
         score, at = pl.col(self.by), self.cut.threshold
         sides = {"kept": score >= at, "dropped": score < at, "at the cut": (score - at).abs() <= NEAR}
         if side not in sides:

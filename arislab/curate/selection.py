@@ -105,7 +105,7 @@ def keep_top(
     _check_unique(frame, id)
     quality = _scored(frame, by)
     order = _order(quality, frame[id], seed=seed)[: len(frame) - quality.null_count()]
-    n_target = math.ceil(round(fraction * len(order), 9))  # 0.1 * 30 is 3.0000000000000004
+    n_target = n_top(len(order), fraction)
     rule = f"the top {fraction:g} by {by}"
     if quota is not None:
         limit = max(1, math.floor(round(max_share * n_target, 9)))
@@ -242,6 +242,16 @@ def near_duplicates(
     )
     rows = pl.DataFrame({"_row": np.arange(len(frame))}).join(copies, on="_row", how="left", maintain_order="left")
     return frame.with_columns(rows["duplicate_of"], rows["similarity"])
+
+
+def n_top(n: int, fraction: float) -> int:
+    """Return ceil(fraction * n): how many of n scored rows the top fraction is.
+
+    Example:
+        >>> n_top(30, 0.1)
+        3
+    """
+    return math.ceil(round(fraction * n, 9))  # 0.1 * 30 is 3.0000000000000004
 
 
 def _check_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:

@@ -30,6 +30,14 @@ def test_a_fraction_keeps_all_ties_and_counts_them(scored):
     assert explore.cut(scored[:0], by="quality", fraction=0.2).kept == 0
 
 
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.35, 0.5])
+def test_without_ties_a_cut_keeps_as_many_as_the_phase_does(fraction):
+    for n in (1, 3, 6, 30, 59):
+        frame = pl.DataFrame({"custom_id": [f"r-{i}" for i in range(n)], "quality": [i / n for i in range(n)]})
+        kept = curate.keep_top(frame, fraction=fraction).n_kept
+        assert explore.cut(frame, by="quality", fraction=fraction).kept == kept
+
+
 def test_a_threshold_keeps_what_lies_at_or_above_it(scored):
     cut = explore.cut(scored, by="quality", threshold=0.5)
     assert (cut.kept, cut.ties) == (5, 1)
