@@ -235,7 +235,15 @@ def fields(
 ) -> dict[str, Any]:
     """Return what ``batch.build_requests`` needs to ask in one way, without the settings that are empty.
 
-    These change no custom_id.
+    Those left out change no custom_id.
+
+    Args:
+        chat_template_kwargs: What the model's chat template reads.
+        system_role: One of ``SYSTEM_ROLES``.
+        response_format: Request field that asks for an answer of a form; null: none.
+
+    Raises:
+        ParameterError: As in ``check_fields``.
     """
     check_fields(chat_template_kwargs=chat_template_kwargs, system_role=system_role)
     given = {

@@ -203,7 +203,12 @@ class Server:
             ) from None
 
     def model(self, name: str = "") -> str:
-        """Return ``name`` if the server lists it or knows it when asked; for an empty name the server's first model."""
+        """Return ``name`` if the server lists it or knows it when asked; for an empty name the server's first model.
+
+        Raises:
+            ParameterError: The server does not know the name.
+            PrerequisiteError: The server offers no model yet.
+        """
         self.models = self._models()
         if name and name not in self.models and not self._knows(name):
             raise ParameterError(f"{self._url} has no model {name!r}; {closest(name, self.models)}.")
@@ -360,5 +365,5 @@ def _retry_after_s(error: Any) -> float:
 def connect(
     base_url: str, *, folder: Path, adapters: Path | None = None, model_path: str = "tiny", dialect: str = "auto"
 ) -> Server:
-    """Connect to a Files + Batches server; see ``Server``."""
+    """Connect to a Files + Batches server; arguments as in ``Server``, which can also stand in a ``with``."""
     return Server(base_url, folder=folder, adapters=adapters, model_path=model_path, dialect=dialect)

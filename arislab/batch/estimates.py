@@ -167,6 +167,10 @@ def dry_run(
         n: Requests to try, 1 or more.
         seed: Of the choice and of the bootstrap.
         usd_per_million: Price of a million prompt and of a million answer tokens, if known.
+
+    Raises:
+        ParameterError: n is below 1, or the prices are not two.
+        BatchError: None of those tried has an answer, or as in ``answer``.
     """
     if n < 1 or (usd_per_million is not None and len(usd_per_million) != 2):
         raise ParameterError(

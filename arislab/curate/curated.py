@@ -33,6 +33,9 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
             a reviewer made of it, and quality that text's: the metadata keep the original, and scored_sha256).
         candidates: Rows of ``candidates`` behind them.
         task: Its to_messages, difficulty and category fill what the record does not have.
+
+    Raises:
+        ParameterError: No row was kept.
     """
     if not kept.height:
         raise ParameterError(
@@ -143,6 +146,9 @@ def control(raw: pl.DataFrame, candidates: pl.DataFrame, task: Task, *, n: int, 
         task: Writes the messages where the record has none.
         n: How many; at most all.
         seed: Of the draw, a stable hash of custom_id.
+
+    Raises:
+        ParameterError: There is no such output.
     """
     rows = raw.join(candidates, on="candidate_id", how="semi")
     drawn = _drawn(rows, n=n, seed=seed).rename({"llm_output": "output"})

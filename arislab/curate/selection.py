@@ -124,6 +124,11 @@ def keep_top(
 def keep_above(frame: pl.DataFrame, *, threshold: float = 0.8, by: str = "quality") -> Selection:
     """Keep every row with `by` >= `threshold`, however many that are.
 
+    Args:
+        frame: Column `by` (number, null = unscored).
+        threshold: Lowest value to keep; of quality in [0, 1].
+        by: The column.
+
     Raises:
         ParameterError: A threshold out of range, or a column that the frame does not have.
 
@@ -151,8 +156,17 @@ def keep(
 ) -> Selection:
     """Keep by rule: ``top`` is `keep_top` with `fraction`, ``above`` is `keep_above` with `threshold`.
 
+    Args:
+        frame: Columns quality, custom_id and `quota`.
+        rule: ``top`` or ``above``.
+        fraction: As in `keep_top`; not used by ``above``.
+        threshold: As in `keep_above`; not used by ``top``.
+        seed: As in `keep_top`.
+        quota: As in `keep_top`; not used by ``above``.
+        max_share: As in `keep_top`; 1: no quota.
+
     Raises:
-        ParameterError: Another rule.
+        ParameterError: Another rule, or as in `keep_top` and `keep_above`.
     """
     if rule == "top":
         quota = quota if max_share < 1 else None

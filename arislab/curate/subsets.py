@@ -19,6 +19,9 @@ def hold_out(examples: pl.DataFrame, *, fraction: float, seed: int = 0) -> tuple
         examples: From ``approved``.
         fraction: Share of the candidates to hold out; at least one, and at least one stays.
         seed: Of the draw, a stable hash of candidate_id.
+
+    Raises:
+        ParameterError: The examples are of fewer than two candidates.
     """
     names = examples["candidate_id"].unique().sort()
     if len(names) < 2:

@@ -35,7 +35,13 @@ class Preview:
 
 
 def preview(tokenized: pl.DataFrame, tokenizer: Any, *, n: int = 3) -> Preview:
-    """Show the first `n` trained rows of what `tokenize` returned, decoded from its ids and labels."""
+    """Show the first `n` trained rows, decoded from their ids and labels.
+
+    Args:
+        tokenized: From ``tokenize``.
+        tokenizer: As in ``tokenize``.
+        n: At most all.
+    """
     tokenizer = load_tokenizer(tokenizer)
     rows = []
     for row in tokenized.filter(pl.col("status") == "ok").head(n).iter_rows(named=True):

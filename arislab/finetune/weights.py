@@ -31,7 +31,11 @@ def require(feature: str, install: str, *modules: str) -> None:
 
 
 def resolve_model(base_model: str | Path) -> Path:
-    """Return the folder of a base model: a folder, ``"tiny"``, or a name in the local Hugging Face cache."""
+    """Return the folder of a base model: a folder, ``"tiny"``, or a name in the local Hugging Face cache.
+
+    Raises:
+        PrerequisiteError: There is no such model on this machine; nothing is downloaded.
+    """
     path = MODEL_DIR if str(base_model) == "tiny" else Path(base_model)
     named = re.fullmatch(r"[\w.-]+/[\w.-]+", str(base_model))
     if not path.exists() and named and importlib.util.find_spec("huggingface_hub"):

@@ -142,7 +142,14 @@ def outputs(
 def batch(lake: Any, file: Path, task: Task, *, requests: Path, dry_run: bool = False) -> list[str]:
     """Write the answers of an OpenAI batch output file, as ``outputs`` does.
 
-    Its error file, or another part of it, may follow.
+    Its error file, or another part of it, may follow in another call.
+
+    Args:
+        lake: Where they are written.
+        file: The output or error file.
+        task: Judges them.
+        requests: The input file of the batch, which has the questions.
+        dry_run: Say what would become of it, and write nothing.
     """
     people, raw = batch_files.read(requests, file, task=task.name)
     return _write(lake, people, raw, [f"read from {requests.name} and {file.name}"], task=task, dry_run=dry_run)

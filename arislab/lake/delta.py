@@ -105,7 +105,16 @@ class Lake:
         return removed
 
     def export(self, table: str, path: str | Path, *, where: Where | None = None) -> Path:
-        """Write a table to one Parquet, CSV or JSONL file, whole or not at all."""
+        """Write a table to one Parquet, CSV or JSONL file, whole or not at all, and return its path.
+
+        Args:
+            table: Its name.
+            path: Of the file; its ending (.parquet, .csv, .jsonl) says the form. Folders above are made.
+            where: As in ``Table.read``.
+
+        Raises:
+            PrerequisiteError: Another ending.
+        """
         target = Path(path)
         forms: Any = {
             ".parquet": pl.DataFrame.write_parquet,
@@ -217,6 +226,9 @@ class Table:
             where: Column to value, such as ``{"task": spec.name, "status": ["ok", "empty"], "model": None}``; or a
                 constant condition in SQL, such as ``"quality >= 0.8"``, with no name in it.
             version: Version to read; default the newest.
+
+        Raises:
+            LakeError: There is no such column or version, or the table is damaged.
         """
         where = self._condition(where)
         delta = opening.open_version(self.folder, version) if self.exists else None
@@ -260,13 +272,30 @@ class Table:
         return rows.row(-1, named=True)
 
     def append(self, frame: pl.DataFrame, *, run_id: str | None = None) -> "Table":
-        """Add the rows whose key is new; a row whose key exists stays as it is. Several processes may do so at once."""
+        """Add the rows whose key is new; a row whose key exists stays as it is. Several processes may do so at once.
+
+        Args:
+            frame: Rows in columns of the table; those that may be null may be missing.
+            run_id: Written on each row; default the lake's.
+
+        Raises:
+            LakeError: Rows break the table's contract; nothing was written.
+        """
         checked = self._checked(frame, run_id)
         self._commit(checked, lambda delta: writing.add(self.folder, delta, writing.new(self.folder, delta, checked)))
         return self
 
     def upsert(self, frame: pl.DataFrame, *, on: str | list[str] | None = None, run_id: str | None = None) -> "Table":
-        """Add rows whose key is new and replace those whose key exists (older versions keep the replaced row)."""
+        """Add rows whose key is new and replace those whose key exists (older versions keep the replaced row).
+
+        Args:
+            frame: As in ``append``.
+            on: Columns by which rows are told apart; default the key of the table.
+            run_id: As in ``append``.
+
+        Raises:
+            LakeError: As in ``append``.
+        """
         checked = self._checked(frame, run_id)
         keys = [on] if isinstance(on, str) else list(on or self.contract.key)
         self._commit(checked, lambda delta: writing.merge(self.folder, delta, checked, keys))
@@ -282,6 +311,9 @@ class Table:
             frame: Rows that all fulfil ``where``.
             where: Column to value, such as ``{"task": spec.name}``, as in ``read``.
             run_id: As in ``append``.
+
+        Raises:
+            LakeError: A row does not fulfil ``where``, or as in ``append``; nothing was written.
         """
         checked, condition = self._checked(frame, run_id), self._condition(where) or {}
         n_other = checked.height - checked.filter(conditions.expression(condition)).height

@@ -106,6 +106,9 @@ def bias(frame: pl.DataFrame, column: str, *, kept: str = "kept", ax: "Axes | No
         column: What to look at.
         kept: The column that says which rows were kept.
         ax: Where to draw.
+
+    Raises:
+        ParameterError: The frame has no such column.
     """
     for name in (column, kept):
         if name not in frame.columns:

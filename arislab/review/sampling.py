@@ -28,6 +28,9 @@ def queue(curated: pl.DataFrame, reviews: pl.DataFrame, *, n: int, seed: int) ->
         Rows of curated with four more columns: why (near the cut, top, random), inclusion_prob, the chance that the row
         came into this queue: 1 for the first two, n_random / n_others for the random share; stale and stale_by, the
         verdict about an earlier text of the row and its reviewer (null if there is none).
+
+    Raises:
+        ParameterError: n is below 1.
     """
     if n < 1:
         raise ParameterError(f"n must be at least 1, got {n}; it is the number of rows to review next.")

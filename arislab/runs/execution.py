@@ -151,6 +151,10 @@ def from_papermill(nb: Any, **settings: Any) -> Any:
 def find_notebook(phase: str, notebooks: Path | None = None) -> tuple[str, Path]:
     """Return the phase's short name and its notebook.
 
+    Args:
+        phase: As in ``execute``.
+        notebooks: As in ``execute``.
+
     Raises:
         PrerequisiteError: There is no such phase or notebook.
     """

@@ -83,6 +83,15 @@ def mean_interval(
 
     A sample without spread has an interval of width 0, whatever its size: 20 of 20 passed does not prove 100 %.
 
+    Args:
+        values: Any numbers; null and NaN are left out and counted.
+        level: Confidence level, in (0, 1).
+        seed: Of the resamples.
+        n_boot: Resamples; above 20,000 rows their means are drawn from the normal distribution instead.
+
+    Raises:
+        ParameterError: A level out of range.
+
     Source:
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 14.3; tails expanded for small samples
         after Hesterberg 2015, What Teachers Should Know About the Bootstrap; Student's t after Wallace 1959.
@@ -111,8 +120,15 @@ def paired_difference(
 
     p inverts the interval: it is below 1 - level when the interval excludes 0 (up to ties among the resamples).
 
+    Args:
+        a: Any numbers, one per pair.
+        b: The other side of each pair; a pair in which one is null or NaN is left out and counted.
+        level: As in ``mean_interval``.
+        seed: As in ``mean_interval``.
+        n_boot: As in ``mean_interval``.
+
     Raises:
-        ParameterError: `a` and `b` have different lengths.
+        ParameterError: `a` and `b` have different lengths, or a level out of range.
 
     Source:
         Efron and Tibshirani 1993, sections 14.3 (interval) and 15.4 (p by inverting it); pairing over test rows as in

@@ -24,6 +24,16 @@ def auc(
 
     NaN when all labels are equal. Rows without score or label are left out and counted.
 
+    Args:
+        scores: Any numbers, the better the larger; null and NaN are no score.
+        labels: Whether a row is good; null is no label.
+        level: Confidence level, in (0, 1).
+        seed: Of the resamples.
+        n_boot: Resamples of rows.
+
+    Raises:
+        ParameterError: `scores` and `labels` have different lengths, or a level out of range.
+
     Source:
         Hanley and McNeil 1982, The Meaning and Use of the Area under a ROC Curve; percentile bootstrap over rows.
 
@@ -51,6 +61,17 @@ def precision_at(
     """Return the share of good rows among the top `fraction` by score, with its percentile bootstrap interval.
 
     Rows tied at the cut count with the share of them that fits, which is what a random order would keep on average.
+
+    Args:
+        scores: As in ``auc``.
+        labels: As in ``auc``.
+        fraction: Share of the rows with score and label that is the top, in (0, 1]; rounded up to a whole row.
+        level: As in ``auc``.
+        seed: As in ``auc``.
+        n_boot: As in ``auc``.
+
+    Raises:
+        ParameterError: A fraction out of range, or as in ``auc``.
 
     Example:
         >>> precision_at([0.9, 0.8, 0.8, 0.1], [True, True, False, False], 0.5).mean
