@@ -133,6 +133,19 @@ def test_no_name_of_a_face_is_that_of_a_file_of_its_room():
     assert both == []
 
 
+def test_what_a_face_names_as_the_way_through_its_room_is_there():
+    stems = {part for name in PATHS for part in name.split(".")}
+    gone = []
+    for name, path in PATHS.items():
+        if path.name == "__init__.py":
+            tree = ast.parse(path.read_text())
+            known = stems | {a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
+            gone += [
+                f"{name}: {word}" for word in re.findall(r"``(\w+)``", ast.get_docstring(tree)) if word not in known
+            ]
+    assert gone == []
+
+
 HEAVY = ("torch", "transformers", "vllm", "ipywidgets", "matplotlib", "ray", "papermill", "pandas", "IPython")
 
 

@@ -1,5 +1,8 @@
 """From scored answers to the curated set: what is kept, what people's verdicts change, and what it looks like.
 
+In the order of the phase: ``verdicts`` (what people said, and near-duplicates), ``selection`` (the cut), ``curated``
+(kept rows to examples). For those that use them: ``policy`` (which may be used), ``subsets`` (which are taken).
+
 It knows no model and no server.
 """
 

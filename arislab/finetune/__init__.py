@@ -1,5 +1,9 @@
 """LoRA adapters from curated rows: what is learned from each, the process that trains, its record.
 
+``settings`` and ``template`` are checked first; ``labels`` turns examples into tokens of which only the answer is
+trained; ``training`` starts a ``worker`` for each set, where ``trainer`` trains and ``adapters`` writes; ``trained``
+reads what they wrote.
+
 It does not know which rows are good.
 """
 

@@ -1,5 +1,9 @@
 """The search for the examples of a prompt: in a few large batches, within a budget, with every answer kept.
 
+``loop`` is the search: of each number of examples a ``rounds``, which asks ``proposals`` for sets and ``surrogate`` for
+what they are worth. ``asker`` and ``answers`` ask, ``references`` and ``report`` say whether the gain is real,
+``prompt`` shows the examples, ``budget`` says what it costs before.
+
 It does not know what an answer is worth.
 """
 

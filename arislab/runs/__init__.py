@@ -1,5 +1,9 @@
 """A phase's notebook run by papermill, recorded by the process that supervises it, and run again from its record.
 
+``execution`` begins a run (``jupyter`` one by hand) with ``parameters``; ``recording`` keeps its record while
+``supervise`` and ``kernel`` run the notebook. Later ``verify``, ``rerun`` and ``compare`` prove the record; the room
+``records`` reads it.
+
 It does not know what any phase does.
 """
 
