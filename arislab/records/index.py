@@ -19,6 +19,8 @@ from arislab.records import files as run_files
 from arislab.system.text import identifier
 
 _FILE = ".index.sqlite"
+_PATIENCE_S = 2.0
+"""How long a lock of another process is waited for, each time that the index is opened."""
 _PLAIN = tuple(name for name in run_files.COLUMNS if name not in ("parameters", "headline", "folder"))
 _VERSION = 5  # to be raised with the tables: an index of another version is dropped, never migrated
 _SCHEMA = f"""
@@ -199,7 +201,7 @@ def _anew(base: Path) -> sqlite3.Connection:
 def _copied(base: Path) -> sqlite3.Connection:
     """Return a copy in memory of the index on disk, which is locked or may not be written."""
     uri = f"{(base / _FILE).absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=2, isolation_level=None)) as index:
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_PATIENCE_S, isolation_level=None)) as index:
         index.execute("begin")
         index.execute("select 1 from listed limit 1")  # a lock that is held by now; a backup would wait for it for ever
         copy = sqlite3.connect(":memory:", isolation_level=None)
@@ -217,7 +219,7 @@ def _empty(_: Path) -> sqlite3.Connection:
 
 def _made(where: str) -> sqlite3.Connection:
     """Open an index; make its tables if it has none, or those of another version."""
-    index = sqlite3.connect(where, timeout=2, isolation_level=None)
+    index = sqlite3.connect(where, timeout=_PATIENCE_S, isolation_level=None)
     try:
         if not _is_current(index):
             index.execute("begin immediate")

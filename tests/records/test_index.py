@@ -61,7 +61,8 @@ def filtered(root):
 
 
 @pytest.mark.parametrize("damage", ["gone", "garbage", "older", "folder", "locked"])
-def test_a_filter_answers_the_same_whatever_became_of_the_index(three, damage):
+def test_a_filter_answers_the_same_whatever_became_of_the_index(three, damage, monkeypatch):
+    monkeypatch.setattr(run_index, "_PATIENCE_S", 0.1)
     before = filtered(three)
     assert before[0] == "bbbb"
     index = three / "papermill_runs" / ".index.sqlite"
