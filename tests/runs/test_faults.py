@@ -32,7 +32,7 @@ FAULTS = {  # what the cell does -> status, cause, signal, a word of the reason
         None,
         "MemoryError",
     ),
-    "cell timeout": ("import time; time.sleep(60)", "timeout", "time-limit", None, "2 s a cell"),
+    "cell timeout": ("import time; time.sleep(60)", "timeout", "time-limit", None, "1 s a cell"),
 }
 
 
@@ -55,7 +55,7 @@ def states(record):
 def test_what_ended_a_run_is_told_apart(root, fault, moment):
     code, status, cause, name, word = FAULTS[fault]
     notebooks = with_fault(root / "notebooks", code, moment)
-    runs.execute("curate", root=root, notebooks=notebooks, cell_timeout_s=2 if fault == "cell timeout" else None)
+    runs.execute("curate", root=root, notebooks=notebooks, cell_timeout_s=1 if fault == "cell timeout" else None)
     (run,) = runs.as_json(root)
     assert (run["status"], run["cause"], run["signal"]) == (status, cause, name)
     assert word in run["reason"]

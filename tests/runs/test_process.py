@@ -1,6 +1,9 @@
 """What a kernel has started ends with it."""
 
+import pytest
 from toys import ended, ran_cells
+
+from arislab.runs import process
 
 STUBBORN = """
 import os, signal, subprocess, sys
@@ -12,6 +15,12 @@ bare = subprocess.Popen([sys.executable, "-c", code], env={}, **options)
 for one in (child, bare): one.stdout.readline()
 open(os.environ["ARISLAB_ROOT"] + "/pids", "w").write(f"{child.pid} {bare.pid}")
 """
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """These children ignore all requests to end, however long they are waited for."""
+    monkeypatch.setattr(process, "_CHILDREN_S", 0.3)
 
 
 def test_children_that_refuse_to_end_are_ended_and_named(root):
