@@ -18,8 +18,9 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,6 +28,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest import mock
 
 import openai
 import polars as pl
@@ -35,6 +37,7 @@ from aiohttp import web
 from hypothesis import strategies as st
 
 from arislab import batch, finetune, icl, review, runs
+from arislab.__main__ import main
 from arislab.lake import tables
 from arislab.records import find as records
 from arislab.review import decisions
@@ -321,13 +324,44 @@ def serving():
         thread.join()
 
 
-def arislab(*arguments, root, ok=True, timeout=240, **env):
+def here(*words, **env):
+    """The command in this process, as one of its own would run it: exit code, and what it printed to which."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=how) for how in ("strict", "backslashreplace")]
+    code = 0
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ, env), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        for quiet in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", quiet)
+        patch.chdir(CHECKOUT)
+        patch.setattr(sys, "argv", ["arislab", *map(str, words)])
+        patch.setattr(sys, "excepthook", sys.excepthook)  # the command sets its own
+        with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code or 0
+    for stream in streams:
+        stream.flush()
+    return subprocess.CompletedProcess(words, code, *(stream.buffer.getvalue().decode() for stream in streams))
+
+
+def checked(done, *, ok):
+    assert (done.returncode == 0) == ok, f"{done.args}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout if ok else done.stderr + done.stdout
+
+
+def arislab(*arguments, root, ok=True, **env):
+    """What the command prints; of one that fails, to both streams."""
+    return checked(here(*arguments, "--root", root, **env), ok=ok)
+
+
+def arislab_process(*arguments, root, ok=True, timeout=240, **env):
+    """The same, by a process of its own."""
     command = [sys.executable, "-m", "arislab", *map(str, arguments), "--root", str(root)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=timeout, check=False, env=os.environ | env, cwd=CHECKOUT
     )
-    assert (done.returncode == 0) == ok, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout if ok else done.stderr + done.stdout
+    return checked(done, ok=ok)
 
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
@@ -1214,8 +1248,7 @@ def ids(rows):
 
 
 def arislab_command(root, *words):
-    command = [sys.executable, "-m", "arislab", *words, "--root", str(root)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return here(*words, "--root", root)
 
 
 def sha256(path):

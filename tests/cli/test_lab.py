@@ -15,7 +15,7 @@ from importlib.util import find_spec
 
 import pytest
 from jupyter_client import BlockingKernelClient
-from toys import CHECKOUT, ended, need, notebook
+from toys import CHECKOUT, ended, here, need, notebook
 
 from arislab import runs
 from arislab.cli import lab as desks
@@ -173,8 +173,9 @@ def test_a_desk_has_two_links_and_no_room_for_more(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("option", ["--ip=0.0.0.0", "--ip", "--ServerApp.ip=0.0.0.0", "--LabApp.ip", "-ip=::"])
-def test_it_listens_on_no_other_address(tmp_path, option):
-    done = subprocess.run(**command("--root", tmp_path, option, "0.0.0.0"), capture_output=True, text=True, check=False)
+def test_it_listens_on_no_other_address(tmp_path, monkeypatch, option):
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("JupyterLab was started"))
+    done = here("lab", "--root", tmp_path, option, "0.0.0.0")
     assert done.returncode == 2
     assert f"{option!r} is not passed on" in done.stderr
     assert "127.0.0.1 only" in done.stderr

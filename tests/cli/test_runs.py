@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toys import arislab_command, notebook, ran
+from toys import arislab_command, here, notebook, ran
 
 from arislab import runs
 from arislab.__main__ import main
@@ -19,27 +19,18 @@ def test_the_command_says_equal_or_exits_with_3(project):
     root, _ = project
     run = ran(project, n=2)
 
-    def verified(*options):
-        command = [sys.executable, "-m", "arislab", "verify", "curate", "--root", str(root), *options]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    done = verified()
+    command = [sys.executable, "-m", "arislab", "verify", "curate", "--root", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done
     assert "V0 equal" in done.stdout
     assert "V1 equal (5 code cells" in done.stdout
     assert not list((root / "papermill_runs" / ".reruns").iterdir())
     (Path(run["folder"]) / "task.py").write_text("SYSTEM = 'x'\n")
-    done = verified("--level", "0", "--json")
+    done = here("verify", "curate", "--root", root, "--level", "0", "--json")
     assert done.returncode == 3
     assert json.loads(done.stdout)[0]["findings"] == [
         {"level": "V0", "where": "task.py", "what": "was changed after the run"}
     ]
-
-
-def arislab(*words, home=None):
-    env = os.environ | ({"ARISLAB_HOME": str(home)} if home else {})
-    command = [sys.executable, "-m", "arislab", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=env, stdin=subprocess.DEVNULL)
 
 
 @pytest.mark.parametrize("verb", ["verify", "rerun", "resume"])
@@ -48,13 +39,13 @@ def test_without_a_terminal_a_foreign_record_is_refused_with_exit_2_and_one_mess
     path = books / "2_curate.ipynb"
     path.write_text(path.read_text().replace("people.head(n)", "people.head(n / 0)"))
     runs.execute("curate", {"n": 2}, root=root, notebooks=books)
-    done = arislab(verb, "curate", "--root", str(root), home=tmp_path / "other")
+    done = here(verb, "curate", "--root", root, ARISLAB_HOME=str(tmp_path / "other"))
     assert done.returncode == 2, done
     assert "Traceback" not in done.stderr
     assert re.search(r"is not run: you have no key .*--trust", done.stderr, re.S)
     assert ("V0 equal" in done.stdout) == (verb == "verify")
     assert len(records.as_json(root)) == 1
-    trusted = arislab(verb, "curate", "--trust", "--root", str(root), home=tmp_path / "other")
+    trusted = here(verb, "curate", "--trust", "--root", root, ARISLAB_HOME=str(tmp_path / "other"))
     assert trusted.returncode == {"verify": 0, "rerun": 0, "resume": 1}[verb], trusted
 
 
@@ -85,7 +76,7 @@ def test_a_level_that_runs_nothing_needs_no_trust(project, tmp_path):
     root, _ = project
     run = ran(project, n=2)
     for options in (["--level", "0"], ["--against", run["folder"]]):
-        done = arislab("verify", "curate", "--root", str(root), *options, home=tmp_path / "other")
+        done = here("verify", "curate", "--root", root, *options, ARISLAB_HOME=str(tmp_path / "other"))
         assert done.returncode == 0, done
 
 
@@ -101,10 +92,8 @@ def test_a_rerun_stays_in_its_folder_whatever_a_record_calls_itself(root):
 def test_parameters_come_from_a_file_and_the_command_line_goes_before(root):
     book = notebook(root / "notebooks", "1")
     (root / "p.yaml").write_text("n: 5\nlabel: '007'\nnames: [a, b]\n")
-    command = [sys.executable, "-m", "arislab", "run", str(book / "2_curate.ipynb"), "--root", str(root)]
-    done = subprocess.run(
-        [*command, "-f", str(root / "p.yaml"), "-p", "n", "6"], capture_output=True, text=True, check=False
-    )
+    command = ["run", book / "2_curate.ipynb", "--root", root, "-f", root / "p.yaml"]
+    done = here(*command, "-p", "n", "6")
     assert done.returncode == 0, done
     record = json.loads((next((root / "papermill_runs").glob("2*")) / "run.json").read_text())
     assert record["parameters_passed"] == {"n": 6, "label": "007", "names": ["a", "b"]}
@@ -119,7 +108,7 @@ def test_parameters_come_from_a_file_and_the_command_line_goes_before(root):
         ("n: 1e3\n", "n must be a whole number, got '1e3'"),
     ):
         (root / "p.yaml").write_text(text)
-        done = subprocess.run([*command, "-f", str(root / "p.yaml")], capture_output=True, text=True, check=False)
+        done = here(*command)
         assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
 
 

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import FUZZ, notebook, people, serving
+from toys import FUZZ, here, notebook, people, serving
 
 from arislab import batch, runs
 from arislab.errors import ParameterError, PrerequisiteError
@@ -290,19 +290,7 @@ def serve(folder, url, env):
 
 def run(root, env, url, *cells):
     book = notebook(root.parent / "books", *cells, parameters='base_url: str = "embedded"  # a server')
-    command = [
-        sys.executable,
-        "-m",
-        "arislab",
-        "run",
-        str(book / "2_curate.ipynb"),
-        "--root",
-        str(root),
-        "-p",
-        "base_url",
-        url,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    done = here("run", book / "2_curate.ipynb", "--root", root, "-p", "base_url", url, **env)
     return done.returncode, done.stdout + done.stderr
 
 
