@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from toys import CHECKOUT, arislab
+from toys import CHECKOUT, arislab, arislab_process
 
 README = (CHECKOUT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
@@ -53,7 +53,7 @@ def test_the_commands_for_own_data_run_in_order(tmp_path):
         words = shlex.split(line)
         assert words[0] == "arislab"
         assert words[-2] == "--root"
-        printed.append(arislab(*words[1:-2], root=tmp_path / words[-1]))
+        printed.append(arislab_process(*words[1:-2], root=tmp_path / words[-1]))
     assert printed[0].startswith("60 candidates = 60 new")
     assert "40 requests = " in printed[1]
     assert "not in the lake" not in printed[1]
