@@ -146,14 +146,13 @@ def table(means: pl.DataFrame, comparison: pl.DataFrame, *, level: float = 0.95)
         lines.append(f"{r['arm']:<16} {r['mean']:>8.3f}  [{r['low']:.3f}, {r['high']:.3f}]   {r['n']:>6,}{missing}")
     lines += ["", f"{'paired difference':<28} {'gain':>7}  {f'{100 * level:.3g} % interval':<18} {'p (Holm)':>9}"]
     for r in comparison.to_dicts():
+        interval = f"[{r['low']:+.3f}, {r['high']:+.3f}]"
         name = f"{r['arm']} - {r['baseline']}"
-        lines.append(
-            f"{name:<28} {r['difference']:>+7.3f}  [{r['low']:+.3f}, {r['high']:+.3f}]   {r['p_holm']:>9.4f}{_said(r)}"
-        )
+        lines.append(f"{name:<28} {r['difference']:>+7.3f}  {interval}   {r['p_holm']:>9.4f}{_verdict(r)}")
     return "\n".join(lines)
 
 
-def _said(contrast: dict[str, Any]) -> str:
+def _verdict(contrast: dict[str, Any]) -> str:
     """Return the verdict of a contrast; what was not shown is at most about as large as what these rows could show."""
     if "verdict" not in contrast:
         return ""

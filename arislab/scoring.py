@@ -174,12 +174,15 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
         for name, scorer in task.scorers.items()
     ]
     # row by row, so that a task file can parse an output once and keep it for its next scorer
-    for i, there in enumerate(frame["output"].is_not_null()):
+    for i, has_output in enumerate(frame["output"].is_not_null()):
         for name, scorer, given, results in scorers:
-            results.append(_one(task, name, scorer, [column[i] for column in given], frame, i) if there else None)
+            results.append(
+                _scored_row(task, name, scorer, [column[i] for column in given], frame, i) if has_output else None
+            )
     scores = [pl.Series(f"score_{name}", results, dtype=pl.Float64) for name, results in values.items()]
-    total = pl.sum_horizontal(*[pl.col(s.name).is_not_null() * task.weights[s.name[6:]] for s in scores])
-    gained = pl.sum_horizontal(*[(pl.col(s.name) * task.weights[s.name[6:]]).fill_null(0.0) for s in scores])
+    weighted = [(pl.col(f"score_{name}"), weight) for name, weight in task.weights.items()]
+    total = pl.sum_horizontal(*[column.is_not_null() * weight for column, weight in weighted])
+    gained = pl.sum_horizontal(*[(column * weight).fill_null(0.0) for column, weight in weighted])
     marks = [name for name in ("schema_error", "repaired", "edited") if name in frame.columns]
     out = frame.select("custom_id", "candidate_id", *marks, output=pl.col("output")).with_columns(*scores)
     # rounded: sums in another order differ in the last bit, and rows that tie would not
@@ -227,7 +230,7 @@ def _wanted(frame: pl.DataFrame, task: Task, name: str) -> list[str]:
     return [column for column, needed in asked.items() if needed or column in (*frame.columns, "others")]
 
 
-def _one(task: Task, name: str, scorer: Scorer, given: list[Any], frame: pl.DataFrame, i: int) -> float | None:
+def _scored_row(task: Task, name: str, scorer: Scorer, given: list[Any], frame: pl.DataFrame, i: int) -> float | None:
     try:
         value: Any = scorer(*given)
     except tasks.NO_EXIT as error:  # foreign code: whatever it raises stops here, with its name and the row
@@ -269,7 +272,7 @@ def check(task: Task) -> pl.DataFrame:
         if low:
             raise TaskError(
                 f"scorer {low[0]!r} of {task.path.name} gives {line[f'score_{low[0]}']:.3g} to GOLD row "
-                f"{line['custom_id'][5:]}; gold must be 1.0: mend the scorer or the row."
+                f"{line['custom_id'].removeprefix('gold-')}; gold must be 1.0: mend the scorer or the row."
             )
     mute = [n for n in task.scorers if out.filter(pl.col("kind") == "gold")[f"score_{n}"].is_null().all()]
     if mute:
@@ -279,7 +282,7 @@ def check(task: Task) -> pl.DataFrame:
         )
     for line in out.filter((pl.col("kind") == "bad") & (pl.col("quality") >= 1)).to_dicts():
         raise TaskError(
-            f"BAD row {line['custom_id'][4:]} of {task.path.name} reaches quality 1.0; no scorer sees what is bad "
-            "about it."
+            f"BAD row {line['custom_id'].removeprefix('bad-')} of {task.path.name} reaches quality 1.0; no scorer sees "
+            "what is bad about it."
         )
     return out

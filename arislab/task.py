@@ -142,7 +142,7 @@ def find(name: str | Path, *, notebooks: Path | None = None) -> tuple[Path, str]
         return path, path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(
-            f"task file {path.name} cannot be read: {_said(error)}; it must be a text file in UTF-8."
+            f"task file {path.name} cannot be read: {_error_text(error)}; it must be a text file in UTF-8."
         ) from error
 
 
@@ -163,7 +163,7 @@ def load(name: str | Path) -> Task:
         exec(compile(source, str(path), "exec"), module.__dict__)
     except NO_EXIT as error:  # foreign code: whatever it raises, the file and the line are what its author needs
         raise TaskError(
-            f"task file {path.name} cannot be run: {_said(error)}{_line(error, str(path))}; mend it, nothing was "
+            f"task file {path.name} cannot be run: {_error_text(error)}{_line(error, str(path))}; mend it, nothing was "
             "changed."
         ) from error
     names = module.__dict__
@@ -208,7 +208,7 @@ def failure(error: BaseException, *, file: Path, function: str, row: str, holds:
         holds: What it was given, by name.
     """
     return TaskError(
-        f"{function} of {file.name} failed on {row}: {_said(error)}{_line(error, str(file))}; {shown(holds)}"
+        f"{function} of {file.name} failed on {row}: {_error_text(error)}{_line(error, str(file))}; {shown(holds)}"
     )
 
 
@@ -234,7 +234,7 @@ def in_short(value: Any, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _said(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     """Return the kind of an error and its first line; some speak only through their kind."""
     try:
         text = str(error).strip().split("\n")[0]
@@ -381,16 +381,16 @@ def _is_weight(value: Any) -> bool:
     return weight is not None and weight > 0
 
 
-def _check_others(file: str, found: dict[str, Any]) -> None:
+def _check_others(file: str, names: dict[str, Any]) -> None:
     for name in ("GOLD", "BAD"):
-        rows = found.get(name, ())
+        rows = names.get(name, ())
         if not isinstance(rows, list | tuple) or not all(isinstance(row, dict) for row in rows):
             raise TaskError(
                 f"task file {file}: {name} must be a list of rows such as {{'output': text}}, got "
-                f"{shown({name: rows})[13:]}."
+                f"{name}={in_short(rows, 80)}."
             )
-    if not isinstance(found.get("SYSTEM", ""), str):
-        raise TaskError(f"task file {file}: SYSTEM must be text, got {in_short(found['SYSTEM'])}.")
+    if not isinstance(names.get("SYSTEM", ""), str):
+        raise TaskError(f"task file {file}: SYSTEM must be text, got {in_short(names['SYSTEM'])}.")
 
 
 def parameters_of(scorer: Scorer, *, file: str, name: str) -> dict[str, bool]:

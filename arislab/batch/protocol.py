@@ -212,7 +212,7 @@ def _choices(body: Any) -> list[dict[str, Any]]:
 
 def _answer(choice: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     message, usage = fields(choice.get("message")), fields(body.get("usage"))
-    reason, text, refusal = choice.get("finish_reason"), _said(message, choice), _refusal(message)
+    reason, text, refusal = choice.get("finish_reason"), _answer_text(message, choice), _refusal(message)
     ended = reason.lower() if isinstance(reason, str) else None
     if calls := _calls(message):
         text = _json(chat.said(text, calls))
@@ -253,7 +253,7 @@ def _refusal(message: dict[str, Any]) -> str | None:
     return "".join(_plain(part) for part in parts if part) or None
 
 
-def _said(message: dict[str, Any], choice: dict[str, Any]) -> str | None:
+def _answer_text(message: dict[str, Any], choice: dict[str, Any]) -> str | None:
     """The text of an answer; what is no text (a number, a picture) is kept as JSON, parts that think aloud left out."""
     content = message.get("content", choice.get("text"))
     if not isinstance(content, str | list | None):

@@ -46,8 +46,8 @@ def settle(work: Work, shard: dict[str, Any], batch: Any, ended: str, twins: lis
         for twin in parts[1:]:
             work.ledger.note_twin(shard, twin.batch_id, n_used=len(twin.used), n_doubled=len(twin.doubled))
 
-    work.answered[shard["id"]] = lines.tokens
-    work.paid[shard["id"]] = spending.summed(part.tokens for part in parts)
+    work.answer_tokens[shard["id"]] = lines.tokens
+    work.paid_tokens[shard["id"]] = spending.summed(part.tokens for part in parts)
     is_mine = work.ledger.settle(shard, statuses, state=state, error=error, write=write)
     if is_mine:  # after the ledger: a kill in between leaves them out of the quarantine, never twice in it
         for part in parts:

@@ -13,7 +13,7 @@ def affords(work: Work, shard: dict[str, Any]) -> bool:
     mean = mean_tokens(work) or (0.0, 0.0)
     waiting = [s for s in work.shards if s["state"] == "submitted"]
     # what is on its way will be paid, whatever is decided now
-    spent, n = summed(work.paid.values()), shard["n"] + sum(s["n"] for s in waiting)
+    spent, n = summed(work.paid_tokens.values()), shard["n"] + sum(s["n"] for s in waiting)
     if not work.budget.passed(spent[0] + n * mean[0], spent[1] + n * mean[1]):
         return True
     if not work.is_stopped:
@@ -31,9 +31,9 @@ def mean_tokens(work: Work) -> tuple[float, float] | None:
 
     Without the answers of twins: these are paid, but a file that is sent once takes none of them.
     """
-    n = sum(sum(work.ledger.counts(i).get(s, 0) for s in ("ok", "truncated")) for i in work.answered)
+    n = sum(sum(work.ledger.counts(i).get(s, 0) for s in ("ok", "truncated")) for i in work.answer_tokens)
     if n:
-        prompt, answers = summed(work.answered.values())
+        prompt, answers = summed(work.answer_tokens.values())
         return prompt / n, answers / n
     return work.budget.per_request if work.budget else None
 
@@ -42,7 +42,7 @@ def is_passed(work: Work, running: list[Any]) -> bool:
     """Whether the budget is spent with what running batches have used so far; says so, and nothing more is sent."""
     if work.budget is None or work.is_stopped:
         return False
-    prompt, answers = summed(work.paid.values())
+    prompt, answers = summed(work.paid_tokens.values())
     for batch in running:
         usage = getattr(batch, "usage", None)  # many servers tell it at the end only, or never
         prompt += getattr(usage, "input_tokens", 0) or 0

@@ -39,9 +39,9 @@ class Work:
     """Time spent in ``wait``."""
     unsendable: dict[str, str] = field(default_factory=dict, repr=False)
     """custom_ids that no file can hold, and why."""
-    answered: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
+    answer_tokens: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
     """By shard that ended in this process: prompt and answer tokens of the lines that count."""
-    paid: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
+    paid_tokens: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
     """The same with those of twins, whose answers are paid as well."""
     paired: set[int] = field(default_factory=set, repr=False)
     """Shards for whose batch a twin was looked for."""

@@ -194,9 +194,9 @@ def rate_of(cells: pl.DataFrame) -> tuple[float | None, str]:
 
 def _characters(messages: pl.Series) -> list[int]:
     """Return how many characters each conversation has: its texts without their JSON, and calls of tools as JSON."""
-    return [sum(len(_said(m)) for m in json.loads(text)) for text in messages]
+    return [sum(len(_message_text(m)) for m in json.loads(text)) for text in messages]
 
 
-def _said(message: dict[str, Any]) -> str:
+def _message_text(message: dict[str, Any]) -> str:
     calls = message.get("tool_calls")
     return (protocol.text(message.get("content")) or "") + (json.dumps(calls) if calls else "")

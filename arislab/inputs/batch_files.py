@@ -119,7 +119,7 @@ def _results(path: Path, names: set[str], requests: str) -> dict[str, tuple[int,
         before, known = results.get(name, (0, None))
         if known is None or not _answers(known):
             results[name] = (number, ones) if known is None or _answers(ones) else (before, known)
-        elif _answers(ones) and [_told(one) for one in ones] != [_told(one) for one in known]:
+        elif _answers(ones) and [_status_and_text(one) for one in ones] != [_status_and_text(one) for one in known]:
             raise _refused(path, number, f"it answers {name!r} otherwise than line {before}; keep one of them")
     if foreign:
         raise PrerequisiteError(
@@ -142,7 +142,7 @@ def _answers(ones: list[dict[str, Any]]) -> bool:
     return any(one["status"] in batch.ANSWERED for one in ones)
 
 
-def _told(one: dict[str, Any]) -> tuple[Any, ...]:
+def _status_and_text(one: dict[str, Any]) -> tuple[Any, ...]:
     return one["status"], one["llm_output"]
 
 

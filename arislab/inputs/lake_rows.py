@@ -208,7 +208,7 @@ def _texts(people: pl.DataFrame, asked: Asked, recorded: Mapping[str, Sequence[s
     names, texts, wholes = [], [], []
     for row in people.iter_rows(named=True):
         candidate = candidate_of(row)
-        for text, whole in _said(candidate, asked, recorded.get(row["candidate_id"], ())):
+        for text, whole in _texts_of(candidate, asked, recorded.get(row["candidate_id"], ())):
             names.append(row["candidate_id"])
             texts.append(text)
             wholes.append(whole)
@@ -216,7 +216,7 @@ def _texts(people: pl.DataFrame, asked: Asked, recorded: Mapping[str, Sequence[s
     return pl.DataFrame({"candidate_id": names, "text": texts, "whole": wholes}, schema=schema)
 
 
-def _said(candidate: dict[str, Any], asked: Asked, recorded: Sequence[str]) -> Iterator[tuple[str | None, bool]]:
+def _texts_of(candidate: dict[str, Any], asked: Asked, recorded: Sequence[str]) -> Iterator[tuple[str | None, bool]]:
     """The texts of a candidate: of each question all that is asked.
 
     After these come the ends of conversations, which may be trained on too, where they are other texts.

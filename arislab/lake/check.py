@@ -263,7 +263,7 @@ def _mend_files(table: Table) -> list[str]:
             path.rename(path.with_name(f"{path.name}.damaged"))
     if not lost:
         return []
-    delta.repair(dry_run=False, **storage.how())
+    delta.repair(dry_run=False, **storage.commit_options())
     storage.sync_commit(table.folder, delta.version())
     rows = f"{n_lost:,} rows" if is_counted else "rows that no commit counted"
     return [f"{len(lost):,} data files could not be read: {rows} are lost; version {delta.version()} holds the rest"]

@@ -190,8 +190,8 @@ def _check_parquet(path: Path, what: str) -> None:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def how() -> dict[str, Any]:
-    """Return how each commit is made.
+def commit_options() -> dict[str, Any]:
+    """Return with which options of deltalake each commit is made.
 
     It is made only as the version after the one that was looked at, and takes no old versions away.
     """

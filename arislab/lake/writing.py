@@ -92,9 +92,11 @@ def add(folder: Path, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
     from deltalake import write_deltalake
 
     if table is None:  # the one who makes the table; who comes second finds it when it tries again
-        write_deltalake(folder, frame.to_arrow(), mode="error", configuration=storage.PROPERTIES, **storage.how())
+        write_deltalake(
+            folder, frame.to_arrow(), mode="error", configuration=storage.PROPERTIES, **storage.commit_options()
+        )
     elif frame.height:
-        write_deltalake(table, frame.to_arrow(), mode="append", schema_mode="merge", **storage.how())
+        write_deltalake(table, frame.to_arrow(), mode="append", schema_mode="merge", **storage.commit_options())
     return frame
 
 
@@ -114,7 +116,7 @@ def merge(folder: Path, table: Any, frame: pl.DataFrame, keys: list[str]) -> pl.
     # to_arrow casts: merge compares the source's string views with the table's strings
     same = conditions.same(keys, "t", "s")
     aliases = {"source_alias": "s", "target_alias": "t"}
-    merged = table.merge(frame.to_arrow(), predicate=same, merge_schema=True, **aliases, **storage.how())
+    merged = table.merge(frame.to_arrow(), predicate=same, merge_schema=True, **aliases, **storage.commit_options())
     merged.when_matched_update_all().when_not_matched_insert_all().execute()
     return frame
 
@@ -128,7 +130,7 @@ def replace(folder: Path, table: Any, frame: pl.DataFrame, where: Where) -> pl.D
     key = tables.contract(folder.name).key
     # null is no match, and what does not match stays
     others = opening.frame(folder.name, table).filter(conditions.expression(where).fill_null(value=False).not_())
-    rows, given = frame, {"mode": "overwrite", "schema_mode": "merge", **storage.how()}
+    rows, given = frame, {"mode": "overwrite", "schema_mode": "merge", **storage.commit_options()}
     if _known(key, others, frame).height:
         # a predicate takes away the rows of one condition only; these stand elsewhere, so that all is written anew
         left = others.join(frame.lazy(), on=key, how="anti", maintain_order="left").collect()
@@ -143,7 +145,7 @@ def rewrite(table: Any, frame: pl.DataFrame) -> pl.DataFrame:
     """Make rows all that a table holds; returns them."""
     from deltalake import write_deltalake
 
-    write_deltalake(table, frame.to_arrow(), mode="overwrite", schema_mode="merge", **storage.how())
+    write_deltalake(table, frame.to_arrow(), mode="overwrite", schema_mode="merge", **storage.commit_options())
     return frame
 
 
@@ -155,7 +157,7 @@ def compact(folder: Path) -> int:
         table = opening.open_version(folder)
         before = table.version()
         try:
-            n_removed = int(table.optimize.compact(**storage.how())["numFilesRemoved"])
+            n_removed = int(table.optimize.compact(**storage.commit_options())["numFilesRemoved"])
         except (DeltaError, OSError) as error:
             raise _no_place(folder, error) if isinstance(error, OSError) else failed(folder, error) from None
         for version in range(before + 1, table.version() + 1):

@@ -15,7 +15,7 @@ from arislab.system import imports
 _ENGINE = "arislab-supervised"
 
 
-class _Handing:
+class _SupervisedEngine:
     """papermill's engine inside a supervised run: it hands the prepared notebook to its job.
 
     Its methods have papermill's signatures.
@@ -55,7 +55,7 @@ def supervise(notebook: Path, job: Job) -> Outcome:
     from papermill.exceptions import PapermillException
     from papermill.translators import papermill_translators
 
-    papermill_engines.register(_ENGINE, _Handing)
+    papermill_engines.register(_ENGINE, _SupervisedEngine)
     papermill_translators.register("python", translator())
     ended: list[Outcome] = []
     try:

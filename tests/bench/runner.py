@@ -44,7 +44,7 @@ def measure(system, path):
     from arislab.runs import kernel, supervise
     from arislab.runs.log import Log
 
-    papermill_engines.register(supervise._ENGINE, supervise._Handing)
+    papermill_engines.register(supervise._ENGINE, supervise._SupervisedEngine)
     papermill.engines  # noqa: B018
     nb = nbformat.read(path, 4)
     out = path.with_name("out.ipynb")
