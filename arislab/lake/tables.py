@@ -5,7 +5,8 @@ One real row of ``training_data_raw``::
     custom_id='r-0b6f…' candidate_id='s1-000017' task='candidate_evaluation' sample=0 status='ok'
     llm_output='{"strengths": ["worked 7 years as …"], …, "score": 0.88, "recommendation": "hire"}'
 
-Columns named ``*_json`` do not exist: a column that holds JSON is a String, and its description says so.
+Columns named ``*_json`` do not exist: a column that holds JSON is a String, and its description says so. A column that
+is added later must be one that may be null, as it is in older rows and versions.
 This module does not know where or how a table is stored.
 """
 

@@ -31,6 +31,7 @@ PHASES = {
     "finetune": "4_finetune.ipynb",
     "evaluate": "5_evaluate.ipynb",
 }
+"""Name to notebook, in the order in which ``arislab demo`` runs them; any other notebook runs by its path."""
 
 
 def execute(

@@ -45,7 +45,11 @@ Emit = Callable[[Result], None]
 
 
 class Engine(Protocol):
-    """What the server needs of an engine."""
+    """What the server needs of an engine; ``choose`` makes one by the options of ``arislab serve``.
+
+    One that passes questions on to a server which arislab did not write stands in ``watch.FOREIGN``, since that may mix
+    models, and has a text ``identity`` besides, by which results about it are known again.
+    """
 
     name: str
     """``echo``, ``faulty``, ``local``, ``upstream`` or ``vllm``; a replay has that of the engine it repeats."""
@@ -57,7 +61,6 @@ class Engine(Protocol):
     """A chunk with a missing line runs whole again (its texts depend on their neighbours by float rounding)."""
     gate: Gate
     """The caller enters for the model of a chunk before :meth:`run` and leaves after it."""
-
     takes_any_model: bool
     """It answers for names that :meth:`models` does not list, too."""
 
