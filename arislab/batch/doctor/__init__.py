@@ -2,7 +2,7 @@
 
 It says what holds, what deviates, and what the client does about it.
 
-About 30 tiny requests in nine small batches, over raw HTTP as the openai SDK would send them, and once through the SDK
+About 25 tiny requests in seven small batches, over raw HTTP as the openai SDK would send them, and once through the SDK
 itself. Whether the client can read a line is asked of the client's own reader (``protocol.outcome``). This room does
 not know ledgers or tasks.
 """

@@ -20,7 +20,7 @@ FAULTY = (
 
 
 def creates(exam: Examination) -> None:
-    """Make the batches: one good, five that must be refused, and one with an Idempotency-Key."""
+    """Make one good batch, try four faulty files and three wrong creates, and ask twice for one batch by its key."""
     status, reply = exam.create(exam.input_id)
     wrong = [
         f"{name} {reply.get(name)!r}"
