@@ -32,11 +32,13 @@ class Rules:
         if len(self.pinned) > self.k:
             raise ParameterError(f"{len(self.pinned)} examples are pinned and k is {self.k}; raise k, or pin fewer.")
         if len({groups[i] for i in self.pinned}) < len(self.pinned):
-            raise ParameterError("two pinned examples share a category, and a set may hold one of each; unpin one.")
+            raise ParameterError(
+                "two pinned examples are of one group (one_per), of which a set may hold one; unpin one."
+            )
         if len(set(groups)) < self.k:
             raise ParameterError(
-                f"k={self.k} examples of different categories are asked for, and the pool has {len(set(groups))}; "
-                "lower k, or drop the rule."
+                f"k={self.k} examples of different groups (one_per) are asked for, and the pool has "
+                f"{len(set(groups))}; lower k, or drop the rule."
             )
 
     def group(self, example: int) -> int:

@@ -35,7 +35,7 @@ class _Request:
 
 
 def read(requests: Path, results: Path, *, task: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return (rows of ``candidates`` for ``inputs.placed``, rows of ``training_data_raw``).
+    """Return (rows of ``candidates`` for ``lake_rows.placed``, rows of ``training_data_raw``).
 
     Every request is a row: one without a line in the output file has status unavailable. An answer with several choices
     is as many rows, samples of one candidate. An answer counts before a failure of the same request, whichever line

@@ -47,10 +47,10 @@ def candidates(
         lake: Takes them.
         file: One row a candidate.
         task: Says what is asked about them; null: not known yet.
-        id: As ``group``, ``text`` and ``split`` in ``inputs.candidates``.
-        group: See ``id``.
-        text: See ``id``.
-        split: See ``id``.
+        id: As in ``lake_rows.candidates``.
+        group: As in ``lake_rows.candidates``.
+        text: Column that holds what is asked about a candidate; null: the task writes it, or it is the profile.
+        split: As in ``lake_rows.candidates``.
         read: Options of ``files.read``.
         dry_run: True: nothing is written.
 
@@ -117,14 +117,17 @@ def outputs(
         lake: Takes them.
         file: One row an output.
         task: Will judge them.
-        input: As ``output``, ``id``, ``model``, ``split`` and ``keep`` in ``inputs.outputs``.
-        output: See ``input``.
-        id: See ``input``.
-        model: See ``input``.
-        split: See ``input``.
-        keep: See ``input``.
+        input: As in ``lake_rows.outputs``.
+        output: As in ``lake_rows.outputs``.
+        id: As in ``lake_rows.outputs``.
+        model: As in ``lake_rows.outputs``.
+        split: As in ``lake_rows.outputs``.
+        keep: As in ``lake_rows.outputs``.
         read: Options of ``files.read``.
         dry_run: True: nothing is written.
+
+    Raises:
+        PrerequisiteError: As in ``candidates``, or the outputs cannot be taken as they are.
     """
     columns: dict[str, Any] = {"input": input, "output": output, "id": id, "model": model, "split": split}
     used = [name for name in (*columns.values(), *keep) if name]
