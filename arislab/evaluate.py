@@ -14,7 +14,7 @@ import polars as pl
 
 from arislab import batch, duplicates, models, questions, scoring, stats
 from arislab.batch import requests as batch_requests
-from arislab.duplicates import leaks as leaks  # phase 5 asks for it here
+from arislab.duplicates import leaks as leaks  # notebooks of earlier versions ask for it here
 from arislab.errors import LeakageError, ParameterError, TaskError
 from arislab.task import Task, candidate_of
 
@@ -214,7 +214,7 @@ def without_leaks(people: pl.DataFrame, leaking: pl.DataFrame, *, leaks: str) ->
 
     Args:
         people: Candidates of the test split.
-        leaking: From ``leaks``.
+        leaking: From ``find_leaks``.
         leaks: ``refuse``: any leak stops the evaluation. ``drop``: those that leak are taken out.
 
     Raises:
@@ -227,10 +227,8 @@ def without_leaks(people: pl.DataFrame, leaking: pl.DataFrame, *, leaks: str) ->
         )
     if leaks == "refuse" or not leaking.height:
         return people, refuse_leaks(leaking, n_test=people.height)
-    names, rest = (
-        leaking["candidate_id"].to_list(),
-        people.join(leaking, on="candidate_id", how="anti", maintain_order="left"),
-    )
+    names = leaking["candidate_id"].to_list()
+    rest = people.join(leaking, on="candidate_id", how="anti", maintain_order="left")
     if not rest.height:
         raise LeakageError(
             f"all {people.height:,} test candidates are also in what was trained or searched on; nobody is left to "

@@ -200,10 +200,8 @@ def dry_run(
         means = sorted(sum(chance.choices(values, k=len(values))) / len(values) for _ in range(2000))
         return sum(values) / len(values) * scale, means[50] * scale, means[1949] * scale
 
-    prompt, answers = (
-        extrapolate(good["prompt_tokens"].cast(float).to_list()),
-        extrapolate(good["completion_tokens"].cast(float).to_list()),
-    )
+    prompt = extrapolate(good["prompt_tokens"].cast(float).to_list())
+    answers = extrapolate(good["completion_tokens"].cast(float).to_list())
     rate = float(good["completion_tokens"].sum()) / max(took, 1e-6)
     usd = None
     if usd_per_million:
