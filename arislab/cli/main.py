@@ -69,7 +69,9 @@ def demo(
 @app.command(context_settings={"help_option_names": []})
 def run(
     context: typer.Context,
-    phase: Annotated[str | None, typer.Argument(help="generate, curate, icl, finetune or evaluate.")] = None,
+    phase: Annotated[
+        str | None, typer.Argument(help="generate, curate, icl, finetune, evaluate, or FILE.ipynb.")
+    ] = None,
     parameters: Annotated[
         list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="A parameter of the notebook; repeat it.")
     ] = None,

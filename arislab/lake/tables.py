@@ -186,7 +186,7 @@ TABLES: dict[str, Contract] = {
             "search_id": _text("search it belongs to", required=True),
             "example_ids": Column(_LIST, "ids of the examples, in prompt order"),
             "k": Column(_INTEGER, "number of examples", low=0),
-            "order": _text("how the examples were ordered"),
+            "order": _text("how the examples were ordered; searched: by the search, with the set"),
             "score": _number("mean quality over all validation rows seen so far, 0..1", low=0, high=1),
             "n_validation": Column(_INTEGER, "validation rows with a score", low=0),
             "round": Column(_INTEGER, "round of the search, from 1", low=0),
@@ -305,7 +305,7 @@ TABLES: dict[str, Contract] = {
         },
     ),
     "deployments": Contract(
-        "One row per promotion.",
+        "One row per promotion to a server; no phase of arislab writes it yet.",
         ("id",),
         {
             "id": _text("unique name of the promotion", required=True),
