@@ -9,7 +9,6 @@ intent before it is acted on. This module does not know budgets, results or any 
 import hashlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +83,21 @@ def listed(server: Server, what: str, n: int = _LISTED) -> list[Any] | None:
     client = server.client
     try:
         if what == "files":
-            return list(server.patiently(lambda: list(islice(client.files.list(purpose="batch"), n))))
-        return list(server.patiently(lambda: list(islice(client.batches.list(limit=100), n))))
+            return list(server.patiently(lambda: _newest(client.files.list(purpose="batch"), n)))
+        return list(server.patiently(lambda: _newest(client.batches.list(limit=100), n)))
     except openai.APIStatusError:
         return None
+
+
+def _newest(first_page: Any, n: int) -> list[Any]:
+    """The first ``n`` entries of a list, once each; a server without a cursor gives the same page for ever."""
+    entries: dict[str, Any] = {}
+    for page in first_page.iter_pages():
+        known = len(entries)
+        entries |= {entry.id: entry for entry in page.data if entry.id not in entries}
+        if len(entries) == known or len(entries) >= n:
+            break
+    return list(entries.values())[:n]
 
 
 def send(shard: dict[str, Any], *, server: Server, ledger: Ledger) -> bool:

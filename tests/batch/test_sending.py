@@ -5,7 +5,7 @@ import json
 import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import people
+from toys import people, serving
 from toys import question as ask
 from toys import questions as requests
 from toys import result_line as line
@@ -50,6 +50,19 @@ def test_a_create_whose_answer_was_lost_is_adopted_not_repeated(echo, root):
     again = batch.submit(requests(6), server=server, folder=root / "b")
     assert again.batch_ids == job.batch_ids
     assert len(list(server.client.batches.list())) == 1
+
+
+def test_a_list_without_a_cursor_is_asked_for_no_more_than_once_again(root, monkeypatch):
+    with serving() as (faults, url):
+        server = batch.connect(url, folder=root / "b")
+        made = [server.client.files.create(file=(f"{i}.jsonl", b"{}"), purpose="batch").id for i in range(3)]
+        asked, fault = [], faults.fault
+        monkeypatch.setattr(faults, "fault", lambda route: asked.append(route) or fault(route))
+        # its answer says neither that there is more nor that there is not, and is the same from whatever file on
+        assert [file.id for file in sending.listed(server, "files")] == made
+        assert asked == ["files"] * 2
+        assert [file.id for file in sending.listed(server, "files", 2)] == made[:2]
+        assert asked == ["files"] * 3
 
 
 def test_a_lost_answer_to_create_is_reconciled_not_retried(scripted):
