@@ -49,6 +49,17 @@ def test_every_parameter_has_a_type_a_default_and_help(path):
         assert parameter.type, name
 
 
+@each
+def test_what_a_cell_counts_it_also_sorts_by_what_it_counted_by(path):
+    """Else equal counts stand in another order each time, and a rerun is not equal to its record."""
+    for line in "\n".join(cell.source for cell in code(path)).splitlines():
+        if "value_counts" in line or re.search(r"\bjoin\(.*how=.left.(?!.*maintain_order)", line):
+            assert "maintain_order" in line, line
+        if by := re.search(r"group_by\((.*?)\)", line):
+            (keys,) = re.findall(r"\.sort\((.*?)\)", line) or [""]
+            assert set(re.findall(r'"(\w+)"', by[1])) <= set(re.findall(r'"(\w+)"', keys)), line
+
+
 @pytest.mark.parametrize("path", PHASES, ids=lambda p: p.stem)
 def test_cells_are_short_and_hold_no_plumbing(path):
     cells = code(path)

@@ -187,7 +187,7 @@ def states(recorded: pl.DataFrame, *, train: pl.DataFrame, marked: pl.DataFrame,
         marked: The ok ones, from ``verdicts.represent``: duplicate_of (null: represents), like_rejected.
         cut: What was kept of those that represent.
     """
-    failed = dict(train.filter(pl.col("status") != "ok").group_by("status").len().iter_rows())
+    failed = dict(train.filter(pl.col("status") != "ok").group_by("status").len().sort("status").iter_rows())
     like_rejected = int(marked["like_rejected"].sum())
     return failed | {
         "near_duplicate": marked.height - cut.n - like_rejected,

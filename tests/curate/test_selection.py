@@ -281,6 +281,15 @@ def test_the_rule_is_one_of_two_and_rows_without_a_value_fill_no_quota():
         keep(frame, rule="Top", fraction=0.5, threshold=0.8)
 
 
+def test_states_stand_in_an_order_of_their_own():
+    """A group_by has none: two runs of one notebook would print two accounts."""
+    statuses = ["ok", "overflow", "lost", "error", "expired", "cancelled", "empty"]
+    recorded = pl.DataFrame({"custom_id": [f"r-{i}" for i in range(70)], "status": statuses * 10})
+    marked = rows([0.9] * 10, duplicate_of=[None] * 10).with_columns(like_rejected=pl.lit(value=False))
+    counts = selection.states(recorded, train=recorded, marked=marked, cut=keep_top(marked, fraction=0.5))
+    assert list(counts)[:6] == ["cancelled", "empty", "error", "expired", "lost", "overflow"]
+
+
 def test_every_recorded_output_ends_in_one_state():
     recorded = pl.DataFrame({"custom_id": [f"r-{i:03d}" for i in range(10)], "status": ["ok"] * 7 + ["lost"] * 3})
     train = recorded.tail(9)  # one is about a candidate of another split
