@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from arislab.errors import TaskError, closest
+from arislab.system import paths
 
 Scorer = Callable[..., float | bool | None]
 NO_EXIT = (Exception, SystemExit)
@@ -105,16 +106,16 @@ def candidate_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def folder(notebooks: Path | None = None) -> Path:
-    """Return the folder of the task files: $ARISLAB_TASKS, else ``tasks`` beside the notebooks, else the checkout's.
+    """Return the folder of the task files: $ARISLAB_TASKS, else ``tasks`` beside the notebooks, else the lab's.
 
     Args:
-        notebooks: Folder of the notebook that asks; default: the checkout's.
+        notebooks: Folder of the notebook that asks; default: the lab's.
     """
     if given := os.environ.get("ARISLAB_TASKS"):
         return Path(given)
     if notebooks is not None and (notebooks / "tasks").is_dir():
         return notebooks / "tasks"
-    return Path(__file__).resolve().parent.parent / "notebooks" / "tasks"
+    return paths.notebooks() / "tasks"
 
 
 def find(name: str | Path, *, notebooks: Path | None = None) -> tuple[Path, str]:
@@ -123,7 +124,7 @@ def find(name: str | Path, *, notebooks: Path | None = None) -> tuple[Path, str]
     Args:
         name: Its name, or its path, as ``load`` takes it.
         notebooks: Folder of the notebook that asks, in which its kernel works: a path starts there, and ``tasks`` there
-            goes before the checkout's; default: the working directory, and the checkout's.
+            goes before the lab's; default: the working directory, and the lab's.
 
     Raises:
         TaskError: No such file, or it is no text.

@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str] | str] = {
     "plots": set(),
     "models": set(),
     "review": {"structured"},  # an edit must fit the SCHEMA where the answer did
+    "lab": {"__init__"},  # __init__: the version that a lab notes
     "lake": {"review"},  # the life of a row tells its reviews in their order
     "records": set(),
     "batch": {"chat", "isolation"},
@@ -46,7 +47,7 @@ ARROWS: dict[str, set[str] | str] = {
     "finetune": {"chat", "tiny"},
     "ranges": {"batch", "chat"},  # the names that parameters of several phases may take
     "inputs": {"batch", "duplicates", "lake", "questions", "scoring", "task"},
-    "runs": {"lake", "records", "task"},  # task: which file a name means, to keep its text
+    "runs": {"__init__", "lake", "records", "task"},  # __init__: the version; task: which file a name means
     "prices": {"batch"},  # an old name
     "plugin": {"runs"},  # papermill loads it; what it needs of runs it imports when a notebook runs
     "server": {"__init__", "chat", "isolation", "tiny"},  # __init__: the version

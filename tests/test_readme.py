@@ -10,6 +10,8 @@ import sys
 import pytest
 from toys import CHECKOUT, arislab, arislab_process
 
+from arislab import __version__
+
 README = (CHECKOUT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 
@@ -40,11 +42,23 @@ def test_the_two_commands_are_what_ci_runs():
     install, test = commands("arislab demo")
     ci = (CHECKOUT / ".ci" / "run").read_text()
     assert install == 'pip install -e ".[train]" && arislab demo'
-    assert test == 'pip install -e ".[test]" && pytest'
+    assert test == 'pip install -e ".[test]" && pytest -n 4 --dist loadfile'
     assert 'pip install -q -e ".[train]"' in ci
     assert "arislab demo" in ci
     assert 'pip install -q -e ".[test]"' in ci
-    assert ci.rstrip().endswith("\npytest")
+    assert ci.rstrip().endswith("\npytest -n 4 --dist loadfile")
+
+
+def test_the_commands_of_a_lab_are_what_ci_walks():
+    build, install, make, renew = commands("arislab init my-lab")
+    ci, walk = ((CHECKOUT / ".ci" / name).read_text() for name in ("run", "walk"))
+    assert build == "pip wheel --no-deps --wheel-dir dist ."
+    assert "pip wheel -q --no-deps --wheel-dir dist ." in ci
+    assert 'walk dist/*.whl "$python" "$resolution"' in ci
+    assert install == f'pip install "dist/arislab-{__version__}-py3-none-any.whl[train,lab]"'
+    assert (make, renew) == ("arislab init my-lab", "arislab init --update my-lab")
+    assert "\narislab init lab " in walk
+    assert "\narislab init --update" in walk
 
 
 def test_the_commands_for_own_data_run_in_order(tmp_path):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from arislab.errors import ParameterError
+from arislab.system import paths
 
 _STALE_DAYS = 180
 
@@ -61,7 +62,7 @@ def prices(model: str, *, path: Path | None = None, today: date | None = None) -
 
     Args:
         model: Name as requests have it.
-        path: The file; default ``data/prices.toml`` under $ARISLAB_ROOT, else under the checkout.
+        path: The file; default ``data/prices.toml`` of the root, else of the lab, else the one that arislab came with.
         today: Default: today in UTC.
 
     Raises:
@@ -85,8 +86,9 @@ def prices(model: str, *, path: Path | None = None, today: date | None = None) -
 
 
 def _default() -> Path:
-    own = Path(os.environ.get("ARISLAB_ROOT", ".")) / "data" / "prices.toml"
-    return own if own.is_file() else Path(__file__).parents[2] / "data" / "prices.toml"
+    root = os.environ.get("ARISLAB_ROOT")
+    folders = [folder / "data" for folder in (root and Path(root), paths.lab(), paths.SHIPPED) if folder]
+    return next((f / "prices.toml" for f in folders if (f / "prices.toml").is_file()), folders[0] / "prices.toml")
 
 
 def _read(path: Path) -> list[Price]:

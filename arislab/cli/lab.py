@@ -1,8 +1,9 @@
 """``arislab lab``: JupyterLab on the notebooks and on the records of a root.
 
-JupyterLab shows one folder, and the two that belong together lie apart: the notebooks in the checkout, the records in
-the root. So it shows a desk: a folder with a link to each, among the files that Jupyter keeps while it runs. Nothing is
-made in the root but ``papermill_runs``, and nothing is copied: what is saved is saved where it lies.
+JupyterLab shows one folder. In a lab that is its own root that is the lab. Elsewhere the two that belong together lie
+apart: the notebooks in the lab, the records in the root. So it shows a desk: a folder with a link to each, among the
+files that Jupyter keeps while it runs. Nothing is made in the root but ``papermill_runs``, and nothing is copied: what
+is saved is saved where it lies.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import typer
 
 from arislab.cli.options import Root
 from arislab.errors import ParameterError, PrerequisiteError
+from arislab.system import paths
 from arislab.system.paths import enter
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -32,15 +34,12 @@ def lab(context: typer.Context, root: Root = None) -> None:
             "only. Leave it out; from another machine, go through an SSH tunnel."
         )
     if find_spec("jupyterlab") is None:
-        raise PrerequisiteError('JupyterLab is not installed here; run: pip install -e ".[lab]"')
-    notebooks = Path(__file__).resolve().parents[2] / "notebooks"
-    if not notebooks.is_dir():
-        raise PrerequisiteError(
-            f"there are no notebooks at {notebooks}; install arislab from its checkout: pip install -e ."
-        )
+        raise PrerequisiteError('JupyterLab is not installed here; run: pip install "arislab[lab]"')
     where = enter(root)
     os.environ["ARISLAB_ROOT"] = str(where)
-    places = [f"--ServerApp.root_dir={desk(where, notebooks)}", f"--FileContentsManager.preferred_dir={notebooks.name}"]
+    notebooks = paths.notebooks()
+    shown = where if (where / paths.MARKER).is_file() else desk(where, notebooks)
+    places = [f"--ServerApp.root_dir={shown}", f"--FileContentsManager.preferred_dir={notebooks.name}"]
     # this process becomes JupyterLab: a signal to it reaches the server, which ends its kernels
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *places, *options, f"--ip={_LOOPBACK}"])
 

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=_Help,
     )
-    parser.add_argument("--root", metavar="DIR", help="folder of data/ and papermill_runs/; default: the checkout")
+    parser.add_argument("--root", metavar="DIR", help="folder of data/ and papermill_runs/; default: the lab around")
     parser.add_argument(
         "--where", metavar="SQL", default="", help="condition: columns, parameters, headline numbers by name"
     )

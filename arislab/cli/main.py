@@ -2,14 +2,16 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from arislab.cli import batch as batch_commands
 from arislab.cli import imports as import_commands
 from arislab.cli import lake as lake_commands
 from arislab.cli import runs as run_commands
+from arislab.cli.init import init
 from arislab.cli.lab import PASSED_ON, lab
 from arislab.cli.options import Root, Seed, open_lake
 from arislab.cli.runs import perform
@@ -18,21 +20,7 @@ from arislab.errors import ParameterError
 from arislab.system.paths import enter
 from arislab.system.text import print
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Turn batch LLM output into training data you can defend.",
-)
-app.add_typer(batch_commands.app, name="batch")
-app.add_typer(run_commands.app, name="runs")
-app.command()(run_commands.rerun)
-app.command()(run_commands.verify)
-app.command()(run_commands.resume)
-app.command(name="import")(import_commands.import_file)
 
-
-@app.command()
 def demo(
     root: Root = None,
     until: Annotated[str, typer.Option("--until", help="Last phase to run.")] = "evaluate",
@@ -66,7 +54,6 @@ def demo(
         )
 
 
-@app.command(context_settings={"help_option_names": []})
 def run(
     context: typer.Context,
     phase: Annotated[
@@ -96,14 +83,57 @@ def run(
     perform(phase, given, enter(root), given_from=origin, wait=wait, **limits)
 
 
-# registered in the order in which the help lists them
-app.command()(lake_commands.sql)
-app.command()(lake_commands.doctor)
-app.command()(lake_commands.lineage)
-app.command()(lake_commands.candidates)
-app.command()(lake_commands.export)
-app.command()(serve)
-app.command(context_settings=PASSED_ON)(lab)
+class _InOrder(TyperGroup):
+    """A command whose help lists commands and groups of commands as ``_VERBS`` has them, not groups last."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # typer has a copy of click
+        return [name for verbs in _VERBS.values() for name in verbs]
+
+
+_VERBS: dict[str, dict[str, tuple[Any, str]]] = {
+    "Lab": {
+        "init": (init, "Make a lab of your own; bring one up to date (--update)."),
+        "demo": (demo, "Run the five phases on synthetic candidates: no network, no GPU."),
+        "lab": (lab, "Open notebooks and records of a root in JupyterLab."),
+    },
+    "Phases": {
+        "run": (run, "Run one phase: generate, curate, icl, finetune or evaluate."),
+        "resume": (run_commands.resume, "Go on from a run that did not end well."),
+    },
+    "Data": {
+        "import": (import_commands.import_file, "Bring candidates, or outputs recorded elsewhere."),
+        "candidates": (lake_commands.candidates, "Compose synthetic candidates for the embedded model."),
+        "sql": (lake_commands.sql, "Ask the lake in SQL."),
+        "lineage": (lake_commands.lineage, "Show the life of a row, from candidate to test answers."),
+        "export": (lake_commands.export, "Write chosen examples for other programs."),
+        "doctor": (lake_commands.doctor, "Say what is damaged or doubled, and the way back."),
+    },
+    "Records": {
+        "runs": (run_commands.app, "List runs; show one, compare two, export one."),
+        "verify": (run_commands.verify, "Check that a record is true: run again and compared."),
+        "rerun": (run_commands.rerun, "Run a recorded run again from its record."),
+    },
+    "Server": {
+        "serve": (serve, "Serve Files + Batches over a model or any chat server."),
+        "batch": (batch_commands.app, "Send a file of requests through any such server."),
+    },
+}
+"""What the help lists, in its order: panel -> name -> (function or group, what it does in one line)."""
+_SETTINGS: dict[str, dict[str, Any]] = {"lab": PASSED_ON, "run": {"help_option_names": []}}
+
+app = typer.Typer(
+    cls=_InOrder,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Turn batch LLM output into training data you can defend.",
+)
+for panel, verbs in _VERBS.items():
+    for name, (verb, line) in verbs.items():
+        if isinstance(verb, typer.Typer):
+            app.add_typer(verb, name=name, short_help=line, rich_help_panel=panel)
+        else:
+            app.command(name, short_help=line, rich_help_panel=panel, context_settings=_SETTINGS.get(name))(verb)
 
 
 def joined(arguments: list[str]) -> list[str]:

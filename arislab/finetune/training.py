@@ -125,7 +125,7 @@ def check(
     settings = _settings(settings, named)
     for arm in arms:
         check_name(arm)
-    require("fine-tuning", 'pip install -e ".[train]"', *TRAINING_PACKAGES)
+    require("fine-tuning", 'pip install "arislab[train]"', *TRAINING_PACKAGES)
     base = resolve_model(settings.base_model)
     _backend(settings, compute_device()[0])
     config = json.loads((base / "config.json").read_text("utf-8"))

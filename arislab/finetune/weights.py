@@ -15,7 +15,7 @@ from arislab.tiny.decoder import MODEL_DIR
 
 def compute_device() -> tuple[str, str]:
     """Return where training will run, and why: ``("cpu", "no CUDA device is visible to torch 2.13.0")``."""
-    require("fine-tuning", 'pip install -e ".[train]"', "torch")
+    require("fine-tuning", 'pip install "arislab[train]"', "torch")
     import torch
 
     if torch.cuda.is_available():
@@ -56,7 +56,7 @@ def load_tokenizer(tokenizer: Any) -> Any:
     """Return a transformers tokenizer: of a model folder, or the one given."""
     if not isinstance(tokenizer, str | Path):
         return tokenizer
-    require("tokenize", 'pip install -e ".[train]"', "transformers", "torch")
+    require("tokenize", 'pip install "arislab[train]"', "transformers", "torch")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers import AutoTokenizer
 

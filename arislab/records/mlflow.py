@@ -15,7 +15,7 @@ from arislab.records.ro_crate import unchanged_files
 from arislab.system import files as whole_files
 from arislab.system import masking
 
-INSTALL = 'pip install -e ".[mlflow]"'
+INSTALL = 'pip install "arislab[mlflow]"'
 _EXPERIMENT = "arislab"
 _RUN_ID, _DONE = "arislab.run_id", "arislab.record_sha256"
 _ARTIFACTS = ("run.json", "notebook.ipynb")

@@ -71,7 +71,7 @@ class Record:
     """path, sha256 (of the file), source_sha256 (of the sources of its code cells)."""
     task: dict[str, Any] | None = None
     code: dict[str, Any] = field(default_factory=dict)
-    """commit, branch, dirty, diff_sha256, untracked, package_sha256."""
+    """commit, branch, dirty, diff_sha256, untracked; package_version and package_sha256 of arislab."""
     environment: dict[str, Any] = field(default_factory=dict)
     supervisor: dict[str, Any] = field(default_factory=dict)
     """pid, its start time and the boot it belongs to: how a reader knows that a running record is lost."""

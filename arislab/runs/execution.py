@@ -23,6 +23,7 @@ from arislab.runs.recording import Recording
 from arislab.runs.signals import stoppable
 from arislab.runs.supervise import supervise
 from arislab.system import files as whole_files
+from arislab.system import paths
 
 PHASES = {
     "generate": "1_generate.ipynb",
@@ -55,7 +56,7 @@ def execute(
         phase: ``curate``, ``2_curate``, or the path of any notebook.
         given: Parameters; text is read as the type that the notebook declares.
         root: Folder of ``data/`` and ``papermill_runs/``.
-        notebooks: Folder of the notebooks; default: the checkout's.
+        notebooks: Folder of the notebooks; default: the lab's.
         echo: Gets one line a cell.
         given_from: Where each given parameter came from; recorded.
         wait: Wait for another run of this phase instead of being refused.
@@ -118,9 +119,7 @@ def from_papermill(nb: Any, **settings: Any) -> Any:
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.iorw import write_ipynb
 
-    from arislab.system.paths import root as found_root
-
-    root, source, output = found_root(), Path(settings["input_path"]), settings.get("output_path")
+    root, source, output = paths.root(), Path(settings["input_path"]), settings.get("output_path")
     name = phase_of(str(nb.metadata.get("arislab", {}).get("phase") or source.stem))
     declared = parameters_of(source, cells=nb.cells)
     asked = nb.metadata.get("papermill", {}).get("parameters") or {}
@@ -159,7 +158,7 @@ def find_notebook(phase: str, notebooks: Path | None = None) -> tuple[str, Path]
     Raises:
         PrerequisiteError: There is no such phase or notebook.
     """
-    notebooks = notebooks or Path(__file__).resolve().parents[2] / "notebooks"
+    notebooks = notebooks or paths.notebooks()
     stems = {Path(file).stem: name for name, file in PHASES.items()}
     path = Path(phase)
     if path.suffix == ".ipynb":

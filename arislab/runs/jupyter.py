@@ -25,7 +25,7 @@ def begin(root: Path | None = None) -> str | None:
     """Record this kernel's notebook, if it is that of a phase and nobody records it yet, and return the id of its run.
 
     Args:
-        root: Folder of ``papermill_runs/``; default: the checkout's, or $ARISLAB_ROOT.
+        root: Folder of ``papermill_runs/``; default: $ARISLAB_ROOT, else the lab.
 
     Returns:
         Null where nothing is recorded by this kernel itself: under ``arislab run`` and papermill, and outside of

@@ -12,8 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arislab import __version__
 from arislab import task as task_files
 from arislab.errors import PrerequisiteError, TaskError
+from arislab.system import git
 
 if TYPE_CHECKING:
     from importlib import metadata
@@ -25,61 +27,46 @@ def code(folder: Path) -> tuple[dict[str, Any], bytes]:
     Source files that git does not know yet are part of the diff, as new ones. Without git or a commit the state says so
     with nulls.
     """
-    checkout = checkout_of(folder)
+    checkout = git.checkout_of(folder)
     if checkout is None:
         return {"commit": None, "dirty": None, "untracked": []}, b""
-    commit = _git(checkout, "rev-parse", "--verify", "HEAD")
-    diff = _git(checkout, "diff", "HEAD", "--binary", "--no-color", "--no-ext-diff") or b""
+    commit = git.output(checkout, "rev-parse", "--verify", "HEAD")
+    diff = git.output(checkout, "diff", "HEAD", "--binary", "--no-color", "--no-ext-diff") or b""
     kinds = ["*.py", "*.ipynb", "arislab/*"]
-    listed = _git(checkout, "ls-files", "-z", "--others", "--exclude-standard", "--", *kinds) or b""
+    listed = git.output(checkout, "ls-files", "-z", "--others", "--exclude-standard", "--", *kinds) or b""
     untracked = sorted(name.decode() for name in listed.split(b"\0") if name)
     for name in untracked:
         new = ["diff", "--no-index", "--binary", "--no-color", "--no-ext-diff", "/dev/null", name]
         # 1: they differ, as any file does from /dev/null
-        diff += _git(checkout, *new, fine=(0, 1)) or b""
-    branch = _git(checkout, "symbolic-ref", "--short", "-q", "HEAD")
+        diff += git.output(checkout, *new, fine=(0, 1)) or b""
+    branch = git.output(checkout, "symbolic-ref", "--short", "-q", "HEAD")
     state = {
         "checkout": str(checkout),
         "commit": commit.decode().strip() if commit else None,
         "branch": branch.decode().strip() if branch else None,
-        "dirty": bool(diff or _git(checkout, "status", "--porcelain")),
+        "dirty": bool(diff or git.output(checkout, "status", "--porcelain")),
         "diff_sha256": hashlib.sha256(diff).hexdigest() if diff else None,
         "untracked": untracked,
     }
     return state, diff
 
 
+def package() -> dict[str, Any]:
+    """Return version and digest of the arislab that runs."""
+    return {"package_version": __version__, "package_sha256": package_sha256()}
+
+
 def package_sha256() -> str:
     """Return a digest of arislab's own source files: what ran, whatever git says."""
     base = Path(__file__).resolve().parents[1]
-    # the folder of the embedded model holds weights, no code
-    files = sorted(p for p in base.rglob("*") if p.suffix in (".py", ".js", ".css", ".json") and "model" not in p.parts)
+    # the embedded model is weights, no code; a wheel's templates are what labs start from, and no part of a checkout's
+    apart = (base / "tiny" / "model", base / "templates")
+    kinds = (".py", ".js", ".css", ".json")
+    files = sorted(p for p in base.rglob("*") if p.suffix in kinds and not any(map(p.is_relative_to, apart)))
     sha = hashlib.sha256()
     for path in files:
         sha.update(f"{path.relative_to(base).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return sha.hexdigest()
-
-
-def checkout_of(folder: Path) -> Path | None:
-    """Return the top of the git checkout around a folder; null if there is none."""
-    top = _git(folder, "rev-parse", "--show-toplevel")
-    return Path(top.decode().strip()) if top else None
-
-
-def _git(folder: Path, *arguments: str, fine: tuple[int, ...] = (0,)) -> bytes | None:
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            check=False,
-            # else `git status` would write the index, and stand in the way of whoever commits
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )
-    except FileNotFoundError:
-        return None
-    return done.stdout if done.returncode in fine else None
 
 
 def environment() -> tuple[dict[str, Any], str]:

@@ -101,7 +101,7 @@ class Recording:
                 "source_sha256": file_digests.of_json(sources),
             },
             task=task,
-            code=code | {"package_sha256": provenance.package_sha256()},
+            code=code | provenance.package(),
             environment=environment,
             supervisor=processes.identity(os.getpid()),
             root=str(root),

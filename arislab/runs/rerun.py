@@ -20,6 +20,7 @@ from typing import Any
 
 import polars as pl
 
+from arislab import __version__
 from arislab.errors import PrerequisiteError
 from arislab.lake import Lake
 from arislab.lake import log as lake_log
@@ -28,7 +29,7 @@ from arislab.records.files import root_of
 from arislab.runs import provenance
 from arislab.runs.parameters import as_text
 from arislab.runs.trust import foreign, refusal
-from arislab.system import files
+from arislab.system import files, git
 
 
 def rerun(
@@ -191,25 +192,19 @@ def _code_as_it_was(run: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
     """
     mine = Path(__file__).resolve().parents[2]
     commit, checkout = run["code"].get("commit"), run["code"].get("checkout")
-    here = Path(checkout) if checkout and Path(checkout).is_dir() else provenance.checkout_of(mine)
+    here = Path(checkout) if checkout and Path(checkout).is_dir() else git.checkout_of(mine)
     if here is None or commit is None:
         yield mine, _same_package(run, mine, "it ran outside git" if commit is None else "this is no git checkout")
         return
     folder = root_of(run) / "papermill_runs" / ".reruns" / f"code-{Path(run['folder']).name}-{secrets.token_hex(2)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    added = _git(here, "worktree", "add", "--detach", "--quiet", str(folder), commit)
-    if added.returncode:
-        raise PrerequisiteError(
-            f"commit {commit} of {run['run_id']} is not in {here}: {added.stderr.strip()}; fetch it and try again."
-        )
+    if why := _git(here, "worktree", "add", "--detach", "--quiet", str(folder), commit):
+        raise PrerequisiteError(f"commit {commit} of {run['run_id']} is not in {here}: {why}; fetch it and try again.")
     try:
         patch = Path(run["folder"]) / "code.diff"
-        if patch.is_file():
-            applied = _git(folder, "apply", "--binary", "--whitespace=nowarn", str(patch.resolve()))
-            if applied.returncode:
-                raise PrerequisiteError(
-                    f"code.diff of {run['run_id']} does not apply to {commit}: {applied.stderr.strip()}."
-                )
+        apply = ("apply", "--binary", "--whitespace=nowarn", str(patch.resolve()))
+        if patch.is_file() and (why := _git(folder, *apply)):
+            raise PrerequisiteError(f"code.diff of {run['run_id']} does not apply to {commit}: {why}.")
         if (folder / "arislab" / "__main__.py").is_file():
             _installed(folder)
             yield folder, folder
@@ -221,15 +216,21 @@ def _code_as_it_was(run: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
 
 
 def _same_package(run: dict[str, Any], mine: Path, why: str) -> Path:
-    if run["code"].get("package_sha256") != provenance.package_sha256():
-        raise PrerequisiteError(
-            f"the code of {run['run_id']} cannot be had: {why}, and the arislab that is installed now is another one."
-        )
-    return mine
+    if run["code"].get("package_sha256") == provenance.package_sha256():
+        return mine
+    needed = f"{__version__} is here, {run['code'].get('package_version', 'an earlier one')} is needed"
+    raise PrerequisiteError(
+        f"the code of {run['run_id']} cannot be had: {why}, and the arislab that is installed now is another one "
+        f"({needed}); install the one that it ran with."
+    )
 
 
-def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says to an order that it did not follow; null if it did."""
+    done = git.run(folder, *arguments)
+    if done is None:
+        return "git is not installed"
+    return (done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}") if done.returncode else None
 
 
 def _installed(folder: Path) -> None:

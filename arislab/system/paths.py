@@ -1,6 +1,7 @@
-"""Where everything lies: the root folder of ``data/`` and ``papermill_runs/``.
+"""Where everything lies: the lab, its notebooks, and the root folder of ``data/`` and ``papermill_runs/``.
 
-This module loads nothing but the standard library.
+A lab is a folder that ``arislab init`` made (it has ``arislab.toml``), or a checkout of arislab itself. This module
+loads nothing but the standard library.
 """
 
 import os
@@ -15,23 +16,45 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _LONGEST = 3_500
 """Bytes of a root's path: the files below it need the rest of the system's 4,096."""
 
+MARKER = "arislab.toml"
+"""The file that makes a folder a lab."""
+_PACKAGE = Path(__file__).resolve().parents[1]
+SHIPPED = _PACKAGE / "templates" if (_PACKAGE / "templates").is_dir() else _PACKAGE.parent
+"""Folder with the ``notebooks`` and ``data`` that this arislab came with: templates in a wheel, else its checkout."""
+
 RUN_ID = re.compile(r"(\d{8}T\d{6}Z)-(\w+?)-([0-9a-f]{4})(?![0-9a-f])")
 """Name of a run: time of its start (UTC), phase, 4 hex."""
 
 
-def root() -> Path:
-    """Return the folder of ``data/`` and ``papermill_runs/``.
+def is_lab(folder: Path) -> bool:
+    """Say whether a folder is a lab: one that ``arislab init`` made, or a checkout of arislab."""
+    if (folder / MARKER).is_file():
+        return True
+    project = folder / "pyproject.toml"
+    return project.is_file() and 'name = "arislab"' in project.read_text(encoding="utf-8", errors="replace")
 
-    $ARISLAB_ROOT, else the checkout around the working directory.
-    """
-    given = os.environ.get("ARISLAB_ROOT")
-    if given:
+
+def lab() -> Path | None:
+    """Return the lab around the working directory, else the checkout that arislab runs from, else null."""
+    return next(filter(is_lab, [Path.cwd(), *Path.cwd().parents, _PACKAGE.parent]), None)
+
+
+def root() -> Path:
+    """Return the folder of ``data/`` and ``papermill_runs/``: $ARISLAB_ROOT, else the lab."""
+    if given := os.environ.get("ARISLAB_ROOT"):
         return usable(given, "ARISLAB_ROOT")
-    for folder in [Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2]]:
-        project = folder / "pyproject.toml"
-        if project.is_file() and 'name = "arislab"' in project.read_text(encoding="utf-8"):
-            return folder
-    raise PrerequisiteError("no arislab checkout around the working directory; set ARISLAB_ROOT or pass --root DIR.")
+    if (here := lab()) is None:
+        raise PrerequisiteError(
+            f"there is no lab around {Path.cwd()}: `arislab init DIR` makes one; --root or ARISLAB_ROOT names a folder."
+        )
+    return here
+
+
+def notebooks() -> Path:
+    """Return the folder of the notebooks: of the root if that is a lab, else of the lab, else those that came along."""
+    given = os.environ.get("ARISLAB_ROOT")
+    labs = (folder for folder in (given and Path(given), lab()) if folder and is_lab(folder))
+    return next((folder / "notebooks" for folder in labs if (folder / "notebooks").is_dir()), SHIPPED / "notebooks")
 
 
 def enter(folder: Path | str | None) -> Path:

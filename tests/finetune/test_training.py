@@ -54,7 +54,7 @@ def test_sets_that_cannot_be_trained_are_refused_before_a_process_starts(tmp_pat
     [
         ("bitsandbytes", {"method": "qlora"}, "pip install 'bitsandbytes>=0.48'"),
         ("unsloth", {"backend": "unsloth"}, "pip install 'unsloth>=2026.8'"),
-        ("trl", {}, 'pip install -e ".[train]"'),
+        ("trl", {}, 'pip install "arislab[train]"'),
     ],
 )
 def test_a_missing_package_is_named_with_the_line_that_installs_it(tmp_path, monkeypatch, missing, setting, pip):

@@ -78,7 +78,7 @@ def test_without_mlflow_one_error_names_the_extra(good, monkeypatch):
     with pytest.raises(PrerequisiteError) as error:
         mlflow_runs.mlflow(good, "sqlite:///x.db")
     assert str(error.value) == (
-        'the export to MLflow needs mlflow, sqlalchemy, alembic, not installed here; run: pip install -e ".[mlflow]"'
+        'the export to MLflow needs mlflow, sqlalchemy, alembic, not installed here; run: pip install "arislab[mlflow]"'
     )
     with pytest.raises(PrerequisiteError, match="needs mlflow, not installed"):
         mlflow_runs.mlflow(good, "http://127.0.0.1:1")

@@ -47,7 +47,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     covered = significant = 0
     for run in range(runs):
         a = rng.beta(6, 2, n)
-        b = np.clip(a + rng.normal(0, 0.1, n), None, None)  # same mean: an A/A comparison
+        b = a + rng.normal(0, 0.1, n)  # same mean: an A/A comparison
         interval = stats.mean_interval(a, seed=run, n_boot=1_000)
         covered += interval.low <= 0.75 <= interval.high
         significant += stats.paired_difference(b, a, seed=run, n_boot=1_000).p < 0.05
