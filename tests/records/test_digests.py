@@ -135,6 +135,9 @@ def test_a_record_of_an_earlier_version_is_held_to_the_bytes_and_says_why(record
     assert digests.change(path, digest).startswith("was changed after the run, or only saved by JupyterLab: ")
     example = tmp_path / "example"
     shutil.copytree(CHECKOUT / "papermill_runs" / "example" / "curate", example)
+    record = json.loads((example / "run.json").read_text())
+    del record["files"]["notebook.ipynb"]["cells"]
+    (example / "run.json").write_text(json.dumps(record))
     saved_by_jupyterlab(example / "notebook.ipynb")
     (line,) = (f for f in verify.check_files(records.read(example)).findings if f.where == "notebook.ipynb")
     assert "only saved by JupyterLab" in line.what

@@ -1,0 +1,49 @@
+"""Make papermill_runs/example anew: the five records of a demo, without what belongs to the machine it ran on.
+
+    arislab demo --root DIR && python tests/bench/example_records.py DIR
+
+Of each run its executed notebook and run.json stay. The machine's name, absolute paths and widget state go, and the
+digests are those of what is left. ``demo.png``, which the README shows, is the plot of arms in phase 5.
+"""
+
+import base64
+import json
+import sys
+from pathlib import Path
+
+from arislab import runs
+from arislab.records import digests
+from arislab.records import find as records
+from arislab.records.record import record_sha256
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "papermill_runs" / "example"
+
+
+def without_places(text: str, run: dict) -> str:
+    """A text with paths as they are seen from the checkout, and without the machine's name."""
+    host = run["environment"]["hostname"]
+    for place in sorted((run["root"], run["code"]["checkout"]), key=len, reverse=True):
+        text = text.replace(f"{place}/", "").replace(place, ".")
+    return text.replace(f'"hostname": "{host}"', '"hostname": "example"')
+
+
+def main(root: Path) -> None:
+    for phase in runs.PHASES:
+        run = records.find(root, phase)
+        source, target = Path(run["folder"]), EXAMPLE / phase
+        notebook = json.loads((source / "notebook.ipynb").read_text(encoding="utf-8"))
+        notebook["metadata"].pop("widgets", None)
+        text = without_places(json.dumps(notebook, indent=1, ensure_ascii=False), run)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "notebook.ipynb").write_text(text + "\n", encoding="utf-8")
+        record = json.loads(without_places((source / "run.json").read_text(encoding="utf-8"), run))
+        record["files"] = {"notebook.ipynb": digests.of_file(target / "notebook.ipynb")}
+        record["record_sha256"] = record_sha256(record)
+        (target / "run.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (cell,) = [cell for cell in notebook["cells"] if cell["id"] == "means"]
+    (picture,) = [o["data"]["image/png"] for o in cell["outputs"] if "image/png" in o.get("data", {})]
+    (EXAMPLE / "demo.png").write_bytes(base64.b64decode(picture))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())
