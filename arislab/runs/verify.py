@@ -107,15 +107,17 @@ def check_files(run: dict[str, Any]) -> Verdict:
 
 def _changed_fields(raw: dict[str, Any], folder: Path) -> list[Finding]:
     """Say what of run.json was changed, where another file of the record tells."""
-    changes = []
-    for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()[:1]:
-        then = json.loads(line)["run"]["facets"]["arislab_run"]["parameters"]
-        for name in then:
-            if then[name] != raw["parameters"].get(name):
-                what = (
-                    f"parameter {name!r} is {raw['parameters'].get(name)!r}, was {then[name]!r} when the run was made"
-                )
-                changes.append(Finding("V0", "run.json", what))
+    try:
+        first = (folder / "events.jsonl").read_text(encoding="utf-8").partition("\n")[0]
+        then = dict(json.loads(first)["run"]["facets"]["arislab_run"]["parameters"])
+        now = dict(raw["parameters"])
+    except (OSError, ValueError, KeyError, TypeError):  # the file that would tell is gone or damaged, as run.json is
+        then, now = {}, {}
+    changes = [
+        Finding("V0", "run.json", f"parameter {name!r} is {now.get(name)!r}, was {then[name]!r} when the run was made")
+        for name in then
+        if then[name] != now.get(name)
+    ]
     return changes or [Finding("V0", "run.json", "was changed after the run (its record_sha256 does not fit)")]
 
 

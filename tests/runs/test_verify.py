@@ -33,6 +33,15 @@ def test_what_was_recorded_and_changed_since_is_named(project):
     ]
     (line,) = said(folder / "run.json", lambda data: data.replace(b'"status": "ok"', b'"status": "oK"'))
     assert line.startswith("V0 run.json: was changed after the run")
+    for damaged in (None, b"", b"[]", b"{", b'{"run": {"facets": {"arislab_run": {"parameters": 7}}}}', b"\xff"):
+        events = (folder / "events.jsonl").read_bytes()  # what would tell which parameter it was
+        (folder / "events.jsonl").unlink()
+        if damaged is not None:
+            (folder / "events.jsonl").write_bytes(damaged)
+        lines = said(folder / "run.json", lambda data: data.replace(b'"n": 2', b'"n": 3'))
+        assert [line.partition(" (")[0] for line in lines[:1]] == ["V0 run.json: was changed after the run"]
+        assert len(lines) == 2, "the other is events.jsonl itself"
+        (folder / "events.jsonl").write_bytes(events)
     # one value of a table's file, and one bit of it
     for table, column, kind in (
         ("candidates", "profile", "an input, is not what was read"),
