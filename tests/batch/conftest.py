@@ -31,10 +31,10 @@ def echo(root, monkeypatch):
             str(os.getpid()),
         ]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        told = json.loads(process.stdout.readline())
+        ready = json.loads(process.stdout.readline())
         made.append(process)
-        monkeypatch.setenv("ARISLAB_API_KEY", Path(told["token_file"]).read_text().strip())
-        return process, told["url"]
+        monkeypatch.setenv("ARISLAB_API_KEY", Path(ready["token_file"]).read_text().strip())
+        return process, ready["url"]
 
     yield start
     for process in made:

@@ -31,6 +31,6 @@ def test_a_model_is_one_that_the_server_lists_or_knows_when_asked(scripted, monk
     with pytest.raises(ParameterError, match="has no model 'larg'; did you mean 'large'"):
         server.model("larg")
     assert [server.model(name) for name in ("", "large", "quiet-7b")] == ["large", "large", "quiet-7b"]
-    told = [json.loads(line) for line in (tmp_path / "servers.jsonl").read_text().splitlines()]
-    assert told[0]["models"] == ["large"]
-    assert [one["also"] for one in told if "also" in one] == ["quiet-7b"]
+    entries = [json.loads(line) for line in (tmp_path / "servers.jsonl").read_text().splitlines()]
+    assert entries[0]["models"] == ["large"]
+    assert [one["also"] for one in entries if "also" in one] == ["quiet-7b"]

@@ -24,8 +24,8 @@ def test_a_line_is_read_as_what_it_is(server, line):
         assert (read["prompt_tokens"], read["completion_tokens"]) == (12, 3)
         assert read["model_returned"].endswith("m")
     if read["status"] not in ANSWERED:
-        told = json.loads(read["error"])
-        assert re.search("[a-z]{4}|status 0", json.dumps(told)), "the error says nothing"
+        error = json.loads(read["error"])
+        assert re.search("[a-z]{4}|status 0", json.dumps(error)), "the error says nothing"
         assert read["llm_output"] is None
 
 

@@ -153,9 +153,9 @@ def test_our_own_server_holds_every_check(tmp_path):
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
-        told = process.stdout.readline()
-        assert told, (tmp_path / "log").read_text()
-        ready = json.loads(told)
+        first_line = process.stdout.readline()
+        assert first_line, (tmp_path / "log").read_text()
+        ready = json.loads(first_line)
         frame = diagnose(ready["url"], Path(ready["token_file"]).read_text().strip(), patience_s=60)
     finally:
         process.terminate()

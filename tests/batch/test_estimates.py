@@ -13,10 +13,10 @@ from arislab.errors import ParameterError
 def test_the_estimate_speaks_of_all_requests_and_never_guesses_a_price(echo, root):
     _, url = echo()
     server, recorded = batch.connect(url, folder=root / "b"), nothing_recorded()
-    told = batch.dry_run(requests(50), server=server, folder=root / "b", recorded=recorded, task="t", n=10)
-    assert (told.n_requests, told.n_tried, told.n_failed, told.usd) == (50, 10, 0, None)
-    assert told.prompt_tokens[1] <= told.prompt_tokens[0] <= told.prompt_tokens[2]
-    assert "cost unknown" in repr(told)
+    estimate = batch.dry_run(requests(50), server=server, folder=root / "b", recorded=recorded, task="t", n=10)
+    assert (estimate.n_requests, estimate.n_tried, estimate.n_failed, estimate.usd) == (50, 10, 0, None)
+    assert estimate.prompt_tokens[1] <= estimate.prompt_tokens[0] <= estimate.prompt_tokens[2]
+    assert "cost unknown" in repr(estimate)
     priced = batch.dry_run(
         requests(50), server=server, folder=root / "b", recorded=recorded, task="t", n=10, usd_per_million=(1.0, 2.0)
     )
@@ -42,8 +42,19 @@ def test_the_plan_sums_to_all_rows_and_sends_nothing(echo, root):
     batch.submit(requests(30).tail(20), **how)
     twins = pl.concat([people(40), people(1).with_columns(candidate_id=pl.lit("twin"))])
     frame = batch.build_requests(twins, ask, model="echo", max_tokens=50)
-    told = batch.plan(frame, **how, answered=frame["custom_id"].to_list()[:2], max_lines=10)
-    assert (told.n_rows, told.n_same_request, told.n_recorded, told.n_received, told.n_open) == (41, 1, 2, 4, 20)
-    assert (told.n_to_send, [n for n, _ in told.files], told.n_blocked, told.n_unsendable) == (14, [10, 4], {}, 0)
-    assert "unknown before a dry run" in repr(told)
+    planned = batch.plan(frame, **how, answered=frame["custom_id"].to_list()[:2], max_lines=10)
+    assert (planned.n_rows, planned.n_same_request, planned.n_recorded, planned.n_received, planned.n_open) == (
+        41,
+        1,
+        2,
+        4,
+        20,
+    )
+    assert (planned.n_to_send, [n for n, _ in planned.files], planned.n_blocked, planned.n_unsendable) == (
+        14,
+        [10, 4],
+        {},
+        0,
+    )
+    assert "unknown before a dry run" in repr(planned)
     assert len(list(how["server"].client.batches.list())) == 2

@@ -42,8 +42,8 @@ def run(url, folder, **more):
     return rows
 
 
-def failed(name, told, **more):
-    return {"id": "y", "custom_id": name, "response": None, "error": told} | more
+def failed(name, error, **more):
+    return {"id": "y", "custom_id": name, "response": None, "error": error} | more
 
 
 @pytest.mark.parametrize(
@@ -325,8 +325,8 @@ def with_twin(faults, url, folder):
 
 def aside(folder):
     """What lies in quarantine: reason, batch and request."""
-    told = [json.loads(x) for x in (folder / "quarantine.jsonl").read_text().splitlines()]
-    return [(x["why"], x["batch_id"], x["line"]["custom_id"]) for x in told]
+    quarantined = [json.loads(x) for x in (folder / "quarantine.jsonl").read_text().splitlines()]
+    return [(x["why"], x["batch_id"], x["line"]["custom_id"]) for x in quarantined]
 
 
 def share(faults):
@@ -354,23 +354,23 @@ def test_2_of_two_batches_for_one_file_the_older_is_kept_and_the_other_cancelled
     if end == "forgotten":
         del faults.batches["batch-x"]
     faults.is_lazy = False
-    with pytest.warns(UserWarning, match="batch batch-0 has a twin, batch-x: a create was repeated") as told:
+    with pytest.warns(UserWarning, match="batch batch-0 has a twin, batch-x: a create was repeated") as warned:
         rows = job.wait(poll_s=0.01).collect()
-    assert len(told) == 1
+    assert len(warned) == 1
     assert sum(job.account().values()) == rows.height == N
     has_come = end in ("cancelled", "completed", "expired")
-    came = ["answer 1", "answer 1", "answer 3" if end in ("file gone", "forgotten") else "answer 2", "answer 3"]
-    assert rows["llm_output"].to_list() == came
+    answers_kept = ["answer 1", "answer 1", "answer 3" if end in ("file gone", "forgotten") else "answer 2", "answer 3"]
+    assert rows["llm_output"].to_list() == answers_kept
     if has_come:
         assert rows["batch_id"].to_list() == ["batch-0", "batch-0", "batch-x", "batch-1"]
         assert aside(tmp_path) == [("doubled", "batch-x", b)]
-        assert "1 of its answers fill gaps, 1 are doubled" in str(told[0].message)
-        assert "10 tokens were spent twice" in str(told[0].message)
+        assert "1 of its answers fill gaps, 1 are doubled" in str(warned[0].message)
+        assert "10 tokens were spent twice" in str(warned[0].message)
         assert "twin batch-x: 1 used, 1 doubled" in batch.status(tmp_path)["lines"][0]
         assert any(b'"answer 2"' in f.read_bytes() and b.encode() in f.read_bytes() for f in tmp_path.glob("results/*"))
     n_again = len(faults.names(faults.batches["batch-1"]["input_file_id"]))
     assert n_again == (1 if has_come else 2)
-    assert run(url, tmp_path)["llm_output"].to_list() == came
+    assert run(url, tmp_path)["llm_output"].to_list() == answers_kept
 
 
 @pytest.mark.parametrize("end", ["failed", "forgotten", "file gone"])
@@ -506,21 +506,21 @@ def test_2_two_notebooks_merge_a_twin_once(server, tmp_path):
     faults.finish("batch-0", {"status": "expired"})
     faults.finish("batch-x", {"status": "cancelled"})
     faults.is_lazy = False
-    with pytest.warns(UserWarning, match="has a twin") as told:
-        came = [job.wait(poll_s=0.01).collect()["llm_output"].to_list() for job in both]
-    assert came == [["answer 1", "answer 1", "answer 2", "answer 3"]] * 2
-    assert (len(told), aside(tmp_path)) == (1, [("doubled", "batch-x", b)])
+    with pytest.warns(UserWarning, match="has a twin") as warned:
+        outputs = [job.wait(poll_s=0.01).collect()["llm_output"].to_list() for job in both]
+    assert outputs == [["answer 1", "answer 1", "answer 2", "answer 3"]] * 2
+    assert (len(warned), aside(tmp_path)) == (1, [("doubled", "batch-x", b)])
     assert faults.calls["create"] == 2
 
 
 def test_2_what_a_twin_used_counts_against_the_budget(server, tmp_path):
     faults, url = server
     faults.script["create"] = ["twice"]
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         job = submit(url, tmp_path, max_lines=2, budget=batch.Budget(tokens=25)).wait(poll_s=0.01)
     assert job.account() == {"ok": 2, "unsent": 2}  # 10 tokens, 10 of the twin, and 10 more would pass it
-    assert ["has a twin" in str(told[0].message), "has no room" in str(told[1].message)] == [True, True]
+    assert ["has a twin" in str(warned[0].message), "has no room" in str(warned[1].message)] == [True, True]
     faults.calls.clear()
     assert submit(url, tmp_path / "b", max_lines=2, budget=batch.Budget(tokens=25)).wait(poll_s=0.01).account() == {
         "ok": N
@@ -552,8 +552,8 @@ def test_4_an_expired_batch_is_taken_in_and_only_what_is_missing_is_sent_again(s
 
 def test_6_a_batch_that_fails_validation_names_the_requests_and_is_not_sent_again_by_itself(server, tmp_path):
     faults, url = server
-    told = [{"code": "invalid_value", "message": "temperature is too high", "line": 2}]
-    faults.end = lambda n: {"status": "failed", "errors": {"object": "list", "data": told}}
+    errors = [{"code": "invalid_value", "message": "temperature is too high", "line": 2}]
+    faults.end = lambda n: {"status": "failed", "errors": {"object": "list", "data": errors}}
     with pytest.raises(BatchError, match=rf"line 2 \({FRAME['custom_id'][1]}\): temperature is too high"):
         run(url, tmp_path)
     with pytest.warns(UserWarning, match="4 error of earlier runs"), pytest.raises(BatchError, match="as a whole"):
@@ -649,16 +649,16 @@ def test_21_a_batch_that_is_late_is_said_once_with_what_to_do(server, tmp_path, 
     made["request_counts"] = {"total": N, "completed": n_done, "failed": 0}
     sent = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time.time() - hours * 3600))
     job.ledger.db.execute("update shards set changed_at = ?", (sent,))
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         job.look()
         job.look()
-    assert len(told) == is_late
+    assert len(warned) == is_late
     if is_late:
         said = (
             rf"batch batch-0 has used {hours:.1f} of its 24.0 h.* {n_done} of 4 .*arislab batch cancel batch-0.*resend"
         )
-        assert re.search(said, str(told[0].message))
+        assert re.search(said, str(warned[0].message))
     faults.finish("batch-0", {"status": "completed"})
     assert job.wait(poll_s=0.01).account() == {"ok": N}
 
@@ -794,7 +794,7 @@ def test_33_only_a_window_of_batches_is_open_at_once(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ({"url": "/v1/embeddings"}, "line 1: url must be '/v1/chat/completions', got '/v1/embeddings'"),
         ({"body": {"model": "m", "messages": [{}], "stream": True}}, "line 1: stream is not possible"),
@@ -806,12 +806,12 @@ def test_33_only_a_window_of_batches_is_open_at_once(server, tmp_path):
         ),
     ],
 )
-def test_40_what_no_batch_can_hold_is_refused_before_it_is_sent(tmp_path, line, told):
+def test_40_what_no_batch_can_hold_is_refused_before_it_is_sent(tmp_path, line, message):
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
     (tmp_path / "in.jsonl").write_text(
         json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body} | line)
     )
-    with pytest.raises(ParameterError, match=told):
+    with pytest.raises(ParameterError, match=message):
         batch.read_requests(tmp_path / "in.jsonl")
     for more in ({"stream": True}, {"n": 2}):
         with pytest.raises(ParameterError, match=r"one answer, whole; .*samples=3"):
@@ -829,8 +829,8 @@ def test_40_further_choices_that_nobody_asked_for_are_said_and_kept(server, tmp_
     faults.line = two
     with pytest.warns(UserWarning, match="1 answers of batch batch-0 have further choices.*results"):
         assert run(url, tmp_path)["llm_output"].to_list() == ["first"] * N
-    (came,) = (tmp_path / "results").iterdir()
-    assert came.read_text().count("second") == 1
+    (received,) = (tmp_path / "results").iterdir()
+    assert received.read_text().count("second") == 1
 
 
 def test_40_an_answer_that_calls_a_tool_is_its_call_and_not_nothing(server, tmp_path):
@@ -856,9 +856,9 @@ def test_28_a_parameter_that_json_does_not_have_is_one_clear_error():
 def test_progress_stands_in_a_log_without_a_terminal(server, tmp_path, capfd):
     _, url = server
     run(url, tmp_path)
-    told = capfd.readouterr().err
-    assert "batch: 100%" in told
-    assert f"{N}/{N}" in told
+    shown = capfd.readouterr().err
+    assert "batch: 100%" in shown
+    assert f"{N}/{N}" in shown
 
 
 # -- two notebooks on one folder ---------------------------------------------------------------------------------------
@@ -1004,10 +1004,10 @@ def test_what_a_batch_had_answered_when_it_failed_is_kept_and_not_paid_again(ser
 @pytest.mark.parametrize("place", ["error", "body"])
 def test_11_what_a_server_tried_to_the_end_is_not_tried_again_on_top(server, tmp_path, place):
     faults, url = server
-    told = {"code": "server_error", "message": "no memory", "arislab": {"tries": 5}}
-    tried = failed(A, told)
+    error = {"code": "server_error", "message": "no memory", "arislab": {"tries": 5}}
+    tried = failed(A, error)
     if place == "body":
-        tried |= {"error": None, "response": {"status_code": 500, "body": {"error": told}}}
+        tried |= {"error": None, "response": {"status_code": 500, "body": {"error": error}}}
     faults.line = lambda name, n: tried if name == A else good(name)
     rows = run(url, tmp_path)
     assert (rows["status"].to_list(), faults.asked[A]) == (["error"] + ["ok"] * (N - 1), 1)
@@ -1061,13 +1061,13 @@ told_of = st.fixed_dictionaries(
 def test_a_line_of_any_shape_is_one_row_of_its_request(tmp_path_factory, status, body, error):
     folder = tmp_path_factory.getbasetemp()
     line = {"custom_id": A, "response": {"status_code": status, "body": body}, "error": error}
-    found = results.sort("batch-7", [[json.dumps(line).encode()]], {A})
+    sorted_lines = results.sort("batch-7", [[json.dumps(line).encode()]], {A})
     shard = {"batch_id": "batch-7", "error": "completed", "state": "collected", "attempt": 1}
-    known = {A: found.outcomes[A]["status"] if found.outcomes else "unavailable"}
-    rows = results.rows(found, shard, known, folder=folder)
+    known = {A: sorted_lines.outcomes[A]["status"] if sorted_lines.outcomes else "unavailable"}
+    rows = results.rows(sorted_lines, shard, known, folder=folder)
     assert rows.select("custom_id", "status").rows() == [(A, known[A])]
     assert rows.schema == results.SCHEMA
-    assert sum(found.tokens) >= 0
+    assert sum(sorted_lines.tokens) >= 0
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

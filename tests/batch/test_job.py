@@ -122,8 +122,11 @@ def test_one_refused_batch_costs_only_its_own_rows(scripted):
 
 
 def test_an_empty_answer_is_an_answer_and_not_a_missing_one():
-    came = json.loads(line("x", ""))
-    assert (batch.outcome(came, "completed")["status"], batch.outcome(came, "completed")["llm_output"]) == ("empty", "")
+    answer = json.loads(line("x", ""))
+    assert (batch.outcome(answer, "completed")["status"], batch.outcome(answer, "completed")["llm_output"]) == (
+        "empty",
+        "",
+    )
 
 
 def test_a_changed_set_attaches_to_what_is_on_its_way_and_sends_only_the_rest(echo, root):

@@ -69,8 +69,8 @@ def test_two_notebooks_never_send_a_request_twice(echo, root):
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parent), url, str(root / "b")]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
-    told = [process.communicate(timeout=60)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
+    messages = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], messages
     sent = list(batch.connect(url, folder=root / "b").client.batches.list())
     assert sum(b.request_counts.total for b in sent) == 200
 

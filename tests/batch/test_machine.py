@@ -122,9 +122,9 @@ class Watched(Ledger):
 
     def claim(self, wanted, **more):
         FATE.event("commit")
-        found = super().claim(wanted, **more)
+        claimed = super().claim(wanted, **more)
         FATE.event("commit")
-        return found
+        return claimed
 
 
 def keep(path, content, *, write=kept.keep):
@@ -287,11 +287,11 @@ class Machine(RuleBasedStateMachine):
     def answers(self, made):
         """The answers in the result file of a batch."""
         _, content = self.faults.files.get(made.get("output_file_id"), (None, b""))
-        found = {}
+        outputs = {}
         for line in map(parse, split(content)):
             if line is not None and outcome(line, "")["status"] in ANSWERED:
-                found.setdefault(line["custom_id"], outcome(line, "")["llm_output"])
-        return found
+                outputs.setdefault(line["custom_id"], outcome(line, "")["llm_output"])
+        return outputs
 
     def content(self, data):
         """What is sent of a result file."""
@@ -324,8 +324,8 @@ class Machine(RuleBasedStateMachine):
             random.Random(seed).shuffle(lines)
             self.faults.files[made["output_file_id"]] = (file, b"".join(lines))
         else:
-            told = {"object": "list", "data": [{"code": end, "message": end, "line": None}]}
-            self.faults.finish(made["id"], {"status": "failed", "errors": told})
+            errors = {"object": "list", "data": [{"code": end, "message": end, "line": None}]}
+            self.faults.finish(made["id"], {"status": "failed", "errors": errors})
         self.is_partial, self.bad = None, {}
 
     def open(self):
@@ -408,10 +408,10 @@ class Machine(RuleBasedStateMachine):
             warnings.simplefilter("ignore", UserWarning)
             try:
                 self.perform(client, action)
-            except BatchError as told:
+            except BatchError as error:
                 KINDS["told"] += 1
-                self.told.append(str(told))
-                self.violations += [str(told)] if "defect" in str(told) else []
+                self.told.append(str(error))
+                self.violations += [str(error)] if "defect" in str(error) else []
             except LookedError:
                 pass
             except DiedError:

@@ -28,8 +28,8 @@ def ask(n=100, models=NAMES):
 
 def marks(rows):
     """How often each model's requests got which mark; a model of the toy marks its answers with its own."""
-    told = rows.with_columns(mark=pl.col("llm_output").str.extract(r"\((\w+)\)"))
-    return {model: set(told.filter(pl.col("model") == model)["mark"]) for model in told["model"].unique()}
+    marked = rows.with_columns(mark=pl.col("llm_output").str.extract(r"\((\w+)\)"))
+    return {model: set(marked.filter(pl.col("model") == model)["mark"]) for model in marked["model"].unique()}
 
 
 def send(url, folder, **more):
@@ -42,13 +42,13 @@ def states(*jobs):
 
 def test_a_server_that_mixes_gets_one_model_at_a_time_and_all_answers_are_right(serve, tmp_path):
     _, proxy = serve("mixes,slow=1,slow_s=0.02")
-    found = batch.isolation(batch.connect(proxy.url, folder=tmp_path / "b"), models=NAMES)
-    assert (found.verdict, repr(found).count("this server gets one model at a time")) == ("mixes", 1)
+    verdict = batch.isolation(batch.connect(proxy.url, folder=tmp_path / "b"), models=NAMES)
+    assert (verdict.verdict, repr(verdict).count("this server gets one model at a time")) == ("mixes", 1)
     job = send(proxy.url, tmp_path / "b")
     assert (states(job), job.is_one_at_a_time()) == (["submitted"] * 2 + ["planned"] * 2, True)
-    told = marks(job.wait(poll_s=0.05).collect())
-    assert all(len(mine) == 1 for mine in told.values()), told
-    assert told["faulty"] != told["faulty-1"]
+    by_model = marks(job.wait(poll_s=0.05).collect())
+    assert all(len(mine) == 1 for mine in by_model.values()), by_model
+    assert by_model["faulty"] != by_model["faulty-1"]
 
 
 @pytest.mark.parametrize(("spec", "verdict"), [("mixes", "mixes"), ("jitters=0.03", "isolated")])
@@ -58,7 +58,7 @@ def test_a_server_without_chat_is_examined_by_batches_and_until_then_gets_one_mo
     _, proxy = serve(f"{spec},slow=1,slow_s=0.002", chats=False)
     job = send(proxy.url, tmp_path / "b", n=20)
     assert states(job) == ["submitted", "planned"]
-    assert [len(told) for told in marks(job.wait(poll_s=0.05).collect()).values()] == [1, 1]
+    assert [len(its_marks) for its_marks in marks(job.wait(poll_s=0.05).collect()).values()] == [1, 1]
     assert batch.isolation(job.server, models=NAMES).verdict == verdict
 
 
@@ -116,8 +116,8 @@ def test_a_result_is_kept_until_a_model_is_added(serve, tmp_path, monkeypatch):
     n_asked = proxy.asked["chat"]
     assert batch.isolation(server, models=[*NAMES, "faulty-2"]).models == (*NAMES, "faulty-2")
     assert proxy.asked["chat"] == n_asked, "a torn line must not swallow the next"
-    told = [json.loads(line) for line in (tmp_path / "run" / "servers.jsonl").read_text().splitlines()]
-    assert [t["isolation"]["verdict"] for t in told if "isolation" in t] == ["isolated"] * 4
+    entries = [json.loads(line) for line in (tmp_path / "run" / "servers.jsonl").read_text().splitlines()]
+    assert [t["isolation"]["verdict"] for t in entries if "isolation" in t] == ["isolated"] * 4
 
 
 def test_batches_of_another_process_wait_too(serve, tmp_path):
@@ -128,21 +128,21 @@ def test_batches_of_another_process_wait_too(serve, tmp_path):
     assert states(one, other) == ["submitted"] * 2 + ["planned"] * 2
     busy = batch.isolation(one.server, models=NAMES)
     assert (busy.verdict, busy.problem[:27]) == ("cannot tell", "batches are on their way to")
-    found = [marks(job.wait(poll_s=0.05).collect()) for job in (one, other)]
-    assert [len(told) for part in found for told in part.values()] == [1, 1]
+    by_job = [marks(job.wait(poll_s=0.05).collect()) for job in (one, other)]
+    assert [len(its_marks) for part in by_job for its_marks in part.values()] == [1, 1]
 
 
 def test_a_repeated_run_is_told_what_the_recorded_one_was_and_asks_nothing(tmp_path, monkeypatch):
-    found = isolation.Isolation("mixes", tuple(NAMES), n_turned=7, n_could_show=9, example="…", n_requests=9)
+    known = isolation.Isolation("mixes", tuple(NAMES), n_turned=7, n_could_show=9, example="…", n_requests=9)
     servers = [
         {"base_url": "http://x/v1", "identity": "i", "models": NAMES, "about": {}},
-        {"base_url": "http://x/v1", "identity": "i", "isolation": found.as_dict()},
+        {"base_url": "http://x/v1", "identity": "i", "isolation": known.as_dict()},
     ]
     path = tmp_path / "answers.jsonl"
     path.write_text(json.dumps({"connections": rerun._connections(servers)}) + "\n")
     monkeypatch.setenv("ARISLAB_REPLAY", str(path))
     with batch.connect("http://x/v1", folder=tmp_path / "b") as server:
-        assert batch.isolation(server, models=NAMES[::-1]) == found
+        assert batch.isolation(server, models=NAMES[::-1]) == known
         assert batch.isolation(server, models=["a", "b"]).problem == "the run that is repeated did not ask"
     assert not (tmp_path / "b" / "isolation.jsonl").exists()
 
@@ -156,9 +156,9 @@ def test_the_doctor_examines_on_demand_and_names_the_runs_that_asked_this_server
     plant(root, "20261126T100002Z-evaluate-cccc", servers=[{"base_url": "http://elsewhere/v1", "models": NAMES}])
     plant(root, "20261126T100003Z-icl-dddd", servers=[{**here, "models": NAMES}])
     given = ["batch", "doctor", "--base-url", proxy.url, "--models", "faulty, faulty-1", "--root", str(root)]
-    told = CliRunner().invoke(app, given)
-    assert told.exit_code == 0, told.output
-    lines = told.output.splitlines()
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
     assert lines[0].startswith("isolation: mixes; ")
     assert re.search(r"\[\d+ requests, \d+\.\d s, 20", lines[0])
     assert lines[1:] == [
@@ -174,11 +174,11 @@ def test_the_doctor_examines_on_demand_and_names_the_runs_that_asked_this_server
 def test_the_doctor_says_what_it_needs_and_ends_with_1_where_nothing_helps(serve, root):
     _, proxy = serve("sticks")
     given = ["batch", "doctor", "--base-url", proxy.url, "--root", str(root), "--models"]
-    told = CliRunner().invoke(app, [*given, "faulty"])
-    assert told.exit_code
-    assert "must name two models or more" in str(told.exception) + told.output
-    told = CliRunner().invoke(app, [*given, "faulty,faulty-1"])
-    assert (told.exit_code, told.output.splitlines()[0][:24]) == (1, "isolation: fails alone; ")
+    result = CliRunner().invoke(app, [*given, "faulty"])
+    assert result.exit_code
+    assert "must name two models or more" in str(result.exception) + result.output
+    result = CliRunner().invoke(app, [*given, "faulty,faulty-1"])
+    assert (result.exit_code, result.output.splitlines()[0][:24]) == (1, "isolation: fails alone; ")
 
 
 def test_evaluations_under_a_server_that_mixes_or_that_nobody_examined_are_found_by_a_condition(root):

@@ -67,24 +67,24 @@ def test_the_search_finds_a_better_set_than_chance_and_keeps_its_budget(method):
     gains = []
     for seed in range(6):
         world = World()
-        found = found_by(method, world=world, seed=seed)
-        assert len(world.asked) == found.n_requests == found.n_asked <= 900
+        result = found_by(method, world=world, seed=seed)
+        assert len(world.asked) == result.n_requests == result.n_asked <= 900
         assert len(set(world.asked)) == len(world.asked)  # no cell twice
-        assert len(world.calls) == found.round  # one batch a round
-        gains.append(world.worth(found.example_ids) - 0.475)
+        assert len(world.calls) == result.round  # one batch a round
+        gains.append(world.worth(result.example_ids) - 0.475)
     assert min(gains) > 0
     assert sum(gains) / 6 > (0.1 if method == "halving" else 0.25)
 
 
 def test_the_surrogates_estimate_is_less_biased_than_the_score():
     worlds = [(World(0.6), seed) for seed in range(6)]
-    found = [found_by("surrogate", world=world, seed=seed) for world, seed in worlds]
+    searches = [found_by("surrogate", world=world, seed=seed) for world, seed in worlds]
     excess = [
         (f.score - w.worth(f.example_ids), f.estimate[0] - w.worth(f.example_ids))
-        for f, (w, _) in zip(found, worlds, strict=True)
+        for f, (w, _) in zip(searches, worlds, strict=True)
     ]
     assert abs(np.mean([e for _, e in excess])) <= abs(np.mean([s for s, _ in excess])) + 0.01
-    assert all(f.estimate[1] < f.estimate[0] < f.estimate[2] for f in found)
+    assert all(f.estimate[1] < f.estimate[0] < f.estimate[2] for f in searches)
 
 
 def test_it_says_whether_the_choice_of_examples_matters():
@@ -98,27 +98,27 @@ def test_it_says_whether_the_choice_of_examples_matters():
 
 
 def test_effects_name_the_examples_that_help_and_hold_the_truth():
-    found = found_by("surrogate", world=World(0.3), budget=2_000)
-    top = found.effects["id"].head(3).to_list()
+    result = found_by("surrogate", world=World(0.3), budget=2_000)
+    top = result.effects["id"].head(3).to_list()
     assert set(top) <= {"e15", "e16", "e17", "e18", "e19"}
-    assert found.effects["id"].sort().to_list() == pool(20)["id"].to_list()
-    truth = found.effects["id"].str.slice(1).cast(pl.Int64).cast(pl.Float64)
+    assert result.effects["id"].sort().to_list() == pool(20)["id"].to_list()
+    truth = result.effects["id"].str.slice(1).cast(pl.Int64).cast(pl.Float64)
     truth = (truth - truth.mean()) / 20 / 3
-    covered = (found.effects["low"] <= truth) & (truth <= found.effects["high"])
+    covered = (result.effects["low"] <= truth) & (truth <= result.effects["high"])
     assert covered.mean() >= 0.8
-    assert found.effects["n_sets"].sum() == 3 * found.cells["set_id"].n_unique()
+    assert result.effects["n_sets"].sum() == 3 * result.cells["set_id"].n_unique()
 
 
 def test_several_k_share_the_budget_and_each_has_a_winner():
     world = World()
-    found = found_by("auto", world=world, k=[1, 3], budget=900)
-    assert found.winners["k"].to_list() == [1, 3]
-    assert found.winners["example_ids"].list.len().to_list() == [1, 3]
-    assert found.n_requests <= 900
-    assert found.trials.group_by("k").agg(pl.col("n_validation").sum()).height == 2
-    assert len(world.calls) == found.round
-    assert found.example_ids == ("e19",)  # the mean of one best example beats that of three
-    assert found.trials["chosen"].sum() == 1
+    result = found_by("auto", world=world, k=[1, 3], budget=900)
+    assert result.winners["k"].to_list() == [1, 3]
+    assert result.winners["example_ids"].list.len().to_list() == [1, 3]
+    assert result.n_requests <= 900
+    assert result.trials.group_by("k").agg(pl.col("n_validation").sum()).height == 2
+    assert len(world.calls) == result.round
+    assert result.example_ids == ("e19",)  # the mean of one best example beats that of three
+    assert result.trials["chosen"].sum() == 1
 
 
 def test_a_small_budget_halves_and_a_large_one_learns():
@@ -244,37 +244,37 @@ def without(lost, **columns):
 def test_missing_cells_are_missing_and_never_0(method):
     lost = pl.col("candidate_id").str.ends_with("7")  # a tenth of the rows, whatever the set
     scored = pl.lit("ok")
-    found = icl.search(pool(6), people(40), k=1, budget=240, ask=without(lost, status=scored), method=method)
-    assert found.example_ids == ("e05",)
-    assert found.score == pytest.approx(0.25)
-    assert found.n_missing > 0
-    assert found.stopped == ""  # answered, but without a score: the scorer could not tell
-    assert f"{found.n_missing} missing" in repr(found)
+    result = icl.search(pool(6), people(40), k=1, budget=240, ask=without(lost, status=scored), method=method)
+    assert result.example_ids == ("e05",)
+    assert result.score == pytest.approx(0.25)
+    assert result.n_missing > 0
+    assert result.stopped == ""  # answered, but without a score: the scorer could not tell
+    assert f"{result.n_missing} missing" in repr(result)
 
 
 def test_a_round_with_many_unanswered_cells_ends_the_search_with_a_choice():
     lost = pl.col("candidate_id").str.ends_with("7")
-    found = icl.search(pool(6), people(40), k=1, budget=240, ask=without(lost))
-    assert found.round < search_rounds.plan(budget=240, n_validation=40).height
-    assert "of the cells of round" in found.stopped
-    assert found.stopped in repr(found)
-    assert found.example_ids == ("e05",)
+    result = icl.search(pool(6), people(40), k=1, budget=240, ask=without(lost))
+    assert result.round < search_rounds.plan(budget=240, n_validation=40).height
+    assert "of the cells of round" in result.stopped
+    assert result.stopped in repr(result)
+    assert result.example_ids == ("e05",)
     rows_left_out = icl.search(
         pool(6), people(40), k=1, budget=240, ask=lambda cells: World(0).ask(cells).filter(~lost)
     )
-    assert_frame_equal(rows_left_out.trials, found.trials)
+    assert_frame_equal(rows_left_out.trials, result.trials)
 
 
 @both
 def test_nothing_answered_is_no_crash_and_no_result(method):
-    found = icl.search(
+    result = icl.search(
         pool(6), people(40), k=2, budget=240, ask=lambda cells: World().ask(cells).head(0), method=method
     )
-    assert found.round == 1
-    assert found.score != found.score
-    assert found.estimate[0] != found.estimate[0]
-    assert found.n_missing == found.n_requests
-    assert len(found.example_ids) == 2
+    assert result.round == 1
+    assert result.score != result.score
+    assert result.estimate[0] != result.estimate[0]
+    assert result.n_missing == result.n_requests
+    assert len(result.example_ids) == 2
 
 
 def test_a_prompt_that_does_not_fit_counts_0_for_its_set():
@@ -286,10 +286,10 @@ def test_a_prompt_that_does_not_fit_counts_0_for_its_set():
             status=pl.when(overflows).then(pl.lit("overflow")).otherwise(pl.lit("ok")),
         )
 
-    found = icl.search(pool(20), people(60), k=3, budget=900, ask=ask, method="surrogate")
-    assert "e19" not in found.example_ids
-    assert found.effects["id"][-1] == "e19"
-    assert found.stopped == ""
+    result = icl.search(pool(20), people(60), k=3, budget=900, ask=ask, method="surrogate")
+    assert "e19" not in result.example_ids
+    assert result.effects["id"][-1] == "e19"
+    assert result.stopped == ""
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------
@@ -298,28 +298,28 @@ def test_a_prompt_that_does_not_fit_counts_0_for_its_set():
 @both
 def test_pinned_banned_and_one_per_category_hold_for_every_set_asked(method):
     examples = pool(20).with_columns(category=pl.Series([f"c{i % 4}" for i in range(19)] + [None]))
-    found = icl.search(
+    result = icl.search(
         examples, people(60), k=3, budget=900, ask=World().ask, method=method, pinned=["e02"], banned=["e18"],
         one_per="category",
     )  # fmt: skip
     category = dict(examples.select("id", "category").iter_rows())
-    for ids in found.trials["example_ids"]:
+    for ids in result.trials["example_ids"]:
         assert "e02" in ids
         assert "e18" not in ids
         named = [category[i] for i in ids if category[i]]
         assert len(named) == len(set(named))
-    assert "e19" in found.trials["example_ids"].explode().to_list()  # null is a category of its own
+    assert "e19" in result.trials["example_ids"].explode().to_list()  # null is a category of its own
 
 
 def test_all_sets_of_a_halving_round_see_the_same_rows():
     world = World()
-    found = found_by("halving", world=world, budget=300, k=2)
+    result = found_by("halving", world=world, budget=300, k=2)
     for cells in world.calls:
         rows = cells.group_by("set_id").agg(pl.col("candidate_id").sort())["candidate_id"]
         assert rows.n_unique() == 1
     seen = [name for cells in world.calls for name in cells["candidate_id"].unique()]
     assert len(seen) == len(set(seen))
-    assert found.trials.group_by("round").agg(pl.col("n_validation").n_unique())["n_validation"].max() == 1
+    assert result.trials.group_by("round").agg(pl.col("n_validation").n_unique())["n_validation"].max() == 1
 
 
 # --- plans and refusals -----------------------------------------------------------------------------------------------
@@ -327,11 +327,11 @@ def test_all_sets_of_a_halving_round_see_the_same_rows():
 
 @both
 def test_a_search_spends_what_its_plan_says(method):
-    found = found_by(method, n=20, budget=1_200)
+    result = found_by(method, n=20, budget=1_200)
     planned = search_rounds.plan(budget=1_200, n_validation=120, method=method)["n_requests"]
-    spent = found.cells.group_by("round").len().sort("round")["len"]
-    assert found.n_requests <= planned.sum()
-    assert found.n_requests > 0.9 * planned.sum()
+    spent = result.cells.group_by("round").len().sort("round")["len"]
+    assert result.n_requests <= planned.sum()
+    assert result.n_requests > 0.9 * planned.sum()
     assert spent[0] == planned[0]
 
 
@@ -366,8 +366,8 @@ def test_a_search_that_cannot_be_sound_is_refused(change, message):
 
 def test_a_tiny_world_is_searched_without_asking_twice():
     world = World()
-    found = icl.search(pool(2), people(3), k=2, budget=5_000, ask=world.ask)
-    assert len(set(world.asked)) == len(world.asked) == found.n_requests == 6  # two orders on three rows
+    result = icl.search(pool(2), people(3), k=2, budget=5_000, ask=world.ask)
+    assert len(set(world.asked)) == len(world.asked) == result.n_requests == 6  # two orders on three rows
 
 
 def test_search_and_report_share_no_row_and_too_few_are_refused_before_anything_is_spent():

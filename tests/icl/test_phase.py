@@ -86,15 +86,15 @@ def killed(root, url, faults, *, at):
 
 def below(pid):
     """Processes that a process started, and those that they started."""
-    found = []
+    pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
         if parent == pid:
-            found += [int(stat.parent.name), *below(int(stat.parent.name))]
-    return found
+            pids += [int(stat.parent.name), *below(int(stat.parent.name))]
+    return pids
 
 
 def outcome(root):
@@ -171,13 +171,13 @@ def test_a_use_case_has_a_search_of_its_own_under_its_rules_and_phase_5_takes_it
         assert len({category[i] for i in ids}) == len(ids)
 
     book = min((root / "papermill_runs").glob("*icl*")) / "notebook.ipynb"  # the first
-    told = "".join(
+    report = "".join(
         "".join(o.get("text", "")) for c in json.loads(book.read_text())["cells"] for o in c.get("outputs", [])
     )
     other = 3 - sets["tech"]["k"]
-    assert f"chosen - best of k={other}" in told  # paired on fresh rows, corrected with the other contrasts
-    assert "p (Holm)" in told
-    assert "nearest (embedding) - chosen" in told
+    assert f"chosen - best of k={other}" in report  # paired on fresh rows, corrected with the other contrasts
+    assert "p (Holm)" in report
+    assert "nearest (embedding) - chosen" in report
     assert faults.calls["embeddings"] == 2  # questions, and examples
 
     tuned = {
@@ -219,5 +219,5 @@ def test_a_use_case_has_a_search_of_its_own_under_its_rules_and_phase_5_takes_it
     numbers = json.loads(record.read_text())["headline"]
     assert (numbers["leaks"], numbers["leaks_taken_out"], numbers["baseline"]["n"]) == (1, seen, 23)
 
-    found = json.loads(arislab("export", "--icl", "--use-case", "tech", "--task", root / "shout.py", root=root))
-    assert [m["content"] for m in found["messages"][1:-1]] == expected
+    exported = json.loads(arislab("export", "--icl", "--use-case", "tech", "--task", root / "shout.py", root=root))
+    assert [m["content"] for m in exported["messages"][1:-1]] == expected

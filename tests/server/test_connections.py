@@ -89,15 +89,15 @@ def test_who_sends_a_whole_request_is_served_while_all_places_are_held_by_halves
         async with serving(monkeypatch, head_s=30) as port:
             halves = [await opened(port, HALF) for _ in range(30)]
             reader, writer = await opened(port, WHOLE)
-            told = await answer(reader)
+            reply = await answer(reader)
             writer.close()
             gone = await asyncio.gather(*(is_cut(reader, 0.5) for reader, _ in halves))
             for _, writer in halves:
                 writer.close()
-            return told, gone
+            return reply, gone
 
-    told, gone = asyncio.run(run())
-    assert told == (b"HTTP/1.1 200 OK", b"0")
+    reply, gone = asyncio.run(run())
+    assert reply == (b"HTTP/1.1 200 OK", b"0")
     assert gone[:20] == [True] * 20, "the oldest give way"
     assert gone.count(False) <= 8
 
@@ -109,18 +109,18 @@ def test_a_slow_body_and_a_kept_connection_are_nobody_s_business(monkeypatch):
             for _ in range(5):
                 await asyncio.sleep(0.3)  # longer than a head may take
                 writer.write(b"x")
-            told = [await answer(reader)]
+            replies = [await answer(reader)]
             for _ in range(4):
                 await asyncio.sleep(0.2)
                 writer.write(WHOLE)
-                told.append(await answer(reader))
+                replies.append(await answer(reader))
             writer.write(HALF)  # the fifth request never becomes one
             cut = await is_cut(reader)
             writer.close()
-            return told, cut
+            return replies, cut
 
-    told, cut = asyncio.run(run())
-    assert told == [(b"HTTP/1.1 200 OK", b"5")] + [(b"HTTP/1.1 200 OK", b"0")] * 4
+    replies, cut = asyncio.run(run())
+    assert replies == [(b"HTTP/1.1 200 OK", b"5")] + [(b"HTTP/1.1 200 OK", b"0")] * 4
     assert cut
 
 
@@ -165,13 +165,13 @@ def test_hundreds_of_halves_neither_stop_a_server_nor_fill_its_log(tmp_path):
         process.terminate()
         process.wait(20)
         process.stdout.close()
-    told = (tmp_path / "log").read_text()
-    assert "out of system resource" not in told
-    assert len(told) < 20_000
+    printed = (tmp_path / "log").read_text()
+    assert "out of system resource" not in printed
+    assert len(printed) < 20_000
 
 
 def test_a_process_takes_as_many_descriptors_as_it_may_have():
-    told = subprocess.run(
+    limits = subprocess.run(
         [
             *("sh", "-c", 'ulimit -S -n 200; exec "$@"', "sh", "python", "-c"),
             "from arislab.server.connections import *; import resource; raise_descriptors(); "
@@ -181,6 +181,6 @@ def test_a_process_takes_as_many_descriptors_as_it_may_have():
         text=True,
         check=True,
     )
-    soft, hard, most = map(int, told.stdout.split())
+    soft, hard, most = map(int, limits.stdout.split())
     assert soft == min(hard, connections.MOST_DESCRIPTORS) or hard == -1
     assert 8 <= most <= connections.MOST_CONNECTIONS

@@ -84,7 +84,7 @@ def test_a_passing_fault_counts_batches_not_tries_and_remembers_them_over_a_rest
 
 
 @pytest.mark.parametrize(
-    ("engine", "told"),
+    ("engine", "message"),
     [
         ("faulty:teimout=0.1", r"no 'teimout'; did you mean 'timeout'\? Known: .*Write it as faulty:429=0\.03"),
         ("faulty:429", r"'429' has no number; write 429=0\.1"),
@@ -100,8 +100,8 @@ def test_a_passing_fault_counts_batches_not_tries_and_remembers_them_over_a_rest
         ("parrot", "got 'parrot'"),
     ],
 )
-def test_a_bad_engine_says_what_is_allowed_and_what_to_write(engine, told, tmp_path):
-    with pytest.raises(PrerequisiteError, match=told):
+def test_a_bad_engine_says_what_is_allowed_and_what_to_write(engine, message, tmp_path):
+    with pytest.raises(PrerequisiteError, match=message):
         choose.make_engine(model=None, adapters=None, upstream=(), workers=None, engine=engine, data=tmp_path)
 
 

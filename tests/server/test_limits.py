@@ -21,8 +21,8 @@ def test_credentials_and_addresses_inside_lines_fail_the_batch(server: Server) -
     assert batch.status == "failed"
     assert batch.errors is not None
     assert batch.errors.data is not None
-    found = [(error.line, error.code, error.param) for error in batch.errors.data]
-    assert found == [(number, code, param) for number, (_, code, param) in enumerate(FORBIDDEN, start=1)]
+    refused = [(error.line, error.code, error.param) for error in batch.errors.data]
+    assert refused == [(number, code, param) for number, (_, code, param) in enumerate(FORBIDDEN, start=1)]
     assert "planted-value" not in json.dumps(batch.to_dict())
 
 

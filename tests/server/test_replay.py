@@ -58,8 +58,8 @@ def test_every_kind_of_row_comes_back_as_it_was(recorded, tmp_path):
     recorded(said("http://elsewhere/v1", "toy"), rows=rows)
     with batch.connect("http://elsewhere/v1", folder=tmp_path / "batches") as server:
         job = batch.submit(requests, server=server, folder=tmp_path / "batches")
-        found = job.wait().collect()
-    assert found.sort("candidate_id").select(COLUMNS).rows() == ROWS
+        answered = job.wait().collect()
+    assert answered.sort("candidate_id").select(COLUMNS).rows() == ROWS
 
 
 def test_a_request_that_was_not_asked_then_is_an_error_of_its_row(recorded, tmp_path):
@@ -67,9 +67,9 @@ def test_a_request_that_was_not_asked_then_is_an_error_of_its_row(recorded, tmp_
     row = {"custom_id": requests["custom_id"][0], "model_returned": "toy", **dict(zip(COLUMNS, ROWS[0], strict=True))}
     recorded(said("embedded", "toy"), rows=[row])
     with batch.connect("embedded", folder=tmp_path / "batches") as server:
-        found = batch.submit(requests, server=server, folder=tmp_path / "batches").wait().collect()
-    assert found["status"].to_list() == ["ok"] + ["error"] * (len(ROWS) - 1)
-    assert found["error"][1:].str.contains("was not asked in the run that is repeated").all()
+        rows = batch.submit(requests, server=server, folder=tmp_path / "batches").wait().collect()
+    assert rows["status"].to_list() == ["ok"] + ["error"] * (len(ROWS) - 1)
+    assert rows["error"][1:].str.contains("was not asked in the run that is repeated").all()
 
 
 def test_each_server_says_what_it_said_each_time_that_the_run_connected(recorded, tmp_path):
@@ -80,11 +80,11 @@ def test_each_server_says_what_it_said_each_time_that_the_run_connected(recorded
         {"base_url": "http://one/v1", "form": {"type": "json_schema"}, "why": "took it"},
         said("embedded", "tiny", "tiny-tuned", engine="local", response_format=False),
     )
-    told = []
+    connections = []
     for url in ("http://one/v1", "embedded", "embedded", "embedded"):
         with batch.connect(url, folder=tmp_path / "batches") as server:
-            told.append((server.models, server.model(), server.about["engine"], server.about["replayed"]))
-    assert told == [
+            connections.append((server.models, server.model(), server.about["engine"], server.about["replayed"]))
+    assert connections == [
         (["big", "bigger"], "big", None, [{"type": "json_schema"}, "took it"]),
         (["tiny"], "tiny", "local", [None, "not honoured"]),
         (["tiny", "tiny-tuned"], "tiny", "local", None),

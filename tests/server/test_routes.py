@@ -105,8 +105,8 @@ def test_bad_lines_fail_the_batch_with_their_numbers(echo: Server) -> None:
     assert batch.output_file_id is None
     assert batch.errors is not None
     assert batch.errors.data is not None
-    found = [(error.line, error.code, error.param) for error in batch.errors.data]
-    assert found == [(number, code, param) for number, (_, code, param) in enumerate(bad, start=3)]
+    refused = [(error.line, error.code, error.param) for error in batch.errors.data]
+    assert refused == [(number, code, param) for number, (_, code, param) in enumerate(bad, start=3)]
     with pytest.raises(openai.ConflictError):
         echo.client.batches.cancel(batch.id)  # terminal states do not change
 

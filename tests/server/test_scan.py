@@ -32,8 +32,8 @@ def test_every_line_is_found_again_by_its_offset(texts: list[str], ends: bytes, 
     scan = scan_input(path, ENDPOINT, Limits())
     assert not scan.errors
     with path.open("rb") as file:
-        found = [
+        lines = [
             request_at(file, offset, i, {"id": "b", "created_at": 0, "endpoint": ENDPOINT})
             for i, offset in enumerate(scan.offsets)
         ]
-    assert [(request.custom_id, request.body) for request in found] == [(row["custom_id"], row["body"]) for row in rows]
+    assert [(request.custom_id, request.body) for request in lines] == [(row["custom_id"], row["body"]) for row in rows]

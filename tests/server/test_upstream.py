@@ -77,18 +77,18 @@ class Wild(BaseHTTPRequestHandler):
         self.send(json.dumps({"object": "list", "data": [{"id": name} for name in names]}).encode())
 
     def do_POST(self):
-        told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path.endswith("/embeddings"):
-            texts = told["input"] if isinstance(told["input"], list) else [told["input"]]
+            texts = asked["input"] if isinstance(asked["input"], list) else [asked["input"]]
             vectors = [{"index": i, "embedding": [float(len(text)), 1.0]} for i, text in enumerate(texts)]
             return self.send(
-                json.dumps({"object": "list", "data": vectors, "model": told["model"], "usage": COUNTS}).encode()
+                json.dumps({"object": "list", "data": vectors, "model": asked["model"], "usage": COUNTS}).encode()
             )
-        if "prompt" in told:
-            return self.send(json.dumps({"choices": [{"index": 0, "text": told["prompt"][::-1]}]}).encode())
-        what = told["messages"][-1]["content"]
+        if "prompt" in asked:
+            return self.send(json.dumps({"choices": [{"index": 0, "text": asked["prompt"][::-1]}]}).encode())
+        what = asked["messages"][-1]["content"]
         self.asked[what] += 1
-        self.seeds += [told["seed"]] if "seed" in told else []
+        self.seeds += [asked["seed"]] if "seed" in asked else []
         return self.answer(what)
 
     def answer(self, what):
@@ -213,9 +213,9 @@ def test_an_answer_that_is_strict_json_passes_byte_for_byte(wild):
     ],
 )
 def test_an_answer_without_a_usable_choice_is_an_error_row_and_asked_once(wild, body):
-    result, told = one(wild, f"body: {body}")
-    assert (result.status, told["error"]["code"], wild.asked[f"body: {body}"]) == (502, "empty_response", 1)
-    assert "choices" in told["error"]["message"]
+    result, answer = one(wild, f"body: {body}")
+    assert (result.status, answer["error"]["code"], wild.asked[f"body: {body}"]) == (502, "empty_response", 1)
+    assert "choices" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -233,8 +233,8 @@ def test_an_answer_without_a_usable_choice_is_an_error_row_and_asked_once(wild, 
 )
 def test_refusals_calls_and_parts_are_answers(wild, message):
     body = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", **message}}]})
-    result, told = one(wild, f"body: {body}")
-    assert (result.status, told) == (200, json.loads(body))
+    result, answer = one(wild, f"body: {body}")
+    assert (result.status, answer) == (200, json.loads(body))
 
 
 json_values = st.recursive(
@@ -274,10 +274,10 @@ def test_any_body_becomes_one_line_of_json_or_an_error_row(body, status, endpoin
     got = passed_through(base.Request(7, "r", {}, 0, endpoint), status, body)
     assert got.result.line == 7
     assert b"\n" not in got.result.body
-    told = json.loads(got.result.body.decode("utf-8"))
-    json.dumps(told, allow_nan=False).encode()
+    answer = json.loads(got.result.body.decode("utf-8"))
+    json.dumps(answer, allow_nan=False).encode()
     if got.result.status == 200:
-        assert told.get("choices") or told.get("data"), "an answer of status 200 has something to say"
+        assert answer.get("choices") or answer.get("data"), "an answer of status 200 has something to say"
         assert got.is_final, "what was paid for is not asked again"
     if status == 200 and not got.is_final:
         assert got.result.status == 502
@@ -330,8 +330,8 @@ def test_tries_of_server_and_client_do_not_multiply(front, wild, tmp_path):
     assert json.loads(got["fails: 500"]["error"])["arislab"] == {"tries": 5}
     assert got["fine"]["error"] is None
     for name, (_, marks, words) in ODD.items():
-        told = json.loads(got[name]["error"])
-        assert (got[name]["llm_output"], told["code"], told["marks"]) == (words, "read_leniently", marks)
+        error = json.loads(got[name]["error"])
+        assert (got[name]["llm_output"], error["code"], error["marks"]) == (words, "read_leniently", marks)
         assert got[name]["prompt_tokens"] == 4
     assert text not in asked
 
@@ -354,9 +354,9 @@ def test_a_server_behind_a_server_does_not_multiply_tries(front, wild):
 
 def test_a_failed_body_of_any_shape_can_say_how_often_it_was_tried():
     for body in (b"{}", b'{"error":"loading"}', b'{"error":{"message":"x"}}', b'{"detail":[1]}', b'{"error":null}'):
-        told = json.loads(base.marked(base.Result(0, 500, body), tries=5).body)
-        line = {"custom_id": "a", "response": {"status_code": 500, "body": told}, "error": None}
-        assert batch.outcome(line, "completed")["status"] == "error", told
+        answer = json.loads(base.marked(base.Result(0, 500, body), tries=5).body)
+        line = {"custom_id": "a", "response": {"status_code": 500, "body": answer}, "error": None}
+        assert batch.outcome(line, "completed")["status"] == "error", answer
     lost = {"response": None, "error": {"code": "batch_lost", "message": "gone"}}
     assert batch.outcome(lost, "completed")["status"] == "lost"
 
@@ -377,9 +377,9 @@ def test_an_odd_pause_costs_neither_the_line_nor_a_storm_of_requests(wild, heade
 
 @pytest.mark.parametrize("what", ["endless", "large: 200", "bomb: 200"])
 def test_an_answer_beyond_the_limit_is_cut_off_and_not_asked_again(wild, what):
-    result, told = one(wild, what, answer_bytes=1 << 20)
-    assert (result.status, told["error"]["code"], wild.asked[what]) == (502, "answer_too_large", 1)
-    assert "--max-answer-mb" in told["error"]["message"]
+    result, answer = one(wild, what, answer_bytes=1 << 20)
+    assert (result.status, answer["error"]["code"], wild.asked[what]) == (502, "answer_too_large", 1)
+    assert "--max-answer-mb" in answer["error"]["message"]
 
 
 def test_answers_without_end_do_not_fill_the_memory(front, wild):
@@ -404,8 +404,8 @@ def test_a_compressed_answer_is_read_and_a_strange_coding_is_refused(wild):
     for coding in ("gzip", "x-gzip", "identity"):
         result, _ = one(wild, f"packed: {coding}")
         assert result.status == (502 if coding == "identity" else 200), coding  # bytes of gzip are no JSON
-    result, told = one(wild, "packed: br")
-    assert (result.status, told["code"]) == (0, "upstream_connection_error")
+    result, answer = one(wild, "packed: br")
+    assert (result.status, answer["code"]) == (0, "upstream_connection_error")
 
 
 # -- where from --------------------------------------------------------------------------------------------------------
@@ -414,9 +414,9 @@ def test_a_compressed_answer_is_read_and_a_strange_coding_is_refused(wild):
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("kind", ["redirect", "here"])
 def test_a_redirect_is_an_error_row_that_names_the_host_and_nobody_else_is_asked(wild, kind, status):
-    result, told = one(wild, f"{kind}: {status}")
-    assert (result.status, told["error"]["code"], wild.asked[f"{kind}: {status}"]) == (502, "upstream_redirect", 1)
-    assert "127.0.0.1" in told["error"]["message"]
+    result, answer = one(wild, f"{kind}: {status}")
+    assert (result.status, answer["error"]["code"], wild.asked[f"{kind}: {status}"]) == (502, "upstream_redirect", 1)
+    assert "127.0.0.1" in answer["error"]["message"]
     assert not wild.there
     assert not [name for name in wild.asked if name.startswith("GET")], "a POST stays a POST"
 
@@ -434,8 +434,8 @@ def test_models_are_found_by_any_name_and_an_unknown_one_is_said(front):
 
 def test_completions_and_embeddings_are_answered_directly_under_the_same_rules(front):
     assert front.client.completions.create(model="bird", prompt="abc").choices[0].text == "cba"
-    found = front.client.embeddings.create(model="bird", input=["a", "bbb"], encoding_format="float").data
-    assert [vector.embedding[0] for vector in found] == [1.0, 3.0]
+    vectors = front.client.embeddings.create(model="bird", input=["a", "bbb"], encoding_format="float").data
+    assert [vector.embedding[0] for vector in vectors] == [1.0, 3.0]
     with pytest.raises(openai.BadRequestError, match="api_base"):
         front.client.embeddings.create(model="bird", input="a", extra_body={"api_base": "http://elsewhere"})
     with pytest.raises(openai.BadRequestError, match="stream"):
@@ -630,9 +630,9 @@ def test_an_error_in_a_body_of_status_200_is_no_answer():
         (once,) = ask(UpstreamEngine([upstream.url], attempts=2, backoff_s=0.01), ["an errorbodyonce"])
     finally:
         upstream.stop()
-    told = json.loads(result.body)["error"]
-    assert (result.status, told["code"], upstream.tries["an errorbody"]) == (502, "bad_upstream_answer", 2)
-    assert "out of memory" in told["message"]
+    error = json.loads(result.body)["error"]
+    assert (result.status, error["code"], upstream.tries["an errorbody"]) == (502, "bad_upstream_answer", 2)
+    assert "out of memory" in error["message"]
     assert once.status == 200
 
 

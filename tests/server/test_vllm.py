@@ -121,16 +121,16 @@ def test_each_row_is_answered_though_vllm_is_killed_and_its_key_is_told_to_nobod
     adapter(stand_in, "second-2b", "other weights")
     changed = server.wait(server.submit([line("late", "x", model="second-2b")]).id)
     assert server.results(changed.error_file_id)[0]["response"]["body"]["error"]["code"] == "adapter_changed"
-    told = lives(stand_in)
-    assert len(told) == 2
-    assert all_gone(told[0]["pids"])
+    seen = lives(stand_in)
+    assert len(seen) == 2
+    assert all_gone(seen[0]["pids"])
     written = (
-        server.log.read_text() + (stand_in / "data" / "vllm.log").read_text() + json.dumps([x["argv"] for x in told])
+        server.log.read_text() + (stand_in / "data" / "vllm.log").read_text() + json.dumps([x["argv"] for x in seen])
     )
-    assert not [life["key"] for life in told if life["key"] in written]
-    assert len({life["key"] for life in told}) == 2
+    assert not [life["key"] for life in seen if life["key"] in written]
+    assert len({life["key"] for life in seen}) == 2
     assert server.stop() == 0
-    assert all_gone(told[1]["pids"])
+    assert all_gone(seen[1]["pids"])
 
 
 def test_nothing_is_left_when_the_server_is_killed(stand_in):

@@ -49,9 +49,13 @@ def wrong(server, *batches):
     for row in rows:
         name = row["custom_id"].split("-", 2)[2]
         marks.setdefault(name, []).append((text_of(row).split("(")[1][:6], row["custom_id"]))
-    known = {name: max((m for m, _ in told), key=[m for m, _ in told].count) for name, told in marks.items()}
+    known = {
+        name: max((m for m, _ in its_marks), key=[m for m, _ in its_marks].count) for name, its_marks in marks.items()
+    }
     assert len(set(known.values())) == len(known)
-    return [custom_id for name, told in marks.items() for mark, custom_id in told if mark != known[name]], len(rows)
+    return [
+        custom_id for name, its_marks in marks.items() for mark, custom_id in its_marks if mark != known[name]
+    ], len(rows)
 
 
 def found(server):
@@ -121,8 +125,8 @@ def test_models_that_answer_alike_go_one_at_a_time(serve, tmp_path, monkeypatch)
     try:
         made = server.wait(server.submit([line(f"r-{i}", f"{i}", model=NAMES[i % 2]) for i in range(20)]).id)
         assert made.request_counts.completed == 20
-        told = found(server)
-        assert (told["verdict"], told["alike"]) == ("cannot tell", [NAMES])
+        verdict = found(server)
+        assert (verdict["verdict"], verdict["alike"]) == ("cannot tell", [NAMES])
     finally:
         server.stop()
         upstream.stop()
@@ -153,8 +157,8 @@ def test_more_models_than_a_probe_can_take_are_asked_one_at_a_time_without_one(t
     if not is_probed:
         assert engine.most == 1
         assert "17 models are more than the 16 that are examined" in said[0]
-        told = asyncio.run(Watch(engine, store.database).check(names, again=True))
-        assert (told.verdict, told.n_requests, told.is_together) == ("cannot tell", 0, False)
+        verdict = asyncio.run(Watch(engine, store.database).check(names, again=True))
+        assert (verdict.verdict, verdict.n_requests, verdict.is_together) == ("cannot tell", 0, False)
     store.close()
 
 
@@ -198,18 +202,18 @@ def test_each_server_behind_it_is_examined_and_the_worst_counts(serve, tmp_path,
             await engine.stop()
             store.close()
 
-    told = asyncio.run(main())
+    verdict = asyncio.run(main())
     # with two urls the first refuses the other's key: it cannot be judged, and the second one is found to mix
-    assert told.verdict == ("isolated" if n_urls == 1 else "mixes")
+    assert verdict.verdict == ("isolated" if n_urls == 1 else "mixes")
 
 
 def test_each_server_is_examined_with_its_own_password(tmp_path):
     from arislab.server.engines.upstream import UpstreamEngine
 
     engine = UpstreamEngine(["http://a:first-word@127.0.0.1:1/v1", "http://b:other-word@127.0.0.1:2/v1"])
-    told = [one._upstreams[0].headers["Authorization"] for one in engine.each()]
-    assert told == [upstream.headers["Authorization"] for upstream in engine._upstreams]
-    assert len(set(told)) == 2
+    keys = [one._upstreams[0].headers["Authorization"] for one in engine.each()]
+    assert keys == [upstream.headers["Authorization"] for upstream in engine._upstreams]
+    assert len(set(keys)) == 2
     assert "word" not in engine.identity
 
 
@@ -240,10 +244,10 @@ def test_the_embedded_engine_keeps_its_adapters_apart(tmp_path):
     pytest.importorskip("peft")
     random_adapter(tmp_path / "adapters" / "tuned-1a2b")
     with batch.connect("embedded", folder=tmp_path / "b", adapters=tmp_path / "adapters") as server:
-        told = batch.isolation(server, models=server.models)
-        print(told)
-        assert (told.verdict, told.n_turned) == ("isolated", 0)
-        assert told.n_differ >= 6
+        verdict = batch.isolation(server, models=server.models)
+        print(verdict)
+        assert (verdict.verdict, verdict.n_turned) == ("isolated", 0)
+        assert verdict.n_differ >= 6
         shutil.copytree(tmp_path / "adapters" / "tuned-1a2b", tmp_path / "adapters" / "same-1a2b")
         twins = batch.isolation(server, models=["same-1a2b", "tuned-1a2b"])
         assert (twins.verdict, twins.alike) == ("cannot tell", (("same-1a2b", "tuned-1a2b"),))
