@@ -33,7 +33,8 @@ from arislab.finetune.labels import none_usable, tokenize
 from arislab.finetune.settings import Settings, check_name
 from arislab.finetune.template import ChatTemplate, check_template
 from arislab.finetune.trained import COLUMNS
-from arislab.finetune.weights import compute_device, load_tokenizer, require, resolve_model
+from arislab.finetune.weights import compute_device, load_tokenizer, resolve_model
+from arislab.system.imports import require
 
 TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from arislab.errors import PrerequisiteError, TrainingError
 from arislab.system import files
+from arislab.system.imports import require
 from arislab.tiny.decoder import MODEL_DIR
 
 
@@ -22,12 +23,6 @@ def compute_device() -> tuple[str, str]:
         gb = torch.cuda.get_device_properties(0).total_memory / 2**30
         return "cuda", f"{torch.cuda.get_device_name(0)}, {gb:.0f} GiB"
     return "cpu", f"no CUDA device is visible to torch {torch.__version__}"
-
-
-def require(feature: str, install: str, *modules: str) -> None:
-    """Raise PrerequisiteError for packages that are not installed, with the line that installs them."""
-    if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
-        raise PrerequisiteError(f"{feature} needs {', '.join(missing)}, not installed here; run: {install}")
 
 
 def resolve_model(base_model: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""The engine with scripted faults, and what the real client makes of them."""
+X"""The engine with scripted faults, and what the real client makes of them."""
 
 import asyncio
 import signal
@@ -103,6 +103,13 @@ def test_a_passing_fault_counts_batches_not_tries_and_remembers_them_over_a_rest
 def test_a_bad_engine_says_what_is_allowed_and_what_to_write(engine, message, tmp_path):
     with pytest.raises(PrerequisiteError, match=message):
         choose.make_engine(model=None, adapters=None, upstream=(), workers=None, engine=engine, data=tmp_path)
+
+
+def test_a_model_without_torch_is_refused_with_the_line_that_installs_it(monkeypatch, tmp_path):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name))
+    with pytest.raises(PrerequisiteError, match=r'needs torch, not installed here; run: pip install "arislab\[train\]"'):
+        choose.make_engine(model="tiny", adapters=None, upstream=(), workers=None, data=tmp_path)
 
 
 def test_faults_come_at_their_rates_and_differ_with_the_seed(tmp_path):

@@ -10,6 +10,7 @@ from arislab.server.engines.base import Engine
 from arislab.server.engines.echo import EchoEngine
 from arislab.server.limits import ANSWER_BYTES
 from arislab.system import masking
+from arislab.system.imports import require
 from arislab.tiny.decoder import MODEL_DIR
 
 
@@ -80,6 +81,7 @@ def make_engine(
             f"--model {model!r}: no config.json in {str(folder)!r}; give 'tiny' or a folder with config.json, "
             "model.safetensors and tokenizer.json"
         )
+    require("a model in this process", 'pip install "arislab[train]"', "torch")
     from arislab.server.engines.local import LocalEngine
 
     return LocalEngine(folder, adapters=adapters, workers=workers or min(2, os.cpu_count() or 1))
