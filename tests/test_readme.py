@@ -54,7 +54,7 @@ def test_the_commands_of_a_lab_are_what_ci_walks():
     ci, walk = ((CHECKOUT / ".ci" / name).read_text() for name in ("run", "walk"))
     assert build == "pip wheel --no-deps --wheel-dir dist ."
     assert "pip wheel -q --no-deps --wheel-dir dist ." in ci
-    assert 'walk dist/*.whl "$python" "$resolution"' in ci
+    assert 'walk dist/*.whl "$python" "$versions"' in ci
     assert install == f'pip install "dist/arislab-{__version__}-py3-none-any.whl[train,lab]"'
     assert (make, renew) == ("arislab init my-lab", "arislab init --update my-lab")
     assert "\narislab init lab " in walk
