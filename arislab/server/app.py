@@ -189,7 +189,8 @@ class _Fit(logging.Formatter):
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # named as TCP, or asyncio sets no TCP_NODELAY, and answers on a connection that is kept wait 40 ms
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     # else the port of a server that was just stopped is taken until its last connections are forgotten
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

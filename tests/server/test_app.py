@@ -1,8 +1,10 @@
 """The batch server as a process: killed, doubled, without a model, without a parent."""
 
+import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 import openai
 import pytest
 from toys import Server, command, line, text_of
+
+from arislab.server import app
 
 
 def test_a_killed_server_resumes_without_a_line_lost_or_doubled(tmp_path: Path) -> None:
@@ -34,6 +38,25 @@ def test_a_killed_server_resumes_without_a_line_lost_or_doubled(tmp_path: Path) 
     assert [(r["custom_id"], text_of(r)) for r in results] == [(f"r-{i}", f"text {i}") for i in range(800)]
     assert not (server.data / "files" / "file-orphan").exists()
     assert server.stop() == 0
+
+
+def test_what_a_server_writes_is_sent_at_once() -> None:
+    """Else the second write of an answer waits for the client to acknowledge the first, and the client takes 40 ms."""
+
+    async def is_sent_at_once() -> int:
+        accepted = asyncio.get_running_loop().create_future()
+        async with await asyncio.start_server(
+            lambda _, writer: accepted.set_result(writer), sock=app._listen("127.0.0.1", 0)
+        ) as server:
+            _, client = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer = await asyncio.wait_for(accepted, 30)
+            option = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            for one in (writer, client):
+                one.close()
+                await one.wait_closed()
+            return option
+
+    assert asyncio.run(is_sent_at_once())
 
 
 def test_a_second_server_on_the_same_folder_is_refused(echo: Server) -> None:
