@@ -38,7 +38,7 @@ def sql(
             print(answer)
     elif form == "csv":
         lists = [name for name, dtype in answer.schema.items() if dtype == pl.List(pl.String)]
-        _data(answer.with_columns(pl.col(name).list.join(" ") for name in lists).write_csv())
+        _data(answer.with_columns(pl.col(name).list.join(" ") for name in lists).write_csv().removesuffix("\n"))
     else:
         print(json_text(answer.write_json()))
 
