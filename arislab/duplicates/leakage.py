@@ -120,6 +120,8 @@ def _shared(test: pl.DataFrame, used: pl.DataFrame, column: str, kind: str) -> p
 
 def _alike(test: pl.DataFrame, used: pl.DataFrame, threshold: float, everybody: pl.Series | None) -> pl.DataFrame:
     """Return the test rows whose text is that of a used row, or near it."""
+    if test.is_empty() or used.is_empty():  # as at a first import; the shingles of everybody would be made for nothing
+        return _shared(test, used, "text", "exact")
     judges = pl.concat([test["text"], used["text"]]) if everybody is None else everybody.drop_nulls()
     texts = pl.concat([test["text"], used["text"], judges]).unique(maintain_order=True)
     shingles, signs, whole = shingles_of(texts, salt=0)
