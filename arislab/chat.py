@@ -162,6 +162,8 @@ class Template:
             ParameterError: A name that the template does not read, or that is no setting.
         """
         check_fields(chat_template_kwargs=chat_template_kwargs, system_role="")
+        if not chat_template_kwargs:
+            return  # to read the template once more takes as long as to make it
         known = self.variables()
         if strange := [name for name in chat_template_kwargs if name not in known]:
             raise ParameterError(
