@@ -7,6 +7,7 @@ What may happen to a row instead is a status; nothing makes a text of a call, or
 
 import json
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import polars as pl
@@ -58,6 +59,7 @@ part = st.builds(lambda text: {"type": "text", "text": text}, words)
 picture = st.just({"type": "image_url", "image_url": {"url": "data:,x"}})
 
 
+@cache  # the strategies are made once, not for each draw of a conversation
 def objects(texts):
     values = st.recursive(
         st.none() | st.booleans() | numbers | texts,
@@ -66,6 +68,7 @@ def objects(texts):
     return st.dictionaries(st.sampled_from(["town", "b", "a"]) | texts, values, max_size=3)
 
 
+@cache
 def functions(texts, *, odd):
     names = st.sampled_from(["weather", "look_up", "b-2"]) | (texts if odd else st.nothing())
     given = objects(texts)
@@ -74,6 +77,7 @@ def functions(texts, *, odd):
     return st.fixed_dictionaries({"name": names, "arguments": given | no_objects})
 
 
+@cache
 def calls(texts, *, odd):
     return st.fixed_dictionaries(
         {"type": st.just("function"), "function": functions(texts, odd=odd)},
