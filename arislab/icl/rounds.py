@@ -122,17 +122,21 @@ class Rounds:
             rng = np.random.default_rng([*self.seed, number])
             want = self._halving if step["method"] == "halving" else self._model
             chosen = [(members, rows) for members, rows in want(step, rng) if rows]
-        named = []
-        for members, rows in chosen:
+        sets, cells = [], []
+        for at, (members, rows) in enumerate(chosen):
             example_ids = [self.ids[i] for i in members]
-            self.names[set_id(example_ids)] = members
+            sets.append((set_id(example_ids), example_ids))
+            self.names[sets[at][0]] = members
             self.seen.setdefault(members, {}).update(dict.fromkeys(rows, math.nan))
-            named += [(example_ids, self.rows[v]) for v in sorted(rows)]
-        named.sort()  # sets with the same first examples stand together: servers share the prefix
-        return pl.DataFrame(
-            [(set_id(example_ids), example_ids, row, number) for example_ids, row in named],
-            schema={name: CELLS[name] for name in ("set_id", "example_ids", "candidate_id", "round")},
-            orient="row",
+            cells += [(example_ids, self.rows[v], at) for v in rows]
+        cells.sort()  # sets with the same first examples stand together: servers share the prefix
+        schema = {name: CELLS[name] for name in ("set_id", "example_ids")}
+        each = pl.Series([at for *_, at in cells], dtype=pl.UInt32)
+        # a list per set, taken for each of its cells: as many lists as cells would take as long as the fit
+        return pl.DataFrame(sets, schema=schema, orient="row").select(
+            pl.all().gather(each),
+            candidate_id=pl.Series([row for _, row, _ in cells], dtype=CELLS["candidate_id"]),
+            round=pl.lit(number, dtype=CELLS["round"]),
         )
 
     def _halving(self, step: dict[str, Any], rng: np.random.Generator) -> Iterator[tuple[Set, list[int]]]:

@@ -106,6 +106,7 @@ def fit(
     preset, tau = (start.preset, start.tau) if start else ("mixed", 0.2)
     f, dispersion, evidence, level = np.zeros(n), 1.0, 0.0, 0.0
     choose_at = 0 if start else 1  # without a start, difficulties must settle first
+    mixture = _kernel(parts, preset, k=sets.shape[1])
     for i in range(3):
         for _ in range(1 if i else 3):  # the first steps go far: all rows start at one difficulty
             difficulty = _difficulties(difficulty, f[set_of], row_of, quality, dispersion)
@@ -116,7 +117,8 @@ def fit(
         working = f + np.bincount(set_of, quality - p, n) / dispersion / precision
         if i == choose_at:
             preset, tau, evidence = _choose(parts, working, 1 / precision, k=sets.shape[1])
-        kernel = _kernel(parts, preset, k=sets.shape[1]) * tau**2
+            mixture = _kernel(parts, preset, k=sets.shape[1])
+        kernel = mixture * tau**2
         inverse: Floats = np.linalg.inv(kernel + np.diag(1 / precision)).astype(np.float64)
         inverse = (inverse + inverse.T) / 2  # rounding makes it lopsided, and covariances made of it indefinite
         ones = inverse.sum(axis=1)
@@ -233,9 +235,10 @@ def _choose(parts: tuple[Floats, Floats], working: Floats, noise: Floats, *, k: 
     n = len(working)
     at = np.arange(n) if n <= _N_EVIDENCE else np.random.default_rng(0).permutation(n)[:_N_EVIDENCE]
     z, r, root = working[at], noise[at], np.sqrt(noise[at])
+    common, agreement = (part[np.ix_(at, at)] for part in parts)
     best, chosen = -math.inf, ("mixed", float(_TAUS[0]))
     for preset in PRESETS:
-        kernel = _kernel((parts[0][np.ix_(at, at)], parts[1][np.ix_(at, at)]), preset, k=k)
+        kernel = _kernel((common, agreement), preset, k=k)
         values, vectors = np.linalg.eigh(kernel / root[:, None] / root[None, :])  # once, for all tau
         for tau in _TAUS:
             scaled = vectors.T @ ((z - np.average(z, weights=1 / (r + tau**2))) / root)

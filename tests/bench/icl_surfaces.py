@@ -72,6 +72,11 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
+def _blocks(sets: np.ndarray) -> list[np.ndarray]:
+    """Sets x rows of 200 sets at once."""
+    return [sets[i : i + 200] for i in range(0, len(sets), 200)]
+
+
 class Surface:
     """One world: examples, rows, and what every set answers on every row."""
 
@@ -105,6 +110,7 @@ class Surface:
             net.normal(size=n),
             net.normal(size=n) * 0.8,
         )
+        self.lucks: dict[tuple[int, ...], float] = {}
         self.scale, self.centre = 0.0, {}
         sample = self.random(400, np.random.default_rng([8, seed]))
         parts = self.parts(sample)
@@ -112,8 +118,10 @@ class Surface:
         self.centre = {name: (x.mean(), x.std()) for name, x in parts.items() if name != "own"}
         self.centre["coverage"] = (coverage.mean(), coverage.mean(axis=1).std())
         self.scale = 0.1 if what["sd"] else 0.0
+        rows = slice(n_rows + _HOLDOUT, None)
+        terms = [self.terms(some, rows) for some in _blocks(sample)] if what["sd"] else []
         for _ in range(4 if what["sd"] else 0):
-            self.scale *= what["sd"] / 100 / max(float(self.truth(sample).std()), 1e-6)
+            self.scale *= what["sd"] / 100 / max(float(self._mean_quality(terms, rows).std()), 1e-6)
         self.answers: dict[tuple[int, ...], np.ndarray] = {}
 
     def random(self, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -140,29 +148,40 @@ class Surface:
         return dense + 0.7 * quality[sets].min(1) + 1.2 * (weight * quality[sets]).sum(1)
 
     def luck(self, sets: np.ndarray, salt: int) -> np.ndarray:
-        return np.array([np.random.default_rng([salt, self.seed, *map(int, s)]).standard_normal() for s in sets])
+        keys = [(salt, self.seed, *members) for members in sets.tolist()]
+        for key in keys:
+            if key not in self.lucks:
+                self.lucks[key] = np.random.default_rng(key).standard_normal()
+        return np.array([self.lucks[key] for key in keys])
 
     def coverage(self, sets: np.ndarray, rows: slice) -> np.ndarray:
         return self.near[:, rows][sets].max(1)
 
-    def logits(self, sets: np.ndarray, rows: slice) -> np.ndarray:
+    def terms(self, sets: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the logits of sets are made of, whatever the scale: of each set, coverage, and example x row."""
         of_set = np.zeros(len(sets))
         for name, x in self.parts(sets).items():
             centre, sd = self.centre.get(name, (0.0, 1.0))
             of_set += math.sqrt(self.shares[name]) * (x - centre) / max(sd, 1e-9)
+        coverage = self.coverage(sets, rows) if self.shares.get("coverage") else np.zeros(0)
+        return of_set, coverage, self.clash[:, rows][sets].sum(1)
+
+    def logits(self, terms: tuple[np.ndarray, np.ndarray, np.ndarray], rows: slice) -> np.ndarray:
+        of_set, coverage, clash = terms
         out = 1.05 + self.difficulty[rows][None] + self.scale * of_set[:, None]
         if self.shares.get("coverage"):
             centre, sd = self.centre["coverage"]
-            out = out + self.scale * math.sqrt(self.shares["coverage"]) * (self.coverage(sets, rows) - centre) / sd
-        return out + self.clash[:, rows][sets].sum(1)
+            out = out + self.scale * math.sqrt(self.shares["coverage"]) * (coverage - centre) / sd
+        return out + clash
 
     def truth(self, sets: np.ndarray, rows: slice | None = None) -> np.ndarray:
         """Mean quality over the population (or other rows), 0..1."""
-        shrink = math.sqrt(1 + _NOISE**2 * 0.35) if self.graded else 1.0
         rows = rows or slice(self.n_rows + _HOLDOUT, None)
-        return np.concatenate(
-            [sigmoid(self.logits(sets[i : i + 200], rows) / shrink).mean(1) for i in range(0, len(sets), 200)]
-        )
+        return self._mean_quality((self.terms(some, rows) for some in _blocks(sets)), rows)
+
+    def _mean_quality(self, terms: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], rows: slice) -> np.ndarray:
+        shrink = math.sqrt(1 + _NOISE**2 * 0.35) if self.graded else 1.0
+        return np.concatenate([sigmoid(self.logits(block, rows) / shrink).mean(1) for block in terms])
 
     def answer(self, members: Iterable[int], *, rows: slice | None = None) -> np.ndarray:
         """What one ordered set answers on the validation rows (or others).
@@ -172,7 +191,8 @@ class Surface:
         key = tuple(int(i) for i in members)
         if rows is None and key in self.answers:
             return self.answers[key]
-        logits = self.logits(np.array([key]), rows or slice(0, self.n_rows))[0]
+        at = rows or slice(0, self.n_rows)
+        logits = self.logits(self.terms(np.array([key]), at), at)[0]
         rng = np.random.default_rng([9 if rows is None else 10, self.seed, *key])
         noise = rng.normal(size=len(logits)) * _NOISE if self.graded else rng.random(len(logits))
         out = sigmoid(logits + noise) if self.graded else (noise < sigmoid(logits)).astype(float)
@@ -276,9 +296,9 @@ def ours(surface: Surface, budget: int, rng: np.random.Generator, *, method: str
     validation = pl.DataFrame({"candidate_id": [f"{v:04d}" for v in range(surface.n_rows)]})
 
     def ask(cells: pl.DataFrame) -> pl.DataFrame:
-        sets = [tuple(map(int, ids)) for ids in cells["example_ids"]]
-        rows = [int(v) for v in cells["candidate_id"]]
-        quality = [float(surface.answer(s)[v]) for s, v in zip(sets, rows, strict=True)]
+        sets = cells.select("set_id", "example_ids").unique("set_id", maintain_order=True)
+        answers = {name: surface.answer(map(int, ids)) for name, ids in sets.iter_rows()}
+        quality = [float(answers[name][int(v)]) for name, v in cells.select("set_id", "candidate_id").iter_rows()]
         return cells.select("set_id", "candidate_id", quality=pl.Series(quality, dtype=pl.Float64))
 
     seed = int(rng.integers(1 << 30))
