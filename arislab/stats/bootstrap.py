@@ -225,6 +225,8 @@ def _z(share: float, n_boot: int) -> float:
 
 def floats(values: Any) -> Floats:
     """Return a float array with NaN for null."""
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype == np.float64:
+        return values  # as it is; nobody writes to it
     if not isinstance(values, pl.Series):
         if not isinstance(values, np.ndarray):
             values = list(values)

@@ -120,3 +120,16 @@ def test_the_examples_in_the_docstrings_are_true():
         result = doctest.testmod(module)
         assert result.attempted
         assert not result.failed
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_an_array_of_floats_is_read_as_a_list_is_and_stays_as_it_was(dtype):
+    given = [0.5, 0.25, None, 1.0, 0.75]
+    array = np.array([np.nan if x is None else x for x in given], dtype=dtype)
+    before = array.copy()
+    assert bootstrap.floats(array).dtype == np.float64
+    assert stats.mean_interval(array) == stats.mean_interval(given)
+    assert stats.mean_interval(array).n_missing == 1
+    other = [0.5, 0.5, 0.5, 0.5, 0.25]
+    assert stats.paired_difference(array, np.array(other)) == stats.paired_difference(given, other)
+    assert str(array) == str(before)
