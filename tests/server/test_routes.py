@@ -292,8 +292,18 @@ def test_a_full_quota_refuses_uploads_with_507_and_lets_results_wait(tmp_path: P
         assert caught.value.body["code"] == "disk_full"  # type: ignore[index]
         assert [path.name for path in (server.data / "files").iterdir()] == [small.id]
         batch = server.submit([line(f"r-{i}") for i in range(100)])  # results have about 50,000 bytes
-        server.wait(batch.id, until=lambda _: "quota" in server.log.read_text())
-        assert server.client.batches.retrieve(batch.id).status == "in_progress"
+        bearer = f"Bearer {server.token}"
+
+        def is_answered(_: openai.types.Batch) -> bool:  # some lines are, and their results wait
+            now = server.http("GET", f"/v1/batches/{batch.id}/live", Authorization=bearer)[1]
+            return now["requests_per_s"] > 0 and now["in_flight"] == 0
+
+        server.wait(batch.id, until=is_answered)
+        time.sleep(0.5)  # in which they would be stored if there was room
+        waiting = server.client.batches.retrieve(batch.id)
+        assert waiting.status == "in_progress"
+        assert waiting.request_counts is not None
+        assert waiting.request_counts.completed == 0
         server.client.files.delete(small.id)
         done = server.wait(batch.id)
         assert done.status == "completed"
