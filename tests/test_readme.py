@@ -42,11 +42,11 @@ def test_the_two_commands_are_what_ci_runs():
     install, test = commands("arislab demo")
     ci = (CHECKOUT / ".ci" / "run").read_text()
     assert install == 'pip install -e ".[train]" && arislab demo'
-    assert test == 'pip install -e ".[test]" && pytest -n 4 --dist loadfile'
+    assert test == 'pip install -e ".[test]" && pytest -n 2 --dist loadfile'
     assert 'pip install -q -e ".[train]"' in ci
     assert "arislab demo" in ci
     assert 'pip install -q -e ".[test]"' in ci
-    assert ci.rstrip().endswith("\npytest -n 4 --dist loadfile")
+    assert ci.rstrip().endswith("\npytest -n 2 --dist loadfile")
 
 
 def test_the_commands_of_a_lab_are_what_ci_walks():
