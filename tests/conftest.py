@@ -175,7 +175,7 @@ def serve(tmp_path, monkeypatch):
         server = Server(tmp_path / f"srv-{len(made)}", {"engine": f"faulty:{spec}"}).start()
         proxy = ThreadingHTTPServer(("127.0.0.1", 0), Stranger)
         proxy.behind, proxy.chats, proxy.asked = int(re.findall(r":(\d+)/", server.url)[0]), chats, Counter()
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
         proxy.url = f"http://127.0.0.1:{proxy.server_port}/v1"
         made.append((server, proxy))
         monkeypatch.setenv("ARISLAB_API_KEY", server.token)

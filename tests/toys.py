@@ -855,6 +855,7 @@ class Stranger(BaseHTTPRequestHandler):
     """Passes on what it is asked, and hides that arislab answers; a server without chat on demand."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's acknowledgement of its head
 
     def do(self):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -1018,6 +1019,41 @@ class Server:
         return status, json.loads(body)
 
 
+class ServerHere(Server):
+    """The same in a thread of this process, with an engine whose pauses the test sets."""
+
+    def __init__(self, data: Path, engine: base.Engine) -> None:
+        super().__init__(data, {})
+        self._engine = engine
+
+    def start(self) -> "ServerHere":
+        import uvicorn  # these two take as long as all that is above
+
+        from arislab.server import app
+
+        self.log, self.token = self.data.parent / f"{self.data.name}.log", "t" * 40
+        self.log.touch()
+        listener = app._listen("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        made = app.create_app(Store(self.data), self._engine, token=self.token, host="127.0.0.1")
+        self._server = uvicorn.Server(uvicorn.Config(made, http=app.Connection, log_config=None, access_log=False))
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
+        self._thread.start()
+        until = time.monotonic() + 60
+        while not self._server.started:
+            assert self._thread.is_alive()
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        self.client = openai.OpenAI(base_url=self.url, api_key=self.token, max_retries=0)
+        return self
+
+    def stop(self, _: int = 0) -> int:
+        self.client.close()
+        self._server.should_exit = True
+        self._thread.join(20)
+        return int(self._thread.is_alive())
+
+
 def line(custom_id: str, text: str = "hello", *, model: str = "echo", **body: Any) -> dict[str, Any]:
     body = {"model": model, "messages": [{"role": "user", "content": text}], **body}
     return {"custom_id": custom_id, "method": "POST", "url": ENDPOINT, "body": body}
@@ -1082,7 +1118,7 @@ class Upstream:
         """Requests that it answers at once; it refuses more with 503."""
         self.retry_after: str | None = None
         self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
+        self._ready, self._end = threading.Event(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         assert self._ready.wait(10)
@@ -1108,6 +1144,7 @@ class Upstream:
         self._loop.close()
 
     def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)  # of what hangs
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
@@ -1147,7 +1184,7 @@ class Upstream:
             assert request.transport is not None
             request.transport.close()
         if kind == "hang":
-            await asyncio.sleep(1)
+            await self._end.wait()
         if kind == "errorbody" or (kind == "errorbodyonce" and n == 1):
             return web.json_response({"error": {"message": "out of memory", "code": 500}})
         if kind == "html":

@@ -23,6 +23,7 @@ from arislab.system import masking
 from arislab.system.pause import retry_after_s
 
 _PATIENCE_S = 120.0
+_PAUSE_S = 0.2  # before the second try, at most; doubles up to 10 s
 
 
 class Server:
@@ -252,7 +253,7 @@ class Server:
         """
         import openai
 
-        until, pause = time.monotonic() + _PATIENCE_S, 0.2
+        until, pause = time.monotonic() + _PATIENCE_S, _PAUSE_S
         while True:
             try:
                 return call()

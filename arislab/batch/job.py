@@ -23,6 +23,9 @@ from arislab.batch.sending import find_batch
 from arislab.batch.work import Work
 from arislab.errors import BatchError, ParameterError
 
+_NEAR_S, _FAR_S = (0.2, 2.0), (1.0, 60.0)
+"""Seconds between looks at batches, the first and the longest: of arislab's own server, and of others."""
+
 
 def submit(
     requests: pl.DataFrame,
@@ -164,7 +167,7 @@ class Job(Work):
 
         began = moved = time.monotonic()
         is_near = self.server.dialect.name == "arislab"
-        pause, longest = (0.2, 2.0) if is_near else (1.0, 60.0)
+        pause, longest = _NEAR_S if is_near else _FAR_S
         with tqdm(
             total=self.requests.height, unit="req", desc="batch", disable=not self.open_shards(), mininterval=1.0
         ) as bar:

@@ -22,6 +22,7 @@ from arislab.batch.protocol import ANSWERED, answer, canonical, n_choices, outco
 from arislab.errors import BatchError
 
 KINDS = ("output", "error")
+_AGAIN_S = 0.5  # until a file that came cut, or a size that was not told, is asked for again
 SCHEMA = {
     "custom_id": pl.String,
     "error": pl.String,
@@ -176,7 +177,7 @@ def _content(server: Server, file_id: str) -> tuple[bytes | None, bool]:
         if (not size or size == len(content)) and (not tail or answer(tail) is not None):
             return content, False
         if not last:
-            time.sleep(0.5)
+            time.sleep(_AGAIN_S)
     return content, bool(size and len(content) < size)
 
 
@@ -199,7 +200,7 @@ def _size(server: Server, file_id: str) -> int | None:
             return None
         if not isinstance(size, Exception):
             return int(size) if size else None
-        time.sleep(0.5)
+        time.sleep(_AGAIN_S)
     return None
 
 

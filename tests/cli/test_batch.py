@@ -13,6 +13,7 @@ import pytest
 from toys import KEY, Scripted
 from typer.testing import CliRunner
 
+from arislab.batch import job
 from arislab.cli.batch import app
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
 
@@ -49,6 +50,7 @@ def server(tmp_path_factory):
 def batch(root, server, monkeypatch):
     """Run a command in an empty root, with the key in the environment."""
     monkeypatch.setenv("ARISLAB_API_KEY", Path(server["token_file"]).read_text().strip())
+    monkeypatch.setattr(job, "_NEAR_S", (0.02, 0.2))
 
     def run(command, *arguments, url=server["url"], code=0):
         given = [command, *map(str, arguments), *(["--base-url", url] if url else [])]

@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import FUZZ, Server, Upstream, ask, jsonl, line, text_of
+from toys import FUZZ, Server, ServerHere, Upstream, ask, jsonl, line, text_of
 
 from arislab import batch, icl
 from arislab.errors import PrerequisiteError
@@ -162,9 +162,17 @@ def wild():
 
 @pytest.fixture
 def front(wild, tmp_path, monkeypatch):
+    """The server in front of it, in this process; between its tries it waits for hundredths of a second."""
+    server = ServerHere(tmp_path / "front", UpstreamEngine([wild.url], backoff_s=0.01)).start()
+    monkeypatch.setenv("ARISLAB_API_KEY", server.token)
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def front_process(wild, tmp_path):
     """`arislab serve --upstream` in front of it."""
     server = Server(tmp_path / "front", {"upstream": wild.url}).start()
-    monkeypatch.setenv("ARISLAB_API_KEY", server.token)
     yield server
     server.stop()
 
@@ -382,10 +390,12 @@ def test_an_answer_beyond_the_limit_is_cut_off_and_not_asked_again(wild, what):
     assert "--max-answer-mb" in answer["error"]["message"]
 
 
-def test_answers_without_end_do_not_fill_the_memory(front, wild):
+def test_answers_without_end_do_not_fill_the_memory(front_process, wild):
     def peak_mb():
         (row,) = (
-            x for x in Path(f"/proc/{front.process.pid}/status").read_text().splitlines() if x.startswith("VmHWM")
+            x
+            for x in Path(f"/proc/{front_process.process.pid}/status").read_text().splitlines()
+            if x.startswith("VmHWM")
         )
         return int(row.split()[1]) / 1024
 
@@ -393,9 +403,9 @@ def test_answers_without_end_do_not_fill_the_memory(front, wild):
     rows = [
         line(f"r-{i}", what, model="bird") for i, what in enumerate(["bomb: 800", "endless", "large: 2000", "fine"])
     ]
-    done = front.wait(front.submit(rows).id)
-    assert [r["custom_id"] for r in front.results(done.output_file_id)] == ["r-3"]
-    codes = {r["custom_id"]: r["response"]["body"]["error"]["code"] for r in front.results(done.error_file_id)}
+    done = front_process.wait(front_process.submit(rows).id)
+    assert [r["custom_id"] for r in front_process.results(done.output_file_id)] == ["r-3"]
+    codes = {r["custom_id"]: r["response"]["body"]["error"]["code"] for r in front_process.results(done.error_file_id)}
     assert codes == dict.fromkeys(["r-0", "r-1", "r-2"], "answer_too_large")
     assert peak_mb() - before < 250, "not gigabytes"
 
@@ -559,7 +569,7 @@ def test_retry_after_zero_is_no_invitation_to_ask_without_pause(upstream: Upstre
 
 
 def test_time_outs_lower_what_is_in_flight(upstream: Upstream) -> None:
-    engine = UpstreamEngine([upstream.url], start=16, timeout_s=0.2, attempts=2, backoff_s=0.01)
+    engine = UpstreamEngine([upstream.url], start=16, timeout_s=0.05, attempts=2, backoff_s=0.01)
     results = ask(engine, [f"{i} hang" for i in range(16)])
     assert {result.status for result in results} == {0}
     assert engine.gate.width < 16

@@ -82,7 +82,7 @@ def test_two_batches_and_direct_chats_of_other_models_take_turns_too(front):
 
 
 def test_a_server_that_keeps_models_apart_is_asked_for_all_at_once(front):
-    server, proxy = front("jitters,slow=1,slow_s=0.05")
+    server, proxy = front("jitters,slow=1,slow_s=0.01")
     assert wrong(server, server.submit(lines(20))) == ([], 40)
     assert found(server)["verdict"] == "isolated"
     n_asked = proxy.asked["chat"]

@@ -6,6 +6,7 @@ from typing import Any
 
 from arislab.batch.connection import client_of
 from arislab.batch.dialects import TERMINAL
+from arislab.batch.doctor import examination
 from arislab.batch.doctor.examination import Examination
 from arislab.batch.doctor.wire import count, jsonl, listed, pairs, said
 from arislab.batch.protocol import URL
@@ -107,7 +108,7 @@ def cancelling(exam: Examination) -> None:
         done = count(now, "completed")
         if done or exam.status(now) in TERMINAL:
             break
-        time.sleep(0.1)
+        time.sleep(2 * examination.LOOK_S)
     if exam.status(exam.batches["long"]) in TERMINAL:
         finding = f"the batch was {exam.status(exam.batches['long'])} before it could be touched"
         exam.note("running input is safe", None, finding)

@@ -14,6 +14,9 @@ from arislab.batch.protocol import URL, parse, split
 WORDS = DIALECTS["openai"]
 """Statuses are read as any server's, before the doctor says what is odd about them."""
 
+LOOK_S = 0.05
+"""Seconds between the first looks at a batch."""
+
 
 @dataclass
 class Examination:
@@ -110,7 +113,7 @@ class Examination:
 
     def wait(self, names: Iterable[str]) -> None:
         """Wait until batches have ended, or patience has."""
-        pause_s, left = 0.05, list(names)
+        pause_s, left = LOOK_S, list(names)
         while left := [name for name in left if self.status(self.look(name)) not in TERMINAL]:
             if time.monotonic() > self.until:
                 return
