@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import subprocess
+import sys
 import time
 from contextlib import asynccontextmanager
 
@@ -173,7 +174,7 @@ def test_hundreds_of_halves_neither_stop_a_server_nor_fill_its_log(tmp_path):
 def test_a_process_takes_as_many_descriptors_as_it_may_have():
     limits = subprocess.run(
         [
-            *("sh", "-c", 'ulimit -S -n 200; exec "$@"', "sh", "python", "-c"),
+            *("sh", "-c", 'ulimit -S -n 200; exec "$@"', "sh", sys.executable, "-c"),
             "from arislab.server.connections import *; import resource; raise_descriptors(); "
             "print(*resource.getrlimit(resource.RLIMIT_NOFILE), most_connections())",
         ],
