@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from arislab import __version__
 from arislab.errors import PrerequisiteError
 from arislab.server import direct, routes
-from arislab.server.connections import BACKLOG, Connection, raise_descriptors
+from arislab.server.connections import MOST_AT_ONCE, Connection, most_at_once, raise_descriptors
 from arislab.server.database import Record
 from arislab.server.engines import base, choose
 from arislab.server.guard import Guard, envelope, read_token
@@ -160,7 +160,7 @@ def serve(
     settings = uvicorn.Config(
         app,
         http=Connection,
-        backlog=BACKLOG,
+        backlog=most_at_once(),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=3,
@@ -225,6 +225,9 @@ async def _run(
     is_announced, is_child = False, os.getppid() == parent_pid
     while not serving.done():
         if server.started and loading is None:
+            # asyncio has one number for how many it takes at once and how many may wait; who finds the queue full tries
+            # again after a second
+            listener.listen(MOST_AT_ONCE)
             loading = asyncio.create_task(engine.loaded())
         if loading is not None and loading.done() and not is_announced:
             if loading.exception() is not None:

@@ -18,8 +18,10 @@ log = logging.getLogger("arislab.server")
 HEAD_S = 10.0
 """Seconds within which the head of a request must have come; also of a second one on the same connection."""
 HEAD_BYTES = 1 << 16
-BACKLOG = 64
-"""Connections that the event loop takes at once: they hold a descriptor before anything here sees them."""
+MOST_AT_ONCE = 64
+"""Connections that are taken at once, and that wait to be taken."""
+_ROUNDS = 4
+"""Rounds of the event loop from taking a connection to giving back the descriptor of the one that makes room for it."""
 OWN_DESCRIPTORS = 64
 """For the database, spools, files and uploads."""
 MOST_DESCRIPTORS = 1 << 16
@@ -34,14 +36,23 @@ def raise_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
+def most_at_once() -> int:
+    """Connections that the event loop takes in a round: they hold a descriptor before anything here sees them."""
+    return max(4, min(MOST_AT_ONCE, (_descriptors() - OWN_DESCRIPTORS) // (2 * _ROUNDS)))
+
+
 def most_connections() -> int:
     """Connections at once: a third of the descriptors that are nobody else's.
 
     The rest is for upstreams and open files.
     """
+    others = OWN_DESCRIPTORS + _ROUNDS * most_at_once()
+    return max(8, min(MOST_CONNECTIONS, (_descriptors() - others) // 3))
+
+
+def _descriptors() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft = MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
-    return max(8, min(MOST_CONNECTIONS, (soft - OWN_DESCRIPTORS - BACKLOG) // 3))
+    return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 class Connection(asyncio.Protocol):
