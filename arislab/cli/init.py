@@ -45,7 +45,8 @@ def init(
         made = lab.init(folder)
         _tell(made)
         print(f"{folder} is a lab of arislab {__version__}: {sum(c.state == 'new' for c in made)} files")
-        for line in [] if no_git else repository.begin(folder.resolve()):
+        places = [change.place for change in made if change.state in ("new", "unchanged")]
+        for line in [] if no_git else repository.begin(folder.resolve(), places):
             print(line)
         print(f"next: cd {folder}; arislab demo --until curate; arislab lab; its README.md has more")
         return

@@ -7,17 +7,21 @@ leaves a file that is the new template already, which the next update sees.
 
 import difflib
 import errno
+import secrets
 import time
+import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from packaging.version import InvalidVersion, Version
+
 from arislab import __version__
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.lab import templates
 from arislab.system import files
-from arislab.system.paths import MARKER, usable
+from arislab.system.paths import MARKER, is_lab, usable
 
 KEPT = Path(".arislab") / "templates"
 REPLACED = Path(".arislab") / "replaced"
@@ -73,10 +77,11 @@ def changes(folder: Path) -> list[Change]:
     """Say what ``update`` would do in a lab, and do nothing; one a template.
 
     Raises:
-        PrerequisiteError: It is no lab.
+        PrerequisiteError: It is no lab, or one of a newer arislab.
     """
     folder, shipped = _checked(folder), templates.shipped()
-    return [*(_change(folder, place, new) for place, new in shipped.items()), *_dropped(folder, shipped)]
+    states = (_change(folder, place, _content(folder / place), new) for place, new in shipped.items())
+    return [*states, *_dropped(folder, shipped)]
 
 
 def update(folder: Path, *, keep: Collection[str] = ()) -> list[Change]:
@@ -91,7 +96,7 @@ def update(folder: Path, *, keep: Collection[str] = ()) -> list[Change]:
 
     Raises:
         ParameterError: A place in ``keep`` is of no template.
-        PrerequisiteError: It is no lab, or cannot be written.
+        PrerequisiteError: It is no lab, one of a newer arislab, or cannot be written.
     """
     shipped = templates.shipped()
     if unknown := sorted(set(keep) - set(shipped)):
@@ -102,21 +107,39 @@ def update(folder: Path, *, keep: Collection[str] = ()) -> list[Change]:
 def _checked(folder: Path) -> Path:
     folder = usable(folder, "the lab")
     if not (folder / MARKER).is_file():
+        if is_lab(folder):
+            raise PrerequisiteError(f"{folder} is a checkout of arislab itself: git brings its notebooks up to date.")
         raise PrerequisiteError(f"{folder} is no lab: it has no {MARKER}; `arislab init {folder}` makes it one.")
+    if (last := _version_of(folder)) is not None and last > Version(__version__):
+        raise PrerequisiteError(
+            f"{folder} has templates of arislab {last}, and {__version__} is installed: it would take them back. "
+            f"Install {last} or newer first."
+        )
     return folder
 
 
+def _version_of(folder: Path) -> Version | None:
+    """The arislab whose templates a lab took over last; null where the marker, which people may edit, names none."""
+    try:
+        return Version(str(tomllib.loads((folder / MARKER).read_text(encoding="utf-8")).get("arislab")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, InvalidVersion):
+        return None
+
+
 def _take_over(folder: Path, shipped: Mapping[str, bytes], *, keep: Collection[str]) -> list[Change]:
-    done, before = [], folder / REPLACED / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    # two updates of one second have a folder each
+    second = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    done, before = [], folder / REPLACED / f"{second}-{secrets.token_hex(2)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for place, new in shipped.items():
-            change = _change(folder, place, new)
-            if change.state == "renewed" and (mine := _content(folder / place)) not in (None, _kept(folder, place)):
-                files.keep(before / place, mine or b"")
+            mine = _content(folder / place)  # once: what is judged is what is set aside
+            change = _change(folder, place, mine, new)
+            if change.state == "renewed" and mine is not None and mine != _kept(folder, place):
+                files.keep(before / place, mine)
             if change.state in ("new", "renewed"):
                 files.keep(folder / place, new)
-            if change.state in ("new", "renewed") or place in keep or _is_mine(folder, place, new):
+            if change.state in ("new", "renewed") or place in keep or _is_new(place, mine, new):
                 files.keep(_orig(folder, place), new)
             done.append(change)
         for change in _dropped(folder, shipped):  # said once
@@ -132,17 +155,15 @@ def _take_over(folder: Path, shipped: Mapping[str, bytes], *, keep: Collection[s
     return done
 
 
-def _is_mine(folder: Path, place: str, new: bytes) -> bool:
-    mine = _content(folder / place)
+def _is_new(place: str, mine: bytes | None, new: bytes) -> bool:
     return mine is not None and templates.is_same(place, mine, new)
 
 
-def _change(folder: Path, place: str, new: bytes) -> Change:
-    before, path = _kept(folder, place), folder / place
-    mine = _content(path)
-    if mine is not None and templates.is_same(place, mine, new):
+def _change(folder: Path, place: str, mine: bytes | None, new: bytes) -> Change:
+    before = _kept(folder, place)
+    if _is_new(place, mine, new):
         return Change(place, "unchanged")
-    if not _is_taken(folder, path):
+    if not _is_taken(folder, folder / place):
         return Change(place, "new" if before is None else "removed")
     if before is None:
         return Change(place, "in the way", _diff(place, mine, new, of="yours", to="arislab's"))

@@ -123,7 +123,7 @@ def _damage(table: Table, version: int | None, *, is_deep: bool = True) -> str |
 def _files(table: Table, delta: Any) -> list[tuple[Path, int | None]]:
     """Data files and the rows that their commits count.
 
-    The number is null where a commit counts none (deltalake 1.1 then has no such column).
+    The number is null where a commit counts none; without any that does, deltalake may have no such column.
     """
     files = pl.DataFrame(delta.get_add_actions())
     counted = files["num_records"] if "num_records" in files.columns else [None] * files.height

@@ -25,9 +25,11 @@ from arislab.errors import PrerequisiteError
 from arislab.lake import Lake
 from arislab.lake import log as lake_log
 from arislab.records import find as records
+from arislab.records.digests import of_json
 from arislab.records.files import root_of
+from arislab.records.outputs import INJECTED
 from arislab.runs import provenance
-from arislab.runs.parameters import as_text
+from arislab.runs.parameters import as_text, notebook_json
 from arislab.runs.trust import foreign, refusal
 from arislab.system import files, git
 
@@ -62,7 +64,7 @@ def rerun(
     into.mkdir(parents=True)
     _lake_as_it_was(run, into)
     with _code_as_it_was(run) as (checkout, package):
-        command = [sys.executable, "-m", "arislab", "run", _phase(run, checkout), "--root", str(into)]
+        command = [sys.executable, "-m", "arislab", "run", _phase(run, checkout, into), "--root", str(into)]
         for name, value in run["parameters_passed"].items():
             command += ["-p", name, as_text(value)]
         if run["task"] is not None and not _inside(run["task"]["path"], run):
@@ -257,16 +259,36 @@ def _inside(path: str, run: dict[str, Any]) -> str | None:
     return "notebooks/" + path.rpartition("/notebooks/")[2] if "/notebooks/" in path else None  # an older record
 
 
-def _phase(run: dict[str, Any], checkout: Path) -> str:
-    """The notebook of a run in the code as it was."""
+def _phase(run: dict[str, Any], checkout: Path, into: Path) -> str:
+    """The notebook of a run in the code as it was: of the commit, as it still stands, or out of the record."""
     path = run["notebook"]["path"]
     if (inside := _inside(path, run)) and (checkout / inside).is_file():
         return str(checkout / inside)
     if Path(path).is_file() and files.of_file(Path(path))["sha256"] == run["notebook"]["sha256"]:
         return str(path)
+    if (source := _source_of(run)) is not None:
+        kept = into / "notebooks" / Path(path).name
+        kept.parent.mkdir()
+        kept.write_text(json.dumps(source, ensure_ascii=False), encoding="utf-8")
+        return str(kept)
     raise PrerequisiteError(
-        f"the notebook of {run['run_id']} ({path}) is gone, or was changed and is in no commit; restore it."
+        f"the notebook of {run['run_id']} ({path}) is gone, or was changed and is in no commit, and the one in the "
+        "record has other cells than the run had; restore it."
     )
+
+
+def _source_of(run: dict[str, Any]) -> dict[str, Any] | None:
+    """The notebook that a run was made of, out of the executed one; null if its code cells are not those of then."""
+    path = Path(run["folder"]) / "notebook.ipynb"
+    if not path.is_file():
+        return None
+    executed = notebook_json(path)
+    cells = [cell for cell in executed["cells"] if INJECTED not in cell.get("metadata", {}).get("tags", ())]
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            cell |= {"outputs": [], "execution_count": None}
+    sources = [[cell.get("id"), "".join(cell["source"])] for cell in cells if cell["cell_type"] == "code"]
+    return executed | {"cells": cells} if of_json(sources) == run["notebook"].get("source_sha256") else None
 
 
 def _task_as_it_was(run: dict[str, Any], into: Path) -> Path:

@@ -164,6 +164,40 @@ def test_a_lab_is_asked_for_where_there_is_none(shipped, tmp_path):
         lab.update(tmp_path)
 
 
+def test_a_checkout_of_arislab_is_left_to_git(shipped, tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "arislab"\n')
+    with pytest.raises(PrerequisiteError, match="is a checkout of arislab itself: git brings its notebooks up to date"):
+        lab.update(tmp_path)
+
+
+@pytest.mark.parametrize("of", [lab.changes, lab.update])
+def test_an_older_arislab_takes_no_newer_template_back(of, shipped, tmp_path):
+    lab.init(tmp_path)
+    marker = tmp_path / "arislab.toml"
+    marker.write_text('arislab = "99.1rc2"\n')
+    shipped["README.md"] = b"older\n"
+    with pytest.raises(PrerequisiteError, match=r"has templates of arislab 99\.1rc2, and .* Install 99\.1rc2 or newer"):
+        of(tmp_path)
+    assert (tmp_path / "README.md").read_bytes() == b"one\n"
+    for text in ('arislab = "0.0.1"', "arislab = 'of Ada'", "no toml", ""):
+        marker.write_text(text)
+        assert states_of(of(tmp_path)).get("README.md") in ("renewed", None), text
+    assert (tmp_path / "README.md").read_bytes() == (b"one\n" if of is lab.changes else b"older\n")
+
+
+def test_two_updates_of_one_second_set_aside_both(shipped, tmp_path, monkeypatch):
+    monkeypatch.setattr(states.time, "strftime", lambda *_: "20261127T120000Z")
+    lab.init(tmp_path)
+    path, ran = tmp_path / "notebooks" / "2_curate.ipynb", [RAN, RAN.replace(b"hello", b"other")]
+    for content, newer in zip(ran, (NOW, OLD), strict=True):
+        path.write_bytes(content if newer == NOW else NOW.replace(b'"outputs": []', b'"outputs": [{}]'))
+        ran_now = path.read_bytes()
+        shipped["notebooks/2_curate.ipynb"] = newer
+        assert states_of(lab.update(tmp_path)) == {"notebooks/2_curate.ipynb": "renewed"}
+        assert ran_now in [p.read_bytes() for p in (tmp_path / ".arislab" / "replaced").rglob("*.ipynb")]
+    assert len(list((tmp_path / ".arislab" / "replaced").rglob("*.ipynb"))) == 2
+
+
 def test_a_folder_that_cannot_be_written_is_one_error(shipped, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PrerequisiteError, match=r"cannot write to .*file.* \(.*\); give another folder"):

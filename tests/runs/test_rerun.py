@@ -101,6 +101,25 @@ def test_a_run_outside_git_is_equal_though_its_task_file_is_the_records_now(root
     assert compare.compare(recorded, made).findings == []
 
 
+@pytest.mark.parametrize("is_gone", [False, True], ids=["edited", "gone"])
+def test_a_run_outside_git_is_equal_though_its_notebook_was_edited_since_or_is_gone(root, tmp_path, is_gone):
+    folder = notebook(tmp_path / "loose", "print(n * 3)", "n")
+    record = runs.execute("curate", {"n": 2}, root=root, notebooks=folder)
+    path = folder / "2_curate.ipynb"
+    content = path.read_text()
+    path.unlink()
+    if not is_gone:
+        path.write_text(content.replace("n * 3", "n * 4"))
+    recorded = records.find(root, record.run_id)
+    made = rerun.rerun(recorded, into=tmp_path / "again")
+    assert made["notebook"]["source_sha256"] == recorded["notebook"]["source_sha256"]
+    assert made["parameters_passed"]["n"] == 2
+    assert compare.compare(recorded, made).findings == []
+    other = recorded | {"notebook": recorded["notebook"] | {"source_sha256": "other"}}
+    with pytest.raises(PrerequisiteError, match="the one in the record has other cells than the run had; restore it"):
+        rerun.rerun(other, into=tmp_path / "never", trust=True)
+
+
 OLD = "1d7d6e24c747f3a025cd3afc9063dc7eae37eef3"
 """A commit from before records could be verified."""
 
