@@ -107,6 +107,7 @@ class Template:
         with_tools = sources.get("tool_use")
         self._tool_use = self._made.from_string(plain(with_tools)) if isinstance(with_tools, str) else self._default
         self._tokens = dict(tokens)
+        self._variables: set[str] | None = None
 
     def render(
         self,
@@ -152,8 +153,10 @@ class Template:
         """
         from jinja2 import meta
 
-        names = set(meta.find_undeclared_variables(self._made.parse(plain(self.source))))
-        return names - {*_OURS, *self._tokens, *self._made.globals, "eos_token", "bos_token"}
+        if self._variables is None:  # to read the template once more takes as long as to make it
+            names = set(meta.find_undeclared_variables(self._made.parse(plain(self.source))))
+            self._variables = names - {*_OURS, *self._tokens, *self._made.globals, "eos_token", "bos_token"}
+        return self._variables
 
     def check(self, chat_template_kwargs: Mapping[str, Any]) -> None:
         """Refuse settings that the template would ignore without a word.
@@ -163,7 +166,7 @@ class Template:
         """
         check_fields(chat_template_kwargs=chat_template_kwargs, system_role="")
         if not chat_template_kwargs:
-            return  # to read the template once more takes as long as to make it
+            return
         known = self.variables()
         if strange := [name for name in chat_template_kwargs if name not in known]:
             raise ParameterError(

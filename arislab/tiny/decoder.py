@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arislab import chat
-from arislab.errors import PrerequisiteError
+from arislab.errors import ParameterError, PrerequisiteError
 
 if TYPE_CHECKING:
     from arislab.tiny.llama import Llama, Row
@@ -39,8 +39,8 @@ class Request:
     temperature: float = 1.0
     """0 takes the likeliest token."""
     top_p: float = 1.0
-    max_tokens: int = 256
-    """Cut to what the context leaves."""
+    max_tokens: int | None = None
+    """Cut to what the context leaves, which is also what None takes."""
     seed: int | None = None
     """Start of this row's random numbers. Rows with equal seeds share their luck: give each row its own. None: from
     the request itself."""
@@ -59,7 +59,10 @@ class Answer:
     completion_tokens: int
     """Tokens written, with the end token."""
     error: str | None = None
-    """``model_not_found``, ``model_not_loadable``, ``invalid_messages`` or ``context_length_exceeded``."""
+    """``model_not_found``, ``model_not_loadable``, ``invalid_messages``, ``unsupported_parameter`` or
+    ``context_length_exceeded``."""
+    why: str = ""
+    """What there is to say about the error."""
 
 
 class Engine:
@@ -165,6 +168,10 @@ class Engine:
         from arislab.tiny.llama import Row
 
         try:
+            self.template.template.check(request.chat_template_kwargs or {})
+        except ParameterError as error:
+            return Answer("", "", 0, 0, "unsupported_parameter", str(error))
+        try:
             text = self.template.render(request.messages, request.chat_template_kwargs)
         except chat.rendering_errors():
             return _failed("invalid_messages")
@@ -178,7 +185,7 @@ class Engine:
             # only where there are some: requests from before there were any keep their answers
             given += [request.chat_template_kwargs] if request.chat_template_kwargs else []
             seed = int.from_bytes(hashlib.sha256(json.dumps(given, sort_keys=True).encode()).digest()[:8])
-        limit = min(request.max_tokens, room)
+        limit = min(request.max_tokens or room, room)
         return Row(prompt, request.temperature, request.top_p, limit, seed % 2**63)  # torch takes no larger seed
 
     def _answer(self, row: "Row") -> Answer:

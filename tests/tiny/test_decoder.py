@@ -91,6 +91,23 @@ def test_a_prompt_that_nearly_fills_the_context_gets_what_is_left(engine):
     assert answer.error is None
 
 
+def test_without_a_limit_an_answer_takes_what_the_context_leaves():
+    endless = Engine()
+    endless.ends = frozenset()
+    asked = Request([{"role": "user", "content": "Skills:" + " Python" * 1500}], endless.base, seed=1)
+    (free,) = endless.generate([asked])
+    assert (free.prompt_tokens + free.completion_tokens, free.finish_reason) == (2048, "length")
+    assert free.completion_tokens > 256
+    assert endless.generate([replace(asked, max_tokens=4096)]) == [free]
+
+
+def test_a_setting_that_the_template_does_not_read_is_an_error_of_its_row(engine):
+    good = requests(engine, 1, temperature=0.0, max_tokens=9)[0]
+    answers = engine.generate([replace(good, chat_template_kwargs={"enable_thinking": False}), good])
+    assert [a.error for a in answers] == ["unsupported_parameter", None]
+    assert "does not read 'enable_thinking'" in answers[0].why
+
+
 def test_prompts_with_one_prefix_are_read_together():
     def row(*prompt):
         return Row(list(prompt), 0.0, 1.0, 8, 0)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from arislab.server.engines.fields import refusal, unsupported
 from arislab.server.gate import Gate
 from arislab.server.spools import NO_USAGE, Usage
 
@@ -142,12 +143,8 @@ class _Message(BaseModel):
     content: str | list[_Part]
 
 
-class _TextFormat(BaseModel):
-    type: Literal["text"]
-
-
 class _Body(BaseModel):
-    """What the local engines understand of a chat request; fields that it does not name change nothing."""
+    """What the engines of arislab's own read of a chat request."""
 
     model_config = ConfigDict(strict=True)
 
@@ -160,16 +157,17 @@ class _Body(BaseModel):
     seed: int | None = None
     stop: str | list[str] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    # one plain answer per line is all there is: whoever asks for more must hear it
-    n: Literal[1] | None = None
-    stream: Literal[False] | None = None
-    logprobs: Literal[False] | None = None
-    tools: list[Any] | None = Field(None, max_length=0)
-    response_format: _TextFormat | None = None
 
 
-def generation(request: Request) -> dict[str, Any] | Result:
-    """The fields of a ``decoder.Request``, or a 400 that says which field of the body is wrong."""
+def generation(request: Request, *, takes_others: bool = False) -> dict[str, Any] | Result:
+    """The fields of a ``decoder.Request``, or a 400 that says which field of the body is wrong.
+
+    Args:
+        request: A chat request. Without ``max_tokens`` an answer may be as long as the context leaves room.
+        takes_others: Fields that only a model has are ignored, for an engine that has none.
+    """
+    if field := unsupported(request.body, _Body.model_fields, takes_others=takes_others):
+        return failure(request.line, 400, "unsupported_parameter", refusal(*field, _Body.model_fields))
     try:
         body = _Body.model_validate(request.body)
     except ValidationError as error:
@@ -187,7 +185,7 @@ def generation(request: Request) -> dict[str, Any] | Result:
         "model": body.model,
         "temperature": 1.0 if body.temperature is None else body.temperature,
         "top_p": 1.0 if body.top_p is None else body.top_p,
-        "max_tokens": body.max_completion_tokens or body.max_tokens or 256,
+        "max_tokens": body.max_completion_tokens or body.max_tokens,
         "seed": seed,
         "chat_template_kwargs": body.chat_template_kwargs or None,
     }

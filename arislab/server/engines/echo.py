@@ -44,7 +44,7 @@ class EchoEngine:
 
 def echo(request: Request) -> Result:
     """The last user message; a token is a word."""
-    job = generation(request)
+    job = generation(request, takes_others=True)
     if isinstance(job, Result):
         return job
     users = [message["content"] for message in job["messages"] if message["role"] == "user"]

@@ -185,7 +185,9 @@ def _work(connection: "Connection[Any, Any]", model: Path, adapters: Path | None
     with suppress(EOFError):
         while True:
             answers = engine.generate([decoder.Request(**job) for job in connection.recv()])
-            connection.send([(a.text, a.finish_reason, a.prompt_tokens, a.completion_tokens, a.error) for a in answers])
+            connection.send(
+                [(a.text, a.finish_reason, a.prompt_tokens, a.completion_tokens, a.error, a.why) for a in answers]
+            )
 
 
 def _end_with_server() -> None:
@@ -196,12 +198,12 @@ def _end_with_server() -> None:
 
 
 def _answer(request: Request, job: dict[str, Any], answer: tuple[Any, ...]) -> Result:
-    text, finish_reason, prompt_tokens, completion_tokens, error = answer
+    text, finish_reason, prompt_tokens, completion_tokens, error, why = answer
     if error is not None:
-        status = {"model_not_found": 404, "context_length_exceeded": 400, "invalid_messages": 400}.get(error, 500)
+        status = {"model_not_found": 404, "model_not_loadable": 500}.get(error, 400)
         known = "; GET /v1/models lists those that exist" if status == 404 else ""
         message = f"model {job['model']!r} cannot answer: {error}, prompt of {prompt_tokens} tokens{known}"
-        return failure(request.line, status, error, message)
+        return failure(request.line, status, error, why or message)
     stop = request.body.get("stop") or []
     for mark in [stop] if isinstance(stop, str) else stop:
         if mark and mark in text:
