@@ -23,6 +23,7 @@ from arislab.system import masking
 from arislab.system.pause import retry_after_s
 
 _PATIENCE_S = 120.0
+_EMBEDDED_MODEL = "embedded:"
 _PAUSE_S = 0.2  # before the second try, at most; doubles up to 10 s
 
 
@@ -30,8 +31,9 @@ class Server:
     """A connection to a Files + Batches server; ``close`` stops it if it is the embedded one.
 
     Args:
-        base_url: ``embedded`` (a server on a free loopback port with the tiny model, started here), or the URL of any
-            server of the protocol, ending in /v1. Its key comes from $ARISLAB_API_KEY or $OPENAI_API_KEY, never from a
+        base_url: ``embedded`` (a server on a free loopback port with the tiny model, started here), ``embedded:FOLDER``
+            (the same with the model in a folder, whatever ``model_path`` says), or the URL of any server of the
+            protocol, ending in /v1. Its key comes from $ARISLAB_API_KEY or $OPENAI_API_KEY, never from a
             parameter. User and password in the URL are sent as Basic authorization if there is no key; they are shown
             and stored nowhere.
         folder: Where ledger and embedded server keep their files.
@@ -51,9 +53,12 @@ class Server:
     ) -> None:
         shown = str(masking.masked(base_url))
         base_url, self._credentials = masking.take_apart(base_url)
+        if base_url.startswith(_EMBEDDED_MODEL):
+            base_url, model_path = "embedded", base_url.removeprefix(_EMBEDDED_MODEL)
         if base_url != "embedded" and not base_url.startswith(("http://", "https://")):
             raise ParameterError(
-                f"base_url must be 'embedded' or a URL such as http://127.0.0.1:8000/v1, got {shown!r}."
+                f"base_url must be 'embedded' or a URL such as http://127.0.0.1:8000/v1, got {shown!r}; "
+                "'embedded:FOLDER' serves the model in a folder."
             )
         if "?" in base_url or "#" in base_url:
             raise ParameterError(
@@ -155,6 +160,7 @@ class Server:
             self._process = None  # another kernel's server: ours was refused by its lock
             line = (data / "address.json").read_text(encoding="utf-8")
         else:  # its last lines, as the log is kept from start to start
+            self.close()
             tail = (data / "server.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
             raise BatchError(
                 f"the embedded server did not start: {' / '.join(tail) or 'no message'}. Its log: {data / 'server.log'}"

@@ -1,11 +1,13 @@
 """A connection says what it lacks before anything is sent."""
 
 import json
+import shutil
 
 import pytest
 
 from arislab import batch
-from arislab.errors import ParameterError, PrerequisiteError
+from arislab.errors import BatchError, ParameterError, PrerequisiteError
+from arislab.tiny.decoder import MODEL_DIR
 
 
 def test_nobody_at_the_address_is_one_clear_message(root):
@@ -34,3 +36,14 @@ def test_a_model_is_one_that_the_server_lists_or_knows_when_asked(scripted, monk
     entries = [json.loads(line) for line in (tmp_path / "servers.jsonl").read_text().splitlines()]
     assert entries[0]["models"] == ["large"]
     assert [one["also"] for one in entries if "also" in one] == ["quiet-7b"]
+
+
+def test_the_embedded_server_serves_the_model_in_a_folder_that_base_url_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARISLAB_RUN_DIR", str(tmp_path))
+    shutil.copytree(MODEL_DIR, tmp_path / "mine-1b")
+    with batch.connect(f"embedded:{tmp_path}/mine-1b", folder=tmp_path / "b", model_path="tiny") as server:
+        assert (server.base_url, server.models) == ("embedded", ["mine-1b"])
+    (entry,) = [json.loads(line) for line in (tmp_path / "servers.jsonl").read_text().splitlines()]
+    assert entry["base_url"] == f"embedded:{tmp_path}/mine-1b"
+    with pytest.raises(BatchError, match=r"no config\.json in"):
+        batch.connect(f"embedded:{tmp_path}/nothing", folder=tmp_path / "c")
