@@ -6,7 +6,7 @@ Needs torch, safetensors, tokenizers and jinja2, not transformers. The same list
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from arislab import chat
 from arislab.errors import ParameterError, PrerequisiteError
+from arislab.tiny.weights import Checkpoint, merge, multiplies_bfloat16, read_adapter, read_json
 
 if TYPE_CHECKING:
     from arislab.tiny.llama import Llama, Row
@@ -21,12 +22,19 @@ if TYPE_CHECKING:
 MODEL_DIR = Path(__file__).parent / "model"
 """The embedded model."""
 BATCH_ROWS = 128
-KEY_VALUE_BYTES = 512 * 2**20
-"""Room for keys and values; larger models get smaller batches."""
+EXPECTED_TOKENS = 512
+"""Answers are taken to be no longer when batches are cut; rows of a batch that outgrows its memory are put off."""
+SMALL_BYTES = 64 * 2**20
+"""Adapters are merged into copies of a model up to this size: fastest, and its recorded texts are those of the merged
+weights, which differ in the last bits from those with the adapter beside them. Larger models share their weights."""
 SHARED_TOKENS, SHARING_ROWS = 64, 2
 """A prefix is kept apart when it is this much longer than what all rows share, and this many rows share it."""
-MERGED_MODELS = 4
-"""Merged adapters kept in memory."""
+FLOAT32_BYTES = 2**30
+"""Checkpoints up to this size are computed in float32, whatever they hold: greedy texts are then those of transformers
+in float32 (SmolLM2-135M: 32 of 32; with bfloat16 matrices 25, in 0.65 of the time and 0.64 of the memory; transformers
+in bfloat16 13). A larger one in bfloat16 stays so where the CPU multiplies it as such."""
+ADAPTED_MODELS = 4
+"""Models with an adapter kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,8 @@ class Request:
     the request itself."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Passed to the chat template."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer and are not part of it."""
 
 
 @dataclass(frozen=True)
@@ -80,22 +90,21 @@ class Engine:
         import torch
         from tokenizers import Tokenizer
 
+        from arislab.tiny.llama import Llama
+
         torch.set_num_threads(threads)
         self.model_dir = Path(model_dir)
         self.adapters_dir = Path(adapters_dir) if adapters_dir else None
-        self.config = _read_json(self.model_dir / "config.json")
-        self.weights = _read_weights(self.model_dir)
+        self.config = read_json(self.model_dir / "config.json")
+        self.weights = Checkpoint(self.model_dir)
         self.base = base_name(self.model_dir)
         self.tokenizer = Tokenizer.from_file(str(self.model_dir / "tokenizer.json"))
         self.template = ChatTemplate(self.model_dir)
         self.ends = self._end_tokens()
-        self._merged: OrderedDict[tuple[str, int], Llama] = OrderedDict()
-        self._base_model = self._llama(self.weights)
-
-    def _llama(self, weights: dict[str, Any]) -> "Llama":
-        from arislab.tiny.llama import Llama
-
-        return Llama(self.config, weights)
+        self._adapted: OrderedDict[tuple[str, int], Llama] = OrderedDict()
+        self.is_small = self.weights.n_bytes <= SMALL_BYTES
+        bfloat16 = self.weights.n_bytes > FLOAT32_BYTES and multiplies_bfloat16()
+        self._base_model = Llama(self.config, self.weights, is_small=self.is_small, bfloat16=bfloat16)
 
     def _end_tokens(self) -> frozenset[int]:
         """Return the ids that end an answer: those of the generation config, else of the config.
@@ -103,7 +112,7 @@ class Engine:
         And the tokenizer's own.
         """
         path = self.model_dir / "generation_config.json"
-        given = (_read_json(path) if path.exists() else {}).get("eos_token_id", self.config.get("eos_token_id"))
+        given = (read_json(path) if path.exists() else {}).get("eos_token_id", self.config.get("eos_token_id"))
         own = self.tokenizer.token_to_id(self.template.tokens.get("eos_token", ""))
         return frozenset({*(given if isinstance(given, list) else [given]), own} - {None})
 
@@ -115,10 +124,8 @@ class Engine:
         return [self.base, *(name for name in adapters if name != self.base)]
 
     def _model(self, name: str) -> "Llama":
-        """Return a model by name; a replaced adapter is merged anew."""
-        from safetensors.torch import load_file
-
-        from arislab.tiny.llama import merge
+        """Return a model by name; a replaced adapter is read anew."""
+        from arislab.tiny.llama import Llama
 
         if name == self.base or self.adapters_dir is None:
             return self._base_model
@@ -127,41 +134,67 @@ class Engine:
         if not path.exists():
             raise PrerequisiteError(f"{path} is missing; an adapter folder needs it beside adapter_config.json")
         key = (name, path.stat().st_mtime_ns)
-        if key not in self._merged:
-            weights = merge(self.weights, _read_json(folder / "adapter_config.json"), load_file(path))
-            self._merged[key] = self._llama(weights)
-            if len(self._merged) > MERGED_MODELS:
-                self._merged.popitem(last=False)
-        self._merged.move_to_end(key)
-        return self._merged[key]
+        if key not in self._adapted:
+            pairs = read_adapter(folder)
+            if self.is_small:
+                self._adapted[key] = Llama(self.config, merge(self.weights, pairs))
+            else:
+                self._adapted[key] = self._base_model.adapted(pairs)
+            if len(self._adapted) > ADAPTED_MODELS:
+                self._adapted.popitem(last=False)
+        self._adapted.move_to_end(key)
+        return self._adapted[key]
 
-    def generate(self, requests: list[Request]) -> list[Answer]:
-        """Answer all requests, in their order. Rows may name different models, temperatures and limits."""
+    def generate(
+        self, requests: list[Request], emit: Callable[[int, Answer], None] = lambda i, answer: None
+    ) -> list[Answer]:
+        """Answer all requests, in their order.
+
+        Args:
+            requests: Rows may name different models, temperatures and limits.
+            emit: Called with the place of each request and its answer as soon as it is known, in any order.
+        """
         import torch
 
-        answers: list[Answer | None] = [None] * len(requests)
+        answers: dict[int, Answer] = {}
         by_model: dict[str, dict[int, Row]] = {}
+        places: dict[int, int] = {}  # id of a row -> place of its request
+
+        def answered(i: int, answer: Answer) -> None:
+            answers[i] = answer
+            emit(i, answer)
+
         known = set(self.models())  # read each time: phase 4 adds adapters while the server runs
         for i, request in enumerate(requests):
             prepared = self._row(request) if request.model in known else _failed("model_not_found")
             if isinstance(prepared, Answer):
-                answers[i] = prepared
+                answered(i, prepared)
             else:
                 by_model.setdefault(request.model, {})[i] = prepared
+                places[id(prepared)] = i
         for name, rows in by_model.items():
             try:
                 model = self._model(name)
-            except PrerequisiteError:
-                answers = [_failed("model_not_loadable") if i in rows else answer for i, answer in enumerate(answers)]
+            except PrerequisiteError as error:
+                for i in rows:
+                    answered(i, Answer("", "", 0, 0, "model_not_loadable", str(error)))
                 continue
             with torch.inference_mode():
                 for n_prefix, cluster in clusters(list(rows.values())):
-                    prefix = model.prefill(cluster[0].prompt[:n_prefix])
-                    for batch in batches(cluster, n_prefix, model.bytes_per_token):
-                        model.decode(batch, prefix, n_prefix, self.ends)
-            for i, row in rows.items():
-                answers[i] = self._answer(row)
-        return [answer for answer in answers if answer is not None]
+                    prefix, waiting = model.prefill(cluster[0].prompt[:n_prefix]), cluster
+                    while waiting:
+                        put_off: list[Row] = []
+                        for batch in batches(waiting, n_prefix, model.bytes_per_token):
+                            put_off += model.decode(
+                                batch,
+                                prefix,
+                                n_prefix,
+                                self.ends,
+                                is_stopped=self._is_stopped,
+                                done=lambda row: answered(places[id(row)], self._answer(row)),
+                            )
+                        waiting = put_off
+        return [answers[i] for i in range(len(requests))]
 
     def _row(self, request: Request) -> "Row | Answer":
         """Return a request as tokens, or why it cannot be answered."""
@@ -186,11 +219,23 @@ class Engine:
             given += [request.chat_template_kwargs] if request.chat_template_kwargs else []
             seed = int.from_bytes(hashlib.sha256(json.dumps(given, sort_keys=True).encode()).digest()[:8])
         limit = min(request.max_tokens or room, room)
-        return Row(prompt, request.temperature, request.top_p, limit, seed % 2**63)  # torch takes no larger seed
+        stop = tuple(text for text in request.stop if text)
+        return Row(prompt, request.temperature, request.top_p, limit, seed % 2**63, stop)  # torch takes no larger seed
+
+    def _text(self, tokens: list[int]) -> str:
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+    def _is_stopped(self, row: "Row") -> bool:
+        # a character has at most four bytes, and a token at least one; the whole text at each token would be quadratic
+        n_last = 4 * max(map(len, row.stop)) + 8
+        last = self._text(row.written[-n_last:])
+        # whole, once more: a text that begins amid a word, or amid a character, may read otherwise
+        return any(stop in last for stop in row.stop) and cut(self._text(row.written), row.stop)[1]
 
     def _answer(self, row: "Row") -> Answer:
-        text = self.tokenizer.decode(row.written, skip_special_tokens=True)
-        reason = "stop" if row.ended else "length"
+        text, is_cut = cut(self._text(row.written), row.stop)
+        reason = "stop" if row.ended or is_cut else "length"
         return Answer(text, reason, len(row.prompt), len(row.written) + row.ended)
 
 
@@ -198,7 +243,7 @@ class ChatTemplate:
     """The chat template of a model folder: a conversation to the text of its prompt, as training renders it."""
 
     def __init__(self, folder: Path) -> None:
-        config = _read_json(folder / "tokenizer_config.json")
+        config = read_json(folder / "tokenizer_config.json")
         path = folder / "chat_template.jinja"
         self.tokens = {
             name: value["content"] if isinstance(value, dict) else value
@@ -225,6 +270,17 @@ def base_name(model_dir: Path) -> str:
     if model_dir.resolve() != MODEL_DIR.resolve():
         return model_dir.resolve().name
     return "arislab-tiny-" + hashlib.sha256((model_dir / "model.safetensors").read_bytes()).hexdigest()[:8]
+
+
+def cut(text: str, stop: tuple[str, ...]) -> tuple[str, bool]:
+    """Return a text up to the first of ``stop`` in it, and whether there is one.
+
+    Example:
+        >>> cut("Yes. No.", (". ", "No"))
+        ('Yes', True)
+    """
+    places = [text.index(mark) for mark in stop if mark in text]
+    return (text[: min(places)], True) if places else (text, False)
 
 
 def common(a: list[int], b: list[int]) -> int:
@@ -259,8 +315,10 @@ def clusters(rows: list["Row"]) -> Iterator[tuple[int, list["Row"]]]:
 
 def batches(rows: list["Row"], n_prefix: int, bytes_per_token: int) -> Iterator[list["Row"]]:
     """Yield rows of similar length in batches that fit into memory."""
+    from arislab.tiny.llama import KEY_VALUE_BYTES
+
     rows = sorted(rows, key=lambda row: len(row.prompt))
-    longest = len(rows[-1].prompt) - n_prefix + max(row.limit for row in rows)
+    longest = len(rows[-1].prompt) - n_prefix + max(min(row.limit, EXPECTED_TOKENS) for row in rows)
     size = max(1, min(BATCH_ROWS, KEY_VALUE_BYTES // (bytes_per_token * longest)))
     for i in range(0, len(rows), size):
         yield rows[i : i + size]
@@ -268,22 +326,3 @@ def batches(rows: list["Row"], n_prefix: int, bytes_per_token: int) -> Iterator[
 
 def _failed(error: str, prompt_tokens: int = 0) -> Answer:
     return Answer("", "", prompt_tokens, 0, error)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise PrerequisiteError(
-            f"{path} is missing; a model folder holds config.json, safetensors, tokenizer.json and a chat template"
-        )
-    value: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return value
-
-
-def _read_weights(folder: Path) -> dict[str, Any]:
-    """Read all safetensors of a checkpoint, one file or several, as float32."""
-    from safetensors.torch import load_file
-
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise PrerequisiteError(f"{folder} has no safetensors; save the model with save_pretrained first")
-    return {name: tensor.float() for path in paths for name, tensor in load_file(path).items()}

@@ -5,6 +5,8 @@ rows, finished rows are dropped from the batch, and the projections that read th
 draws from a random stream of its own. Call it under ``torch.inference_mode()``.
 """
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +14,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 
 from arislab.errors import PrerequisiteError
+from arislab.tiny.weights import Pairs, Weights, other_base
 
 MASKED = -1e9  # not -inf: padding that sees only padding would be NaN, and NaN times a weight of 0 is NaN
-Weights = dict[str, torch.Tensor]
+KEY_VALUE_BYTES = 512 * 2**20
+"""Room for keys and values of a batch; rows that outgrow it are put off."""
+READ_SCORES = 2**22
+"""Attention scores at once while prompts are read."""
+READ_VALUES = 2**22
+"""Numbers between the matrices of one layer's MLP at once while prompts are read."""
 KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
+Update = tuple[torch.Tensor, torch.Tensor] | None
+"""What an adapter adds to a matrix [in, out]: [in, r] @ [r, out], its scale in the second; None: nothing."""
 
 
 @dataclass
@@ -29,9 +39,13 @@ class Row:
     limit: int
     """Tokens to write at most."""
     seed: int
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer; none is empty."""
     written: list[int] = field(default_factory=list)
     ended: bool = False
     """The model wrote an end token, which is not in ``written``."""
+    stopped: bool = False
+    """The model wrote one of ``stop``."""
 
 
 def check(config: dict[str, Any]) -> None:
@@ -53,69 +67,111 @@ def check(config: dict[str, Any]) -> None:
         )
 
 
-def merge(weights: Weights, config: dict[str, Any], adapter: Weights) -> Weights:
-    """Return the weights with a PEFT LoRA adapter added to them.
+JOINED = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
+"""Matrices of a layer that read the same, and are multiplied as one."""
 
-    Args:
-        weights: of the base model, by their names in the checkpoint
-        config: adapter_config.json
-        adapter: tensors of adapter_model.safetensors, ``base_model.model.<name>.lora_A.weight`` and ``lora_B``
-    """
-    beyond = [name for name in ("use_dora", "modules_to_save", "alpha_pattern", "fan_in_fan_out") if config.get(name)]
-    if config.get("peft_type", "LORA") != "LORA" or config.get("bias", "none") != "none" or beyond:
-        raise PrerequisiteError(
-            f"this adapter is not plain LoRA ({', '.join(beyond) or 'other type or biases'}); serve it with vLLM"
-        )
-    merged, left = dict(weights), dict(adapter)
-    for name_a in [name for name in adapter if name.endswith(".lora_A.weight")]:
-        a, b = left.pop(name_a).float(), left.pop(name_a.replace("lora_A", "lora_B")).float()
-        name = name_a.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
-        base = weights.get(name)
-        if base is None or base.shape != (b.shape[0], a.shape[1]):
-            raise PrerequisiteError(
-                f"the adapter changes {name!r}, which this base model lacks in that shape; it belongs to another base"
-            )
-        rank = a.shape[0]
-        merged[name] = base + (b @ a) * (config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank))
-    if left:
-        raise PrerequisiteError(
-            f"the adapter holds {sorted(left)[0]!r}, which is not part of a plain LoRA; serve it with vLLM"
-        )
-    return merged
+
+def times(x: torch.Tensor, matrix: torch.Tensor, update: Update = None) -> torch.Tensor:
+    """Return ``x`` [rows, in] times a matrix with its adapter, in float32."""
+    out = (x.to(matrix.dtype) @ matrix).float()
+    return out if update is None else out + (x @ update[0]) @ update[1]
 
 
 class Llama:
-    """The layers of one model: config.json and float32 weights by checkpoint name."""
+    """The layers of one model.
 
-    def __init__(self, config: dict[str, Any], weights: Weights) -> None:
+    Args:
+        config: config.json
+        weights: by checkpoint name
+        is_small: keep matrices as they are multiplied fastest for one row, in float32, and not as they take least room
+        bfloat16: leave matrices that are in bfloat16 so, and round what is multiplied with them; sums, attention and
+            logits are float32 all the same
+    """
+
+    def __init__(
+        self, config: dict[str, Any], weights: Weights, *, is_small: bool = True, bfloat16: bool = False
+    ) -> None:
         check(config)
         self.n_layers, self.n_heads = config["num_hidden_layers"], config["num_attention_heads"]
         self.n_kv = config.get("num_key_value_heads") or self.n_heads
         self.width = config.get("head_dim") or config["hidden_size"] // self.n_heads
         self.eps, self.context = config["rms_norm_eps"], config["max_position_embeddings"]
-        self.embed, self.norm = weights["model.embed_tokens.weight"], weights["model.norm.weight"]
+        self.inner = config["intermediate_size"]
+
+        # checkpoints hold (out, in); of one row a matrix that is transposed once is the faster, of several none is
+        def matrix(*names: str, is_logits: bool = False) -> torch.Tensor:
+            parts = [weights[name] for name in names]
+            if is_logits or not (bfloat16 and parts[0].dtype == torch.bfloat16):
+                parts = [part.float() for part in parts]
+            whole = torch.cat(parts)  # a copy, also of one
+            return whole.t().contiguous() if is_small else whole.t()
+
+        self.norm = weights["model.norm.weight"].float().clone()
         tied = config.get("tie_word_embeddings", False) or "lm_head.weight" not in weights
-        self.unembed = (self.embed if tied else weights["lm_head.weight"]).t().contiguous()
-
-        # transposed once: checkpoints hold (out, in)
-        def joined(layer: int, *names: str) -> torch.Tensor:
-            return torch.cat([weights[f"model.layers.{layer}.{name}.weight"] for name in names]).t().contiguous()
-
+        self.embed = torch.cat([weights["model.embed_tokens.weight"].float()])
+        # bfloat16 has 8 bits: the likeliest tokens would often be a tie
+        self.unembed = matrix("lm_head.weight", is_logits=True) if not tied else self.embed.t()
+        if tied and is_small:
+            self.unembed = self.unembed.contiguous()
         self.layers = [
             (
-                weights[f"model.layers.{i}.input_layernorm.weight"],
-                joined(i, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-                joined(i, "self_attn.o_proj"),
-                weights[f"model.layers.{i}.post_attention_layernorm.weight"],
-                joined(i, "mlp.gate_proj", "mlp.up_proj"),
-                joined(i, "mlp.down_proj"),
+                weights[f"model.layers.{i}.input_layernorm.weight"].float().clone(),
+                weights[f"model.layers.{i}.post_attention_layernorm.weight"].float().clone(),
+                [matrix(*(f"model.layers.{i}.{name}.weight" for name in names)) for names in JOINED],
             )
             for i in range(self.n_layers)
         ]
+        self.sizes = {
+            "q_proj": self.n_heads * self.width,
+            "k_proj": self.n_kv * self.width,
+            "v_proj": self.n_kv * self.width,
+            "o_proj": config["hidden_size"],
+            "gate_proj": self.inner,
+            "up_proj": self.inner,
+            "down_proj": config["hidden_size"],
+        }
+        self.updates: list[list[Update]] = [[None] * len(JOINED)] * self.n_layers
+        self._prefix: tuple[list[int], KeyValues] | None = None
         theta = (config.get("rope_parameters") or config).get("rope_theta", 10000.0)
         frequency = 1 / theta ** (torch.arange(0, self.width, 2).float() / self.width)
         angle = torch.outer(torch.arange(self.context).float(), frequency).repeat(1, 2)
         self.cos, self.sin = angle.cos(), angle.sin()
+
+    def adapted(self, pairs: Pairs) -> "Llama":
+        """Return the model with a LoRA adapter beside its matrices, which both share.
+
+        Raises:
+            PrerequisiteError: The adapter is for a model of other matrices.
+        """
+        other, left = copy.copy(self), dict(pairs)
+        other._prefix = None
+        other.updates = [
+            [self._update(left, i, names, matrices[j]) for j, names in enumerate(JOINED)]
+            for i, (_, _, matrices) in enumerate(self.layers)
+        ]
+        if left:
+            raise other_base(sorted(left)[0])
+        return other
+
+    def _update(self, left: Pairs, layer: int, names: tuple[str, ...], matrix: torch.Tensor) -> Update:
+        """Take the pairs of the parts of one matrix out of ``left``, and join them to one."""
+        down, up, begin = [], [], 0
+        for name in names:
+            n_out = self.sizes[name.rpartition(".")[2]]
+            full = f"model.layers.{layer}.{name}.weight"
+            if full in left:
+                a, b, scale = left.pop(full)
+                if (b.shape[0], a.shape[1]) != (n_out, matrix.shape[0]):
+                    raise other_base(full)
+                down.append(a.t())
+                up.append(F.pad(b.t() * scale, (begin, matrix.shape[1] - begin - n_out)))
+            begin += n_out
+        return (torch.cat(down, 1), torch.cat(up)) if down else None
 
     @property
     def bytes_per_token(self) -> int:
@@ -155,9 +211,10 @@ class Llama:
         (rows, n), kv, width = tokens.shape, self.n_kv, self.width
         per_kv = self.n_heads // kv
         x = self.embed[tokens]
-        for i, (norm_1, w_qkv, w_out, norm_2, w_gate_up, w_down) in enumerate(self.layers):
-            keys, values = slots[i]
-            qkv = (F.rms_norm(x, x.shape[-1:], norm_1, self.eps).view(rows * n, -1) @ w_qkv).view(rows, n, -1, width)
+        for i, (norm_1, norm_2, (w_qkv, w_out, w_gate_up, w_down)) in enumerate(self.layers):
+            (keys, values), (u_qkv, u_out, u_gate_up, u_down) = slots[i], self.updates[i]
+            normed = F.rms_norm(x, x.shape[-1:], norm_1, self.eps).view(rows * n, -1)
+            qkv = times(normed, w_qkv, u_qkv).view(rows, n, -1, width)
             q = self.rotated(qkv[:, :, : self.n_heads], positions).transpose(1, 2) * width**-0.5
             keys[:, :, at : at + n] = self.rotated(qkv[:, :, self.n_heads : self.n_heads + kv], positions).transpose(
                 1, 2
@@ -171,9 +228,10 @@ class Llama:
             else:
                 out = self._attend(q, scores, values, *prefix[i])
             out = out.reshape(rows, self.n_heads, n, width).transpose(1, 2).reshape(rows * n, -1)
-            x = x + (out @ w_out).view(rows, n, -1)
-            gate, up = (F.rms_norm(x, x.shape[-1:], norm_2, self.eps).view(rows * n, -1) @ w_gate_up).chunk(2, -1)
-            x = x + ((F.silu(gate) * up) @ w_down).view(rows, n, -1)
+            x = x + times(out, w_out, u_out).view(rows, n, -1)
+            normed = F.rms_norm(x, x.shape[-1:], norm_2, self.eps).view(rows * n, -1)
+            gate, up = times(normed, w_gate_up, u_gate_up).chunk(2, -1)
+            x = x + times(F.silu(gate) * up, w_down, u_down).view(rows, n, -1)
         return F.rms_norm(x[:, -1], x.shape[-1:], self.norm, self.eps) @ self.unembed
 
     def _attend(
@@ -198,22 +256,53 @@ class Llama:
         return from_prefix + share[..., p:].reshape(rows, kv, queries, -1) @ values
 
     def prefill(self, tokens: list[int]) -> KeyValues | None:
-        """Return the keys and values [kv heads, p, width] of a common prefix; None for an empty one."""
+        """Return the keys and values [kv heads, p, width] of a common prefix; None for an empty one.
+
+        The last one is kept: the next rows often have the same.
+        """
         if not tokens:
             return None
-        p = len(tokens)
-        slots = self.empty(1, p)
-        causal = torch.full((p, p), MASKED).triu(1)[None, None]
-        self.forward(torch.tensor([tokens]), torch.arange(p)[None], slots, 0, causal)
-        return [(keys[0], values[0]) for keys, values in slots]
+        if self._prefix is None or self._prefix[0] != tokens:
+            self._prefix = None  # two at once may not fit
+            slots = self.empty(1, len(tokens))
+            everything = torch.arange(len(tokens))[None]
+            self._read_rows(torch.tensor([tokens]), everything, slots, torch.zeros(1, len(tokens)), None)
+            self._prefix = (list(tokens), [(keys[0], values[0]) for keys, values in slots])
+        return self._prefix[1]
 
-    def decode(self, rows: list[Row], prefix: KeyValues | None, n_prefix: int, ends: frozenset[int]) -> None:
-        """Write all rows of a batch; their prompts begin with the ``n_prefix`` tokens of ``prefix``."""
+    def decode(
+        self,
+        rows: list[Row],
+        prefix: KeyValues | None,
+        n_prefix: int,
+        ends: frozenset[int],
+        *,
+        is_stopped: Callable[[Row], bool],
+        done: Callable[[Row], None],
+    ) -> list[Row]:
+        """Write all rows of a batch; their prompts begin with the ``n_prefix`` tokens of ``prefix``.
+
+        Args:
+            rows: also those that were put off before
+            prefix: as from ``prefill``
+            n_prefix: its tokens
+            ends: tokens that end an answer
+            is_stopped: whether a row has written one of its ``stop``; asked after each token of rows that have some
+            done: called for each row when nothing will be written to it any more
+
+        Returns:
+            Rows that were put off, because the keys and values of all did not fit.
+        """
+        before = [len(row.written) for row in rows]
+        steps = max(row.limit - n for row, n in zip(rows, before, strict=True))
         # all of a row's luck at once and from its own seed: which rows stand beside it, or have ended, changes nothing
         noise = torch.stack(
-            [torch.rand(max(r.limit for r in rows), generator=torch.Generator().manual_seed(r.seed)) for r in rows]
+            [
+                torch.rand(n + steps, generator=torch.Generator().manual_seed(row.seed))[n:]
+                for row, n in zip(rows, before, strict=True)
+            ]
         )
-        tails = [row.prompt[n_prefix:] for row in rows]
+        tails = [(row.prompt + row.written)[n_prefix:] for row in rows]
         at = max(map(len, tails))  # padded on the left: all rows write their next token into the same slot
         tokens, padding = torch.zeros((len(rows), at), dtype=torch.long), torch.zeros(len(rows), at)
         for i, tail in enumerate(tails):
@@ -221,30 +310,40 @@ class Llama:
             padding[i, : at - len(tail)] = MASKED
         lengths = torch.tensor([[len(tail)] for tail in tails])
         positions = (torch.arange(at)[None] - (at - lengths)).clamp(min=0) + n_prefix
-        slots = self.empty(len(rows), at + 32)
+        slots, put_off = self.empty(len(rows), at + 32), []
         logits = self._read(tokens, positions, slots, padding, prefix)
         positions, settings = positions[:, -1:], torch.tensor([[r.temperature, r.top_p] for r in rows])
-        for step in range(noise.shape[1]):
+        for step in range(steps):
             drawn = draw(logits, settings[:, 0], settings[:, 1], noise[:, step])
             live = []
             for i, (row, token) in enumerate(zip(rows, drawn.tolist(), strict=True)):
                 row.ended = token in ends
                 if not row.ended:
                     row.written.append(token)
-                    if len(row.written) < row.limit:
-                        live.append(i)
+                    row.stopped = bool(row.stop) and is_stopped(row)
+                if row.ended or row.stopped or len(row.written) == row.limit:
+                    done(row)
+                else:
+                    live.append(i)
+            if at == slots[0][0].shape[2]:
+                fit = max(1, KEY_VALUE_BYTES // (self.bytes_per_token * (at + 32)))
+                put_off += [rows[i] for i in live[fit:]]
+                live = live[:fit]
             if not live:
-                return
+                break
             if len(live) < len(rows):
                 rows, keep = [rows[i] for i in live], torch.tensor(live)
                 drawn, positions, padding = drawn[keep], positions[keep], padding[keep]
                 noise, settings = noise[keep], settings[keep]
-                slots = [(keys[keep], values[keep]) for keys, values in slots]
+                for i, (keys, values) in enumerate(slots):  # one layer after the other: never all of them twice
+                    slots[i] = (keys[keep], values[keep])
             if at == slots[0][0].shape[2]:
-                slots = [(F.pad(keys, (0, 0, 0, 32)), F.pad(values, (0, 0, 0, 32))) for keys, values in slots]
+                for i, (keys, values) in enumerate(slots):
+                    slots[i] = (F.pad(keys, (0, 0, 0, 32)), F.pad(values, (0, 0, 0, 32)))
             positions, padding = positions + 1, F.pad(padding, (0, 1))
             logits = self.forward(drawn[:, None], positions, slots, at, padding[:, None, None], prefix)
             at += 1
+        return put_off
 
     def _read(
         self,
@@ -257,15 +356,33 @@ class Llama:
         """Read the prompts, a few rows at a time: scores of all rows at once would not fit into memory."""
         n_rows, n = tokens.shape
         n_prefix = prefix[0][0].shape[1] if prefix else 0
-        some = max(1, 2**24 // (self.n_heads * n * (n + n_prefix)))
-        causal = torch.full((n, n), MASKED).triu(1)[None, None]
+        some = min(READ_SCORES // (self.n_heads * n * (n + n_prefix)), READ_VALUES // (2 * self.inner * n))
         logits = []
-        for i in range(0, n_rows, some):
-            part = slice(i, i + some)
+        for i in range(0, n_rows, max(1, some)):
+            part = slice(i, i + max(1, some))
             own = [(keys[part], values[part]) for keys, values in slots]
-            mask = (causal + padding[part, None, None]).clamp(min=MASKED)  # masked twice is masked once
-            logits.append(self.forward(tokens[part], positions[part], own, 0, mask, prefix))
+            logits.append(self._read_rows(tokens[part], positions[part], own, padding[part], prefix))
         return torch.cat(logits)
+
+    def _read_rows(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        slots: KeyValues,
+        padding: torch.Tensor,
+        prefix: KeyValues | None,
+    ) -> torch.Tensor:
+        """Read some prompts, a piece of them at a time: scores of a long one are quadratic in its length."""
+        n_rows, n = tokens.shape
+        n_seen = n + (prefix[0][0].shape[1] if prefix else 0)
+        piece = min(READ_SCORES // (n_rows * self.n_heads * n_seen), READ_VALUES // (2 * self.inner * n_rows))
+        logits = torch.empty(0)
+        for begin in range(0, n, max(16, piece)):
+            end = min(begin + max(16, piece), n)
+            causal = torch.full((end - begin, end), MASKED).triu(begin + 1)[None, None]
+            mask = (causal + padding[:, None, None, :end]).clamp(min=MASKED)  # masked twice is masked once
+            logits = self.forward(tokens[:, begin:end], positions[:, begin:end], slots, begin, mask, prefix)
+        return logits
 
 
 def draw(logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -1,16 +1,18 @@
 """The decoder computes what transformers and PEFT compute."""
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 from toys import chats, random_adapter
 
-from arislab.tiny import tokenizer
+from arislab.tiny import decoder, llama, tokenizer
 from arislab.tiny.decoder import MODEL_DIR, Engine, Request, clusters
 from arislab.tiny.llama import Row
 
@@ -89,6 +91,64 @@ def test_a_prompt_that_nearly_fills_the_context_gets_what_is_left(engine):
     answer = engine.generate([Request(chat, engine.base, 1.0, max_tokens=50)])[0]
     assert answer.prompt_tokens + answer.completion_tokens <= 2048
     assert answer.error is None
+
+
+def test_a_stop_text_ends_the_answer_where_it_is_written(engine):
+    chat = chats(1)[0]
+    whole = engine.generate([Request(chat, engine.base, 0.0)])[0]
+    ids = engine.tokenizer.encode(whole.text, add_special_tokens=False).ids
+    marks = [whole.text[i : i + 7] for i in range(5, len(whole.text) - 7, 3)]  # most lie across tokens
+    asked = [Request(chat, engine.base, 0.0, stop=("never written", mark)) for mark in marks]
+    answers = engine.generate([*asked, Request(chat, engine.base, 0.0, stop=("never written", ""))])
+    assert answers.pop() == whole
+    for mark, answer in zip(marks, answers, strict=True):
+        written = next(n for n in range(1, len(ids) + 1) if mark in engine.tokenizer.decode(ids[:n]))
+        assert (answer.text, answer.finish_reason) == (whole.text[: whole.text.index(mark)], "stop")
+        assert answer.completion_tokens == written
+    assert min(a.completion_tokens for a in answers) < len(ids) / 4
+    both = engine.generate([Request(chat, engine.base, 0.0, stop=(marks[9], marks[3]))])[0]
+    assert both == answers[3]
+
+
+def test_a_stop_text_may_lie_across_the_bytes_of_a_character(engine):
+    def stopped(text, stop):
+        row, ids = Row([], 0.0, 1.0, 99, 0, stop), engine.tokenizer.encode(text, add_special_tokens=False).ids
+        for n in range(1, len(ids) + 1):
+            row.written = ids[:n]
+            if engine._is_stopped(row):
+                return engine._answer(row).text, n == len(ids)
+        return None
+
+    assert stopped("né 日本語", ("本語",)) == ("né 日", True)
+    assert stopped("a" * 300 + "END.", ("END",))[0] == "a" * 300
+    assert stopped("né 日本", ("本語",)) is None
+
+
+def test_answers_are_given_one_by_one(engine):
+    asked = [replace(r, max_tokens=n) for r, n in zip(requests(engine, 3, temperature=0.0), (9, 3, 6), strict=True)]
+    asked.append(replace(asked[0], model="unknown"))
+    given = []
+    assert engine.generate(asked, lambda i, answer: given.append((i, answer))) == [a for _, a in sorted(given)]
+    assert [i for i, _ in given] == [3, 1, 2, 0]
+
+
+def test_rows_that_outgrow_the_memory_are_put_off_and_end_the_same(engine, monkeypatch):
+    asked = requests(engine, 12, temperature=0.9, max_tokens=150)
+    roomy = engine.generate(asked)
+    longest = max(a.prompt_tokens + a.completion_tokens for a in roomy)
+    bytes_per_token = engine._base_model.bytes_per_token
+    monkeypatch.setattr(llama, "KEY_VALUE_BYTES", 3 * bytes_per_token * longest)
+    monkeypatch.setattr(decoder, "EXPECTED_TOKENS", 1)
+    put_off, decode = [], engine._base_model.decode
+
+    def seen(*args, **kwargs):
+        rows = decode(*args, **kwargs)
+        put_off.extend(len(row.written) for row in rows)
+        return rows
+
+    monkeypatch.setattr(engine._base_model, "decode", seen)
+    assert engine.generate(asked) == roomy
+    assert any(put_off), "some rows went on amid their answer"
 
 
 def test_without_a_limit_an_answer_takes_what_the_context_leaves():
@@ -208,6 +268,129 @@ def test_a_merged_adapter_computes_what_peft_computes(adapters, stock):
     plain = engine.generate(asked)
     assert [a.text for a in mixed] == [(tuned if i % 2 else plain)[i].text for i in range(len(asked))]
     assert tuned != plain
+
+
+@pytest.fixture
+def as_large(monkeypatch):
+    """As if the embedded model were large: its adapters stand beside its matrices."""
+    monkeypatch.setattr(decoder, "SMALL_BYTES", 0)
+
+
+def test_an_adapter_beside_the_matrices_computes_what_peft_computes(adapters, stock, as_large):
+    folder, merged = adapters
+    engine = Engine(MODEL_DIR, adapters_dir=folder)
+    asked = requests(engine, 16, k=1, temperature=0.0, max_tokens=60)
+    tuned = engine.generate([replace(r, model="small") for r in asked])
+    assert [a.text for a in tuned] == [greedy((stock[0], merged), r.messages, 60) for r in asked]
+    assert [a.text for a in engine.generate(asked)] == [greedy(stock, r.messages, 60) for r in asked]
+
+
+def test_an_adapter_of_another_base_is_refused_by_name(adapters, tmp_path, as_large):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(adapters[0] / "small" / "adapter_model.safetensors")
+    (name,) = [name for name in tensors if "layers.2.mlp.down_proj.lora_B" in name]
+    strange = "base_model.model.model.layers.9.mlp.down_proj.lora_{}.weight"
+    changes = {
+        "shape": {name: tensors[name][:-1].contiguous()},
+        "layer": {strange.format(part): tensors[name.replace("lora_B", f"lora_{part}")].clone() for part in "AB"},
+    }
+    for kind, change in changes.items():
+        shutil.copytree(adapters[0] / "small", tmp_path / kind)
+        save_file(tensors | change, tmp_path / kind / "adapter_model.safetensors")
+    engine = Engine(MODEL_DIR, adapters_dir=tmp_path)
+    asked = requests(engine, 1, max_tokens=3)[0]
+    answers = engine.generate([replace(asked, model=kind) for kind in changes])
+    assert [a.error for a in answers] == ["model_not_loadable"] * 2
+    assert "changes 'model.layers.2.mlp.down_proj.weight'" in answers[0].why
+    assert "changes 'model.layers.9.mlp.down_proj.weight'" in answers[1].why
+
+
+def test_weights_are_in_memory_once(adapters, tmp_path, as_large):
+    def held():
+        gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some objects of other packages warn when they are asked what they are
+            tensors = [thing for thing in gc.get_objects() if type(thing) is torch.Tensor]
+        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+    for i in range(3):
+        shutil.copytree(adapters[0] / "small", tmp_path / f"small-{i}")
+    before = held()
+    engine = Engine(MODEL_DIR, adapters_dir=tmp_path)
+    rotary = 2 * 4 * 64 * 2048
+    n_bytes = (MODEL_DIR / "model.safetensors").stat().st_size
+    assert held() - before == pytest.approx(n_bytes + rotary, rel=0.01)
+    asked = requests(engine, 1, max_tokens=3)[0]
+    engine.generate([replace(asked, model=f"small-{i}") for i in range(3)])
+    assert len(engine._adapted) == 3
+    adapter = (tmp_path / "small-0" / "adapter_model.safetensors").stat().st_size
+    assert held() - before < n_bytes + rotary + 3 * 3 * adapter
+    assert 9 * adapter < n_bytes / 2, "three merged copies would not pass"
+
+
+def test_a_long_prompt_is_read_in_pieces(engine, stock, monkeypatch):
+    chat = [{"role": "user", "content": "Skills:" + " Python, SQL" * 300}]
+    asked = [Request(c, engine.base, 0.0, max_tokens=30) for c in [chat, *chats(3, k=2)]]
+    whole = engine.generate(asked)
+    scores, forward = [], engine._base_model.forward
+
+    def seen(tokens, positions, slots, at, mask, prefix=None):
+        n_seen = mask.shape[-1] + (prefix[0][0].shape[1] if prefix else 0)
+        scores.append(tokens.numel() * engine._base_model.n_heads * n_seen)
+        return forward(tokens, positions, slots, at, mask, prefix)
+
+    monkeypatch.setattr(engine._base_model, "forward", seen)
+    monkeypatch.setattr(engine._base_model, "_prefix", None)
+    monkeypatch.setattr(llama, "READ_SCORES", 2**17)
+    assert engine.generate(asked) == whole
+    n = whole[0].prompt_tokens
+    assert max(scores) <= 2**17 < n * n
+    assert whole[0].text == greedy(stock, chat, 30)
+
+
+def test_a_prefix_that_was_read_before_is_not_read_again(engine, monkeypatch):
+    asked, other = (requests(engine, 8, k=k, temperature=0.9, max_tokens=20) for k in (3, 0))
+    engine.generate(other)
+    fresh = engine.generate(asked)
+    read, forward = [], engine._base_model.forward
+
+    def seen(tokens, *args):
+        read.append(tokens.numel())
+        return forward(tokens, *args)
+
+    monkeypatch.setattr(engine._base_model, "forward", seen)
+    assert engine.generate(asked) == fresh
+    n_again = sum(read)
+    engine.generate(other)
+    read.clear()
+    assert engine.generate(asked) == fresh
+    assert sum(read) > n_again + 300
+
+
+def test_matrices_in_bfloat16_give_nearly_the_same_logits(tmp_path, as_large, monkeypatch):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(MODEL_DIR, tmp_path / "half")
+    path = tmp_path / "half" / "model.safetensors"
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
+    exact = Engine(tmp_path / "half")
+    monkeypatch.setattr(decoder, "FLOAT32_BYTES", 0)
+    monkeypatch.setattr(decoder, "multiplies_bfloat16", lambda: True)
+    half = Engine(tmp_path / "half")
+    assert {m.dtype for _, _, matrices in exact._base_model.layers for m in matrices} == {torch.float32}
+    assert {m.dtype for _, _, matrices in half._base_model.layers for m in matrices} == {torch.bfloat16}
+
+    def logits(engine):
+        ids = engine.tokenizer.encode(engine.template.render(chats(1)[0]), add_special_tokens=False).ids
+        tokens, model = torch.tensor([ids]), engine._base_model
+        with torch.inference_mode():
+            slots, everything = model.empty(1, len(ids)), torch.arange(len(ids))[None]
+            return model._read_rows(tokens, everything, slots, torch.zeros(1, len(ids)), None)
+
+    one, other = logits(exact), logits(half)
+    assert one.dtype == other.dtype == torch.float32
+    assert 0 < (one - other).abs().max() < 0.02 * one.abs().max()
 
 
 def test_an_adapter_that_is_not_plain_lora_is_an_answer_not_a_crash(adapters):
