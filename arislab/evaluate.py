@@ -57,6 +57,8 @@ def ask(
     folder: Path,
     recorded: batch.Recorded,
     task: Task,
+    report: bool = False,
+    stored: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Let every arm answer, in one go, and score the answers.
 
@@ -67,43 +69,74 @@ def ask(
         folder: As in ``batch.answer``.
         recorded: As in ``batch.answer``.
         task: Its scorers judge.
+        report: Judge by the REPORT scorers as well, which is for phase 5 alone.
+        stored: custom_id and scores that somebody else gave, for REPORT scorers that are names of columns.
 
     Returns:
         One row per arm and request: arm, candidate_id, sample, custom_id, model, status, output (null if none came),
-        error (what the server said; null if an answer came), quality (0..1, null = no answer or unscored),
-        score_<scorer>, tokens, latency_s (null: batches do not tell).
+        error (what the server said; null if an answer came), quality (0..1, null = no answer or unscored), tokens,
+        latency_s (null: batches do not tell), score_<scorer>; with ``report`` also report (0..1) and report_<scorer>
+        as in ``scoring.report``.
     """
+    judged = [f"score_{name}" for name in task.scorers]
+    if report:
+        judged += ["report", *(f"report_{name}" for name in task.report)]
     if not arms:
-        return pl.DataFrame(schema=_ASKED | {f"score_{name}": pl.Float64 for name in task.scorers})
+        return pl.DataFrame(schema=_ASKED | dict.fromkeys(judged, pl.Float64))
     requests = pl.concat([frame.with_columns(arm=pl.lit(name)) for name, frame in arms.items()])
     answers = batch.answer(requests, server=server, folder=folder, recorded=recorded, task=task.name)
     parts = []
     for arm in answers.partition_by("arm", maintain_order=True):  # an arm is judged by its own answers alone (others)
         distinct = arm.unique("custom_id", keep="first", maintain_order=True)
-        scored = scoring.score(scoring.rows(distinct, candidates), task)
-        scored = scored.drop("candidate_id", "task", "scorer_version", "reason")
+        rows = scoring.rows(distinct, candidates)
+        scored = scoring.score(rows, task).drop("candidate_id", "task", "scorer_version", "reason")
+        if report:
+            if stored is not None:
+                rows = rows.join(stored, on="custom_id", how="left", maintain_order="left")
+            scored = scored.join(scoring.report(rows, task), on="custom_id", how="left", maintain_order="left")
         parts.append(arm.join(scored, on="custom_id", how="left", maintain_order="left"))
     out = pl.concat(parts).rename({"llm_output": "output"})
     out = out.with_columns(
         tokens=pl.col("prompt_tokens") + pl.col("completion_tokens"), latency_s=pl.lit(None, dtype=pl.Float64)
     )
-    return out.select(*_ASKED, pl.col("^score_.*$"))  # one row per arm and request
+    return out.select(*_ASKED, *judged)  # one row per arm and request
 
 
-def summary(scores: pl.DataFrame) -> pl.DataFrame:
+def judges(task: Task) -> str:
+    """Return a line that says by what phase 5 judges, and whether it is something else than what chose the rows."""
+    if not task.report:
+        return (
+            "judged by the SCORERS that chose the training rows, for the task names no REPORT scorers: what they "
+            "reward is what was learned, whether or not it is good"
+        )
+    known = {id(scorer): name for name, scorer in task.scorers.items()}
+    same = [name for name, judge in task.report.items() if id(judge) in known]
+    names = ", ".join(task.report)
+    if same:
+        return (
+            f"judged by the REPORT scorers {names}, of which {', '.join(same)} also chose the training rows; quality "
+            "is by the SCORERS"
+        )
+    return f"judged by the REPORT scorers {names}, which no earlier phase has seen; quality is by the SCORERS"
+
+
+def summary(scores: pl.DataFrame, *, by: str = "quality", groups: pl.DataFrame | None = None) -> pl.DataFrame:
     """Return one row per arm, in order of appearance.
 
     Args:
-        scores: From ``ask``, or ``icl.Asker.report``: arm, quality, tokens.
+        scores: From ``ask``, ``trivial.scores`` or ``icl.Asker.report``: arm, quality, tokens, and the column ``by``.
+        by: Column that is summed up.
+        groups: candidate_id and group_id of candidates who are not independent, as in ``stats.compare``.
 
     Returns:
-        arm, n (rows with a quality), n_missing (rows without), mean (quality, 0..1), low and high (95 % bootstrap
-        interval), tokens (mean a request).
+        arm, n (rows with a score), n_missing (rows without), mean (0..1), low and high (95 % bootstrap interval),
+        n_groups (groups behind the interval), quality (its mean), tokens (mean a request).
     """
     rows = []
     for arm in scores["arm"].unique(maintain_order=True):
         part = scores.filter(pl.col("arm") == arm)
-        mean = stats.mean_interval(part["quality"])
+        of = None if groups is None else stats.group_of(part["candidate_id"], groups)
+        mean = stats.mean_interval(part[by], groups=of)
         rows.append(
             {
                 "arm": arm,
@@ -112,11 +145,14 @@ def summary(scores: pl.DataFrame) -> pl.DataFrame:
                 "mean": mean.mean,
                 "low": mean.low,
                 "high": mean.high,
+                "n_groups": mean.n_groups,
+                "quality": part["quality"].mean(),
                 "tokens": part["tokens"].mean(),
             }
         )
     columns = {"arm": pl.String, "n": pl.Int64, "n_missing": pl.Int64}
-    return pl.DataFrame(rows, schema=columns | dict.fromkeys(("mean", "low", "high", "tokens"), pl.Float64))
+    columns |= dict.fromkeys(("mean", "low", "high"), pl.Float64) | {"n_groups": pl.Int64}
+    return pl.DataFrame(rows, schema=columns | dict.fromkeys(("quality", "tokens"), pl.Float64))
 
 
 def intervals(frame: pl.DataFrame) -> dict[str, tuple[float, float, float, int]]:
@@ -132,24 +168,35 @@ def intervals(frame: pl.DataFrame) -> dict[str, tuple[float, float, float, int]]
     return {arm: tuple(numbers) for arm, *numbers in frame.select(name, value, "low", "high", "n").iter_rows()}
 
 
-def table(means: pl.DataFrame, comparison: pl.DataFrame, *, level: float = 0.95) -> str:
+def table(
+    means: pl.DataFrame, comparison: pl.DataFrame, beside: pl.DataFrame | None = None, *, level: float = 0.95
+) -> str:
     """Return the result as text: one line per arm, one per contrast, each with its interval.
 
     Args:
         means: From ``summary``.
         comparison: From ``stats.compare``; with verdict and mde from ``stats.verdicts``, if they are to be shown.
+        beside: From ``stats.compare`` with answers that cost nothing: a family of its own.
         level: Of the comparison's intervals.
     """
-    lines = [f"{'arm':<16} {'quality':>8}  {'95 % interval':<16} {'n':>6}"]
+    apart = (pl.col("quality") - pl.col("mean")).abs() > 1e-9  # means of the same numbers, summed in another order
+    both = "quality" in means.columns and bool(means.select(apart.any()).item())
+    lines = [f"{'arm':<16} {'report' if both else 'quality':>8}  {'95 % interval':<16} {'n':>6}" + "  quality" * both]
     for r in means.to_dicts():
         missing = f" ({r['n_missing']:,} without a score)" if r["n_missing"] else ""
-        lines.append(f"{r['arm']:<16} {r['mean']:>8.3f}  [{r['low']:.3f}, {r['high']:.3f}]   {r['n']:>6,}{missing}")
+        groups = f" of {r['n_groups']:,} groups" if r.get("n_groups", r["n"]) < r["n"] else ""
+        line = f"{r['arm']:<16} {r['mean']:>8.3f}  [{r['low']:.3f}, {r['high']:.3f}]   {r['n']:>6,}"
+        lines.append(line + (f"  {_or_dash(r['quality'])}" if both else "") + groups + missing)
     lines += ["", f"{'paired difference':<28} {'gain':>7}  {f'{100 * level:.3g} % interval':<18} {'p (Holm)':>9}"]
-    for r in comparison.to_dicts():
+    for r in [*comparison.to_dicts(), *(beside.to_dicts() if beside is not None else [])]:
         interval = f"[{r['low']:+.3f}, {r['high']:+.3f}]"
         name = f"{r['arm']} - {r['baseline']}"
         lines.append(f"{name:<28} {r['difference']:>+7.3f}  {interval}   {r['p_holm']:>9.4f}{_verdict(r)}")
     return "\n".join(lines)
+
+
+def _or_dash(value: float | None) -> str:
+    return f"{value:>7.3f}" if value is not None else f"{'-':>7}"
 
 
 def _verdict(contrast: dict[str, Any]) -> str:
@@ -160,6 +207,38 @@ def _verdict(contrast: dict[str, Any]) -> str:
     return f"   {contrast['verdict']}" + (f" (these rows show {contrast['mde']:.3f} or more)" if unseen else "")
 
 
+def by_category(
+    scores: pl.DataFrame, people: pl.DataFrame, task: Task, *, by: str = "quality", n_most: int = 8
+) -> pl.DataFrame:
+    """Return one row per category and arm, the largest categories first: a mean over all may hide one that loses.
+
+    Args:
+        scores: As in ``summary``.
+        people: Rows of ``candidates`` that were asked about.
+        task: Its category(candidate), if it has one, goes before the column category.
+        by: As in ``summary``.
+        n_most: Categories with a row of their own; the rest are one, ``others``.
+
+    Returns:
+        category (null: none), arm, n, n_groups, mean, low and high (95 %, whole groups resampled).
+    """
+    own = [task.category(candidate_of(row)) if task.category else row["category"] for row in people.to_dicts()]
+    named = people.select("candidate_id", "group_id", category=pl.Series(own, dtype=pl.String))
+    sizes = named.group_by("category").len().sort("len", "category", descending=[True, False], nulls_last=True)
+    order = sizes["category"].to_list()
+    most = order if len(order) <= n_most + 1 else order[:n_most]
+    rest = "others" if len(most) < len(order) else None
+    category = pl.when(pl.col("category").is_in(most, nulls_equal=True)).then("category").otherwise(pl.lit(rest))
+    rows = scores.join(named.with_columns(category), on="candidate_id", how="inner", maintain_order="left")
+    parts = [
+        summary(rows.filter(pl.col("category").eq_missing(name)), by=by, groups=people).select(
+            pl.lit(name, dtype=pl.String).alias("category"), "arm", "n", "n_groups", "mean", "low", "high"
+        )
+        for name in [*most, *([rest] if rest else [])]
+    ]
+    return pl.concat(parts)
+
+
 def find_leaks(
     people: pl.DataFrame,
     everybody: pl.DataFrame,
@@ -168,6 +247,7 @@ def find_leaks(
     task: Task,
     recorded: pl.DataFrame,
     threshold: float,
+    control: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Return the candidates who stand in what was trained or searched on, or resemble it, as ``leaks`` does.
 
@@ -181,10 +261,15 @@ def find_leaks(
         task: Writes the questions.
         recorded: As in ``texts``.
         threshold: As in ``leaks``.
+        control: Rows of ``training_data_raw`` that a control learned: custom_id, candidate_id, input, messages.
     """
     asked = texts(everybody, task.to_messages, recorded=recorded, or_nothing=True)
     # versions of one example differ in its answer, never in its question: one of them is enough
-    learned = trained_texts(pl.concat(curated).unique("id", keep="first", maintain_order=True))
+    columns = ["id", "candidate_id", "input", "messages"]
+    rows = [frame.select(columns) for frame in curated]
+    if control is not None:
+        rows.append(control.rename({"custom_id": "id"}).select(columns))
+    learned = trained_texts(pl.concat(rows).unique("id", keep="first", maintain_order=True))
     learned = learned.join(everybody.select("candidate_id", "group_id"), on="candidate_id", how="left")
     validation = everybody.filter(pl.col("split") == "validation")
     searched = texts(validation, task.to_messages, or_nothing=True).with_columns(id="candidate_id")

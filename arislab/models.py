@@ -9,18 +9,31 @@ import polars as pl
 from arislab.errors import ParameterError
 
 
-def gate(comparison: pl.DataFrame, *, arm: str, baseline: str = "baseline", margin: float = 0.0) -> dict[str, Any]:
-    """Decide whether an arm may be promoted: the lower end of its paired 95 % gain must exceed ``margin``.
+def gate(
+    comparison: pl.DataFrame,
+    *,
+    arm: str,
+    baseline: str = "baseline",
+    margin: float = 0.0,
+    free: pl.DataFrame | None = None,
+) -> dict[str, Any]:
+    """Decide whether an arm may be promoted.
+
+    The lower end of its paired 95 % gain over the baseline must exceed ``margin``, and that of its gain over each
+    answer that costs nothing must exceed 0. To beat all of them is one claim: no level is corrected for their number.
 
     Args:
         comparison: From ``stats.compare``.
         arm: The arm to promote.
         baseline: What it must beat.
         margin: Smallest gain that counts, in units of quality.
+        free: From ``stats.compare``: the arm against each arm of ``trivial.scores``. Those that no scorer could judge
+            count for nothing.
 
     Returns:
-        verdict (promote: the whole interval lies above the margin; hold: it lies below; else not shown), arm, against
-        (the baseline), difference, low, high, p_holm, n and margin.
+        verdict (promote; hold: an interval lies below what it had to exceed; else not shown), arm, against (the
+        baseline), difference, low, high, p_holm, n, margin, reason (in words), and trivial: the free answer that came
+        closest (against, difference, low, high, n), null without any.
 
     Raises:
         ParameterError: The comparison has no such contrast.
@@ -28,15 +41,50 @@ def gate(comparison: pl.DataFrame, *, arm: str, baseline: str = "baseline", marg
     rows = comparison.filter((pl.col("arm") == arm) & (pl.col("baseline") == baseline))
     if not rows.height:
         raise ParameterError(f"the comparison has no row {arm!r} against {baseline!r}; add it to the contrasts.")
-    row = rows.row(0, named=True)
-    verdict = "promote" if row["low"] > margin else "hold" if row["high"] < margin else "not shown"
+    row, closest = rows.row(0, named=True), _closest(free, arm)
+    verdicts = [_verdict(row, margin)] + ([_verdict(closest, 0.0)] if closest else [])
+    verdict = next(name for name in ("hold", "not shown", "promote") if name in verdicts)
     return {
         "arm": arm,
         "against": baseline,
         "verdict": verdict,
         **{k: row[k] for k in ("difference", "low", "high", "p_holm", "n")},
         "margin": margin,
+        "reason": _reason(arm, row, margin, closest),
+        "trivial": closest
+        and {"against": closest["baseline"]} | {k: closest[k] for k in ("difference", "low", "high", "n")},
     }
+
+
+def _verdict(contrast: dict[str, Any], margin: float) -> str:
+    return "promote" if contrast["low"] > margin else "hold" if contrast["high"] < margin else "not shown"
+
+
+def _closest(free: pl.DataFrame | None, arm: str) -> dict[str, Any] | None:
+    """The free answer that an arm is least sure to beat."""
+    if free is None:
+        return None
+    judged = free.filter(pl.col("arm") == arm, pl.col("low").is_not_nan()).sort("low", maintain_order=True)
+    return judged.row(0, named=True) if judged.height else None
+
+
+def _reason(arm: str, row: dict[str, Any], margin: float, closest: dict[str, Any] | None) -> str:
+    over = f"the margin {margin:g} over {row['baseline']}" if margin else row["baseline"]
+    parts = [f"{arm} {_beats(row, margin)} {over} ({_gain(row)})"]
+    if closest:
+        parts.append(
+            f"it {_beats(closest, 0.0)} {closest['baseline']}, an answer that costs nothing ({_gain(closest)})"
+        )
+    return "; ".join(parts)
+
+
+def _beats(contrast: dict[str, Any], margin: float) -> str:
+    words = {"promote": "beats", "hold": "is below", "not shown": "is not shown to beat"}
+    return words[_verdict(contrast, margin)]
+
+
+def _gain(contrast: dict[str, Any]) -> str:
+    return f"{contrast['difference']:+.3f} [{contrast['low']:+.3f}, {contrast['high']:+.3f}], n {contrast['n']:,}"
 
 
 def promote(models: pl.DataFrame, tuned: dict[str, Any], gate: dict[str, Any]) -> pl.DataFrame:

@@ -44,6 +44,8 @@ FRACTIONS: dict[str, str] = {
     "leak_threshold": "0.8 means that 8 of 10 shingles are shared",
 }
 """Name to meaning of what must be above 0 and at most 1."""
+CHOICES: dict[str, tuple[str, ...]] = {"control": ("random", "longest", "unfiltered")}
+"""Name to the words that it may be."""
 TEXTS = ("task", "base_url", "base_model", "use_case", "use_case_column")
 """Names of texts that must not be empty or blank."""
 MAY_BE_EMPTY = ("model", "embedding_model", "one_per")
@@ -82,7 +84,7 @@ def check_all(names: Mapping[str, Any]) -> None:
     Example:
         >>> check_all({"samples": 1, "my_own": -1})
     """
-    known = {*WHOLE, *NUMBERS, *FRACTIONS, *TEXTS, *MAY_BE_EMPTY, *OTHERS}
+    known = {*WHOLE, *NUMBERS, *FRACTIONS, *CHOICES, *TEXTS, *MAY_BE_EMPTY, *OTHERS}
     check(**{name: value for name, value in names.items() if name in known and isinstance(value, _LITERALS)})
 
 
@@ -90,9 +92,9 @@ def check(**given: Any) -> None:
     """Refuse the first parameter that is out of range.
 
     Args:
-        given: Parameters by name: those of ``WHOLE``, ``NUMBERS`` and ``FRACTIONS``; ``usd_per_million`` (none, or two
-            prices from 0 on); ``resend`` (statuses of ``batch.ASK``); ``pinned`` and ``banned`` (ids of examples);
-            ``repair`` (true or false); ``system_role`` and ``chat_template_kwargs`` (see chat); those of
+        given: Parameters by name: those of ``WHOLE``, ``NUMBERS``, ``FRACTIONS`` and ``CHOICES``; ``usd_per_million``
+            (none, or two prices from 0 on); ``resend`` (statuses of ``batch.ASK``); ``pinned`` and ``banned`` (ids of
+            examples); ``repair`` (true or false); ``system_role`` and ``chat_template_kwargs`` (see chat); those of
             ``MAY_BE_EMPTY``; every other one is a text that must not be empty or blank.
 
     Raises:
@@ -104,6 +106,9 @@ def check(**given: Any) -> None:
     for name, value in given.items():
         if name in (*WHOLE, *NUMBERS, *FRACTIONS):
             _check_number(name, value)
+        elif name in CHOICES:
+            if value not in CHOICES[name]:
+                raise ParameterError(f"{name} must be one of {', '.join(CHOICES[name])}, got {value!r}.")
         elif name == "system_role":
             chat.check_fields(chat_template_kwargs={}, system_role=value)
         elif name == "chat_template_kwargs":

@@ -5,7 +5,7 @@ Unscored is null, never 0: an output that nobody could judge is not a bad output
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import polars as pl
@@ -16,6 +16,9 @@ from arislab.errors import ParameterError, TaskError, closest
 from arislab.system import json_text
 from arislab.task import Scorer, Task
 
+GOLD = "gold"
+"""Column of reference answers: kept at import, or of the candidate's profile; a scorer that asks for it says nothing
+of a row without one."""
 _PARSED = ("profile", "tools", "tool_calls")
 """Columns of JSON that scorers are given as values."""
 
@@ -34,8 +37,9 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
 
     Returns:
         The columns of ``raw``, llm_output as output; from ``candidates`` profile (JSON), company, title, category,
-        use_case; from the JSON in metadata each of its keys, as text. ``score`` makes the column others, if a scorer
-        asks for it: the other outputs of the same candidate, to the same question.
+        use_case; from the JSON in metadata each of its keys, as text. ``score`` makes two columns if a scorer asks for
+        them: others, the other outputs of the same candidate to the same question; and gold, the reference answer of
+        the row or of the candidate's profile.
     """
     frame = raw.rename({"llm_output": "output"})
     if candidates is not None:
@@ -165,21 +169,10 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
         raise ParameterError(
             "there is no output to score; run 1_generate, or import outputs (arislab import FILE --as outputs)."
         )
-    kept = _kept(frame, task)
-    wanted = {name: _wanted(frame, task, name) for name in task.scorers}
-    columns = {c: _column(frame, kept, c, task, name) for name, needs in wanted.items() for c in needs}
-    values: dict[str, list[float | None]] = {name: [] for name in task.scorers}
-    scorers = [
-        (name, tasks.bound(scorer, wanted[name]), [columns[c] for c in wanted[name]], values[name])
-        for name, scorer in task.scorers.items()
+    scores = [
+        pl.Series(f"score_{name}", values, dtype=pl.Float64)
+        for name, values in _values(frame, task, task.scorers).items()
     ]
-    # row by row, so that a task file can parse an output once and keep it for its next scorer
-    for i, has_output in enumerate(frame["output"].is_not_null()):
-        for name, scorer, given, results in scorers:
-            results.append(
-                _scored_row(task, name, scorer, [column[i] for column in given], frame, i) if has_output else None
-            )
-    scores = [pl.Series(f"score_{name}", results, dtype=pl.Float64) for name, results in values.items()]
     weighted = [(pl.col(f"score_{name}"), weight) for name, weight in task.weights.items()]
     total = pl.sum_horizontal(*[column.is_not_null() * weight for column, weight in weighted])
     gained = pl.sum_horizontal(*[(column * weight).fill_null(0.0) for column, weight in weighted])
@@ -196,9 +189,78 @@ def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     return out.with_columns(reason=reason, scorer_version=pl.lit(task.version), task=pl.lit(task.name)).drop("output")
 
 
+def report(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
+    """Judge every row by the REPORT scorers of the task, which no earlier phase has seen.
+
+    Args:
+        frame: As in ``score``.
+        task: Its REPORT scorers, each of the same weight: functions, or names of columns that hold scores which
+            somebody else gave (0..1; null, as is a column that is not there: not judged). A task without any is judged
+            by its SCORERS, which chose the training rows.
+
+    Returns:
+        One row per row of ``frame``: custom_id, report_<scorer> (Float64, 0..1, null = could not tell) and report
+        (their mean over those that could tell); without REPORT scorers, custom_id and report alone, which is the
+        quality of ``score``.
+
+    Raises:
+        TaskError: As in ``score``.
+        ParameterError: There are no rows.
+    """
+    if not task.report:
+        return score(frame, task).select("custom_id", report="quality")
+    functions = {name: judge for name, judge in task.report.items() if not isinstance(judge, str)}
+    values = _values(frame, task, functions)
+    for name, column in task.report.items():
+        if isinstance(column, str):
+            values[name] = _stored(frame, column, task, name)
+    columns = [pl.Series(f"report_{name}", values[name], dtype=pl.Float64) for name in task.report]
+    mean = pl.mean_horizontal([column.name for column in columns]).round(9)
+    return frame.select("custom_id").with_columns(*columns).with_columns(report=mean)
+
+
+def _stored(frame: pl.DataFrame, column: str, task: Task, name: str) -> list[float | None]:
+    """Scores as they stand in a column; null where there is none."""
+    stored = frame[column].to_list() if column in frame.columns else [None] * frame.height
+    scores = []
+    for custom_id, value in zip(frame["custom_id"], stored, strict=True):
+        try:
+            scores.append(tasks.fraction(value))
+        except TypeError:
+            raise TaskError(
+                f"REPORT[{name!r}] of {task.path.name} is the column {column!r}, which holds {tasks.in_short(value)} "
+                f"on row {custom_id!r}; a stored score is 0..1, or null."
+            ) from None
+    return scores
+
+
+def _values(frame: pl.DataFrame, task: Task, scorers: Mapping[str, Scorer]) -> dict[str, list[float | None]]:
+    """What each scorer says of each row; null where there is no output."""
+    kept = _kept(frame, task)
+    wanted = {name: _wanted(frame, task, name, scorer) for name, scorer in scorers.items()}
+    columns = {c: _column(frame, kept, c, task, name) for name, needs in wanted.items() for c in needs}
+    values: dict[str, list[float | None]] = {name: [] for name in scorers}
+    calls = [
+        (name, tasks.bound(scorer, wanted[name]), [columns[c] for c in wanted[name]], values[name])
+        for name, scorer in scorers.items()
+    ]
+    is_judged = frame["output"].is_not_null().to_list()
+    # row by row, so that a task file can parse an output once and keep it for its next scorer
+    for i in range(frame.height):
+        for name, scorer, given, results in calls:
+            results.append(
+                _scored_row(task, name, scorer, [column[i] for column in given], wanted[name], frame, i)
+                if is_judged[i]
+                else None
+            )
+    return values
+
+
 def _column(frame: pl.DataFrame, kept: list[dict[str, Any]], name: str, task: Task, scorer: str) -> list[Any]:
     if name == "others" and name not in frame.columns:  # GOLD and BAD rows bring their own
         return _others(frame)
+    if name == GOLD:
+        return _golden(frame, kept)
     if any(name in values for values in kept):
         own = frame[name] if name in frame.columns else [None] * frame.height
         return [values.get(name, other) for values, other in zip(kept, own, strict=True)]
@@ -210,6 +272,20 @@ def _column(frame: pl.DataFrame, kept: list[dict[str, Any]], name: str, task: Ta
         )
     values = frame[name].to_list()
     return [json.loads(v) if isinstance(v, str) else v for v in values] if name in _PARSED else values
+
+
+def _golden(frame: pl.DataFrame, kept: list[dict[str, Any]]) -> list[Any]:
+    """The reference answer of each row: as the row has it, as it was kept at import, else as the profile holds it."""
+    own = frame[GOLD].to_list() if GOLD in frame.columns else [None] * frame.height
+    profiles = frame["profile"].to_list() if "profile" in frame.columns else [None] * frame.height
+    golden = []
+    for i, (value, profile) in enumerate(zip(own, profiles, strict=True)):
+        of_import = kept[i].get(GOLD) if kept else None
+        known = of_import if of_import is not None else value  # in the frame it is text
+        if known is None and profile is not None and GOLD in profile:
+            known = (json.loads(profile) if isinstance(profile, str) else profile).get(GOLD)
+        golden.append(known)
+    return golden
 
 
 def _others(frame: pl.DataFrame) -> list[list[str]]:
@@ -224,17 +300,21 @@ def _others(frame: pl.DataFrame) -> list[list[str]]:
     return [[o for c, o in groups.get(key, ()) if c != custom_id] for key, custom_id, _ in pairs]
 
 
-def _wanted(frame: pl.DataFrame, task: Task, name: str) -> list[str]:
+def _wanted(frame: pl.DataFrame, task: Task, name: str, scorer: Scorer) -> list[str]:
     """The columns that a scorer is given: those it cannot do without, and what there is of the others."""
-    asked = tasks.parameters_of(task.scorers[name], file=task.path.name, name=name)
-    return [column for column, needed in asked.items() if needed or column in (*frame.columns, "others")]
+    asked = tasks.parameters_of(scorer, file=task.path.name, name=name)
+    return [column for column, needed in asked.items() if needed or column in (*frame.columns, "others", GOLD)]
 
 
-def _scored_row(task: Task, name: str, scorer: Scorer, given: list[Any], frame: pl.DataFrame, i: int) -> float | None:
+def _scored_row(
+    task: Task, name: str, scorer: Scorer, given: list[Any], wanted: list[str], frame: pl.DataFrame, i: int
+) -> float | None:
+    if GOLD in wanted and given[wanted.index(GOLD)] is None:
+        return None  # what cannot be compared is not told, without the scorer's asking
     try:
         value: Any = scorer(*given)
     except tasks.NO_EXIT as error:  # foreign code: whatever it raises stops here, with its name and the row
-        row, holds = f"row {frame['custom_id'][i]!r}", dict(zip(_wanted(frame, task, name), given, strict=True))
+        row, holds = f"row {frame['custom_id'][i]!r}", dict(zip(wanted, given, strict=True))
         failed = tasks.failure(error, file=task.path, function=f"scorer {name!r}", row=row, holds=holds)
         raise TaskError(f"{failed}. Return None where it cannot tell; nothing was scored.") from error
     if value is None or (type(value) is float and 0 <= value <= 1):  # the most frequent, a million times
@@ -242,7 +322,7 @@ def _scored_row(task: Task, name: str, scorer: Scorer, given: list[Any], frame: 
     try:
         return tasks.fraction(value)
     except TypeError:
-        holds = dict(zip(_wanted(frame, task, name), given, strict=True))
+        holds = dict(zip(wanted, given, strict=True))
         raise TaskError(
             f"scorer {name!r} of {task.path.name} returned {tasks.in_short(value)} on row {frame['custom_id'][i]!r}; "
             f"it must return 0..1, a bool, or None for 'cannot tell'. Nothing was scored; {tasks.shown(holds)}."

@@ -14,7 +14,10 @@ A user with another domain writes one such file and nothing else::
     GOLD = [{"output": "Printer on floor 3 is out of toner."}]  # every scorer must give 1.0
     BAD = [{"output": ""}]  # quality must be below 1.0
 
-Optional: SCHEMA (JSON schema of the answer), difficulty(candidate) -> 0..1, category(candidate) -> str.
+Optional: SCHEMA (JSON schema of the answer), difficulty(candidate) -> 0..1, category(candidate) -> str, and REPORT, a
+dict as SCORERS is: scorers that phase 5 judges by, and phases 2 to 4 never see, so that what chose the training rows is
+not what says how good the model became. A scorer that asks for ``gold`` is given the reference answer, and says nothing
+where there is none.
 What goes wrong in the file is one message with the file, the line, the function, the row and what the row holds.
 This module does not know what any task asks.
 """
@@ -29,7 +32,7 @@ import os
 import traceback
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -60,6 +63,8 @@ class Task:
     """Name to function; its parameter names are columns."""
     weights: Mapping[str, float]
     """Name to weight > 0; quality is the weighted mean."""
+    report: Mapping[str, Scorer | str] = field(default_factory=dict)
+    """What phase 5 judges by: name to function, as in scorers, or to the column of a stored score; none: those."""
     schema: dict[str, Any] | None = None
     """JSON schema of the answer; null if it is free text."""
     difficulty: Callable[[dict[str, Any]], float | None] | None = None
@@ -179,6 +184,7 @@ def load(name: str | Path) -> Task:
             )
     scorers, weights = names["SCORERS"], names["WEIGHTS"]
     _check_scorers(path.name, scorers, weights)
+    _check_report(path.name, names.get("REPORT", {}))
     _check_others(path.name, names)
     return Task(
         name=path.stem,
@@ -188,6 +194,7 @@ def load(name: str | Path) -> Task:
         to_messages=_guarded(path, "to_messages", names["to_messages"], _messages),
         scorers=scorers,
         weights={name: number(weights[name]) or 0.0 for name in scorers},  # each is above 0, as checked
+        report=names.get("REPORT", {}),
         schema=names.get("SCHEMA"),
         difficulty=_guarded(path, "difficulty", names["difficulty"], number) if names.get("difficulty") else None,
         category=_guarded(path, "category", names["category"], _name) if names.get("category") else None,
@@ -350,12 +357,7 @@ def _check_scorers(file: str, scorers: Any, weights: Any) -> None:
             f"{in_short(scorers)}."
         )
     for name, function in scorers.items():
-        if not callable(function) or not isinstance(name, str) or not name.isidentifier():
-            raise TaskError(
-                f"task file {file}: SCORERS[{in_short(name)}] is {in_short(function)}; it must be a function under an "
-                "identifier as name."
-            )
-        parameters_of(function, file=file, name=name)
+        _check_function(file, "SCORERS", name, function)
         if not isinstance(weights, dict):
             raise TaskError(f"task file {file}: WEIGHTS must be a dict of name: number > 0, got {in_short(weights)}.")
         if name not in weights:
@@ -372,6 +374,26 @@ def _check_scorers(file: str, scorers: Any, weights: Any) -> None:
         raise TaskError(
             f"task file {file}: WEIGHTS names {unused[0]!r}, which is no scorer; {closest(unused[0], scorers)}."
         )
+
+
+def _check_report(file: str, report: Any) -> None:
+    if not isinstance(report, dict):
+        raise TaskError(
+            f"task file {file}: REPORT must be a dict of name: function, or of name: column with a stored score, got "
+            f"{in_short(report)}."
+        )
+    for name, judge in report.items():
+        if not (isinstance(judge, str) and judge.isidentifier() and isinstance(name, str) and name.isidentifier()):
+            _check_function(file, "REPORT", name, judge)
+
+
+def _check_function(file: str, where: str, name: Any, function: Any) -> None:
+    if not callable(function) or not isinstance(name, str) or not name.isidentifier():
+        raise TaskError(
+            f"task file {file}: {where}[{in_short(name)}] is {in_short(function)}; it must be a function under an "
+            "identifier as name."
+        )
+    parameters_of(function, file=file, name=name)
 
 
 def _is_weight(value: Any) -> bool:

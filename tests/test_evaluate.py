@@ -5,7 +5,7 @@ import json
 
 import polars as pl
 import pytest
-from toys import CHECKOUT, people
+from toys import CHECKOUT, TASK, people
 
 from arislab import curate, evaluate, models, stats
 from arislab.errors import LeakageError, ParameterError, TaskError
@@ -113,16 +113,27 @@ def test_a_candidate_whom_the_task_cannot_ask_about_resembles_nobody_where_that_
     assert evaluate.leaks(named[:1], named[1:], everybody=named["text"]).height == 0
 
 
-def leaks_cell(lake, spec):
+def leaks_cell(lake, spec, drawn=()):
     """Run the cell of phase 5 that looks for leaks, on what is in the lake; nothing was trained on."""
     book = json.loads((CHECKOUT / "notebooks" / "5_evaluate.ipynb").read_text())
     source = "".join(next(cell["source"] for cell in book["cells"] if cell.get("id") == "leaks"))
     names = {"lake": lake, "spec": spec, "use_case": "general", "chosen": {"use_case_column": None}, "tuned": {}}
     names |= {name: lake["training_data_curated"].read() for name in ("shown_from", "learned_from")}
-    names |= {"n_test": 3, "leak_threshold": 0.8}
+    names |= {"n_test": 3, "leak_threshold": 0.8, "drawn": drawn}
     names |= {"curate": curate, "evaluate": evaluate, "pl": pl, "leaks": "refuse"}
     exec(source, names)
     return names["people"]
+
+
+def test_what_the_control_learned_is_a_leak_too(lake, task_file):
+    spec = load(task_file)
+    lake["candidates"].append(pl.concat([people(3, "test"), strangers(2, "train"), strangers(2, "validation")]))
+    raw = pl.DataFrame({"custom_id": ["r-1"], "candidate_id": ["train-c0000"], "input": ["candidate number 1"]})
+    raw = raw.with_columns(task=pl.lit("shout"), status=pl.lit("ok"), messages=pl.lit(None, dtype=pl.String))
+    lake["training_data_raw"].append(raw.with_columns(llm_output=pl.lit("OUT")))
+    assert leaks_cell(lake, spec).height == 3
+    with pytest.raises(LeakageError, match="'c0001' is exact to 'r-1'"):
+        leaks_cell(lake, spec, drawn=["r-1"])
 
 
 def test_phase_5_fails_on_a_candidate_that_it_evaluates_and_on_no_other(lake, task_file):
@@ -150,6 +161,77 @@ def test_the_gate_opens_only_for_a_gain_whose_lower_end_is_above_the_margin(gain
     assert json.dumps(models.gate(comparison, arm="finetuned"))
     with pytest.raises(ParameterError, match="no row 'icl'"):
         models.gate(comparison, arm="icl")
+
+
+@pytest.mark.parametrize(
+    ("over_echo", "over_empty", "verdict", "named"),
+    [
+        (0.05, 0.3, "promote", "echo"),
+        (0.0, 0.3, "not shown", "echo"),
+        (0.3, 0.0, "not shown", "empty"),
+        (-0.1, 0.3, "hold", "echo"),
+    ],
+)
+def test_the_gate_stays_shut_below_an_answer_that_costs_nothing(over_echo, over_empty, verdict, named):
+    frame = scores(0.2)
+    tuned = frame.filter(pl.col("arm") == "finetuned")
+    gains = {"echo": over_echo, "empty": over_empty}
+    wobble = pl.Series([(-1) ** i * 0.05 for i in range(tuned.height)])
+    free = [tuned.with_columns(arm=pl.lit(arm), quality=pl.col("quality") - g + wobble) for arm, g in gains.items()]
+    mute = tuned.with_columns(arm=pl.lit("nearest"), quality=pl.lit(None, dtype=pl.Float64))
+    comparison = stats.compare(frame, contrasts=[("finetuned", "baseline")])
+    beside = stats.compare(
+        pl.concat([frame, *free, mute]), contrasts=[("finetuned", arm) for arm in ("echo", "empty", "nearest")]
+    )
+    gate = models.gate(comparison, arm="finetuned", free=beside)
+    assert (gate["verdict"], gate["trivial"]["against"]) == (verdict, named)
+    assert named in gate["reason"]
+    assert gate["difference"] == comparison["difference"][0]
+    assert models.gate(comparison, arm="finetuned", free=beside, margin=0.5)["verdict"] == "hold"
+
+
+def test_it_is_said_by_what_phase_5_judges(task_file):
+    own = load(task_file)
+    assert "the task names no REPORT scorers" in evaluate.judges(own)
+    task_file.write_text(TASK + "REPORT = {'loud': loud, 'other': lambda output: 1.0}\n")
+    assert "REPORT scorers loud, other, of which loud also chose the training rows" in evaluate.judges(load(task_file))
+    task_file.write_text(TASK + "REPORT = {'other': lambda output: 1.0}\n")
+    assert "REPORT scorers other, which no earlier phase has seen" in evaluate.judges(load(task_file))
+
+
+def test_the_table_shows_both_columns_where_they_differ_and_one_where_not():
+    frame = scores(0.1).with_columns(tokens=1, report=pl.col("quality") / 2)
+    comparison = stats.compare(frame, contrasts=[("finetuned", "baseline")], by="report")
+    both = evaluate.table(evaluate.summary(frame, by="report"), comparison).splitlines()
+    assert both[0].split() == ["arm", "report", "95", "%", "interval", "n", "quality"]
+    means = dict(frame.group_by("arm").agg(pl.col("quality").mean()).iter_rows())
+    assert float(both[1].split()[-1]) == pytest.approx(means["baseline"], abs=5e-4)
+    assert float(both[1].split()[1]) == pytest.approx(means["baseline"] / 2, abs=5e-4)
+    assert evaluate.table(evaluate.summary(frame), comparison).splitlines()[0].split()[-1] == "n"
+
+
+def test_results_stand_by_category_with_their_intervals(task_file):
+    frame = scores(0.1, 60).with_columns(tokens=1)
+    who = pl.DataFrame({"candidate_id": [f"c{i}" for i in range(60)], "profile": ["{}"] * 60})
+    kinds = ["nurse"] * 30 + ["cook"] * 20 + ["smith", "smith", "baker", "clerk", None, *["monk"] * 5]
+    who = who.with_columns(category=pl.Series(kinds), group_id=pl.Series([f"g{i // 2}" for i in range(60)]))
+    table = evaluate.by_category(frame, who, load(task_file), n_most=2)
+    assert table["category"].unique(maintain_order=True).to_list() == ["nurse", "cook", "others"]
+    assert table.select("n", "n_groups").unique(maintain_order=True).rows() == [(30, 15), (20, 10), (10, 5)]
+    nurse = table.filter(category="nurse", arm="finetuned").row(0, named=True)
+    named = frame.filter(arm="finetuned").head(30)["quality"]
+    assert nurse["mean"] == pytest.approx(named.mean())
+    assert nurse["low"] < nurse["mean"] < nurse["high"]
+    every = evaluate.by_category(frame, who, load(task_file))
+    assert every["category"].unique(maintain_order=True).to_list() == [
+        "nurse",
+        "cook",
+        "monk",
+        "smith",
+        "baker",
+        "clerk",
+        None,
+    ]
 
 
 def test_a_gain_below_the_margin_is_no_promotion():

@@ -34,6 +34,8 @@ ARROWS: dict[str, set[str] | str] = {
     "batch": {"chat", "isolation"},
     "tiny": {"chat", "lake", "task"},  # lake: the splits of composed candidates
     "scoring": {"questions", "task"},
+    "bm25": set(),  # likeness by words: of examples to questions, and of the answer that costs nothing
+    "trivial": {"bm25", "curate", "scoring", "task"},  # curate: a draw that repeats
     "curate": {
         "batch",
         "duplicates",
@@ -43,8 +45,8 @@ ARROWS: dict[str, set[str] | str] = {
         "task",
     },  # batch: the question in a list of messages
     "evaluate": {"batch", "duplicates", "models", "questions", "scoring", "stats", "task"},  # models: old names
-    "icl": {"batch", "chat", "evaluate", "task"},
-    "finetune": {"chat", "tiny"},
+    "icl": {"batch", "bm25", "chat", "evaluate", "task"},
+    "finetune": {"__init__", "chat", "tiny"},  # __init__: the version, which goes into an adapter's manifest
     "ranges": {"batch", "chat"},  # the names that parameters of several phases may take
     "inputs": {"batch", "duplicates", "lake", "questions", "scoring", "task"},
     "runs": {"__init__", "lake", "records", "task"},  # __init__: the version; task: which file a name means

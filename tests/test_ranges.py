@@ -98,7 +98,15 @@ PHASES = sorted((CHECKOUT / "notebooks").glob("[1-5]_*.ipynb"))
 @pytest.mark.parametrize("path", PHASES, ids=lambda path: path.stem)
 def test_every_parameter_of_a_phase_is_checked_in_its_setup_cell_or_by_the_function_that_uses_it(path):
     """A parameter that is added, and that nobody checks, is found here."""
-    checked = {*ranges.WHOLE, *ranges.NUMBERS, *ranges.FRACTIONS, *ranges.TEXTS, *ranges.MAY_BE_EMPTY, *ranges.OTHERS}
+    checked = {
+        *ranges.WHOLE,
+        *ranges.NUMBERS,
+        *ranges.FRACTIONS,
+        *ranges.CHOICES,
+        *ranges.TEXTS,
+        *ranges.MAY_BE_EMPTY,
+        *ranges.OTHERS,
+    }
     assert set(parameters_of(path)) - checked - set(ranges.ELSEWHERE) == set()
     setup = next("".join(c["source"]) for c in book(path.stem) if c.get("id") == "setup")
     assert "\nranges.check_all(globals())\nruns.begin()\n" in setup
@@ -118,7 +126,8 @@ EDGES = {
         "base_url": [""], "system_role": ["critic"], "chat_template_kwargs": ["[]", '{"messages": 1}'],
     },
     "4_finetune": {
-        "base_model": [""], "method": [""], "r": ["0", "-8", str(10**20)], "lora_alpha": ["0", str(10**20)],
+        "base_model": [""], "control": ["", "best"], "method": [""],
+        "r": ["0", "-8", str(10**20)], "lora_alpha": ["0", str(10**20)],
         "learning_rate": ["0", "1e9", "nan"],
         "num_train_epochs": ["0", "-1", str(10**20)], "batch_size": ["0", str(10**20)], "max_length": ["0", "4096"],
         "n_validation": ["0", "-1"],

@@ -271,3 +271,78 @@ def test_the_input_of_an_example_is_the_text_of_its_parts(task_file):
     )
     assert examples["input"][0] == "Who is this?"
     assert json.loads(examples["messages"][0]) == parts
+
+
+GOLDEN = """
+def to_messages(candidate): return [{"role": "user", "content": "q"}]
+def right(output, gold): return output == gold
+def known(gold=None): return gold is not None
+SCORERS, WEIGHTS = {"right": right, "known": known}, {"right": 3, "known": 1}
+GOLD = [{"gold": "A", "output": "A"}]
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "golden.py"
+    path.write_text(text)
+    return load(path)
+
+
+def test_a_scorer_that_needs_gold_works_where_gold_is_and_says_nothing_elsewhere(tmp_path):
+    task = written(tmp_path, GOLDEN)
+    scoring.check(task)
+    profiles = ['{"gold": "A"}', '{"gold": "B"}', '{"text": "gold"}', '{"gold": null}', '{"gold": "A"}']
+    who = people(5).with_columns(profile=pl.Series(profiles))
+    kept = [None, None, None, None, '{"gold": "C"}']
+    frame = scoring.rows(raw(["A", "A", "A", "A", "C"], metadata=kept), who)
+    scored = scoring.score(frame, task)
+    assert scored["score_right"].to_list() == [1.0, 0.0, None, None, 1.0], "what came with the answer goes first"
+    assert scored["score_known"].to_list() == [1.0, 1.0, None, None, 1.0]
+    assert scored["quality"].to_list() == [1.0, 0.25, None, None, 1.0]
+    nobody = scoring.score(scoring.rows(raw(["A"])), task)
+    assert nobody["quality"].to_list() == [None], "without candidates there is no gold, and no error"
+
+
+def test_gold_may_be_a_list_in_the_profile_and_at_import(tmp_path):
+    text = GOLDEN.replace("output == gold", "gold == ['A', 'B']").replace('{"gold": "A",', '{"gold": ["A", "B"],')
+    task = written(tmp_path, text)
+    who = people(2).with_columns(profile=pl.Series(['{"gold": ["A", "B"]}', "{}"]))
+    frame = scoring.rows(raw(["x", "x"], metadata=[None, '{"gold": ["A", "B"]}']), who)
+    assert scoring.score(frame, task)["score_right"].to_list() == [1.0, 1.0]
+
+
+def test_report_scorers_judge_apart_and_are_no_part_of_quality(tmp_path):
+    text = GOLDEN + (
+        "def brief(output): return len(output) < 3 if output else None\nREPORT = {'brief': brief, 'judge': 'judged'}\n"
+    )
+    task = written(tmp_path, text)
+    frame = scoring.rows(raw(["A", "ABC", "", None]), people(4)).with_columns(judged=pl.Series([0.5, None, None, 1.0]))
+    report = scoring.report(frame, task)
+    assert report.columns == ["custom_id", "report_brief", "report_judge", "report"]
+    assert report["report"].to_list() == [0.75, 0.0, None, 1.0]
+    assert scoring.report(frame.drop("judged"), task)["report_judge"].null_count() == 4
+    assert not [name for name in scoring.score(frame, task).columns if "brief" in name or "report" in name]
+    with pytest.raises(
+        TaskError, match=r"REPORT\['judge'\] of golden.py is the column 'judged', which holds 5.0 on row"
+    ):
+        scoring.report(frame.with_columns(judged=5.0), task)
+
+
+def test_without_report_scorers_the_report_is_the_quality(task_file):
+    frame = scoring.rows(raw(["CANDIDATE NUMBER 0", "x"]), people(2))
+    scored = scoring.score(frame, load(task_file))
+    assert scoring.report(frame, load(task_file))["report"].to_list() == scored["quality"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ("7", "REPORT must be a dict of name: function, or of name: column with a stored score, got 7"),
+        ("{'a b': right}", r"REPORT\['a b'\] is <function"),
+        ("{'a': 3}", r"REPORT\['a'\] is 3; it must be a function under an identifier"),
+        ("{'a': 'no column'}", r"REPORT\['a'\] is 'no column'"),
+    ],
+)
+def test_a_report_that_is_none_is_refused(tmp_path, report, message):
+    with pytest.raises(TaskError, match=message):
+        written(tmp_path, f"{GOLDEN}\nREPORT = {report}\n")

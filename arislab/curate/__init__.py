@@ -6,17 +6,19 @@ In the order of the phase: ``verdicts`` (what people said, and near-duplicates),
 It knows no model and no server.
 """
 
-from arislab.curate.curated import control, draw, examples
+from arislab.curate.curated import CONTROLS, control, control_in_words, draw, examples
 from arislab.curate.explore import Explorer
 from arislab.curate.policy import approved, data_version, usable, versions, withdrawn
 from arislab.curate.selection import Selection, keep, keep_above, keep_top, near_duplicates, states
-from arislab.curate.subsets import first_of_groups, hold_out, one_per_group, pool, serves, to_look_at
+from arislab.curate.subsets import first_of_groups, hold_out, one_per_group, pool, serves, spread, to_look_at
 
 __all__ = [
+    "CONTROLS",
     "Explorer",
     "Selection",
     "approved",
     "control",
+    "control_in_words",
     "data_version",
     "draw",
     "examples",
@@ -29,6 +31,7 @@ __all__ = [
     "one_per_group",
     "pool",
     "serves",
+    "spread",
     "states",
     "to_look_at",
     "usable",

@@ -110,50 +110,87 @@ def _calls(row: Mapping[str, Any]) -> str | None:
     return text if text and text.lstrip().startswith("[") else None
 
 
+CONTROLS = ("random", "longest", "unfiltered")
+"""How the rows of a control are taken: as many as were trained on at random, as many of the longest, or all."""
+
+
 def draw(
-    answers: pl.DataFrame,
+    answers: pl.DataFrame | pl.LazyFrame,
     candidates: pl.DataFrame,
     *,
     curated: pl.DataFrame,
     heldout: pl.DataFrame,
     n: int,
     seed: int = 0,
+    rule: str = "random",
 ) -> list[str]:
-    """Return the custom_ids of ``n`` random outputs for ``control``: of the same models, about nobody who is held out.
+    """Return the custom_ids of the outputs for ``control``.
 
-    They are drawn by name, so that texts are read of these alone.
+    They are drawn from all that the same models were asked about the train split and answered with a text, before any
+    filter of phase 2: truncated ones and those that break the SCHEMA too. A control that had passed the filters would
+    be curated itself, and the difference to it would be what the rest of curating is worth.
 
     Args:
-        answers: custom_id, candidate_id, model of the rows of ``training_data_raw`` with status ok.
+        answers: Rows of ``training_data_raw`` of the task; few columns of them are read.
         candidates: Candidates of the train split.
         curated: Examples whose models count.
         heldout: Examples whose candidates do not.
-        n: As in ``control``.
-        seed: As in ``control``.
+        n: How many under random and longest; at most all.
+        seed: Of the draw, a stable hash of custom_id; of outputs of one length too.
+        rule: One of ``CONTROLS``.
+
+    Raises:
+        ParameterError: Another rule.
     """
-    models = answers.join(curated, on="custom_id", how="semi").select("model").unique()
-    rows = answers.join(models, on="model", how="semi", nulls_equal=True)
-    rows = rows.join(heldout, on="candidate_id", how="anti").join(candidates, on="candidate_id", how="semi")
-    return _drawn(rows, n=n, seed=seed)["custom_id"].to_list()
+    if rule not in CONTROLS:
+        raise ParameterError(
+            f"control must be one of {', '.join(CONTROLS)} (how its rows are drawn from what was answered before any "
+            f"filter), got {rule!r}."
+        )
+    texts = answers.lazy()
+    if "llm_output" in texts.collect_schema():  # notebooks of earlier versions draw from names alone
+        texts = texts.with_columns(length=pl.col("llm_output").str.len_chars()).filter(pl.col("length") > 0)
+    else:
+        texts = texts.with_columns(length=pl.lit(None, dtype=pl.UInt32))
+    rows = texts.select("custom_id", "candidate_id", "model", "length").collect()
+    models = rows.join(curated, on="custom_id", how="semi").select("model").unique()
+    rows = rows.join(models, on="model", how="semi", nulls_equal=True).join(candidates, on="candidate_id", how="semi")
+    rows = rows.join(heldout, on="candidate_id", how="anti")
+    rows = rows.with_columns(_tie=subsets.stable_hash(rows["custom_id"], seed)).sort("_tie")
+    if rule == "longest":
+        rows = rows.sort("length", descending=True, nulls_last=True, maintain_order=True)
+    return (rows if rule == "unfiltered" else rows.head(n))["custom_id"].to_list()
 
 
-def control(raw: pl.DataFrame, candidates: pl.DataFrame, task: Task, *, n: int, seed: int = 0) -> pl.DataFrame:
-    """Return ``n`` random outputs as examples: what training on uncurated rows of the same number gives.
+def control(
+    raw: pl.DataFrame, candidates: pl.DataFrame, task: Task, *, n: int | None = None, seed: int = 0
+) -> pl.DataFrame:
+    """Return outputs as examples, as they came: what training on rows that nothing chose gives.
 
     Args:
-        raw: Rows of ``training_data_raw`` with status ok, of the models whose outputs were curated.
+        raw: Rows of ``training_data_raw`` that ``draw`` names.
         candidates: Candidates of the train split.
         task: Writes the messages where the record has none.
-        n: How many; at most all.
-        seed: Of the draw, a stable hash of custom_id.
+        n: How many; null: all.
+        seed: Of the order, a stable hash of custom_id.
 
     Raises:
         ParameterError: There is no such output.
     """
-    rows = raw.join(candidates, on="candidate_id", how="semi")
-    drawn = _drawn(rows, n=n, seed=seed).rename({"llm_output": "output"})
-    return examples(drawn.with_columns(quality=pl.lit(None, dtype=pl.Float64)), candidates, task)
+    rows = raw.join(candidates, on="candidate_id", how="semi").rename({"llm_output": "output"})
+    rows = rows.with_columns(_tie=subsets.stable_hash(rows["custom_id"], seed)).sort("_tie").drop("_tie")
+    rows = rows if n is None else rows.head(n)
+    return examples(rows.with_columns(quality=pl.lit(None, dtype=pl.Float64)), candidates, task)
 
 
-def _drawn(rows: pl.DataFrame, *, n: int, seed: int) -> pl.DataFrame:
-    return rows.with_columns(_tie=subsets.stable_hash(rows["custom_id"], seed)).sort("_tie").head(n)
+def control_in_words(raw: pl.DataFrame, *, rule: str) -> str:
+    """Return how many rows a control has, of which status, and how they were drawn.
+
+    Args:
+        raw: As in ``control``.
+        rule: As in ``draw``.
+    """
+    by_status = raw.group_by("status").len().sort("len", "status", descending=[True, False])
+    counts = ", ".join(f"{n:,} {status}" for status, n in by_status.iter_rows())
+    how = {"random": "drawn at random", "longest": "the longest", "unfiltered": "all that there were"}[rule]
+    return f"control: {raw.height:,} outputs of the same models before any filter ({counts}), {how}"

@@ -40,6 +40,21 @@ def one_per_group(candidates: pl.DataFrame) -> pl.DataFrame:
     return candidates.sort("candidate_id").unique("group_id", keep="first", maintain_order=True)
 
 
+def spread(candidates: pl.DataFrame, n: int) -> pl.DataFrame:
+    """Return up to ``n`` candidates of as many groups as there are: the first of each group, then the second of each.
+
+    Rows of one group are not independent (``stats`` resamples whole groups), so that more groups tell more than more
+    rows.
+
+    Args:
+        candidates: Rows of ``candidates``.
+        n: How many; at most all.
+    """
+    ordered = candidates.sort("candidate_id")
+    place = pl.int_range(pl.len()).over("group_id")
+    return ordered.with_columns(_place=place).sort("_place", "candidate_id").drop("_place").head(n)
+
+
 def first_of_groups(candidates: pl.DataFrame, *, n: int, split: str) -> pl.DataFrame:
     """Return the first ``n`` candidates of different groups.
 

@@ -4,8 +4,8 @@ Beside the spec it finds examples.parquet and, if losses are to be measured, val
 progress.jsonl, writes result.json (the row that `train` returns) or refused.txt (what the user must change), and moves
 the adapter to its place as its last act.
 
-What it does not know: nothing here was run on a GPU (`on_gpu`); Unsloth was run on a CPU only. A run that was killed
-starts again.
+On a GPU (`on_gpu`) LoRA and QLoRA were run on one H100; Unsloth was run on a CPU only. A run that was killed starts
+again.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from typing import Any
 
 import polars as pl
 
+from arislab import __version__
 from arislab.errors import TrainingError
 from arislab.finetune import adapters
 from arislab.finetune.labels import NOT_TRAINED, count_statuses, none_usable, tokenize
@@ -212,9 +213,10 @@ def _data_sha256(tokenized: pl.DataFrame) -> str:
 
 
 def _versions(backend: str, method: str) -> dict[str, str]:
-    names = ["arislab", "torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "safetensors"]
+    names = ["torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "safetensors"]
     names += ["unsloth"] * (backend == "unsloth") + ["bitsandbytes"] * (method == "qlora")
-    return {name: importlib.metadata.version(name) for name in names}
+    # arislab's own says itself: a checkout on the path need not be installed
+    return {"arislab": __version__} | {name: importlib.metadata.version(name) for name in names}
 
 
 if __name__ == "__main__":

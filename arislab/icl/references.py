@@ -4,25 +4,21 @@ Texts are compared by words (BM25), for which no model is needed, and by their e
 Nothing is learned from validation.
 
 Source:
-    Robertson and Zaragoza 2009, The Probabilistic Relevance Framework: BM25 and Beyond; Gonzalez 1985, k-centre
-    (farthest first).
+    Gonzalez 1985, k-centre (farthest first).
 """
 
 import math
-import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from arislab import bm25
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.icl.sets import set_id
 from arislab.icl.surrogate import Floats
 
-_WORD = re.compile(r"\w+")
-_K1, _B = 1.2, 0.75  # the usual ones of BM25; nothing is tuned on validation
 _TEXTS = 256  # of one call for embeddings
 _N_RANDOM = 3
 
@@ -122,7 +118,7 @@ def nearest(pool: pl.DataFrame, questions: pl.DataFrame, *, k: int, embed: Embed
     order = np.argsort(pool["id"].to_numpy())  # equally near ones go by id, in whatever order the pool came
     ids = [pool["id"][int(i)] for i in order]
     asked, inputs = questions["text"].to_list(), [pool["input"][int(i)] for i in order]
-    scores = _bm25(asked, inputs) if embed is None else _cosine(embed(asked), embed(inputs))
+    scores = _by_words(asked, inputs) if embed is None else _cosine(embed(asked), embed(inputs))
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k][:, ::-1]
     return questions.select("candidate_id").with_columns(
         example_ids=pl.Series([[ids[int(i)] for i in row] for row in best], dtype=pl.List(pl.String))
@@ -173,9 +169,15 @@ def _cosine(a: Floats, b: Floats) -> Floats:
     return np.asarray(a @ b.T)
 
 
+def _by_words(questions: list[str | None], documents: list[str | None]) -> Floats:
+    """Return one row per question, one column per document."""
+    index = bm25.Index(documents)
+    return np.array([index.scores(text) for text in questions]).reshape(len(questions), len(documents))
+
+
 def _diverse(ranked: pl.DataFrame, k: int) -> tuple[str, ...]:
     texts: list[str | None] = [f"{a or ''} {b or ''}" for a, b in ranked.select("input", "output").iter_rows()]
-    likeness = _bm25(texts, texts)
+    likeness = _by_words(texts, texts)
     likeness = likeness / np.maximum(np.diag(likeness)[:, None], 1e-9)
     likeness = (likeness + likeness.T) / 2
     chosen = [0]
@@ -184,26 +186,3 @@ def _diverse(ranked: pl.DataFrame, k: int) -> tuple[str, ...]:
         closest[chosen] = math.inf
         chosen.append(int(np.argmin(closest)))
     return tuple(ranked["id"][i] for i in reversed(chosen))
-
-
-def _bm25(questions: list[str | None], documents: list[str | None]) -> Floats:
-    """Return one row per question, one column per document."""
-    counts = [Counter(_WORD.findall((text or "").lower())) for text in documents]
-    lengths = np.array([sum(c.values()) for c in counts], dtype=np.float64)
-    norm = _K1 * (1 - _B + _B * lengths / max(float(lengths.mean()), 1e-9))
-    holders: dict[str, list[tuple[int, int]]] = {}
-    for i, words in enumerate(counts):
-        for word, n in words.items():
-            holders.setdefault(word, []).append((i, n))
-    n_documents = len(documents)
-    weights: dict[str, Floats] = {}
-    for word, holding in holders.items():
-        at, times = np.array([i for i, _ in holding]), np.array([n for _, n in holding], dtype=np.float64)
-        weight = np.zeros(n_documents)
-        weight[at] = times * (_K1 + 1) / (times + norm[at])
-        weights[word] = weight * math.log(1 + (n_documents - len(holding) + 0.5) / (len(holding) + 0.5))
-    scores = np.zeros((len(questions), n_documents))
-    for row, text in enumerate(questions):
-        for word in sorted(set(_WORD.findall((text or "").lower())) & weights.keys()):
-            scores[row] += weights[word]
-    return scores

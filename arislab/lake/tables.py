@@ -261,7 +261,9 @@ TABLES: dict[str, Contract] = {
         {
             "id": _text("unique name of the training", required=True),
             "name": _text("model family", required=True),
-            "arm": _text("set that it was trained on: curated, or control for as many random outputs", required=True),
+            "arm": _text(
+                "set that it was trained on: curated, or control for outputs that nothing chose", required=True
+            ),
             "base_model": _text("model that was adapted", required=True),
             "method": _text("lora or qlora", required=True),
             "training_examples": Column(_INTEGER, "rows trained on", low=0),
@@ -275,6 +277,7 @@ TABLES: dict[str, Contract] = {
             "seconds": _number("wall time of the training", low=0, volatile=True),
             "device": _text("where it ran"),
             "approve_policy": _text("reviewed: people approved the rows; score: only the scorers did"),
+            "drawn": _text("how the rows of control were drawn: random, longest or unfiltered; null of other arms"),
         },
     ),
     "training_rows": Contract(
@@ -282,7 +285,9 @@ TABLES: dict[str, Contract] = {
         ("model_path", "id"),
         {
             "model_path": _text("folder of the adapter, relative to data/models", required=True),
-            "arm": _text("set that it was trained on: curated, or control for as many random outputs", required=True),
+            "arm": _text(
+                "set that it was trained on: curated, or control for outputs that nothing chose", required=True
+            ),
             "id": _text("custom_id of the row that was the example", required=True),
             "role": _text(
                 "trained; held out: scored for the loss, not learned from; else why it was left out "
@@ -323,14 +328,23 @@ TABLES: dict[str, Contract] = {
             "evaluation_id": _text(
                 "one evaluation of several arms on the same candidates", required=True, names_run=True
             ),
-            "arm": _text("baseline, icl, finetuned, icl+finetuned, control, …", required=True),
+            "arm": _text(
+                "baseline, icl, finetuned, icl+finetuned, control; echo, bare echo, empty, most frequent, nearest: "
+                "answers without a model",
+                required=True,
+            ),
             "candidate_id": _text("test candidate", required=True),
             "task": _text("name of the task file", required=True),
             "custom_id": _text("request behind the answer"),
-            "model": _text("model name as sent to the server"),
+            "model": _text("model name as sent to the server; null without a model"),
             "status": _text("what became of the request", required=True, allowed=STATUSES),
             "output": _text("text of the answer; null if none came"),
-            "quality": _number("0..1; null = unscored or no answer", low=0, high=1),
+            "quality": _number("0..1, by the SCORERS of the task; null = unscored or no answer", low=0, high=1),
+            "report": _number(
+                "0..1, by its REPORT scorers, without any the quality; null = unscored, no answer, or an older row",
+                low=0,
+                high=1,
+            ),
             "latency_s": _number("seconds at the server; null if it did not say", low=0, volatile=True),
             "tokens": Column(_INTEGER, "tokens of prompt and answer; null if the server did not say", low=0),
         },

@@ -1,15 +1,15 @@
 """Intervals and tests: bootstrap of means and paired differences, Holm, AUC, precision at the top.
 
-One resampling unit everywhere: a row (of `compare`: a candidate). Rows of one group of near-duplicates are not
-independent; drop near-duplicates first. Null and NaN are never 0: they are left out and counted. Every function is
-deterministic in its arguments and `seed`.
+The resampling unit is a row (of `compare`: a candidate), or its group where groups are named: rows of one group, such
+as near-duplicates or sentences of one text, are not independent. Null and NaN are never 0: they are left out and
+counted. Every function is deterministic in its arguments and `seed`.
 
 What this room does not know: where scores come from, and whether the rows were looked at before. The maximum of a
 search is biased upward whatever its interval says; score the winner on rows that the search never saw.
 """
 
 from arislab.stats.bootstrap import Difference, Interval, mean_interval, paired_difference
-from arislab.stats.contrasts import compare, holm, minimal_detectable_effect, verdicts
+from arislab.stats.contrasts import compare, group_of, holm, minimal_detectable_effect, verdicts
 from arislab.stats.ranking import auc, precision_at
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Interval",
     "auc",
     "compare",
+    "group_of",
     "holm",
     "mean_interval",
     "minimal_detectable_effect",

@@ -1,7 +1,7 @@
 """Means and paired differences with their BCa bootstrap intervals, and the p that belongs to an interval."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -36,10 +36,12 @@ class Interval:
     """Rows left out because their value is null or NaN."""
     level: float = 0.95
     """Confidence level, in (0, 1)."""
+    n_groups: int = 0
+    """Groups of the rows used; as many as rows where each stands alone; 0: nobody counted."""
 
     def __repr__(self) -> str:
         missing = f" ({self.n_missing:,} missing)" if self.n_missing else ""
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n:,}{missing}"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n:,}{_of(self)}{missing}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,10 +68,18 @@ class Difference:
     """Rows left out because one side is null or NaN."""
     level: float = 0.95
     """Confidence level, in (0, 1)."""
+    n_groups: int = 0
+    """Groups of the pairs used; as many as pairs where each stands alone; 0: nobody counted."""
 
     def __repr__(self) -> str:
         dropped = f" ({self.n_dropped:,} dropped)" if self.n_dropped else ""
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}] n={self.n:,}{dropped} p={_p_text(self.p)}"
+        return (
+            f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}] n={self.n:,}{_of(self)}{dropped} p={_p_text(self.p)}"
+        )
+
+
+def _of(estimate: Interval | Difference) -> str:
+    return f" of {estimate.n_groups:,} groups" if 0 < estimate.n_groups < estimate.n else ""
 
 
 def mean_interval(
@@ -78,6 +88,7 @@ def mean_interval(
     level: float = 0.95,
     seed: int = 0,
     n_boot: int = 10_000,
+    groups: Sequence[Any] | pl.Series | None = None,
 ) -> Interval:
     """Return the mean of `values` with its BCa bootstrap interval.
 
@@ -88,13 +99,17 @@ def mean_interval(
         level: Confidence level, in (0, 1).
         seed: Of the resamples.
         n_boot: Resamples; above 20,000 rows their means are drawn from the normal distribution instead.
+        groups: Group of each value, where values of one group are alike (sentences of one text): whole groups are
+            resampled, and the interval is as wide as that many groups make it. Null: each value stands alone.
 
     Raises:
         ParameterError: A level out of range.
 
     Source:
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 14.3; tails expanded for small samples
-        after Hesterberg 2015, What Teachers Should Know About the Bootstrap; Student's t after Wallace 1959.
+        after Hesterberg 2015, What Teachers Should Know About the Bootstrap; Student's t after Wallace 1959; groups
+        after Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8 (whole groups, drawn with
+        replacement).
 
     Example:
         >>> mean_interval([0.2, 0.4, None, 0.9, 0.7, 0.8, 0.5, 0.6, 0.7])
@@ -102,10 +117,12 @@ def mean_interval(
     """
     check_level(level)
     given = floats(values)
-    present = given[np.isfinite(given)]
-    low, high, _ = _bca(present, level=level, seed=seed, n_boot=n_boot)
+    is_here = np.isfinite(given)
+    present = given[is_here]
+    group = _numbered(groups, is_here)
+    low, high, _ = _bca(present, group, level=level, seed=seed, n_boot=n_boot)
     mean = float(present.mean()) if len(present) else math.nan
-    return Interval(mean, low, high, len(present), len(given) - len(present), level)
+    return Interval(mean, low, high, len(present), len(given) - len(present), level, _n_groups(group))
 
 
 def paired_difference(
@@ -115,6 +132,7 @@ def paired_difference(
     level: float = 0.95,
     seed: int = 0,
     n_boot: int = 10_000,
+    groups: Sequence[Any] | pl.Series | None = None,
 ) -> Difference:
     """Return the mean of a - b over aligned rows, with BCa bootstrap interval and the p that belongs to it.
 
@@ -126,6 +144,7 @@ def paired_difference(
         level: As in ``mean_interval``.
         seed: As in ``mean_interval``.
         n_boot: As in ``mean_interval``.
+        groups: Group of each pair, as in ``mean_interval``.
 
     Raises:
         ParameterError: `a` and `b` have different lengths, or a level out of range.
@@ -143,8 +162,10 @@ def paired_difference(
     if len(first) != len(second):
         raise ParameterError(f"a has {len(first)} rows and b has {len(second)}; pairs need rows that are aligned.")
     given = first - second
-    present = given[np.isfinite(given)]
-    low, high, p = _bca(present, level=level, seed=seed, n_boot=n_boot)
+    is_here = np.isfinite(given)
+    present = given[is_here]
+    group = _numbered(groups, is_here)
+    low, high, p = _bca(present, group, level=level, seed=seed, n_boot=n_boot)
     return Difference(
         mean=float(present.mean()) if len(present) else math.nan,
         low=low,
@@ -156,12 +177,32 @@ def paired_difference(
         losses=int((present <= -_EQUAL).sum()),
         n_dropped=len(given) - len(present),
         level=level,
+        n_groups=_n_groups(group),
     )
 
 
-def _bca(values: Floats, *, level: float, seed: int, n_boot: int) -> tuple[float, float, float]:
+def _numbered(groups: Sequence[Any] | pl.Series | None, is_here: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The group of each value that is there, numbered in the order in which they come."""
+    if groups is None:
+        return np.arange(int(is_here.sum()))
+    if len(groups) != len(is_here):
+        raise ParameterError(f"groups has {len(groups)} rows and the values have {len(is_here)}; give one a value.")
+    numbers: dict[Any, int] = {}
+    here = (group for group, present in zip(groups, is_here, strict=True) if present)
+    return np.array([numbers.setdefault(group, len(numbers)) for group in here], dtype=np.int64)
+
+
+def _n_groups(group: NDArray[np.int64]) -> int:
+    return int(group.max()) + 1 if len(group) else 0
+
+
+def _bca(
+    values: Floats, group: NDArray[np.int64], *, level: float, seed: int, n_boot: int
+) -> tuple[float, float, float]:
     """Return low, high and the two-sided p against 0 of the mean."""
-    n = len(values)
+    n = _n_groups(group)
+    sums = np.asarray(np.bincount(group, weights=values, minlength=n), dtype=np.float64)
+    sizes = np.bincount(group, minlength=n).astype(np.float64)
     if n < 2:
         return math.nan, math.nan, math.nan if n == 0 else 1.0
     mean = float(values.mean())
@@ -169,10 +210,10 @@ def _bca(values: Floats, *, level: float, seed: int, n_boot: int) -> tuple[float
     floor = max(2.0 ** (1 - n), 1 / (n_boot + 1))
     if np.ptp(values) < _EQUAL:  # 0 +- 0 is no evidence; c +- 0 is as much as n equal signs
         return mean, mean, 1.0 if abs(mean) < _EQUAL else floor
-    means = np.sort(_resampled_means(values, n_boot=n_boot, seed=seed))
+    means = np.sort(_resampled_means(sums, sizes, n_boot=n_boot, seed=seed))
     # bias z0 and acceleration a correct the percentiles for a skewed sample
     z0 = _z(_share_below(means, mean), n_boot)
-    deviations = values - mean
+    deviations = sums - mean * sizes
     a = float((deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5))
 
     def percentile(tail: float) -> float:
@@ -202,14 +243,19 @@ def _contracted(x: float, n: int) -> float:
     return math.copysign(z, x)
 
 
-def _resampled_means(values: Floats, *, n_boot: int, seed: int) -> Floats:
+def _resampled_means(sums: Floats, sizes: Floats, *, n_boot: int, seed: int) -> Floats:
+    """Means of the values of as many groups, drawn with replacement."""
     rng = np.random.default_rng(seed)
-    n = len(values)
+    n, mean = len(sums), sums.sum() / sizes.sum()
     if n > _MANY_ROWS:
-        return rng.normal(values.mean(), values.std() / math.sqrt(n), n_boot)
+        spread = float(np.sqrt(((sums - mean * sizes) ** 2).sum())) / float(sizes.sum())
+        return rng.normal(mean, spread, n_boot)
     step = max(1, _CELLS // n)
-    sizes = [min(step, n_boot - start) for start in range(0, n_boot, step)]
-    return np.concatenate([values[rng.integers(0, n, (size, n))].mean(axis=1) for size in sizes])
+    parts = [min(step, n_boot - start) for start in range(0, n_boot, step)]
+    drawn = (rng.integers(0, n, (part, n)) for part in parts)
+    if (sizes == 1).all():
+        return np.concatenate([sums[indices].mean(axis=1) for indices in drawn])
+    return np.concatenate([sums[indices].sum(axis=1) / sizes[indices].sum(axis=1) for indices in drawn])
 
 
 def _share_below(ordered: Floats, x: float) -> float:

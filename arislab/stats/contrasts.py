@@ -39,21 +39,27 @@ def compare(
     level: float = 0.95,
     seed: int = 0,
     n_boot: int = 10_000,
+    by: str = "quality",
+    groups: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Return one row per contrast of two arms, paired by candidate and corrected for the number of contrasts.
 
     Args:
-        scores: Columns `arm` (String), `candidate_id` (String), `quality` (Float64, null = unscored). Several rows of
+        scores: Columns `arm` (String), `candidate_id` (String), and `by` (Float64, null = unscored). Several rows of
             one arm and candidate are averaged first: the candidate is the unit.
         baseline: The arm that every other arm is compared with, in the order in which arms appear.
         contrasts: Pairs (arm, baseline) instead, for what was decided beforehand; give one of the two.
         level: Of each interval, not corrected for the number of contrasts; p_holm is.
         seed: Of the bootstrap.
         n_boot: Resamples.
+        by: Column that is compared.
+        groups: candidate_id and group_id of candidates who are not independent: whole groups are resampled. A candidate
+            who is not named stands alone. Null: all do.
 
     Returns:
         arm, baseline, difference, low, high, p, p_holm, n (candidates scored in both arms), n_dropped (candidates
-        with a row in at least one of the two arms, but not scored in both), wins, ties, losses.
+        with a row in at least one of the two arms, but not scored in both), wins, ties, losses, n_groups (of those
+        scored in both).
 
     Raises:
         ParameterError: An arm that `scores` does not have, or not exactly one of `baseline` and `contrasts`.
@@ -67,31 +73,46 @@ def compare(
         if arm is not None and arm not in arms:
             raise ParameterError(f"there is no arm {arm!r} in the scores; {closest(arm, arms)}.")
     table = (
-        scores.with_columns(pl.col("quality").cast(pl.Float64).fill_nan(None))
+        scores.with_columns(pl.col(by).cast(pl.Float64).fill_nan(None))
         .group_by("candidate_id", "arm", maintain_order=True)
-        .agg(pl.col("quality").mean())
+        .agg(pl.col(by).mean())
         .sort("candidate_id")  # the resamples depend on the order of rows; the result must not
     )
     rows = []
     for arm, other in contrasts:
-        sides = [table.filter(pl.col("arm") == name).select("candidate_id", "quality") for name in (arm, other)]
+        sides = [table.filter(pl.col("arm") == name).select("candidate_id", by) for name in (arm, other)]
         both = sides[0].join(sides[1], on="candidate_id", how="full", coalesce=True, suffix="_b").sort("candidate_id")
-        result = paired_difference(both["quality"], both["quality_b"], level=level, seed=seed, n_boot=n_boot)
+        of = None if groups is None else group_of(both["candidate_id"], groups)
+        result = paired_difference(both[by], both[f"{by}_b"], groups=of, level=level, seed=seed, n_boot=n_boot)
         rows.append((arm, other, result))
     adjusted = holm([result.p for _, _, result in rows])
     return pl.DataFrame(
         [
-            (a, b, d.mean, d.low, d.high, d.p, float(p_holm), d.n, d.n_dropped, d.wins, d.ties, d.losses)
+            (a, b, d.mean, d.low, d.high, d.p, float(p_holm), d.n, d.n_dropped, d.wins, d.ties, d.losses, d.n_groups)
             for (a, b, d), p_holm in zip(rows, adjusted, strict=True)
         ],
         schema={
             "arm": pl.String,
             "baseline": pl.String,
             **dict.fromkeys(("difference", "low", "high", "p", "p_holm"), pl.Float64),
-            **dict.fromkeys(("n", "n_dropped", "wins", "ties", "losses"), pl.Int64),
+            **dict.fromkeys(("n", "n_dropped", "wins", "ties", "losses", "n_groups"), pl.Int64),
         },
         orient="row",
     )  # one row per contrast
+
+
+def group_of(candidates: pl.Series, groups: pl.DataFrame) -> pl.Series:
+    """Return the group of each candidate; one who is in none of ``groups`` stands alone.
+
+    Args:
+        candidates: candidate_id.
+        groups: candidate_id and group_id, such as rows of ``candidates``.
+    """
+    known = groups.select("candidate_id", "group_id").unique("candidate_id", keep="first", maintain_order=True)
+    joined = pl.DataFrame({"candidate_id": candidates}).join(
+        known, on="candidate_id", how="left", maintain_order="left"
+    )
+    return joined.select(pl.coalesce("group_id", "candidate_id")).to_series()
 
 
 def minimal_detectable_effect(

@@ -55,6 +55,56 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert 0.03 <= significant / runs <= 0.07
 
 
+def test_groups_of_one_change_nothing():
+    values = np.random.default_rng(2).beta(2, 3, 60)
+    alone, named = stats.mean_interval(values), stats.mean_interval(values, groups=[f"g{i}" for i in range(60)])
+    assert alone == named
+    assert named.n_groups == 60
+    a, b = (
+        stats.paired_difference(values, 0.4 - values),
+        stats.paired_difference(values, 0.4 - values, groups=range(60)),
+    )
+    assert a == b
+
+
+def test_a_group_of_equal_rows_says_no_more_than_one_row():
+    values, groups = [0.2, 0.9, 0.4, 0.6, 0.8, 0.1, 0.7], "abcdefg"
+    alone = stats.mean_interval(values)
+    repeated = stats.mean_interval(np.repeat(values, 10), groups=[g for g in groups for _ in range(10)])
+    assert (repeated.low, repeated.high) == pytest.approx((alone.low, alone.high))
+    assert (repeated.n, repeated.n_groups) == (70, 7)
+    assert repr(repeated).endswith("n=70 of 7 groups")
+    p = stats.paired_difference(np.repeat(values, 10), np.zeros(70), groups=[g for g in groups for _ in range(10)]).p
+    assert p >= 2.0**-6
+
+
+@pytest.mark.parametrize("shape", ["equal", "skewed"])
+def test_intervals_over_groups_cover_the_truth_where_rows_alone_do_not(shape):
+    rng = np.random.default_rng(4)
+    runs, n_groups = 500, 30
+    covered = covered_by_rows = significant = 0
+    for run in range(runs):
+        sizes = np.full(n_groups, 8) if shape == "equal" else rng.geometric(0.15, n_groups)
+        group = np.repeat(np.arange(n_groups), sizes)
+        values = np.repeat(rng.normal(0, 0.2, n_groups), sizes) + rng.normal(0, 0.1, len(group))  # mean 0 of each group
+        grouped = stats.paired_difference(values, np.zeros(len(group)), groups=group, seed=run, n_boot=600)
+        rows = stats.mean_interval(values, seed=run, n_boot=600)
+        covered += grouped.low <= 0 <= grouped.high
+        covered_by_rows += rows.low <= 0 <= rows.high
+        significant += grouped.p < 0.05
+    assert 0.92 <= covered / runs <= 0.98
+    assert 0.02 <= significant / runs <= 0.08
+    assert covered_by_rows / runs < 0.7
+
+
+def test_missing_rows_leave_their_group_and_a_wrong_number_of_groups_is_refused():
+    interval = stats.mean_interval([0.1, None, 0.3, 0.5], groups=["a", "b", "c", "c"])
+    assert (interval.n, interval.n_missing, interval.n_groups) == (3, 1, 2)
+    assert math.isnan(stats.mean_interval([0.1, 0.9], groups=["a", "a"]).low), "one group has no spread to measure"
+    with pytest.raises(ParameterError, match="groups has 1 rows and the values have 2"):
+        stats.mean_interval([0.1, 0.2], groups=["a"])
+
+
 @pytest.mark.parametrize(("n", "t"), [(5, 2.7764), (10, 2.2622), (31, 2.0423), (201, 1.9719)])
 def test_tails_are_those_of_students_t(n, t):
     z = bootstrap._expanded(-1.959964, n)

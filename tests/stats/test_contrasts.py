@@ -140,3 +140,20 @@ def test_an_effect_of_the_minimal_detectable_size_is_seen_in_four_of_five_runs()
         for r in range(runs)
     )
     assert 0.74 <= shown / runs <= 0.86
+
+
+def test_candidates_of_one_group_are_resampled_together():
+    rng = np.random.default_rng(8)
+    names = [f"c{i:03d}" for i in range(120)]
+    groups = pl.DataFrame({"candidate_id": names[:100], "group_id": [f"g{i // 10}" for i in range(100)]})
+    shift = np.repeat(rng.normal(0.05, 0.2, 12), 10)
+    rows = [("a", n, 0.5 + s) for n, s in zip(names, shift, strict=True)] + [("b", n, 0.5) for n in names]
+    frame = pl.DataFrame(rows, schema=["arm", "candidate_id", "report"], orient="row")
+    how = {"contrasts": [("a", "b")], "by": "report"}
+    alone, together = stats.compare(frame, **how), stats.compare(frame, groups=groups, **how)
+    assert (alone["n"][0], alone["n_groups"][0]) == (120, 120)
+    assert (together["n"][0], together["n_groups"][0]) == (120, 30), "20 stand alone"
+    width = together["high"][0] - together["low"][0]
+    assert width > 1.5 * (alone["high"][0] - alone["low"][0])
+    assert together["difference"][0] == pytest.approx(alone["difference"][0])
+    assert stats.group_of(pl.Series(["c000", "c119", "new"]), groups).to_list() == ["g0", "c119", "new"]
