@@ -208,34 +208,54 @@ def _verdict(contrast: dict[str, Any]) -> str:
 
 
 def by_category(
-    scores: pl.DataFrame, people: pl.DataFrame, task: Task, *, by: str = "quality", n_most: int = 8
+    scores: pl.DataFrame,
+    people: pl.DataFrame,
+    task: Task,
+    *,
+    contrast: tuple[str, str],
+    by: str = "quality",
+    n_most: int = 8,
+    seed: int = 0,
 ) -> pl.DataFrame:
-    """Return one row per category and arm, the largest categories first: a mean over all may hide one that loses.
+    """Return the gain of an arm in each category, the largest first: a mean over all may hide one that loses.
 
     Args:
         scores: As in ``summary``.
         people: Rows of ``candidates`` that were asked about.
         task: Its category(candidate), if it has one, goes before the column category.
+        contrast: Arm and baseline.
         by: As in ``summary``.
         n_most: Categories with a row of their own; the rest are one, ``others``.
+        seed: Of the bootstrap.
 
     Returns:
-        category (null: none), arm, n, n_groups, mean, low and high (95 %, whole groups resampled).
+        category (null: none), n, n_groups, a mean of each of the two arms by its name, difference, low and high (95 %,
+        paired, whole groups resampled; not corrected for the number of categories).
     """
     own = [task.category(candidate_of(row)) if task.category else row["category"] for row in people.to_dicts()]
-    named = people.select("candidate_id", "group_id", category=pl.Series(own, dtype=pl.String))
+    named = people.select("candidate_id", category=pl.Series(own, dtype=pl.String))
     sizes = named.group_by("category").len().sort("len", "category", descending=[True, False], nulls_last=True)
     order = sizes["category"].to_list()
     most = order if len(order) <= n_most + 1 else order[:n_most]
-    rest = "others" if len(most) < len(order) else None
-    category = pl.when(pl.col("category").is_in(most, nulls_equal=True)).then("category").otherwise(pl.lit(rest))
+    rest = [] if len(most) == len(order) else ["others"]
+    category = pl.when(pl.col("category").is_in(most, nulls_equal=True)).then("category").otherwise(pl.lit("others"))
     rows = scores.join(named.with_columns(category), on="candidate_id", how="inner", maintain_order="left")
-    parts = [
-        summary(rows.filter(pl.col("category").eq_missing(name)), by=by, groups=people).select(
-            pl.lit(name, dtype=pl.String).alias("category"), "arm", "n", "n_groups", "mean", "low", "high"
+    parts = []
+    for name in [*most, *rest]:
+        part = rows.filter(pl.col("category").eq_missing(name))
+        gain = stats.compare(part, contrasts=[contrast], by=by, groups=people, seed=seed)
+        means = [part.filter(arm=arm)[by].mean() for arm in contrast]
+        parts.append(
+            gain.select(
+                pl.lit(name, dtype=pl.String).alias("category"),
+                "n",
+                "n_groups",
+                *[pl.lit(mean, dtype=pl.Float64).alias(arm) for arm, mean in zip(contrast, means, strict=True)],
+                "difference",
+                "low",
+                "high",
+            )
         )
-        for name in [*most, *([rest] if rest else [])]
-    ]
     return pl.concat(parts)
 
 

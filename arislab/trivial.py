@@ -217,13 +217,12 @@ def _scored(rows: pl.DataFrame, candidates: pl.DataFrame, task: Task, *, report:
     reports = [_or_why(lambda: scoring.report(ready, task))] if report else []
     for part in (judged, *(part for part, _ in reports)):
         rows = rows if part is None else rows.join(part, on="custom_id", how="left", maintain_order="left")
-    unscored = [name for name in ("quality", *(["report"] if report else [])) if name not in rows.columns]
-    rows = rows.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in unscored)
-    reasons = [why, *(why for _, why in reports)]
-    rows = rows.rename({"llm_output": "output"}).with_columns(
-        error=pl.lit(next(filter(None, reasons), None), dtype=pl.String)
-    )
-    return rows.select(*_COLUMNS, pl.col("^score_.*$"), pl.col("^report(_.*)?$"))
+    names = ["quality", *(f"score_{name}" for name in task.scorers)]
+    names += ["report", *(f"report_{name}" for name in task.report)] if report else []
+    unscored = [pl.lit(None, dtype=pl.Float64).alias(name) for name in names if name not in rows.columns]
+    error = next(filter(None, [why, *(why for _, why in reports)]), None)
+    rows = rows.rename({"llm_output": "output"}).with_columns(*unscored, error=pl.lit(error, dtype=pl.String))
+    return rows.select(*_COLUMNS, *names[1:])
 
 
 def _or_why(score: Callable[[], Any]) -> tuple[Any, str | None]:

@@ -122,7 +122,7 @@ PINNED = {
     curate.control_in_words: "raw rule",
     evaluate.summary: "scores by groups",
     evaluate.table: "means comparison beside level",
-    evaluate.by_category: "scores people task by n_most",
+    evaluate.by_category: "scores people task contrast by n_most seed",
     stats.compare: "scores baseline contrasts level seed n_boot by groups",
     stats.paired_difference: "a b level seed n_boot groups",
     stats.verdicts: "comparison level power",

@@ -215,23 +215,22 @@ def test_results_stand_by_category_with_their_intervals(task_file):
     who = pl.DataFrame({"candidate_id": [f"c{i}" for i in range(60)], "profile": ["{}"] * 60})
     kinds = ["nurse"] * 30 + ["cook"] * 20 + ["smith", "smith", "baker", "clerk", None, *["monk"] * 5]
     who = who.with_columns(category=pl.Series(kinds), group_id=pl.Series([f"g{i // 2}" for i in range(60)]))
-    table = evaluate.by_category(frame, who, load(task_file), n_most=2)
-    assert table["category"].unique(maintain_order=True).to_list() == ["nurse", "cook", "others"]
-    assert table.select("n", "n_groups").unique(maintain_order=True).rows() == [(30, 15), (20, 10), (10, 5)]
-    nurse = table.filter(category="nurse", arm="finetuned").row(0, named=True)
-    named = frame.filter(arm="finetuned").head(30)["quality"]
-    assert nurse["mean"] == pytest.approx(named.mean())
-    assert nurse["low"] < nurse["mean"] < nurse["high"]
-    every = evaluate.by_category(frame, who, load(task_file))
-    assert every["category"].unique(maintain_order=True).to_list() == [
-        "nurse",
-        "cook",
-        "monk",
-        "smith",
-        "baker",
-        "clerk",
-        None,
-    ]
+    how = {"contrast": ("finetuned", "baseline")}
+    table = evaluate.by_category(frame, who, load(task_file), n_most=2, **how)
+    assert table["category"].to_list() == ["nurse", "cook", "others"]
+    assert table.select("n", "n_groups").rows() == [(30, 15), (20, 10), (10, 5)]
+    nurse = table.row(0, named=True)
+    means = {
+        arm: part["quality"].mean()
+        for (arm,), part in frame.filter(pl.col("candidate_id").is_in([f"c{i}" for i in range(30)]))
+        .partition_by("arm", as_dict=True)
+        .items()
+    }
+    assert (nurse["finetuned"], nurse["baseline"]) == pytest.approx((means["finetuned"], means["baseline"]))
+    assert nurse["difference"] == pytest.approx(means["finetuned"] - means["baseline"])
+    assert nurse["low"] < nurse["difference"] < nurse["high"]
+    every = evaluate.by_category(frame, who, load(task_file), **how)
+    assert every["category"].to_list() == ["nurse", "cook", "monk", "smith", "baker", "clerk", None]
 
 
 def test_a_gain_below_the_margin_is_no_promotion():

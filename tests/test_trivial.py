@@ -115,6 +115,17 @@ def test_each_arm_says_what_costs_nothing(task):
     assert "report" not in free.columns
 
 
+@pytest.mark.parametrize("report", [False, True])
+def test_the_arms_have_the_columns_of_those_that_a_model_answers(task, report, tmp_path):
+    asked = evaluate.ask(
+        {}, candidates=candidates("x"), server=None, folder=tmp_path, recorded=None, task=task, report=report
+    )
+    people = candidates("Go at sea", "C on land")
+    free = trivial.scores(questions(people, task), people, task, examples=examples(), report=report)
+    assert free.schema == asked.schema
+    assert pl.concat([asked, free]).height == free.height
+
+
 def test_the_frame_of_all_questions_is_cut_between_words_and_a_text_that_is_all_frame_stays():
     bare = ["Is an apple red today?", "Is an apricot red today?", "Is an apple"]
     assert trivial._bare(bare) == ["apple red today?", "apricot red today?", "apple"]
