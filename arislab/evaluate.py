@@ -297,6 +297,23 @@ def find_leaks(
     return leaks(texts(people, task.to_messages), used, threshold=threshold, everybody=asked["text"])
 
 
+def across(
+    people: pl.DataFrame, others: pl.DataFrame, *, task: Task, recorded: pl.DataFrame, threshold: float
+) -> pl.DataFrame:
+    """Return the candidates who resemble one of another split, before anybody is asked; as ``leaks`` does.
+
+    Args:
+        people: Rows of ``candidates`` that must be like no other.
+        others: Rows of ``candidates`` of the other splits.
+        task: Writes the questions.
+        recorded: As in ``texts``.
+        threshold: As in ``leaks``.
+    """
+    used = texts(others, task.to_messages, recorded=recorded, or_nothing=True).with_columns(id="candidate_id")
+    tested = texts(people, task.to_messages, or_nothing=True)
+    return leaks(tested, used, threshold=threshold, everybody=pl.concat([tested["text"], used["text"]]))
+
+
 def refuse_leaks(leaking: pl.DataFrame, *, n_test: int) -> str:
     """Return a line that says 0 leaks, or raise.
 

@@ -119,6 +119,7 @@ PINNED = {
     trivial.contrasts: "free arm",
     trivial.beside: "free answered",
     curate.spread: "candidates n",
+    curate.hold_out: "examples fraction seed least",
     curate.control_in_words: "raw rule",
     evaluate.summary: "scores by groups",
     evaluate.table: "means comparison beside level",

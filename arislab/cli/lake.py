@@ -116,6 +116,56 @@ def candidates(
     )
 
 
+_LIKE = {
+    "candidate": "the same as",
+    "exact": "a copy of",
+    "group": "of the group of",
+    "near": "a near-copy of",
+}
+
+check = typer.Typer(help="Look something over before it costs anything.", no_args_is_help=True)
+
+
+@check.command("leaks")
+def check_leaks(
+    task: Annotated[str, typer.Option("--task", help="Task file that writes the questions: a name or a path.")],
+    root: Root = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0.01, max=1, help="Jaccard similarity from which two are alike.")
+    ] = 0.8,
+) -> None:
+    """Compare the questions of the test split with those of train and validation; exit code 1 if any are alike.
+
+    Phase 5 refuses to report on such candidates; before phase 1 it costs nothing to take them out.
+    """
+    from arislab import evaluate
+    from arislab.task import load
+
+    lake, spec = open_lake(root), load(task)
+    everybody = lake["candidates"].read()
+    people = everybody.filter(split="test")
+    others = everybody.filter(everybody["split"].is_in(["train", "validation"]))
+    if not people.height or not others.height:
+        raise PrerequisiteError(
+            f"{people.height:,} candidates are in the test split and {others.height:,} in train and validation; there "
+            "is nothing to compare: arislab import FILE --as candidates."
+        )
+    recorded = lake["training_data_raw"].read(columns=["candidate_id", "input"], where={"messages": None})
+    leaking = evaluate.across(people, others, task=spec, recorded=recorded, threshold=threshold)
+    for row in leaking.head(20).iter_rows(named=True):
+        print(f"{row['candidate_id']} is {_LIKE[row['kind']]} {row['id']}, similarity {row['similarity']:.2f}")
+    n_more = leaking.height - 20
+    if n_more > 0:
+        print(f"and {n_more:,} more")
+    groups = people["group_id"].n_unique()
+    print(f"{leaking.height:,} of {people.height:,} test candidates ({groups:,} groups) are like one of another split")
+    if leaking.height:
+        print(
+            "give what belongs together one group (arislab import … --group COLUMN); -p leaks drop reports on the rest"
+        )
+        raise typer.Exit(1)
+
+
 def export(
     use_case: Annotated[str, typer.Option("--use-case", help="Whose examples.")] = "general",
     task: Annotated[

@@ -103,6 +103,7 @@ _VERBS: dict[str, dict[str, tuple[Any, str]]] = {
     "Data": {
         "import": (import_commands.import_file, "Bring candidates, or outputs recorded elsewhere."),
         "candidates": (lake_commands.candidates, "Compose synthetic candidates for the embedded model."),
+        "check": (lake_commands.check, "Look for leaks between the splits, before phase 1."),
         "sql": (lake_commands.sql, "Ask the lake in SQL."),
         "lineage": (lake_commands.lineage, "Show the life of a row, from candidate to test answers."),
         "export": (lake_commands.export, "Write chosen examples for other programs."),

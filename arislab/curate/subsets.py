@@ -12,13 +12,17 @@ import polars as pl
 from arislab.errors import ParameterError, closest
 
 
-def hold_out(examples: pl.DataFrame, *, fraction: float, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+def hold_out(
+    examples: pl.DataFrame, *, fraction: float, seed: int = 0, least: int = 1
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return (examples to train on, examples held out for the loss): all answers about one candidate stay together.
 
     Args:
         examples: From ``approved``.
-        fraction: Share of the candidates to hold out; at least one, and at least one stays.
+        fraction: Share of the candidates to hold out; at least ``least``, and at least one stays.
         seed: Of the draw, a stable hash of candidate_id.
+        least: Fewest candidates whose loss says something. Where these were more than a tenth of all, nobody is held
+            out, and all are trained on: the loss of a handful rises and falls by chance. 1: always.
 
     Raises:
         ParameterError: The examples are of fewer than two candidates.
@@ -30,7 +34,10 @@ def hold_out(examples: pl.DataFrame, *, fraction: float, seed: int = 0) -> tuple
             "in 2_curate."
         )
     order = names.to_frame().with_columns(_tie=stable_hash(names, seed)).sort("_tie")
-    held = order.head(max(1, round(fraction * len(names)))).select("candidate_id")
+    n_held = max(least, round(fraction * len(names)))
+    if least > 1 and n_held > len(names) / 10:
+        return examples, examples.clear()
+    held = order.head(n_held).select("candidate_id")
     rest = examples.join(held, on="candidate_id", how="anti", maintain_order="left")
     return rest, examples.join(held, on="candidate_id", how="semi", maintain_order="left")
 

@@ -54,7 +54,8 @@ def train(
 
     Args:
         sets: arm -> examples (columns id, messages, output), such as ``{"curated": …, "control": …}``.
-        validation: examples of no set, scored before, three times during, and after training; None: not scored.
+        validation: examples of no set, scored before, three times during, and after training; None, or without a row:
+            not scored.
         settings: see ``Settings``.
         workers: processes at once; default 2 (1 on a single core) on a CPU, 1 on a GPU.
         named: fields of ``Settings`` by name, in place of them or to change some, such as ``base_model="tiny", r=16``.
@@ -74,6 +75,7 @@ def train(
     if not sets:
         raise ParameterError('sets is empty; give at least one, such as {"curated": examples}.')
     settings = _settings(settings, named)
+    validation = None if validation is None or validation.is_empty() else validation
     template = check(settings, arms=tuple(sets))
     base, folder = resolve_model(settings.base_model), Path(settings.folder).resolve()
     device, _ = compute_device()

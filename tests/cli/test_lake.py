@@ -220,3 +220,33 @@ def test_an_example_that_is_gone_is_named(chosen):
         prompt.messages(row, curated.filter(pl.col("id") != "e0"), authors, load("candidate_evaluation"))
     with pytest.raises(PrerequisiteError, match="the candidates behind s-tech are not in this lake"):
         prompt.messages(row, curated, authors.head(0), load("candidate_evaluation"))
+
+
+def test_leaks_between_the_splits_are_found_before_anything_is_asked(lake, task_file, monkeypatch, capsys):
+    texts = {"a": "red apples on the old market square", "b": "blue boats near the northern harbour wall"}
+    rows = [
+        ("t0", texts["a"], "train", "g0"),
+        ("v0", texts["b"], "validation", "g1"),
+        ("x0", "quiet trains through a green valley", "test", "g2"),
+    ]
+
+    def told(*more):
+        frame = pl.DataFrame([*rows, *more], schema=["candidate_id", "text", "split", "group_id"], orient="row")
+        profile = frame["text"].map_elements(lambda text: json.dumps({"text": text}), return_dtype=pl.String)
+        lake["candidates"].upsert(frame.drop("text").with_columns(profile.alias("profile")))
+        monkeypatch.setattr(sys, "argv", ["arislab", "check", "leaks", "--task", str(task_file)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0, capsys.readouterr().out
+
+    assert told() == (0, "0 of 1 test candidates (1 groups) are like one of another split\n")
+    code, out = told(("x1", texts["a"], "test", "g3"), ("x2", texts["b"] + " today", "test", "g4"))
+    assert code == 1
+    assert "x1 is a copy of t0, similarity 1.00\n" in out
+    assert "x2 is a near-copy of v0, similarity 0.83\n" in out
+    assert "2 of 3 test candidates (3 groups) are like one of another split\n" in out
+    assert "arislab import" in out
+    lake["candidates"].replace(lake["candidates"].read().clear(), where={"split": "test"})
+    with pytest.raises(SystemExit):
+        main()
+    assert "0 candidates are in the test split and 2 in train and validation" in capsys.readouterr().err

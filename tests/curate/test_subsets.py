@@ -62,6 +62,14 @@ def test_answers_about_one_candidate_are_held_out_together():
         curate.hold_out(frame.head(2), fraction=0.1)
 
 
+@pytest.mark.parametrize(("n", "n_held"), [(299, 0), (300, 30), (599, 30), (601, 30), (640, 32), (2, 0)])
+def test_a_handful_is_not_held_out(n, n_held):
+    frame = pl.DataFrame({"id": [f"e{i}" for i in range(n)], "candidate_id": [f"c{i}" for i in range(n)]})
+    train, held = curate.hold_out(frame, fraction=0.05, seed=1, least=30)
+    assert (train.height, held.height) == (n - n_held, n_held)
+    assert held.schema == frame.schema
+
+
 def test_one_of_each_group_whatever_the_order_of_rows():
     frame = people(6).with_columns(group_id=pl.Series(list("aabbcc")))
     assert curate.one_per_group(frame)["candidate_id"].to_list() == ["c0000", "c0002", "c0004"]

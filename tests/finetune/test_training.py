@@ -64,6 +64,16 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(tmp_path, mon
         finetune.train({"a": nurses([1])}, None, base_model="tiny", folder=tmp_path, **setting)
 
 
+def test_without_validation_rows_there_is_an_adapter_and_no_loss_of_its_own(tmp_path):
+    rows = finetune.train(
+        {"a": nurses(range(6))}, nurses([1]).clear(), base_model="tiny", folder=tmp_path, num_train_epochs=1
+    )
+    assert rows["eval_loss"].to_list() == [None]
+    assert rows["train_loss"][0] > 0
+    assert finetune.losses(rows)["eval_loss"].null_count() == finetune.losses(rows).height
+    assert (tmp_path / rows["model_path"][0]).is_dir()
+
+
 def test_qlora_lowers_the_loss(tmp_path):
     present = importlib.util.find_spec("bitsandbytes") is not None
     need("bitsandbytes", present=present, why="bitsandbytes is not installed (it comes with the gpu extra)")
