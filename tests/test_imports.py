@@ -27,6 +27,7 @@ ARROWS: dict[str, set[str] | str] = {
     "duplicates": set(),
     "plots": set(),
     "models": set(),
+    "smollm2": set(),  # weights for a folder; who serves or trains them is told the folder
     "review": {"structured"},  # an edit must fit the SCHEMA where the answer did
     "lab": {"__init__"},  # __init__: the version that a lab notes
     "lake": {"review"},  # the life of a row tells its reviews in their order

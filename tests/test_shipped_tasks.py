@@ -1,9 +1,14 @@
-"""The shipped tasks in other scripts than ours: judged like an English answer of the same content, or null."""
+"""The shipped tasks: other scripts are judged like English, and answers that cost nothing get next to nothing."""
 
+import json
+import re
 from inspect import signature
 
+import polars as pl
 import pytest
+from toys import CHECKOUT
 
+from arislab import scoring
 from arislab.task import load
 
 ENGLISH = (
@@ -117,3 +122,58 @@ def test_skills_in_other_scripts_are_seen_in_an_evaluation():
     profile = {"title": "厨师", "skills": ["烹饪", "Кухня", "SQL"], "needs": ["烘焙"]}
     assert names("擅长烹饪 and Кухня, has SQL", profile) == {"烹饪", "Кухня", "SQL"}
     assert names("缺少烘焙, no Rust", profile) == {"烘焙", "Rust"}
+
+
+def sentences():
+    text = (CHECKOUT / "data" / "sample" / "skillspan.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def mean_quality(answer):
+    """Mean of quality and of report over the shipped sentences, for an answer that no model gave."""
+    task, rows = load("key_terms"), sentences()
+    frame = pl.DataFrame(
+        {"custom_id": [r["id"] for r in rows], "candidate_id": "c", "output": [answer(r) for r in rows]}
+    ).with_columns(profile=pl.Series([json.dumps(r) for r in rows]))
+    return scoring.score(frame, task)["quality"].mean(), scoring.report(frame, task)["report"].mean()
+
+
+def pieces(text, size):
+    parts = text.split()
+    return ", ".join(" ".join(parts[i : i + size]) for i in range(0, len(parts), size))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda row: "",
+        lambda row: "English",
+        lambda row: row["text"],
+        lambda row: f"Key terms of: {row['text']}",
+        lambda row: pieces(row["text"], 1),
+        lambda row: pieces(row["text"], 3),
+        lambda row: pieces(row["text"], 5),
+    ],
+    ids=["empty", "most frequent", "echo", "echo of the question", "words", "threes", "fives"],
+)
+def test_key_terms_pays_for_no_answer_that_costs_nothing(answer):
+    quality, report = mean_quality(answer)
+    assert quality < 0.3
+    assert report < 0.15
+
+
+def test_key_terms_gives_the_experts_answer_nearly_all():
+    quality, report = mean_quality(lambda row: ", ".join(row["gold"]))
+    assert quality > 0.97
+    assert report == 1.0
+
+
+def test_the_sentences_of_the_sample_are_split_by_ad_and_alike_in_none():
+    rows = sentences()
+    assert len({row["id"] for row in rows}) == len(rows)
+    ads = {split: {row["ad"] for row in rows if row["split"] == split} for split in ("train", "validation", "test")}
+    assert sum(map(len, ads.values())) == len(set.union(*ads.values()))
+    assert len(ads["test"]) >= 60
+    assert sum(row["split"] == "test" for row in rows) >= 300
+    assert len({row["text"].lower() for row in rows}) == len(rows)
+    assert all(1 <= len(row["gold"]) <= 5 and not re.search(r"[\x80-\x9f]", row["text"]) for row in rows)

@@ -1,6 +1,5 @@
 """The ``arislab`` command. Each verb joins the package with the lake; what decides a result stands in the notebooks."""
 
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,47 +10,14 @@ from arislab.cli import batch as batch_commands
 from arislab.cli import imports as import_commands
 from arislab.cli import lake as lake_commands
 from arislab.cli import runs as run_commands
+from arislab.cli.demo import demo
 from arislab.cli.init import init
 from arislab.cli.lab import PASSED_ON, lab
-from arislab.cli.options import Root, Seed, open_lake
+from arislab.cli.options import Root
 from arislab.cli.runs import perform
 from arislab.cli.serve import serve
-from arislab.errors import ParameterError
 from arislab.system.paths import enter
 from arislab.system.text import print
-
-
-def demo(
-    root: Root = None,
-    until: Annotated[str, typer.Option("--until", help="Last phase to run.")] = "evaluate",
-    seed: Seed = 1,
-) -> None:
-    """Run the five phases on synthetic candidates with the embedded server and model: no network, no GPU."""
-    from arislab import runs
-
-    where = enter(root)
-    phases = list(runs.PHASES)
-    if until not in phases:
-        raise ParameterError(f"--until must be one of {', '.join(phases)}, got {until!r}.")
-    known = open_lake(None)["candidates"].read(columns=["candidate_id"])["candidate_id"]
-    n_foreign = int((~known.str.starts_with(f"s{seed}-")).sum())
-    if n_foreign:
-        print(
-            f"this lake has {n_foreign:,} candidates of another origin; they are kept, and seed {seed} only draws "
-            "answers: for a fresh one give --root DIR"
-        )
-    began = time.monotonic()
-    for phase in phases[: phases.index(until) + 1]:
-        perform(phase, {"seed": seed}, where)
-    print(
-        f"demo finished in {time.monotonic() - began:.0f} s; records in {where / 'papermill_runs'}; `arislab runs` "
-        "lists them, `arislab sql` asks the lake"
-    )
-    if until == "evaluate":
-        print(
-            "approval policy: score (nobody reviewed; review in notebooks/review.ipynb, then run icl and finetune "
-            "with -p approve reviewed)"
-        )
 
 
 def run(
@@ -93,7 +59,7 @@ class _InOrder(TyperGroup):
 _VERBS: dict[str, dict[str, tuple[Any, str]]] = {
     "Lab": {
         "init": (init, "Make a lab of your own; bring one up to date (--update)."),
-        "demo": (demo, "Run the five phases on synthetic candidates: no network, no GPU."),
+        "demo": (demo, "Run the five phases, with a tiny model or a real one: no GPU."),
         "lab": (lab, "Open notebooks and records of a root in JupyterLab."),
     },
     "Phases": {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 from toys import CHECKOUT, TASK, arislab
 
+from arislab import smollm2
 from arislab.lake import Lake
+from arislab.tiny.decoder import MODEL_DIR
 
 SMALL = ["-p", "n_candidates", "300", "-p", "n_dry_run", "8"]
 
@@ -122,6 +125,7 @@ BAD = [
     (["run", "genrate"], "did you mean 'generate'"),
     (["run", "curate", "-p", "keep_fraction", "20"], "keep_fraction must be in (0, 1], got 20"),
     (["demo", "--until", "dinner"], "--until must be one of generate"),
+    (["demo", "--model", "gpt-9"], "--model must be one of tiny, smollm2"),
     (["import", "nothing.csv", "--as", "candidates", "--id", "x"], "there is no file"),
     (["import", "nothing.csv", "--as", "dogs"], "--as must be candidates or outputs"),
     (["import", "nothing.csv", "--as", "candidates"], "needs --id"),
@@ -157,6 +161,27 @@ def test_a_task_file_without_scorers_and_one_whose_scorer_returns_7(generated, t
         printed = arislab("run", "curate", "-p", "task", str(path), root=tmp_path, ok=False)
         assert message in printed
         assert not Lake(tmp_path / "data" / "lake")["training_data_curated"].exists
+
+
+@pytest.mark.slow
+def test_the_demo_on_a_real_model_asks_about_real_sentences_in_a_root_for_each_seed(tmp_path):
+    shutil.copytree(MODEL_DIR, tmp_path / "data" / "models" / "base" / smollm2.NAME)  # as if it had been written
+    printed = arislab("demo", "--model", "smollm2", "--until", "generate", "--seeds", 2, "--seed", 5, root=tmp_path)
+    assert "1,095 candidates = 1,095 new" in printed
+    answers = []
+    for seed in (5, 6):
+        lake = Lake(tmp_path / f"seed-{seed}" / "data" / "lake")
+        people = lake["candidates"].read()
+        assert (people.height, people.filter(split="test")["group_id"].n_unique()) == (1095, 68)
+        raw = lake["training_data_raw"].read()
+        assert (raw.height, raw["model"].unique().to_list()) == (425, [smollm2.NAME])
+        assert raw["messages"].str.contains("Key terms of: ").all()
+        answers.append(raw["llm_output"].to_list())
+    assert answers[0] != answers[1]
+    arislab("candidates", "--n", 5, root=tmp_path / "other")
+    (tmp_path / "data" / "models").rename(tmp_path / "other" / "data" / "models")
+    refused = arislab("demo", "--model", "smollm2", "--until", "generate", root=tmp_path / "other", ok=False)
+    assert "this lake has 5 candidates of another origin" in refused
 
 
 def test_bad_files_import_nothing(tmp_path):

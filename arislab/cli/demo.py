@@ -1,0 +1,133 @@
+"""``arislab demo``: the five phases in a row, made-up candidates with a tiny model, or real text with a real one."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from arislab.cli.options import Root, Seed, open_lake
+from arislab.cli.runs import perform
+from arislab.errors import ParameterError, PrerequisiteError
+from arislab.system.paths import SHIPPED, enter
+from arislab.system.text import print
+
+MODELS = ("tiny", "smollm2")
+_ASKED: dict[str, Any] = {"temperature": 0.4, "max_tokens": 32}
+_SMOLLM2: dict[str, dict[str, Any]] = {
+    "generate": {**_ASKED, "n_candidates": 425, "samples": 1},
+    "curate": {"keep_fraction": 0.2},
+    "icl": {**_ASKED, "budget": 400, "pool_size": 40},
+    "finetune": {**_ASKED, "learning_rate": 1e-3, "batch_size": 8, "n_validation": 68},
+    "evaluate": {**_ASKED, "n_test": 330},
+}
+"""Phase to parameters with which a seed takes a quarter of an hour on two cores; else the notebooks' defaults hold."""
+
+
+def demo(
+    root: Root = None,
+    until: Annotated[str, typer.Option("--until", help="Last phase to run.")] = "evaluate",
+    seed: Seed = 1,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Run so many seeds, each in a root of its own.")] = 1,
+    model: Annotated[
+        str, typer.Option("--model", help="tiny: made-up candidates; smollm2: a real model on sentences of job ads.")
+    ] = "tiny",
+) -> None:
+    """Run the five phases: on synthetic candidates with the embedded model, no network, no GPU; or on real ones."""
+    from arislab import runs
+
+    where = enter(root)
+    phases = list(runs.PHASES)
+    if until not in phases:
+        raise ParameterError(f"--until must be one of {', '.join(phases)}, got {until!r}.")
+    if model not in MODELS:
+        raise ParameterError(f"--model must be one of {', '.join(MODELS)}, got {model!r}.")
+    given = _synthetic(seed) if model == "tiny" else _real(where)
+    places = {each: where / f"seed-{each}" if seeds > 1 else where for each in range(seed, seed + seeds)}
+    for each, place in places.items():
+        began = time.monotonic()
+        enter(place)
+        if model == "smollm2":
+            _import_sentences()
+        for phase in phases[: phases.index(until) + 1]:
+            perform(phase, {**given.get(phase, {}), "seed": each}, place)
+        print(
+            f"demo finished in {time.monotonic() - began:.0f} s; records in {place / 'papermill_runs'}; `arislab runs` "
+            "lists them, `arislab sql` asks the lake"
+        )
+    if until == "evaluate":
+        if seeds > 1:
+            print(_side_by_side(places))
+        print(
+            "approval policy: score (nobody reviewed; review in notebooks/review.ipynb, then run icl and finetune "
+            "with -p approve reviewed)"
+        )
+
+
+def _synthetic(seed: int) -> dict[str, dict[str, Any]]:
+    """Nothing but the defaults: phase 1 composes the candidates."""
+    known = open_lake(None)["candidates"].read(columns=["candidate_id"])["candidate_id"]
+    n_foreign = int((~known.str.starts_with(f"s{seed}-")).sum())
+    if n_foreign:
+        print(
+            f"this lake has {n_foreign:,} candidates of another origin; they are kept, and seed {seed} only draws "
+            "answers: for a fresh one give --root DIR"
+        )
+    return {}
+
+
+def _real(where: Path) -> dict[str, dict[str, Any]]:
+    """The parameters of each phase, with the folder of the model, which is written at the first call."""
+    from arislab.smollm2 import converted
+
+    folder = str(converted(where / "data" / "models"))
+    phases = {phase: {**given, "task": "key_terms"} for phase, given in _SMOLLM2.items()}
+    for phase, given in phases.items():
+        if phase != "curate":  # asks no model
+            given["base_url"] = f"embedded:{folder}"
+    phases["finetune"]["base_model"] = folder
+    return phases
+
+
+def _import_sentences() -> None:
+    """Bring the sentences of data/sample into the lake: an ad is a group, and stays in the split that the file says.
+
+    Raises:
+        PrerequisiteError: The lake has candidates of another origin, whom the phases would ask about too.
+    """
+    from arislab.inputs import files, importing
+    from arislab.task import load
+
+    lake, path = open_lake(None), SHIPPED / "data" / "sample" / "skillspan.jsonl"
+    known = lake["candidates"].read(columns=["group_id"])["group_id"]
+    ads = {f"g-{ad}" for ad in files.read(path).texts("ad", "--group")}
+    if n_foreign := int((~known.is_in(ads)).sum()):
+        raise PrerequisiteError(
+            f"this lake has {n_foreign:,} candidates of another origin, and the task key_terms knows nothing of them; "
+            "give --root DIR."
+        )
+    columns: dict[str, Any] = {"id": "id", "group": "ad", "split": "split"}
+    for line in importing.candidates(lake, path, load("key_terms"), **columns, read={"types": {}}):
+        print(line)
+
+
+def _side_by_side(places: dict[int, Path]) -> str:
+    """What phase 5 reports of each arm under each seed, and the mean and range over them: lines of text."""
+    import polars as pl
+
+    from arislab.lake import Lake
+
+    means = []
+    for seed, place in places.items():
+        rows = Lake(place / "data" / "lake")["evaluations"].read(columns=["evaluation_id", "arm", "report"])
+        newest = rows.filter(pl.col("evaluation_id") == pl.col("evaluation_id").max())  # names begin with the time
+        by_arm = newest.group_by("arm", maintain_order=True).agg(pl.col("report").mean())
+        means.append(by_arm.with_columns(seed=pl.lit(seed)))
+    table = pl.concat(means)
+    lines = [f"{'arm':<16}" + "".join(f"{f'seed {seed}':>9}" for seed in places) + "     mean  range over seeds"]
+    for (arm,), rows in table.group_by("arm", maintain_order=True):
+        values = rows["report"].to_list()
+        shown = "".join(f"{'-' if value is None else f'{value:.3f}':>9}" for value in values)
+        known = [value for value in values if value is not None] or [float("nan")]
+        lines.append(f"{arm:<16}{shown}{sum(known) / len(known):>9.3f}  {min(known):.3f} to {max(known):.3f}")
+    return "\n".join(lines)
