@@ -6,6 +6,7 @@ paired difference (``stats.compare``). Only phase 5 reads the test split, and ha
 """
 
 import json
+import statistics
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,52 @@ def ask(
         tokens=pl.col("prompt_tokens") + pl.col("completion_tokens"), latency_s=pl.lit(None, dtype=pl.Float64)
     )
     return out.select(*_ASKED, *judged)  # one row per arm and request
+
+
+_NUMBER = r" #\d+$"
+"""How the arms of the second seed on are told from the first: ``finetuned #2``."""
+
+
+def per_seed(arm: str, trained: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the adapters of an arm by a name for each: the arm, and from the second seed on its number.
+
+    Args:
+        arm: Name of the arm of the first.
+        trained: From ``finetune.of_seeds``.
+    """
+    return {arm if n == 1 else f"{arm} #{n}": row["model_path"] for n, row in enumerate(trained, start=1)}
+
+
+def over_seeds(scores: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per arm and candidate: the mean over the seeds with which the arm was trained.
+
+    Args:
+        scores: From ``ask`` or ``trivial.scores``; arms named as by ``per_seed`` are one.
+
+    Returns:
+        arm, candidate_id, and the means of quality, report (if there) and tokens; a seed without a score counts not.
+    """
+    values = [name for name in ("quality", "report", "tokens") if name in scores.columns]
+    merged = scores.with_columns(pl.col("arm").str.replace(_NUMBER, ""))
+    return merged.group_by("arm", "candidate_id", maintain_order=True).agg(pl.col(values).mean())
+
+
+def spread(scores: pl.DataFrame, *, by: str = "quality") -> str:
+    """Return how much the seeds of a training differ: a line an arm with its means; none where there is one seed.
+
+    Args:
+        scores: As in ``over_seeds``.
+        by: Column whose means are shown.
+    """
+    means = scores.group_by("arm", maintain_order=True).agg(pl.col(by).mean())
+    seeds = means.with_columns(pl.col("arm").str.replace(_NUMBER, "")).group_by("arm", maintain_order=True).agg(by)
+    lines = [
+        f"{arm}: {len(values)} seeds, {', '.join(f'{value:.3f}' for value in values)}; mean "
+        f"{statistics.fmean(values):.3f}, standard deviation {statistics.stdev(values):.3f}"
+        for arm, values in seeds.iter_rows()
+        if len(values) > 1 and None not in values
+    ]
+    return "\n".join(lines) or "one seed a training: what a second one would give is not known (-p seeds 3 in phase 4)"
 
 
 def judges(task: Task) -> str:

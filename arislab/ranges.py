@@ -26,6 +26,7 @@ WHOLE: dict[str, tuple[int, int, str]] = {
     "n_holdout": (1, _MANY, "validation candidates for the report"),
     "n_review": (1, _MANY, "rows to queue for review"),
     "pool_size": (1, 1_000_000, "examples to choose from"),
+    "seeds": (1, 100, "trainings of each set"),
     "budget": (1, _MANY, "requests that the search may spend"),
     "seed": (0, 2**32 - 1, "of everything random"),
 }

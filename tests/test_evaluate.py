@@ -190,6 +190,26 @@ def test_the_gate_stays_shut_below_an_answer_that_costs_nothing(over_echo, over_
     assert models.gate(comparison, arm="finetuned", free=beside, margin=0.5)["verdict"] == "hold"
 
 
+def seeded():
+    """Two candidates, a baseline, and three trainings of one arm."""
+    quality = {"baseline": [0.2, 0.4], "tuned": [0.5, 0.7], "tuned #2": [0.6, 0.8], "tuned #3": [0.7, None]}
+    rows = [(arm, f"c{i}", q, 10 * (i + 1)) for arm, values in quality.items() for i, q in enumerate(values)]
+    return pl.DataFrame(rows, schema=["arm", "candidate_id", "quality", "tokens"], orient="row")
+
+
+def test_seeds_are_averaged_by_candidate_and_their_spread_is_said():
+    merged = evaluate.over_seeds(seeded())
+    assert merged["arm"].to_list() == ["baseline", "baseline", "tuned", "tuned"]
+    assert merged["quality"].to_list() == pytest.approx([0.2, 0.4, 0.6, 0.75])
+    assert evaluate.summary(merged)["n"].to_list() == [2, 2]
+    assert evaluate.spread(seeded()) == ("tuned: 3 seeds, 0.600, 0.700, 0.700; mean 0.667, standard deviation 0.058")
+    one = seeded().filter(~pl.col("arm").str.contains("#"))
+    assert evaluate.spread(one).startswith("one seed a training")
+    assert evaluate.over_seeds(one).equals(one.with_columns(pl.col("tokens").cast(pl.Float64)))
+    named = evaluate.per_seed("control", [{"model_path": "m1"}, {"model_path": "m2"}])
+    assert named == {"control": "m1", "control #2": "m2"}
+
+
 def test_it_is_said_by_what_phase_5_judges(task_file):
     own = load(task_file)
     assert "the task names no REPORT scorers" in evaluate.judges(own)

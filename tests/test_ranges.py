@@ -130,7 +130,7 @@ EDGES = {
         "r": ["0", "-8", str(10**20)], "lora_alpha": ["0", str(10**20)],
         "learning_rate": ["0", "1e9", "nan"],
         "num_train_epochs": ["0", "-1", str(10**20)], "batch_size": ["0", str(10**20)], "max_length": ["0", "4096"],
-        "n_validation": ["0", "-1"],
+        "n_validation": ["0", "-1"], "seeds": ["0", "101"],
         "temperature": ["-1"], "max_tokens": ["0"], "seed": ["-1"],
         "chat_template_kwargs": ['{"enable_thinking": false}'],
     },
@@ -186,7 +186,9 @@ def test_without_validation_candidates_the_adapters_are_trained_all_the_same_and
     numbers = record["headline"]
     assert numbers["n_validation"] == 0
     assert not [name for name in numbers if name.startswith("validation_")]
-    assert numbers["eval_loss"] > 0
+    assert numbers["train_loss"] > 0
+    assert numbers["eval_loss"] is None, "of six examples none is held out"
+    assert numbers["n_train"] == 6
     trained = lake["finetuning_runs"].read()
     assert trained["validation_score"].to_list() == [None, None]
     assert set(lake["models"].read()["version"]) == set(trained["model_path"])

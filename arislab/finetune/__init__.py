@@ -13,7 +13,7 @@ from arislab.finetune.labels import count_statuses, tokenize
 from arislab.finetune.previews import Preview, preview
 from arislab.finetune.settings import Settings
 from arislab.finetune.template import ChatTemplate, check_template
-from arislab.finetune.trained import asked_as, losses, rows
+from arislab.finetune.trained import asked_as, losses, names, of_seeds, rows
 from arislab.finetune.training import check, train
 from arislab.finetune.weights import compute_device, load_tokenizer, resolve_model
 
@@ -30,6 +30,8 @@ __all__ = [
     "export_jsonl",
     "load_tokenizer",
     "losses",
+    "names",
+    "of_seeds",
     "preview",
     "resolve_model",
     "rows",

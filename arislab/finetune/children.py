@@ -28,6 +28,7 @@ class Child:
         self, arm: str, examples: pl.DataFrame, validation: pl.DataFrame | None, spec: Mapping[str, Any]
     ) -> None:
         self.arm, self.device, self.folder = arm, spec["device"], Path(spec["folder"])
+        self.seed = spec["settings"]["seed"]
         self.failed_log = self.folder / f"{spec['name']}-{arm}.failed.log"
         # beside the adapters: from another disk the last rename would be a copy, which can be seen half done
         self.work = Path(tempfile.mkdtemp(prefix=f".{spec['name']}-{arm}-", dir=self.folder))
@@ -68,7 +69,7 @@ class Child:
             refused, log = self.work / "refused.txt", self.failed_log.read_text(errors="replace")
             why = refused.read_text() if refused.exists() else "its last lines:\n" + "\n".join(log.splitlines()[-12:])
             end = f"training of set {self.arm!r} ended with exit code {self.process.returncode}"
-            raise TrainingError(f"{end} (log: {self.failed_log}); {why}")
+            raise TrainingError(f"{end} (seed {self.seed}, log: {self.failed_log}); {why}")
         self.row = json.loads((self.work / "result.json").read_text())
         self.row["seconds"] = round(time.monotonic() - self.started, 2)
         (self.work / "log.txt").replace(f"{self.row['model_path']}.log")
@@ -107,7 +108,7 @@ def supervise(children: Sequence[Child], workers: int) -> None:
             while waiting and len(running) < workers:
                 child = waiting.popleft()
                 child.start()
-                running[child] = tqdm(desc=child.arm, unit="step")
+                running[child] = tqdm(desc=f"{child.arm}, seed {child.seed}", unit="step")
             time.sleep(0.1)
             for child, bar in list(running.items()):
                 done, line = child.finished(), child.progress()  # in this order: the last line is there when it ends

@@ -29,16 +29,60 @@ COLUMNS = {
 """Of what `train` returns."""
 
 
+def names(trained: pl.DataFrame) -> pl.Series:
+    """Return a name for each training: its arm, and from the second seed on its number, such as ``curated #2``.
+
+    Args:
+        trained: arm, in the order of the seeds.
+    """
+    number = pl.int_range(pl.len()).over("arm") + 1
+    later = pl.concat_str("arm", pl.lit(" #"), number)
+    return trained.select(pl.when(number > 1).then(later).otherwise("arm").alias("label")).to_series()
+
+
+def of_seeds(trained: pl.DataFrame, arm: str, *, n: int = 1) -> list[dict[str, Any]]:
+    """Return the trainings of an arm that are alike but for their seed, the newest kind, in the order of the seeds.
+
+    Args:
+        trained: Rows of ``finetuning_runs``.
+        arm: curated or control.
+        n: How many.
+
+    Raises:
+        ParameterError: There are fewer.
+    """
+    rows = trained.filter(arm=arm).sort("created_at", "id").to_dicts()
+    alike = [row for row in rows if _kind(row) == _kind(rows[-1])]
+    by_seed = sorted({_seed(row): row for row in alike}.items())
+    if len(by_seed) < n or not by_seed:
+        raise ParameterError(
+            f"phase 4 trained {len(by_seed)} of {arm} alike but for the seed, and {n} are asked for; run it with "
+            f"-p seeds {n} (arislab run finetune), or ask for fewer."
+        )
+    return [row for _, row in by_seed[:n]]
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    settings = {name: value for name, value in json.loads(row["hyperparameters"] or "{}").items() if name != "seed"}
+    return json.dumps([row["base_model"], row["data_version"], row["training_examples"], settings], sort_keys=True)
+
+
+def _seed(row: Mapping[str, Any]) -> int:
+    return int(json.loads(row["hyperparameters"] or "{}").get("seed", 0))
+
+
 def losses(trained: pl.DataFrame) -> pl.DataFrame:
     """Return the loss curves of what `train` returned.
 
     Returns:
-        One row per arm and step at which something was measured: arm, step, train_loss (mean since the row before) and
-        eval_loss, both in nats per trained token; null is the one that was not measured.
+        One row per training and step at which something was measured: arm (see ``names``), step, train_loss (mean
+        since the row before) and eval_loss, both in nats per trained token; null is the one that was not measured.
     """
     columns = {"arm": pl.String, "step": pl.Int64, "train_loss": pl.Float64, "eval_loss": pl.Float64}
     rows = [
-        {"arm": arm, **row} for arm, curve in trained.select("arm", "losses").iter_rows() for row in json.loads(curve)
+        {"arm": name, **row}
+        for name, curve in zip(names(trained), trained["losses"], strict=True)
+        for row in json.loads(curve)
     ]
     return pl.DataFrame(rows, schema=columns)
 

@@ -45,9 +45,10 @@ def train(
     settings: Settings | None = None,
     *,
     workers: int | None = None,
+    seeds: int = 1,
     **named: Any,
 ) -> pl.DataFrame:
-    """Train one LoRA adapter per set, each in a process of its own, all with the same settings.
+    """Train a LoRA adapter per set and seed, each in a process of its own, all with the same settings.
 
     Rows are ordered by id before training, so the order of a frame changes nothing. On a CPU the same rows, settings,
     seed and versions give the same adapter, bit for bit.
@@ -58,12 +59,13 @@ def train(
             not scored.
         settings: see ``Settings``.
         workers: processes at once; default 2 (1 on a single core) on a CPU, 1 on a GPU.
+        seeds: trainings of each set: with the seed of the settings, the one after it, and so on.
         named: fields of ``Settings`` by name, in place of them or to change some, such as ``base_model="tiny", r=16``.
 
     Returns:
-        One row per set: id (the same for the same inputs), name, arm, base_model, method, training_examples, train_loss
-        (nats per trained token, mean of the last epoch), eval_loss (the same over `validation`, at the end; null
-        without), model_path, hyperparameters (JSON; its `rows` counts the set's examples by status, their sum is the
+        One row per seed and set: id (the same for the same inputs), name, arm, base_model, method, training_examples,
+        train_loss (nats per trained token, mean of the last epoch), eval_loss (the same over `validation`, at the end;
+        null without), model_path, hyperparameters (JSON; its `rows` counts the set's examples by status, their sum is the
         set's height), adapter_sha256 (of the weights file), seconds (wall, start-up included), device, losses (JSON,
         see `losses`), left_out (JSON: id to status of the set's examples that were not trained on).
 
@@ -81,6 +83,8 @@ def train(
     device, _ = compute_device()
     if workers is None:
         workers = 1 if device == "cuda" else min(2, os.cpu_count() or 1)
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= 100:
+        raise ParameterError(f"seeds must be a whole number from 1 to 100, got {seeds!r}; trainings of each set.")
     if workers < 1:
         raise ParameterError(f"workers must be at least 1, got {workers!r}.")
     for arm, examples in sets.items():
@@ -98,13 +102,16 @@ def train(
         "system_role": template.system_role,
         "parent_pid": os.getpid(),
     }
-    children = [Child(arm, examples, validation, spec) for arm, examples in sets.items()]
+    specs = [
+        {**spec, "settings": {**spec["settings"], "seed": (settings.seed + more) % 2**32}} for more in range(seeds)
+    ]
+    children = [Child(arm, examples, validation, one) for one in specs for arm, examples in sets.items()]
     try:
         supervise(children, workers)
     finally:
         for child in children:
             child.close()
-    return pl.DataFrame([child.row for child in children], schema=COLUMNS)  # one row per set
+    return pl.DataFrame([child.row for child in children], schema=COLUMNS)  # one row per seed and set
 
 
 def check(

@@ -9,6 +9,7 @@ import pytest
 from toys import TINY
 
 from arislab import finetune
+from arislab.errors import ParameterError
 
 
 def test_the_loss_falls_on_the_training_rows_and_on_rows_held_out(trained):
@@ -44,3 +45,33 @@ def test_a_row_says_what_was_trained(trained):
     assert hyperparameters["stop_tokens"] == ["<|end|>"]
     assert row["seconds"] > 0
     assert other["eval_loss"].to_list() == [None]
+
+
+def recorded(*rows):
+    """Rows of finetuning_runs: arm, seed, rate, version of the data, minute."""
+    return pl.DataFrame(
+        [
+            {
+                "id": f"{arm}-{seed}-{minute}", "arm": arm, "base_model": "b", "data_version": data,
+                "training_examples": 9, "model_path": f"{arm}-{seed}-{rate}-{data}", "created_at": minute,
+                "hyperparameters": json.dumps({"seed": seed, "learning_rate": rate, "rows": {"ok": 9}}),
+            }
+            for arm, seed, rate, data, minute in rows
+        ]
+    )  # fmt: skip
+
+
+def test_trainings_that_differ_in_their_seed_alone_belong_together():
+    rows = recorded(
+        ("curated", 1, 0.1, "t@1", 1), ("curated", 1, 0.2, "t@2", 2), ("curated", 3, 0.2, "t@2", 3),
+        ("curated", 2, 0.2, "t@2", 3), ("curated", 4, 0.1, "t@2", 2), ("control", 1, 0.2, "t@2", 4),
+    )  # fmt: skip
+    paths = [row["model_path"] for row in finetune.of_seeds(rows, "curated", n=3)]
+    assert paths == [f"curated-{seed}-0.2-t@2" for seed in (1, 2, 3)]
+    assert [row["model_path"] for row in finetune.of_seeds(rows, "control")] == ["control-1-0.2-t@2"]
+    with pytest.raises(
+        ParameterError, match="phase 4 trained 3 of curated alike but for the seed, and 4 are asked for"
+    ):
+        finetune.of_seeds(rows, "curated", n=4)
+    with pytest.raises(ParameterError, match="phase 4 trained 0 of other"):
+        finetune.of_seeds(rows, "other")

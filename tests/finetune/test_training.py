@@ -1,6 +1,7 @@
 """The same rows give the same adapter, and sets that cannot be trained are refused before a process starts."""
 
 import importlib.util
+import json
 import re
 
 import polars as pl
@@ -62,6 +63,21 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(tmp_path, mon
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name))
     with pytest.raises(PrerequisiteError, match=re.escape(missing) + ".*" + re.escape(pip)):
         finetune.train({"a": nurses([1])}, None, base_model="tiny", folder=tmp_path, **setting)
+
+
+def test_each_seed_is_a_training_of_its_own_and_the_first_is_the_one_without_seeds(tmp_path):
+    how = {"base_model": "tiny", "folder": tmp_path, "num_train_epochs": 2, "batch_size": 4, "seed": 4}
+    rows = finetune.train({"a": nurses(range(12)), "b": nurses(range(12, 24))}, None, seeds=2, **how)
+    assert rows["arm"].to_list() == ["a", "b", "a", "b"]
+    assert [json.loads(h)["seed"] for h in rows["hyperparameters"]] == [4, 4, 5, 5]
+    assert rows["adapter_sha256"].n_unique() == rows["model_path"].n_unique() == 4
+    assert finetune.names(rows).to_list() == ["a", "b", "a #2", "b #2"]
+    assert finetune.losses(rows)["arm"].unique(maintain_order=True).to_list() == ["a", "b", "a #2", "b #2"]
+    alone = finetune.train({"a": nurses(range(12))}, None, **how)
+    assert (alone["id"][0], alone["adapter_sha256"][0]) == (rows["id"][0], rows["adapter_sha256"][0])
+    for seeds in (0, 101, 2.0, True):
+        with pytest.raises(ParameterError, match="seeds must be a whole number from 1 to 100"):
+            finetune.train({"a": nurses(range(4))}, None, seeds=seeds, **how)
 
 
 def test_without_validation_rows_there_is_an_adapter_and_no_loss_of_its_own(tmp_path):
