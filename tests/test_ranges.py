@@ -187,8 +187,8 @@ def test_without_validation_candidates_the_adapters_are_trained_all_the_same_and
     assert numbers["n_validation"] == 0
     assert not [name for name in numbers if name.startswith("validation_")]
     assert numbers["train_loss"] > 0
-    assert numbers["eval_loss"] is None, "of six examples none is held out"
-    assert numbers["n_train"] == 6
+    assert numbers["eval_loss"] is None, "of a handful of examples none is held out"
+    assert numbers["n_train"] == lake["training_data_curated"].rows
     trained = lake["finetuning_runs"].read()
     assert trained["validation_score"].to_list() == [None, None]
     assert set(lake["models"].read()["version"]) == set(trained["model_path"])
