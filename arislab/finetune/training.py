@@ -66,8 +66,8 @@ def train(
         One row per seed and set: id (the same for the same inputs), name, arm, base_model, method, training_examples,
         train_loss (nats per trained token, mean of the last epoch), eval_loss (the same over `validation`, at the end;
         null without), model_path, hyperparameters (JSON; its `rows` counts the set's examples by status, their sum is
-        the set's height), adapter_sha256 (of the weights file), seconds (wall, start-up included), device, losses (JSON,
-        see `losses`), left_out (JSON: id to status of the set's examples that were not trained on).
+        the set's height), adapter_sha256 (of the weights file), seconds (wall, start-up included), device, losses
+        (JSON, see `losses`), left_out (JSON: id to status of the set's examples that were not trained on).
 
     Raises:
         TrainingError: a set or `validation` has no usable row, they share an id, or a training process failed.
