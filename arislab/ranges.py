@@ -49,13 +49,14 @@ CHOICES: dict[str, tuple[str, ...]] = {"control": ("random", "longest", "unfilte
 """Name to the words that it may be."""
 TEXTS = ("task", "base_url", "base_model", "use_case", "use_case_column")
 """Names of texts that must not be empty or blank."""
-MAY_BE_EMPTY = ("model", "embedding_model", "one_per")
+MAY_BE_EMPTY = ("model", "embedding_model", "one_per", "examples")
 """Names of texts of which an empty one, or None, is the default."""
 OTHERS = ("usd_per_million", "resend", "pinned", "banned", "repair", "system_role", "chat_template_kwargs")
 """Names of what has a rule of its own, see ``check``."""
 ELSEWHERE = {
     "model": "batch.Server.model",
     "embedding_model": "icl.embedder",
+    "examples": "icl.of_file",
     "approve": "curate.approved",
     "keep_rule": "curate.keep",
     "k": "icl.sizes",

@@ -6,7 +6,7 @@ In the order of the phase: ``verdicts`` (what people said, and near-duplicates),
 It knows no model and no server.
 """
 
-from arislab.curate.curated import CONTROLS, control, control_in_words, draw, examples
+from arislab.curate.curated import CONTROLS, control, control_in_words, draw, examples, plain, rounds
 from arislab.curate.explore import Explorer
 from arislab.curate.policy import approved, data_version, usable, versions, withdrawn
 from arislab.curate.selection import Selection, keep, keep_above, keep_top, near_duplicates, states
@@ -29,7 +29,9 @@ __all__ = [
     "keep_top",
     "near_duplicates",
     "one_per_group",
+    "plain",
     "pool",
+    "rounds",
     "serves",
     "spread",
     "states",

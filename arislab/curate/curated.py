@@ -93,6 +93,8 @@ def _facts(row: Mapping[str, Any], candidate: dict[str, Any], task: Task) -> dic
     facts = {name: fact for name, fact in facts.items() if name not in _MARKS}
     if task.difficulty:
         facts["difficulty"] = task.difficulty(candidate)
+    if row.get("shown"):
+        facts["shown"] = row["shown"]
     if row.get("repaired"):
         facts["repaired"] = True
     if row.get("original_output") is not None:
@@ -108,6 +110,30 @@ def _calls(row: Mapping[str, Any]) -> str | None:
         return row.get("tool_calls")
     text = row.get("original_output") or row["output"]
     return text if text and text.lstrip().startswith("[") else None
+
+
+def plain(raw: pl.DataFrame) -> pl.DataFrame:
+    """Return outputs with the messages on which is trained: without the examples that phase 1 showed, if it showed any.
+
+    Args:
+        raw: Rows of ``training_data_raw``: messages, and plain where present.
+    """
+    if "plain" not in raw.columns:
+        return raw
+    return raw.with_columns(messages=pl.coalesce("plain", "messages")).drop("plain")
+
+
+def rounds(raw: pl.DataFrame) -> str:
+    """Return how many outputs came from which model and which examples in its prompt: the rounds of a study.
+
+    Args:
+        raw: Rows of ``training_data_raw``: model, shown.
+    """
+    parts = raw.group_by("model", "shown").len().sort("len", "model", "shown", descending=[True, False, False])
+    return "; ".join(
+        f"{n:,} of {model or 'an unknown model'}, {f'shown {shown}' if shown else 'without examples'}"
+        for model, shown, n in parts.iter_rows()
+    )
 
 
 CONTROLS = ("random", "longest", "unfiltered")
@@ -126,14 +152,15 @@ def draw(
 ) -> list[str]:
     """Return the custom_ids of the outputs for ``control``.
 
-    They are drawn from all that the same models were asked about the train split and answered with a text, before any
-    filter of phase 2: truncated ones and those that break the SCHEMA too. A control that had passed the filters would
+    They are drawn from all that the same models were asked with the same prompt (the same examples shown, or none)
+    about the train split and answered with a text, before any filter of
+    phase 2: truncated ones and those that break the SCHEMA too. A control that had passed the filters would
     be curated itself, and the difference to it would be what the rest of curating is worth.
 
     Args:
         answers: Rows of ``training_data_raw`` of the task; few columns of them are read.
         candidates: Candidates of the train split.
-        curated: Examples whose models count.
+        curated: Examples whose models count, each with the examples that its prompt showed.
         heldout: Examples whose candidates do not.
         n: How many under random and longest; at most all.
         seed: Of the draw, a stable hash of custom_id; of outputs of one length too.
@@ -152,9 +179,12 @@ def draw(
         texts = texts.with_columns(length=pl.col("llm_output").str.len_chars()).filter(pl.col("length") > 0)
     else:
         texts = texts.with_columns(length=pl.lit(None, dtype=pl.UInt32))
-    rows = texts.select("custom_id", "candidate_id", "model", "length").collect()
-    models = rows.join(curated, on="custom_id", how="semi").select("model").unique()
-    rows = rows.join(models, on="model", how="semi", nulls_equal=True).join(candidates, on="candidate_id", how="semi")
+    if "shown" not in texts.collect_schema():
+        texts = texts.with_columns(shown=pl.lit(None, dtype=pl.String))
+    rows = texts.select("custom_id", "candidate_id", "model", "shown", "length").collect()
+    asked = rows.join(curated, on="custom_id", how="semi").select("model", "shown").unique()
+    rows = rows.join(asked, on=["model", "shown"], how="semi", nulls_equal=True)
+    rows = rows.join(candidates, on="candidate_id", how="semi")
     rows = rows.join(heldout, on="candidate_id", how="anti")
     rows = rows.with_columns(_tie=subsets.stable_hash(rows["custom_id"], seed)).sort("_tie")
     if rule == "longest":
@@ -177,7 +207,7 @@ def control(
     Raises:
         ParameterError: There is no such output.
     """
-    rows = raw.join(candidates, on="candidate_id", how="semi").rename({"llm_output": "output"})
+    rows = plain(raw).join(candidates, on="candidate_id", how="semi").rename({"llm_output": "output"})
     rows = rows.with_columns(_tie=subsets.stable_hash(rows["custom_id"], seed)).sort("_tie").drop("_tie")
     rows = rows if n is None else rows.head(n)
     return examples(rows.with_columns(quality=pl.lit(None, dtype=pl.Float64)), candidates, task)

@@ -15,6 +15,7 @@ from arislab.icl.prompt import Messages, texts, turns, with_examples
 from arislab.icl.references import embedder, n_report, nearest, reference_sets
 from arislab.icl.report import Optimism, optimism, set_row
 from arislab.icl.sets import set_id
+from arislab.icl.shown import Shown, of_file
 
 cells = reference_sets  # its name in notebooks of earlier versions
 
@@ -26,6 +27,7 @@ __all__ = [
     "Messages",
     "Optimism",
     "Search",
+    "Shown",
     "answered",
     "ask",
     "cost",
@@ -34,6 +36,7 @@ __all__ = [
     "holdout_uses",
     "n_report",
     "nearest",
+    "of_file",
     "optimism",
     "paid",
     "plan",

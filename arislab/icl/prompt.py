@@ -82,6 +82,8 @@ def messages(chosen: Mapping[str, Any], curated: pl.DataFrame, candidates: pl.Da
 
 
 Messages = list[dict[str, str]]
+Write = Callable[[dict[str, Any]], Messages]
+"""A candidate (profile parsed) to the messages about it."""
 
 
 def texts(examples: pl.DataFrame) -> dict[str, tuple[str, str]]:
@@ -104,9 +106,7 @@ def turns(examples: pl.DataFrame, ids: Sequence[str]) -> list[tuple[str, str]]:
     return [known[name] for name in ids]
 
 
-def with_examples(
-    to_messages: Callable[[dict[str, Any]], Messages], examples: Sequence[tuple[str, str]]
-) -> Callable[[dict[str, Any]], Messages]:
+def with_examples(to_messages: Write, examples: Sequence[tuple[str, str]]) -> Write:
     """Return a ``to_messages`` that shows the examples, as earlier turns, between system message and question.
 
     The examples come first, so that requests with the same set share their prefix at the server.

@@ -84,6 +84,8 @@ TABLES: dict[str, Contract] = {
             "sample": Column(pl.Int32, "number of the sample, from 0", low=0),
             "input": _text("last user message; null if unknown"),
             "messages": _text("JSON list of the messages sent; null if unknown (imported)"),
+            "shown": _text("name of the set of examples that the prompt showed; null: none, or an older row"),
+            "plain": _text("JSON list of the messages without those examples, on which is trained; null: as sent"),
             "tools": _text("JSON list of the tools that the request offered; null if it offered none"),
             "llm_output": _text("text of the answer, untouched (of calls of tools: as JSON); null if none came"),
             "tool_calls": _text(
