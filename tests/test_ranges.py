@@ -145,7 +145,7 @@ def test_every_number_and_text_of_a_phase_is_checked_in_its_first_cell(root, pha
     """
     cells = {cell["id"]: "".join(cell["source"]) for cell in book(phase)}
     known = parameters_of(CHECKOUT / "notebooks" / f"{phase}.ipynb")
-    free = {"model", "approve", "task", "base_url", "examples"}  # texts that name something: looked up where they are used
+    free = {"model", "approve", "task", "base_url", "examples"}  # name something: looked up where they are used
     assert set(known) - free - set(EDGES[phase]) == set()
     for name, edges in EDGES[phase].items():
         for edge in edges:

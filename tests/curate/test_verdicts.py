@@ -178,13 +178,13 @@ def test_a_repaired_answer_is_bound_to_the_text_that_was_shown(root):
 def test_phase_4_uses_every_decision_at_once(root, policy):
     lake = imported(root, {land: answer(land) for land in LANDS[:12]})
     curate(root)
-    assert len(trained(root)) == 11, "all but the one that is held out"
+    assert len(trained(root)) == 12, "all: of so few none is held out"
     good = decide(lake, approve, n=6)
     bad = decide(lake, reject)
     texts = trained(root, approve=policy)
     assert not set(texts) & set(bad["output"])
-    assert set(texts) <= set(good["output"])
-    assert len(texts) == 5
+    assert set(texts) == set(good["output"])
+    assert len(texts) == 6
     reviews = lake["reviews"].read()
     undone = reviews.filter(pl.col("decision") == "approve").head(3)
     for event in undone.to_dicts():
@@ -365,7 +365,7 @@ def test_the_story_by_the_command_line(root):
         for row in part.to_dicts():
             lake["reviews"].append(decisions.event(row, kind, reviewer="Ada", seen=seen))
     texts = trained(root, approve="reviewed")
-    assert 0 < len(texts) < n - 4
+    assert len(texts) == n - 4
     assert not set(texts) & set(rows.tail(4)["output"])
     raw = lake["training_data_raw"].read()
     changed = raw.with_columns(llm_output=pl.col("llm_output").str.replace("City", "Town"))
