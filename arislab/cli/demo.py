@@ -21,7 +21,8 @@ _SMOLLM2: dict[str, dict[str, Any]] = {
     "finetune": {**_ASKED, "learning_rate": 1e-3, "batch_size": 8, "n_validation": 68},
     "evaluate": {**_ASKED, "n_test": 330},
 }
-"""Phase to parameters with which a seed takes a quarter of an hour on two cores; else the notebooks' defaults hold."""
+"""Phase to parameters, sized for a quarter of an hour a seed on two cores with nothing else to do (29 minutes were
+measured at load 4); for all others the notebooks' defaults hold."""
 
 
 def demo(
