@@ -49,7 +49,8 @@ ARROWS: dict[str, set[str] | str] = {
     "icl": {"batch", "bm25", "chat", "evaluate", "task"},
     "finetune": {"__init__", "chat", "tiny"},  # __init__: the version, which goes into an adapter's manifest
     "ranges": {"batch", "chat"},  # the names that parameters of several phases may take
-    "inputs": {"batch", "duplicates", "lake", "questions", "scoring", "task"},
+    # review: examples count as reviewed by whoever wrote them
+    "inputs": {"batch", "duplicates", "lake", "questions", "review", "scoring", "task"},
     "runs": {"__init__", "lake", "records", "task"},  # __init__: the version; task: which file a name means
     "prices": {"batch"},  # an old name
     "plugin": {"runs"},  # papermill loads it; what it needs of runs it imports when a notebook runs

@@ -14,7 +14,7 @@ from arislab.system.text import print
 
 def import_file(
     file: Path,
-    what: Annotated[str, typer.Option("--as", help="candidates or outputs.")],
+    what: Annotated[str, typer.Option("--as", help="candidates, outputs, or examples: outputs that people wrote.")],
     id: Annotated[str | None, typer.Option("--id", help="Column that names the candidate.")] = None,
     group: Annotated[str | None, typer.Option(help="Column that related candidates share: one split.")] = None,
     text: Annotated[
@@ -27,6 +27,7 @@ def import_file(
     input: Annotated[str | None, typer.Option(help="Column with the question.")] = None,
     output: Annotated[str | None, typer.Option(help="Column with the answer.")] = None,
     model: Annotated[str | None, typer.Option(help="Column with the model's name.")] = None,
+    author: Annotated[str | None, typer.Option(help="Of examples: who wrote them, and so has reviewed them.")] = None,
     keep: Annotated[str, typer.Option(help="Columns to keep for scorers, with commas between.")] = "",
     requests: Annotated[
         Path | None, typer.Option(help="The input file of an OpenAI batch whose output file is FILE.")
@@ -48,8 +49,8 @@ def import_file(
     from arislab.inputs import importing
     from arislab.task import load
 
-    if what not in ("candidates", "outputs"):
-        raise ParameterError(f"--as must be candidates or outputs, got {what!r}.")
+    if what not in ("candidates", "outputs", "examples"):
+        raise ParameterError(f"--as must be candidates, outputs or examples, got {what!r}.")
     read = {"encoding": encoding, "separator": separator, "types": _types(types or ()), "lenient": lenient}
     of_files = {f"--{name.removesuffix('s')}": value for name, value in read.items()}
     of_outputs = {"--input": input, "--output": output, "--model": model, "--keep": keep, "--requests": requests}
@@ -57,25 +58,37 @@ def import_file(
     if what == "candidates":
         if id is None:
             raise ParameterError("--as candidates needs --id COLUMN: the column that names each candidate.")
-        _refuse(what, of_outputs)
+        _refuse(what, {**of_outputs, "--author": author})
         chosen: dict[str, Any] = {"id": id, "group": group, "text": text, "split": split}
         _say(importing.candidates(options.open_lake(root), file, spec, read=read, dry_run=dry_run, **chosen))
         return
     if spec is None:
-        raise ParameterError("--as outputs needs --task NAME: the task file that will judge them.")
+        raise ParameterError(f"--as {what} needs --task NAME: the task file that will judge them.")
     _refuse(what, {"--group": group, "--text": text})
+    if what == "examples":
+        _refuse(what, {"--requests": requests, "--split": split, "--model": model})
+        if not (author or "").strip():
+            raise ParameterError(
+                "--as examples needs --author NAME: who wrote them; they count as reviewed by that one."
+            )
+    else:
+        _refuse(what, {"--author": author})
     if requests is not None:
         _refuse("outputs with --requests", {**of_outputs, "--requests": None, "--id": id, "--split": split, **of_files})
         _say(importing.batch(options.open_lake(root), file, spec, requests=requests, dry_run=dry_run))
     elif input is None or output is None:
         raise ParameterError(
-            "--as outputs needs --input COLUMN and --output COLUMN, or --requests FILE beside an OpenAI batch output "
-            "file."
+            f"--as {what} needs --input COLUMN and --output COLUMN"
+            + (", or --requests FILE beside an OpenAI batch output file." if what == "outputs" else ".")
         )
     else:
         columns: dict[str, Any] = {"id": id, "input": input, "output": output, "model": model, "split": split}
         kept = [name for name in keep.split(",") if name]
-        _say(importing.outputs(options.open_lake(root), file, spec, read=read, keep=kept, dry_run=dry_run, **columns))
+        _say(
+            importing.outputs(
+                options.open_lake(root), file, spec, read=read, keep=kept, dry_run=dry_run, author=author, **columns
+            )
+        )
 
 
 def _say(lines: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ This module knows neither formats (``files``) nor how rows become candidates (``
 already.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from arislab import scoring
 from arislab.errors import PrerequisiteError
 from arislab.inputs import account, batch_files, earlier, files, lake_rows
 from arislab.inputs.rows import Rows
+from arislab.review import decisions
 from arislab.task import Task
 
 
@@ -106,6 +108,7 @@ def outputs(
     model: str | None = None,
     split: str | None = None,
     keep: Sequence[str] = (),
+    author: str | None = None,
     read: dict[str, Any],
     dry_run: bool = False,
 ) -> list[str]:
@@ -123,6 +126,9 @@ def outputs(
         model: As in ``lake_rows.outputs``.
         split: As in ``lake_rows.outputs``.
         keep: As in ``lake_rows.outputs``.
+        author: Who wrote them as examples: new groups are all for training, whatever their hash says, and what stands
+            there counts as reviewed by its author. What is of a known group elsewhere, or resembles a candidate of the
+            hidden split, is no example. Null: outputs of a model.
         read: Options of ``files.read``.
         dry_run: True: nothing is written.
 
@@ -139,7 +145,30 @@ def outputs(
     if n := raw.filter(pl.col("input").str.strip_chars() == "").height:
         lines.append(f"warning: {n:,} outputs have no question (--input is null or blank)")
     raw = raw.with_columns(error=pl.lit(None, dtype=pl.String))
-    return _write(lake, people, raw, lines, task=task, rows=rows, split=split, dry_run=dry_run)
+    is_taught = author is not None
+    lines = _write(lake, people, raw, lines, task=task, rows=rows, split=split, is_taught=is_taught, dry_run=dry_run)
+    return lines if author is None or dry_run else [*_approved(lake, raw, author), *lines]
+
+
+def _approved(lake: Any, raw: pl.DataFrame, author: str) -> list[str]:
+    """Let the author's approval of each example stand in ``reviews``, once, and say how many there are.
+
+    Afterwards: a loss in between leaves outputs that nobody has reviewed, and the same import approves them.
+    """
+    trained = lake["candidates"].read(columns=["candidate_id"], where={"split": "train"})
+    rows = raw.filter(status="ok").join(trained, on="candidate_id", how="semi", maintain_order="left")
+    seen = lake["reviews"].read()
+    mine = seen.filter(reviewer=author, decision="approve").select("custom_id", "shown_sha256", "asked_sha256")
+    shown = rows.select("custom_id", "input", output="llm_output").to_dicts()
+    events = [decisions.event(row, "approve", reviewer=author, seen=seen) for row in shown]
+    if events:
+        keys = ["custom_id", "shown_sha256", "asked_sha256"]
+        new = pl.concat(events).join(mine, on=keys, how="anti", maintain_order="left")
+        if new.height:
+            lake["reviews"].append(new)
+    left = raw.height - rows.height
+    more = f"; {left:,} are none: without an answer, or like a candidate that is kept unseen" if left else ""
+    return [f"{rows.height:,} examples, approved by {author}{more}"]
 
 
 def batch(lake: Any, file: Path, task: Task, *, requests: Path, dry_run: bool = False) -> list[str]:
@@ -167,6 +196,7 @@ def _write(
     task: Task,
     rows: Rows | None = None,
     split: str | None = None,
+    is_taught: bool = False,
     dry_run: bool,
 ) -> list[str]:
     known = lake["candidates"].read()
@@ -181,6 +211,12 @@ def _write(
     new = people.join(known, on="candidate_id", how="anti", maintain_order="left")  # what is known of a person stays
     question = lake_rows.or_else(lake_rows.by_task(task), lake_rows.by_input)
     stand = lake_rows.placed(new, known, asked=question, recorded=asked, renamed=names)
+    if (
+        is_taught
+    ):  # a group that the lake knows stays where it is, and what resembles one of the hidden split is in none
+        is_free = pl.col("split").is_not_null() & ~pl.col("group_id").is_in(known["group_id"].to_list())
+        taught = pl.when(is_free).then(pl.lit("train")).otherwise("split")
+        stand = dataclasses.replace(stand, frame=stand.frame.with_columns(split=taught))
     places = pl.concat([part.select("candidate_id", "group_id", "split") for part in (stand.frame, known)])
     placed = people.drop("group_id", "split").join(places, on="candidate_id", how="left", maintain_order="left")
     _refuse_moves(people, placed, split)

@@ -127,7 +127,7 @@ BAD = [
     (["demo", "--until", "dinner"], "--until must be one of generate"),
     (["demo", "--model", "gpt-9"], "--model must be one of tiny, smollm2"),
     (["import", "nothing.csv", "--as", "candidates", "--id", "x"], "there is no file"),
-    (["import", "nothing.csv", "--as", "dogs"], "--as must be candidates or outputs"),
+    (["import", "nothing.csv", "--as", "dogs"], "--as must be candidates, outputs or examples"),
     (["import", "nothing.csv", "--as", "candidates"], "needs --id"),
     (["import", "nothing.csv", "--as", "outputs"], "needs --task"),
     (["sql", "select 1", "--format", "xml"], "--format must be"),

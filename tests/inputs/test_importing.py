@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 from toys import arislab
 
+from arislab import curate, review
 from arislab.errors import PrerequisiteError
 from arislab.inputs import importing
 from arislab.lake import Lake
@@ -66,7 +67,7 @@ def test_outputs_are_imported_with_what_was_kept_and_dropped(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--as", "people"], "--as must be candidates or outputs"),
+        (["--as", "people"], "--as must be candidates, outputs or examples"),
         (["--as", "candidates"], "needs --id COLUMN"),
         (["--as", "candidates", "--id", "q", "--keep", "a"], "--keep means nothing for --as candidates"),
         (["--as", "outputs"], "needs --task NAME"),
@@ -298,3 +299,54 @@ def test_a_request_without_an_answer_moves_no_answer_of_its_equal(import_results
     import_results(batch_lines(q1="x|y"), n=2, asks=("Same?", "Same?"))
     _, recorded = import_results(batch_lines(q0="v|w"), n=2, asks=("Same?", "Same?"))
     assert {name: sorted(texts) for name, texts in recorded.items()} == {"q0": ["v", "w"], "q1": ["x", "y"]}
+
+
+def examples(lake, path, *lines, author="Ada", **how):
+    return outputs(lake, path, *lines, id="who", author=author, **how)
+
+
+DEMOS = [(f"d{i}", f"How does one make a {noun} by hand?", f"Take {noun}s apart first.") for i, noun in enumerate(
+    ["chair", "kite", "lamp", "boat", "drum", "clock", "violin", "saddle", "basket", "ladder", "oven", "anchor"]
+)]  # fmt: skip
+
+
+def test_examples_that_people_wrote_are_all_for_training_and_approved_by_them(lake, tmp_path):
+    lines = examples(lake, tmp_path, *DEMOS)
+    assert lines[0] == "12 examples, approved by Ada"
+    assert lake["candidates"].read()["split"].unique().to_list() == ["train"]
+    reviews, raw = lake["reviews"].read(), lake["training_data_raw"].read()
+    assert set(reviews["custom_id"]) == set(raw["custom_id"])
+    assert reviews.select("reviewer", "decision").unique().rows() == [("Ada", "approve")]
+    assert examples(lake, tmp_path, *DEMOS)[0] == "12 examples, approved by Ada"
+    assert lake["reviews"].rows == 12, "once"
+    task = load("instruction_following")
+    kept = raw.rename({"llm_output": "output"}).with_columns(quality=pl.lit(0.1))
+    curated = review.fold(curate.examples(kept, lake["candidates"].read(), task), reviews)
+    assert curated["approved"].all()
+    assert curated["reviewed_by"].unique().to_list() == ["Ada"]
+    assert curate.approved(curated, reviews, approve="reviewed").height == 12
+
+
+def test_an_example_like_a_test_candidate_is_none_and_moves_nobody(lake, tmp_path):
+    known = [("t", DEMOS[0][1], "x"), ("u", DEMOS[1][1], "y")]
+    outputs(lake, tmp_path, *known, id="who")
+    people = lake["candidates"].read()
+    lake["candidates"].upsert(people.with_columns(split=pl.lit("test")))
+    before = lake["candidates"].read().select("candidate_id", "group_id", "split").sort("candidate_id")
+    lines = examples(lake, tmp_path, *DEMOS, ("t", "Another question about something else entirely?", "z"))
+    assert lines[0] == (
+        "10 examples, approved by Ada; 3 are none: without an answer, or like a candidate that is kept unseen"
+    )
+    after = lake["candidates"].read()
+    assert after.join(before, on="candidate_id", how="semi").select(before.columns).sort("candidate_id").equals(before)
+    train = after.filter(split="train")["candidate_id"].to_list()
+    assert sorted(train) == sorted(name for name, *_ in DEMOS[2:])
+    approved = lake["reviews"].read()["custom_id"]
+    raw = lake["training_data_raw"].read().filter(pl.col("custom_id").is_in(approved.implode()))
+    assert sorted(raw["candidate_id"]) == sorted(train)
+
+
+def test_a_dry_run_of_examples_approves_nothing(lake, tmp_path):
+    assert not any("approved" in line for line in examples(lake, tmp_path, *DEMOS, dry_run=True))
+    assert lake["reviews"].rows == 0
+    assert lake["candidates"].rows == 0
