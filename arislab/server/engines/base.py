@@ -188,4 +188,5 @@ def generation(request: Request, *, takes_others: bool = False) -> dict[str, Any
         "max_tokens": body.max_completion_tokens or body.max_tokens,
         "seed": seed,
         "chat_template_kwargs": body.chat_template_kwargs or None,
+        "stop": (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
     }

@@ -6,10 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -23,6 +23,12 @@ from arislab.server.gate import Gate
 log = logging.getLogger("arislab.server")
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+CHUNKS = {64 * 2**20: 128, 2**30: 32, 2**40: 8}
+"""Bytes of a model, at most -> lines of a chunk: what a kill costs against what is read for few rows.
+
+SmolLM2-135M, answer tokens a CPU second and CPU seconds of a chunk: 8 lines 59 and 6, 16 lines 78 and 10, 32 lines 97
+and 15, 64 lines 104 and 28.
+"""
 
 
 @dataclass
@@ -36,6 +42,9 @@ class LocalEngine:
 
     Chunks are cut by position and always generated whole and in input order: the sums inside a batch of rows are
     rounded alike each time, so that a batch that was killed and resumed gives the same bytes as an undisturbed one.
+    Each answer is given as soon as its row ends. After a kill a chunk with a missing line runs whole again, and what it
+    says about lines that are done is the same and dropped: a chunk is what a kill costs, and large models get small
+    ones (``chunk_of``).
 
     Args:
         model: folder of a Llama checkpoint.
@@ -45,7 +54,7 @@ class LocalEngine:
 
     name, endpoints, response_format = "local", frozenset({CHAT}), False
     takes_any_model = False
-    chunk_lines, whole_chunks = 128, True
+    whole_chunks = True
 
     def __init__(self, model: Path, *, adapters: Path | None, workers: int):
         self.gate = Gate(workers)
@@ -53,6 +62,7 @@ class LocalEngine:
         # name of the fork server's socket, of which Linux takes 107 bytes
         util.get_temp_dir()
         self._model, self._adapters = model, adapters
+        self.chunk_lines = chunk_of(model)
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         self._workers: list[_Worker] = []
         self._threads = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="worker")
@@ -94,18 +104,27 @@ class LocalEngine:
         return [self._base, *(path.parent.name for path in configs)]
 
     async def run(self, chunk: Sequence[Request], emit: Emit) -> None:
-        """Generate one chunk in one call of the decoder."""
+        """Generate one chunk in one call of the decoder, and emit each answer when it is there."""
         jobs = [(request, generation(request)) for request in chunk]
         for _, job in jobs:
             if isinstance(job, Result):
                 emit(job)
         good = [(request, job) for request, job in jobs if not isinstance(job, Result)]
         await self.loaded()
+        if not good:
+            return
+        answers: asyncio.Queue[tuple[int, _Answer] | None] = asyncio.Queue()
         # the worker must be asked and heard to the end even when the batch is cancelled meanwhile
-        answers = await asyncio.shield(asyncio.create_task(self._generate([job for _, job in good]))) if good else []
-        for i, (request, job) in enumerate(good):
-            died = marked(failure(request.line, 500, "worker_died", _DIED), tries=2)
-            emit(_answer(request, job, answers[i]) if answers else died)
+        asking = asyncio.shield(asyncio.create_task(self._generate([job for _, job in good], answers.put_nowait)))
+        asking.add_done_callback(lambda _: answers.put_nowait(None))
+        left = dict(enumerate(good))
+        while (answer := await answers.get()) is not None:
+            if answer[0] in left:  # a worker that took over begins again with the first
+                request, job = left.pop(answer[0])
+                emit(_result(request, job, answer[1]))
+        await asking
+        for request, _ in left.values():
+            emit(marked(failure(request.line, 500, "worker_died", _DIED), tries=2))
 
     async def _load(self) -> None:
         self._idle.put_nowait(await self._worker())
@@ -140,34 +159,47 @@ class LocalEngine:
         if self._is_stopping:
             process.terminate()
 
-    async def _generate(self, jobs: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-        """Answers of a worker, or an empty list when two workers in a row died of these jobs."""
+    async def _generate(self, jobs: list[dict[str, Any]], heard: Callable[[tuple[int, "_Answer"]], None]) -> None:
+        """Have a worker generate, and another one if it dies; two that die of these jobs are enough."""
         loop = asyncio.get_running_loop()
         for _ in range(2):
             worker = await self._idle.get()
             try:
-                answers: list[tuple[Any, ...]] = await loop.run_in_executor(
-                    self._threads, _ask, worker.connection, jobs
+                await loop.run_in_executor(
+                    self._threads,
+                    _ask,
+                    worker.connection,
+                    jobs,
+                    lambda answer: loop.call_soon_threadsafe(heard, answer),
                 )
             except (EOFError, ConnectionError):
                 if self._is_stopping:
-                    break
+                    return
                 log.warning("worker %d died and is started again", worker.process.pid)
                 self._workers.remove(worker)
                 worker.connection.close()
                 self._idle.put_nowait(await self._worker())
             else:
                 self._idle.put_nowait(worker)
-                return answers
-        return []
+                return
 
 
 _DIED = "the model's process died twice on this chunk of lines; see the server's log, then send the line again"
+_Answer = tuple[str, str, int, int, str | None, str]
+"""The fields of ``decoder.Answer``, which the server process does not load."""
 
 
-def _ask(connection: "Connection[Any, Any]", jobs: list[dict[str, Any]]) -> Any:
+def chunk_of(model: Path) -> int:
+    """Return the lines of a chunk, by the size of the model."""
+    n_bytes = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    return next((lines for most, lines in CHUNKS.items() if n_bytes <= most), min(CHUNKS.values()))
+
+
+def _ask(connection: "Connection[Any, Any]", jobs: list[dict[str, Any]], heard: Callable[[Any], Any]) -> None:
+    """Send jobs to a worker and pass on its answers until it says that there are no more."""
     connection.send(jobs)
-    return connection.recv()
+    while (answer := connection.recv()) is not None:
+        heard(answer)
 
 
 def _work(connection: "Connection[Any, Any]", model: Path, adapters: Path | None) -> None:
@@ -184,10 +216,9 @@ def _work(connection: "Connection[Any, Any]", model: Path, adapters: Path | None
     connection.send(engine.base)
     with suppress(EOFError):
         while True:
-            answers = engine.generate([decoder.Request(**job) for job in connection.recv()])
-            connection.send(
-                [(a.text, a.finish_reason, a.prompt_tokens, a.completion_tokens, a.error, a.why) for a in answers]
-            )
+            jobs = [decoder.Request(**job) for job in connection.recv()]
+            engine.generate(jobs, lambda i, answer: connection.send((i, astuple(answer))))
+            connection.send(None)
 
 
 def _end_with_server() -> None:
@@ -197,16 +228,12 @@ def _end_with_server() -> None:
     os._exit(1)  # the server was killed; nobody waits for what is being generated
 
 
-def _answer(request: Request, job: dict[str, Any], answer: tuple[Any, ...]) -> Result:
+def _result(request: Request, job: dict[str, Any], answer: _Answer) -> Result:
     text, finish_reason, prompt_tokens, completion_tokens, error, why = answer
     if error is not None:
         status = {"model_not_found": 404, "model_not_loadable": 500}.get(error, 400)
         known = "; GET /v1/models lists those that exist" if status == 404 else ""
         message = f"model {job['model']!r} cannot answer: {error}, prompt of {prompt_tokens} tokens{known}"
         return failure(request.line, status, error, why or message)
-    stop = request.body.get("stop") or []
-    for mark in [stop] if isinstance(stop, str) else stop:
-        if mark and mark in text:
-            text, finish_reason = text.split(mark, 1)[0], "stop"
     counts = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
     return completion(request, model=job["model"], text=text, finish_reason=finish_reason, **counts)
