@@ -84,11 +84,8 @@ def import_file(
     else:
         columns: dict[str, Any] = {"id": id, "input": input, "output": output, "model": model, "split": split}
         kept = [name for name in keep.split(",") if name]
-        _say(
-            importing.outputs(
-                options.open_lake(root), file, spec, read=read, keep=kept, dry_run=dry_run, author=author, **columns
-            )
-        )
+        how: dict[str, Any] = {"read": read, "keep": kept, "author": author, "dry_run": dry_run}
+        _say(importing.outputs(options.open_lake(root), file, spec, **how, **columns))
 
 
 def _say(lines: Sequence[str]) -> None:

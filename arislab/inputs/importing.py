@@ -211,9 +211,8 @@ def _write(
     new = people.join(known, on="candidate_id", how="anti", maintain_order="left")  # what is known of a person stays
     question = lake_rows.or_else(lake_rows.by_task(task), lake_rows.by_input)
     stand = lake_rows.placed(new, known, asked=question, recorded=asked, renamed=names)
-    if (
-        is_taught
-    ):  # a group that the lake knows stays where it is, and what resembles one of the hidden split is in none
+    if is_taught:
+        # a group that the lake knows stays where it is, and what resembles one of the hidden split is in none
         is_free = pl.col("split").is_not_null() & ~pl.col("group_id").is_in(known["group_id"].to_list())
         taught = pl.when(is_free).then(pl.lit("train")).otherwise("split")
         stand = dataclasses.replace(stand, frame=stand.frame.with_columns(split=taught))
