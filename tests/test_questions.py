@@ -87,11 +87,10 @@ def leaks(lake, task=SHIPPED):
     nothing = pl.DataFrame(schema=dict.fromkeys(("id", "candidate_id", "messages", "input"), pl.String))
     shelf = {name: lake[name] for name in ("candidates", "training_data_raw")}
     shelf["training_data_curated"] = SimpleNamespace(read=lambda **_: nothing if trained is None else trained)
-    everyone = SimpleNamespace(serves=curate.serves, one_per_group=lambda people: people)
     names = {"lake": shelf, "spec": task, "use_case": "general", "chosen": {"use_case_column": None}, "tuned": {}}
     names |= {name: shelf["training_data_curated"].read() for name in ("shown_from", "learned_from")}
-    names |= {"n_test": 10_000, "leak_threshold": 0.8}
-    names |= {"curate": everyone, "evaluate": evaluate, "pl": pl, "leaks": "refuse", "print": lambda *_: None}
+    names |= {"n_test": 10_000, "leak_threshold": 0.8, "drawn": []}
+    names |= {"curate": curate, "evaluate": evaluate, "pl": pl, "leaks": "refuse", "print": lambda *_: None}
     try:
         exec(source, names)
     except LeakageError:

@@ -143,7 +143,20 @@ def test_help_lists_the_verbs_by_their_work_a_line_each():
     lines = [line for line in shown.splitlines() if line.startswith("│ ") and "--help" not in line]
     verbs = [line.split()[1] for line in lines]
     assert verbs == [
-        *("init", "demo", "lab", "run", "resume", "import", "candidates", "sql", "lineage", "export", "doctor"),
+        *(
+            "init",
+            "demo",
+            "lab",
+            "run",
+            "resume",
+            "import",
+            "candidates",
+            "check",
+            "sql",
+            "lineage",
+            "export",
+            "doctor",
+        ),
         *("runs", "verify", "rerun", "serve", "batch"),
     ], "no verb needs a second line"
     assert all(line.rstrip("│ ").endswith((".", ").")) for line in lines)
