@@ -14,7 +14,7 @@ from toys import CHECKOUT, FUZZ
 from arislab import curate, evaluate, questions, scoring
 from arislab.errors import LeakageError, PrerequisiteError
 from arislab.inputs import importing
-from arislab.lake import Lake, tables
+from arislab.lake import Lake, conditions, tables
 from arislab.task import load
 
 READ = {"encoding": None, "separator": None, "types": {}, "lenient": False}
@@ -299,9 +299,7 @@ class Shelf:
         self.frame = pl.DataFrame(schema=schema)
 
     def read(self, *, columns=None, where=None):
-        frame = self.frame
-        for name, value in (where or {}).items():
-            frame = frame.filter(pl.col(name).is_null() if value is None else pl.col(name) == value)
+        frame = self.frame.filter(conditions.expression(where or {}))
         return frame.select(columns or frame.columns)
 
     def upsert(self, rows):

@@ -198,7 +198,7 @@ def test_its_figure_is_there_and_its_numbers_are_those_of_the_example_record():
     assert (CHECKOUT / "papermill_runs" / "example" / "demo.png").stat().st_size > 5_000
     record = json.loads((CHECKOUT / "papermill_runs" / "example" / "evaluate" / "run.json").read_text())
     rows = re.findall(r"^\| (\S+) \| ([\d.]+) \[([\d.]+), ([\d.]+)\] \|", README, re.MULTILINE)
-    assert len(rows) == 5
+    assert len(rows) == 6
     for arm, *numbers in rows:
         interval = record["headline"][arm]
         assert [f"{interval[k]:.3f}" for k in ("mean", "low", "high")] == numbers, arm
