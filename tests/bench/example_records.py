@@ -1,6 +1,7 @@
 """Make papermill_runs/example anew: the five records of a demo, without what belongs to the machine it ran on.
 
     arislab demo --root DIR && python tests/bench/example_records.py DIR
+    arislab demo --model smollm2 --root DIR && python tests/bench/example_records.py DIR example-real
 
 Of each run its executed notebook and run.json stay. The machine's name, absolute paths and widget state go, and the
 digests are those of what is left. ``demo.png``, which the README shows, is the plot of arms in phase 5.
@@ -16,7 +17,7 @@ from arislab.records import digests
 from arislab.records import find as records
 from arislab.records.record import record_sha256
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "papermill_runs" / "example"
+RECORDS = Path(__file__).resolve().parents[2] / "papermill_runs"
 
 
 def without_places(text: str, run: dict) -> str:
@@ -27,10 +28,10 @@ def without_places(text: str, run: dict) -> str:
     return text.replace(f'"hostname": "{host}"', '"hostname": "example"')
 
 
-def main(root: Path) -> None:
+def main(root: Path, name: str) -> None:
     for phase in runs.PHASES:
         run = records.find(root, phase)
-        source, target = Path(run["folder"]), EXAMPLE / phase
+        source, target = Path(run["folder"]), RECORDS / name / phase
         notebook = json.loads((source / "notebook.ipynb").read_text(encoding="utf-8"))
         notebook["metadata"].pop("widgets", None)
         text = without_places(json.dumps(notebook, indent=1, ensure_ascii=False), run)
@@ -42,8 +43,8 @@ def main(root: Path) -> None:
         (target / "run.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (cell,) = [cell for cell in notebook["cells"] if cell["id"] == "means"]
     (picture,) = [o["data"]["image/png"] for o in cell["outputs"] if "image/png" in o.get("data", {})]
-    (EXAMPLE / "demo.png").write_bytes(base64.b64decode(picture))
+    (RECORDS / name / "demo.png").write_bytes(base64.b64decode(picture))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    main(Path(sys.argv[1]).resolve(), *(sys.argv[2:] or ["example"]))
