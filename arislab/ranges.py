@@ -39,6 +39,7 @@ NUMBERS: dict[str, tuple[float, float, str]] = {
 }
 """Name to lowest, highest and meaning of other numbers."""
 FRACTIONS: dict[str, str] = {
+    "top_p": "it is a fraction: 0.9 samples from the likeliest tokens that make up nine tenths",
     "keep_fraction": "it is a fraction: 0.2 keeps one in five",
     "max_share": "it is a fraction: 0.3 lets no category fill more than three in ten",
     "duplicate_threshold": "0.8 means that 8 of 10 shingles are shared",

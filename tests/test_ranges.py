@@ -120,6 +120,7 @@ def test_each_function_that_is_said_to_check_a_parameter_exists():
 EDGES = {
     "1_generate": {
         "n_candidates": ["0", "-1", str(10**20)], "samples": ["0", str(10**20)], "temperature": ["-1", "1e300", "nan"],
+        "top_p": ["0", "1.1", "nan"],
         "max_tokens": ["0", str(10**20)],
         "n_dry_run": ["0", "-3"], "usd_per_million": ["1", "-1,2"], "budget_usd": ["-1"], "resend": ["ok"],
         "seed": ["-1", str(10**20)], "task": [""],
