@@ -77,7 +77,11 @@ class Decoder:
         assert (model.n_layers, model.n_heads, model.n_kv, model.width, model.embed.shape[1]) == (4, 4, 2, 64, 128)
         self.library = library(folder)
         self.library.icl_new.restype = ctypes.c_void_p
-        self.kept = [np.ascontiguousarray(w.numpy()) for layer in model.layers for w in layer]
+        in_order = [  # as the C code reads them
+            (attention_norm, qkv, out, mlp_norm, gate_up, down)
+            for attention_norm, mlp_norm, (qkv, out, gate_up, down) in model.layers
+        ]
+        self.kept = [np.ascontiguousarray(w.numpy()) for layer in in_order for w in layer]
         rest = [np.ascontiguousarray(w.numpy()) for w in (model.embed, model.norm, model.unembed, model.cos, model.sin)]
         weights = (ctypes.c_void_p * len(self.kept))(*(w.ctypes.data for w in self.kept))
         self.kept += rest
