@@ -17,8 +17,8 @@ from arislab.system import json_text
 from arislab.task import Scorer, Task
 
 GOLD = "gold"
-"""Column of reference answers: kept at import, or of the candidate's profile; a scorer that asks for it says nothing
-of a row without one."""
+"""Column of reference answers: kept at import, or of the candidate's profile; a scorer that cannot do
+without it (no default) says nothing of a row that has none."""
 _PARSED = ("profile", "tools", "tool_calls")
 """Columns of JSON that scorers are given as values."""
 
@@ -238,6 +238,7 @@ def _values(frame: pl.DataFrame, task: Task, scorers: Mapping[str, Scorer]) -> d
     """What each scorer says of each row; null where there is no output."""
     kept = _kept(frame, task)
     wanted = {name: _wanted(frame, task, name, scorer) for name, scorer in scorers.items()}
+    needs_gold = {name for name, scorer in scorers.items() if _needs(task, name, scorer, GOLD)}
     columns = {c: _column(frame, kept, c, task, name) for name, needs in wanted.items() for c in needs}
     values: dict[str, list[float | None]] = {name: [] for name in scorers}
     calls = [
@@ -248,11 +249,10 @@ def _values(frame: pl.DataFrame, task: Task, scorers: Mapping[str, Scorer]) -> d
     # row by row, so that a task file can parse an output once and keep it for its next scorer
     for i in range(frame.height):
         for name, scorer, given, results in calls:
-            results.append(
-                _scored_row(task, name, scorer, [column[i] for column in given], wanted[name], frame, i)
-                if is_judged[i]
-                else None
-            )
+            # what cannot be compared is not told, without the scorer's asking
+            is_mute = not is_judged[i] or (name in needs_gold and columns[GOLD][i] is None)
+            row = [column[i] for column in given]
+            results.append(None if is_mute else _scored_row(task, name, scorer, row, wanted[name], frame, i))
     return values
 
 
@@ -306,11 +306,13 @@ def _wanted(frame: pl.DataFrame, task: Task, name: str, scorer: Scorer) -> list[
     return [column for column, needed in asked.items() if needed or column in (*frame.columns, "others", GOLD)]
 
 
+def _needs(task: Task, name: str, scorer: Scorer, column: str) -> bool:
+    return tasks.parameters_of(scorer, file=task.path.name, name=name).get(column, False)
+
+
 def _scored_row(
     task: Task, name: str, scorer: Scorer, given: list[Any], wanted: list[str], frame: pl.DataFrame, i: int
 ) -> float | None:
-    if GOLD in wanted and given[wanted.index(GOLD)] is None:
-        return None  # what cannot be compared is not told, without the scorer's asking
     try:
         value: Any = scorer(*given)
     except tasks.NO_EXIT as error:  # foreign code: whatever it raises stops here, with its name and the row

@@ -26,19 +26,12 @@ from arislab.task import Task
 WEAK = 0.5
 """Mean quality above which an answer that costs nothing says that the scorers are weak."""
 ARMS = ("echo", "bare echo", "empty", "most frequent", "nearest")
-_COLUMNS = (
-    "arm",
-    "candidate_id",
-    "sample",
-    "custom_id",
-    "model",
-    "status",
-    "error",
-    "output",
-    "quality",
-    "tokens",
-    "latency_s",
-)
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("arm", "candidate_id"), pl.String), "sample": pl.Int32,
+    **dict.fromkeys(("custom_id", "model", "status", "error", "output"), pl.String),
+    "quality": pl.Float64, "tokens": pl.Int64, "latency_s": pl.Float64,
+}  # fmt: skip
+"""Columns of ``scores``, in their order."""
 _ANSWERED = ("output", "tool_calls", "finish_reason", "quality", "schema_error", "repaired", "edited")
 """What a recorded answer brings, and an answer without a model does not have."""
 
@@ -75,6 +68,8 @@ def scores(
     if n is not None and asked.height > n:
         asked = asked.with_columns(_tie=stable_hash(asked["custom_id"], 0)).sort("_tie").head(n).drop("_tie")
     asked = asked.drop(_ANSWERED, strict=False)
+    if not asked.height:  # nobody knows what was asked
+        return pl.DataFrame(schema=_TYPES | dict.fromkeys(_judged(task, report=report), pl.Float64))
     parts: list[pl.DataFrame] = []
     given: list[list[str | None]] = []
     for arm, outputs in _answers(asked, candidates, examples):
@@ -217,12 +212,16 @@ def _scored(rows: pl.DataFrame, candidates: pl.DataFrame, task: Task, *, report:
     reports = [_or_why(lambda: scoring.report(ready, task))] if report else []
     for part in (judged, *(part for part, _ in reports)):
         rows = rows if part is None else rows.join(part, on="custom_id", how="left", maintain_order="left")
-    names = ["quality", *(f"score_{name}" for name in task.scorers)]
-    names += ["report", *(f"report_{name}" for name in task.report)] if report else []
+    names = ["quality", *_judged(task, report=report)]
     unscored = [pl.lit(None, dtype=pl.Float64).alias(name) for name in names if name not in rows.columns]
     error = next(filter(None, [why, *(why for _, why in reports)]), None)
     rows = rows.rename({"llm_output": "output"}).with_columns(*unscored, error=pl.lit(error, dtype=pl.String))
-    return rows.select(*_COLUMNS, *names[1:])
+    return rows.select(*_TYPES, *names[1:])
+
+
+def _judged(task: Task, *, report: bool) -> list[str]:
+    names = [f"score_{name}" for name in task.scorers]
+    return names + (["report", *(f"report_{name}" for name in task.report)] if report else [])
 
 
 def _or_why(score: Callable[[], Any]) -> tuple[Any, str | None]:

@@ -297,10 +297,10 @@ def test_a_scorer_that_needs_gold_works_where_gold_is_and_says_nothing_elsewhere
     frame = scoring.rows(raw(["A", "A", "A", "A", "C"], metadata=kept), who)
     scored = scoring.score(frame, task)
     assert scored["score_right"].to_list() == [1.0, 0.0, None, None, 1.0], "what came with the answer goes first"
-    assert scored["score_known"].to_list() == [1.0, 1.0, None, None, 1.0]
-    assert scored["quality"].to_list() == [1.0, 0.25, None, None, 1.0]
+    assert scored["score_known"].to_list() == [1.0, 1.0, 0.0, 0.0, 1.0], "it can do without, and is asked"
+    assert scored["quality"].to_list() == [1.0, 0.25, 0.0, 0.0, 1.0]
     nobody = scoring.score(scoring.rows(raw(["A"])), task)
-    assert nobody["quality"].to_list() == [None], "without candidates there is no gold, and no error"
+    assert nobody["score_right"].to_list() == [None], "without candidates there is no gold, and no error"
 
 
 def test_gold_may_be_a_list_in_the_profile_and_at_import(tmp_path):

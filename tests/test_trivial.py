@@ -147,6 +147,19 @@ def test_the_nearest_is_never_of_ones_own_group_and_there_may_be_none(task):
     assert none["arm"].unique(maintain_order=True).to_list() == ["echo", "bare echo", "empty"]
 
 
+def test_where_nobody_knows_what_was_asked_there_is_no_row(task):
+    people = candidates("Go")
+    unknown = questions(people, task).with_columns(input=pl.lit(None, dtype=pl.String))
+    some = trivial.scores(questions(people, task), people, task, examples=examples(), report=True)
+    none = trivial.scores(unknown, people, task, examples=examples(), report=True)
+    assert none.schema == some.schema
+    assert none.height == 0
+    answered = {"all answers": pl.DataFrame({"candidate_id": ["c0"], "quality": [0.5]})}
+    means = evaluate.summary(trivial.beside(none, answered), groups=people)
+    assert means["arm"].to_list() == ["all answers"]
+    assert trivial.headline(means) == {"best_trivial": None, "quality_best_trivial": None}
+
+
 def test_each_question_counts_once_and_a_draw_repeats(task):
     people = candidates(*(f"text {i}" for i in range(30)))
     twice = pl.concat([questions(people, task)] * 2).with_columns(

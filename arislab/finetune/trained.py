@@ -41,7 +41,10 @@ def names(trained: pl.DataFrame) -> pl.Series:
 
 
 def of_seeds(trained: pl.DataFrame, arm: str, *, n: int = 1) -> list[dict[str, Any]]:
-    """Return the trainings of an arm that are alike but for their seed, the newest kind, in the order of the seeds.
+    """Return the newest training of an arm, and others that are alike but for their seed.
+
+    Those of the newest run come first, in the order of their seeds: whoever trains again with another seed evaluates
+    that one.
 
     Args:
         trained: Rows of ``finetuning_runs``.
@@ -53,13 +56,14 @@ def of_seeds(trained: pl.DataFrame, arm: str, *, n: int = 1) -> list[dict[str, A
     """
     rows = trained.filter(arm=arm).sort("created_at", "id").to_dicts()
     alike = [row for row in rows if _kind(row) == _kind(rows[-1])]
-    by_seed = sorted({_seed(row): row for row in alike}.items())
+    by_seed = {_seed(row): row for row in alike}
     if len(by_seed) < n or not by_seed:
         raise ParameterError(
             f"phase 4 trained {len(by_seed)} of {arm} alike but for the seed, and {n} are asked for; run it with "
             f"-p seeds {n} (arislab run finetune), or ask for fewer."
         )
-    return [row for _, row in by_seed[:n]]
+    newest = rows[-1]["run_id"]
+    return sorted(by_seed.values(), key=lambda row: (row["run_id"] != newest, _seed(row)))[:n]
 
 
 def _kind(row: Mapping[str, Any]) -> str:

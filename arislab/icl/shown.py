@@ -66,7 +66,7 @@ def of_file(path: str | Path) -> Shown:
     if not place.is_file():
         raise ParameterError(
             f"examples must be icl, or a file with a JSON object of input and output a line, got {str(path)!r}; there "
-            "is no such file."
+            f"is no such file, seen from {Path.cwd()}: give its whole path."
         )
     content = place.read_bytes()
     turns: list[tuple[str, str]] = []

@@ -266,7 +266,7 @@ class Llama:
             self._prefix = None  # two at once may not fit
             slots = self.empty(1, len(tokens))
             everything = torch.arange(len(tokens))[None]
-            self._read_rows(torch.tensor([tokens]), everything, slots, torch.zeros(1, len(tokens)), None)
+            self._read(torch.tensor([tokens]), everything, slots, torch.zeros(1, len(tokens)), None)
             self._prefix = (list(tokens), [(keys[0], values[0]) for keys, values in slots])
         return self._prefix[1]
 
@@ -353,36 +353,26 @@ class Llama:
         padding: torch.Tensor,
         prefix: KeyValues | None,
     ) -> torch.Tensor:
-        """Read the prompts, a few rows at a time: scores of all rows at once would not fit into memory."""
-        n_rows, n = tokens.shape
-        n_prefix = prefix[0][0].shape[1] if prefix else 0
-        some = min(READ_SCORES // (self.n_heads * n * (n + n_prefix)), READ_VALUES // (2 * self.inner * n))
-        logits = []
-        for i in range(0, n_rows, max(1, some)):
-            part = slice(i, i + max(1, some))
-            own = [(keys[part], values[part]) for keys, values in slots]
-            logits.append(self._read_rows(tokens[part], positions[part], own, padding[part], prefix))
-        return torch.cat(logits)
+        """Read the prompts, a few rows at a time, and of these a piece at a time.
 
-    def _read_rows(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        slots: KeyValues,
-        padding: torch.Tensor,
-        prefix: KeyValues | None,
-    ) -> torch.Tensor:
-        """Read some prompts, a piece of them at a time: scores of a long one are quadratic in its length."""
+        Scores of all rows at once would not fit into memory, and those of a long one are quadratic in its length.
+        """
         n_rows, n = tokens.shape
         n_seen = n + (prefix[0][0].shape[1] if prefix else 0)
-        piece = min(READ_SCORES // (n_rows * self.n_heads * n_seen), READ_VALUES // (2 * self.inner * n_rows))
-        logits = torch.empty(0)
-        for begin in range(0, n, max(16, piece)):
-            end = min(begin + max(16, piece), n)
-            causal = torch.full((end - begin, end), MASKED).triu(begin + 1)[None, None]
-            mask = (causal + padding[:, None, None, :end]).clamp(min=MASKED)  # masked twice is masked once
-            logits = self.forward(tokens[:, begin:end], positions[:, begin:end], slots, begin, mask, prefix)
-        return logits
+        some = max(1, min(READ_SCORES // (self.n_heads * n * n_seen), READ_VALUES // (2 * self.inner * n)))
+        logits = []
+        for i in range(0, n_rows, some):
+            part = slice(i, i + some)
+            own = [(keys[part], values[part]) for keys, values in slots]
+            rows = len(tokens[part])
+            piece = min(READ_SCORES // (rows * self.n_heads * n_seen), READ_VALUES // (2 * self.inner * rows))
+            for begin in range(0, n, max(16, piece)):
+                end = min(begin + max(16, piece), n)
+                causal = torch.full((end - begin, end), MASKED).triu(begin + 1)[None, None]
+                mask = (causal + padding[part, None, None, :end]).clamp(min=MASKED)  # masked twice is masked once
+                last = self.forward(tokens[part, begin:end], positions[part, begin:end], own, begin, mask, prefix)
+            logits.append(last)
+        return torch.cat(logits)
 
 
 def draw(logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -48,12 +48,13 @@ def test_a_row_says_what_was_trained(trained):
 
 
 def recorded(*rows):
-    """Rows of finetuning_runs: arm, seed, rate, version of the data, minute."""
+    """Rows of finetuning_runs: arm, seed, rate, version of the data, minute, which names the run too."""
     return pl.DataFrame(
         [
             {
                 "id": f"{arm}-{seed}-{minute}", "arm": arm, "base_model": "b", "data_version": data,
-                "training_examples": 9, "model_path": f"{arm}-{seed}-{rate}-{data}", "created_at": minute,
+                "training_examples": 9, "model_path": f"{arm}-{seed}-{rate}-{data}",
+                "created_at": minute, "run_id": f"run-{minute}",
                 "hyperparameters": json.dumps({"seed": seed, "learning_rate": rate, "rows": {"ok": 9}}),
             }
             for arm, seed, rate, data, minute in rows
@@ -67,7 +68,9 @@ def test_trainings_that_differ_in_their_seed_alone_belong_together():
         ("curated", 2, 0.2, "t@2", 3), ("curated", 4, 0.1, "t@2", 2), ("control", 1, 0.2, "t@2", 4),
     )  # fmt: skip
     paths = [row["model_path"] for row in finetune.of_seeds(rows, "curated", n=3)]
-    assert paths == [f"curated-{seed}-0.2-t@2" for seed in (1, 2, 3)]
+    assert paths == [f"curated-{seed}-0.2-t@2" for seed in (2, 3, 1)], "the newest run first, then an earlier one"
+    again = pl.concat([rows, recorded(("curated", 9, 0.2, "t@2", 7))])
+    assert finetune.of_seeds(again, "curated")[0]["model_path"] == "curated-9-0.2-t@2", "the newest, whatever its seed"
     assert [row["model_path"] for row in finetune.of_seeds(rows, "control")] == ["control-1-0.2-t@2"]
     with pytest.raises(
         ParameterError, match="phase 4 trained 3 of curated alike but for the seed, and 4 are asked for"

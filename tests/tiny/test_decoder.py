@@ -386,7 +386,7 @@ def test_matrices_in_bfloat16_give_nearly_the_same_logits(tmp_path, as_large, mo
         tokens, model = torch.tensor([ids]), engine._base_model
         with torch.inference_mode():
             slots, everything = model.empty(1, len(ids)), torch.arange(len(ids))[None]
-            return model._read_rows(tokens, everything, slots, torch.zeros(1, len(ids)), None)
+            return model._read(tokens, everything, slots, torch.zeros(1, len(ids)), None)
 
     one, other = logits(exact), logits(half)
     assert one.dtype == other.dtype == torch.float32
