@@ -102,7 +102,7 @@ PINNED = {
     rounds.plan: "budget n_validation method",
     icl.requested: "cells arms task scorer_version purpose",
     icl.answered: "manifest scores",
-    icl.holdout_uses: "cells rows search_id",
+    icl.holdout_uses: "cells rows people search_id",
     icl.reference_sets: "pool questions chosen k seed n_random n_nearest others embed",
     icl.nearest: "pool questions k embed",
     icl.embedder: "server model",

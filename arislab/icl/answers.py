@@ -120,13 +120,15 @@ def answered(manifest: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
     return manifest.join(answers, on=["set_id", "candidate_id"], how="left", maintain_order="left")
 
 
-def holdout_uses(cells: pl.DataFrame, rows: pl.DataFrame, *, search_id: str) -> int:
-    """Return how many searches have reported on some of these rows, this one included: 1 means that they are fresh.
+def holdout_uses(cells: pl.DataFrame, rows: pl.DataFrame, *, people: pl.DataFrame, search_id: str) -> int:
+    """Return how many searches have reported on a group of these rows, this one included: 1 means that they are fresh.
 
     Args:
         cells: Rows of ``icl_cells``: search_id, candidate_id, purpose.
-        rows: Candidates of the hold-out: candidate_id.
+        rows: Candidates of the hold-out: group_id.
+        people: All validation candidates: candidate_id, group_id.
         search_id: Of this search.
     """
     used = cells.filter((pl.col("purpose") == "holdout") & (pl.col("search_id") != search_id))
-    return 1 + used.join(rows, on="candidate_id", how="semi")["search_id"].n_unique()
+    members = people.join(rows, on="group_id", how="semi")
+    return 1 + used.join(members, on="candidate_id", how="semi")["search_id"].n_unique()

@@ -39,25 +39,33 @@ _ANSWERED = ("ok", "truncated", "refused", "empty", "overflow")  # an answer cam
 def halves(
     validation: pl.DataFrame, *, n_search: int, n_holdout: int, seed: int = 0
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Split validation candidates, shuffled, into rows for the search and fresh rows for the report.
+    """Split validation candidates by group, shuffled, into rows for the search and fresh rows for the report.
+
+    No group has rows in both. Of each half's groups the first member is taken, then the second of each, until there are
+    enough rows: more groups tell more than more rows of a group (``stats`` resamples whole groups).
 
     Args:
-        validation: Candidates, one per group.
-        n_search: Most rows for the search; at most half of all are taken.
+        validation: candidate_id, group_id.
+        n_search: Most rows for the search; they are of at most half of the groups.
         n_holdout: Most rows for the report.
         seed: Of the shuffle.
 
     Raises:
-        ParameterError: Fewer than 20 candidates: nothing could be shown with them.
+        ParameterError: Fewer than 20 groups: nothing could be shown with them.
     """
-    if validation.height < 20:
+    members = validation.sort("candidate_id").with_columns(_place=pl.int_range(pl.len()).over("group_id"))
+    shuffled = members.filter(pl.col("_place") == 0).sample(fraction=1.0, shuffle=True, seed=seed)["group_id"]
+    if len(shuffled) < 20:
         raise ParameterError(
-            f"there are {validation.height} independent validation candidates, at least 20 are needed (10 to search, "
-            "10 to report); compose or import more."
+            f"there are {len(shuffled)} independent validation candidates (groups), at least 20 are needed (10 to "
+            "search, 10 to report); compose or import more."
         )
-    shuffled = validation.sort("candidate_id").sample(fraction=1.0, shuffle=True, seed=seed)
-    n = min(n_search, shuffled.height // 2)
-    return shuffled.head(n), shuffled.slice(n, n_holdout)
+    n_groups = min(n_search, len(shuffled) // 2)
+    order = pl.DataFrame({"group_id": shuffled}).with_row_index("_group")
+    members = members.join(order, on="group_id", maintain_order="left").sort("_place", "_group")
+    is_searched = pl.col("_group") < n_groups
+    search, report = (members.filter(of).drop("_place", "_group") for of in (is_searched, ~is_searched))
+    return search.head(n_search), report.head(n_holdout)
 
 
 def sizes(k: int | Sequence[int], *, pool: pl.DataFrame, n_approved: int) -> list[int]:

@@ -40,20 +40,24 @@ def losses(frame: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def arms(frame: pl.DataFrame, *, baseline: str | None = None, ax: "Axes | None" = None) -> "Axes":
+def arms(
+    frame: pl.DataFrame, *, baseline: str | None = None, score: str = "quality", ax: "Axes | None" = None
+) -> "Axes":
     """Draw the mean of each arm with its interval, in the order given.
 
     Args:
-        frame: Columns arm (String), mean, low, high (Float64 in 0..1) and n (Int, rows).
+        frame: Columns arm (String), mean, low, high (Float64 in 0..1), n (Int, rows) and, if rows are of fewer groups,
+            n_groups (Int).
         baseline: The arm whose mean is drawn as a line through all.
+        score: Name of what the means are of.
         ax: Where to draw.
 
     Raises:
         ParameterError: The frame has no arm of that name.
     """
     ax = style.axes(ax, height=1.1 + 0.42 * max(1, len(frame)))
-    style.apply(ax, title="Quality by arm", grid="x")
-    ax.set_xlabel("mean quality (0 to 1), 95 % interval")
+    style.apply(ax, title=f"{score[:1].upper()}{score[1:]} by arm", grid="x")
+    ax.set_xlabel(f"mean {score} (0 to 1), 95 % interval", **style.AS_IS)
     if len(frame) == 0:
         return style.empty(ax)
     if baseline is not None:
@@ -67,7 +71,8 @@ def arms(frame: pl.DataFrame, *, baseline: str | None = None, ax: "Axes | None" 
         colour = style.MUTED if row["arm"] == baseline else style.BLUE
         ax.plot([low, high], [i, i], color=colour, lw=2.4, solid_capstyle="round")
         ax.plot([mean], [i], color=colour, marker="o", ms=7)
-        label = "not scored" if math.isnan(mean) else f"{mean:.3f} [{low:.3f}, {high:.3f}]  n={row['n']:,}"
+        groups = f", {row['n_groups']:,} groups" if row.get("n_groups", row["n"]) < row["n"] else ""
+        label = "not scored" if math.isnan(mean) else f"{mean:.3f} [{low:.3f}, {high:.3f}]  n={row['n']:,}{groups}"
         ax.text(
             1.015, i, label, transform=ax.get_yaxis_transform(), **style.text(size=style.SMALL, ha="left", va="center")
         )

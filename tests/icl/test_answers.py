@@ -76,10 +76,11 @@ def test_examples_of_the_same_content_are_the_same_cell_under_any_id(world, monk
 def test_a_cell_of_the_report_that_the_search_paid_for_is_noted_for_the_report(world):
     world.ask(icl_cells(["e0"], n=3))
     world.ask(icl_cells(["e0"], n=3, search_id="other"), purpose="holdout")
-    stored = world.lake["icl_cells"].read().filter(pl.col("search_id") == "other")
-    assert stored["purpose"].to_list() == ["holdout"] * 3
-    assert stored["quality"].null_count() == 0
-    assert icl.holdout_uses(world.lake["icl_cells"].read(), world.people, search_id="new") == 2
+    stored = world.lake["icl_cells"].read()
+    other = stored.filter(pl.col("search_id") == "other")
+    assert other["purpose"].to_list() == ["holdout"] * 3
+    assert other["quality"].null_count() == 0
+    assert icl.holdout_uses(stored, world.people, people=world.people, search_id="new") == 2
 
 
 def test_a_prompt_that_does_not_fit_is_not_sent_again_in_a_later_search(world):
@@ -156,8 +157,10 @@ def test_a_holdout_that_served_another_search_is_told():
             "purpose": ["holdout"] * 4 + ["search"],
         }
     )
-    rows = pl.DataFrame({"candidate_id": ["x", "y", "z"]})
-    assert icl.holdout_uses(cells, rows, search_id="new") == 3
-    assert icl.holdout_uses(cells, rows, search_id="old") == 3
-    assert icl.holdout_uses(cells, rows.tail(1), search_id="new") == 1
-    assert icl.holdout_uses(cells.head(0), rows, search_id="new") == 1
+    rows = pl.DataFrame({"candidate_id": ["x", "y", "z"], "group_id": ["gx", "gy", "gz"]})
+    assert icl.holdout_uses(cells, rows, people=rows, search_id="new") == 3
+    assert icl.holdout_uses(cells, rows, people=rows, search_id="old") == 3
+    assert icl.holdout_uses(cells, rows.tail(1), people=rows, search_id="new") == 1
+    assert icl.holdout_uses(cells.head(0), rows, people=rows, search_id="new") == 1
+    same = rows.with_columns(group_id=pl.lit("g"))  # z itself served none, but others of its group did
+    assert icl.holdout_uses(cells, same.tail(1), people=same, search_id="new") == 3

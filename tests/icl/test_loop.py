@@ -378,6 +378,21 @@ def test_search_and_report_share_no_row_and_too_few_are_refused_before_anything_
         icl.halves(people(19), n_search=10, n_holdout=10)
 
 
+def test_search_and_report_share_no_group_and_take_more_of_a_group_only_when_all_groups_are_there():
+    everybody = people(200).with_columns(group_id=pl.concat_str(pl.lit("g"), pl.int_range(200) % 40))
+    rows, fresh = icl.halves(everybody, n_search=50, n_holdout=300, seed=3)
+    assert (rows.height, rows["group_id"].n_unique()) == (50, 20)  # two of each, then a third of ten
+    assert rows.group_by("group_id").len()["len"].sort().to_list() == [2] * 10 + [3] * 10
+    assert (fresh.height, fresh["group_id"].n_unique()) == (100, 20)  # all that the other groups have
+    assert not set(rows["group_id"]) & set(fresh["group_id"])
+    few, _ = icl.halves(everybody, n_search=12, n_holdout=5, seed=3)
+    assert few["group_id"].n_unique() == 12
+    assert few.equals(icl.halves(everybody.reverse(), n_search=12, n_holdout=5, seed=3)[0])
+    with pytest.raises(ParameterError, match=r"19 independent validation candidates \(groups\), at least 20"):
+        icl.halves(people(200).with_columns(group_id=pl.concat_str(pl.lit("g"), pl.int_range(200) % 19)),
+                   n_search=9, n_holdout=9)  # fmt: skip
+
+
 @pytest.mark.parametrize("k", [0, -1, 4, [1, 4], [2, -1], True, 2.0, "2", 10**9])
 def test_a_number_of_examples_that_the_pool_cannot_give_says_what_is_approved(k):
     pool = pl.DataFrame({"id": ["a", "b", "c"]})

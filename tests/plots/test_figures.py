@@ -161,6 +161,13 @@ def test_an_arm_without_scores_says_so_and_the_baseline_is_a_line():
         plots.arms(ARMS, baseline="base")
 
 
+def test_arms_say_what_they_are_judged_by_and_of_how_few_groups_the_rows_are():
+    words = drawn(plots.arms(ARMS.with_columns(n_groups=pl.lit(4)), score="right_$terms$"))
+    assert "Right_$terms$ by arm" in words
+    assert "mean right_$terms$ (0 to 1), 95 % interval" in words
+    assert "0.500 [0.400, 0.600]  n=20, 4 groups" in words
+
+
 def test_the_bias_of_a_category_is_its_share_before_and_after():
     words = drawn(plots.bias(MIX, "category"))
     assert "50.0% → 100.0%  (+50.0)" in words
