@@ -1,17 +1,14 @@
 """Which weights are trained, and on what."""
 
-import contextlib
 import hashlib
-import importlib.util
 import os
-import re
 from pathlib import Path
 from typing import Any
 
-from arislab.errors import PrerequisiteError, TrainingError
+from arislab.errors import TrainingError
 from arislab.system import files
 from arislab.system.imports import require
-from arislab.tiny.decoder import MODEL_DIR
+from arislab.tiny.weights import MODEL_DIR, folder_of
 
 
 def compute_device() -> tuple[str, str]:
@@ -31,20 +28,7 @@ def resolve_model(base_model: str | Path) -> Path:
     Raises:
         PrerequisiteError: There is no such model on this machine; nothing is downloaded.
     """
-    path = MODEL_DIR if str(base_model) == "tiny" else Path(base_model)
-    named = re.fullmatch(r"[\w.-]+/[\w.-]+", str(base_model))
-    if not path.exists() and named and importlib.util.find_spec("huggingface_hub"):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        with contextlib.suppress(LocalEntryNotFoundError):
-            path = Path(snapshot_download(str(base_model), local_files_only=True))
-    if not (path / "config.json").exists():
-        raise PrerequisiteError(
-            f"base_model {str(base_model)!r} is neither a folder with a config.json nor a model in the local Hugging "
-            "Face cache; give the folder's path, or download it first: hf download NAME"
-        )
-    return path
+    return folder_of(base_model, option="base_model")
 
 
 def load_tokenizer(tokenizer: Any) -> Any:

@@ -115,7 +115,7 @@ def serve(
         host: address to bind; beyond loopback whoever has the token may use the engine.
         port: 0 takes a free one.
         token_file: holds the bearer token; made with mode 0600 if absent. Default ``data/token``.
-        model: ``tiny`` (default), or a folder with a Llama checkpoint.
+        model: ``tiny`` (default), or a folder with a checkpoint.
         adapters: folder of LoRA adapters that become model names.
         upstream: base URLs of chat servers to use in place of a model.
         workers: processes of the local model.

@@ -1,6 +1,7 @@
-"""The in-process engine: chat requests in, answers out, from any Llama checkpoint and its LoRA adapters.
+"""The in-process engine: chat requests in, answers out, from a checkpoint and its LoRA adapters.
 
-Needs torch, safetensors, tokenizers and jinja2, not transformers. The same list of requests gives the same texts.
+Needs torch, safetensors, tokenizers and jinja2; transformers and peft only for what is no plain Llama. The same list of
+requests gives the same texts.
 """
 
 import hashlib
@@ -14,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from arislab import chat
 from arislab.errors import ParameterError, PrerequisiteError
-from arislab.tiny.weights import Checkpoint, merge, multiplies_bfloat16, read_adapter, read_json
+from arislab.tiny.weights import MODEL_DIR, Checkpoint, merge, multiplies_bfloat16, read_adapter, read_json
 
 if TYPE_CHECKING:
-    from arislab.tiny.llama import Llama, Row
+    from arislab.tiny.causal import CausalLM
+    from arislab.tiny.llama import Llama
+    from arislab.tiny.sampling import Layers, Row
 
-MODEL_DIR = Path(__file__).parent / "model"
-"""The embedded model."""
-BATCH_ROWS = 128
 EXPECTED_TOKENS = 512
 """Answers are taken to be no longer when batches are cut; rows of a batch that outgrows its memory are put off."""
 SMALL_BYTES = 64 * 2**20
@@ -90,21 +90,36 @@ class Engine:
         import torch
         from tokenizers import Tokenizer
 
-        from arislab.tiny.llama import Llama
-
         torch.set_num_threads(threads)
         self.model_dir = Path(model_dir)
         self.adapters_dir = Path(adapters_dir) if adapters_dir else None
         self.config = read_json(self.model_dir / "config.json")
         self.weights = Checkpoint(self.model_dir)
         self.base = base_name(self.model_dir)
+        if not (self.model_dir / "tokenizer.json").is_file():
+            raise PrerequisiteError(
+                f"{self.model_dir} has no tokenizer.json; transformers writes it: "
+                f"AutoTokenizer.from_pretrained({str(self.model_dir)!r}).save_pretrained({str(self.model_dir)!r})"
+            )
         self.tokenizer = Tokenizer.from_file(str(self.model_dir / "tokenizer.json"))
         self.template = ChatTemplate(self.model_dir)
         self.ends = self._end_tokens()
-        self._adapted: OrderedDict[tuple[str, int], Llama] = OrderedDict()
+        self._adapted: OrderedDict[tuple[str, int], Llama | CausalLM] = OrderedDict()
         self.is_small = self.weights.n_bytes <= SMALL_BYTES
+        self._base_model = self._layers()
+        self.about = self._base_model.about
+
+    def _layers(self) -> "Llama | CausalLM":
+        """The base model: our own layers where they compute the same, and faster, else those of transformers."""
+        from arislab.tiny.causal import CausalLM
+        from arislab.tiny.llama import Llama, problems
+
         bfloat16 = self.weights.n_bytes > FLOAT32_BYTES and multiplies_bfloat16()
-        self._base_model = Llama(self.config, self.weights, is_small=self.is_small, bfloat16=bfloat16)
+        if not problems(self.config):
+            return Llama(self.config, self.weights, is_small=self.is_small, bfloat16=bfloat16)
+        text = self.config.get("text_config") or self.config
+        given = text.get("dtype") or text.get("torch_dtype") or self.config.get("torch_dtype")
+        return CausalLM(self.model_dir, bfloat16=bfloat16 and given == "bfloat16")
 
     def _end_tokens(self) -> frozenset[int]:
         """Return the ids that end an answer: those of the generation config, else of the config.
@@ -112,7 +127,8 @@ class Engine:
         And the tokenizer's own.
         """
         path = self.model_dir / "generation_config.json"
-        given = (read_json(path) if path.exists() else {}).get("eos_token_id", self.config.get("eos_token_id"))
+        config = self.config | (self.config.get("text_config") or {})  # models of text and pictures have two
+        given = (read_json(path) if path.exists() else {}).get("eos_token_id", config.get("eos_token_id"))
         own = self.tokenizer.token_to_id(self.template.tokens.get("eos_token", ""))
         return frozenset({*(given if isinstance(given, list) else [given]), own} - {None})
 
@@ -123,7 +139,7 @@ class Engine:
         adapters = sorted(path.parent.name for path in self.adapters_dir.glob("*/adapter_config.json"))
         return [self.base, *(name for name in adapters if name != self.base)]
 
-    def _model(self, name: str) -> "Llama":
+    def _model(self, name: str) -> "Llama | CausalLM":
         """Return a model by name; a replaced adapter is read anew."""
         from arislab.tiny.llama import Llama
 
@@ -135,13 +151,17 @@ class Engine:
             raise PrerequisiteError(f"{path} is missing; an adapter folder needs it beside adapter_config.json")
         key = (name, path.stat().st_mtime_ns)
         if key not in self._adapted:
-            pairs = read_adapter(folder)
-            if self.is_small:
-                self._adapted[key] = Llama(self.config, merge(self.weights, pairs))
+            base = self._base_model
+            if not isinstance(base, Llama):
+                self._adapted[key] = base.adapted(folder)
+            elif self.is_small:
+                self._adapted[key] = Llama(self.config, merge(self.weights, read_adapter(folder)))
             else:
-                self._adapted[key] = self._base_model.adapted(pairs)
+                self._adapted[key] = base.adapted(read_adapter(folder))
             if len(self._adapted) > ADAPTED_MODELS:
-                self._adapted.popitem(last=False)
+                _, oldest = self._adapted.popitem(last=False)
+                if not isinstance(oldest, Llama):
+                    oldest.forget()
         self._adapted.move_to_end(key)
         return self._adapted[key]
 
@@ -155,6 +175,8 @@ class Engine:
             emit: Called with the place of each request and its answer as soon as it is known, in any order.
         """
         import torch
+
+        from arislab.tiny.sampling import decode
 
         answers: dict[int, Answer] = {}
         by_model: dict[str, dict[int, Row]] = {}
@@ -180,12 +202,14 @@ class Engine:
                     answered(i, Answer("", "", 0, 0, "model_not_loadable", str(error)))
                 continue
             with torch.inference_mode():
-                for n_prefix, cluster in clusters(list(rows.values())):
+                alike = clusters(list(rows.values())) if model.shares_prefix else [(0, list(rows.values()))]
+                for n_prefix, cluster in alike:
                     prefix, waiting = model.prefill(cluster[0].prompt[:n_prefix]), cluster
                     while waiting:
                         put_off: list[Row] = []
-                        for batch in batches(waiting, n_prefix, model.bytes_per_token):
-                            put_off += model.decode(
+                        for batch in batches(waiting, n_prefix, model):
+                            put_off += decode(
+                                model,
                                 batch,
                                 prefix,
                                 n_prefix,
@@ -198,7 +222,7 @@ class Engine:
 
     def _row(self, request: Request) -> "Row | Answer":
         """Return a request as tokens, or why it cannot be answered."""
-        from arislab.tiny.llama import Row
+        from arislab.tiny.sampling import Row
 
         try:
             self.template.template.check(request.chat_template_kwargs or {})
@@ -313,13 +337,13 @@ def clusters(rows: list["Row"]) -> Iterator[tuple[int, list["Row"]]]:
         yield common(rest[0].prompt, rest[-1].prompt), rest
 
 
-def batches(rows: list["Row"], n_prefix: int, bytes_per_token: int) -> Iterator[list["Row"]]:
+def batches(rows: list["Row"], n_prefix: int, model: "Layers") -> Iterator[list["Row"]]:
     """Yield rows of similar length in batches that fit into memory."""
-    from arislab.tiny.llama import KEY_VALUE_BYTES
+    from arislab.tiny.sampling import KEY_VALUE_BYTES
 
     rows = sorted(rows, key=lambda row: len(row.prompt))
     longest = len(rows[-1].prompt) - n_prefix + max(min(row.limit, EXPECTED_TOKENS) for row in rows)
-    size = max(1, min(BATCH_ROWS, KEY_VALUE_BYTES // (bytes_per_token * longest)))
+    size = max(1, min(model.most_rows, KEY_VALUE_BYTES // model.bytes_of(longest, n_prefix)))
     for i in range(0, len(rows), size):
         yield rows[i : i + size]
 

@@ -1,24 +1,20 @@
-"""Llama in plain torch, for sampling many rows at once: the layers, and the loop that decodes a batch.
+"""Llama in plain torch, for sampling many rows at once.
 
 Faster than a stock ``generate`` on a CPU: the keys and values of a common prefix are computed and kept once for all
-rows, finished rows are dropped from the batch, and the projections that read the same input are one matrix. Each row
-draws from a random stream of its own. Call it under ``torch.inference_mode()``.
+rows, finished rows are dropped from the batch, and the projections that read the same input are one matrix. Call it
+under ``torch.inference_mode()``.
 """
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 
 from arislab.errors import PrerequisiteError
+from arislab.tiny.sampling import GROWTH, MASKED
 from arislab.tiny.weights import Pairs, Weights, other_base
 
-MASKED = -1e9  # not -inf: padding that sees only padding would be NaN, and NaN times a weight of 0 is NaN
-KEY_VALUE_BYTES = 512 * 2**20
-"""Room for keys and values of a batch; rows that outgrow it are put off."""
 READ_SCORES = 2**22
 """Attention scores at once while prompts are read."""
 READ_VALUES = 2**22
@@ -28,28 +24,8 @@ Update = tuple[torch.Tensor, torch.Tensor] | None
 """What an adapter adds to a matrix [in, out]: [in, r] @ [r, out], its scale in the second; None: nothing."""
 
 
-@dataclass
-class Row:
-    """One prompt and what is being written to it."""
-
-    prompt: list[int]
-    temperature: float
-    """0 takes the likeliest token."""
-    top_p: float
-    limit: int
-    """Tokens to write at most."""
-    seed: int
-    stop: tuple[str, ...] = ()
-    """Texts that end the answer; none is empty."""
-    written: list[int] = field(default_factory=list)
-    ended: bool = False
-    """The model wrote an end token, which is not in ``written``."""
-    stopped: bool = False
-    """The model wrote one of ``stop``."""
-
-
-def check(config: dict[str, Any]) -> None:
-    """Raise PrerequisiteError for a checkpoint that these layers would compute wrongly."""
+def problems(config: dict[str, Any]) -> list[str]:
+    """Return what these layers would compute wrongly of a checkpoint, with what is allowed; empty: nothing."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}  # transformers 5, and before
     kind = rope.get("rope_type", rope.get("type", "default"))
     wrong = []
@@ -61,10 +37,7 @@ def check(config: dict[str, Any]) -> None:
         wrong.append("biases, allowed is none")
     if config.get("hidden_act", "silu") != "silu":
         wrong.append(f"hidden_act {config['hidden_act']!r}, allowed is 'silu'")
-    if wrong:
-        raise PrerequisiteError(
-            f"this checkpoint has {'; '.join(wrong)}. Serve it with vLLM and give its URL as upstream."
-        )
+    return wrong
 
 
 JOINED = (
@@ -93,10 +66,15 @@ class Llama:
             logits are float32 all the same
     """
 
+    about = "arislab's own Llama layers"
+    shares_prefix = True
+    most_rows = 128
+
     def __init__(
         self, config: dict[str, Any], weights: Weights, *, is_small: bool = True, bfloat16: bool = False
     ) -> None:
-        check(config)
+        if wrong := problems(config):
+            raise PrerequisiteError(f"this checkpoint has {'; '.join(wrong)}")
         self.n_layers, self.n_heads = config["num_hidden_layers"], config["num_attention_heads"]
         self.n_kv = config.get("num_key_value_heads") or self.n_heads
         self.width = config.get("head_dim") or config["hidden_size"] // self.n_heads
@@ -173,10 +151,10 @@ class Llama:
             begin += n_out
         return (torch.cat(down, 1), torch.cat(up)) if down else None
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Memory of one token's keys and values."""
-        return 2 * 4 * self.n_layers * self.n_kv * self.width
+    def bytes_of(self, n_tokens: int, n_prefix: int) -> int:
+        """Return the memory of a row's keys and values; those of a prefix are kept once for all rows."""
+        del n_prefix
+        return 2 * 4 * self.n_layers * self.n_kv * self.width * n_tokens
 
     def rotated(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Apply rotary positions to ``x`` [rows, tokens, heads, width]."""
@@ -270,80 +248,16 @@ class Llama:
             self._prefix = (list(tokens), [(keys[0], values[0]) for keys, values in slots])
         return self._prefix[1]
 
-    def decode(
-        self,
-        rows: list[Row],
-        prefix: KeyValues | None,
-        n_prefix: int,
-        ends: frozenset[int],
-        *,
-        is_stopped: Callable[[Row], bool],
-        done: Callable[[Row], None],
-    ) -> list[Row]:
-        """Write all rows of a batch; their prompts begin with the ``n_prefix`` tokens of ``prefix``.
-
-        Args:
-            rows: also those that were put off before
-            prefix: as from ``prefill``
-            n_prefix: its tokens
-            ends: tokens that end an answer
-            is_stopped: whether a row has written one of its ``stop``; asked after each token of rows that have some
-            done: called for each row when nothing will be written to it any more
-
-        Returns:
-            Rows that were put off, because the keys and values of all did not fit.
-        """
-        before = [len(row.written) for row in rows]
-        steps = max(row.limit - n for row, n in zip(rows, before, strict=True))
-        # all of a row's luck at once and from its own seed: which rows stand beside it, or have ended, changes nothing
-        noise = torch.stack(
-            [
-                torch.rand(n + steps, generator=torch.Generator().manual_seed(row.seed))[n:]
-                for row, n in zip(rows, before, strict=True)
-            ]
-        )
-        tails = [(row.prompt + row.written)[n_prefix:] for row in rows]
-        at = max(map(len, tails))  # padded on the left: all rows write their next token into the same slot
-        tokens, padding = torch.zeros((len(rows), at), dtype=torch.long), torch.zeros(len(rows), at)
-        for i, tail in enumerate(tails):
-            tokens[i, at - len(tail) :] = torch.tensor(tail)
-            padding[i, : at - len(tail)] = MASKED
-        lengths = torch.tensor([[len(tail)] for tail in tails])
-        positions = (torch.arange(at)[None] - (at - lengths)).clamp(min=0) + n_prefix
-        slots, put_off = self.empty(len(rows), at + 32), []
+    def start(
+        self, tokens: torch.Tensor, padding: torch.Tensor, prefix: KeyValues | None, n_prefix: int
+    ) -> tuple["_Batch", torch.Tensor]:
+        """Read the prompts of a batch, see ``sampling.Layers``."""
+        n_rows, n = tokens.shape
+        lengths = (padding == 0).sum(1, keepdim=True)
+        positions = (torch.arange(n)[None] - (n - lengths)).clamp(min=0) + n_prefix
+        slots = self.empty(n_rows, n + GROWTH)
         logits = self._read(tokens, positions, slots, padding, prefix)
-        positions, settings = positions[:, -1:], torch.tensor([[r.temperature, r.top_p] for r in rows])
-        for step in range(steps):
-            drawn = draw(logits, settings[:, 0], settings[:, 1], noise[:, step])
-            live = []
-            for i, (row, token) in enumerate(zip(rows, drawn.tolist(), strict=True)):
-                row.ended = token in ends
-                if not row.ended:
-                    row.written.append(token)
-                    row.stopped = bool(row.stop) and is_stopped(row)
-                if row.ended or row.stopped or len(row.written) == row.limit:
-                    done(row)
-                else:
-                    live.append(i)
-            if at == slots[0][0].shape[2]:
-                fit = max(1, KEY_VALUE_BYTES // (self.bytes_per_token * (at + 32)))
-                put_off += [rows[i] for i in live[fit:]]
-                live = live[:fit]
-            if not live:
-                break
-            if len(live) < len(rows):
-                rows, keep = [rows[i] for i in live], torch.tensor(live)
-                drawn, positions, padding = drawn[keep], positions[keep], padding[keep]
-                noise, settings = noise[keep], settings[keep]
-                for i, (keys, values) in enumerate(slots):  # one layer after the other: never all of them twice
-                    slots[i] = (keys[keep], values[keep])
-            if at == slots[0][0].shape[2]:
-                for i, (keys, values) in enumerate(slots):
-                    slots[i] = (F.pad(keys, (0, 0, 0, 32)), F.pad(values, (0, 0, 0, 32)))
-            positions, padding = positions + 1, F.pad(padding, (0, 1))
-            logits = self.forward(drawn[:, None], positions, slots, at, padding[:, None, None], prefix)
-            at += 1
-        return put_off
+        return _Batch(self, slots, n, positions[:, -1:], padding, prefix), logits
 
     def _read(
         self,
@@ -375,28 +289,32 @@ class Llama:
         return torch.cat(logits)
 
 
-def draw(logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Choose one token a row; ``temperature``, ``top_p`` and ``noise`` (uniform in 0..1) hold one number a row."""
-    drawn = logits.argmax(-1)
-    sampled = (temperature > 0).nonzero().squeeze(1)
-    if len(sampled):
-        chances = (logits[sampled] / temperature[sampled, None].clamp(min=1e-4)).softmax(-1)
-        drawn[sampled] = inverse_cdf(chances, noise[sampled])
-        nucleus = (top_p[sampled] < 1).nonzero().squeeze(1)
-        if len(nucleus):
-            ranked, order = chances[nucleus].sort(descending=True, stable=True)
-            before = ranked.cumsum(-1) - ranked  # the token that passes top_p belongs to the nucleus
-            outside = before >= top_p[sampled][nucleus, None]
-            outside[:, 0] = False  # the likeliest token stays, whatever top_p
-            ranked = ranked.masked_fill(outside, 0.0)
-            place = inverse_cdf(ranked, noise[sampled][nucleus])
-            drawn[sampled[nucleus]] = order.gather(1, place[:, None]).squeeze(1)
-    return drawn
+class _Batch:
+    """Keys and values of rows that are being written, see ``sampling.Batch``."""
 
+    def __init__(
+        self,
+        model: Llama,
+        slots: KeyValues,
+        at: int,
+        positions: torch.Tensor,
+        padding: torch.Tensor,
+        prefix: KeyValues | None,
+    ) -> None:
+        self._model, self._slots, self._at, self._prefix = model, slots, at, prefix
+        self._positions, self._padding = positions, padding
 
-def inverse_cdf(chances: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Return the token at which the cumulated chance passes ``noise``."""
-    cumulated = chances.cumsum(-1)
-    total = cumulated[:, -1:]
-    place = torch.searchsorted(cumulated, noise[:, None] * total, right=True).squeeze(1)
-    return place.minimum((cumulated < total).sum(-1))  # rounding must not reach past the last possible token
+    def keep(self, rows: torch.Tensor) -> None:
+        self._positions, self._padding = self._positions[rows], self._padding[rows]
+        for i, (keys, values) in enumerate(self._slots):  # one layer after the other: never all of them twice
+            self._slots[i] = (keys[rows], values[rows])
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self._at == self._slots[0][0].shape[2]:
+            for i, (keys, values) in enumerate(self._slots):
+                self._slots[i] = (F.pad(keys, (0, 0, 0, GROWTH)), F.pad(values, (0, 0, 0, GROWTH)))
+        self._positions, self._padding = self._positions + 1, F.pad(self._padding, (0, 1))
+        mask = self._padding[:, None, None]
+        logits = self._model.forward(tokens[:, None], self._positions, self._slots, self._at, mask, self._prefix)
+        self._at += 1
+        return logits

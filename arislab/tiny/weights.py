@@ -4,6 +4,8 @@ An adapter as PEFT saves it has ``base_model.model.<name>.lora_A.weight`` [r, in
 matrix ``<name>.weight`` [out, in] that it changes. Other kinds of adapters are refused.
 """
 
+import contextlib
+import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -20,6 +22,49 @@ Pairs = dict[str, tuple["torch.Tensor", "torch.Tensor", float]]
 """Name of a matrix -> what an adapter adds to it: A [r, in], B [out, r] and the scale of B @ A; float32."""
 
 
+MODEL_DIR = Path(__file__).parent / "model"
+"""The embedded model."""
+
+
+def folder_of(model: str | Path, *, option: str = "model") -> Path:
+    """Return the folder of a model: a folder, ``"tiny"``, or a name in the local Hugging Face cache.
+
+    Args:
+        model: As somebody gave it.
+        option: What it was given as, for the message.
+
+    Raises:
+        PrerequisiteError: There is no such model on this machine, or none that is read here; nothing is downloaded.
+    """
+    path = MODEL_DIR if str(model) == "tiny" else Path(model)
+    is_name = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(model))
+    if is_name and importlib.util.find_spec("huggingface_hub"):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        with contextlib.suppress(LocalEntryNotFoundError):
+            path = Path(snapshot_download(str(model), local_files_only=True))
+    if (path / "config.json").is_file():
+        return path
+    gguf = path if path.suffix == ".gguf" else next(iter(sorted(path.glob("*.gguf"))), None)
+    if gguf is not None and gguf.exists():
+        raise PrerequisiteError(
+            f"{option} {str(model)!r} holds weights as GGUF ({gguf.name}), which nothing here reads: give the folder "
+            "with the safetensors that it was made of, or have llama.cpp serve it (llama-server -m FILE --port 8001) "
+            "and give `arislab serve` its URL (--upstream http://127.0.0.1:8001/v1)."
+        )
+    if is_name:
+        raise PrerequisiteError(
+            f"{option} {str(model)!r} is neither a folder nor a model in the local Hugging Face cache, and nothing "
+            f"is fetched from a hub here. Where there is a network: hf download {model} --local-dir FOLDER; then give "
+            "the folder."
+        )
+    raise PrerequisiteError(
+        f"{option} {str(model)!r}: no config.json in {str(path)!r}; give 'tiny', or a folder with config.json, "
+        "*.safetensors and tokenizer.json."
+    )
+
+
 class Checkpoint(Weights):
     """The safetensors of a folder, one file or several.
 
@@ -32,7 +77,10 @@ class Checkpoint(Weights):
 
         paths = sorted(folder.glob("*.safetensors"))
         if not paths:
-            raise PrerequisiteError(f"{folder} has no safetensors; save the model with save_pretrained first")
+            raise PrerequisiteError(
+                f"{folder} has no safetensors; transformers writes them: "
+                f"AutoModelForCausalLM.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+            )
         self._files: dict[str, Path] = {}
         for path in paths:
             with safe_open(path, "pt") as file:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from toys import chats, random_adapter
 
-from arislab.tiny import decoder, llama, tokenizer
+from arislab.tiny import decoder, llama, sampling, tokenizer
 from arislab.tiny.decoder import MODEL_DIR, Engine, Request, clusters
-from arislab.tiny.llama import Row
+from arislab.tiny.sampling import Row
 
 
 def requests(engine, n, *, k=0, seeds=None, **settings):
@@ -136,17 +136,16 @@ def test_rows_that_outgrow_the_memory_are_put_off_and_end_the_same(engine, monke
     asked = requests(engine, 12, temperature=0.9, max_tokens=150)
     roomy = engine.generate(asked)
     longest = max(a.prompt_tokens + a.completion_tokens for a in roomy)
-    bytes_per_token = engine._base_model.bytes_per_token
-    monkeypatch.setattr(llama, "KEY_VALUE_BYTES", 3 * bytes_per_token * longest)
+    monkeypatch.setattr(sampling, "KEY_VALUE_BYTES", 3 * engine._base_model.bytes_of(longest, 0))
     monkeypatch.setattr(decoder, "EXPECTED_TOKENS", 1)
-    put_off, decode = [], engine._base_model.decode
+    put_off, decode = [], sampling.decode
 
     def seen(*args, **kwargs):
         rows = decode(*args, **kwargs)
         put_off.extend(len(row.written) for row in rows)
         return rows
 
-    monkeypatch.setattr(engine._base_model, "decode", seen)
+    monkeypatch.setattr(sampling, "decode", seen)
     assert engine.generate(asked) == roomy
     assert any(put_off), "some rows went on amid their answer"
 

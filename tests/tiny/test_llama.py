@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from arislab.errors import PrerequisiteError
-from arislab.tiny.llama import check, draw
+from arislab.tiny.llama import Llama, problems
+from arislab.tiny.sampling import draw
 
 
 def test_top_p_keeps_the_likeliest_tokens_only():
@@ -35,5 +36,9 @@ def test_top_p_keeps_the_likeliest_tokens_only():
     ],
 )
 def test_a_checkpoint_that_would_be_computed_wrongly_is_refused(engine, change):
-    with pytest.raises(PrerequisiteError, match="Serve it with vLLM"):
-        check(engine.config | change)
+    name, value = next(iter(change.items()))
+    told = {"rope_parameters": "rope_type 'llama3', allowed is 'default'", "attention_bias": "biases, allowed is none"}
+    expected = told.get(name, f"{name} {value!r}, allowed is")
+    assert [problem.startswith(expected) for problem in problems(engine.config | change)] == [True]
+    with pytest.raises(PrerequisiteError, match="this checkpoint has"):
+        Llama(engine.config | change, engine.weights)

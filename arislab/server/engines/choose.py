@@ -11,7 +11,7 @@ from arislab.server.engines.echo import EchoEngine
 from arislab.server.limits import ANSWER_BYTES
 from arislab.system import masking
 from arislab.system.imports import require
-from arislab.tiny.decoder import MODEL_DIR
+from arislab.tiny.weights import folder_of
 
 
 def make_engine(
@@ -30,7 +30,7 @@ def make_engine(
     """Return the engine that the options of ``arislab serve`` ask for.
 
     Args:
-        model: ``tiny`` (the embedded model), or a folder with a Llama checkpoint.
+        model: ``tiny`` (the embedded model), a folder with a checkpoint, or a name in the local Hugging Face cache.
         adapters: a folder whose sub-folders are LoRA adapters; their names are model names.
         upstream: base URLs of OpenAI-compatible chat servers, e.g. ``http://127.0.0.1:8000/v1``; excludes ``model``.
         workers: processes of the local model; default two, or one where there is one core.
@@ -75,12 +75,7 @@ def make_engine(
         return UpstreamEngine(upstream, answer_bytes=answer_bytes)
     if engine is not None:
         return _toy(engine, data)
-    folder = MODEL_DIR if model in (None, "tiny") else Path(str(model))
-    if not (folder / "config.json").is_file():
-        raise PrerequisiteError(
-            f"--model {model!r}: no config.json in {str(folder)!r}; give 'tiny' or a folder with config.json, "
-            "model.safetensors and tokenizer.json"
-        )
+    folder = folder_of(model or "tiny", option="--model")
     require("a model in this process", 'pip install "arislab[train]"', "torch")
     from arislab.server.engines.local import LocalEngine
 

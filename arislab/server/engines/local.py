@@ -47,7 +47,7 @@ class LocalEngine:
     ones (``chunk_of``).
 
     Args:
-        model: folder of a Llama checkpoint.
+        model: folder of a checkpoint.
         adapters: folder of LoRA adapters, or None; adapters that come later are seen.
         workers: number of processes.
     """
@@ -142,15 +142,15 @@ class LocalEngine:
         worker = _Worker(process, ours)
         self._workers.append(worker)
         try:
-            base = await loop.run_in_executor(self._threads, ours.recv)
+            ready = await loop.run_in_executor(self._threads, ours.recv)
         except (EOFError, ConnectionError):
             raise PrerequisiteError(
                 f"the model in {str(self._model)!r} cannot be loaded; the reason stands in the server's log above"
             ) from None
-        if isinstance(base, PrerequisiteError):
-            raise base
-        self._base = base
-        log.info("worker %d is ready", process.pid)
+        if isinstance(ready, PrerequisiteError):
+            raise ready
+        self._base, about = ready
+        log.info("worker %d is ready: %s", process.pid, about)
         return worker
 
     def _start(self, process: BaseProcess) -> None:
@@ -213,7 +213,7 @@ def _work(connection: "Connection[Any, Any]", model: Path, adapters: Path | None
     except PrerequisiteError as error:
         connection.send(error)
         return
-    connection.send(engine.base)
+    connection.send((engine.base, engine.about))
     with suppress(EOFError):
         while True:
             jobs = [decoder.Request(**job) for job in connection.recv()]

@@ -29,7 +29,8 @@ from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.engines.vllm_process import Life
 from arislab.server.gate import Gate
 from arislab.server.limits import ANSWER_BYTES
-from arislab.tiny.decoder import MODEL_DIR, base_name
+from arislab.tiny.decoder import base_name
+from arislab.tiny.weights import MODEL_DIR
 
 if TYPE_CHECKING:
     import aiohttp
