@@ -9,6 +9,7 @@ Source:
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ import polars as pl
 
 from arislab.errors import ParameterError
 from arislab.icl.prompt import Write, with_examples
+
+RECORDED = "examples.jsonl"
+"""Name of the copy in a record."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,16 +63,20 @@ class Shown:
 def of_file(path: str | Path) -> Shown:
     """Return the examples of a file: a JSON object with input and output (texts) a line, in prompt order.
 
+    Under a run, the record gets a copy (``RECORDED``); when it is run again, $ARISLAB_EXAMPLES names that copy, and the
+    file may be another or gone.
+
     Raises:
         ParameterError: There is no such file, or a line is no such object.
     """
     place = Path(path)
-    if not place.is_file():
+    source = Path(os.environ.get("ARISLAB_EXAMPLES", place))
+    if not source.is_file():
         raise ParameterError(
             f"examples must be icl, or a file with a JSON object of input and output a line, got {str(path)!r}; there "
             f"is no such file, seen from {Path.cwd()}: give its whole path."
         )
-    content = place.read_bytes()
+    content = source.read_bytes()
     turns: list[tuple[str, str]] = []
     for number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), start=1):
         if not line.strip():
@@ -86,4 +94,6 @@ def of_file(path: str | Path) -> Shown:
         turns.append((asked, answered))
     if not turns:
         raise ParameterError(f"{place} holds no example; leave examples empty to show none.")
+    if folder := os.environ.get("ARISLAB_RUN_DIR"):
+        (Path(folder) / RECORDED).write_bytes(content)
     return Shown(f"{place.name}-{hashlib.sha256(content).hexdigest()[:12]}", tuple(turns))

@@ -30,6 +30,7 @@ _DESCRIPTIONS = {
     "notebook.ipynb": "The executed notebook",
     "code.diff": "Changes to the code that were not committed",
     "env.lock": "Name and version of every installed package",
+    "examples.jsonl": "The examples that phase 1 showed",
     "events.jsonl": "The run as OpenLineage events",
     "log.txt": "What the kernel printed",
     "servers.jsonl": "What the batch servers said of themselves",

@@ -70,8 +70,11 @@ def rerun(
         if run["task"] is not None and not _inside(run["task"]["path"], run):
             command += ["-p", "task", str(_task_as_it_was(run, into))]
         # neither the root nor the run of whoever calls this
-        env = {k: v for k, v in os.environ.items() if not k.startswith("ARISLAB_R") and k != "ARISLAB_TASKS"}
+        own = ("ARISLAB_TASKS", "ARISLAB_EXAMPLES")
+        env = {k: v for k, v in os.environ.items() if not k.startswith("ARISLAB_R") and k not in own}
         env |= {"PYTHONPATH": str(package), "ARISLAB_RERUN_OF": run["run_id"], "ARISLAB_ROOT": str(into)}
+        if (examples := Path(run["folder"]) / "examples.jsonl").is_file():
+            env["ARISLAB_EXAMPLES"] = str(examples)  # their own file may be another now, or gone
         if replay and (answers := _answers(run, into)):
             env["ARISLAB_REPLAY"] = str(answers)
         done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=False)

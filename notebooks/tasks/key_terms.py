@@ -5,6 +5,9 @@ candidate is a sentence; its profile is
 
     {"id": "train-7", "ad": "tech-train-1", "text": "Experience with Java or Kotlin .", "gold": ["Java", "Kotlin"]}
 
+A small model chats about the sentence instead. Shown the five made-up answers of `key_terms.jsonl` it lists terms, so
+phase 1 may show them (`-p examples tasks/key_terms.jsonl`); training and evaluation do without.
+
 Phases 2 to 4 choose by SCORERS, phase 5 judges by REPORT: whole terms instead of words, so that what was selected for
 is not what is reported.
 """
@@ -15,27 +18,13 @@ import re
 
 SYSTEM = "You copy key terms from a text. Reply with a short comma-separated list."
 
-SHOWN = [  # made up; without them a model of 135 M parameters chats about the sentence
-    (
-        "* Experience with Java or Kotlin and good knowledge of relational databases",
-        "Java, Kotlin, relational databases",
-    ),
-    (
-        "You hold a degree in Mechanical Engineering and speak fluent German .",
-        "degree in Mechanical Engineering, German",
-    ),
-    ("We are looking for a colleague who is familiar with Scrum .", "Scrum"),
-]
-
-
-def question(text):
-    return {"role": "user", "content": f"Key terms of: {text}"}
-
 
 def to_messages(candidate):
     """Write the chat about a sentence; the reference answer stays out of it."""
-    shown = [turn for text, answer in SHOWN for turn in (question(text), {"role": "assistant", "content": answer})]
-    return [{"role": "system", "content": SYSTEM}, *shown, question(candidate["profile"]["text"])]
+    return [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": f"Key terms of: {candidate['profile']['text']}"},
+    ]
 
 
 # ---- how an answer is read

@@ -166,7 +166,8 @@ def test_a_task_file_without_scorers_and_one_whose_scorer_returns_7(generated, t
 @pytest.mark.slow
 def test_the_demo_on_a_real_model_asks_about_real_sentences_in_a_root_for_each_seed(tmp_path):
     shutil.copytree(MODEL_DIR, tmp_path / "data" / "models" / "base" / smollm2.NAME)  # as if it had been written
-    printed = arislab("demo", "--model", "smollm2", "--until", "generate", "--seeds", 2, "--seed", 5, root=tmp_path)
+    asked = ("demo", "--model", "smollm2", "--until", "generate", "--quick")
+    printed = arislab(*asked, "--seeds", 2, "--seed", 5, root=tmp_path)
     assert "1,095 candidates = 1,095 new" in printed
     answers = []
     for seed in (5, 6):
@@ -174,13 +175,14 @@ def test_the_demo_on_a_real_model_asks_about_real_sentences_in_a_root_for_each_s
         people = lake["candidates"].read()
         assert (people.height, people.filter(split="test")["group_id"].n_unique()) == (1095, 68)
         raw = lake["training_data_raw"].read()
-        assert (raw.height, raw["model"].unique().to_list()) == (425, [smollm2.NAME])
+        assert (raw.height, raw["model"].unique().to_list()) == (80, [smollm2.NAME])
         assert raw["messages"].str.contains("Key terms of: ").all()
+        assert raw["shown"].str.starts_with("key_terms.jsonl-").all()
         answers.append(raw["llm_output"].to_list())
     assert answers[0] != answers[1]
     arislab("candidates", "--n", 5, root=tmp_path / "other")
     (tmp_path / "data" / "models").rename(tmp_path / "other" / "data" / "models")
-    refused = arislab("demo", "--model", "smollm2", "--until", "generate", root=tmp_path / "other", ok=False)
+    refused = arislab(*asked, root=tmp_path / "other", ok=False)
     assert "this lake has 5 candidates of another origin" in refused
 
 
