@@ -59,29 +59,21 @@ os.environ["SSL_CERT_FILE"] = str(HOME / "one.pem")
 NOTEBOOKS = pytest.StashKey[NotebooksBeside]()
 
 
-def _is_worker(config):
-    return hasattr(config, "workerinput")  # of xdist; only one of them comes to the test of all notebooks
-
-
 def _needs_notebooks(item):
     return "notebooks_run" in getattr(item, "fixturenames", ())
 
 
-def pytest_configure(config):
-    """Let xdist hand out the files in our order, not those with most tests first: the longest have few."""
-    config.option.loadscopereorder = False
-
-
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config, items):
-    """Put the test of all notebooks last, for they run beside the others; under xdist first, as it is the longest."""
-    items.sort(key=_needs_notebooks, reverse=_is_worker(config))
+def pytest_collection_modifyitems(items):
+    """Put the test of all notebooks last: they run beside the other tests."""
+    items.sort(key=_needs_notebooks)
 
 
 def pytest_collection_finish(session):
     """Start the notebooks now if their test was selected: they take minutes, and one core of two."""
     config = session.config
-    if not (config.option.collectonly or _is_worker(config)) and any(map(_needs_notebooks, session.items)):
+    is_worker = hasattr(config, "workerinput")  # of xdist; only one of them comes to the test
+    if not (config.option.collectonly or is_worker) and any(map(_needs_notebooks, session.items)):
         config.stash[NOTEBOOKS] = NotebooksBeside()
 
 

@@ -45,7 +45,7 @@ def trainer_of(engine: str, given: argparse.Namespace, work: Path) -> tuple[Any,
     )
     transformers.set_seed(1)
     tokenizer, messages = load_tokenizer(given.folder), chats(given.n)
-    rows = [{"id": str(i), "messages": json.dumps(m), "output": m[-1]["content"]} for i, m in enumerate(messages)]
+    rows = [{"id": str(i), "messages": json.dumps(m[:-1]), "output": m[-1]["content"]} for i, m in enumerate(messages)]
     examples = tokenize(pl.DataFrame(rows), tokenizer)
     assert set(examples["status"]) == {"ok"}
     n_tokens = int(examples["input_ids"].list.len().sum())
