@@ -35,6 +35,8 @@ NUMBERS: dict[str, tuple[float, float, str]] = {
     "temperature": (0.0, 2.0, "of sampling, 0 for greedy"),
     "budget_usd": (0.0, 1e9, "most money to spend, USD; 0 for no limit"),
     "keep_threshold": (0.0, 1.0, "lowest quality to keep"),
+    "max_scorer_failures": (0.0, 1.0, "share of the rows on which scorers may fail"),
+    "scorer_timeout_s": (0.001, 86_400.0, "longest that a scorer may take for a row, s"),
     "margin": (-1.0, 1.0, "smallest gain in quality that is worth a promotion"),
 }
 """Name to lowest, highest and meaning of other numbers."""

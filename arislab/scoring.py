@@ -1,11 +1,17 @@
 """Scorers to quality: each output gets one number per scorer, and their weighted mean.
 
 A scorer is a function whose parameter names are columns, and that returns 0..1, a bool, or None for "cannot tell".
-Unscored is null, never 0: an output that nobody could judge is not a bad output. This module does not know any task.
+Unscored is null, never 0: an output that nobody could judge is not a bad output. So is one on which a scorer failed,
+and its row says how; only when that happens too often is nothing scored. This module does not know any task.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -19,6 +25,8 @@ from arislab.task import Scorer, Task
 GOLD = "gold"
 """Column of reference answers: kept at import, or of the candidate's profile; a scorer that cannot do
 without it (no default) says nothing of a row that has none."""
+MAX_FAILURES, TIMEOUT_S = 0.01, 10.0
+"""Share of the rows on which scorers may fail, and seconds that one may take for a row."""
 _PARSED = ("profile", "tools", "tool_calls")
 """Columns of JSON that scorers are given as values."""
 
@@ -148,45 +156,58 @@ def _kept(frame: pl.DataFrame, task: Task | None, *, read: Callable[[str], Any] 
     return [{name: value for name, value in values.items() if name not in taken} for values in kept]
 
 
-def score(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
+def score(
+    frame: pl.DataFrame, task: Task, *, max_failures: float = MAX_FAILURES, timeout_s: float = TIMEOUT_S
+) -> pl.DataFrame:
     """Score every row with every scorer of the task.
+
+    A scorer fails on a row where it raises, returns something outside 0..1, or takes too long. The row then has no
+    quality: a mean without that scorer would be of something else than all others.
 
     Args:
         frame: From ``rows``: custom_id, candidate_id, output, what the scorers ask for, and where present the marks of
             ``structured.check`` and ``curate.verdicts.edited``.
         task: Its scorers and their weights.
+        max_failures: Share of the rows with an output on which scorers may fail, 0..1.
+        timeout_s: Seconds that a scorer may take for a row; measured in the main thread only, where notebooks run.
 
     Returns:
         One row per row of ``frame``: custom_id, scorer_version, candidate_id, task, score_<scorer> (Float64, 0..1, null
-        = could not tell), quality (weighted mean over the scorers that could tell, null if none could or there is no
-        output), reason; schema_error, repaired and edited as they came.
+        = could not tell, or failed), quality (weighted mean over the scorers that could tell, null if none could, one
+        failed, or there is no output), reason (of a null quality; after ``task.FAILED`` the scorer, the error and its
+        line); schema_error, repaired and edited as they came.
 
     Raises:
-        TaskError: A scorer asks for a column that is not there, fails, or returns something outside 0..1.
+        TaskError: A scorer asks for a column that is not there, or scorers fail on more rows: with the most frequent
+            errors, and a row of each.
         ParameterError: There are no rows.
     """
     if not frame.height:
         raise ParameterError(
             "there is no output to score; run 1_generate, or import outputs (arislab import FILE --as outputs)."
         )
-    scores = [
-        pl.Series(f"score_{name}", values, dtype=pl.Float64)
-        for name, values in _values(frame, task, task.scorers).items()
-    ]
+    values, failures = _values(frame, task, task.scorers, timeout_s)
+    _refuse(failures, frame, max_failures)
+    scores = [pl.Series(f"score_{name}", column, dtype=pl.Float64) for name, column in values.items()]
     weighted = [(pl.col(f"score_{name}"), weight) for name, weight in task.weights.items()]
     total = pl.sum_horizontal(*[column.is_not_null() * weight for column, weight in weighted])
     gained = pl.sum_horizontal(*[(column * weight).fill_null(0.0) for column, weight in weighted])
     marks = [name for name in ("schema_error", "repaired", "edited") if name in frame.columns]
-    out = frame.select("custom_id", "candidate_id", *marks, output=pl.col("output")).with_columns(*scores)
+    failed = _reasons(failures, frame.height)
+    out = frame.select("custom_id", "candidate_id", *marks, output=pl.col("output")).with_columns(*scores, failed)
     # rounded: sums in another order differ in the last bit, and rows that tie would not
-    out = out.with_columns(quality=pl.when(total > 0).then((gained / total).clip(0, 1).round(9)))
+    mean = (gained / total).clip(0, 1).round(9)
+    out = out.with_columns(quality=pl.when((total > 0) & pl.col("_failed").is_null()).then(mean))
     reason = (
         pl.when(pl.col("output").is_null())
         .then(pl.lit("no output"))
+        .when(pl.col("_failed").is_not_null())
+        .then("_failed")
         .when(pl.col("quality").is_null())
         .then(pl.lit("no scorer could tell"))
     )
-    return out.with_columns(reason=reason, scorer_version=pl.lit(task.version), task=pl.lit(task.name)).drop("output")
+    out = out.with_columns(reason=reason, scorer_version=pl.lit(task.version), task=pl.lit(task.name))
+    return out.drop("output", "_failed")
 
 
 def report(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
@@ -200,8 +221,8 @@ def report(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
 
     Returns:
         One row per row of ``frame``: custom_id, report_<scorer> (Float64, 0..1, null = could not tell) and report
-        (their mean over those that could tell); without REPORT scorers, custom_id and report alone, which is the
-        quality of ``score``.
+        (their mean over those that could tell, null where one failed, see ``score``); without REPORT scorers, custom_id
+        and report alone, which is the quality of ``score``.
 
     Raises:
         TaskError: As in ``score``.
@@ -210,13 +231,15 @@ def report(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     if not task.report:
         return score(frame, task).select("custom_id", report="quality")
     functions = {name: judge for name, judge in task.report.items() if not isinstance(judge, str)}
-    values = _values(frame, task, functions)
+    values, failures = _values(frame, task, functions, TIMEOUT_S)
+    _refuse(failures, frame, MAX_FAILURES)
     for name, column in task.report.items():
         if isinstance(column, str):
             values[name] = _stored(frame, column, task, name)
     columns = [pl.Series(f"report_{name}", values[name], dtype=pl.Float64) for name in task.report]
     mean = pl.mean_horizontal([column.name for column in columns]).round(9)
-    return frame.select("custom_id").with_columns(*columns).with_columns(report=mean)
+    judged = frame.select("custom_id").with_columns(*columns, _reasons(failures, frame.height))
+    return judged.with_columns(report=pl.when(pl.col("_failed").is_null()).then(mean)).drop("_failed")
 
 
 def _stored(frame: pl.DataFrame, column: str, task: Task, name: str) -> list[float | None]:
@@ -234,26 +257,97 @@ def _stored(frame: pl.DataFrame, column: str, task: Task, name: str) -> list[flo
     return scores
 
 
-def _values(frame: pl.DataFrame, task: Task, scorers: Mapping[str, Scorer]) -> dict[str, list[float | None]]:
-    """What each scorer says of each row; null where there is no output."""
+@dataclass(frozen=True)
+class _Failure:
+    """A scorer could not be used on a row."""
+
+    row: int
+    scorer: str
+    what: str
+    """Kind and text of the error, and its line; equal for errors of one kind."""
+    message: str
+    """The whole, with the row and what it holds."""
+
+
+def _refuse(failures: list[_Failure], frame: pl.DataFrame, most: float) -> None:
+    """Raise if scorers failed on too many rows."""
+    n, n_failed = frame["output"].count(), len({failure.row for failure in failures})
+    if n_failed <= most * n:
+        return
+    kinds = Counter((failure.scorer, failure.what) for failure in failures).most_common(3)
+    if n_failed == len(failures) == 1:
+        told = failures[0].message
+    else:
+        first = {(failure.scorer, failure.what): failure for failure in reversed(failures)}
+        told = f"scorers failed on {n_failed:,} of {n:,} rows, most often: " + "; ".join(
+            f"{count:,} times {first[kind].message}" for kind, count in kinds
+        )
+    raise TaskError(
+        f"{told}. Nothing was scored, for scorers may fail on {most:g} of the rows (max_scorer_failures): mend the "
+        "scorer, and return None where it cannot tell."
+    )
+
+
+def _reasons(failures: list[_Failure], n: int) -> pl.Series:
+    """For each row the reason why it has no quality, if scorers failed on it."""
+    reasons: list[str | None] = [None] * n
+    for failure in failures:
+        text = f"{failure.scorer!r}: {failure.what}"
+        known = reasons[failure.row]
+        reasons[failure.row] = f"{tasks.FAILED}{text}" if known is None else f"{known}; {text}"
+    return pl.Series("_failed", reasons, dtype=pl.String)
+
+
+def _values(
+    frame: pl.DataFrame, task: Task, scorers: Mapping[str, Scorer], timeout_s: float
+) -> tuple[dict[str, list[float | None]], list[_Failure]]:
+    """What each scorer says of each row, null where there is no output; and where scorers failed."""
     kept = _kept(frame, task)
     wanted = {name: _wanted(frame, task, name, scorer) for name, scorer in scorers.items()}
     needs_gold = {name for name, scorer in scorers.items() if _needs(task, name, scorer, GOLD)}
     columns = {c: _column(frame, kept, c, task, name) for name, needs in wanted.items() for c in needs}
     values: dict[str, list[float | None]] = {name: [] for name in scorers}
+    failures: list[_Failure] = []
     calls = [
         (name, tasks.bound(scorer, wanted[name]), [columns[c] for c in wanted[name]], values[name])
         for name, scorer in scorers.items()
     ]
     is_judged = frame["output"].is_not_null().to_list()
-    # row by row, so that a task file can parse an output once and keep it for its next scorer
-    for i in range(frame.height):
-        for name, scorer, given, results in calls:
-            # what cannot be compared is not told, without the scorer's asking
-            is_mute = not is_judged[i] or (name in needs_gold and columns[GOLD][i] is None)
-            row = [column[i] for column in given]
-            results.append(None if is_mute else _scored_row(task, name, scorer, row, wanted[name], frame, i))
-    return values
+    with _limited(timeout_s) as start:
+        # row by row, so that a task file can parse an output once and keep it for its next scorer
+        for i in range(frame.height):
+            for name, scorer, given, results in calls:
+                # what cannot be compared is not told, without the scorer's asking
+                is_mute = not is_judged[i] or (name in needs_gold and columns[GOLD][i] is None)
+                row = [column[i] for column in given]
+                value = None if is_mute else _scored_row(task, name, scorer, row, wanted[name], frame, i, start)
+                if isinstance(value, _Failure):
+                    failures.append(value)
+                    value = None
+                results.append(value)
+    return values, failures
+
+
+class _TooLongError(BaseException):
+    """A scorer took more than its time; no ``except Exception`` of a task file holds it up."""
+
+
+@contextmanager
+def _limited(timeout_s: float) -> Iterator[Callable[[float], object]]:
+    """Give what starts the clock (0 stops it) that raises ``_TooLongError``; it works in the main thread only."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        yield lambda seconds: None
+        return
+
+    def ring(*_: object) -> None:
+        raise _TooLongError(f"it took more than {timeout_s:g} s for this row (scorer_timeout_s)")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds and timeout_s)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _column(frame: pl.DataFrame, kept: list[dict[str, Any]], name: str, task: Task, scorer: str) -> list[Any]:
@@ -311,24 +405,35 @@ def _needs(task: Task, name: str, scorer: Scorer, column: str) -> bool:
 
 
 def _scored_row(
-    task: Task, name: str, scorer: Scorer, given: list[Any], wanted: list[str], frame: pl.DataFrame, i: int
-) -> float | None:
+    task: Task,
+    name: str,
+    scorer: Scorer,
+    given: list[Any],
+    wanted: list[str],
+    frame: pl.DataFrame,
+    i: int,
+    start: Callable[[float], object],
+) -> float | _Failure | None:
     try:
+        start(1)
         value: Any = scorer(*given)
-    except tasks.NO_EXIT as error:  # foreign code: whatever it raises stops here, with its name and the row
+        start(0)
+    except (*tasks.NO_EXIT, _TooLongError) as error:  # foreign code: whatever it raises stops here
+        start(0)
         row, holds = f"row {frame['custom_id'][i]!r}", dict(zip(wanted, given, strict=True))
         failed = tasks.failure(error, file=task.path, function=f"scorer {name!r}", row=row, holds=holds)
-        raise TaskError(f"{failed}. Return None where it cannot tell; nothing was scored.") from error
+        return _Failure(i, name, tasks.error_text(error, str(task.path)), str(failed))
     if value is None or (type(value) is float and 0 <= value <= 1):  # the most frequent, a million times
         return value
     try:
         return tasks.fraction(value)
     except TypeError:
         holds = dict(zip(wanted, given, strict=True))
-        raise TaskError(
+        message = (
             f"scorer {name!r} of {task.path.name} returned {tasks.in_short(value)} on row {frame['custom_id'][i]!r}; "
-            f"it must return 0..1, a bool, or None for 'cannot tell'. Nothing was scored; {tasks.shown(holds)}."
-        ) from None
+            f"it must return 0..1, a bool, or None for 'cannot tell'; {tasks.shown(holds)}"
+        )
+        return _Failure(i, name, f"returned {tasks.in_short(value, 60)}, which is not in 0..1", message)
 
 
 def check(task: Task) -> pl.DataFrame:
@@ -347,7 +452,7 @@ def check(task: Task) -> pl.DataFrame:
         for i, example in enumerate(examples):
             row = {k: json.dumps(v) if k == "profile" else v for k, v in example.items()}
             frame = pl.DataFrame([{"custom_id": f"{kind}-{i}", "candidate_id": f"{kind}-{i}"} | row], strict=False)
-            frames.append(score(frame, task).with_columns(kind=pl.lit(kind)))
+            frames.append(score(frame, task, max_failures=0).with_columns(kind=pl.lit(kind)))
     out = pl.concat(frames)
     for line in out.filter(pl.col("kind") == "gold").to_dicts():
         low = [n for n in task.scorers if line[f"score_{n}"] is not None and line[f"score_{n}"] < 1 - tasks.ROUNDING]

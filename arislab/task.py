@@ -44,6 +44,9 @@ Scorer = Callable[..., float | bool | None]
 NO_EXIT = (Exception, SystemExit)
 """What foreign code may raise; an interrupt from the keyboard passes."""
 
+FAILED = "scorer failed: "
+"""How the reason of a row begins on which a scorer failed."""
+
 
 @dataclass(frozen=True, repr=False)
 class Task:
@@ -215,9 +218,12 @@ def failure(error: BaseException, *, file: Path, function: str, row: str, holds:
         row: Which row it was given, in words.
         holds: What it was given, by name.
     """
-    return TaskError(
-        f"{function} of {file.name} failed on {row}: {_error_text(error)}{_line(error, str(file))}; {shown(holds)}"
-    )
+    return TaskError(f"{function} of {file.name} failed on {row}: {error_text(error, str(file))}; {shown(holds)}")
+
+
+def error_text(error: BaseException, file: str) -> str:
+    """Return the kind of an error, its first line, and the line of a task file that it went through."""
+    return f"{_error_text(error)}{_line(error, file)}"
 
 
 def shown(holds: Mapping[str, Any]) -> str:

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
 import pytest
@@ -7,7 +9,7 @@ from toys import TASK, people
 
 from arislab import curate, scoring
 from arislab.errors import TaskError
-from arislab.task import load
+from arislab.task import FAILED, load
 
 
 def raw(outputs, **more):
@@ -98,6 +100,64 @@ def test_a_scorer_that_misbehaves_is_named_with_the_row(task_file, body, message
     task_file.write_text(TASK.replace("return output.isupper()", body))
     with pytest.raises(TaskError, match=message):
         scoring.score(scoring.rows(raw(["A"]), people(1)), load(task_file))
+
+
+FAILS_ON_SOME = """
+    if output.endswith("7"):
+        return {"a": 1}[output[:3]]
+    if output.endswith("13"):
+        return 7
+    return 1.0"""
+
+
+def test_a_scorer_that_fails_on_some_rows_leaves_these_without_quality_and_says_why(task_file):
+    task_file.write_text(TASK.replace("return output.isupper()", FAILS_ON_SOME.strip()))
+    texts = [f"ROW {i}" for i in range(1000)]
+    frame, task = scoring.rows(raw(texts), people(1000)), load(task_file)
+    scored = scoring.score(frame, task, max_failures=0.2)
+    failed = scored.filter(pl.col("reason").is_not_null())
+    bad = [f"r{i}" for i in range(1000) if str(i).endswith(("7", "13"))]
+    assert failed["custom_id"].to_list() == bad
+    assert failed["quality"].null_count() == failed["score_loud"].null_count() == len(bad) == 110
+    assert failed["score_same"].null_count() == 0, "what the other scorer said stays"
+    assert scored["quality"].null_count() == 110, "no other row lost anything"
+    reasons = dict(failed.select("custom_id", "reason").iter_rows())
+    assert reasons["r7"].startswith(f"{FAILED}'loud': KeyError: 'ROW' (line ")
+    assert 'return {"a": 1}[output[:3]]' in reasons["r7"]
+    assert reasons["r13"] == f"{FAILED}'loud': returned 7, which is not in 0..1"
+    everywhere = "scorers failed on 110 of 1,000 rows, most often: 100 times scorer 'loud' of .* failed on row 'r7'"
+    with pytest.raises(TaskError, match=rf"{everywhere}.*; 10 times scorer 'loud' .* returned 7 on row 'r13'.*0\.1 of"):
+        scoring.score(frame, task, max_failures=0.1)
+
+
+def test_a_row_on_which_two_scorers_fail_names_both_and_one_without_output_none(task_file):
+    broken = TASK.replace("return output.isupper()", "return 1 / 0")
+    task_file.write_text(broken.replace("return None if not", "return {}['x'] if profile else None if not"))
+    scored = scoring.score(scoring.rows(raw(["A", None]), people(2)), load(task_file), max_failures=1)
+    both, none = scored["reason"]
+    assert both.count("ZeroDivisionError") == both.count("KeyError") == 1
+    assert none == "no output"
+
+
+def test_a_scorer_that_does_not_end_costs_its_row_and_no_more(task_file):
+    loop = """while output == 'B':
+        try:
+            pass
+        except Exception:
+            pass
+    return 1.0"""
+    task_file.write_text(TASK.replace("return output.isupper()", loop))
+    frame = scoring.rows(raw(["A", "B", "C"]), people(3))
+    scored = scoring.score(frame, load(task_file), max_failures=0.5, timeout_s=0.2)
+    assert scored["score_loud"].to_list() == [1.0, None, 1.0]
+    assert "it took more than 0.2 s for this row (scorer_timeout_s)" in scored["reason"][1]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_in_a_thread_scorers_have_no_clock_and_score_the_same(task_file):
+    frame, task = scoring.rows(raw(["A", "b"]), people(2)), load(task_file)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(scoring.score, frame, task).result().equals(scoring.score(frame, task))
 
 
 def test_a_scorer_that_asks_for_an_unknown_column_is_told_the_closest(task_file):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from arislab import duplicates
 from arislab.errors import ParameterError, closest
+from arislab.task import FAILED
 
 Ints = NDArray[np.int64]
 
@@ -185,14 +186,16 @@ def states(recorded: pl.DataFrame, *, train: pl.DataFrame, marked: pl.DataFrame,
         recorded: Rows of ``training_data_raw``.
         train: Those about candidates of the train split: status. One that is not ok counts under it.
         marked: The ok ones, from ``verdicts.represent``: duplicate_of (null: represents), like_rejected.
-        cut: What was kept of those that represent.
+        cut: What was kept of those that represent; of its rows the reason of a null quality, from ``scoring.score``.
     """
     failed = dict(train.filter(pl.col("status") != "ok").group_by("status").len().sort("status").iter_rows())
     like_rejected = int(marked["like_rejected"].sum())
+    scorer_failed = int(cut.frame["reason"].str.starts_with(FAILED).sum())
     return failed | {
         "near_duplicate": marked.height - cut.n - like_rejected,
         "like_a_rejected": like_rejected,
-        "unscored": cut.n_unscored,
+        "scorer_failed": scorer_failed,
+        "unscored": cut.n_unscored - scorer_failed,
         "kept": cut.n_kept,
         "below_the_cut": cut.n - cut.n_unscored - cut.n_kept,
         "held_out": recorded.height - train.height,

@@ -285,7 +285,10 @@ def test_states_stand_in_an_order_of_their_own():
     """A group_by has none: two runs of one notebook would print two accounts."""
     statuses = ["ok", "overflow", "lost", "error", "expired", "cancelled", "empty"]
     recorded = pl.DataFrame({"custom_id": [f"r-{i}" for i in range(70)], "status": statuses * 10})
-    marked = rows([0.9] * 10, duplicate_of=[None] * 10).with_columns(like_rejected=pl.lit(value=False))
+    no_reason = pl.lit(None, dtype=pl.String)
+    marked = rows([0.9] * 10, duplicate_of=[None] * 10).with_columns(
+        like_rejected=pl.lit(value=False), reason=no_reason
+    )
     counts = selection.states(recorded, train=recorded, marked=marked, cut=keep_top(marked, fraction=0.5))
     assert list(counts)[:6] == ["cancelled", "empty", "error", "expired", "lost", "overflow"]
 
@@ -293,12 +296,13 @@ def test_states_stand_in_an_order_of_their_own():
 def test_every_recorded_output_ends_in_one_state():
     recorded = pl.DataFrame({"custom_id": [f"r-{i:03d}" for i in range(10)], "status": ["ok"] * 7 + ["lost"] * 3})
     train = recorded.tail(9)  # one is about a candidate of another split
-    marked = rows([0.9, 0.8, 0.7, 0.6, None, 0.9], duplicate_of=[None, None, None, None, None, "r-000"])
-    marked = marked.with_columns(like_rejected=pl.Series([False] * 5 + [True]))
+    marked = rows([0.9, 0.8, 0.7, None, None, 0.9], duplicate_of=[None, None, None, None, None, "r-000"])
+    reason = [None] * 3 + ["scorer failed: 'loud': ValueError: no", "no scorer could tell", None]
+    marked = marked.with_columns(like_rejected=pl.Series([False] * 5 + [True]), reason=pl.Series(reason))
     cut = keep_top(marked.filter(pl.col("duplicate_of").is_null()), fraction=0.5)
     counts = selection.states(recorded, train=train, marked=marked, cut=cut)
     assert counts == {
-        "lost": 3, "near_duplicate": 0, "like_a_rejected": 1, "unscored": 1, "kept": 2, "below_the_cut": 2,
-        "held_out": 1,
+        "lost": 3, "near_duplicate": 0, "like_a_rejected": 1, "scorer_failed": 1, "unscored": 1, "kept": 2,
+        "below_the_cut": 1, "held_out": 1,
     }  # fmt: skip
     assert sum(counts.values()) == recorded.height
