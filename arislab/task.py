@@ -242,7 +242,7 @@ def in_short(value: Any, limit: int = 200) -> str:
         ("'abababab...", 'a value of type int that cannot be shown')
     """
     try:
-        text = repr(value)
+        text = repr(value).replace("\n", " ")  # of tables; a text has none in its repr
     except NO_EXIT:  # foreign code, and integers of more digits than Python writes
         return f"a value of type {type(value).__name__} that cannot be shown"
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -35,6 +35,7 @@ ARROWS: dict[str, set[str] | str] = {
     "batch": {"chat", "isolation"},
     "tiny": {"chat", "lake", "task"},  # lake: the splits of composed candidates
     "scoring": {"questions", "task"},
+    "signals": {"task"},
     "bm25": set(),  # likeness by words: of examples to questions, and of the answer that costs nothing
     "trivial": {"bm25", "curate", "scoring", "task"},  # curate: a draw that repeats
     "curate": {
