@@ -2,7 +2,7 @@
 
     from arislab import signals
 
-    SCORERS = {"short": short, "agrees": signals.agreement(final_answer)}
+    SCORERS = {"agrees": signals.agreement(lambda output: output.split()[-1])}
 
 Each is a plain function of columns, as every scorer is, and says None where it cannot tell. This module knows no task.
 """
@@ -22,8 +22,8 @@ def agreement(key: Key | None = None) -> Scorer:
 
     Phase 1 makes samples (``-p samples 4``); imported outputs about one candidate and one question are samples too.
     What many draws of a model say is more often right than what one of them says. A model that errs the same way each
-    time agrees with itself too: this is no judge of what all samples share. Without a key, on open text, it told nothing
-    here (``papermill_runs/README.md``).
+    time agrees with itself too: this is no judge of what all samples share. Without a key, on open text, it told
+    nothing here (``papermill_runs/README.md``).
 
     Args:
         key: Output to what is compared. An object (a dict) is compared field by field, over the fields that either has;

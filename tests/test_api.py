@@ -214,7 +214,7 @@ def shown(path):
 
 def test_what_a_module_shows_in_python_works(lake, tmp_path):
     shown_by_file = {path.stem: shown(path) for path in (CHECKOUT / "arislab").rglob("*.py") if shown(path)}
-    assert shown_by_file.keys() == {"conditions", "delta", "opening", "writing", "task"}, "each is tried below"
+    assert shown_by_file.keys() == {"conditions", "delta", "opening", "writing", "task", "signals"}, "each is tried below"
 
     (code,) = shown_by_file["conditions"]
     for line in code.splitlines():
@@ -244,6 +244,10 @@ def test_what_a_module_shows_in_python_works(lake, tmp_path):
     (code,) = shown_by_file["opening"]
     names = vars(opening) | {"folder": folder, "table": opening.open_version(folder, 3)}
     assert [eval(line, names) is None for line in code.splitlines()] == [False, False]
+
+    names = {}
+    exec(*shown_by_file["signals"], names)
+    assert names["SCORERS"]["agrees"]("so 18", ["18", "17"]) == 0.5
 
     file = inspect.getdoc(task).partition("::\n\n")[2].partition("\nOptional: ")[0]
     (tmp_path / "tickets.py").write_text(textwrap.dedent(file))
