@@ -1,7 +1,6 @@
 """Scorers that need no rule of the task's own: a task names them beside its own.
 
     from arislab import signals
-
     SCORERS = {"agrees": signals.agreement(lambda output: output.split()[-1])}
 
 Each is a plain function of columns, as every scorer is, and says None where it cannot tell. This module knows no task.

@@ -214,7 +214,8 @@ def shown(path):
 
 def test_what_a_module_shows_in_python_works(lake, tmp_path):
     shown_by_file = {path.stem: shown(path) for path in (CHECKOUT / "arislab").rglob("*.py") if shown(path)}
-    assert shown_by_file.keys() == {"conditions", "delta", "opening", "writing", "task", "signals"}, "each is tried below"
+    files = {"conditions", "delta", "opening", "writing", "task", "signals"}
+    assert shown_by_file.keys() == files, "each is tried below"
 
     (code,) = shown_by_file["conditions"]
     for line in code.splitlines():
