@@ -43,9 +43,10 @@ ARROWS: dict[str, set[str] | str] = {
         "duplicates",
         "questions",
         "review",
+        "stats",
         "structured",
         "task",
-    },  # batch: the question in a list of messages
+    },  # batch: the question in a list of messages; stats: what explains a cut, with its interval
     "evaluate": {"batch", "duplicates", "models", "questions", "scoring", "stats", "task"},  # models: old names
     "icl": {"batch", "bm25", "chat", "evaluate", "task"},
     "finetune": {"__init__", "chat", "tiny"},  # __init__: the version, which goes into an adapter's manifest

@@ -3,13 +3,12 @@
 import json
 import re
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arislab import scoring, signals
+from arislab import scoring, signals, stats
 from arislab.task import load
 
 TASK = """
@@ -56,14 +55,6 @@ def test_word_sets():
     assert agrees("Java, Kotlin", ["kotlin; JAVA", "Java"]) == pytest.approx((1 + 0.5) / 2)
 
 
-def auc(score, is_good):
-    """Chance that a good row scores above a bad one, ties counting half."""
-    ranks = pl.Series(score).rank("average").to_numpy()
-    good = np.asarray(is_good)
-    n = good.sum()
-    return (ranks[good].sum() - n * (n + 1) / 2) / (n * (len(good) - n))
-
-
 def test_real_answers_to_sums_that_agree_are_right_far_more_often_than_long_ones(shared, tmp_path):
     path = tmp_path / "sums.py"
     path.write_text(TASK)
@@ -79,10 +70,8 @@ def test_real_answers_to_sums_that_agree_are_right_far_more_often_than_long_ones
     scored = scoring.score(rows, task).join(rows.select("custom_id", "right", "output"), on="custom_id")
     told = scored.drop_nulls("quality")
     assert told.height > 0.95 * rows.height
-    by_agreement, by_length = (
-        auc(column, told["right"].to_list())
-        for column in (told["quality"].to_list(), told["output"].str.len_chars().to_list())
-    )
+    columns = (told["quality"], told["output"].str.len_chars())
+    by_agreement, by_length = (stats.auc(column, told["right"], n_boot=0).mean for column in columns)
     base, kept = told["right"].mean(), told.filter(pl.col("quality") == 1)["right"].mean()
     assert by_agreement > max(by_length, 1 - by_length) + 0.1
     assert kept > base + 0.08

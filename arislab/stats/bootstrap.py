@@ -119,7 +119,7 @@ def mean_interval(
     given = floats(values)
     is_here = np.isfinite(given)
     present = given[is_here]
-    group = _numbered(groups, is_here)
+    group = numbered(groups, is_here)
     low, high, _ = _bca(present, group, level=level, seed=seed, n_boot=n_boot)
     mean = float(present.mean()) if len(present) else math.nan
     return Interval(mean, low, high, len(present), len(given) - len(present), level, _n_groups(group))
@@ -164,7 +164,7 @@ def paired_difference(
     given = first - second
     is_here = np.isfinite(given)
     present = given[is_here]
-    group = _numbered(groups, is_here)
+    group = numbered(groups, is_here)
     low, high, p = _bca(present, group, level=level, seed=seed, n_boot=n_boot)
     return Difference(
         mean=float(present.mean()) if len(present) else math.nan,
@@ -181,8 +181,8 @@ def paired_difference(
     )
 
 
-def _numbered(groups: Sequence[Any] | pl.Series | None, is_here: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The group of each value that is there, numbered in the order in which they come."""
+def numbered(groups: Sequence[Any] | pl.Series | None, is_here: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the group of each value that is there, numbered in the order in which they come."""
     if groups is None:
         return np.arange(int(is_here.sum()))
     if len(groups) != len(is_here):

@@ -1,7 +1,7 @@
 """How well a score ranks good rows before bad ones."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,13 +9,14 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from arislab.errors import ParameterError
-from arislab.stats.bootstrap import Floats, Interval, check_level, floats
+from arislab.stats.bootstrap import Floats, Interval, check_level, floats, numbered
 
 
 def auc(
     scores: Iterable[float | None] | ArrayLike | pl.Series,
     labels: Iterable[bool | None] | ArrayLike | pl.Series,
     *,
+    groups: Sequence[Any] | pl.Series | None = None,
     level: float = 0.95,
     seed: int = 0,
     n_boot: int = 2_000,
@@ -27,15 +28,18 @@ def auc(
     Args:
         scores: Any numbers, the better the larger; null and NaN are no score.
         labels: Whether a row is good; null is no label.
+        groups: Group of each row, where rows of one group are alike (answers to one question): whole groups are
+            resampled. Null: each row stands alone.
         level: Confidence level, in (0, 1).
         seed: Of the resamples.
         n_boot: Resamples of rows.
 
     Raises:
-        ParameterError: `scores` and `labels` have different lengths, or a level out of range.
+        ParameterError: `scores`, `labels` and `groups` have different lengths, or a level out of range.
 
     Source:
-        Hanley and McNeil 1982, The Meaning and Use of the Area under a ROC Curve; percentile bootstrap over rows.
+        Hanley and McNeil 1982, The Meaning and Use of the Area under a ROC Curve; percentile
+        bootstrap over rows or groups.
 
     Example:
         >>> auc([0.9, 0.4, 0.4, 0.1], [True, True, False, False]).mean
@@ -46,7 +50,7 @@ def auc(
         n_pairs = good.sum() * bad.sum()
         return float((good * (np.cumsum(bad) - bad / 2)).sum() / n_pairs) if n_pairs else math.nan
 
-    return _ranking(area, scores, labels, level=level, seed=seed, n_boot=n_boot)
+    return _ranking(area, scores, labels, groups, level=level, seed=seed, n_boot=n_boot)
 
 
 def precision_at(
@@ -54,6 +58,7 @@ def precision_at(
     labels: Iterable[bool | None] | ArrayLike | pl.Series,
     fraction: float = 0.2,
     *,
+    groups: Sequence[Any] | pl.Series | None = None,
     level: float = 0.95,
     seed: int = 0,
     n_boot: int = 2_000,
@@ -66,6 +71,7 @@ def precision_at(
         scores: As in ``auc``.
         labels: As in ``auc``.
         fraction: Share of the rows with score and label that is the top, in (0, 1]; rounded up to a whole row.
+        groups: As in ``auc``.
         level: As in ``auc``.
         seed: As in ``auc``.
         n_boot: As in ``auc``.
@@ -87,11 +93,18 @@ def precision_at(
         share = np.divide(good, both, out=np.zeros_like(both), where=both > 0)
         return float((taken * share).sum() / n_top) if n_top else math.nan
 
-    return _ranking(precision, scores, labels, level=level, seed=seed, n_boot=n_boot)
+    return _ranking(precision, scores, labels, groups, level=level, seed=seed, n_boot=n_boot)
 
 
 def _ranking(
-    statistic: Callable[[Floats, Floats], float], scores: Any, labels: Any, *, level: float, seed: int, n_boot: int
+    statistic: Callable[[Floats, Floats], float],
+    scores: Any,
+    labels: Any,
+    groups: Sequence[Any] | pl.Series | None,
+    *,
+    level: float,
+    seed: int,
+    n_boot: int,
 ) -> Interval:
     """Bootstrap a statistic of (good, bad) counts per distinct score, lowest score first."""
     check_level(level)
@@ -102,19 +115,23 @@ def _ranking(
     n, n_missing = int(known.sum()), int((~known).sum())
     if n == 0:
         return Interval(math.nan, math.nan, math.nan, 0, n_missing, level)
+    group = numbered(groups, known)
+    n_groups = int(group.max()) + 1
     values, levels = np.unique(score[known], return_inverse=True)
     good = label[known] > 0.5
     cells = levels + len(values) * ~good
 
-    def counts(rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        table = np.bincount(rows, minlength=2 * len(values)).astype(float)
+    def counts(weights: NDArray[Any] | None = None) -> tuple[Floats, Floats]:
+        table = np.bincount(cells, weights, minlength=2 * len(values)).astype(float)
         return table[: len(values)], table[len(values) :]
 
-    estimate = statistic(*counts(cells))
-    rng = np.random.default_rng(seed)
-    draws = np.array([statistic(*counts(cells[rng.integers(0, n, n)])) for _ in range(n_boot if n > 1 else 0)])
-    draws = draws[np.isfinite(draws)]
-    if math.isnan(estimate) or len(draws) == 0:
-        return Interval(estimate, math.nan, math.nan, n, n_missing, level)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(low), float(high), n, n_missing, level)
+    estimate = statistic(*counts())
+    rng, draws = np.random.default_rng(seed), []
+    for _ in range(n_boot if n_groups > 1 else 0):
+        times = np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups)
+        draws.append(statistic(*counts(times[group])))
+    finite = np.array([draw for draw in draws if math.isfinite(draw)])
+    if math.isnan(estimate) or len(finite) == 0:
+        return Interval(estimate, math.nan, math.nan, n, n_missing, level, n_groups)
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(low), float(high), n, n_missing, level, n_groups)

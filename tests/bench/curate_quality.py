@@ -10,13 +10,10 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from arislab import scoring, signals
+from arislab import scoring, signals, stats
 from arislab.task import load
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -48,37 +45,11 @@ def last_number(output: str) -> float | None:
     return float(numbers[-1].replace(",", "")) if numbers else None
 
 
-def auc(score: NDArray[Any], good: NDArray[Any]) -> float:
-    """Chance that a good row scores above a bad one, ties counting half."""
-    ranks, n = pl.Series(score).rank("average").to_numpy(), good.sum()
-    return float((ranks[good].sum() - n * (n + 1) / 2) / (n * (len(good) - n)))
-
-
-def best_fifth(score: NDArray[Any], good: NDArray[Any]) -> float:
-    """Share of good rows in the best fifth; rows that tie at its edge count in part."""
-    n = len(score) / 5
-    edge = np.sort(score)[::-1][int(n)]
-    above, tied = score > edge, score == edge
-    return float((good[above].sum() + good[tied].mean() * (n - above.sum())) / n)
-
-
 def shown(name: str, score: pl.Series, rows: pl.DataFrame) -> None:
     """Print a line for a signal."""
-    told = rows.with_columns(score=score).drop_nulls("score")
-    values, good = told["score"].to_numpy(), told["good"].to_numpy()
-    _, group = np.unique(told["candidate_id"].to_numpy(), return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
-    random, draws = np.random.default_rng(1), []
-    for _ in range(N_DRAWS):
-        taken = np.concatenate([parts[i] for i in random.integers(len(parts), size=len(parts))])
-        draws.append((auc(values[taken], good[taken]), best_fifth(values[taken], good[taken])))
-    line = f"  {name:<22} n {told.height:>6,}"
-    for what, value, drawn in zip(("AUC", "best fifth"), (auc(values, good), best_fifth(values, good)),
-                                  np.array(draws).T, strict=True):  # fmt: skip
-        low, high = np.quantile(drawn, (0.025, 0.975))
-        line += f"   {what} {value:.3f} [{low:.3f}, {high:.3f}]"
-    print(line, flush=True)
+    how = {"groups": rows["candidate_id"], "n_boot": N_DRAWS}
+    area, fifth = stats.auc(score, rows["good"], **how), stats.precision_at(score, rows["good"], 0.2, **how)
+    print(f"  {name:<12} AUC {area}; best fifth {fifth}", flush=True)
 
 
 def main() -> None:

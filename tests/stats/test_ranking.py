@@ -44,3 +44,17 @@ def test_precision_counts_ties_at_the_cut_in_proportion():
     assert stats.precision_at([1.0] * 10, [True] * 3 + [False] * 7, 0.2).mean == pytest.approx(0.3)
     with pytest.raises(ParameterError, match=r"fraction must be in \(0, 1\], got 20"):
         stats.precision_at([1.0], [True], 20)
+
+
+def test_groups_are_resampled_whole_so_that_copies_of_a_row_add_nothing():
+    rng = np.random.default_rng(5)
+    label = rng.random(60) < 0.5
+    score = rng.normal(label * 0.8, 1.0)
+    alone = stats.auc(score, label)
+    copied = [np.repeat(values, 8) for values in (score, label, np.arange(60))]
+    grouped = stats.auc(*copied[:2], groups=copied[2].tolist())
+    assert (grouped.mean, grouped.n, grouped.n_groups) == (pytest.approx(alone.mean), 480, 60)
+    assert (grouped.low, grouped.high) == (pytest.approx(alone.low, abs=0.01), pytest.approx(alone.high, abs=0.01))
+    naive = stats.auc(*copied[:2])
+    assert naive.high - naive.low < 0.5 * (grouped.high - grouped.low)
+    assert stats.precision_at(*copied[:2], groups=copied[2].tolist()).n_groups == 60
