@@ -36,7 +36,7 @@ def begin(folder: Path, places: Collection[str]) -> list[str]:
 def _strip(folder: Path) -> list[str]:
     if find_spec("nbstripout") is None:
         return ["nbstripout is not installed: commits hold outputs of notebooks (pip install nbstripout, init again)"]
-    git.run(folder, "config", "filter.nbstripout.clean", f'"{sys.executable}" -m nbstripout {STRIP}')
+    git.run(folder, "config", "filter.nbstripout.clean", f'"{sys.executable}" -m arislab.lab.strip {STRIP}')
     git.run(folder, "config", "filter.nbstripout.smudge", "cat")
     return ["notebooks are committed without outputs (nbstripout, see .gitattributes)"]
 
