@@ -1,10 +1,11 @@
 """Make papermill_runs/example anew: the five records of a demo, without what belongs to the machine it ran on.
 
     arislab demo --root DIR && python tests/bench/example_records.py DIR
-    arislab demo --model smollm2 --root DIR && python tests/bench/example_records.py DIR example-real
+    arislab demo --model smollm2 --seeds 3 --root DIR && python tests/bench/example_records.py DIR example-real
 
-Of each run its executed notebook and run.json stay. The machine's name, absolute paths and widget state go, and the
-digests are those of what is left. ``demo.png``, which the README shows, is the plot of arms in phase 5.
+Of several seeds the first one's five stand there, and of each other its evaluation in a folder of its own. Of each run
+its executed notebook and run.json stay. The machine's name, absolute paths and widget state go, and the digests are
+those of what is left. ``demo.png``, which the README shows, is the plot of arms in phase 5.
 """
 
 import base64
@@ -20,30 +21,39 @@ from arislab.records.record import record_sha256
 RECORDS = Path(__file__).resolve().parents[2] / "papermill_runs"
 
 
-def without_places(text: str, run: dict) -> str:
+def without_places(text: str, run: dict, above: Path) -> str:
     """A text with paths as they are seen from the checkout, and without the machine's name."""
     host = run["environment"]["hostname"]
-    for place in sorted((run["root"], run["code"]["checkout"]), key=len, reverse=True):
+    for place in sorted((run["root"], run["code"]["checkout"], str(above)), key=len, reverse=True):
         text = text.replace(f"{place}/", "").replace(place, ".")
     return text.replace(f'"hostname": "{host}"', '"hostname": "example"')
 
 
+def keep(run: dict, target: Path, above: Path) -> dict:
+    """Write the notebook and run.json of a record to a folder, and return that notebook."""
+    source = Path(run["folder"])
+    notebook = json.loads((source / "notebook.ipynb").read_text(encoding="utf-8"))
+    notebook["metadata"].pop("widgets", None)
+    text = without_places(json.dumps(notebook, indent=1, ensure_ascii=False), run, above)
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "notebook.ipynb").write_text(text + "\n", encoding="utf-8")
+    record = json.loads(without_places((source / "run.json").read_text(encoding="utf-8"), run, above))
+    record["files"] = {"notebook.ipynb": digests.of_file(target / "notebook.ipynb")}
+    record["record_sha256"] = record_sha256(record)
+    (target / "run.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return notebook
+
+
 def main(root: Path, name: str) -> None:
+    first, *others = sorted(root.glob("seed-*")) or [root]
     for phase in runs.PHASES:
-        run = records.find(root, phase)
-        source, target = Path(run["folder"]), RECORDS / name / phase
-        notebook = json.loads((source / "notebook.ipynb").read_text(encoding="utf-8"))
-        notebook["metadata"].pop("widgets", None)
-        text = without_places(json.dumps(notebook, indent=1, ensure_ascii=False), run)
-        target.mkdir(parents=True, exist_ok=True)
-        (target / "notebook.ipynb").write_text(text + "\n", encoding="utf-8")
-        record = json.loads(without_places((source / "run.json").read_text(encoding="utf-8"), run))
-        record["files"] = {"notebook.ipynb": digests.of_file(target / "notebook.ipynb")}
-        record["record_sha256"] = record_sha256(record)
-        (target / "run.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        notebook = keep(records.find(first, phase), RECORDS / name / phase, root)
     (cell,) = [cell for cell in notebook["cells"] if cell["id"] == "means"]
     (picture,) = [o["data"]["image/png"] for o in cell["outputs"] if "image/png" in o.get("data", {})]
     (RECORDS / name / "demo.png").write_bytes(base64.b64decode(picture))
+    for other in others:
+        if evaluations := [run for run in records.as_json(other) if run["phase"] == "evaluate"]:
+            keep(records.find(other, evaluations[0]["run_id"]), RECORDS / name / other.name / "evaluate", root)
 
 
 if __name__ == "__main__":
