@@ -69,5 +69,5 @@ def _in_words(fact: str, area: stats.Interval, *, is_name: bool) -> str:
     strength = area.mean if is_name else max(area.mean, 1 - area.mean)
     if math.isnan(area.low) or area.low <= 0.5 <= area.high:  # NaN: all were kept, or none
         return "says nothing"
-    direction = "" if is_name else (", more of it is kept" if area.mean > 0.5 else ", less of it is kept")
+    direction = "" if is_name else (": more is kept" if area.mean > 0.5 else ": less is kept")
     return f"{'EXPLAINS the cut' if strength >= _SURPRISING else 'says a little'}{direction}"

@@ -25,10 +25,10 @@ def test_a_score_that_is_length_is_found_out_and_one_that_is_not_is_not():
     by_length = auc_of(curate.audit(rows(2000, quality=lambda rng, f: f["output"].str.len_chars() / 400)))
     length = by_length["length of the answer"]
     assert length["auc"] == pytest.approx(1.0, abs=0.002)
-    assert length["says"] == "EXPLAINS the cut, more of it is kept"
+    assert length["says"] == "EXPLAINS the cut: more is kept"
     assert by_length["place in the file"]["says"] == "says nothing"
     short = auc_of(curate.audit(rows(2000, quality=lambda rng, f: 1 - f["output"].str.len_chars() / 400)))
-    assert short["length of the answer"]["says"] == "EXPLAINS the cut, less of it is kept"
+    assert short["length of the answer"]["says"] == "EXPLAINS the cut: less is kept"
     chance = auc_of(curate.audit(rows(2000, quality=lambda rng, f: pl.Series(rng.random(2000)))))
     assert {row["says"] for row in chance.values()} == {"says nothing"}
 
