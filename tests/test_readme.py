@@ -202,3 +202,17 @@ def test_its_figure_is_there_and_its_numbers_are_those_of_the_example_record():
     for arm, *numbers in rows:
         interval = record["headline"][arm]
         assert [f"{interval[k]:.3f}" for k in ("mean", "low", "high")] == numbers, arm
+
+
+def test_the_numbers_of_the_real_model_are_those_of_its_three_records():
+    folder = CHECKOUT / "papermill_runs" / "example-real"
+    assert (folder / "demo.png").stat().st_size > 5_000
+    places = [folder / "evaluate", *(folder / f"seed-{n}" / "evaluate" for n in (2, 3))]
+    seeds = [json.loads((place / "run.json").read_text())["headline"] for place in places]
+    text = " ".join(README.split()).partition("Means of three seeds, ")[2]
+    for arm in ("baseline", "icl", "control", "finetuned", "nearest"):
+        mean = sum(seed[arm]["mean"] for seed in seeds) / 3
+        assert re.search(rf" {arm} \{f'{mean:.3f}'[1:]}\b", text), (arm, mean)
+    ends = [f"{end(seed['finetuned']['mean'] for seed in seeds):.3f}"[1:] for end in (min, max)]
+    assert f"finetuned .410 ({ends[0]} to {ends[1]})" in text
+    assert all(seed["finetuned - control"]["low"] > 0 for seed in seeds)
