@@ -3,9 +3,9 @@
     arislab demo --root DIR && python tests/bench/example_records.py DIR
     arislab demo --model smollm2 --seeds 3 --root DIR && python tests/bench/example_records.py DIR example-real
 
-Of several seeds the first one's five stand there, and of each other its evaluation in a folder of its own. Of each run
-its executed notebook and run.json stay. The machine's name, absolute paths and widget state go, and the digests are
-those of what is left. ``demo.png``, which the README shows, is the plot of arms in phase 5.
+Of several seeds the first one's five stand there, and of each other its evaluation, without pictures, in a folder of
+its own. Of each run its executed notebook and run.json stay. The machine's name, absolute paths and widget state go,
+and the digests are those of what is left. ``demo.png``, which the README shows, is the plot of arms in phase 5.
 """
 
 import base64
@@ -29,11 +29,13 @@ def without_places(text: str, run: dict, above: Path) -> str:
     return text.replace(f'"hostname": "{host}"', '"hostname": "example"')
 
 
-def keep(run: dict, target: Path, above: Path) -> dict:
+def keep(run: dict, target: Path, above: Path, *, pictures: bool = True) -> dict:
     """Write the notebook and run.json of a record to a folder, and return that notebook."""
     source = Path(run["folder"])
     notebook = json.loads((source / "notebook.ipynb").read_text(encoding="utf-8"))
     notebook["metadata"].pop("widgets", None)
+    for output in [o for cell in notebook["cells"] if not pictures for o in cell.get("outputs", ())]:
+        output.get("data", {}).pop("image/png", None)
     text = without_places(json.dumps(notebook, indent=1, ensure_ascii=False), run, above)
     target.mkdir(parents=True, exist_ok=True)
     (target / "notebook.ipynb").write_text(text + "\n", encoding="utf-8")
@@ -53,7 +55,12 @@ def main(root: Path, name: str) -> None:
     (RECORDS / name / "demo.png").write_bytes(base64.b64decode(picture))
     for other in others:
         if evaluations := [run for run in records.as_json(other) if run["phase"] == "evaluate"]:
-            keep(records.find(other, evaluations[0]["run_id"]), RECORDS / name / other.name / "evaluate", root)
+            keep(
+                records.find(other, evaluations[0]["run_id"]),
+                RECORDS / name / other.name / "evaluate",
+                root,
+                pictures=False,
+            )
 
 
 if __name__ == "__main__":
