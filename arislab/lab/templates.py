@@ -8,7 +8,8 @@ from arislab.system.paths import SHIPPED
 
 _FILES = Path(__file__).parent / "files"
 _OWN = {"README.md": "README.md", ".gitignore": "gitignore", ".gitattributes": "gitattributes"}
-_PATTERNS = ("notebooks/*.ipynb", "notebooks/tasks/*.py", "notebooks/tasks/*.jsonl", "data/prices.toml", "data/sample/*")
+_TASKS = ("notebooks/tasks/*.py", "notebooks/tasks/*.jsonl")
+_PATTERNS = ("notebooks/*.ipynb", *_TASKS, "data/prices.toml", "data/sample/*")
 
 
 def shipped() -> dict[str, bytes]:
