@@ -21,10 +21,8 @@ _SMOLLM2: dict[str, dict[str, Any]] = {
     "finetune": {**_ASKED, "learning_rate": 1e-3, "batch_size": 8, "n_validation": 68},
     "evaluate": {**_ASKED, "n_test": 330},
 }
-"""Phase to parameters, sized for a quarter of an hour a seed on two cores with nothing else to do (29 minutes were
-measured at load 4); for all others the notebooks' defaults hold."""
-
-
+"""Phase to parameters, sized for a quarter of an hour a seed on two cores with nothing else to do (805 s were
+measured); for all others the notebooks' defaults hold."""
 _QUICK: dict[str, dict[str, Any]] = {
     "generate": {"n_candidates": 80, "n_dry_run": 8},
     "icl": {"k": 2, "budget": 60, "pool_size": 8, "n_search": 20, "n_holdout": 20},

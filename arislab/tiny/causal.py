@@ -22,6 +22,11 @@ _ATTENTION = {"full_attention", "sliding_attention"}
 _CACHES = ("cache", "past_key_values", "cache_params")
 """Names of what keys and values are given as: of transformers now, before, and of models with another state."""
 
+_CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len")
+"""Names of the tokens that a model can hold; some know no bound (ALiBi, models of states)."""
+UNBOUNDED = 8192
+"""Tokens that such a model is given at most."""
+
 
 class CausalLM:
     """One model, as it is or with an adapter.
@@ -51,11 +56,12 @@ class CausalLM:
         self._model, self._adapter, self._numbers = model.eval(), "", itertools.count(1)
         self._shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
         config = model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        self.context: int = config.max_position_embeddings
-        self._bytes_per_token = 2 * (2 if bfloat16 else 4) * config.num_hidden_layers * heads * width
+        self.context = next((n for name in _CONTEXTS if (n := getattr(config, name, None))), UNBOUNDED)
+        n_heads = getattr(config, "num_attention_heads", None) or 1  # a model of states alone has none
+        n_kept = getattr(config, "num_key_value_heads", None) or n_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // n_heads
+        self._bytes_per_token = 2 * (2 if bfloat16 else 4) * config.num_hidden_layers * n_kept * width
         # a padded row behind a shared prefix would see less of a sliding window than alone; what has a state of its own
         # per row may take padding for text
         is_stateful = getattr(model, "_is_stateful", False) or not kinds <= _ATTENTION

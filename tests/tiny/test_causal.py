@@ -14,9 +14,10 @@ from arislab.errors import PrerequisiteError
 from arislab.tiny import decoder, sampling
 from arislab.tiny.decoder import MODEL_DIR, Engine, Request
 
-SMALL = {
+ENDS = {"bos_token_id": 1, "eos_token_id": 5, "pad_token_id": 0}
+SMALL = ENDS | {
     "vocab_size": 1152, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 5, "pad_token_id": 0,
+    "num_key_value_heads": 2, "max_position_embeddings": 2048,
 }  # fmt: skip
 WINDOW = 24  # tokens, far less than a prompt has
 CONFIGS = {
@@ -25,9 +26,13 @@ CONFIGS = {
     "phi3": lambda: transformers.Phi3Config(**SMALL),
     "mistral": lambda: transformers.MistralConfig(**SMALL, sliding_window=WINDOW),
     "gpt_neox": lambda: transformers.GPTNeoXConfig(**SMALL),
-    "bloom": lambda: transformers.BloomConfig(**SMALL, n_layer=4, n_head=4),
+    # as they are saved: without a context, and Mamba without heads
+    "bloom": lambda: transformers.BloomConfig(vocab_size=1152, hidden_size=64, n_layer=4, n_head=4, **ENDS),
+    "gpt2": lambda: transformers.GPT2Config(vocab_size=1152, n_embd=64, n_layer=3, n_head=4, n_positions=2048, **ENDS),
     "biased llama": lambda: transformers.LlamaConfig(**SMALL, attention_bias=True),
-    "mamba": lambda: transformers.MambaConfig(**SMALL, state_size=8),
+    "mamba": lambda: transformers.MambaConfig(
+        vocab_size=1152, hidden_size=64, num_hidden_layers=3, state_size=8, **ENDS
+    ),
 }
 
 
