@@ -24,7 +24,7 @@ _SMOLLM2: dict[str, dict[str, Any]] = {
 """Phase to parameters, sized for a quarter of an hour a seed on two cores with nothing else to do (805 s were
 measured); for all others the notebooks' defaults hold."""
 _QUICK: dict[str, dict[str, Any]] = {
-    "generate": {"n_candidates": 80, "n_dry_run": 8},
+    "generate": {"n_dry_run": 8},
     "icl": {"k": 2, "budget": 60, "pool_size": 8, "n_search": 20, "n_holdout": 20},
     "finetune": {"num_train_epochs": 1, "n_validation": 10},
     "evaluate": {"n_test": 20},
@@ -57,6 +57,8 @@ def demo(
     given = _synthetic(seed) if model == "tiny" else _real(where)
     if quick:
         given = {phase: given.get(phase, {}) | _QUICK.get(phase, {}) for phase in phases}
+        # of those that phase 1 composes a tenth are for validation, and the search wants 20 groups of them
+        given["generate"]["n_candidates"] = 400 if model == "tiny" else 80
     places = {each: where / f"seed-{each}" if seeds > 1 else where for each in range(seed, seed + seeds)}
     for each, place in places.items():
         began = time.monotonic()
