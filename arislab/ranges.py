@@ -35,6 +35,8 @@ NUMBERS: dict[str, tuple[float, float, str]] = {
     "temperature": (0.0, 2.0, "of sampling, 0 for greedy"),
     "budget_usd": (0.0, 1e9, "most money to spend, USD; 0 for no limit"),
     "keep_threshold": (0.0, 1.0, "lowest quality to keep"),
+    "keep_precision": (0.0, 1.0, "share of the kept rows that people would approve, for keep_rule 'precision'"),
+    "below_cut": (0.0, 1.0, "share of the queue that is drawn from below the cut"),
     "max_scorer_failures": (0.0, 1.0, "share of the rows on which scorers may fail"),
     "scorer_timeout_s": (0.001, 86_400.0, "longest that a scorer may take for a row, s"),
     "margin": (-1.0, 1.0, "smallest gain in quality that is worth a promotion"),
@@ -48,13 +50,25 @@ FRACTIONS: dict[str, str] = {
     "leak_threshold": "0.8 means that 8 of 10 shingles are shared",
 }
 """Name to meaning of what must be above 0 and at most 1."""
-CHOICES: dict[str, tuple[str, ...]] = {"control": ("random", "longest", "unfiltered")}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "control": ("random", "longest", "unfiltered"),
+    "quality_from": ("rules", "people"),
+}
 """Name to the words that it may be."""
 TEXTS = ("task", "base_url", "base_model", "use_case", "use_case_column")
 """Names of texts that must not be empty or blank."""
 MAY_BE_EMPTY = ("model", "embedding_model", "one_per", "examples")
 """Names of texts of which an empty one, or None, is the default."""
-OTHERS = ("usd_per_million", "resend", "pinned", "banned", "repair", "system_role", "chat_template_kwargs")
+OTHERS = (
+    "usd_per_million",
+    "resend",
+    "pinned",
+    "banned",
+    "repair",
+    "keep_approved",
+    "system_role",
+    "chat_template_kwargs",
+)
 """Names of what has a rule of its own, see ``check``."""
 ELSEWHERE = {
     "model": "batch.Server.model",
@@ -99,8 +113,8 @@ def check(**given: Any) -> None:
     Args:
         given: Parameters by name: those of ``WHOLE``, ``NUMBERS``, ``FRACTIONS`` and ``CHOICES``; ``usd_per_million``
             (none, or two prices from 0 on); ``resend`` (statuses of ``batch.ASK``); ``pinned`` and ``banned`` (ids of
-            examples); ``repair`` (true or false); ``system_role`` and ``chat_template_kwargs`` (see chat); those of
-            ``MAY_BE_EMPTY``; every other one is a text that must not be empty or blank.
+            examples); ``repair`` and ``keep_approved`` (true or false); ``system_role`` and ``chat_template_kwargs``
+            (see chat); those of ``MAY_BE_EMPTY``; every other one is a text that must not be empty or blank.
 
     Raises:
         ParameterError: One is out of range.
@@ -134,9 +148,9 @@ def _check_other(name: str, value: Any) -> None:
                 "usd_per_million must be two prices in USD, of a million prompt tokens and of a million answer "
                 f"tokens, or empty, got {value!r}."
             )
-    elif name == "repair":
+    elif name in ("repair", "keep_approved"):
         if not isinstance(value, bool):
-            raise ParameterError(f"repair must be True or False, got {value!r}; write it without quotes.")
+            raise ParameterError(f"{name} must be True or False, got {value!r}; write it without quotes.")
     elif not is_list:  # a text would be read letter by letter
         raise ParameterError(f"{name} must be a list, got {value!r}; put what it holds in [ ].")
     elif name == "resend":

@@ -210,6 +210,22 @@ def score(
     return out.drop("output", "_failed")
 
 
+def as_came(scored: pl.DataFrame, rows: pl.DataFrame, task: Task) -> pl.DataFrame:
+    """Return scored rows with those that a reviewer edited scored as they came: what the reviewer judged.
+
+    Args:
+        scored: From ``score``, with edited.
+        rows: What was scored, before the edits: as in ``score``.
+        task: As there. A scorer that fails on one of them makes its scores null, however many there are.
+    """
+    edited = rows.join(scored.filter("edited"), on="custom_id", how="semi", maintain_order="left")
+    if not edited.height:
+        return scored
+    before = score(edited, task, max_failures=1)
+    others = scored.join(before, on="custom_id", how="anti", maintain_order="left")
+    return pl.concat([others, before], how="diagonal_relaxed")
+
+
 def report(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     """Judge every row by the REPORT scorers of the task, which no earlier phase has seen.
 

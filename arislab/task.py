@@ -218,7 +218,11 @@ def failure(error: BaseException, *, file: Path, function: str, row: str, holds:
         row: Which row it was given, in words.
         holds: What it was given, by name.
     """
-    return TaskError(f"{function} of {file.name} failed on {row}: {error_text(error, str(file))}; {shown(holds)}")
+    near = ""
+    if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str):
+        keys = [key for value in holds.values() if isinstance(value, Mapping) for key in value if isinstance(key, str)]
+        near = f", {closest(error.args[0], keys)}" if keys else ""
+    return TaskError(f"{function} of {file.name} failed on {row}: {error_text(error, str(file))}{near}; {shown(holds)}")
 
 
 def error_text(error: BaseException, file: str) -> str:

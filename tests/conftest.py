@@ -13,6 +13,10 @@ from collections import Counter
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # each worker has one core; torch, in this process and all that it starts, would else use every core in each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import certifi
 import nbformat
 import pytest

@@ -63,7 +63,7 @@ def test_what_a_cell_counts_it_also_sorts_by_what_it_counted_by(path):
 @pytest.mark.parametrize("path", PHASES, ids=lambda p: p.stem)
 def test_cells_are_short_and_hold_no_plumbing(path):
     cells = code(path)
-    assert len(cells) <= 12
+    assert len(cells) <= (15 if path.stem == "2_curate" else 12)
     for cell in cells:
         lines = [line for line in cell.source.splitlines() if line.strip()]
         # a parameter takes a line with its help, and phase 3 has twenty; code stays short

@@ -1590,3 +1590,18 @@ def random_adapter(folder: Path) -> Any:
             parameter.data.normal_(0, 0.05)
     model.save_pretrained(folder)
     return model
+
+
+def play(name, root, *, only=(), given_names=(), **given):
+    """Run the code cells of a notebook here, all or some, with its defaults but for what is given; return its names."""
+    path = CHECKOUT / "notebooks" / f"{name}.ipynb"
+    assert given.keys() <= runs.parameters_of(path).keys()
+    names: dict[str, object] = {"__name__": "notebook", **dict(given_names)}
+    from matplotlib import pyplot  # most who import toys draw nothing
+
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code" and (not only or cell["id"] in only):
+            exec("".join(cell["source"]), names)
+            names |= given if "parameters" in cell["metadata"].get("tags", []) else {}
+            pyplot.close("all")
+    return names

@@ -1,45 +1,74 @@
 """From scored answers to the curated set: what is kept, what people's verdicts change, and what it looks like.
 
-In the order of the phase: ``verdicts`` (what people said, and near-duplicates), ``selection`` (the cut), ``curated``
-(kept rows to examples); ``audits`` says what else explains the cut. For those that use them: ``policy`` (which may be
-used), ``subsets`` (which are taken).
+In the order of the phase: ``verdicts`` (what people said, and near-duplicates), ``labels`` (what it says of other
+rows), ``learned`` (quality from it), ``promised`` and ``selection`` (the cut), ``worth`` (what people would say of it),
+``curated`` (kept rows to examples); ``audits`` says what else explains the cut. For those that use them: ``policy``
+(which may be used), ``subsets`` (which are taken), ``drawing`` (what is reviewed next).
 
 It knows no model and no server.
 """
 
 from arislab.curate.audits import audit
 from arislab.curate.curated import CONTROLS, control, control_in_words, draw, examples, plain, rounds
+from arislab.curate.drawing import drawable, newest, showing
 from arislab.curate.explore import Explorer
+from arislab.curate.labels import Labels, labelled
+from arislab.curate.learned import Learned, learn
 from arislab.curate.policy import approved, data_version, usable, versions, withdrawn
-from arislab.curate.selection import Selection, keep, keep_above, keep_top, near_duplicates, states
+from arislab.curate.promised import keep, keep_promised
+from arislab.curate.selection import (
+    Selection,
+    changed,
+    keep_above,
+    keep_top,
+    near_duplicates,
+    states,
+    with_approved,
+    with_choice,
+)
 from arislab.curate.subsets import first_of_groups, hold_out, one_per_group, pool, serves, spread, to_look_at
+from arislab.curate.worth import curve, estimates, worth_in_words
 
 __all__ = [
     "CONTROLS",
     "Explorer",
+    "Labels",
+    "Learned",
     "Selection",
     "approved",
     "audit",
+    "changed",
     "control",
     "control_in_words",
+    "curve",
     "data_version",
     "draw",
+    "drawable",
+    "estimates",
     "examples",
     "first_of_groups",
     "hold_out",
     "keep",
     "keep_above",
+    "keep_promised",
     "keep_top",
+    "labelled",
+    "learn",
     "near_duplicates",
+    "newest",
     "one_per_group",
     "plain",
     "pool",
     "rounds",
     "serves",
+    "showing",
     "spread",
     "states",
     "to_look_at",
     "usable",
     "versions",
+    "with_approved",
+    "with_choice",
     "withdrawn",
+    "worth_in_words",
 ]

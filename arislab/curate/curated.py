@@ -21,6 +21,15 @@ from arislab.task import Task
 _MARKS = ("original_output", "scored_sha256")
 """Facts by which `decisions` knows an edited row; a column of these names in an older import is none."""
 _METADATA = ("company", "title", "category", "use_case")
+_TEXTS = ("id", "candidate_id", "custom_id", "task", "input", "messages", "output", "tools", "tool_calls")
+_SCHEMA: dict[str, Any] = {
+    **dict.fromkeys(_TEXTS, pl.String),
+    "quality_score": pl.Float64,
+    "needs_review": pl.Boolean,
+    "approved": pl.Boolean,
+    **dict.fromkeys(("reviewed_by", "metadata", "split"), pl.String),
+    "updated_at": pl.Datetime("us", "UTC"),
+}
 
 
 def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.DataFrame:
@@ -73,16 +82,12 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
                 "updated_at": None,
             }
         )
-    schema: dict[str, Any] = {
-        "reviewed_by": pl.String,
-        "tools": pl.String,
-        "tool_calls": pl.String,
-        "quality_score": pl.Float64,
-        "needs_review": pl.Boolean,
-        "approved": pl.Boolean,
-        "updated_at": pl.Datetime("us", "UTC"),
-    }
-    return pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)  # one row per kept example
+    return pl.DataFrame(rows, schema=_SCHEMA)  # one row per kept example
+
+
+def none() -> pl.DataFrame:
+    """Return no example, in the columns of ``examples``."""
+    return pl.DataFrame(schema=_SCHEMA)
 
 
 def _facts(row: Mapping[str, Any], candidate: dict[str, Any], task: Task) -> dict[str, Any]:

@@ -10,7 +10,7 @@ What this module does not know: meaning. A paraphrase is not a near-duplicate he
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -145,40 +145,6 @@ def keep_above(frame: pl.DataFrame, *, threshold: float = 0.8, by: str = "qualit
     return _selection(frame, quality, kept, rule=f"{by} >= {threshold:g}", threshold=threshold)
 
 
-def keep(
-    frame: pl.DataFrame,
-    *,
-    rule: str,
-    fraction: float,
-    threshold: float,
-    seed: int = 0,
-    quota: str | None = None,
-    max_share: float = 1.0,
-) -> Selection:
-    """Keep by rule: ``top`` is `keep_top` with `fraction`, ``above`` is `keep_above` with `threshold`.
-
-    Args:
-        frame: Columns quality, custom_id and `quota`.
-        rule: ``top`` or ``above``.
-        fraction: As in `keep_top`; not used by ``above``.
-        threshold: As in `keep_above`; not used by ``top``.
-        seed: As in `keep_top`.
-        quota: As in `keep_top`; not used by ``above``.
-        max_share: As in `keep_top`; 1: no quota.
-
-    Raises:
-        ParameterError: Another rule, or as in `keep_top` and `keep_above`.
-    """
-    if rule == "top":
-        quota = quota if max_share < 1 else None
-        return keep_top(frame, fraction=fraction, seed=seed, quota=quota, max_share=max_share)
-    if rule == "above":
-        return keep_above(frame, threshold=threshold)
-    raise ParameterError(
-        f"keep_rule must be 'top' (the best share) or 'above' (all from a threshold on), got {rule!r}."
-    )
-
-
 def states(recorded: pl.DataFrame, *, train: pl.DataFrame, marked: pl.DataFrame, cut: Selection) -> dict[str, int]:
     """Return what became of every recorded output, for the account: counts that sum to all of them.
 
@@ -200,6 +166,20 @@ def states(recorded: pl.DataFrame, *, train: pl.DataFrame, marked: pl.DataFrame,
         "below_the_cut": cut.n - cut.n_unscored - cut.n_kept,
         "held_out": recorded.height - train.height,
     }
+
+
+def with_choice(scored: pl.DataFrame, marked: pl.DataFrame, cut: Selection) -> pl.DataFrame:
+    """Return scored rows with what was chosen: duplicate_of (null: it stands for itself), kept.
+
+    Args:
+        scored: From ``scoring.score``: custom_id.
+        marked: As in ``states``.
+        cut: As there.
+    """
+    kept = cut.frame.filter("kept")["custom_id"].to_list()
+    copies = marked.select("custom_id", "duplicate_of")
+    rows = scored.join(copies, on="custom_id", how="left", maintain_order="left")
+    return rows.with_columns(kept=pl.col("custom_id").is_in(kept))
 
 
 def near_duplicates(
@@ -309,6 +289,50 @@ def _order(quality: pl.Series, ids: pl.Series, *, seed: int) -> Ints:
     digests = (hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in ids.to_list())
     ties = np.frombuffer(b"".join(digests), dtype=">u8")
     return np.lexsort((ties, -quality.fill_null(-math.inf).to_numpy()))  # the last key counts first
+
+
+def ranking(frame: pl.DataFrame, *, by: str = "quality", id: str = "custom_id", seed: int = 0) -> Ints:
+    """Return the numbers of the rows from the best to the worst, as ``keep_top`` takes them; null last."""
+    return _order(_scored(frame, by), frame[id], seed=seed)
+
+
+def with_approved(cut: Selection, ids: Sequence[str]) -> Selection:
+    """Keep also what people approved, though it lies below the cut.
+
+    Args:
+        cut: What a rule kept.
+        ids: custom_id of what people approved or edited.
+
+    Returns:
+        The same, with more rows kept; its threshold stays that of the rule, and the rule says how many came in.
+    """
+    quality = _scored(cut.frame, "quality")
+    more = cut.frame["custom_id"].is_in(list(ids)) & ~cut.frame["kept"] & quality.is_not_null()
+    if not more.any():
+        return cut
+    rule = f"{cut.rule}, and {int(more.sum()):,} that people approved below it"
+    kept = (cut.frame["kept"] | more).to_numpy()
+    return replace(cut, frame=cut.frame.with_columns(pl.Series("kept", kept)), rule=rule, n_kept=int(kept.sum()))
+
+
+def changed(cut: Selection, by_rules: pl.DataFrame, *, seed: int = 0) -> str:
+    """Return in words which rows are kept because quality was learned, beside as many by what the rules say.
+
+    Args:
+        cut: What was kept.
+        by_rules: custom_id and quality, by the rules.
+        seed: Of the order among ties, as in ``keep_top``.
+    """
+    told = by_rules.select("custom_id", "quality")
+    rows = cut.frame.drop("quality").join(told, on="custom_id", how="left", maintain_order="left")
+    if _scored(rows, "quality").equals(_scored(cut.frame, "quality"), null_equal=True):
+        return "quality is what the rules say"
+    best = set(rows["custom_id"].gather(ranking(rows, seed=seed)[: cut.n_kept]).to_list())
+    n_same = len(best & set(cut.kept["custom_id"].to_list()))
+    return (
+        f"quality is learned from people: {n_same:,} of the {cut.n_kept:,} kept rows would be kept by the rules too, "
+        f"{cut.n_kept - n_same:,} are in the place of others"
+    )
 
 
 def _selection(

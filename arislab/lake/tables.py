@@ -116,7 +116,11 @@ TABLES: dict[str, Contract] = {
             "scorer_version": _text("first 12 hex of the sha256 of the task file", required=True),
             "candidate_id": _text("candidate that was asked about", required=True),
             "task": _text("name of the task file", required=True),
-            "quality": _number("weighted mean of the scores, 0..1; null = unscored, see reason", low=0, high=1),
+            "quality": _number(
+                "weighted mean of the scores, or chance that a person approves, 0..1; null = unscored, see reason",
+                low=0,
+                high=1,
+            ),
             "reason": _text("why quality is null; null if it is not"),
             "schema_error": _text(
                 "how the answer as it came breaks the task's SCHEMA; null if it does not, or there is none"
@@ -125,6 +129,11 @@ TABLES: dict[str, Contract] = {
                 _FLAG, "true if a repaired text was scored, not the answer as it came; null in older rows"
             ),
             "edited": Column(_FLAG, "true if a reviewer's text was scored, not the answer; null in older rows"),
+            "quality_rules": _number(
+                "weighted mean of the scores, where quality was learned from people; null: it is quality", low=0, high=1
+            ),
+            "duplicate_of": _text("custom_id of the row that stands for it; null: it stands for itself"),
+            "kept": Column(_FLAG, "true if it was kept; null in older rows"),
         },
         prefix="score_",
     ),
@@ -149,7 +158,9 @@ TABLES: dict[str, Contract] = {
             ),
             "shown_at": Column(_TIME, "when it was shown, UTC"),
             "decided_at": Column(_TIME, "when it was decided, UTC", required=True),
-            "inclusion_prob": _number("chance that the queue showed this row; null if unknown", low=0, high=1),
+            "inclusion_prob": _number("chance that the queue held this row; null if unknown", low=0, high=1),
+            "why": _text("stratum of which the queue drew this row; null if no queue did, and in older rows"),
+            "queue": _text("name of the draw that showed the row; null if none did, and in older rows"),
             "blind": Column(_FLAG, "true if the score was hidden"),
             "undoes": _text("event_id that an undo takes back"),
         },

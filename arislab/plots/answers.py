@@ -69,6 +69,37 @@ def quality_distribution(
     return ax
 
 
+def precision_curve(curve: pl.DataFrame, *, kept: float | None = None, ax: "Axes | None" = None) -> "Axes":
+    """Draw what people would approve of among the best rows, for every share of them that a cut keeps.
+
+    Args:
+        curve: Columns share (of the rows that are kept, 0..1), precision, low, high (95 %), recall (0..1), n (labels).
+        kept: The share that is kept, drawn as the cut.
+        ax: Where to draw.
+    """
+    ax = style.axes(ax, height=3.2)
+    known = curve.filter(pl.col("n") > 0, pl.col("precision").is_finite())
+    n = int(known["n"].to_numpy().max()) if known.height else 0
+    style.apply(ax, title=f"What people would approve, by share kept ({n:,} labels)")
+    ax.set_xlabel("share of the rows that is kept, best first")
+    if not known.height:
+        return style.empty(ax)
+    share = known["share"].to_numpy()
+    ax.fill_between(share, known["low"].to_numpy(), known["high"].to_numpy(), color=style.BLUE, alpha=0.16, lw=0)
+    ax.plot(share, known["precision"].to_numpy(), color=style.BLUE, lw=2, marker="o", ms=3.5)
+    ax.plot(share, known["recall"].to_numpy(), color=style.GREY, lw=1.6)
+    if kept is not None:
+        ax.axvline(kept, color=style.ORANGE, lw=1.6)
+        ax.text(kept, 1.06, f" cut: {kept:.1%}", **style.text(style.ORANGE, ha="left", weight="bold"))
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, 1.08)
+    ends = [(known["precision"][-1], "precision, 95 %", style.BLUE), (known["recall"][-1], "recall", style.MUTED)]
+    style.end_labels(ax, ends)
+    ax.yaxis.set_major_formatter(style.percent)
+    ax.xaxis.set_major_formatter(style.percent)
+    return ax
+
+
 def funnel(steps: Sequence[tuple[str, int]], *, ax: "Axes | None" = None) -> "Axes":
     """Draw how many rows are left after each step, as [(label, n), …] from the first step to the last."""
     ax = style.axes(ax, height=0.8 + 0.42 * max(1, len(steps)))

@@ -33,6 +33,7 @@ _DESCRIPTIONS = {
     "examples.jsonl": "The examples that phase 1 showed",
     "events.jsonl": "The run as OpenLineage events",
     "log.txt": "What the kernel printed",
+    "quality_model.json": "What was learned from reviews: how signals become the chance that a person approves",
     "servers.jsonl": "What the batch servers said of themselves",
     "tables.jsonl": "Every read and write of the lake",
     "task.py": "The task file: what was asked, and what is good",

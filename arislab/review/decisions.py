@@ -4,7 +4,8 @@ They are events in an order, which are folded into curated rows. One real event:
 
     event_id='4be1…' custom_id='r-0b6f…' reviewer='Ada' decision='edit'
     edited_output='{"strengths": […], "score": 0.6, …}' labels='["wrong facts"]' shown_sha256='9c2a…'
-    asked_sha256='51f0…' seq=1790035200000000 shown_at=… decided_at=… inclusion_prob=0.25 blind=False undoes=None
+    asked_sha256='51f0…' seq=1790035200000000 shown_at=… decided_at=… inclusion_prob=0.25
+    why='kept' queue='8d1e…' blind=False undoes=None
 
 Nothing is overwritten: an undo is one more event, and `fold` can always be run again from the first one. A decision
 applies to a row only if question and answer are what its reviewer was shown; one whose text changed is stale: it is
@@ -43,6 +44,8 @@ SCHEMA: dict[str, Any] = {
     "shown_at": _TIME,
     "decided_at": _TIME,
     "inclusion_prob": pl.Float64,
+    "why": pl.String,
+    "queue": pl.String,
     "blind": pl.Boolean,
     "undoes": pl.String,
 }
@@ -70,8 +73,8 @@ def event(
     """Return one decision as a frame of one row in the columns of the table reviews.
 
     Args:
-        row: What was shown: custom_id, output, input and, if it came from a queue, inclusion_prob. Without output the
-            event binds no text.
+        row: What was shown: custom_id, output, input and, if it came from a queue, inclusion_prob, why and queue.
+            Without output the event binds no text.
         decision: approve, reject, edit, adjudicate, label, skip or undo.
         reviewer: Who decided.
         seen: Events that the reviewer's session knows; this one comes after all of them, whatever the clock says.
@@ -99,6 +102,8 @@ def event(
         "shown_at": shown_at,
         "decided_at": now,
         "inclusion_prob": row.get("inclusion_prob"),
+        "why": row.get("why"),
+        "queue": row.get("queue"),
         "blind": False,  # the panel shows the score
         "undoes": undoes,
     }

@@ -1,53 +1,111 @@
-"""Which answers people look at: those near the cut, the best, and a random share whose chance is known."""
+"""Which answers people look at: drawn by chance from all that were scored, each with a chance that is known.
 
+A decision about a row that a rule picked tells of that row; only a draw tells of the rows that nobody looks at. So
+every row of a queue is drawn, and what matters more (the rows just above the cut) is drawn more densely.
+"""
+
+import hashlib
+import json
 import random
+from collections.abc import Callable
 
 import polars as pl
 
 from arislab.errors import ParameterError
 from arislab.review.decisions import standing
 
-NEAR_CUT, TOP = 0.4, 0.2
-"""Shares of a queue taken from the lowest and the highest kept qualities; the rest is drawn at random."""
+BELOW = 0.3
+"""Share of a queue that is drawn from the rows below the cut."""
+_NEAR, _OF_NEAR = 0.25, 0.35
+"""The worst quarter of the kept rows lies near the cut; it gets a third of what is drawn from the kept ones."""
 
 
-def queue(curated: pl.DataFrame, reviews: pl.DataFrame, *, n: int, seed: int) -> pl.DataFrame:
-    """Return up to n rows to review next, in an order that `seed` shuffles.
+def queue(
+    rows: pl.DataFrame,
+    reviews: pl.DataFrame,
+    *,
+    n: int,
+    seed: int,
+    below: float = BELOW,
+    show: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+) -> pl.DataFrame:
+    """Return up to n rows to review next, in an order that ``seed`` shuffles.
 
-    40 % lie nearest to the cut (the lowest kept qualities), 20 % are the best, and the rest is drawn at random, so that
-    the share of rejects can be estimated for all waiting rows.
+    Three strata are drawn from, each at random: below the cut (the share ``below``), the worst quarter of the kept rows
+    (a third of the rest), the other kept rows. Where one has too few, the others give more. Whoever stops early has
+    decided on a random part of all three, for the order is random too.
 
     Args:
-        curated: columns custom_id, quality_score, needs_review and whatever the panel shows.
-        reviews: events so far, folded first: a row that somebody settled is not queued again; one that was skipped, was
+        rows: What can be drawn: custom_id, quality_score (null last) and, if present, kept (Boolean; absent: all are
+            kept). Without ``show`` they are rows of ``training_data_curated``.
+        reviews: Events so far, folded first: a row that somebody settled is not queued again; one that was skipped, was
             taken back, or reads otherwise than when it was judged, is.
-        n: rows wanted, at least 1.
-        seed: of the random share and of the order.
+        n: Rows wanted, at least 1.
+        seed: Of the draw and of the order.
+        below: Share of the queue that is drawn from rows that are not kept, 0..1.
+        show: Makes rows of ``training_data_curated`` of those of ``rows`` that it is given. Only the drawn and the
+            judged ones are made: there may be 170,000.
 
     Returns:
-        Rows of curated with four more columns: why (near the cut, top, random), inclusion_prob, the chance that the row
-        came into this queue: 1 for the first two, n_random / n_others for the random share; stale and stale_by, the
+        Rows as the panel shows them, with five more columns: why (the stratum: below the cut, near the cut, kept),
+        inclusion_prob (the chance that this queue held the row), queue (the name of this draw); stale and stale_by, the
         verdict about an earlier text of the row and its reviewer (null if there is none).
 
     Raises:
-        ParameterError: n is below 1.
+        ParameterError: n is below 1, or ``below`` no share.
+
+    Source:
+        Cochran 1977, Sampling Techniques, section 5 (stratified random sampling).
     """
     if n < 1:
         raise ParameterError(f"n must be at least 1, got {n}; it is the number of rows to review next.")
-    waiting = standing(curated, reviews).filter(pl.col("needs_review"))
-    ranked = waiting.sort("quality_score", "custom_id", nulls_last=True)["custom_id"].to_list()
-    n = min(n, len(ranked))
-    # the chosen ends leave the urn before the draw, so that of each row it is known with what chance it came
-    n_near, n_top = round(n * NEAR_CUT), round(n * TOP)
-    near, top, others = ranked[:n_near], ranked[len(ranked) - n_top :], ranked[n_near : len(ranked) - n_top]
-    draw = random.Random(seed)
-    n_random = n - n_near - n_top
-    chosen = [(c, "near the cut", 1.0) for c in near] + [(c, "top", 1.0) for c in top]
-    chosen += [(c, "random", n_random / len(others)) for c in draw.sample(others, n_random)]
-    draw.shuffle(chosen)
-    order = pl.DataFrame(
-        chosen, schema={"custom_id": pl.String, "why": pl.String, "inclusion_prob": pl.Float64}, orient="row"
-    )
-    return order.join(waiting, on="custom_id", how="left", maintain_order="left").select(
-        *curated.columns, "why", "inclusion_prob", "stale", "stale_by"
+    if not 0 <= below <= 1:
+        raise ParameterError(f"below must be in [0, 1], got {below!r}; 0.3 draws three in ten from below the cut.")
+    judged = rows.filter(pl.col("custom_id").is_in(reviews["custom_id"].to_list()))
+    seen = standing(judged if show is None else show(judged), reviews)
+    settled = seen.filter(~pl.col("needs_review"))
+    waiting = rows.join(settled, on="custom_id", how="anti", maintain_order="left")
+    if "needs_review" in waiting.columns:
+        waiting = waiting.filter(pl.col("needs_review") | pl.col("custom_id").is_in(seen["custom_id"].to_list()))
+    drawn = _draw(waiting, n=n, seed=seed, below=below)
+    chosen = rows.join(drawn, on="custom_id", how="semi")
+    shown = chosen if show is None else show(chosen)
+    folded = standing(shown, reviews)
+    return drawn.join(folded, on="custom_id", how="left", maintain_order="left").select(
+        *shown.columns, "why", "inclusion_prob", "queue", "stale", "stale_by"
     )  # one row per output to review
+
+
+def _draw(waiting: pl.DataFrame, *, n: int, seed: int, below: float) -> pl.DataFrame:
+    """Draw from the strata: custom_id, why, inclusion_prob, queue, in a random order."""
+    ranked = waiting.sort("quality_score", "custom_id", nulls_last=True)
+    is_kept = ranked["kept"] if "kept" in ranked.columns else pl.Series([True] * ranked.height, dtype=pl.Boolean)
+    kept = ranked.filter(is_kept)["custom_id"].to_list()
+    others = ranked.filter(~is_kept)["custom_id"].to_list()
+    n_near = round(_NEAR * len(kept)) if others else 0  # without rows below it there is no cut
+    strata = {"below the cut": others, "near the cut": kept[:n_near], "kept": kept[n_near:]}
+    of_kept = (1 - below) * n
+    wanted = {"below the cut": below * n, "near the cut": _OF_NEAR * of_kept, "kept": (1 - _OF_NEAR) * of_kept}
+    counts = _counts(wanted, {why: len(ids) for why, ids in strata.items()}, n=n)
+    rng, chosen = random.Random(seed), list[tuple[str, str, float]]()
+    for why, ids in strata.items():
+        chosen += [(name, why, counts[why] / len(ids)) for name in rng.sample(ids, counts[why])]
+    # rows of all strata mixed: those that are decided when somebody stops are a random part of each
+    rng.shuffle(chosen)
+    columns = {"custom_id": pl.String, "why": pl.String, "inclusion_prob": pl.Float64}
+    name = hashlib.sha256(json.dumps([seed, [row[0] for row in chosen]]).encode()).hexdigest()[:12]
+    return pl.DataFrame(chosen, schema=columns, orient="row").with_columns(queue=pl.lit(name))
+
+
+def _counts(wanted: dict[str, float], sizes: dict[str, int], *, n: int) -> dict[str, int]:
+    """How many to take of each stratum: as wanted, as far as there are, and n in all where there are that many."""
+    counts = dict.fromkeys(sizes, 0)
+    while (left := min(n, sum(sizes.values())) - sum(counts.values())) > 0:
+        free = [why for why in sizes if counts[why] < sizes[why]]
+        # the stratum that is furthest behind its share gets the next one
+        for _ in range(left):
+            why = max(free, key=lambda name: wanted[name] - counts[name])
+            counts[why] += 1
+            if counts[why] == sizes[why]:
+                break
+    return counts

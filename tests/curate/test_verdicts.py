@@ -7,8 +7,7 @@ import json
 
 import polars as pl
 import pytest
-from matplotlib import pyplot
-from toys import CHECKOUT, arislab
+from toys import arislab, play
 
 from arislab import curate as curating
 from arislab import finetune, icl, review
@@ -16,7 +15,6 @@ from arislab.curate import verdicts
 from arislab.errors import ParameterError
 from arislab.lake import Lake
 from arislab.review import decisions
-from arislab.runs import parameters_of
 from arislab.task import load
 
 TASK = '''"""Task: name the capital, with a reason."""
@@ -64,19 +62,6 @@ LANDS += [f"{one} of {n}" for n in ("old", "tomorrow") for one in LANDS]
 def answer(land, *, words=12, tail=""):
     why = " ".join(f"{land.lower().replace(' ', '')}word{chr(97 + i)}" for i in range(words))
     return json.dumps({"capital": f"City of {land}", "why": why + tail})
-
-
-def play(name, root, *, only=(), given_names=(), **given):
-    """Run the code cells of a notebook here, all or some, with its defaults but for what is given; return its names."""
-    path = CHECKOUT / "notebooks" / f"{name}.ipynb"
-    assert given.keys() <= parameters_of(path).keys()
-    names: dict[str, object] = {"__name__": "notebook", **dict(given_names)}
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        if cell["cell_type"] == "code" and (not only or cell["id"] in only):
-            exec("".join(cell["source"]), names)
-            names |= given if "parameters" in cell["metadata"].get("tags", []) else {}
-            pyplot.close("all")
-    return names
 
 
 @pytest.fixture
@@ -247,7 +232,10 @@ def test_what_is_like_a_rejected_answer_never_trains_and_approvals_stay(root):
     assert verdicts.in_words(only_two["lost"]) == "WARNING: 15 approved answers are not kept: 15 of another model"
     assert curate(root, duplicate_threshold=0.5)["curated"]["approved"].sum() == 15
     assert curate(root, duplicate_threshold=1.0)["curated"]["approved"].sum() == 15
-    assert verdicts.in_words(curate(root, keep_fraction=0.1)["lost"]).endswith("below the cut")
+    names = curate(root, keep_fraction=0.1)
+    assert verdicts.in_words(names["lost"]) == "every approved answer is kept"
+    assert names["cut"].rule.endswith("that people approved below it")
+    assert verdicts.in_words(curate(root, keep_fraction=0.1, keep_approved=False)["lost"]).endswith("below the cut")
 
 
 def test_a_rejected_answer_that_resembles_another_still_takes_out_what_resembles_it():

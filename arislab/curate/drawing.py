@@ -1,0 +1,67 @@
+"""Scored rows as a review queue draws and shows them, whether they were kept or not."""
+
+from collections.abc import Callable
+
+import polars as pl
+
+from arislab import structured
+from arislab.curate import curated
+from arislab.errors import PrerequisiteError
+from arislab.task import Task
+
+
+def newest(scored: pl.DataFrame, task: Task) -> pl.DataFrame:
+    """Return the rows as they were scored last: of one version of the task file, and one learned quality.
+
+    Args:
+        scored: Rows of ``training_data_scored``: scorer_version (the version of the task, and of what was learned),
+            created_at.
+        task: Its version now.
+    """
+    ours = scored.filter(pl.col("scorer_version").str.starts_with(task.version))
+    last = ours.sort("created_at", "scorer_version")["scorer_version"].tail(1)
+    return ours.filter(pl.col("scorer_version").is_in(last.to_list()))
+
+
+def drawable(scored: pl.DataFrame) -> pl.DataFrame:
+    """Return what a queue can draw: custom_id, quality_score, kept; one row of each group of near-duplicates.
+
+    Args:
+        scored: From ``newest``: custom_id, quality (null: not drawn), duplicate_of, kept.
+
+    Raises:
+        PrerequisiteError: The rows were scored before it was noted which of them were kept.
+    """
+    if scored.height and scored["kept"].null_count() == scored.height:
+        raise PrerequisiteError(
+            "the scored rows do not say which of them were kept, as older versions wrote them; run 2_curate again "
+            "(arislab run curate), then this notebook."
+        )
+    rows = scored.filter(pl.col("quality").is_not_null(), pl.col("duplicate_of").is_null())
+    return rows.select("custom_id", pl.col("kept").fill_null(value=False), quality_score="quality")
+
+
+def showing(
+    scored: pl.DataFrame, raw: pl.DataFrame, candidates: pl.DataFrame, *, task: Task
+) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    """Return what makes of drawn rows what the panel shows: rows of ``training_data_curated``, as 2_curate writes them.
+
+    Args:
+        scored: From ``newest``: custom_id, quality, repaired (true: the repaired text is shown).
+        raw: Rows of ``training_data_raw`` of the task.
+        candidates: Candidates of the train split.
+        task: Writes the messages where the record has none, and has the SCHEMA.
+    """
+
+    def show(chosen: pl.DataFrame) -> pl.DataFrame:
+        marks = scored.select("custom_id", "quality", mended=pl.col("repaired").fill_null(value=False))
+        texts = curated.plain(raw.join(chosen, on="custom_id", how="semi").rename({"llm_output": "output"}))
+        texts = texts.join(marks, on="custom_id", how="inner", maintain_order="left")
+        texts = texts.join(candidates.select("candidate_id"), on="candidate_id", how="semi", maintain_order="left")
+        parts = [
+            structured.check(part.drop("mended"), task.schema, repair=is_mended)
+            for (is_mended,), part in texts.group_by("mended", maintain_order=True)
+        ]
+        return curated.examples(pl.concat(parts), candidates, task) if parts else curated.none()
+
+    return show

@@ -1,0 +1,403 @@
+"""Quality as people would say it: the chance that a person approves a row, learned from labels of drawn rows.
+
+    signals (score_…) -> logistic regression, or the best signal alone -> isotonic regression -> 0..1
+
+Everything that is said about it is said by parts of it that had not seen the label in question (five folds over
+groups). It is used only where it is shown to be worth it, and says why where it is not.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from arislab import stats
+from arislab.curate.labels import LEAST, Labels
+
+Floats = NDArray[np.float64]
+RECORDED = "quality_model.json"
+"""File of a record with the model that its qualities came from."""
+_FOLDS = 5
+_LEAST_OF_A_KIND = 10
+"""Labels of the rarer kind below which nothing is learned: two a fold."""
+_DIGITS = 9
+"""Coefficients and knots are rounded: their last bits differ between machines, and qualities would too."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A score of rows by their signals, and how it becomes a chance; of plain numbers, so that a record keeps it."""
+
+    signals: tuple[str, ...]
+    """Columns that it reads; null counts as the mean of those that could tell."""
+    centers: tuple[float, ...]
+    """What is taken off each signal."""
+    coefficients: tuple[float, ...]
+    """Log-odds per unit of each signal."""
+    missing: tuple[float, ...]
+    """Log-odds added where a signal is null."""
+    intercept: float
+    knots: tuple[tuple[float, float], ...] = ()
+    """Log-odds and chance: between them the chance is interpolated."""
+    reach: float = 1.0
+    """Log-odds by which it levels off beyond the outer knots."""
+    step: float = 0.0
+    """How far the chance goes on beyond the outer knots: what one more label could change."""
+
+    def log_odds(self, rows: pl.DataFrame) -> Floats:
+        """Score rows, the better the higher."""
+        total = np.full(rows.height, self.intercept)
+        for name, center, slope, absent in zip(
+            self.signals, self.centers, self.coefficients, self.missing, strict=True
+        ):
+            values = rows[name].to_numpy().astype(float)
+            total += np.where(np.isnan(values), absent, (values - center) * slope)
+        return total
+
+    def chances(self, log_odds: Floats) -> Floats:
+        """Return the chance that a person approves what is scored so, 0..1; strictly increasing."""
+        x, y = (np.array(column) for column in zip(*self.knots, strict=True))
+        inside = np.interp(log_odds, x, y)
+        over, under = np.maximum(log_odds - x[-1], 0.0), np.maximum(x[0] - log_odds, 0.0)
+        beyond = -np.expm1(-over / self.reach) + np.expm1(-under / self.reach)
+        chances: Floats = np.clip(inside + self.step * beyond, 0.0, 1.0)
+        return chances
+
+    @property
+    def digest(self) -> str:
+        """First 8 hex of the sha256 of its numbers."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Learned:
+    """What was learned from labels, what it is worth, and whether it is used."""
+
+    refused: str
+    """Why quality stays what the rules say; empty: it is learned."""
+    n_labels: int
+    model: Model | None = None
+    crossfitted: pl.DataFrame | None = None
+    """custom_id of each label and its chance by models that had not seen it."""
+    worth: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """One row per way to rank (rules, best signal, stack): signal, auc, low, high, calibration_error, n, used."""
+    reliability: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """One row per bin of the cross-fitted chance: chance, approved, low, high, n."""
+
+    def __repr__(self) -> str:
+        if self.model is None:
+            return f"quality stays what the rules say: {self.refused}"
+        used = self.worth.filter("used").row(0, named=True)
+        what = "a stack of " + ", ".join(self.model.signals) if used["signal"] == "stack" else self.model.signals[0]
+        return (
+            f"quality is the chance that a person approves, from {what}, learned from {self.n_labels:,} labels: AUC "
+            f"{used['auc']:.3f} [{used['low']:.3f}, {used['high']:.3f}], calibration error "
+            f"{used['calibration_error']:.3f}"
+        )
+
+    def apply(self, scored: pl.DataFrame) -> pl.DataFrame:
+        """Return scored rows with the learned quality; where it was refused, as they are.
+
+        A row that has no quality by the rules (a scorer failed, no output) gets none. Under a run, the record gets the
+        model (``RECORDED``).
+
+        Reads: quality, scorer_version, the signals.
+
+        Adds: quality_rules (Float64, what the rules said); changes quality and scorer_version, which names the model.
+        """
+        if self.model is None:
+            return scored
+        if folder := os.environ.get("ARISLAB_RUN_DIR"):
+            text = json.dumps(asdict(self.model), indent=1, sort_keys=True)
+            (Path(folder) / RECORDED).write_text(text + "\n", encoding="utf-8")
+        chances = pl.Series(self.model.chances(self.model.log_odds(scored)), dtype=pl.Float64).round(_DIGITS)
+        return scored.with_columns(
+            quality=pl.when(pl.col("quality").is_not_null()).then(chances),
+            quality_rules="quality",
+            scorer_version=pl.col("scorer_version") + f"+{self.model.digest}",
+        )
+
+
+def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: int = 0, n_boot: int = 1_000) -> Learned:
+    """Learn from labels the chance that a person approves a row.
+
+    A logistic regression over the signals is used if its AUC is shown to be above that of the best single signal (the
+    interval of the gain excludes 0); else that signal alone is, made a chance. Nothing is learned from fewer than 50
+    labels, from fewer than 10 of either kind, or where no signal is shown to tell anything.
+
+    Args:
+        labels: From ``labelled``.
+        scored: From ``scoring.score``, of the texts that were judged: custom_id, quality and the signals
+            ``score_<scorer>``.
+        groups: candidate_id or custom_id, and group_id: rows of one group are never on both sides of a fold.
+        seed: Of the folds and the intervals.
+        n_boot: Resamples of groups.
+
+    Source:
+        Wolpert 1992 (stacking); Zadrozny and Elkan 2002 (isotonic calibration); centred isotonic regression, Oron and
+        Flournoy 2017, which is strictly increasing, so that rows which differ do not tie.
+    """
+    on = "custom_id" if "custom_id" in groups.columns else "candidate_id"
+    rows = labels.frame.join(scored, on="custom_id", how="inner", maintain_order="left")
+    rows = rows.join(groups.select(on, "group_id").unique(on), on=on, how="left", maintain_order="left")
+    n, n_good = rows.height, int(rows["good"].sum())
+    signals = [c for c in sorted(scored.columns) if c.startswith("score_") and rows[c].drop_nulls().n_unique() > 1]
+    if refused := _too_few(n, n_good, signals):
+        return Learned(refused, n)
+    data = _Data(
+        rows,
+        tuple(signals),
+        rows["good"].to_numpy().astype(float),
+        rows["weight"].to_numpy() / rows["weight"].to_numpy().mean(),
+        rows["group_id"].fill_null(rows["custom_id"]).to_list(),
+    )
+    everything = np.arange(n)
+    ways: dict[str, Callable[[NDArray[np.int64]], Model]] = {"best signal": data.single, "stack": data.stack}
+    folds = data.folds(seed)
+    held = {name: _held_out(data, way, folds) for name, way in ways.items()}
+    chances = {name: _held_chances(scores, data, folds) for name, scores in held.items()}
+    gain = _gain(held["stack"], held["best signal"], data, seed=seed, n_boot=n_boot) if len(signals) > 1 else math.nan
+    used = "stack" if gain > 0 else "best signal"
+    areas = {name: data.auc(scores, seed=seed, n_boot=n_boot) for name, scores in held.items()}
+    worth = _worth(
+        data, areas | {"rules": data.auc(rows["quality"].to_numpy(), seed=seed, n_boot=n_boot)}, chances, used
+    )
+    if not areas[used].low > 0.5:
+        return Learned(
+            f"no signal is shown to tell what people approve (AUC of the best {areas[used]}); add a signal "
+            "(arislab.signals), or review more rows.",
+            n,
+            worth=worth,
+        )
+    model = _calibrated(ways[used](everything), held[used], data)
+    predicted = pl.DataFrame({"custom_id": rows["custom_id"], "chance": chances[used]})
+    return Learned("", n, model, predicted, worth, _reliability(chances[used], data))
+
+
+def _too_few(n: int, n_good: int, signals: Sequence[str]) -> str:
+    if n < LEAST:
+        return f"there are {n:,} labels, and at least {LEAST} are needed; review {LEAST - n:,} more in review.ipynb."
+    rare = min(n_good, n - n_good)
+    if rare < _LEAST_OF_A_KIND:
+        kind = "approved" if n_good == rare else "not approved"
+        return (
+            f"only {rare:,} of {n:,} labels are {kind}, and at least {_LEAST_OF_A_KIND} are needed; review more rows."
+        )
+    return "" if signals else "no scorer says different things about the labelled rows; add a signal (arislab.signals)."
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Labelled rows, and the two ways to learn from some of them."""
+
+    rows: pl.DataFrame
+    signals: tuple[str, ...]
+    good: Floats
+    weights: Floats
+    groups: list[str]
+
+    def folds(self, seed: int) -> list[NDArray[np.int64]]:
+        """Return the rows of each fold; a group is in one, and each fold has about the same share of good rows."""
+        from sklearn.model_selection import StratifiedGroupKFold
+
+        split = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+        return [held for _, held in split.split(self.rows, self.good, self.groups) if len(held)]
+
+    def stack(self, some: NDArray[np.int64]) -> Model:
+        """Fit a logistic regression over all signals."""
+        return self._fit(self.signals, some)
+
+    def single(self, some: NDArray[np.int64]) -> Model:
+        """Fit one over the signal that ranks best, either way round."""
+        good, weights = self.good[some], np.ones(len(some))
+
+        def strength(name: str) -> float:
+            values = self._values(name)[some]
+            known = np.isfinite(values)
+            return abs(_area(values[known], good[known], weights[known]) - 0.5) * float(known.mean())
+
+        return self._fit((max(self.signals, key=strength),), some)
+
+    def auc(self, scores: Floats, *, seed: int, n_boot: int) -> stats.Interval:
+        """Return the chance that a good row stands above another, weighed, with its interval over groups."""
+        known = np.isfinite(scores)
+        draws = [_area(scores[known], self.good[known], times[known]) for times in self._resampled(seed, n_boot)]
+        low, high = np.nanquantile(draws, [0.025, 0.975])
+        mean = _area(scores[known], self.good[known], np.ones(int(known.sum())))
+        return stats.Interval(mean, float(low), float(high), int(known.sum()), int((~known).sum()))
+
+    def _resampled(self, seed: int, n_boot: int) -> list[Floats]:
+        """How often each row comes when whole groups are drawn with replacement."""
+        group = np.unique(self.groups, return_inverse=True)[1]
+        n, rng = int(group.max()) + 1, np.random.default_rng(seed)
+        return [np.bincount(rng.integers(0, n, n), minlength=n)[group].astype(float) for _ in range(n_boot)]
+
+    def _values(self, name: str) -> Floats:
+        return self.rows[name].to_numpy().astype(float)
+
+    def _fit(self, names: Sequence[str], some: NDArray[np.int64]) -> Model:
+        from sklearn.linear_model import LogisticRegression
+
+        columns, centers, scales, absent = [], [], [], []
+        for name in names:
+            values, weights = self._values(name)[some], self.weights[some]
+            known = np.isfinite(values)
+            center = float(np.average(values[known], weights=weights[known])) if known.any() else 0.0
+            scale = float(values[known].std()) if known.any() else 0.0
+            columns.append(np.where(known, values - center, 0.0) / (scale or 1.0))
+            columns.append(~known if not known.all() else np.zeros(len(some)))
+            centers.append(center)
+            scales.append(scale or 1.0)
+        fit = LogisticRegression(C=1.0, max_iter=1_000, tol=1e-8)
+        fit.fit(np.column_stack(columns), self.good[some], sample_weight=self.weights[some])
+        slopes = fit.coef_[0]
+        absent = [round(float(slope), _DIGITS) for slope in slopes[1::2]]
+        return Model(
+            tuple(names),
+            tuple(round(center, _DIGITS) for center in centers),
+            tuple(round(float(slope) / scale, _DIGITS) for slope, scale in zip(slopes[::2], scales, strict=True)),
+            tuple(absent),
+            round(float(fit.intercept_[0]), _DIGITS),
+        )
+
+
+def _area(scores: Floats, good: Floats, weights: Floats) -> float:
+    """Weighted AUC; NaN where one kind is missing."""
+    values, level = np.unique(scores, return_inverse=True)
+    above = np.bincount(level, weights * good, minlength=len(values))
+    below = np.bincount(level, weights * (1 - good), minlength=len(values))
+    n_pairs = above.sum() * below.sum()
+    return float((above * (np.cumsum(below) - below / 2)).sum() / n_pairs) if n_pairs > 0 else math.nan
+
+
+def _held_out(data: _Data, way: Callable[[NDArray[np.int64]], Model], folds: Sequence[NDArray[np.int64]]) -> Floats:
+    """Score each row by the model that was fitted without its fold."""
+    scores = np.empty(data.rows.height)
+    for held in folds:
+        rest = np.setdiff1d(np.arange(data.rows.height), held)
+        scores[held] = way(rest).log_odds(data.rows[held.tolist()])
+    return scores
+
+
+def _held_chances(scores: Floats, data: _Data, folds: Sequence[NDArray[np.int64]]) -> Floats:
+    """Turn held-out scores to chances, by the labels of the other folds."""
+    chances = np.empty(len(scores))
+    for held in folds:
+        rest = np.setdiff1d(np.arange(len(scores)), held)
+        model = _with_knots(Model((), (), (), (), 0.0), scores[rest], data.good[rest], data.weights[rest])
+        chances[held] = model.chances(scores[held])
+    return chances
+
+
+def _calibrated(model: Model, held: Floats, data: _Data) -> Model:
+    return _with_knots(model, held, data.good, data.weights)
+
+
+def _with_knots(model: Model, scores: Floats, good: Floats, weights: Floats) -> Model:
+    """Add the calibration: each block of the isotonic regression becomes one knot, at its middle."""
+    from sklearn.isotonic import IsotonicRegression
+
+    order = np.argsort(scores, kind="stable")
+    x, y, w = scores[order], good[order], weights[order]
+    fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(x, y, sample_weight=w)
+    starts = np.flatnonzero(np.diff(fitted, prepend=-1.0) > 1e-12)
+    knots = []
+    for start, end in zip(starts, [*starts[1:], len(x)], strict=True):
+        block = slice(start, end)
+        # a block of n labels cannot say 0 or 1: half a label of either kind is added
+        share = (float(w[block] @ y[block]) + 0.5 * w.mean()) / (float(w[block].sum()) + w.mean())
+        knots.append((round(float(np.average(x[block], weights=w[block])), _DIGITS), share))
+    kept = list[tuple[float, float]]()
+    for x_middle, share in knots:
+        # strictly rising: rows of different scores do not tie
+        if not kept or share > kept[-1][1] + 10**-_DIGITS:
+            kept.append((x_middle, round(share, _DIGITS)))
+    spread = round(float(scores.std()) or 1.0, _DIGITS)
+    return Model(
+        model.signals, model.centers, model.coefficients, model.missing, model.intercept,
+        tuple(kept), spread, round(0.5 / (len(scores) + 1), _DIGITS),
+    )  # fmt: skip
+
+
+def _gain(stack: Floats, single: Floats, data: _Data, *, seed: int, n_boot: int) -> float:
+    """Return the lower end of what the stack's AUC is above the single signal's."""
+    gains = [
+        _area(stack, data.good, times) - _area(single, data.good, times) for times in data._resampled(seed, n_boot)
+    ]
+    return float(np.nanquantile(gains, 0.025))
+
+
+def _worth(data: _Data, areas: dict[str, stats.Interval], chances: dict[str, Floats], used: str) -> pl.DataFrame:
+    by_way = chances | {"rules": data.rows["quality"].to_numpy().astype(float)}
+    rows = [
+        (
+            name,
+            area.mean,
+            area.low,
+            area.high,
+            calibration_error(by_way[name], data.good, data.weights),
+            area.n,
+            name == used,
+        )
+        for name, area in sorted(areas.items())
+    ]
+    types = [pl.String, pl.Float64, pl.Float64, pl.Float64, pl.Float64, pl.Int64, pl.Boolean]
+    names = ["signal", "auc", "low", "high", "calibration_error", "n", "used"]
+    return pl.DataFrame(rows, schema=dict(zip(names, types, strict=True)), orient="row")  # one row per way to rank
+
+
+def calibration_error(chances: Floats, good: Floats, weights: Floats, *, n_bins: int = 10) -> float:
+    """Return the expected calibration error: how far chance and share of good rows are apart, over bins of equal size.
+
+    Args:
+        chances: 0..1; NaN is left out.
+        good: 0 or 1.
+        weights: Of the rows.
+        n_bins: Bins; equal chances are never split between two.
+
+    Source:
+        Naeini et al. 2015; bins of equal size as in Nguyen and O'Connor 2015.
+
+    Example:
+        >>> calibration_error(np.array([0.2] * 5 + [0.8] * 5), np.array([0.0] * 4 + [1.0] * 6), np.ones(10))
+        0.1
+    """
+    bins = _bins(chances, weights, n_bins)
+    known = np.isfinite(chances)
+    gaps = [
+        weights[inside].sum()
+        * abs(np.average(chances[inside], weights=weights[inside]) - np.average(good[inside], weights=weights[inside]))
+        for inside in bins
+    ]
+    return round(float(sum(gaps) / weights[known].sum()), _DIGITS) if bins else math.nan
+
+
+def _bins(chances: Floats, weights: Floats, n_bins: int) -> list[NDArray[np.int64]]:
+    """Rows of each bin of about the same weight, lowest chance first."""
+    known = np.flatnonzero(np.isfinite(chances))
+    if not len(known):
+        return []
+    values, level = np.unique(chances[known], return_inverse=True)
+    mass = np.bincount(level, weights[known], minlength=len(values))
+    middle = (np.cumsum(mass) - mass / 2) / mass.sum()
+    number = np.minimum((middle * n_bins).astype(int), n_bins - 1)[level]
+    return [known[number == i] for i in range(n_bins) if (number == i).any()]
+
+
+def _reliability(chances: Floats, data: _Data) -> pl.DataFrame:
+    rows: list[tuple[Any, ...]] = []
+    for inside in _bins(chances, data.weights, min(10, max(3, len(chances) // 20))):
+        weights = np.maximum(data.rows["weight"].to_numpy()[inside], 1.0)
+        share = stats.share(data.good[inside], weights).interval
+        rows.append((float(np.average(chances[inside], weights=weights)), share.mean, share.low, share.high, share.n))
+    names = ["chance", "approved", "low", "high", "n"]
+    types = [*[pl.Float64] * 4, pl.Int64]
+    return pl.DataFrame(rows, schema=dict(zip(names, types, strict=True)), orient="row")  # one row per bin

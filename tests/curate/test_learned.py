@@ -1,0 +1,176 @@
+"""Quality from labels: learned where it is shown to be worth it, said by parts that had not seen the label."""
+
+import json
+import random
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from arislab import curate
+from arislab.curate import learned
+from arislab.curate.labels import Labels
+
+THEN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def study(n=1_200, *, n_labels=200, seed=0, tells=(2.0, 0.0), noise=1.0):
+    """Scored rows with two signals and a rule that says nothing, and labels of some; what is true of all of them."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=n), rng.normal(size=n)
+    good = rng.logistic(size=n) * noise < tells[0] * a + tells[1] * b - 0.3
+    names = [f"r-{i}" for i in range(n)]
+    scored = pl.DataFrame(
+        {
+            "custom_id": names, "candidate_id": [f"c-{i // 2}" for i in range(n)], "scorer_version": "abc",
+            "reason": None,
+            "quality": rng.uniform(size=n).round(2), "score_a": a, "score_b": b, "score_same": 1.0,
+            "created_at": THEN,
+        }
+    )  # fmt: skip
+    chosen = rng.choice(n, n_labels, replace=False)
+    frame = pl.DataFrame(
+        {"custom_id": [names[i] for i in chosen], "good": good[chosen], "weight": n / n_labels, "stratum": "q kept"}
+    )
+    groups = scored.select("candidate_id", group_id="candidate_id").unique(maintain_order=True)
+    return Labels(frame.sort("custom_id"), scored, 0, 0), scored, groups, good
+
+
+def test_the_signal_that_tells_is_used_alone_where_another_adds_nothing():
+    labels, scored, groups, good = study()
+    found = curate.learn(labels, scored, groups)
+    assert found.model.signals == ("score_a",)
+    worth = {row["signal"]: row for row in found.worth.to_dicts()}
+    assert worth["best signal"]["used"]
+    assert not worth["stack"]["used"]
+    assert worth["best signal"]["auc"] > 0.75
+    assert 0.4 < worth["rules"]["auc"] < 0.6
+    after = found.apply(scored)
+    assert after["quality_rules"].equals(scored["quality"])
+    assert after["scorer_version"][0] == f"abc+{found.model.digest}"
+    order = after.sort("score_a")["quality"]
+    assert order.is_sorted()
+    assert order.n_unique() == len(order), "rows that differ do not tie"
+    gap = abs(after["quality"].mean() - good.mean())
+    assert gap < 0.08
+    before, now = (
+        learned.calibration_error(rows["quality"].to_numpy(), good.astype(float), np.ones(len(good)))
+        for rows in (scored, after)
+    )
+    assert now < before / 2
+
+
+def test_a_stack_is_used_where_it_is_shown_to_be_better():
+    labels, scored, groups, _ = study(n_labels=400, tells=(1.5, 1.5))
+    found = curate.learn(labels, scored, groups)
+    assert found.model.signals == ("score_a", "score_b")
+    worth = {row["signal"]: row for row in found.worth.to_dicts()}
+    assert worth["stack"]["used"]
+    assert worth["stack"]["auc"] > worth["best signal"]["auc"] + 0.05
+    assert "a stack of score_a, score_b, learned from 400 labels" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"n_labels": 49}, "there are 49 labels, and at least 50 are needed; review 1 more"),
+        ({"n_labels": 60, "tells": (0.0, 0.0), "noise": 0.01}, "0 of 60 labels are approved"),
+        ({"n_labels": 200, "tells": (0.0, 0.0), "seed": 5}, "no signal is shown to tell what people approve"),
+    ],
+)
+def test_where_nothing_is_shown_quality_stays_what_the_rules_say(given, why):
+    labels, scored, groups, _ = study(**given)
+    found = curate.learn(labels, scored, groups)
+    assert why in found.refused
+    assert repr(found) == f"quality stays what the rules say: {found.refused}"
+    assert_frame_equal(found.apply(scored), scored)
+
+
+def test_a_score_without_meaning_is_rarely_taken_for_one():
+    """Of 40 studies in which nothing tells anything, one in twenty or so may look as if it did."""
+    used = 0
+    for seed in range(40):
+        labels, scored, groups, _ = study(400, n_labels=100, seed=seed, tells=(0.0, 0.0))
+        used += curate.learn(labels, scored, groups, seed=seed, n_boot=200).model is not None
+    assert used <= 5
+
+
+def test_a_signal_the_wrong_way_round_is_turned():
+    labels, scored, groups, _ = study(tells=(-2.0, 0.0))
+    found = curate.learn(labels, scored, groups)
+    assert found.apply(scored).sort("score_a")["quality"].is_sorted(descending=True)
+
+
+def test_the_same_in_gives_the_same_out_to_the_last_bit():
+    labels, scored, groups, _ = study(n_labels=400, tells=(1.5, 1.5))
+    first = curate.learn(labels, scored, groups, seed=3)
+    order = random.Random(0).sample(range(scored.height), scored.height)
+    again = curate.learn(labels, scored[order], groups[list(reversed(range(groups.height)))], seed=3)
+    assert first.model == again.model
+    assert_frame_equal(first.crossfitted, again.crossfitted)
+    assert_frame_equal(first.worth, again.worth)
+
+
+def test_a_row_without_a_quality_or_a_signal_gets_what_can_be_said():
+    labels, scored, groups, _ = study()
+    some = scored.with_columns(
+        quality=pl.when(pl.col("custom_id") != "r-1").then("quality"),
+        score_a=pl.when(pl.col("custom_id") != "r-2").then("score_a"),
+    )
+    after = curate.learn(labels, some, groups).apply(some).filter(pl.col("custom_id").is_in(["r-1", "r-2"]))
+    quality = dict(after.select("custom_id", "quality").rows())
+    assert quality["r-1"] is None, "a scorer failed on it"
+    assert 0.2 < quality["r-2"] < 0.8, "it counts as the mean of those that could tell"
+
+
+def test_rows_of_one_group_are_on_one_side_of_each_fold():
+    """Twins with one label: whoever sees one of them knows the other, if both are not kept apart."""
+    rng = np.random.default_rng(0)
+    n = 200
+    twin = np.repeat(np.arange(n // 2), 2)
+    good = rng.uniform(size=n // 2)[twin] < 0.5
+    scored = pl.DataFrame(
+        {
+            "custom_id": [f"r-{i}" for i in range(n)], "candidate_id": [f"c-{i}" for i in twin], "quality": 0.5,
+            "scorer_version": "v", "score_name": twin / n, "created_at": THEN,
+        }
+    )  # fmt: skip
+    labels = Labels(scored.select("custom_id", good=pl.Series(good), weight=1.0, stratum=pl.lit("q")), scored, 0, 0)
+    data = learned._Data(
+        labels.frame.join(scored, on="custom_id"),
+        ("score_name",),
+        good.astype(float),
+        np.ones(n),
+        list(scored["candidate_id"]),
+    )
+    for held in data.folds(1):
+        assert not set(twin[held]) & set(np.delete(twin, held))
+
+
+def test_the_model_stands_in_the_record(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARISLAB_RUN_DIR", str(tmp_path))
+    labels, scored, groups, _ = study()
+    found = curate.learn(labels, scored, groups)
+    after = found.apply(scored)
+    text = json.loads((tmp_path / learned.RECORDED).read_text())
+    kept = learned.Model(
+        **{
+            name: tuple(map(tuple, value)) if name == "knots" else tuple(value) if isinstance(value, list) else value
+            for name, value in text.items()
+        }
+    )
+    assert kept.digest == found.model.digest
+    again = pl.Series(kept.chances(kept.log_odds(scored))).round(9)
+    assert again.equals(after["quality"].alias(""))
+
+
+def test_the_calibration_error_is_the_mean_distance():
+    assert (
+        learned.calibration_error(np.array([0.2] * 5 + [0.8] * 5), np.array([0.0] * 4 + [1.0] * 6), np.ones(10)) == 0.1
+    )
+    exact = np.repeat([0.1, 0.9], 50)
+    good = np.concatenate([np.repeat([1.0, 0.0], [5, 45]), np.repeat([1.0, 0.0], [45, 5])])
+    assert learned.calibration_error(exact, good, np.ones(100)) == pytest.approx(0.0)
+    assert learned.calibration_error(1 - exact, good, np.ones(100)) == pytest.approx(0.8)
