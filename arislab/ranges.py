@@ -66,6 +66,7 @@ OTHERS = (
     "banned",
     "repair",
     "keep_approved",
+    "logprobs",
     "system_role",
     "chat_template_kwargs",
 )
@@ -113,8 +114,8 @@ def check(**given: Any) -> None:
     Args:
         given: Parameters by name: those of ``WHOLE``, ``NUMBERS``, ``FRACTIONS`` and ``CHOICES``; ``usd_per_million``
             (none, or two prices from 0 on); ``resend`` (statuses of ``batch.ASK``); ``pinned`` and ``banned`` (ids of
-            examples); ``repair`` and ``keep_approved`` (true or false); ``system_role`` and ``chat_template_kwargs``
-            (see chat); those of ``MAY_BE_EMPTY``; every other one is a text that must not be empty or blank.
+            examples); ``repair``, ``keep_approved`` and ``logprobs`` (true or false); ``system_role`` and
+            ``chat_template_kwargs`` (see chat); those of ``MAY_BE_EMPTY``; every other one is a text that must not be empty or blank.
 
     Raises:
         ParameterError: One is out of range.
@@ -148,7 +149,7 @@ def _check_other(name: str, value: Any) -> None:
                 "usd_per_million must be two prices in USD, of a million prompt tokens and of a million answer "
                 f"tokens, or empty, got {value!r}."
             )
-    elif name in ("repair", "keep_approved"):
+    elif name in ("repair", "keep_approved", "logprobs"):
         if not isinstance(value, bool):
             raise ParameterError(f"{name} must be True or False, got {value!r}; write it without quotes.")
     elif not is_list:  # a text would be read letter by letter

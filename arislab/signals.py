@@ -6,10 +6,12 @@
 Each is a plain function of columns, as every scorer is, and says None where it cannot tell. This module knows no task.
 """
 
+import math
 import re
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+from arislab.errors import ParameterError
 from arislab.task import Scorer
 
 Key = Callable[[str], Any]
@@ -49,6 +51,46 @@ def agreement(key: Key | None = None) -> Scorer:
         return sum(alike(own, _words(other) if key is None else key(other)) for other in others) / len(others)
 
     return agrees
+
+
+def confidence(part: str = "window") -> Scorer:
+    """Return a scorer of how sure the generator was: the mean probability of its tokens, as its server reported it.
+
+    Phase 1 asks for it with ``-p logprobs true``. How sure is sure enough differs between models: what it tells of
+    quality is for labels to say (``quality_from``).
+
+    Args:
+        part: mean (all tokens), tail (the last 16: the answer comes at the end), window (the weakest 16 in a row).
+
+    Returns:
+        A scorer of a column logprob_…: exp of it, 0..1, the geometric mean. None where the server told nothing.
+
+    Raises:
+        ParameterError: Another part.
+
+    Source:
+        Fu et al. 2025, Deep Think with Confidence.
+
+    Example:
+        >>> confidence("mean")(-0.5)
+        0.6065306597126334
+    """
+    scorers = {"mean": _mean, "tail": _tail, "window": _window}
+    if part not in scorers:
+        raise ParameterError(f"confidence must be of mean, tail or window, got {part!r}.")
+    return scorers[part]
+
+
+def _mean(logprob_mean: float | None = None) -> float | None:
+    return None if logprob_mean is None else math.exp(logprob_mean)
+
+
+def _tail(logprob_tail: float | None = None) -> float | None:
+    return None if logprob_tail is None else math.exp(logprob_tail)
+
+
+def _window(logprob_window: float | None = None) -> float | None:
+    return None if logprob_window is None else math.exp(logprob_window)
 
 
 def _words(text: str) -> frozenset[str]:

@@ -77,6 +77,8 @@ def test_all_names_of_a_notebook_are_looked_at_and_its_own_are_left_alone():
         ("pinned", ["r-1", [1, 2], None]),
         ("banned", [[None]]),
         ("repair", ["false", 0, None]),
+        ("logprobs", ["false", 0, None]),
+        ("keep_approved", ["true", 1]),
         ("system_role", [5, None]),
         ("chat_template_kwargs", [[], "enable_thinking", 5, None, {1: 2}]),
     ],
@@ -125,6 +127,7 @@ EDGES = {
         "n_dry_run": ["0", "-3"], "usd_per_million": ["1", "-1,2"], "budget_usd": ["-1"], "resend": ["ok"],
         "seed": ["-1", str(10**20)], "task": [""],
         "base_url": [""], "system_role": ["critic"], "chat_template_kwargs": ["[]", '{"messages": 1}'],
+        "logprobs": ["perhaps"],
     },
     "4_finetune": {
         "base_model": [""], "control": ["", "best"], "method": [""],

@@ -1,6 +1,8 @@
 """Signals beside the answer that is known to be right, and beside what costs nothing."""
 
+import inspect
 import json
+import math
 import re
 
 import polars as pl
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arislab import scoring, signals, stats
+from arislab.errors import ParameterError
 from arislab.task import load
 
 TASK = """
@@ -24,6 +27,17 @@ WEIGHTS = {"agrees": 1}
 GOLD = [{"output": "it is 18", "others": ["18", "so 18.0"]}]
 BAD = [{"output": "it is 17", "others": ["18", "so 18.0"]}]
 """
+
+
+def test_confidence_is_the_mean_probability_of_the_tokens():
+    rows = pl.DataFrame({"logprob_mean": [math.log(0.5)], "logprob_tail": [0.0], "logprob_window": [-1e9]})
+    for part, told in (("mean", 0.5), ("tail", 1.0), ("window", 0.0)):
+        scorer = signals.confidence(part)
+        (column,) = inspect.signature(scorer).parameters
+        assert scorer(rows[column][0]) == pytest.approx(told)
+        assert scorer(None) is None
+    with pytest.raises(ParameterError, match="mean, tail or window, got 'max'"):
+        signals.confidence("max")
 
 
 def test_a_final_answer_agrees_or_not():

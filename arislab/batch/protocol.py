@@ -40,6 +40,10 @@ AGAIN = ("unavailable", "expired")
 ASK = ("error", "lost", "cancelled")
 """No answer, and sending it again may cost money or fail again: only with ``resend``."""
 
+LOGPROBS = ("logprob_mean", "logprob_tail", "logprob_window")
+"""What is kept of the log-probabilities of an answer's tokens: their mean, that of the last ``WINDOW``, and the lowest
+of any ``WINDOW`` in a row (of all, where there are fewer)."""
+WINDOW = 16
 _EMPTY: dict[str, Any] = {
     "error": None,
     "llm_output": None,
@@ -47,7 +51,7 @@ _EMPTY: dict[str, Any] = {
     "finish_reason": None,
     "prompt_tokens": None,
     "completion_tokens": None,
-    "logprob_mean": None,
+    **dict.fromkeys(LOGPROBS),
     "model_returned": None,
 }
 
@@ -123,7 +127,7 @@ def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
 
     Returns:
         status (one of ANSWERED, AGAIN, ASK), error (JSON text), llm_output (of an answer that calls tools: the calls as
-        JSON), tool_calls (JSON), finish_reason, prompt_tokens, completion_tokens, logprob_mean, model_returned; null
+        JSON), tool_calls (JSON), finish_reason, prompt_tokens, completion_tokens, ``LOGPROBS``, model_returned; null
         where nothing is known.
     """
     return outcomes(line, batch_status)[0]
@@ -224,8 +228,6 @@ def _answer(choice: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         status = "empty"
     else:
         status = "truncated" if ended in (*_TOO_LONG, *_BROKEN_OFF) else "ok"
-    tokens = [_logprob(token) for token in _listed(fields(choice.get("logprobs")).get("content"))]
-    known = [logprob for logprob in tokens if logprob is not None]
     return {
         "status": status,
         "error": None,
@@ -234,7 +236,7 @@ def _answer(choice: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         "finish_reason": reason if isinstance(reason, str) else None,
         "prompt_tokens": _count(usage.get("prompt_tokens")),
         "completion_tokens": _count(usage.get("completion_tokens")),
-        "logprob_mean": min(0.0, sum(known) / len(known)) if known else None,
+        **_confidence(fields(choice.get("logprobs"))),
         "model_returned": body.get("model") if isinstance(body.get("model"), str) else None,
     }
 
@@ -291,6 +293,25 @@ def _count(value: Any) -> int | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     return int(value) if 0 <= value < 2**63 and value == int(value) else None
+
+
+def _confidence(logprobs: dict[str, Any]) -> dict[str, float | None]:
+    """What is kept of the log-probabilities, null where there are none.
+
+    Source:
+        Fu et al. 2025, Deep Think with Confidence: the end and the weakest stretch of an answer tell more than its mean.
+    """
+    if isinstance(summary := logprobs.get("arislab"), dict):  # of a server that replays what was recorded
+        kept = {name: _logprob({"logprob": summary.get(name)}) for name in LOGPROBS}
+        return {name: None if value is None else min(0.0, value) for name, value in kept.items()}
+    tokens = [_logprob(token) for token in _listed(logprobs.get("content"))]
+    known = [logprob for logprob in tokens if logprob is not None]
+    if not known:
+        return dict.fromkeys(LOGPROBS)
+    starts = range(max(1, len(known) - WINDOW + 1))
+    windows = [sum(window) / len(window) for window in (known[start : start + WINDOW] for start in starts)]
+    values = (sum(known) / len(known), windows[-1], min(windows))
+    return {name: min(0.0, value) for name, value in zip(LOGPROBS, values, strict=True)}
 
 
 def _logprob(token: Any) -> float | None:

@@ -56,6 +56,8 @@ class Request:
     """Passed to the chat template."""
     stop: tuple[str, ...] = ()
     """Texts that end the answer and are not part of it."""
+    logprobs: bool = False
+    """Whether the log-probabilities of the tokens are wanted."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Answer:
     ``context_length_exceeded``."""
     why: str = ""
     """What there is to say about the error."""
+    logprobs: tuple[tuple[str, float], ...] | None = None
+    """Text and log-probability of each token written, before temperature and top_p; null: nobody asked."""
 
 
 class Engine:
@@ -244,7 +248,10 @@ class Engine:
             seed = int.from_bytes(hashlib.sha256(json.dumps(given, sort_keys=True).encode()).digest()[:8])
         limit = min(request.max_tokens or room, room)
         stop = tuple(text for text in request.stop if text)
-        return Row(prompt, request.temperature, request.top_p, limit, seed % 2**63, stop)  # torch takes no larger seed
+        # torch takes no larger seed
+        row = Row(prompt, request.temperature, request.top_p, limit, seed % 2**63, stop)
+        row.logprobs = [] if request.logprobs else None
+        return row
 
     def _text(self, tokens: list[int]) -> str:
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
@@ -260,7 +267,10 @@ class Engine:
     def _answer(self, row: "Row") -> Answer:
         text, is_cut = cut(self._text(row.written), row.stop)
         reason = "stop" if row.ended or is_cut else "length"
-        return Answer(text, reason, len(row.prompt), len(row.written) + row.ended)
+        logprobs = None
+        if row.logprobs is not None:
+            logprobs = tuple((self._text([token]), p) for token, p in zip(row.written, row.logprobs, strict=True))
+        return Answer(text, reason, len(row.prompt), len(row.written) + row.ended, logprobs=logprobs)
 
 
 class ChatTemplate:

@@ -35,6 +35,8 @@ class Row:
     """The model wrote an end token, which is not in ``written``."""
     stopped: bool = False
     """The model wrote one of ``stop``."""
+    logprobs: list[float] | None = None
+    """Log-probability of each token of ``written``, before temperature and top_p; null: nobody asked."""
 
 
 class Batch(Protocol):
@@ -129,11 +131,15 @@ def decode(
     settings = torch.tensor([[r.temperature, r.top_p] for r in rows])
     for step in range(steps):
         drawn = draw(logits, settings[:, 0], settings[:, 1], noise[:, step])
+        asked = any(row.logprobs is not None for row in rows)
+        known = logits.log_softmax(-1).gather(1, drawn[:, None]).squeeze(1).tolist() if asked else [0.0] * len(rows)
         live = []
-        for i, (row, token) in enumerate(zip(rows, drawn.tolist(), strict=True)):
+        for i, (row, token, logprob) in enumerate(zip(rows, drawn.tolist(), known, strict=True)):
             row.ended = token in ends
             if not row.ended:
                 row.written.append(token)
+                if row.logprobs is not None:
+                    row.logprobs.append(logprob)
                 row.stopped = bool(row.stop) and is_stopped(row)
             if row.ended or row.stopped or len(row.written) == row.limit:
                 done(row)

@@ -166,6 +166,20 @@ def test_logprobs_of_any_type_are_read(logprobs, mean):
     assert batch.outcome(result(choice("a", logprobs=logprobs)), "")["logprob_mean"] == mean
 
 
+def test_of_log_probabilities_the_mean_the_end_and_the_weakest_stretch_are_kept():
+    values = [-0.1] * 20 + [-2.0] * 16 + [-0.5] * 16
+    one = batch.outcome(result(choice("a", logprobs={"content": [{"logprob": value} for value in values]})), "")
+    assert one["logprob_mean"] == pytest.approx(sum(values) / 52)
+    assert (one["logprob_tail"], one["logprob_window"]) == (pytest.approx(-0.5), pytest.approx(-2.0))
+    short = batch.outcome(result(choice("a", logprobs={"content": [{"logprob": -1.0}, {"logprob": -3.0}]})), "")
+    assert [short[name] for name in ("logprob_mean", "logprob_tail", "logprob_window")] == [-2.0] * 3
+    none = batch.outcome(result(choice("a")), "")
+    assert [none[name] for name in ("logprob_mean", "logprob_tail", "logprob_window")] == [None] * 3
+    kept = {"logprob_mean": -0.5, "logprob_tail": None, "logprob_window": "much"}
+    replayed = batch.outcome(result(choice("a", logprobs={"content": [], "arislab": kept})), "")
+    assert [replayed[name] for name in kept] == [-0.5, None, None]
+
+
 def test_an_answer_that_is_no_canonical_json_is_read():
     raw = b'\xef\xbb\xbf{"custom_id": "x", "response": {"status_code": 200, "body": {"choices": '
     raw += b'[{"message": {"content": "a\\ud83d"}, "p": NaN}]}}}'

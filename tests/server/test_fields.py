@@ -23,7 +23,6 @@ def asked(**fields):
         ("presence_penalty", -0.5, [0]),
         ("logit_bias", {"50256": -100}, [{}]),
         ("n", 2, [1]),
-        ("logprobs", True, [False]),
         ("top_logprobs", 5, [0]),
         ("stream", True, [False]),
         ("tools", [{"type": "function"}], [[]]),
@@ -45,6 +44,13 @@ def test_a_field_that_would_change_the_answer_is_refused_by_name(name, value, ot
     assert "Leave the field out, or serve the model with vLLM" in error["message"]
     for other in others:
         assert isinstance(base.generation(asked(**{name: other})), dict), other
+
+
+def test_who_has_no_model_has_no_probabilities():
+    assert base.generation(asked(logprobs=True))["logprobs"]
+    assert not base.generation(asked())["logprobs"]
+    refused = base.generation(asked(logprobs=True), takes_others=True)
+    assert json.loads(refused.body)["error"]["message"].startswith("logprobs: ")
 
 
 def test_labels_of_a_request_are_no_settings():

@@ -28,6 +28,26 @@ def greedy(stock, chat, max_new_tokens=120):
     return tok.decode(out[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
+def test_log_probabilities_are_those_of_transformers_and_change_no_text(engine, stock):
+    asked = requests(engine, 6, temperature=0.9, top_p=0.9, max_tokens=60)
+    plain = engine.generate(asked)
+    answers = engine.generate([replace(one, logprobs=i != 2) for i, one in enumerate(asked)])
+    assert [(a.text, a.completion_tokens) for a in answers] == [(a.text, a.completion_tokens) for a in plain]
+    assert [a.logprobs is None for a in answers] == [False, False, True, False, False, False]
+    assert all(a.logprobs is None for a in plain)
+    tok, model = stock
+    for request, answer in zip(asked, answers, strict=True):
+        if answer.logprobs is None:
+            continue
+        assert "".join(token for token, _ in answer.logprobs).strip() == answer.text.strip()
+        prompt = tok.apply_chat_template(request.messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        written = tok(answer.text, add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            logits = model(torch.tensor([[*prompt, *written]])).logits[0, len(prompt) - 1 : -1]
+        known = logits.log_softmax(-1).gather(1, torch.tensor(written)[:, None]).squeeze(1)
+        assert [value for _, value in answer.logprobs] == pytest.approx(known.tolist(), abs=2e-4)
+
+
 @pytest.mark.parametrize("k", [0, 5])
 def test_greedy_texts_equal_those_of_transformers(engine, stock, k):
     asked = requests(engine, 16, k=k, temperature=0.0, max_tokens=120)

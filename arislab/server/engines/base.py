@@ -107,9 +107,17 @@ def marked(failed: Result, **marks: int) -> Result:
 
 
 def completion(
-    request: Request, *, model: str, text: str, finish_reason: str, prompt_tokens: int, completion_tokens: int
+    request: Request,
+    *,
+    model: str,
+    text: str,
+    finish_reason: str,
+    prompt_tokens: int,
+    completion_tokens: int,
+    logprobs: Sequence[tuple[str, float]] | None = None,
 ) -> Result:
-    """A ``chat.completion`` whose bytes depend on nothing but the request and the text."""
+    """A ``chat.completion`` whose bytes depend on nothing but the request and the text (and its log-probabilities)."""
+    tokens = None if logprobs is None else [{"token": token, "logprob": value} for token, value in logprobs]
     digest = hashlib.sha256(f"{request.created_at}:{request.line}:{request.custom_id}".encode()).hexdigest()
     body = {
         "id": f"chatcmpl-{digest[:29]}",
@@ -120,7 +128,7 @@ def completion(
             {
                 "index": 0,
                 "message": {"role": "assistant", "content": text, "refusal": None},
-                "logprobs": None,
+                "logprobs": None if tokens is None else {"content": tokens},
                 "finish_reason": finish_reason,
             }
         ],
@@ -157,6 +165,7 @@ class _Body(BaseModel):
     seed: int | None = None
     stop: str | list[str] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    logprobs: bool | None = None
 
 
 def generation(request: Request, *, takes_others: bool = False) -> dict[str, Any] | Result:
@@ -166,8 +175,10 @@ def generation(request: Request, *, takes_others: bool = False) -> dict[str, Any
         request: A chat request. Without ``max_tokens`` an answer may be as long as the context leaves room.
         takes_others: Fields that only a model has are ignored, for an engine that has none.
     """
-    if field := unsupported(request.body, _Body.model_fields, takes_others=takes_others):
-        return failure(request.line, 400, "unsupported_parameter", refusal(*field, _Body.model_fields))
+    # who has no model has no probabilities either
+    taken = [name for name in _Body.model_fields if name != "logprobs" or not takes_others]
+    if field := unsupported(request.body, taken, takes_others=takes_others):
+        return failure(request.line, 400, "unsupported_parameter", refusal(*field, taken))
     try:
         body = _Body.model_validate(request.body)
     except ValidationError as error:
@@ -188,5 +199,6 @@ def generation(request: Request, *, takes_others: bool = False) -> dict[str, Any
         "max_tokens": body.max_completion_tokens or body.max_tokens,
         "seed": seed,
         "chat_template_kwargs": body.chat_template_kwargs or None,
+        "logprobs": bool(body.logprobs),
         "stop": (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
     }

@@ -185,7 +185,7 @@ class LocalEngine:
 
 
 _DIED = "the model's process died twice on this chunk of lines; see the server's log, then send the line again"
-_Answer = tuple[str, str, int, int, str | None, str]
+_Answer = tuple[str, str, int, int, str | None, str, tuple[tuple[str, float], ...] | None]
 """The fields of ``decoder.Answer``, which the server process does not load."""
 
 
@@ -229,11 +229,11 @@ def _end_with_server() -> None:
 
 
 def _result(request: Request, job: dict[str, Any], answer: _Answer) -> Result:
-    text, finish_reason, prompt_tokens, completion_tokens, error, why = answer
+    text, finish_reason, prompt_tokens, completion_tokens, error, why, logprobs = answer
     if error is not None:
         status = {"model_not_found": 404, "model_not_loadable": 500}.get(error, 400)
         known = "; GET /v1/models lists those that exist" if status == 404 else ""
         message = f"model {job['model']!r} cannot answer: {error}, prompt of {prompt_tokens} tokens{known}"
         return failure(request.line, status, error, why or message)
     counts = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
-    return completion(request, model=job["model"], text=text, finish_reason=finish_reason, **counts)
+    return completion(request, model=job["model"], text=text, finish_reason=finish_reason, logprobs=logprobs, **counts)

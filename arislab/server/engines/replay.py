@@ -21,6 +21,8 @@ from arislab.errors import PrerequisiteError
 from arislab.server.engines.base import CHAT, Emit, Request, Result, completion, failure
 from arislab.server.gate import Gate
 
+_LOGPROBS = ("logprob_mean", "logprob_tail", "logprob_window")
+
 
 class ReplayEngine:
     """Answers with what was recorded.
@@ -97,6 +99,8 @@ def _answer(request: Request, row: dict[str, Any]) -> Result:
         body["choices"][0]["message"] |= chat.answer(row["llm_output"], row["tool_calls"])
     if marks:
         body["arislab"] = {"read_leniently": marks}
-    if row["logprob_mean"] is not None:
-        body["choices"][0]["logprobs"] = {"content": [{"logprob": row["logprob_mean"]}]}
+    summary = {name: row.get(name) for name in _LOGPROBS}
+    if any(value is not None for value in summary.values()):
+        # the record keeps no more of the tokens than this
+        body["choices"][0]["logprobs"] = {"content": [], "arislab": summary}
     return Result(request.line, 200, orjson.dumps(body), made.usage)
