@@ -115,7 +115,8 @@ def check(**given: Any) -> None:
         given: Parameters by name: those of ``WHOLE``, ``NUMBERS``, ``FRACTIONS`` and ``CHOICES``; ``usd_per_million``
             (none, or two prices from 0 on); ``resend`` (statuses of ``batch.ASK``); ``pinned`` and ``banned`` (ids of
             examples); ``repair``, ``keep_approved`` and ``logprobs`` (true or false); ``system_role`` and
-            ``chat_template_kwargs`` (see chat); those of ``MAY_BE_EMPTY``; every other one is a text that must not be empty or blank.
+            ``chat_template_kwargs`` (see chat); those of ``MAY_BE_EMPTY``; every other one is a text that must not be
+            empty or blank.
 
     Raises:
         ParameterError: One is out of range.

@@ -299,7 +299,7 @@ def _confidence(logprobs: dict[str, Any]) -> dict[str, float | None]:
     """What is kept of the log-probabilities, null where there are none.
 
     Source:
-        Fu et al. 2025, Deep Think with Confidence: the end and the weakest stretch of an answer tell more than its mean.
+        Fu et al. 2025, Deep Think with Confidence: the end and the weakest stretch tell more than the mean.
     """
     if isinstance(summary := logprobs.get("arislab"), dict):  # of a server that replays what was recorded
         kept = {name: _logprob({"logprob": summary.get(name)}) for name in LOGPROBS}

@@ -172,8 +172,15 @@ class FaultyEngine:
             return good
         body = orjson.loads(good.body)
         text = f"{body['choices'][0]['message']['content']} ({hashlib.sha256(answers.encode()).hexdigest()[:6]}){more}"
-        counts = {"prompt_tokens": good.usage[0], "completion_tokens": len(text.split())}
-        return completion(request, model=asked, text=text, finish_reason="stop", **counts)
+        n_prompt, n_written = good.usage[0], len(text.split())
+        return completion(
+            request,
+            model=asked,
+            text=text,
+            finish_reason="stop",
+            prompt_tokens=n_prompt,
+            completion_tokens=n_written,
+        )
 
     def _try(self, request: Request) -> int:
         """The number of the batch among those that asked this line; a batch that a crash made ask twice counts once."""
