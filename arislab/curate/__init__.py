@@ -16,16 +16,7 @@ from arislab.curate.labels import Labels, labelled
 from arislab.curate.learned import Learned, learn
 from arislab.curate.policy import approved, data_version, usable, versions, withdrawn
 from arislab.curate.promised import keep, keep_promised
-from arislab.curate.selection import (
-    Selection,
-    changed,
-    keep_above,
-    keep_top,
-    near_duplicates,
-    states,
-    with_approved,
-    with_choice,
-)
+from arislab.curate.selection import Selection, changed, keep_above, keep_top, near_duplicates, states, with_approved
 from arislab.curate.subsets import first_of_groups, hold_out, one_per_group, pool, serves, spread, to_look_at
 from arislab.curate.worth import curve, estimates, worth_in_words
 
@@ -68,7 +59,6 @@ __all__ = [
     "usable",
     "versions",
     "with_approved",
-    "with_choice",
     "withdrawn",
     "worth_in_words",
 ]

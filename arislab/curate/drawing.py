@@ -5,8 +5,7 @@ from collections.abc import Callable
 import polars as pl
 
 from arislab import structured
-from arislab.curate import curated
-from arislab.errors import PrerequisiteError
+from arislab.curate import curated as examples
 from arislab.task import Task
 
 
@@ -23,26 +22,20 @@ def newest(scored: pl.DataFrame, task: Task) -> pl.DataFrame:
     return ours.filter(pl.col("scorer_version").is_in(last.to_list()))
 
 
-def drawable(scored: pl.DataFrame) -> pl.DataFrame:
+def drawable(scored: pl.DataFrame, curated: pl.DataFrame) -> pl.DataFrame:
     """Return what a queue can draw: custom_id, quality_score, kept; one row of each group of near-duplicates.
 
     Args:
-        scored: From ``newest``: custom_id, quality (null: not drawn), duplicate_of, kept.
-
-    Raises:
-        PrerequisiteError: The rows were scored before it was noted which of them were kept.
+        scored: From ``newest``: custom_id, quality (null: not drawn), duplicate_of.
+        curated: Rows of ``training_data_curated``: those that were kept.
     """
-    if scored.height and scored["kept"].null_count() == scored.height:
-        raise PrerequisiteError(
-            "the scored rows do not say which of them were kept, as older versions wrote them; run 2_curate again "
-            "(arislab run curate), then this notebook."
-        )
     rows = scored.filter(pl.col("quality").is_not_null(), pl.col("duplicate_of").is_null())
-    return rows.select("custom_id", pl.col("kept").fill_null(value=False), quality_score="quality")
+    is_kept = pl.col("custom_id").is_in(curated["custom_id"].to_list())
+    return rows.select("custom_id", kept=is_kept, quality_score="quality")
 
 
 def showing(
-    scored: pl.DataFrame, raw: pl.DataFrame, candidates: pl.DataFrame, *, task: Task
+    scored: pl.DataFrame, raw: pl.DataFrame, candidates: pl.DataFrame, *, curated: pl.DataFrame, task: Task
 ) -> Callable[[pl.DataFrame], pl.DataFrame]:
     """Return what makes of drawn rows what the panel shows: rows of ``training_data_curated``, as 2_curate writes them.
 
@@ -50,18 +43,22 @@ def showing(
         scored: From ``newest``: custom_id, quality, repaired (true: the repaired text is shown).
         raw: Rows of ``training_data_raw`` of the task.
         candidates: Candidates of the train split.
+        curated: Rows of ``training_data_curated``: what was kept is shown as it stands there.
         task: Writes the messages where the record has none, and has the SCHEMA.
     """
 
     def show(chosen: pl.DataFrame) -> pl.DataFrame:
+        kept = curated.join(chosen, on="custom_id", how="semi", maintain_order="left").select(examples.none().columns)
+        chosen = chosen.join(kept, on="custom_id", how="anti")
         marks = scored.select("custom_id", "quality", mended=pl.col("repaired").fill_null(value=False))
-        texts = curated.plain(raw.join(chosen, on="custom_id", how="semi").rename({"llm_output": "output"}))
+        texts = examples.plain(raw.join(chosen, on="custom_id", how="semi").rename({"llm_output": "output"}))
         texts = texts.join(marks, on="custom_id", how="inner", maintain_order="left")
         texts = texts.join(candidates.select("candidate_id"), on="candidate_id", how="semi", maintain_order="left")
         parts = [
             structured.check(part.drop("mended"), task.schema, repair=is_mended)
             for (is_mended,), part in texts.group_by("mended", maintain_order=True)
         ]
-        return curated.examples(pl.concat(parts), candidates, task) if parts else curated.none()
+        made = examples.examples(pl.concat(parts), candidates, task) if parts else examples.none()
+        return pl.concat([kept, made])
 
     return show

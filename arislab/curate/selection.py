@@ -168,20 +168,6 @@ def states(recorded: pl.DataFrame, *, train: pl.DataFrame, marked: pl.DataFrame,
     }
 
 
-def with_choice(scored: pl.DataFrame, marked: pl.DataFrame, cut: Selection) -> pl.DataFrame:
-    """Return scored rows with what was chosen: duplicate_of (null: it stands for itself), kept.
-
-    Args:
-        scored: From ``scoring.score``: custom_id.
-        marked: As in ``states``.
-        cut: As there.
-    """
-    kept = cut.frame.filter("kept")["custom_id"].to_list()
-    copies = marked.select("custom_id", "duplicate_of")
-    rows = scored.join(copies, on="custom_id", how="left", maintain_order="left")
-    return rows.with_columns(kept=pl.col("custom_id").is_in(kept))
-
-
 def near_duplicates(
     frame: pl.DataFrame,
     *,

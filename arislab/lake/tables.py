@@ -134,8 +134,9 @@ TABLES: dict[str, Contract] = {
             "quality_rules": _number(
                 "weighted mean of the scores, where quality was learned from people; null: it is quality", low=0, high=1
             ),
-            "duplicate_of": _text("custom_id of the row that stands for it; null: it stands for itself"),
-            "kept": Column(_FLAG, "true if it was kept; null in older rows"),
+            "duplicate_of": _text(
+                "custom_id of the row that stands for it; null: it stands for itself, or an older row"
+            ),
         },
         prefix="score_",
     ),

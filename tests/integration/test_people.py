@@ -120,7 +120,8 @@ def test_reviews_become_the_quality_and_say_what_the_cut_is_worth(root):
     by_people = runs.execute("curate", given, root=root)
     assert by_people.status == "ok", by_people.reason
     scored = lake["training_data_scored"].read().filter(pl.col("scorer_version").str.contains("+", literal=True))
-    kept = scored.join(truth, on="custom_id").filter("kept")
+    curated_now = lake["training_data_curated"].read()
+    kept = truth.join(curated_now, on="custom_id", how="semi")
     assert (scored.height, kept.height) == (N, 84)
     assert kept["good"].mean() > 0.95, "the rules paid for politeness; people did not"
     assert scored["quality_rules"].null_count() == 0

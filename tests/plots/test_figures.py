@@ -313,7 +313,20 @@ def test_every_function_that_draws_is_asked_to_draw_odd_names():
         for name, it in vars(plots).items()
         if callable(it) and getattr(it, "__module__", "").startswith(plots.__name__)
     }
-    without = {"trials", "tokens"}  # which show no name of the user's
+    without = {"trials", "tokens", "precision_curve"}  # which show no name of the user's
     assert {name for name in names if not name.startswith("_")} - without == {
         plot.split()[0] for plot in WITH_NAMES
     } - {"explorer"}
+
+
+def test_the_curve_of_precision_shows_labels_interval_and_cut():
+    rows = [(0.1, 0.95, 0.85, 0.99, 0.2, 40), (0.5, 0.8, 0.7, 0.9, 0.7, 90), (1.0, 0.6, 0.5, 0.7, 1.0, 120)]
+    curve = pl.DataFrame(rows, schema=["share", "precision", "low", "high", "recall", "n"], orient="row")
+    ax = plots.precision_curve(curve, kept=0.2)
+    shown = texts(ax.figure)
+    assert "by share kept (120 labels)" in shown
+    assert "cut: 20.0%" in shown
+    assert "precision, 95 %" in shown
+    assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[0.95, 0.8, 0.6], [0.2, 0.7, 1.0]]
+    nobody = curve.with_columns(n=pl.lit(0), precision=pl.lit(float("nan")))
+    assert "no rows" in texts(plots.precision_curve(nobody).figure)
