@@ -107,7 +107,8 @@ def lab_root(tmp_path_factory):
         {
             "id": f"r-{i:040x}", "custom_id": f"r-{i:040x}", "candidate_id": f"s1-{i:06d}", "task": TASK.name,
             "input": f"Number: {i}\n{INPUT}",
-            "messages": json.dumps([{"role": "user", "content": f"Number: {i}\n{INPUT}"}]), "output": json.dumps(OUTPUT), "quality_score": 0.6 + i / 20, "needs_review": True,
+            "messages": json.dumps([{"role": "user", "content": f"Number: {i}\n{INPUT}"}]),
+            "output": json.dumps(OUTPUT), "quality_score": 0.6 + i / 20, "needs_review": True,
             "approved": False,
             "metadata": json.dumps(facts | {"difficulty": 0.35}), "split": "train",
         }

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ RECORDED = "quality_model.json"
 _FOLDS = 5
 _LEAST_OF_A_KIND = 10
 """Labels of the rarer kind below which nothing is learned: two a fold."""
+_N_ERRORS = 200
+"""Resamples for the interval of a calibration error."""
+_TILT = 1e-4
+"""How far a step of the calibration rises from end to end: rows of different scores do not tie."""
 _DIGITS = 9
 """Coefficients and knots are rounded: their last bits differ between machines, and qualities would too."""
 
@@ -49,8 +53,6 @@ class Model:
     """Log-odds and chance: between them the chance is interpolated."""
     reach: float = 1.0
     """Log-odds by which it levels off beyond the outer knots."""
-    step: float = 0.0
-    """How far the chance goes on beyond the outer knots: what one more label could change."""
 
     def log_odds(self, rows: pl.DataFrame) -> Floats:
         """Score rows, the better the higher."""
@@ -68,7 +70,7 @@ class Model:
         inside = np.interp(log_odds, x, y)
         over, under = np.maximum(log_odds - x[-1], 0.0), np.maximum(x[0] - log_odds, 0.0)
         beyond = -np.expm1(-over / self.reach) + np.expm1(-under / self.reach)
-        chances: Floats = np.clip(inside + self.step * beyond, 0.0, 1.0)
+        chances: Floats = np.clip(inside + _TILT * beyond, 0.0, 1.0)
         return chances
 
     @property
@@ -85,10 +87,13 @@ class Learned:
     """Why quality stays what the rules say; empty: it is learned."""
     n_labels: int
     model: Model | None = None
-    crossfitted: pl.DataFrame | None = None
-    """custom_id of each label and its chance by models that had not seen it."""
+    folded: tuple[Model, ...] = ()
+    """The models that were fitted without a fold of the labels each."""
+    held: pl.DataFrame | None = None
+    """custom_id of each label, the fold that it is in, and its chance by the model that had not seen it."""
     worth: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """One row per way to rank (rules, best signal, stack): signal, auc, low, high, calibration_error, n, used."""
+    """One row per way to rank (rules, best signal, stack): signal, auc, low, high (95 %), calibration_error, error_low,
+    error_high (95 %, of the labels at hand), n, used."""
     reliability: pl.DataFrame = field(default_factory=pl.DataFrame)
     """One row per bin of the cross-fitted chance: chance, approved, low, high, n."""
 
@@ -96,12 +101,33 @@ class Learned:
         if self.model is None:
             return f"quality stays what the rules say: {self.refused}"
         used = self.worth.filter("used").row(0, named=True)
-        what = "a stack of " + ", ".join(self.model.signals) if used["signal"] == "stack" else self.model.signals[0]
+        alone = "what the rules say" if self.model.signals == ("quality",) else self.model.signals[0]
+        what = "a stack of " + ", ".join(self.model.signals) if used["signal"] == "stack" else alone
         return (
             f"quality is the chance that a person approves, from {what}, learned from {self.n_labels:,} labels: AUC "
             f"{used['auc']:.3f} [{used['low']:.3f}, {used['high']:.3f}], calibration error "
             f"{used['calibration_error']:.3f}"
         )
+
+    def unseen(self, scored: pl.DataFrame) -> pl.DataFrame | None:
+        """Return chances that no label had a part in where it is looked at; null where nothing was learned.
+
+        Args:
+            scored: custom_id and the signals, of all rows.
+
+        Returns:
+            custom_id, chance (mean of the models without a fold each, as many times as the fold has labels) and held
+            (of a labelled row, by the model without its fold; null elsewhere).
+
+        Source:
+            Zrnic and Candès 2024, Cross-prediction-powered inference: what is learned from labels may predict them so.
+        """
+        if self.model is None or self.held is None:
+            return None
+        sizes = np.bincount(self.held["fold"].to_numpy(), minlength=len(self.folded)) / self.held.height
+        chance = sum(size * one.chances(one.log_odds(scored)) for size, one in zip(sizes, self.folded, strict=True))
+        rows = scored.select("custom_id").with_columns(chance=pl.Series(chance, dtype=pl.Float64))
+        return rows.join(self.held.select("custom_id", "held"), on="custom_id", how="left", maintain_order="left")
 
     def apply(self, scored: pl.DataFrame) -> pl.DataFrame:
         """Return scored rows with the learned quality; where it was refused, as they are.
@@ -130,8 +156,9 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
     """Learn from labels the chance that a person approves a row.
 
     A logistic regression over the signals is used if its AUC is shown to be above that of the best single signal (the
-    interval of the gain excludes 0); else that signal alone is, made a chance. Nothing is learned from fewer than 50
-    labels, from fewer than 10 of either kind, or where no signal is shown to tell anything.
+    interval of the gain excludes 0); else that signal alone is, made a chance. What the rules make of all their scores
+    is one of the single signals. Nothing is learned from fewer than 50 labels, from fewer than 10 of either kind, or
+    where no signal is shown to tell anything.
 
     Args:
         labels: From ``labelled``.
@@ -142,8 +169,7 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
         n_boot: Resamples of groups.
 
     Source:
-        Wolpert 1992 (stacking); Zadrozny and Elkan 2002 (isotonic calibration); centred isotonic regression, Oron and
-        Flournoy 2017, which is strictly increasing, so that rows which differ do not tie.
+        Wolpert 1992 (stacking); Zadrozny and Elkan 2002 (isotonic calibration).
     """
     on = "custom_id" if "custom_id" in groups.columns else "candidate_id"
     rows = labels.frame.join(scored, on="custom_id", how="inner", maintain_order="left")
@@ -162,14 +188,14 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
     everything = np.arange(n)
     ways: dict[str, Callable[[NDArray[np.int64]], Model]] = {"best signal": data.single, "stack": data.stack}
     folds = data.folds(seed)
-    held = {name: _held_out(data, way, folds) for name, way in ways.items()}
-    chances = {name: _held_chances(scores, data, folds) for name, scores in held.items()}
+    folded = {name: _folded(data, way, folds) for name, way in ways.items()}
+    held = {name: data.held(models, folds, Model.log_odds) for name, models in folded.items()}
+    chances = {name: data.held(models, folds, lambda m, r: m.chances(m.log_odds(r))) for name, models in folded.items()}
     gain = _gain(held["stack"], held["best signal"], data, seed=seed, n_boot=n_boot) if len(signals) > 1 else math.nan
     used = "stack" if gain > 0 else "best signal"
     areas = {name: data.auc(scores, seed=seed, n_boot=n_boot) for name, scores in held.items()}
-    worth = _worth(
-        data, areas | {"rules": data.auc(rows["quality"].to_numpy(), seed=seed, n_boot=n_boot)}, chances, used
-    )
+    of_rules = data.auc(rows["quality"].to_numpy(), seed=seed, n_boot=n_boot)
+    worth = _worth(data, areas | {"rules": of_rules}, chances, used, seed=seed)
     if not areas[used].low > 0.5:
         return Learned(
             f"no signal is shown to tell what people approve (AUC of the best {areas[used]}); add a signal "
@@ -177,9 +203,12 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
             n,
             worth=worth,
         )
-    model = _calibrated(ways[used](everything), held[used], data)
-    predicted = pl.DataFrame({"custom_id": rows["custom_id"], "chance": chances[used]})
-    return Learned("", n, model, predicted, worth, _reliability(chances[used], data))
+    model = _with_knots(model := ways[used](everything), model.log_odds(rows), data.good, data.weights)
+    number = np.empty(n, dtype=np.int64)
+    for i, fold in enumerate(folds):
+        number[fold] = i
+    own = rows.select("custom_id", fold=pl.Series(number), held=pl.Series(chances[used], dtype=pl.Float64))
+    return Learned("", n, model, tuple(folded[used]), own, worth, _reliability(chances[used], data))
 
 
 def _too_few(n: int, n_good: int, signals: Sequence[str]) -> str:
@@ -211,6 +240,18 @@ class _Data:
         split = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
         return [held for _, held in split.split(self.rows, self.good, self.groups) if len(held)]
 
+    def held(
+        self,
+        models: Sequence[Model],
+        folds: Sequence[NDArray[np.int64]],
+        score: Callable[[Model, pl.DataFrame], Floats],
+    ) -> Floats:
+        """Score each row by the model that was fitted without its fold."""
+        scores = np.empty(self.rows.height)
+        for model, fold in zip(models, folds, strict=True):
+            scores[fold] = score(model, self.rows[fold.tolist()])
+        return scores
+
     def stack(self, some: NDArray[np.int64]) -> Model:
         """Fit a logistic regression over all signals."""
         return self._fit(self.signals, some)
@@ -224,17 +265,18 @@ class _Data:
             known = np.isfinite(values)
             return abs(_area(values[known], good[known], weights[known]) - 0.5) * float(known.mean())
 
-        return self._fit((max(self.signals, key=strength),), some)
+        # what the rules make of all their scores is one signal among them, and may be the best
+        return self._fit((max((*self.signals, "quality"), key=strength),), some)
 
     def auc(self, scores: Floats, *, seed: int, n_boot: int) -> stats.Interval:
         """Return the chance that a good row stands above another, weighed, with its interval over groups."""
         known = np.isfinite(scores)
-        draws = [_area(scores[known], self.good[known], times[known]) for times in self._resampled(seed, n_boot)]
+        draws = [_area(scores[known], self.good[known], times[known]) for times in self.resampled(seed, n_boot)]
         low, high = np.nanquantile(draws, [0.025, 0.975])
         mean = _area(scores[known], self.good[known], np.ones(int(known.sum())))
         return stats.Interval(mean, float(low), float(high), int(known.sum()), int((~known).sum()))
 
-    def _resampled(self, seed: int, n_boot: int) -> list[Floats]:
+    def resampled(self, seed: int, n_boot: int) -> list[Floats]:
         """How often each row comes when whole groups are drawn with replacement."""
         group = np.unique(self.groups, return_inverse=True)[1]
         n, rng = int(group.max()) + 1, np.random.default_rng(seed)
@@ -278,79 +320,61 @@ def _area(scores: Floats, good: Floats, weights: Floats) -> float:
     return float((above * (np.cumsum(below) - below / 2)).sum() / n_pairs) if n_pairs > 0 else math.nan
 
 
-def _held_out(data: _Data, way: Callable[[NDArray[np.int64]], Model], folds: Sequence[NDArray[np.int64]]) -> Floats:
-    """Score each row by the model that was fitted without its fold."""
-    scores = np.empty(data.rows.height)
+def _folded(data: _Data, way: Callable[[NDArray[np.int64]], Model], folds: Sequence[NDArray[np.int64]]) -> list[Model]:
+    """Fit a model without each fold, labels of that fold unseen from end to end."""
+    models = []
     for held in folds:
         rest = np.setdiff1d(np.arange(data.rows.height), held)
-        scores[held] = way(rest).log_odds(data.rows[held.tolist()])
-    return scores
-
-
-def _held_chances(scores: Floats, data: _Data, folds: Sequence[NDArray[np.int64]]) -> Floats:
-    """Turn held-out scores to chances, by the labels of the other folds."""
-    chances = np.empty(len(scores))
-    for held in folds:
-        rest = np.setdiff1d(np.arange(len(scores)), held)
-        model = _with_knots(Model((), (), (), (), 0.0), scores[rest], data.good[rest], data.weights[rest])
-        chances[held] = model.chances(scores[held])
-    return chances
-
-
-def _calibrated(model: Model, held: Floats, data: _Data) -> Model:
-    return _with_knots(model, held, data.good, data.weights)
+        model = way(rest)
+        scores = model.log_odds(data.rows[rest.tolist()])
+        models.append(_with_knots(model, scores, data.good[rest], data.weights[rest]))
+    return models
 
 
 def _with_knots(model: Model, scores: Floats, good: Floats, weights: Floats) -> Model:
-    """Add the calibration: each block of the isotonic regression becomes one knot, at its middle."""
+    """Add the calibration: each block of the isotonic regression is a step, two knots wide and all but level.
+
+    Between the middles of blocks, as centred isotonic regression has it, scores that come in two clumps would get what
+    lies between them, where no label is.
+    """
     from sklearn.isotonic import IsotonicRegression
 
     order = np.argsort(scores, kind="stable")
     x, y, w = scores[order], good[order], weights[order]
     fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(x, y, sample_weight=w)
     starts = np.flatnonzero(np.diff(fitted, prepend=-1.0) > 1e-12)
-    knots = []
+    knots, last = list[tuple[float, float]](), 0.0
     for start, end in zip(starts, [*starts[1:], len(x)], strict=True):
         block = slice(start, end)
         # a block of n labels cannot say 0 or 1: half a label of either kind is added
         share = (float(w[block] @ y[block]) + 0.5 * w.mean()) / (float(w[block].sum()) + w.mean())
-        knots.append((round(float(np.average(x[block], weights=w[block])), _DIGITS), share))
-    kept = list[tuple[float, float]]()
-    for x_middle, share in knots:
-        # strictly rising: rows of different scores do not tie
-        if not kept or share > kept[-1][1] + 10**-_DIGITS:
-            kept.append((x_middle, round(share, _DIGITS)))
-    spread = round(float(scores.std()) or 1.0, _DIGITS)
-    return Model(
-        model.signals, model.centers, model.coefficients, model.missing, model.intercept,
-        tuple(kept), spread, round(0.5 / (len(scores) + 1), _DIGITS),
-    )  # fmt: skip
+        share = max(share, last + 3 * _TILT)
+        ends = sorted({round(float(x[start]), _DIGITS), round(float(x[end - 1]), _DIGITS)})
+        steps = zip(ends, (share - _TILT, share + _TILT) if len(ends) > 1 else (share,), strict=True)
+        knots += [(at, round(chance, _DIGITS)) for at, chance in steps if not knots or at > knots[-1][0]]
+        last = share
+    return replace(model, knots=tuple(knots), reach=round(float(scores.std()) or 1.0, _DIGITS))
 
 
 def _gain(stack: Floats, single: Floats, data: _Data, *, seed: int, n_boot: int) -> float:
     """Return the lower end of what the stack's AUC is above the single signal's."""
-    gains = [
-        _area(stack, data.good, times) - _area(single, data.good, times) for times in data._resampled(seed, n_boot)
-    ]
+    gains = [_area(stack, data.good, times) - _area(single, data.good, times) for times in data.resampled(seed, n_boot)]
     return float(np.nanquantile(gains, 0.025))
 
 
-def _worth(data: _Data, areas: dict[str, stats.Interval], chances: dict[str, Floats], used: str) -> pl.DataFrame:
+def _worth(
+    data: _Data, areas: dict[str, stats.Interval], chances: dict[str, Floats], used: str, *, seed: int
+) -> pl.DataFrame:
     by_way = chances | {"rules": data.rows["quality"].to_numpy().astype(float)}
-    rows = [
-        (
-            name,
-            area.mean,
-            area.low,
-            area.high,
-            calibration_error(by_way[name], data.good, data.weights),
-            area.n,
-            name == used,
-        )
-        for name, area in sorted(areas.items())
-    ]
-    types = [pl.String, pl.Float64, pl.Float64, pl.Float64, pl.Float64, pl.Int64, pl.Boolean]
-    names = ["signal", "auc", "low", "high", "calibration_error", "n", "used"]
+    resampled, rows = data.resampled(seed, _N_ERRORS), []
+    for name, area in sorted(areas.items()):
+        error = calibration_error(by_way[name], data.good, data.weights)
+        # of the labels at hand: few of them make bins that miss by chance, in the estimate as in each resample
+        errors = [calibration_error(by_way[name], data.good, data.weights * times) for times in resampled]
+        low, high = np.nanquantile(errors, [0.025, 0.975])
+        rows.append((name, area.mean, area.low, area.high, error, float(low), float(high), area.n, name == used))
+    types = [pl.String, *[pl.Float64] * 6, pl.Int64, pl.Boolean]
+    names = ["signal", "auc", "low", "high", "calibration_error", "error_low", "error_high", "n", "used"]
     return pl.DataFrame(rows, schema=dict(zip(names, types, strict=True)), orient="row")  # one row per way to rank
 
 
@@ -370,14 +394,15 @@ def calibration_error(chances: Floats, good: Floats, weights: Floats, *, n_bins:
         >>> calibration_error(np.array([0.2] * 5 + [0.8] * 5), np.array([0.0] * 4 + [1.0] * 6), np.ones(10))
         0.1
     """
+    known = np.isfinite(chances) & (weights > 0)
+    chances, good, weights = chances[known], good[known], weights[known]
     bins = _bins(chances, weights, n_bins)
-    known = np.isfinite(chances)
     gaps = [
         weights[inside].sum()
         * abs(np.average(chances[inside], weights=weights[inside]) - np.average(good[inside], weights=weights[inside]))
         for inside in bins
     ]
-    return round(float(sum(gaps) / weights[known].sum()), _DIGITS) if bins else math.nan
+    return round(float(sum(gaps) / weights.sum()), _DIGITS) if bins else math.nan
 
 
 def _bins(chances: Floats, weights: Floats, n_bins: int) -> list[NDArray[np.int64]]:

@@ -21,22 +21,22 @@ class Labelled:
     def __init__(self, frame: pl.DataFrame, labels: Labels, chances: pl.DataFrame | None) -> None:
         rows = frame.join(labels.population, on="custom_id", how="semi", maintain_order="left")
         self.rows = rows.filter(pl.col("quality").is_not_null())
-        held = chances if chances is not None else self.rows.select("custom_id", chance="quality")
-        known = labels.frame.join(self.rows, on="custom_id", how="inner", maintain_order="left")
-        known = known.join(held, on="custom_id", how="left", maintain_order="left")
-        self.known = known.with_columns(chance=pl.coalesce("chance", "quality"))
+        if chances is None:
+            chances = rows.select("custom_id", chance="quality", held="quality")
+        self.rows = self.rows.join(chances, on="custom_id", how="left", maintain_order="left")
+        self.known = labels.frame.join(self.rows, on="custom_id", how="inner", maintain_order="left")
         self.good = self.known["good"].to_numpy().astype(float)
         self.weights, self.strata = self.known["weight"].to_numpy(), self.known["stratum"].to_list()
 
     def precision(self, is_in: pl.Expr, *, helped: bool = True) -> stats.Share:
         """Return the share of good rows among those that an expression names."""
-        mean = self.rows.filter(is_in)["quality"].mean()
+        mean = self.rows.filter(is_in)["chance"].mean()
         return stats.share(
             self.good,
             self.weights,
             strata=self.strata,
             within=self.known.select(is_in).to_series().to_numpy().astype(float),
-            predicted=self.known["chance"].to_numpy() if helped and mean is not None else None,
+            predicted=self.known["held"].to_numpy() if helped and mean is not None else None,
             predicted_mean=mean if isinstance(mean, float) else None,
         )
 
@@ -54,8 +54,8 @@ def estimates(
     Args:
         frame: ``Selection.frame``: custom_id, quality (0..1), kept (Boolean), and ``by`` where there is one.
         labels: From ``labelled``.
-        chances: ``Learned.crossfitted``, where the quality was learned from the labels: their chances by models that
-            had not seen them. Null: the quality knows nothing of the labels.
+        chances: From ``Learned.unseen``, where the quality was learned from the labels. Null: the quality knows nothing
+            of the labels.
         by: Column of names; each with kept rows gets a row.
 
     Returns:
@@ -65,15 +65,15 @@ def estimates(
     """
     sample = Labelled(frame, labels, chances)
     lines = [
-        ("approved, of all rows", sample.precision(pl.col("kept").is_not_null())),
-        ("precision: approved, of the kept", sample.precision(pl.col("kept"))),
-        ("recall: kept, of the approved", sample.recall(pl.col("kept"))),
+        ("approved of all rows", sample.precision(pl.col("kept").is_not_null())),
+        ("precision of the kept", sample.precision(pl.col("kept"))),
+        ("recall of the approved", sample.recall(pl.col("kept"))),
     ]
     if by in frame.columns:
         counts = sample.rows.filter("kept", pl.col(by).is_not_null()).group_by(by).len()
         for name in counts.sort("len", by, descending=[True, False])[by]:
             is_in = pl.col("kept") & (pl.col(by) == name).fill_null(value=False)
-            lines.append((f"precision, {by} {name}", sample.precision(is_in)))
+            lines.append((f"precision, {name}", sample.precision(is_in)))
     return _table(lines)
 
 
@@ -130,9 +130,9 @@ def worth_in_words(table: pl.DataFrame) -> str:
     """Return what ``estimates`` found in a line; the mean that takes the labels for all rows stands struck through.
 
     Example:
-        >>> row = {"what": ["precision: approved, of the kept"], "estimate": [0.9], "low": [0.8], "high": [0.95]}
+        >>> row = {"what": ["precision of the kept"], "estimate": [0.9], "low": [0.8], "high": [0.95]}
         >>> worth_in_words(pl.DataFrame(row | {"n": [70], "naive": [0.7]}))
-        'precision: approved, of the kept 0.900 [0.800, 0.950], n 70 labels (not 0̶.̶7̶0̶0̶)'
+        'precision of the kept 0.900 [0.800, 0.950], n 70 labels (not 0̶.̶7̶0̶0̶)'
     """
     lines = []
     for row in table.head(3).iter_rows(named=True):

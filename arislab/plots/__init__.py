@@ -5,8 +5,19 @@ legends to decode; counts of rows stand in the titles; rows without a value are 
 arms, columns and categories are shown as they are: two dollar signs in one are no formula.
 """
 
-from arislab.plots.answers import bias, funnel, precision_curve, quality_distribution, tokens
+from arislab.plots.answers import bias, funnel, precision_curve, quality_distribution, reliability, tokens
 from arislab.plots.comparisons import arms, losses
 from arislab.plots.searches import effects, trials
 
-__all__ = ["arms", "bias", "effects", "funnel", "losses", "precision_curve", "quality_distribution", "tokens", "trials"]
+__all__ = [
+    "arms",
+    "bias",
+    "effects",
+    "funnel",
+    "losses",
+    "precision_curve",
+    "quality_distribution",
+    "reliability",
+    "tokens",
+    "trials",
+]

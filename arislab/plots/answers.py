@@ -100,6 +100,30 @@ def precision_curve(curve: pl.DataFrame, *, kept: float | None = None, ax: "Axes
     return ax
 
 
+def reliability(bins: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
+    """Draw whether chances mean what they say: what share of the rows of about one chance people approved.
+
+    Args:
+        bins: Columns chance, approved, low, high (95 %), all 0..1, and n (labels): one row a bin.
+        ax: Where to draw.
+    """
+    ax = style.axes(ax, height=3.2)
+    n = int(bins["n"].sum()) if bins.height else 0
+    style.apply(ax, title=f"Said and approved ({n:,} labels, each by a model that had not seen it)")
+    ax.set_xlabel("chance that a person approves, as said")
+    ax.set_ylabel("approved, 95 %")
+    if not n:
+        return style.empty(ax)
+    x, y = bins["chance"].to_numpy(), bins["approved"].to_numpy()
+    ax.plot([0, 1], [0, 1], color=style.GREY, lw=1.2)
+    ax.vlines(x, bins["low"].to_numpy(), bins["high"].to_numpy(), color=style.BLUE, alpha=0.45, lw=2)
+    ax.scatter(x, y, color=style.BLUE, s=26, zorder=3)
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_ylim(-0.02, 1.05)
+    style.note(ax, "on the line: said as it is")
+    return ax
+
+
 def funnel(steps: Sequence[tuple[str, int]], *, ax: "Axes | None" = None) -> "Axes":
     """Draw how many rows are left after each step, as [(label, n), …] from the first step to the last."""
     ax = style.axes(ax, height=0.8 + 0.42 * max(1, len(steps)))

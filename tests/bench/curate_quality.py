@@ -98,7 +98,7 @@ def learn(name: str, frame: pl.DataFrame, *, n_draws: int) -> None:
             after = one.apply(frame)
             quality = after["quality"].to_numpy().astype(float)
             top = curate.keep_top(after, fraction=0.2, seed=seed)
-            chances = None if one.model is None else one.crossfitted
+            chances = one.unseen(frame)
             share = curate.estimates(top.frame, labels, chances=chances).row(0, named=True)
             held.append(share["low"] <= good.mean() <= share["high"])
             widths.append((share["high"] - share["low"]) / (share["labels_high"] - share["labels_low"]))

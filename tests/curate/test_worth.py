@@ -58,10 +58,10 @@ def test_the_estimates_hold_what_is_true_of_all_rows():
             zip(
                 truth,
                 (
-                    "approved, of all rows",
-                    "precision: approved, of the kept",
-                    "recall: kept, of the approved",
-                    "precision, category a",
+                    "approved of all rows",
+                    "precision of the kept",
+                    "recall of the approved",
+                    "precision, a",
                 ),
                 strict=True,
             )

@@ -108,14 +108,14 @@ def test_reviews_become_the_quality_and_say_what_the_cut_is_worth(root):
     assert by_rules["cut"].n_kept > best.n_kept == 84
     numbers = {row["what"]: row for row in by_rules["worth"].to_dicts()}
     for what, true in (
-        ("approved, of all rows", frame["good"].mean()),
-        ("precision: approved, of the kept", frame.filter("kept")["good"].mean()),
-        ("recall: kept, of the approved", frame.filter("good")["kept"].mean()),
+        ("approved of all rows", frame["good"].mean()),
+        ("precision of the kept", frame.filter("kept")["good"].mean()),
+        ("recall of the approved", frame.filter("good")["kept"].mean()),
     ):
         assert numbers[what]["low"] - 1e-9 <= true <= numbers[what]["high"] + 1e-9, what
 
     # every row of the cut has a label
-    assert numbers["precision: approved, of the kept"]["low"] == pytest.approx(frame.filter("kept")["good"].mean())
+    assert numbers["precision of the kept"]["low"] == pytest.approx(frame.filter("kept")["good"].mean())
     given = {"task": str(root / "sums.py"), "quality_from": "people", "keep_approved": False}
     by_people = runs.execute("curate", given, root=root)
     assert by_people.status == "ok", by_people.reason
@@ -126,7 +126,7 @@ def test_reviews_become_the_quality_and_say_what_the_cut_is_worth(root):
     assert kept["good"].mean() > 0.95, "the rules paid for politeness; people did not"
     assert scored["quality_rules"].null_count() == 0
     assert by_people.headline["quality_from"] == "people"
-    assert by_people.headline["precision"]["mean"] > numbers["precision: approved, of the kept"]["high"]
+    assert by_people.headline["precision"]["mean"] > numbers["precision of the kept"]["high"]
     folder = root / "papermill_runs" / by_people.run_id
     assert json.loads((folder / learned.RECORDED).read_text())["signals"] == ["score_sure"]
     assert "of the 84 kept rows would be kept by the rules too" in (folder / "log.txt").read_text(encoding="utf-8")

@@ -313,7 +313,7 @@ def test_every_function_that_draws_is_asked_to_draw_odd_names():
         for name, it in vars(plots).items()
         if callable(it) and getattr(it, "__module__", "").startswith(plots.__name__)
     }
-    without = {"trials", "tokens", "precision_curve"}  # which show no name of the user's
+    without = {"trials", "tokens", "precision_curve", "reliability"}  # which show no name of the user's
     assert {name for name in names if not name.startswith("_")} - without == {
         plot.split()[0] for plot in WITH_NAMES
     } - {"explorer"}
@@ -330,3 +330,11 @@ def test_the_curve_of_precision_shows_labels_interval_and_cut():
     assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[0.95, 0.8, 0.6], [0.2, 0.7, 1.0]]
     nobody = curve.with_columns(n=pl.lit(0), precision=pl.lit(float("nan")))
     assert "no rows" in texts(plots.precision_curve(nobody).figure)
+
+
+def test_reliability_shows_each_bin_with_its_interval():
+    rows = [(0.2, 0.25, 0.1, 0.4, 20), (0.8, 0.7, 0.5, 0.9, 30)]
+    ax = plots.reliability(pl.DataFrame(rows, schema=["chance", "approved", "low", "high", "n"], orient="row"))
+    assert "50 labels" in texts(ax.figure)
+    assert ax.collections[1].get_offsets().tolist() == [[0.2, 0.25], [0.8, 0.7]]
+    assert "no rows" in texts(plots.reliability(pl.DataFrame()).figure)
