@@ -62,9 +62,10 @@ def share(
         ParameterError: Columns of different lengths, a weight below 1, or a level out of range.
 
     Source:
-        Regression estimator, Särndal, Swensson and Wretman 1992, section 6; the
-        coefficient that makes the interval shortest, Angelopoulos, Duchi and Zrnic 2023, PPI++. Interval of a share by
-        Jeffreys' beta distribution on the effective sample size, Korn and Graubard 1998; Brown, Cai and DasGupta 2001.
+        Regression estimator, Särndal, Swensson and Wretman 1992, section 6; the coefficient that makes the interval
+        shortest, Angelopoulos, Duchi and Zrnic 2023, PPI++; residuals without their own pull, MacKinnon and White 1985.
+        Interval of a share by Jeffreys' beta distribution on the effective sample size, Korn and Graubard 1998; Brown,
+        Cai and DasGupta 2001.
 
     Example:
         >>> share([True] * 9 + [False], [10.0] * 10).interval
@@ -141,8 +142,11 @@ def _with_predictions(y: Floats, f: Floats, population_mean: float, sample: _Sam
         return 0.0, y_mean, 1.0
     covariance = (sample.variance(e + g) - alone - of_f) / 2
     power = max(covariance / of_f, 0.0)
-    # a coefficient that was chosen on so many labels explains a part of them by luck alone
-    gain = sample.variance(e - power * g) / alone * (kish - 1) / (kish - 2)
+    # the coefficient leans towards each label as far as that one's weight makes it: what is left of it is larger by that
+    w = sample.w * sample.inside
+    leverage = w / w.sum() + w * g**2 / float(w @ g**2)
+    left = (e - power * g) / (1 - np.minimum(leverage, 0.9))
+    gain = sample.variance(left) / alone
     if gain >= 1 or power == 0:
         return 0.0, y_mean, 1.0
     estimate = y_mean + power * (population_mean - f_mean)
