@@ -142,7 +142,7 @@ def _with_predictions(y: Floats, f: Floats, population_mean: float, sample: _Sam
         return 0.0, y_mean, 1.0
     covariance = (sample.variance(e + g) - alone - of_f) / 2
     power = max(covariance / of_f, 0.0)
-    # the coefficient leans towards each label as far as that one's weight makes it: what is left of it is larger by that
+    # the coefficient leans towards each label as its weight makes it: what is left of it is larger by that
     w = sample.w * sample.inside
     leverage = w / w.sum() + w * g**2 / float(w @ g**2)
     left = (e - power * g) / (1 - np.minimum(leverage, 0.9))
