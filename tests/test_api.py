@@ -79,7 +79,7 @@ PINNED = {
     curate.approved: "curated reviews approve",
     curate.draw: "answers candidates curated heldout n seed rule",
     curate.control: "raw candidates task n seed",
-    curate.keep: "frame rule fraction threshold precision labels seed quota max_share",
+    curate.keep: "frame rule fraction threshold precision labels chances seed quota max_share",
     curate.labelled: "rows judged reviews",
     curate.learn: "labels scored groups seed n_boot",
     curate.estimates: "frame labels chances by",

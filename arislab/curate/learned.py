@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -30,6 +30,7 @@ _LEAST_OF_A_KIND = 10
 """Labels of the rarer kind below which nothing is learned: two a fold."""
 _N_ERRORS = 200
 """Resamples for the interval of a calibration error."""
+_SIDES: tuple[Literal["right"], Literal["left"]] = ("right", "left")
 _TILT = 1e-4
 """How far a step of the calibration rises from end to end: rows of different scores do not tie."""
 _DIGITS = 9
@@ -116,18 +117,25 @@ class Learned:
             scored: custom_id and the signals, of all rows.
 
         Returns:
-            custom_id, chance (mean of the models without a fold each, as many times as the fold has labels) and held
-            (of a labelled row, by the model without its fold; null elsewhere).
+            custom_id, chance (mean of the models without a fold each, as many times as the fold has labels); and of a
+            labelled row, by the model without its fold: held (its chance), above and upto (share of all rows that it
+            puts above this one; above or level with it). Null elsewhere.
 
         Source:
             Zrnic and Candès 2024, Cross-prediction-powered inference: what is learned from labels may predict them so.
         """
         if self.model is None or self.held is None:
             return None
-        sizes = np.bincount(self.held["fold"].to_numpy(), minlength=len(self.folded)) / self.held.height
-        chance = sum(size * one.chances(one.log_odds(scored)) for size, one in zip(sizes, self.folded, strict=True))
+        chance, parts = np.zeros(scored.height), []
+        for number, one in enumerate(self.folded):
+            own = self.held.filter(fold=number)
+            every = one.chances(one.log_odds(scored))
+            chance += every * own.height / self.held.height
+            ordered, held = np.sort(every), own["held"].to_numpy()
+            above, upto = (pl.Series(1 - np.searchsorted(ordered, held, side) / len(every)) for side in _SIDES)
+            parts.append(own.select("custom_id", "held", above=above, upto=upto))
         rows = scored.select("custom_id").with_columns(chance=pl.Series(chance, dtype=pl.Float64))
-        return rows.join(self.held.select("custom_id", "held"), on="custom_id", how="left", maintain_order="left")
+        return rows.join(pl.concat(parts), on="custom_id", how="left", maintain_order="left")
 
     def apply(self, scored: pl.DataFrame) -> pl.DataFrame:
         """Return scored rows with the learned quality; where it was refused, as they are.

@@ -1,7 +1,8 @@
 """Keep by a rule: the best share, all from a threshold on, or as many as can be kept at a promised precision."""
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import polars as pl
@@ -26,6 +27,7 @@ def keep(
     threshold: float,
     precision: float = 0.9,
     labels: Labels | None = None,
+    chances: pl.DataFrame | None = None,
     seed: int = 0,
     quota: str | None = None,
     max_share: float = 1.0,
@@ -39,6 +41,7 @@ def keep(
         threshold: As in `keep_above`.
         precision: As in `keep_promised`, which needs ``labels``.
         labels: As there.
+        chances: As there.
         seed: As in `keep_top`; not used by ``above``.
         quota: As in `keep_top`; only used by ``top``.
         max_share: As in `keep_top`; 1: no quota.
@@ -52,14 +55,16 @@ def keep(
     if rule == "above":
         return selection.keep_above(frame, threshold=threshold)
     if rule == "precision" and labels is not None:
-        return keep_promised(frame, labels, precision=precision, seed=seed)
+        return keep_promised(frame, labels, precision=precision, chances=chances, seed=seed)
     raise ParameterError(
         "keep_rule must be 'top' (the best share), 'above' (all from a threshold on) or 'precision' (as many as people "
         f"are shown to approve of), got {rule!r}."
     )
 
 
-def keep_promised(frame: pl.DataFrame, labels: Labels, *, precision: float, seed: int = 0) -> Selection:
+def keep_promised(
+    frame: pl.DataFrame, labels: Labels, *, precision: float, chances: pl.DataFrame | None = None, seed: int = 0
+) -> Selection:
     """Keep as many of the best rows as can be kept at a promised precision.
 
     The promise is broken with a chance of 5 % at most: each cut has to pass an exact test at its part of that. From six
@@ -68,8 +73,9 @@ def keep_promised(frame: pl.DataFrame, labels: Labels, *, precision: float, seed
 
     Args:
         frame: custom_id (unique), quality (null: never kept).
-        labels: From ``labelled``. The qualities do not count here: they cannot break the promise.
+        labels: From ``labelled``. They alone count here, not the qualities.
         precision: Share of the kept rows that people would approve, in (0, 1).
+        chances: As in ``estimates``: a label stands where models put it that had not seen it.
         seed: Of the order among ties.
 
     Raises:
@@ -81,17 +87,17 @@ def keep_promised(frame: pl.DataFrame, labels: Labels, *, precision: float, seed
     """
     if not 0 < precision < 1:
         raise ParameterError(f"keep_precision must be in (0, 1), got {precision!r}; 0.9 promises nine in ten.")
-    sample = Labelled(ranked(frame, seed), labels, None)
+    sample = Labelled(ranked(frame, seed), labels, chances)
     if labels.frame.height < LEAST:
         raise ParameterError(
             f"keep_rule 'precision' needs at least {LEAST} labels, and there are {labels.frame.height:,}; review "
             "more in review.ipynb, or keep by 'top'. Nothing was kept."
         )
     n = sample.rows.height
-    tested = {share: _test(sample, selection.n_top(n, share)) for share in (step / 100 for step in range(5, 101))}
-    passed = [share for start, alpha in ALPHAS.items() for share in _walk(start, tested, precision, alpha)]
+    test = functools.cache(lambda share: _test(sample, selection.n_top(n, share)))  # few of the cuts are looked at
+    passed = [share for start, alpha in ALPHAS.items() for share in _walk(start, test, precision, alpha)]
     if not passed:
-        raise ParameterError(_impossible(tested, labels, precision))
+        raise ParameterError(_impossible({start: test(start) for start in ALPHAS}, labels, precision))
     best = max(passed)
     cut = selection.keep_top(frame, fraction=best, seed=seed)
     rule = f"the top {best:g} by quality, of which {precision:g} are approved (promised, wrong in {ALPHA:g} at most)"
@@ -104,10 +110,10 @@ def _test(sample: Labelled, n_kept: int) -> tuple[float, float]:
     return share.labels_only.mean, share.n_effective
 
 
-def _walk(start: float, tested: dict[float, tuple[float, float]], promise: float, alpha: float) -> Iterator[float]:
+def _walk(start: float, test: Callable[[float], tuple[float, float]], promise: float, alpha: float) -> Iterator[float]:
     """Give the cuts from a start on for as long as each is shown to keep the promise."""
-    for share in (share for share in tested if share >= start):
-        mean, n = tested[share]
+    for share in (step / 100 for step in range(round(100 * start), 101)):
+        mean, n = test(share)
         if math.isnan(mean) or stats.lower_bound(mean, n, alpha=alpha) < promise:
             return
         yield share

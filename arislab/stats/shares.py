@@ -40,6 +40,7 @@ def share(
     predicted: Any = None,
     predicted_mean: float | None = None,
     within: Any = None,
+    inflation: float = 1.0,
     level: float = 0.95,
 ) -> Share:
     """Estimate the share of good rows in a population, or in a part of it, from a stratified random sample of its rows.
@@ -53,6 +54,7 @@ def share(
         predicted_mean: Mean of that number over the whole population, or its part.
         within: Whether each sampled row is in the part whose share is asked for; null: all are. Those outside still
             tell how many of the sample fall into it.
+        inflation: How many times the variance is larger than the draw alone makes it, at least 1.
         level: Confidence level of the two-sided intervals, in (0, 1).
 
     Returns:
@@ -88,8 +90,8 @@ def share(
         w, inside, np.unique(np.asarray([0] * len(y) if strata is None else strata), return_inverse=True)[1]
     )
     mean = min(max(sample.mean(y), 0.0), 1.0)
-    n_effective = _effective(y, mean, sample, None)
-    n_told = _effective(y, mean, sample, level)
+    n_effective = _effective(y, mean, sample, None) / inflation
+    n_told = _effective(y, mean, sample, level) / inflation
     labels_only = Interval(mean, *_beta(mean, n_told, level), n, 0, level)
     power, estimate, gain = 0.0, mean, 1.0
     if predicted is not None and predicted_mean is not None:

@@ -45,7 +45,7 @@ def study(kind, seed, *, n_labels=300, n=2_000, fraction=0.2):
 
 def test_the_estimates_hold_what_is_true_of_all_rows():
     n_in = dict.fromkeys(("approved", "precision", "recall", "category"), 0)
-    for seed in range(60):
+    for seed in range(40):
         frame, labels = study("better and better", seed, n_labels=150)
         truth = {
             "approved": frame["good"].mean(),
@@ -68,7 +68,7 @@ def test_the_estimates_hold_what_is_true_of_all_rows():
         )
         for name, line in lines.items():
             n_in[name] += table[line]["low"] <= truth[name] <= table[line]["high"]
-    assert all(n >= 53 for n in n_in.values()), n_in  # 0.95 of 60 is 57
+    assert all(n >= 35 for n in n_in.values()), n_in  # 0.95 of 40 is 38
 
 
 def test_the_mean_of_the_labels_is_not_the_share_of_all_rows():
@@ -103,14 +103,14 @@ def test_without_labels_nothing_is_claimed():
 @pytest.mark.parametrize("kind", ["just too few", "better and better", "worse and worse"])
 def test_a_promise_is_broken_in_one_of_twenty_at_most(kind):
     broken = 0
-    for seed in range(100):
+    for seed in range(60):
         frame, labels = study(kind, seed)
         try:
             kept = curate.keep_promised(frame, labels, precision=0.9).kept
         except ParameterError:
             continue
         broken += kept["good"].mean() < 0.9
-    assert broken <= 5
+    assert broken <= 3
 
 
 def test_what_is_good_everywhere_is_kept_whole_under_a_lower_promise():
@@ -167,3 +167,55 @@ def test_what_learning_changed_is_said():
     assert "0 of the 400 kept rows would be kept by the rules too, 400 are in the place of others" in curate.changed(
         cut, other
     )
+
+
+def learned_study(seed, *, n=2_000, n_labels=200, levels=False):
+    """Rows of which ten signals say a little (or one says it in four levels), cut by what was learned from labels."""
+    rng = np.random.default_rng(seed)
+    signals = [rng.normal(size=n) for _ in range(1 if levels else 10)]
+    if levels:
+        signals[0] = signals[0].round().clip(-1, 2)
+    good = rng.logistic(size=n) < sum(signals[:4]) * (1.5 if levels else 0.5)
+    names = [f"r-{i}" for i in range(n)]
+    scored = pl.DataFrame(
+        {
+            "custom_id": names, "candidate_id": names, "scorer_version": "v", "good": good,
+            "quality": rng.uniform(size=n), "created_at": datetime(2026, 1, 1, tzinfo=UTC),
+            **{f"score_{i}": values for i, values in enumerate(signals)},
+        }
+    )  # fmt: skip
+    chosen = pl.Series(rng.choice(names, n_labels, replace=False))
+    told = scored.filter(pl.col("custom_id").is_in(chosen.to_list()))
+    told = told.select("custom_id", "good", weight=pl.lit(n / n_labels), stratum=pl.lit("q"))
+    labels = Labels(told.sort("custom_id"), scored, 0, 0)
+    found = curate.learn(labels, scored, scored.select("custom_id", group_id="custom_id"), seed=seed, n_boot=50)
+    return scored, labels, found
+
+
+@pytest.mark.parametrize("levels", [False, True])
+def test_labels_do_not_vouch_for_a_cut_that_they_made(levels):
+    """What was learned from labels puts those that are good above the cut: counted there, they make it look better."""
+    gaps, n_in = [], 0
+    for seed in range(12):
+        scored, labels, found = learned_study(seed, levels=levels)
+        assert found.model is not None
+        cut = curate.keep_top(found.apply(scored), fraction=0.4, seed=seed)
+        true = cut.kept["good"].mean()
+        told = curate.estimates(cut.frame, labels, chances=found.unseen(scored)).row(1, named=True)
+        gaps.append(told["estimate"] - true)
+        n_in += told["low"] <= true <= told["high"]
+    assert abs(np.mean(gaps)) < 0.03, "counted where their labels pulled them, they are 0.05 too good"
+    assert n_in >= 10
+
+
+def test_a_label_stands_where_it_is_among_rows_that_are_level():
+    scored, labels, found = learned_study(3, levels=True)
+    unseen = found.unseen(scored)
+    told = unseen.drop_nulls("held")
+    assert told.height == 200
+    assert (told["above"] < told["upto"]).all()
+    assert (told["upto"] - told["above"]).max() > 0.2, "four levels"
+    assert unseen["chance"].is_between(0, 1).all()
+    whole = curate.curve(found.apply(scored), labels, chances=unseen)
+    assert whole.filter(pl.col("share") == 1.0)["n"].item() == 200
+    assert whole["n"].is_sorted()

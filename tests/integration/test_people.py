@@ -146,10 +146,10 @@ def test_what_people_approved_stays_when_less_is_kept(root):
 
 def test_a_precision_is_promised_or_refused(root):
     curated(root)
-    reviewed(root, 100)
+    reviewed(root, 150)
     names = curated(root, quality_from="people", keep_rule="precision", keep_precision=0.7)
     assert "of which 0.7 are approved (promised" in names["cut"].rule
-    with pytest.raises(ParameterError, match="cannot be promised with 100 labels"):
+    with pytest.raises(ParameterError, match="cannot be promised with 150 labels"):
         curated(root, keep_rule="precision", keep_precision=0.99)
 
 
