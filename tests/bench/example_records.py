@@ -4,8 +4,9 @@
     arislab demo --model smollm2 --seeds 3 --root DIR && python tests/bench/example_records.py DIR example-real
 
 Of several seeds the first one's five stand there, and of each other its evaluation, without pictures, in a folder of
-its own. Of each run its executed notebook and run.json stay, pictures in 128 colours: a third of their bytes. The machine's name, absolute paths and widget state go,
-and the digests are those of what is left. ``demo.png``, which the README shows, is the plot of arms in phase 5.
+its own. Of each run its executed notebook and run.json stay, pictures in 128 colours: a third of their bytes. The
+machine's name, absolute paths and widget state go, and the digests are those of what is left. ``demo.png``, which the
+README shows, is the plot of arms in phase 5.
 """
 
 import base64
