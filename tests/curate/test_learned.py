@@ -162,6 +162,25 @@ def test_rows_of_one_group_are_on_one_side_of_each_fold():
         assert not set(twin[held]) & set(np.delete(twin, held))
 
 
+def test_scores_in_two_clumps_are_two_steps():
+    """Between the middles of the clumps stands no label: rows at the inner edge of one are as good as at its outer."""
+    rng = np.random.default_rng(0)
+    n = 3_000
+    says = rng.uniform(size=n) < 0.3
+    good = rng.uniform(size=n) < np.where(says, 0.6, 0.05)
+    labels, scored, groups, _ = study(n, n_labels=400)
+    scored = scored.with_columns(score_a=pl.Series(0.6 * says + 0.4 * rng.uniform(size=n)))
+    told = dict(zip(scored["custom_id"], good.tolist(), strict=True))
+    frame = labels.frame.with_columns(good=pl.Series([told[name] for name in labels.frame["custom_id"]]))
+    found = curate.learn(Labels(frame, scored, 0, 0), scored, groups)
+    assert found.model.signals == ("score_a",)
+    after = found.apply(scored)
+    inner = after.filter(pl.col("score_a").is_between(0.3, 0.4))
+    assert inner["quality"].mean() == pytest.approx(0.05, abs=0.05)
+    labelled = frame.join(scored, on="custom_id").filter(pl.col("score_a") > 0.6)["good"].mean()
+    assert after.filter(pl.col("score_a") > 0.6)["quality"].mean() == pytest.approx(labelled, abs=0.05)
+
+
 def test_what_predicts_a_label_has_not_seen_it():
     """With other labels in one fold, the predictions of that fold are the same."""
     labels, scored, groups, _ = study(n_labels=400, tells=(1.5, 1.5))
