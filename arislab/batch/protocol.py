@@ -24,6 +24,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
+from itertools import accumulate
 from typing import IO, Any
 
 import orjson
@@ -308,9 +309,9 @@ def _confidence(logprobs: dict[str, Any]) -> dict[str, float | None]:
     known = [logprob for logprob in tokens if logprob is not None]
     if not known:
         return dict.fromkeys(LOGPROBS)
-    starts = range(max(1, len(known) - WINDOW + 1))
-    windows = [sum(window) / len(window) for window in (known[start : start + WINDOW] for start in starts)]
-    values = (sum(known) / len(known), windows[-1], min(windows))
+    sums, size = [0.0, *accumulate(known)], min(WINDOW, len(known))  # once over the tokens, however long the answer
+    windows = [(end - start) / size for start, end in zip(sums, sums[size:], strict=False)]
+    values = (sums[-1] / len(known), windows[-1], min(windows))
     return {name: min(0.0, value) for name, value in zip(LOGPROBS, values, strict=True)}
 
 
