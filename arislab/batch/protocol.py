@@ -45,6 +45,9 @@ LOGPROBS = ("logprob_mean", "logprob_tail", "logprob_window")
 """What is kept of the log-probabilities of an answer's tokens: their mean, that of the last ``WINDOW``, and the lowest
 of any ``WINDOW`` in a row (of all, where there are fewer)."""
 WINDOW = 16
+FIRST = "first_token_logprobs"
+"""What is kept of the first token of an answer: JSON object of the tokens that could have stood there, and their
+log-probabilities. A judge that answers with one number has said all of it there."""
 _EMPTY: dict[str, Any] = {
     "error": None,
     "llm_output": None,
@@ -52,7 +55,7 @@ _EMPTY: dict[str, Any] = {
     "finish_reason": None,
     "prompt_tokens": None,
     "completion_tokens": None,
-    **dict.fromkeys(LOGPROBS),
+    **dict.fromkeys((*LOGPROBS, FIRST)),
     "model_returned": None,
 }
 
@@ -128,8 +131,8 @@ def outcome(line: dict[str, Any] | None, batch_status: str) -> dict[str, Any]:
 
     Returns:
         status (one of ANSWERED, AGAIN, ASK), error (JSON text), llm_output (of an answer that calls tools: the calls as
-        JSON), tool_calls (JSON), finish_reason, prompt_tokens, completion_tokens, ``LOGPROBS``, model_returned; null
-        where nothing is known.
+        JSON), tool_calls (JSON), finish_reason, prompt_tokens, completion_tokens, ``LOGPROBS``, ``FIRST``,
+        model_returned; null where nothing is known.
     """
     return outcomes(line, batch_status)[0]
 
@@ -238,6 +241,7 @@ def _answer(choice: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         "prompt_tokens": _count(usage.get("prompt_tokens")),
         "completion_tokens": _count(usage.get("completion_tokens")),
         **_confidence(fields(choice.get("logprobs"))),
+        FIRST: _first_token(fields(choice.get("logprobs"))),
         "model_returned": body.get("model") if isinstance(body.get("model"), str) else None,
     }
 
@@ -313,6 +317,18 @@ def _confidence(logprobs: dict[str, Any]) -> dict[str, float | None]:
     windows = [(end - start) / size for start, end in zip(sums, sums[size:], strict=False)]
     values = (sums[-1] / len(known), windows[-1], min(windows))
     return {name: min(0.0, value) for name, value in zip(LOGPROBS, values, strict=True)}
+
+
+def _first_token(logprobs: dict[str, Any]) -> str | None:
+    """The alternatives to the first token that is more than white space, as JSON; null where none were told."""
+    if isinstance(summary := logprobs.get("arislab"), dict):
+        return summary[FIRST] if isinstance(summary.get(FIRST), str) else None
+    for token in map(fields, _listed(logprobs.get("content"))):
+        if isinstance(token.get("token"), str) and token["token"].strip():
+            told = [(fields(one).get("token"), _logprob(one)) for one in _listed(token.get("top_logprobs"))]
+            known = {text: min(0.0, value) for text, value in told if isinstance(text, str) and value is not None}
+            return _json(known) if known else None
+    return None
 
 
 def _logprob(token: Any) -> float | None:

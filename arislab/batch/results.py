@@ -18,7 +18,7 @@ import polars as pl
 from arislab.batch import kept
 from arislab.batch.connection import Server
 from arislab.batch.ledger import FETCHED
-from arislab.batch.protocol import ANSWERED, LOGPROBS, answer, canonical, n_choices, outcome, parse, split
+from arislab.batch.protocol import ANSWERED, FIRST, LOGPROBS, answer, canonical, n_choices, outcome, parse, split
 from arislab.errors import BatchError
 
 KINDS = ("output", "error")
@@ -32,6 +32,7 @@ SCHEMA = {
     "prompt_tokens": pl.Int64,
     "completion_tokens": pl.Int64,
     **dict.fromkeys(LOGPROBS, pl.Float64),
+    FIRST: pl.String,
     "model_returned": pl.String,
     "status": pl.String,
     "attempt": pl.Int32,

@@ -100,6 +100,10 @@ TABLES: dict[str, Contract] = {
             "logprob_mean": _number("mean log-probability of the answer's tokens; null if not asked for", high=0),
             "logprob_tail": _number("the same of its last 16 tokens; null in rows of older versions too", high=0),
             "logprob_window": _number("the lowest of any 16 of them in a row; null likewise", high=0),
+            "first_token_logprobs": _text(
+                "JSON object: tokens that the answer could have begun with, and their log-probabilities; null if not "
+                "asked for (top_logprobs)"
+            ),
             "request_sha256": _text("sha256 of the canonical request body"),
             "stem": _text("name of the question: as custom_id, but without max_tokens; null in rows of older versions"),
             "model_returned": _text("model name that the server gave with the answer; null if it gave none"),

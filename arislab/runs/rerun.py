@@ -159,7 +159,14 @@ def _answers(run: dict[str, Any], into: Path) -> Path | None:
     rows = pl.DataFrame()
     if written := run["tables_written"].get("training_data_raw"):
         columns = ["custom_id", "status", "error", "llm_output", "finish_reason", "prompt_tokens", "completion_tokens"]
-        columns += ["logprob_mean", "logprob_tail", "logprob_window", "model_returned", "tool_calls"]
+        columns += [
+            "logprob_mean",
+            "logprob_tail",
+            "logprob_window",
+            "first_token_logprobs",
+            "model_returned",
+            "tool_calls",
+        ]
         lake = Lake(root_of(run) / "data" / "lake")
         where = {"run_id": run["run_id"]}
         rows = lake["training_data_raw"].read(columns=columns, where=where, version=written["version"])

@@ -37,6 +37,10 @@ ADAPTED_MODELS = 4
 """Models with an adapter kept in memory."""
 
 
+Logprob = tuple[str, float, list[tuple[str, float]]]
+"""Text and log-probability of a token, before temperature and top_p, and those of the likeliest tokens there."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One chat request."""
@@ -58,6 +62,8 @@ class Request:
     """Texts that end the answer and are not part of it."""
     logprobs: bool = False
     """Whether the log-probabilities of the tokens are wanted."""
+    top_logprobs: int = 0
+    """How many of the likeliest tokens at each place are wanted beside them."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,8 @@ class Answer:
     ``context_length_exceeded``."""
     why: str = ""
     """What there is to say about the error."""
-    logprobs: tuple[tuple[str, float], ...] | None = None
-    """Text and log-probability of each token written, before temperature and top_p; null: nobody asked."""
+    logprobs: tuple[Logprob, ...] | None = None
+    """Of each token written; null: nobody asked."""
 
 
 class Engine:
@@ -251,6 +257,7 @@ class Engine:
         # torch takes no larger seed
         row = Row(prompt, request.temperature, request.top_p, limit, seed % 2**63, stop)
         row.logprobs = [] if request.logprobs else None
+        row.n_top = request.top_logprobs if request.logprobs else 0
         return row
 
     def _text(self, tokens: list[int]) -> str:
@@ -269,7 +276,11 @@ class Engine:
         reason = "stop" if row.ended or is_cut else "length"
         logprobs = None
         if row.logprobs is not None:
-            logprobs = tuple((self._text([token]), p) for token, p in zip(row.written, row.logprobs, strict=True))
+            tops = row.tops if row.n_top else [[] for _ in row.written]
+            logprobs = tuple(
+                (self._text([token]), p, [(self._text([other]), q) for other, q in top])
+                for token, p, top in zip(row.written, row.logprobs, tops, strict=True)
+            )
         return Answer(text, reason, len(row.prompt), len(row.written) + row.ended, logprobs=logprobs)
 
 

@@ -37,6 +37,10 @@ class Row:
     """The model wrote one of ``stop``."""
     logprobs: list[float] | None = None
     """Log-probability of each token of ``written``, before temperature and top_p; null: nobody asked."""
+    n_top: int = 0
+    """How many of the likeliest tokens are kept for each token of ``written``."""
+    tops: list[list[tuple[int, float]]] = field(default_factory=list)
+    """Those, the likeliest first, with their log-probabilities."""
 
 
 class Batch(Protocol):
@@ -131,8 +135,7 @@ def decode(
     settings = torch.tensor([[r.temperature, r.top_p] for r in rows])
     for step in range(steps):
         drawn = draw(logits, settings[:, 0], settings[:, 1], noise[:, step])
-        asked = any(row.logprobs is not None for row in rows)
-        known = logits.log_softmax(-1).gather(1, drawn[:, None]).squeeze(1).tolist() if asked else [0.0] * len(rows)
+        known, tops = logprobs_of(logits, drawn, rows)
         live = []
         for i, (row, token, logprob) in enumerate(zip(rows, drawn.tolist(), known, strict=True)):
             row.ended = token in ends
@@ -140,6 +143,8 @@ def decode(
                 row.written.append(token)
                 if row.logprobs is not None:
                     row.logprobs.append(logprob)
+                    if row.n_top:
+                        row.tops.append(tops[i][: row.n_top])
                 row.stopped = bool(row.stop) and is_stopped(row)
             if row.ended or row.stopped or len(row.written) == row.limit:
                 done(row)
@@ -157,6 +162,23 @@ def decode(
             batch.keep(keep)
         logits = batch.step(drawn)
     return put_off
+
+
+def logprobs_of(
+    logits: torch.Tensor, drawn: torch.Tensor, rows: list[Row]
+) -> tuple[list[float], list[list[tuple[int, float]]]]:
+    """Return for each row the log-probability of the token that was drawn, and the likeliest tokens with theirs.
+
+    Where no row asked for them, they are 0 and none.
+    """
+    if all(row.logprobs is None for row in rows):
+        return [0.0] * len(rows), [[]] * len(rows)
+    every = logits.log_softmax(-1)
+    known: list[float] = every.gather(1, drawn[:, None]).squeeze(1).tolist()
+    n_top = min(max(row.n_top for row in rows), every.shape[-1])
+    values, tokens = every.topk(n_top)  # none: rows of nothing
+    tops = [list(zip(*pair, strict=True)) for pair in zip(tokens.tolist(), values.tolist(), strict=True)]
+    return known, tops
 
 
 def draw(logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -180,6 +180,26 @@ def test_of_log_probabilities_the_mean_the_end_and_the_weakest_stretch_are_kept(
     assert [replayed[name] for name in kept] == [-0.5, None, None]
 
 
+@pytest.mark.parametrize(
+    ("logprobs", "kept"),
+    [
+        ({"content": [{"token": "4", "top_logprobs":
+                       [{"token": "4", "logprob": -0.1}, {"token": "5", "logprob": -2}]}]},
+         {"4": -0.1, "5": -2.0}),
+        ({"content": [{"token": " \n", "top_logprobs": [{"token": "9", "logprob": -1}]},
+                      {"token": "3", "top_logprobs": [{"token": "3", "logprob": 1e-9}, {"token": 7, "logprob": -1}]}]},
+         {"3": 0.0}),
+        ({"content": [{"token": "4", "top_logprobs": []}, {"token": "5", "top_logprobs": [{"token": "5"}]}]}, None),
+        ({"content": [{"top_logprobs": [{"token": "4", "logprob": -1}]}]}, None),
+        ({"content": [], "arislab": {"first_token_logprobs": '{"4":-1}'}}, {"4": -1}),
+        ({"content": [], "arislab": {"first_token_logprobs": 4}}, None),
+    ],
+)  # fmt: skip
+def test_of_the_first_token_the_alternatives_are_kept(logprobs, kept):
+    told = batch.outcome(result(choice("4", logprobs=logprobs)), "")["first_token_logprobs"]
+    assert (told and json.loads(told)) == kept
+
+
 def test_an_answer_that_is_no_canonical_json_is_read():
     raw = b'\xef\xbb\xbf{"custom_id": "x", "response": {"status_code": 200, "body": {"choices": '
     raw += b'[{"message": {"content": "a\\ud83d"}, "p": NaN}]}}}'
@@ -218,7 +238,8 @@ MESSAGE = shaped(
     refusal=st.text(max_size=5),
     tool_calls=st.just([{"id": "c"}]),
 )
-LOGPROBS = shaped(content=st.lists(shaped(logprob=st.floats(-9, 0)), max_size=3))
+TOKEN = {"token": st.text(max_size=2), "logprob": st.floats(-9, 0)}
+LOGPROBS = shaped(content=st.lists(shaped(**TOKEN, top_logprobs=st.lists(shaped(**TOKEN), max_size=2)), max_size=3))
 CHOICE = shaped(
     index=st.integers(0, 2),
     finish_reason=st.sampled_from(["stop", "length", "content_filter"]),

@@ -23,7 +23,6 @@ def asked(**fields):
         ("presence_penalty", -0.5, [0]),
         ("logit_bias", {"50256": -100}, [{}]),
         ("n", 2, [1]),
-        ("top_logprobs", 5, [0]),
         ("stream", True, [False]),
         ("tools", [{"type": "function"}], [[]]),
         ("tool_choice", "required", ["none", "auto"]),
@@ -40,7 +39,7 @@ def test_a_field_that_would_change_the_answer_is_refused_by_name(name, value, ot
     error = json.loads(refused.body)["error"]
     assert (refused.line, refused.status, error["code"]) == (3, 400, "unsupported_parameter")
     assert error["message"].startswith(f"{name}: ")
-    assert "temperature, top_p" in error["message"]
+    assert "temperature, top_logprobs, top_p" in error["message"]
     assert "Leave the field out, or serve the model with vLLM" in error["message"]
     for other in others:
         assert isinstance(base.generation(asked(**{name: other})), dict), other
@@ -51,6 +50,20 @@ def test_who_has_no_model_has_no_probabilities():
     assert not base.generation(asked())["logprobs"]
     refused = base.generation(asked(logprobs=True), takes_others=True)
     assert json.loads(refused.body)["error"]["message"].startswith("logprobs: ")
+
+
+def test_the_likeliest_tokens_are_given_beside_the_probabilities():
+    assert base.generation(asked(logprobs=True, top_logprobs=5))["top_logprobs"] == 5
+    assert base.generation(asked(top_logprobs=0))["top_logprobs"] == 0
+    for fields, why in (
+        ({"top_logprobs": 5}, "top_logprobs: needs logprobs true (this engine)"),
+        (
+            {"logprobs": True, "top_logprobs": 21},
+            "top_logprobs: Input should be less than or equal to 20 (this engine)",
+        ),
+    ):
+        error = json.loads(base.generation(asked(**fields)).body)["error"]
+        assert (error["code"], error["message"]) == ("invalid_value", why)
 
 
 def test_labels_of_a_request_are_no_settings():

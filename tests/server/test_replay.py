@@ -13,17 +13,17 @@ from arislab.errors import PrerequisiteError
 from arislab.runs import rerun
 
 COLUMNS = ("status", "error", "llm_output", "finish_reason", "prompt_tokens", "completion_tokens", "logprob_mean")
-COLUMNS += ("logprob_tail", "logprob_window")
+COLUMNS += ("logprob_tail", "logprob_window", "first_token_logprobs")
 TEXT = "a b\u2028c \N{GRINNING FACE}"
 ROWS = [
-    ("ok", None, TEXT, "stop", 9, 3, None, None, None),
-    ("ok", None, "likely", "stop", 9, 1, -0.25, -0.125, -0.5),
-    ("ok", None, "of an older version", "stop", 9, 4, -0.25, None, None),
-    ("truncated", None, "to the lim", "length", 9, 160, None, None, None),
-    ("empty", None, "", "stop", 9, 0, None, None, None),
-    ("refused", None, "I will not", "stop", 9, 4, None, None, None),
-    ("refused", None, "cut by a filter", "content_filter", 9, 4, None, None, None),
-    ("error", '{"code":"invalid_prompt","message":"too long"}', None, None, None, None, None, None, None),
+    ("ok", None, TEXT, "stop", 9, 3, None, None, None, None),
+    ("ok", None, "likely", "stop", 9, 1, -0.25, -0.125, -0.5, '{"4":-0.25}'),
+    ("ok", None, "of an older version", "stop", 9, 4, -0.25, None, None, None),
+    ("truncated", None, "to the lim", "length", 9, 160, None, None, None, None),
+    ("empty", None, "", "stop", 9, 0, None, None, None, None),
+    ("refused", None, "I will not", "stop", 9, 4, None, None, None, None),
+    ("refused", None, "cut by a filter", "content_filter", 9, 4, None, None, None, None),
+    ("error", '{"code":"invalid_prompt","message":"too long"}', None, None, None, None, None, None, None, None),
 ]
 
 

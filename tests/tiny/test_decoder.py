@@ -31,21 +31,29 @@ def greedy(stock, chat, max_new_tokens=120):
 def test_log_probabilities_are_those_of_transformers_and_change_no_text(engine, stock):
     asked = requests(engine, 6, temperature=0.9, top_p=0.9, max_tokens=60)
     plain = engine.generate(asked)
-    answers = engine.generate([replace(one, logprobs=i != 2) for i, one in enumerate(asked)])
+    given = [replace(one, logprobs=i != 2, top_logprobs=(0, 3, 3, 20, 0, 1)[i]) for i, one in enumerate(asked)]
+    answers = engine.generate(given)
     assert [(a.text, a.completion_tokens) for a in answers] == [(a.text, a.completion_tokens) for a in plain]
     assert [a.logprobs is None for a in answers] == [False, False, True, False, False, False]
     assert all(a.logprobs is None for a in plain)
     tok, model = stock
-    for request, answer in zip(asked, answers, strict=True):
+    for request, answer in zip(given, answers, strict=True):
         if answer.logprobs is None:
             continue
-        assert "".join(token for token, _ in answer.logprobs).strip() == answer.text.strip()
+        assert "".join(token for token, *_ in answer.logprobs).strip() == answer.text.strip()
         prompt = tok.apply_chat_template(request.messages, add_generation_prompt=True, return_dict=True)["input_ids"]
         written = tok(answer.text, add_special_tokens=False)["input_ids"]
         with torch.inference_mode():
             logits = model(torch.tensor([[*prompt, *written]])).logits[0, len(prompt) - 1 : -1]
         known = logits.log_softmax(-1).gather(1, torch.tensor(written)[:, None]).squeeze(1)
-        assert [value for _, value in answer.logprobs] == pytest.approx(known.tolist(), abs=2e-4)
+        assert [value for _, value, _ in answer.logprobs] == pytest.approx(known.tolist(), abs=2e-4)
+        values, tokens = logits.log_softmax(-1).topk(request.top_logprobs)
+        assert [[q for _, q in top] for *_, top in answer.logprobs] == [
+            pytest.approx(row, abs=2e-4) for row in values.tolist()
+        ]
+        assert [[text for text, _ in top[:1]] for *_, top in answer.logprobs] == [
+            [tok.decode([token], skip_special_tokens=True) for token in row[:1]] for row in tokens.tolist()
+        ]
 
 
 @pytest.mark.parametrize("k", [0, 5])

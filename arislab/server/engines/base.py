@@ -106,6 +106,14 @@ def marked(failed: Result, **marks: int) -> Result:
     return Result(failed.line, failed.status, orjson.dumps(answer), failed.usage)
 
 
+Logprob = tuple[str, float, Sequence[tuple[str, float]]]
+"""Text and log-probability of a token, and those of the likeliest tokens at its place."""
+
+
+def _tokens(pairs: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"token": text, "logprob": value} for text, value in pairs]
+
+
 def completion(
     request: Request,
     *,
@@ -114,10 +122,12 @@ def completion(
     finish_reason: str,
     prompt_tokens: int,
     completion_tokens: int,
-    logprobs: Sequence[tuple[str, float]] | None = None,
+    logprobs: Sequence[Logprob] | None = None,
 ) -> Result:
     """A ``chat.completion`` whose bytes depend on nothing but the request and the text (and its log-probabilities)."""
-    tokens = None if logprobs is None else [{"token": token, "logprob": value} for token, value in logprobs]
+    tokens = None
+    if logprobs is not None:
+        tokens = [{"token": t, "logprob": p, "top_logprobs": _tokens(others)} for t, p, others in logprobs]
     digest = hashlib.sha256(f"{request.created_at}:{request.line}:{request.custom_id}".encode()).hexdigest()
     body = {
         "id": f"chatcmpl-{digest[:29]}",
@@ -166,6 +176,10 @@ class _Body(BaseModel):
     stop: str | list[str] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+
+_PROBABILITIES = ("logprobs", "top_logprobs")
 
 
 def generation(request: Request, *, takes_others: bool = False) -> dict[str, Any] | Result:
@@ -176,7 +190,7 @@ def generation(request: Request, *, takes_others: bool = False) -> dict[str, Any
         takes_others: Fields that only a model has are ignored, for an engine that has none.
     """
     # who has no model has no probabilities either
-    taken = [name for name in _Body.model_fields if name != "logprobs" or not takes_others]
+    taken = [name for name in _Body.model_fields if name not in _PROBABILITIES or not takes_others]
     if field := unsupported(request.body, taken, takes_others=takes_others):
         return failure(request.line, 400, "unsupported_parameter", refusal(*field, taken))
     try:
@@ -185,6 +199,8 @@ def generation(request: Request, *, takes_others: bool = False) -> dict[str, Any
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         return failure(request.line, 400, "invalid_value", f"{where}: {first['msg']} (this engine)")
+    if body.top_logprobs and not body.logprobs:
+        return failure(request.line, 400, "invalid_value", "top_logprobs: needs logprobs true (this engine)")
     seed = body.seed
     if seed is None:
         seed = int.from_bytes(hashlib.sha256(request.custom_id.encode()).digest()[:7])
@@ -200,5 +216,6 @@ def generation(request: Request, *, takes_others: bool = False) -> dict[str, Any
         "seed": seed,
         "chat_template_kwargs": body.chat_template_kwargs or None,
         "logprobs": bool(body.logprobs),
+        "top_logprobs": body.top_logprobs or 0,
         "stop": (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
     }

@@ -33,7 +33,6 @@ SAMPLING: dict[str, tuple[Any, ...]] = {
     "stop_token_ids": ([],),
     "include_stop_str_in_output": (False,),
     "skip_special_tokens": (True,),
-    "top_logprobs": (0,),
     "prompt_logprobs": (),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),

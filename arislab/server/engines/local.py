@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from arislab.errors import PrerequisiteError
-from arislab.server.engines.base import CHAT, Emit, Request, Result, completion, failure, generation, marked
+from arislab.server.engines.base import CHAT, Emit, Logprob, Request, Result, completion, failure, generation, marked
 from arislab.server.gate import Gate
 
 log = logging.getLogger("arislab.server")
@@ -185,7 +185,7 @@ class LocalEngine:
 
 
 _DIED = "the model's process died twice on this chunk of lines; see the server's log, then send the line again"
-_Answer = tuple[str, str, int, int, str | None, str, tuple[tuple[str, float], ...] | None]
+_Answer = tuple[str, str, int, int, str | None, str, tuple[Logprob, ...] | None]
 """The fields of ``decoder.Answer``, which the server process does not load."""
 
 

@@ -21,7 +21,7 @@ from arislab.errors import PrerequisiteError
 from arislab.server.engines.base import CHAT, Emit, Request, Result, completion, failure
 from arislab.server.gate import Gate
 
-_LOGPROBS = ("logprob_mean", "logprob_tail", "logprob_window")
+_LOGPROBS = ("logprob_mean", "logprob_tail", "logprob_window", "first_token_logprobs")
 
 
 class ReplayEngine:
