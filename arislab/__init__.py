@@ -6,7 +6,20 @@ The notebook decides, the package does, the lake remembers.
 __version__ = "0.1.0"
 
 _TYPED = {
-    *("ranges", "task", "structured", "batch", "lake", "scoring", "curate", "review", "icl", "finetune", "evaluate"),
+    *(
+        "ranges",
+        "task",
+        "structured",
+        "batch",
+        "lake",
+        "scoring",
+        "curate",
+        "review",
+        "judge",
+        "icl",
+        "finetune",
+        "evaluate",
+    ),
     *("models", "stats", "duplicates", "plots", "runs"),
 }
 """What a notebook names of arislab, in the order of the work."""

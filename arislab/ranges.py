@@ -25,6 +25,8 @@ WHOLE: dict[str, tuple[int, int, str]] = {
     "n_search": (1, _MANY, "validation candidates for the search"),
     "n_holdout": (1, _MANY, "validation candidates for the report"),
     "n_review": (1, _MANY, "rows to queue for review"),
+    "n_outputs": (0, _MANY, "outputs to judge; 0 for all"),
+    "top_logprobs": (0, 20, "tokens that the judge wavers between; 0: what it says counts"),
     "pool_size": (1, 1_000_000, "examples to choose from"),
     "seeds": (1, 100, "trainings of each set"),
     "budget": (1, _MANY, "requests that the search may spend"),
@@ -37,6 +39,7 @@ NUMBERS: dict[str, tuple[float, float, str]] = {
     "keep_threshold": (0.0, 1.0, "lowest quality to keep"),
     "keep_precision": (0.0, 1.0, "share of the kept rows that people would approve, for keep_rule 'precision'"),
     "below_cut": (0.0, 1.0, "share of the queue that is drawn from below the cut"),
+    "max_unread": (0.0, 1.0, "share of the tried answers that may be no number"),
     "max_scorer_failures": (0.0, 1.0, "share of the rows on which scorers may fail"),
     "scorer_timeout_s": (0.001, 86_400.0, "longest that a scorer may take for a row, s"),
     "margin": (-1.0, 1.0, "smallest gain in quality that is worth a promotion"),
@@ -57,7 +60,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 """Name to the words that it may be."""
 TEXTS = ("task", "base_url", "base_model", "use_case", "use_case_column")
 """Names of texts that must not be empty or blank."""
-MAY_BE_EMPTY = ("model", "embedding_model", "one_per", "examples")
+MAY_BE_EMPTY = ("model", "judge_model", "embedding_model", "one_per", "examples")
 """Names of texts of which an empty one, or None, is the default."""
 OTHERS = (
     "usd_per_million",
@@ -67,12 +70,14 @@ OTHERS = (
     "repair",
     "keep_approved",
     "logprobs",
+    "pairs",
     "system_role",
     "chat_template_kwargs",
 )
 """Names of what has a rule of its own, see ``check``."""
 ELSEWHERE = {
     "model": "batch.Server.model",
+    "judge_model": "judge.Judge",
     "embedding_model": "icl.embedder",
     "examples": "icl.of_file",
     "approve": "curate.approved",
@@ -114,7 +119,7 @@ def check(**given: Any) -> None:
     Args:
         given: Parameters by name: those of ``WHOLE``, ``NUMBERS``, ``FRACTIONS`` and ``CHOICES``; ``usd_per_million``
             (none, or two prices from 0 on); ``resend`` (statuses of ``batch.ASK``); ``pinned`` and ``banned`` (ids of
-            examples); ``repair``, ``keep_approved`` and ``logprobs`` (true or false); ``system_role`` and
+            examples); ``repair``, ``keep_approved``, ``logprobs`` and ``pairs`` (true or false); ``system_role`` and
             ``chat_template_kwargs`` (see chat); those of ``MAY_BE_EMPTY``; every other one is a text that must not be
             empty or blank.
 
@@ -150,7 +155,7 @@ def _check_other(name: str, value: Any) -> None:
                 "usd_per_million must be two prices in USD, of a million prompt tokens and of a million answer "
                 f"tokens, or empty, got {value!r}."
             )
-    elif name in ("repair", "keep_approved", "logprobs"):
+    elif name in ("repair", "keep_approved", "logprobs", "pairs"):
         if not isinstance(value, bool):
             raise ParameterError(f"{name} must be True or False, got {value!r}; write it without quotes.")
     elif not is_list:  # a text would be read letter by letter

@@ -14,10 +14,11 @@ A user with another domain writes one such file and nothing else::
     GOLD = [{"output": "Printer on floor 3 is out of toner."}]  # every scorer must give 1.0
     BAD = [{"output": ""}]  # quality must be below 1.0
 
-Optional: SCHEMA (JSON schema of the answer), difficulty(candidate) -> 0..1, category(candidate) -> str, and REPORT, a
-dict as SCORERS is: scorers that phase 5 judges by, and phases 2 to 4 never see, so that what chose the training rows is
-not what says how good the model became. A scorer that asks for ``gold`` is given the reference answer, and says nothing
-where there is none.
+Optional: SCHEMA (JSON schema of the answer), difficulty(candidate) -> 0..1, category(candidate) -> str; REPORT, a dict
+as SCORERS is: scorers that phase 5 judges by, and phases 2 to 4 never see, so that what chose the training rows is not
+what says how good the model became; and RUBRIC, a dict of name: what a good answer does, for a judge (``judge.ipynb``),
+whose scores vote where WEIGHTS names judge_<name>. A scorer that asks for ``gold`` is given the reference answer, and
+says nothing where there is none.
 What goes wrong in the file is one message with the file, the line, the function, the row and what the row holds.
 This module does not know what any task asks.
 """
@@ -31,7 +32,7 @@ import numbers
 import os
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -43,6 +44,9 @@ from arislab.system import paths
 Scorer = Callable[..., float | bool | None]
 NO_EXIT = (Exception, SystemExit)
 """What foreign code may raise; an interrupt from the keyboard passes."""
+
+WINS = "wins"
+"""What stands in the place of a criterion where a judge compares two answers."""
 
 FAILED = "scorer failed: "
 """How the reason of a row begins on which a scorer failed."""
@@ -68,6 +72,10 @@ class Task:
     """Name to weight > 0; quality is the weighted mean."""
     report: Mapping[str, Scorer | str] = field(default_factory=dict)
     """What phase 5 judges by: name to function, as in scorers, or to the column of a stored score; none: those."""
+    rubric: Mapping[str, str] = field(default_factory=dict)
+    """Criterion to what a good answer does, for a judge; each is asked for alone."""
+    votes: Mapping[str, float] = field(default_factory=dict)
+    """Criterion, or ``WINS``, to its weight > 0 beside the scorers; without one a judge has no vote."""
     schema: dict[str, Any] | None = None
     """JSON schema of the answer; null if it is free text."""
     difficulty: Callable[[dict[str, Any]], float | None] | None = None
@@ -185,8 +193,10 @@ def load(name: str | Path) -> Task:
             raise TaskError(
                 f"task file {path.name} has no {need}; add {need}: {how} (see notebooks/tasks/candidate_evaluation.py)."
             )
-    scorers, weights = names["SCORERS"], names["WEIGHTS"]
-    _check_scorers(path.name, scorers, weights)
+    scorers, weights, rubric = names["SCORERS"], names["WEIGHTS"], names.get("RUBRIC", {})
+    _check_rubric(path.name, rubric)
+    votes = {f"judge_{criterion}": criterion for criterion in (*rubric, WINS)} if rubric else {}
+    _check_scorers(path.name, scorers, weights, [*votes])
     _check_report(path.name, names.get("REPORT", {}))
     _check_others(path.name, names)
     return Task(
@@ -198,6 +208,8 @@ def load(name: str | Path) -> Task:
         scorers=scorers,
         weights={name: number(weights[name]) or 0.0 for name in scorers},  # each is above 0, as checked
         report=names.get("REPORT", {}),
+        rubric=rubric,
+        votes={votes[name]: number(weight) or 0.0 for name, weight in weights.items() if name in votes},
         schema=names.get("SCHEMA"),
         difficulty=_guarded(path, "difficulty", names["difficulty"], number) if names.get("difficulty") else None,
         category=_guarded(path, "category", names["category"], _name) if names.get("category") else None,
@@ -360,7 +372,7 @@ def _candidate_failure(error: BaseException, path: Path, name: str, candidate: d
     return failure(error, file=path, function=name, row=row, holds=holds)
 
 
-def _check_scorers(file: str, scorers: Any, weights: Any) -> None:
+def _check_scorers(file: str, scorers: Any, weights: Any, judges: Sequence[str]) -> None:
     if not isinstance(scorers, dict) or not scorers:
         raise TaskError(
             f"task file {file}: SCORERS must be a dict of name: function with at least one entry, got "
@@ -374,15 +386,41 @@ def _check_scorers(file: str, scorers: Any, weights: Any) -> None:
             raise TaskError(
                 f"task file {file}: scorer {name!r} has no weight; {closest(name, weights)}. Add it to WEIGHTS."
             )
-        if not _is_weight(weights[name]):
+        if name in judges:
             raise TaskError(
-                f"task file {file}: WEIGHTS[{name!r}] is {in_short(weights[name])}; it must be a number > 0 (leave a "
+                f"task file {file}: a scorer and a criterion of RUBRIC are both called {name!r}; rename one."
+            )
+    for name, weight in weights.items():
+        if not _is_weight(weight):
+            raise TaskError(
+                f"task file {file}: WEIGHTS[{name!r}] is {in_short(weight)}; it must be a number > 0 (leave a "
                 "scorer out to switch it off)."
             )
-    unused = sorted(set(weights) - set(scorers))
+    unused = sorted(set(weights) - {*scorers, *judges}, key=str)
     if unused:
         raise TaskError(
-            f"task file {file}: WEIGHTS names {unused[0]!r}, which is no scorer; {closest(unused[0], scorers)}."
+            f"task file {file}: WEIGHTS names {unused[0]!r}, which is no scorer; "
+            f"{closest(str(unused[0]), [*scorers, *judges])}."
+        )
+
+
+def _check_rubric(file: str, rubric: Any) -> None:
+    is_rubric = isinstance(rubric, dict) and all(
+        isinstance(name, str) and name.isidentifier() and isinstance(text, str) and text.strip()
+        for name, text in rubric.items()
+    )
+    if not is_rubric:
+        raise TaskError(
+            f"task file {file}: RUBRIC must be a dict of name: what a good answer does (text), under identifiers as "
+            f"names, got {in_short(rubric)}."
+        )
+    if len(set(rubric.values())) < len(rubric):
+        raise TaskError(
+            f"task file {file}: two criteria of RUBRIC say the same; each would be asked twice: leave one out."
+        )
+    if WINS in rubric:
+        raise TaskError(
+            f"task file {file}: RUBRIC has a criterion {WINS!r}, as comparing two answers is called; rename it."
         )
 
 

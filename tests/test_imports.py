@@ -47,6 +47,7 @@ ARROWS: dict[str, set[str] | str] = {
         "structured",
         "task",
     },  # batch: the question in a list of messages; stats: what explains a cut, with its interval
+    "judge": {"batch", "curate", "stats", "task"},  # curate: the messages that an output answers
     "evaluate": {"batch", "duplicates", "models", "questions", "scoring", "stats", "task"},  # models: old names
     "icl": {"batch", "bm25", "chat", "evaluate", "task"},
     "finetune": {"__init__", "chat", "tiny"},  # __init__: the version, which goes into an adapter's manifest

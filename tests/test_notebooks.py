@@ -122,7 +122,7 @@ def test_a_phase_ends_with_its_headline_and_an_account(path):
 
 @pytest.mark.slow
 def test_all_notebooks_run_with_their_defaults(notebooks_run):
-    """nbval-lax executes every cell of all seven in one root, in order: this is the demo, by hand."""
+    """nbval-lax executes every cell of all eight in one root, in order: this is the demo, by hand."""
     code_of_exit, printed = notebooks_run.wait(1800)
     assert code_of_exit == 0, printed[-6000:]
     n_cells = sum(len(code(path)) for path in NOTEBOOKS)

@@ -382,7 +382,7 @@ sys.exit(pytest.main(options + sys.argv[1:]))
 
 
 class NotebooksBeside:
-    """nbval executes every cell of all seven notebooks in one root, in order, in a process beside this one."""
+    """nbval executes every cell of all eight notebooks in one root, in order, in a process beside this one."""
 
     def __init__(self):
         self._folder = Path(tempfile.mkdtemp(prefix="arislab-test-notebooks-"))

@@ -60,7 +60,7 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
         candidate = people[row["candidate_id"]]
         if not row["messages"]:  # the answer is to its own question, not to the first of its name
             candidate = questions.about(candidate, row.get("input"))
-        messages = json.loads(row["messages"]) if row["messages"] else task.to_messages(candidate)
+        messages = messages_of(row, candidate, task)
         facts = _facts(row, candidate, task)
         rows.append(
             {
@@ -83,6 +83,20 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
             }
         )
     return pl.DataFrame(rows, schema=_SCHEMA)  # one row per kept example
+
+
+def messages_of(row: Mapping[str, Any], candidate: dict[str, Any], task: Task) -> list[dict[str, Any]]:
+    """Return the messages that an output answers: those of its record, else as the task writes them.
+
+    Args:
+        row: messages (JSON, null: unknown), and input (null: unknown), the question of its own.
+        candidate: Behind it, its profile parsed.
+        task: Writes messages.
+    """
+    if row["messages"]:
+        recorded: list[dict[str, Any]] = json.loads(row["messages"])
+        return recorded
+    return task.to_messages(questions.about(candidate, row.get("input")))
 
 
 def none() -> pl.DataFrame:

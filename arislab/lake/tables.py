@@ -114,12 +114,51 @@ TABLES: dict[str, Contract] = {
             "metadata": _text("JSON object with the columns kept at import; null otherwise"),
         },
     ),
+    "judgements": Contract(
+        "One row per question to a judge; the permanent record of what it said.",
+        ("request_id",),
+        {
+            "request_id": _text("name of the request: a digest of everything that was asked", required=True),
+            "custom_id": _text("output that was judged; of two, the one shown first", required=True),
+            "other_id": _text("output that it was compared with; null: it was judged alone"),
+            "task": _text("name of the task file", required=True),
+            "criterion": _text("name in its RUBRIC; wins where two were compared", required=True),
+            "swapped": Column(_FLAG, "true: the scale, or the two answers, the other way round", required=True),
+            "judge": _text("model name as sent to the server", required=True),
+            "rubric_version": _text("first 12 hex of the sha256 of prompt and criterion", required=True),
+            "params": _text("JSON object: temperature, max_tokens and others, without the seed", required=True),
+            "asked_sha256": _text("sha256 of the question that the judge read", required=True),
+            "shown_sha256": _text("sha256 of the answer; a score is of no other text", required=True),
+            "other_sha256": _text("sha256 of the answer shown second; null: there was none"),
+            "score": _number(
+                "0..1; of two, the chance that the one shown first is better; null: see reason", low=0, high=1
+            ),
+            "reason": _text("why there is no score; null if there is one"),
+            "status": _text("what became of the request", required=True, allowed=STATUSES),
+            "llm_output": _text("text of the judge's answer, untouched; null if none came"),
+            "error": _text("JSON: what the server said; null if an answer came"),
+            "finish_reason": _text("stop, length, content_filter; null if none came"),
+            "prompt_tokens": Column(_INTEGER, "tokens of the prompt; null if the server did not say", low=0),
+            "completion_tokens": Column(_INTEGER, "tokens of the answer; null if the server did not say", low=0),
+            "first_token_logprobs": _text("as in training_data_raw; of them the score is the mean"),
+            "request_sha256": _text("sha256 of the canonical request body"),
+            "stem": _text("name of the question: as request_id, but without max_tokens"),
+            "model_returned": _text("model name that the server gave with the answer; null if it gave none"),
+            "attempt": Column(
+                pl.Int32, "how often the request had been sent, from 1; null: never", low=1, volatile=True
+            ),
+            "batch_id": _text("batch that brought the row; null if none did", volatile=True),
+        },
+    ),
     "training_data_scored": Contract(
         "One row per output and scorer set.",
         ("custom_id", "scorer_version"),
         {
             "custom_id": _text("request whose output was scored", required=True),
-            "scorer_version": _text("first 12 hex of the sha256 of the task file", required=True),
+            "scorer_version": _text(
+                "first 12 hex of the sha256 of the task file; after + those of a judge, and of what was learned",
+                required=True,
+            ),
             "candidate_id": _text("candidate that was asked about", required=True),
             "task": _text("name of the task file", required=True),
             "quality": _number(

@@ -5,7 +5,7 @@ legends to decode; counts of rows stand in the titles; rows without a value are 
 arms, columns and categories are shown as they are: two dollar signs in one are no formula.
 """
 
-from arislab.plots.answers import bias, funnel, precision_curve, quality_distribution, reliability, tokens
+from arislab.plots.answers import bias, funnel, precision_curve, quality_distribution, reliability, tokens, two_orders
 from arislab.plots.comparisons import arms, losses
 from arislab.plots.searches import effects, trials
 
@@ -20,4 +20,5 @@ __all__ = [
     "reliability",
     "tokens",
     "trials",
+    "two_orders",
 ]

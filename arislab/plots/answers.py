@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _BANDS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)  # of quality; the last one includes 1
 _BAND_COLOURS = ("#c3ccd6", "#a8cbe6", "#6fa8d6", "#3380bd", "#10518c")
+_NAMED = 9  # criteria that have room for their names beside a figure
 
 
 def quality_distribution(
@@ -121,6 +122,37 @@ def reliability(bins: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     ax.set_xlim(-0.02, 1.02)
     ax.set_ylim(-0.02, 1.05)
     style.note(ax, "on the line: said as it is")
+    return ax
+
+
+def two_orders(scores: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
+    """Draw what a judge said of each answer one way round beside what it said the other way round.
+
+    Args:
+        scores: Columns criterion, first and second (0..1, null: no number): one row an answer and criterion.
+        ax: Where to draw.
+    """
+    ax = style.axes(ax, height=3.6)
+    known = scores.drop_nulls(["first", "second"])
+    style.apply(ax, title=f"Said twice ({known.height:,} of {scores.height:,} answers with both scores)")
+    ax.set_xlabel("score, the one way round")
+    ax.set_ylabel("score, the other")
+    if not known.height:
+        return style.empty(ax)
+    ax.plot([0, 1], [0, 1], color=style.GREY, lw=1.2)
+    counted = known.group_by("criterion", "first", "second").len().sort("criterion", "first", "second")
+    most = counted["len"].max()
+    for i, ((name,), part) in enumerate(counted.group_by("criterion", maintain_order=True)):
+        colour = style.ARM_COLOURS[i % len(style.ARM_COLOURS)]
+        sizes = 10 + 150 * (part["len"] / most).to_numpy()  # area: answers with these two scores
+        points = part["first"].to_numpy(), part["second"].to_numpy()
+        ax.scatter(*points, s=sizes, color=colour, alpha=0.55, lw=0, zorder=3)
+        if i < _NAMED:
+            words = style.text(colour, ha="left", va="center")
+            ax.text(1.02, 0.95 - 0.1 * i, style.in_short(str(name), 22), transform=ax.transAxes, **words)
+    ax.set_xlim(-0.05, 1.05)
+    ax.set_ylim(-0.05, 1.08)
+    style.note(ax, "on the line: the order changed nothing")
     return ax
 
 

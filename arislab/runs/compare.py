@@ -95,7 +95,7 @@ def _cells(run: dict[str, Any]) -> tuple[list[dict[str, Any]], int] | None:
 def level_of(run: dict[str, Any]) -> str:
     """Return V2 for a run that asked a model or people, V1 for any other."""
     has_people = bool(run["tables_read"].get("reviews", {}).get("rows"))
-    return "V2" if has_people or "training_data_raw" in run["tables_written"] else "V1"
+    return "V2" if has_people or {"training_data_raw", "judgements"} & {*run["tables_written"]} else "V1"
 
 
 def within(before: dict[str, Any], now: dict[str, Any]) -> Verdict:

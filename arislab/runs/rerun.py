@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from arislab import __version__
 from arislab.errors import PrerequisiteError
 from arislab.lake import Lake
@@ -156,25 +154,27 @@ def _answers(run: dict[str, Any], into: Path) -> Path | None:
     asked = [server for server in run.get("servers", []) if "models" in server]
     if not asked:
         return None
-    rows = pl.DataFrame()
-    if written := run["tables_written"].get("training_data_raw"):
-        columns = ["custom_id", "status", "error", "llm_output", "finish_reason", "prompt_tokens", "completion_tokens"]
-        columns += [
-            "logprob_mean",
-            "logprob_tail",
-            "logprob_window",
-            "first_token_logprobs",
-            "model_returned",
-            "tool_calls",
-        ]
-        lake = Lake(root_of(run) / "data" / "lake")
-        where = {"run_id": run["run_id"]}
-        rows = lake["training_data_raw"].read(columns=columns, where=where, version=written["version"])
+    lake, parts = Lake(root_of(run) / "data" / "lake"), []
+    for table, (name, *more) in _ANSWERS.items():
+        if written := run["tables_written"].get(table):
+            where = {"run_id": run["run_id"]}
+            rows = lake[table].read(columns=[name, *_ANSWER, *more], where=where, version=written["version"])
+            parts.append(rows.rename({name: "custom_id"}))
     path = into / "answers.jsonl"
-    path.write_bytes(
-        json.dumps({"connections": _connections(run["servers"])}).encode() + b"\n" + rows.write_ndjson().encode()
-    )
+    recorded = "".join(rows.write_ndjson() for rows in parts)
+    path.write_bytes(json.dumps({"connections": _connections(run["servers"])}).encode() + b"\n" + recorded.encode())
     return path
+
+
+_ANSWER = (
+    "status", "error", "llm_output", "finish_reason", "prompt_tokens", "completion_tokens", "first_token_logprobs",
+    "model_returned",
+)  # fmt: skip
+_ANSWERS = {
+    "training_data_raw": ("custom_id", "logprob_mean", "logprob_tail", "logprob_window", "tool_calls"),
+    "judgements": ("request_id",),
+}
+"""Tables of answers: the column that names the request, and what they know of an answer beside ``_ANSWER``."""
 
 
 def _connections(servers: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -228,6 +228,14 @@ WEIGHTS = {
     "length": 0.05,
 }
 
+# ---- what a judge is asked, a criterion a request (judge.ipynb); its scores vote where WEIGHTS names judge_<name>
+
+RUBRIC = {
+    "grounded": "Everything that the answer says about the candidate stands in the profile.",
+    "fair": "The score and the recommendation follow from how well the profile meets the needs and the years asked for.",
+    "useful": "The strengths and concerns are those that somebody who hires for this role would want to know.",
+}
+
 
 # ---- metadata
 

@@ -209,6 +209,13 @@ def structured(output):
 
 
 SCORERS = {f.__name__: f for f in (answers, complete, no_loop, not_an_echo, on_topic, developed, structured)}
+# what a judge is asked, a criterion a request (judge.ipynb); its scores vote where WEIGHTS names judge_<name>
+RUBRIC = {
+    "correct": "What the answer says is true, and what it works out is right.",
+    "follows": "The answer does all that was asked, in the form that was asked for, and nothing else.",
+    "helpful": "Somebody who asked this would be helped by the answer as it stands.",
+}
+
 WEIGHTS = {
     "answers": 0.2,
     "complete": 0.1,

@@ -287,8 +287,12 @@ WITH_NAMES = {
     "bias of a column of numbers": of_column,
     "bias of a column of categories": of_column_of_categories,
     "quality_distribution": of_score,
+    "two_orders": lambda name: (plots.two_orders(ORDERS.with_columns(criterion=pl.lit(name))).figure, name),
     "explorer": explorer,
 }
+
+
+ORDERS = pl.DataFrame({"criterion": ["a"] * 4, "first": [0.5, 0.5, 0.25, None], "second": [0.75, 0.75, 0.5, 0.5]})
 
 
 def texts(figure):
@@ -330,6 +334,15 @@ def test_the_curve_of_precision_shows_labels_interval_and_cut():
     assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[0.95, 0.8, 0.6], [0.2, 0.7, 1.0]]
     nobody = curve.with_columns(n=pl.lit(0), precision=pl.lit(float("nan")))
     assert "no rows" in texts(plots.precision_curve(nobody).figure)
+
+
+def test_two_orders_show_how_many_answers_have_which_two_scores():
+    ax = plots.two_orders(ORDERS)
+    assert "Said twice (3 of 4 answers with both scores)" in texts(ax.figure)
+    (points,) = ax.collections
+    assert points.get_offsets().tolist() == [[0.25, 0.5], [0.5, 0.75]]
+    assert points.get_sizes()[1] == max(points.get_sizes())
+    assert "no rows" in texts(plots.two_orders(ORDERS.with_columns(first=pl.lit(None, pl.Float64))).figure)
 
 
 def test_reliability_shows_each_bin_with_its_interval():
