@@ -237,7 +237,8 @@ def _write(
     if not dry_run:
         # candidates first: a loss in between leaves people without answers, not answers about nobody
         lake["candidates"].upsert(stand.frame)
-        lake["training_data_raw"].upsert(raw.join(_telling_more(raw, recorded), on="custom_id", how="anti"))
+        new = raw.join(_telling_more(raw, recorded), on="custom_id", how="anti")
+        lake["training_data_raw"].upsert(new.join(_unchanged(new, lake, recorded), on="custom_id", how="anti"))
     return account.ended(lines, placed, dry_run=dry_run)
 
 
@@ -254,6 +255,17 @@ def _telling_more(raw: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFrame:
     """
     new = raw.select("custom_id", _new=_weight())
     return recorded.join(new, on="custom_id").filter(_weight() > pl.col("_new"))
+
+
+def _unchanged(raw: pl.DataFrame, lake: Any, recorded: pl.DataFrame) -> pl.DataFrame:
+    """Return the ids of rows that are recorded word for word.
+
+    They keep when they came, on which it depends what a review queue could have drawn.
+    """
+    if not raw.join(recorded, on="custom_id", how="semi").height:
+        return raw.select("custom_id").clear()
+    known = lake["training_data_raw"].read(columns=raw.columns, where={"task": raw["task"][0]})
+    return known.join(raw.cast(dict(known.schema)), on=raw.columns, how="semi", nulls_equal=True).select("custom_id")
 
 
 def _recorded(raw: pl.DataFrame, recorded: pl.DataFrame) -> list[str]:

@@ -179,6 +179,20 @@ def test_an_answer_that_an_older_import_respelled_is_said(lake, tmp_path):
     assert lake["training_data_raw"].rows == 4
 
 
+def test_what_is_imported_again_word_for_word_keeps_when_it_came(lake, tmp_path):
+    task = load("instruction_following")
+    columns = {"input": "q", "output": "a", "read": READ, "id": "who"}
+    table = "who,q,a\nann,How much?,{}\nann,How many?,12\nbob,Why?,\n"
+    importing.outputs(lake, write(tmp_path / "o.csv", table.format("1.5")), task, **columns)
+    first = dict(lake["training_data_raw"].read().select("input", "created_at").iter_rows())
+    importing.outputs(lake, write(tmp_path / "o.csv", table.format("1.5")), task, **columns)
+    assert dict(lake["training_data_raw"].read().select("input", "created_at").iter_rows()) == first
+    importing.outputs(lake, write(tmp_path / "o.csv", table.format("1.6")), task, **columns)
+    rows = lake["training_data_raw"].read().filter(pl.col("created_at") > max(first.values()))
+    assert rows.select("input", "llm_output").rows() == [("How much?", "1.6")]
+    assert lake["training_data_raw"].rows == 4  # what was said before stays
+
+
 def test_a_conversation_that_an_older_import_cut_moves_to_its_candidate_in_the_same_split(lake, tmp_path):
     body = {"model": "m", "messages": [{"role": "user", "content": q} for q in ("First?", "Go on.")]}
     body["messages"].insert(1, {"role": "assistant", "content": "Yes."})
