@@ -28,6 +28,8 @@ RECORDED = "quality_model.json"
 _FOLDS = 5
 _LEAST_OF_A_KIND = 10
 """Labels of the rarer kind below which nothing is learned: two a fold."""
+_LEAST_OF_A_CATEGORY = 20
+"""Labels of a category below which nothing is said of it alone."""
 _N_ERRORS = 200
 """Resamples for the interval of a calibration error."""
 _SIDES: tuple[Literal["right"], Literal["left"]] = ("right", "left")
@@ -97,6 +99,9 @@ class Learned:
     error_high (95 %, of the labels at hand), n, used."""
     reliability: pl.DataFrame = field(default_factory=pl.DataFrame)
     """One row per bin of the cross-fitted chance: chance, approved, low, high, n."""
+    by_category: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """One row per category of at least 20 labels: category, chance (mean, cross-fitted), approved, low, high (95 %),
+    calibration_error, error_low, error_high (95 %, of few labels well above 0 by chance alone), n."""
 
     def __repr__(self) -> str:
         if self.model is None:
@@ -216,7 +221,13 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
     for i, fold in enumerate(folds):
         number[fold] = i
     own = rows.select("custom_id", fold=pl.Series(number), held=pl.Series(chances[used], dtype=pl.Float64))
-    return Learned("", n, model, tuple(folded[used]), own, worth, _reliability(chances[used], data))
+    known = labels.population
+    by_category = pl.DataFrame()
+    if "category" in known.columns:
+        categories = rows.join(known.select("custom_id", _of="category"), on="custom_id", maintain_order="left")["_of"]
+        by_category = _by_category(chances[used], data, categories, seed=seed)
+    bins = _reliability(chances[used], data)
+    return Learned("", n, model, tuple(folded[used]), own, worth, bins, by_category)
 
 
 def _too_few(n: int, n_good: int, signals: Sequence[str]) -> str:
@@ -376,14 +387,39 @@ def _worth(
     by_way = chances | {"rules": data.rows["quality"].to_numpy().astype(float)}
     resampled, rows = data.resampled(seed, _N_ERRORS), []
     for name, area in sorted(areas.items()):
-        error = calibration_error(by_way[name], data.good, data.weights)
-        # of the labels at hand: few of them make bins that miss by chance, in the estimate as in each resample
-        errors = [calibration_error(by_way[name], data.good, data.weights * times) for times in resampled]
-        low, high = np.nanquantile(errors, [0.025, 0.975])
-        rows.append((name, area.mean, area.low, area.high, error, float(low), float(high), area.n, name == used))
+        error = _error(by_way[name], data, resampled, np.arange(data.rows.height))
+        rows.append((name, area.mean, area.low, area.high, *error, area.n, name == used))
     types = [pl.String, *[pl.Float64] * 6, pl.Int64, pl.Boolean]
     names = ["signal", "auc", "low", "high", "calibration_error", "error_low", "error_high", "n", "used"]
     return pl.DataFrame(rows, schema=dict(zip(names, types, strict=True)), orient="row")  # one row per way to rank
+
+
+def _error(
+    chances: Floats, data: _Data, resampled: Sequence[Floats], some: NDArray[np.int64]
+) -> tuple[float, float, float]:
+    """Return the calibration error of some rows with its interval.
+
+    It is of the labels at hand: few of them make bins that miss by chance, in the estimate as in each resample.
+    """
+    error = calibration_error(chances[some], data.good[some], data.weights[some])
+    errors = [calibration_error(chances[some], data.good[some], (data.weights * times)[some]) for times in resampled]
+    low, high = np.nanquantile(errors, [0.025, 0.975])
+    return error, float(low), float(high)
+
+
+def _by_category(chances: Floats, data: _Data, categories: pl.Series, *, seed: int) -> pl.DataFrame:
+    resampled, rows = data.resampled(seed, _N_ERRORS), []
+    for name in categories.drop_nulls().unique().sort():
+        some = np.flatnonzero((categories == name).fill_null(value=False).to_numpy())
+        if len(some) >= _LEAST_OF_A_CATEGORY:
+            weights = np.maximum(data.rows["weight"].to_numpy()[some], 1.0)
+            share = stats.share(data.good[some], weights).interval
+            said = float(np.average(chances[some], weights=weights))
+            error = _error(chances, data, resampled, some)
+            rows.append((name, said, share.mean, share.low, share.high, *error, len(some)))
+    names = ["category", "chance", "approved", "low", "high", "calibration_error", "error_low", "error_high", "n"]
+    types = [pl.String, *[pl.Float64] * 7, pl.Int64]
+    return pl.DataFrame(rows, schema=dict(zip(names, types, strict=True)), orient="row")  # one row per category
 
 
 def calibration_error(chances: Floats, good: Floats, weights: Floats, *, n_bins: int = 10) -> float:

@@ -264,8 +264,8 @@ def _unchanged(raw: pl.DataFrame, lake: Any, recorded: pl.DataFrame) -> pl.DataF
     """
     if not raw.join(recorded, on="custom_id", how="semi").height:
         return raw.select("custom_id").clear()
-    known = lake["training_data_raw"].read(columns=raw.columns, where={"task": raw["task"][0]})
-    return known.join(raw.cast(dict(known.schema)), on=raw.columns, how="semi", nulls_equal=True).select("custom_id")
+    known: pl.DataFrame = lake["training_data_raw"].read(columns=raw.columns, where={"task": raw["task"][0]})
+    return known.join(raw.cast(known.schema), on=raw.columns, how="semi", nulls_equal=True).select("custom_id")
 
 
 def _recorded(raw: pl.DataFrame, recorded: pl.DataFrame) -> list[str]:

@@ -38,6 +38,27 @@ def study(n=1_200, *, n_labels=200, seed=0, tells=(2.0, 0.0), noise=1.0):
     return Labels(frame.sort("custom_id"), scored, 0, 0), scored, groups, good
 
 
+def test_a_category_of_which_people_think_otherwise_shows_that_what_is_said_of_it_is_wrong():
+    labels, scored, groups, _ = study(n_labels=400)
+    names = pl.Series(["law", "sales", "sales", "sales", None] * 240)
+    is_law = dict(zip(scored["custom_id"], names == "law", strict=True))
+    strict = labels.frame.with_columns(
+        good=pl.col("good") & ~pl.col("custom_id").replace_strict(is_law).fill_null(value=False)
+    )
+    rare = names.scatter([1], "rare")
+    found = curate.learn(Labels(strict, scored.with_columns(category=rare), 0, 0), scored, groups)
+    rows = {row["category"]: row for row in found.by_category.to_dicts()}
+    assert list(rows) == ["law", "sales"]
+    n = {
+        name: labels.frame["custom_id"].is_in(scored["custom_id"].filter(rare == name).implode()).sum() for name in rows
+    }
+    assert {name: row["n"] for name, row in rows.items()} == n
+    assert (rows["law"]["approved"], rows["law"]["high"] < rows["law"]["chance"]) == (0.0, True)
+    assert rows["law"]["error_low"] > rows["sales"]["error_high"]
+    assert rows["sales"]["low"] < rows["sales"]["approved"] < rows["sales"]["high"]
+    assert curate.learn(labels, scored, groups).by_category.is_empty()
+
+
 def test_the_signal_that_tells_is_used_alone_where_another_adds_nothing():
     labels, scored, groups, good = study()
     found = curate.learn(labels, scored, groups)
