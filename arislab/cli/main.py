@@ -23,7 +23,7 @@ from arislab.system.text import print
 def run(
     context: typer.Context,
     phase: Annotated[
-        str | None, typer.Argument(help="generate, curate, icl, finetune, evaluate, or FILE.ipynb.")
+        str | None, typer.Argument(help="generate, curate, icl, finetune, evaluate, judge, or FILE.ipynb.")
     ] = None,
     parameters: Annotated[
         list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="A parameter of the notebook; repeat it.")
@@ -63,7 +63,7 @@ _VERBS: dict[str, dict[str, tuple[Any, str]]] = {
         "lab": (lab, "Open notebooks and records of a root in JupyterLab."),
     },
     "Phases": {
-        "run": (run, "Run one phase: generate, curate, icl, finetune or evaluate."),
+        "run": (run, "Run one phase (generate, curate, icl, finetune, evaluate), or another notebook: judge."),
         "resume": (run_commands.resume, "Go on from a run that did not end well."),
     },
     "Data": {

@@ -32,7 +32,7 @@ PHASES = {
     "finetune": "4_finetune.ipynb",
     "evaluate": "5_evaluate.ipynb",
 }
-"""Name to notebook, in the order in which ``arislab demo`` runs them; any other notebook runs by its path."""
+"""Name to notebook, in the order in which ``arislab demo`` runs them; any other runs by its name, or by its path."""
 
 
 def execute(
@@ -53,7 +53,7 @@ def execute(
     A notebook that fails or is interrupted is a record with that status, not an exception.
 
     Args:
-        phase: ``curate``, ``2_curate``, or the path of any notebook.
+        phase: ``curate``, ``2_curate``, ``judge`` (a notebook beside them), or the path of any notebook.
         given: Parameters; text is read as the type that the notebook declares.
         root: Folder of ``data/`` and ``papermill_runs/``.
         notebooks: Folder of the notebooks; default: the lab's.
@@ -166,11 +166,14 @@ def find_notebook(phase: str, notebooks: Path | None = None) -> tuple[str, Path]
             raise PrerequisiteError(f"there is no notebook {phase}; give its path, or one of {', '.join(PHASES)}.")
         return stems.get(path.stem) or phase_of(path.stem), path.resolve()
     name = stems.get(phase, phase)
-    if name not in PHASES:
+    if name in PHASES:
+        return name, (notebooks / PHASES[name]).resolve()
+    others = {path.stem: path for path in notebooks.glob("*.ipynb") if path.stem not in stems}
+    if name not in others:
         raise PrerequisiteError(
-            f"there is no phase {phase!r}; {closest(phase, PHASES)}; or give the path of a notebook."
+            f"there is no phase {phase!r}; {closest(phase, [*PHASES, *others])}; or give the path of a notebook."
         )
-    return name, (notebooks / PHASES[name]).resolve()
+    return phase_of(name), others[name].resolve()
 
 
 def phase_of(name: str) -> str:

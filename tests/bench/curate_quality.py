@@ -9,7 +9,9 @@ Then reviewers who know the truth decide on queues of 50 to 1,000 rows (the cut 
 draw, and it prints what was learned from them, means over the draws: how often anything was; AUC, precision in the best
 fifth and calibration error of the learned quality on all rows, beside the best signal's; and of the estimate of the
 share of good rows: how often its 95 % interval holds the truth, and its width beside that of the labels alone. The same
-with judges that are right with a chance of 0.9, 0.7 and 0.5 in the place of the other signals.
+with judges in the place of the other signals: right with a chance of 0.9, 0.7 and 0.5 (a coin); right with 0.7, but
+taken in by long answers; and right with 0.7, but kinder where the scale is written downwards. Of each it prints how far
+it agrees with itself (``judge.consistency``): the last one alone is seen there.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from arislab import curate, review, scoring, signals, stats
+from arislab import curate, judge, review, scoring, signals, stats
 from arislab.curate import learned
 from arislab.lake import tables
 from arislab.task import load
@@ -116,6 +118,46 @@ def learn(name: str, frame: pl.DataFrame, *, n_draws: int) -> None:
         )
 
 
+def judged(
+    rows: pl.DataFrame, *, right: float, taken_in: float = 0.0, kinder: float = 0.0, seed: int = 0
+) -> tuple[pl.Series, pl.DataFrame]:
+    """Return the scores of a judge of one criterion that is asked twice, and how far it agrees with itself.
+
+    Args:
+        rows: custom_id, candidate_id, output, good.
+        right: Chance that its verdict is the truth.
+        taken_in: By how much the longest answer scores above the shortest, whatever its verdict.
+        kinder: By how much it scores higher where the scale is written downwards.
+        seed: Of the verdicts.
+    """
+    rng = np.random.default_rng(seed)
+    says = np.where(rng.uniform(size=rows.height) < right, rows["good"], ~rows["good"])
+    length = (rows["output"].str.len_chars().rank() / rows.height).to_numpy()
+    base = 0.6 * says + taken_in * (length - 0.5)
+    noise = 0.4 * rng.uniform(size=(2, rows.height))
+    both = [
+        rows.select(
+            pl.lit("right").alias("criterion"),
+            pl.lit(bool(swapped)).alias("swapped"),
+            asked_sha256="candidate_id",
+            shown_sha256="custom_id",
+            other_sha256=pl.lit(None, dtype=pl.String),
+            score=pl.Series(np.clip(base + noise[swapped] + kinder * swapped, 0, 1)),
+        )
+        for swapped in (0, 1)
+    ]
+    return (both[0]["score"] + both[1]["score"]) / 2, judge.consistency(pl.concat(both))
+
+
+JUDGES = {
+    "right in 0.9": {"right": 0.9},
+    "right in 0.7": {"right": 0.7},
+    "that throws a coin": {"right": 0.5},
+    "right in 0.7, taken in by length": {"right": 0.7, "taken_in": 0.6},
+    "right in 0.7, kinder downwards": {"right": 0.7, "kinder": 0.2},
+}
+
+
 def main() -> None:
     """Print both sets."""
     parser = argparse.ArgumentParser()
@@ -123,7 +165,6 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=20)
     given = parser.parse_args()
     rules = load("instruction_following")
-    rng = np.random.default_rng(0)
     sets = (("sums", sums(given.shared), last_number), ("instructions", instructions(given.shared), None))
     for name, rows, key in sets:
         n_questions = rows["candidate_id"].n_unique()
@@ -143,10 +184,14 @@ def main() -> None:
             frame.with_columns(score_agreement=pl.Series(values, dtype=pl.Float64)),
             n_draws=given.draws,
         )
-        for right in (0.9, 0.7, 0.5):
-            says = np.where(rng.uniform(size=len(rows)) < right, rows["good"], ~rows["good"])
-            verdicts = pl.Series((0.6 * says + 0.4 * rng.uniform(size=len(rows))).round(2))
-            learn(f"rules and a judge right in {right}", frame.with_columns(score_judge=verdicts), n_draws=given.draws)
+        for kind, how in JUDGES.items():
+            scores, itself = judged(rows, **how)
+            one = itself.row(0, named=True)
+            print(
+                f" a judge {kind}: disagreement {one['disagreement']:.3f}, order effect {one['order_effect']:+.3f} "
+                f"[{one['effect_low']:+.3f}, {one['effect_high']:+.3f}], spread {one['spread']:.3f}"
+            )
+            learn(f"rules and a judge {kind}", frame.with_columns(score_judge=scores), n_draws=given.draws)
 
 
 if __name__ == "__main__":

@@ -390,7 +390,7 @@ def test_a_run_of_a_judge_and_a_curation_with_it_are_verified_from_what_was_reco
         "n_dry_run",
         "4",
     ]
-    arislab("run", "notebooks/judge.ipynb", *given, root=sums)
+    arislab("run", "judge", *given, root=sums)
     n = len(critic.asked)
     how = ["-p", "task", sums / "sums.py", "-p", "judge_model", "m", "-p", "keep_fraction", "0.5"]
     arislab("run", "curate", *how, root=sums)
