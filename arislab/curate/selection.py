@@ -4,7 +4,8 @@
 add a column `kept`, drop nothing, and say what they did in a `Selection`. A null (or NaN) quality is not 0: it is never
 kept and counted apart.
 
-What this module does not know: meaning. A paraphrase is not a near-duplicate here.
+What this module does not know: meaning, but where vectors of the texts are asked for. Without, a paraphrase is not a
+near-duplicate.
 """
 
 import hashlib
@@ -17,9 +18,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from arislab import duplicates
+from arislab import duplicates, vectors
 from arislab.errors import ParameterError, closest
 from arislab.task import FAILED
+from arislab.vectors import Embed, Floats
 
 Ints = NDArray[np.int64]
 
@@ -252,6 +254,8 @@ def near_duplicates(
     id: str = "custom_id",
     seed: int = 0,
     questions: Sequence[str] = ("input",),
+    by_meaning: float = 0.0,
+    embed: Embed | None = None,
 ) -> pl.DataFrame:
     """Mark every row that resembles a better one in all columns of `on`; drop nothing.
 
@@ -267,10 +271,16 @@ def near_duplicates(
         id: The column that names a row.
         seed: Of the order among rows that are equally good.
         questions: Those of `on` in which what most texts say (a rubric, a form) does not count.
+        by_meaning: Cosine, of all columns of `on`, from which rows that are left resemble each other too, in (0, 1];
+            0: they do not. Texts with other numbers or signs never do. A row goes where the one that it resembles goes.
+        embed: From ``vectors.embedder``; None: hashed TF-IDF, to which "hire" and "do not hire" are much alike.
 
     Returns:
         `frame` plus duplicate_of (String, `id` of the kept row; null = kept) and similarity (Float64, the lowest
-        Jaccard index over `on`; null = kept).
+        Jaccard index over `on`, or cosine if that is lower; null = kept).
+
+    Raises:
+        ParameterError: A threshold out of range, or a column that the frame does not have.
 
     Source:
         Broder 1997 (shingles, MinHash); Indyk and Motwani 1998 (banding); star clusters as in Aslam et al. 2004.
@@ -288,6 +298,8 @@ def near_duplicates(
     known = ~frame.select(pl.any_horizontal(pl.col(on).is_null())).to_series().gather(order).to_numpy()
     order = order[known]  # from here on a row is its place in this order: smaller is better
     target, score = duplicates.stars(frame[order, on], threshold=threshold, questions=questions)
+    if by_meaning:
+        target, score = _by_meaning(frame[order, on], target, score, threshold=by_meaning, embed=embed)
     is_copy = target != np.arange(len(order))
     ids = frame[id].gather(order)
     copies = pl.DataFrame(
@@ -300,6 +312,22 @@ def near_duplicates(
     )
     rows = pl.DataFrame({"_row": np.arange(len(frame))}).join(copies, on="_row", how="left", maintain_order="left")
     return frame.with_columns(rows["duplicate_of"], rows["similarity"])
+
+
+def _by_meaning(
+    texts: pl.DataFrame, target: Ints, score: Floats, *, threshold: float, embed: Embed | None
+) -> tuple[Ints, Floats]:
+    """Return where rows go, and how alike they are, when those that stayed are compared by their vectors."""
+    if not 0 < threshold <= 1:
+        raise ParameterError(
+            f"similar_by_meaning must be in [0, 1], got {threshold!r}; it is a cosine: 0.95 joins what is all but the "
+            "same, 0 nothing."
+        )
+    stayed = np.flatnonzero(target == np.arange(len(target)))
+    some = texts[stayed]
+    star, cosine = vectors.stars(vectors.of(some, embed=embed), threshold=threshold, apart=duplicates.signs(some))
+    place = np.searchsorted(stayed, target)
+    return stayed[star[place]], np.minimum(score, cosine[place])
 
 
 def n_top(n: int, fraction: float) -> int:
