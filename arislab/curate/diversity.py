@@ -8,12 +8,13 @@ whether variety helps whoever learns from the rows; phases 3 to 5 measure that.
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from arislab import vectors
+from arislab import batch, vectors
 from arislab.curate import subsets
 from arislab.curate.selection import Selection, check_columns, queued, ranking
 from arislab.errors import ParameterError
@@ -228,8 +229,11 @@ def cost(
         One row per way: kept ("by quality alone"; "for coverage"; "by chance": of as many rows drawn from those among
         which coverage chose, means of 10 draws), n, n_replaced (of those kept by quality alone), quality (mean),
         coverage (mean cosine of a scored row to the nearest kept one, 0..1), repetition (mean cosine of a kept row to
-        the nearest other).
+        the nearest other). None where both kept the same.
     """
+    names = ["kept", "n", "n_replaced", "quality", "coverage", "repetition"]
+    if set(cut.kept["custom_id"]) == set(plain.kept["custom_id"]):
+        return pl.DataFrame(schema=dict(zip(names, (pl.String, pl.Int64, *[pl.Float64] * 4), strict=True)))
     frame = cut.frame.filter(pl.col("quality").is_not_null())
     order = ranking(frame, seed=seed)
     frame = frame[order]
@@ -255,7 +259,6 @@ def cost(
         for i, (name, mask) in enumerate(masks)
         if mask.any()
     ]
-    names = ["kept", "n", "n_replaced", "quality", "coverage", "repetition"]
     table = pl.DataFrame(rows, schema=names, orient="row")
     return table.group_by("kept", maintain_order=True).agg(pl.col("n").first(), pl.exclude("kept", "n").mean())
 
@@ -287,13 +290,12 @@ def cost_in_words(table: pl.DataFrame) -> str:
         >>> rows = [("by quality alone", 9, 0.0, 0.9, 0.4, 0.7), ("for coverage", 9, 2.0, 0.88, 0.5, 0.5)]
         >>> rows += [("by chance", 9, 2.0, 0.87, 0.45, 0.6)]
         >>> print(cost_in_words(pl.DataFrame(rows, schema=names, orient="row")).replace("; ", ";\n"))
-        coverage replaced 2 of 9 rows:
-        mean quality 0.900 -> 0.880 (by chance 0.870);
+        coverage replaced 2 of 9 rows: mean quality 0.900 -> 0.880 (by chance 0.870);
         cosine of a row to the nearest kept one 0.400 -> 0.500 (0.450);
         of a kept row to the nearest other 0.700 -> 0.500 (0.600)
     """
     rows = {row["kept"]: row for row in table.iter_rows(named=True)}
-    if rows.get("for coverage", {}).get("n_replaced", 0) == 0:
+    if not rows:
         return "coverage replaced no row"
     old, new, luck = rows["by quality alone"], rows["for coverage"], rows["by chance"]
     parts = [
@@ -305,6 +307,37 @@ def cost_in_words(table: pl.DataFrame) -> str:
         )
     ]
     return f"coverage replaced {new['n_replaced']:,.0f} of {new['n']:,} rows: " + "; ".join(parts)
+
+
+def cost_in_numbers(table: pl.DataFrame) -> dict[str, float]:
+    """Return ``cost`` for a headline: rows replaced, and how quality and coverage changed; empty where none was."""
+    if not table.height:
+        return {}
+    old, new = (table.row(i, named=True) for i in (0, 1))
+    changes = {f"diversity_{name}": new[name] - old[name] for name in ("quality", "coverage")}
+    return {"diversity_replaced": new["n_replaced"]} | changes
+
+
+def embedder(model: str, *, folder: Path) -> Embed | None:
+    """Return what embeds texts, each once; null without a model: words are compared.
+
+    Args:
+        model: MODEL@URL: the model's name, and the URL of a server with ``/v1/embeddings``.
+        folder: As in ``batch.connect``.
+
+    Raises:
+        ParameterError: No URL stands in it.
+        PrerequisiteError: The server does not answer; and as in ``vectors.embedder``.
+    """
+    if not model:
+        return None
+    name, at, url = model.rpartition("@")
+    if not at or not name or "://" not in url:
+        raise ParameterError(
+            f"embedding_model must be MODEL@URL, got {model!r}; for example bge-small@http://127.0.0.1:8000/v1, or "
+            "empty to compare words."
+        )
+    return vectors.remembered(vectors.embedder(batch.connect(url, folder=folder), model=name))
 
 
 def _mean(parts: list[NDArray[np.float32]]) -> float:
