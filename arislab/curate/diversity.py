@@ -95,7 +95,7 @@ def chosen(places: Places, *, share: float, vectors_of: Callable[[Ints], list[Ma
     is_sure = np.zeros(len(places.quality), dtype=bool)
     is_sure[sure] = True
     free = _Free(places, sure)
-    pool = np.flatnonzero(~is_sure[: max(2 * places.n, len(sure))])
+    pool = np.flatnonzero(~is_sure & (places.quality >= _lowest(places.quality, places.n)))
     pool = pool[[free.has(row) for row in pool.tolist()]][:LIMIT] if len(pool) else pool
     if len(pool) <= places.n - len(sure):  # all of them stay
         return places.best(sure), len(pool)
@@ -109,6 +109,11 @@ def chosen(places: Places, *, share: float, vectors_of: Callable[[Ints], list[Ma
             free.take(int(pool[place]))
             taken.append(int(pool[place]))
     return places.best(taken), len(pool)
+
+
+def _lowest(quality: Floats, n: int) -> float:
+    """Return the quality of the last of the best twice as many rows; with it, all that are level with it compete."""
+    return float(quality[min(2 * n, len(quality)) - 1]) if len(quality) else np.inf
 
 
 class _Greedy:
@@ -166,9 +171,9 @@ def keep_diverse(
     """Keep as many rows as `keep_top`, a share of them for what they cover.
 
     The first 1 - `diversity` of the places go to the best rows. Each other one goes to the row among the best twice as
-    many (of these, the best ``LIMIT`` = 10,000 that are not kept yet) that adds most to the sum of their cosines to the
-    nearest kept row. Rows tied at the end of the first places are put in order by that too. The same rows are kept in
-    any row order; with words, on any machine.
+    many, and those level with the last of them (in all the best ``LIMIT`` = 10,000 that are not kept yet), that adds
+    most to the sum of their cosines to the nearest kept row. Rows tied at the end of the first places are put in order
+    by that too. The same rows are kept in any row order; with words, on any machine.
 
     Args:
         frame: Columns `by` (number, null = unscored), `id` (unique) and `on` (String; null says nothing).
@@ -243,7 +248,8 @@ def cost(
     both = {"by quality alone": other["kept"].to_numpy(), "for coverage": frame["kept"].to_numpy()}
     old, new = both.values()
     n_replaced = int((old & ~new).sum())
-    pool = np.flatnonzero(~(old & new))[: max(2 * int(old.sum()) - int((old & new).sum()), n_replaced)]
+    quality = frame["quality"].cast(pl.Float64).to_numpy()
+    pool = np.flatnonzero(~(old & new) & (new | (quality >= _lowest(quality, int(old.sum())))))[: LIMIT + n_replaced]
     ties = np.argsort(subsets.stable_hash(frame["custom_id"], seed).to_numpy(), kind="stable")
     masks = list(both.items())
     for draw in range(_N_DRAWS if n_replaced else 0):
@@ -252,7 +258,6 @@ def cost(
         mask[rng.choice(pool, n_replaced, replace=False)] = True
         masks.append(("by chance", mask))
     every = vectors.joined(vectors.of(frame.select(on), embed=embed))
-    quality = frame["quality"].cast(pl.Float64).to_numpy()
     near, again = _nearest(every, np.array([mask for _, mask in masks]), ties)
     rows = [
         (name, int(mask.sum()), int((old & ~mask).sum()), float(quality[mask].mean()), near[i], again[i])
