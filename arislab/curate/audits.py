@@ -155,10 +155,16 @@ def stability(
     if labels is not None:
         draws = [(learned(_resampled(labels, scored, _of(groups), seed=seed + i)), seed) for i in range(n)]
         parts.append(_stability(f"{n} bootstraps of the labels", cut, draws, keep))
-    ties = f"{cut.n_tied_kept:,} of {cut.n_tied_at_cut:,} kept, by {cut.ties_by}"
-    alone = "nothing is tied" if cut.n_tied_at_cut < 2 else ties
-    parts.append(pl.DataFrame({"fact": ["ties at the cut"], "n": [cut.n_tied_at_cut], "says": [alone]}))
+    parts.append(pl.DataFrame({"fact": ["ties at the cut"], "n": [cut.n_tied_at_cut], "says": [_ties(cut)]}))
     return pl.concat(parts, how="diagonal")  # one row per disturbance
+
+
+def _ties(cut: Selection) -> str:
+    if cut.n_tied_at_cut < 2:
+        return "nothing is tied"
+    if cut.n_tied_kept == cut.n_tied_at_cut:
+        return f"all {cut.n_tied_kept:,} kept"
+    return f"{cut.n_tied_kept:,} of {cut.n_tied_at_cut:,} kept, by {cut.ties_by}"
 
 
 def _of(groups: pl.DataFrame | None) -> pl.DataFrame:

@@ -49,8 +49,8 @@ class Selection:
     """Those of them that were kept."""
     n_wanted: int | None = None
     """Rows that the rule asks for (`keep_top`); more than `n_kept` where a quota leaves none. None: no fixed number."""
-    ties_by: str = "nothing: all are kept"
-    """What decided which of the rows tied at the cut are kept."""
+    ties_by: str = ""
+    """What decided which of the rows tied at the cut are kept; empty: nothing had to, all are."""
 
     @property
     def kept(self) -> pl.DataFrame:

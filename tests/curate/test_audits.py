@@ -109,6 +109,8 @@ def test_a_cut_without_ties_stays_under_other_seeds_and_one_of_ties_alone_does_n
     assert seeds["kendall_tau"] is None, "rows that are all level have no order"
     assert level["ties at the cut"]["says"] == "20 of 200 kept, by a hash"
     assert level["ties at the cut"]["n"] == 200
+    every = stability([0.1, 0.5, 0.5, 0.5], fraction=0.75, without={})
+    assert every["ties at the cut"]["says"] == "all 3 kept"
 
 
 def test_what_a_scorer_does_to_the_cut_is_its_jaccard_index_and_kendall_tau():

@@ -139,6 +139,9 @@ def test_one_row_of_each_group_is_the_best_of_it_and_too_few_groups_are_said():
     every = curate.keep(frame, rule="top", fraction=1.0, threshold=0.5, groups=candidates, diversity=0.5)
     assert kept(every) == ["r-000", "r-002", "r-003"], "a candidate of no group is a group of its own"
     assert "only 3 of 4 wanted: there are no more values of group of candidates" in every.rule
+    one = candidates.with_columns(group_id=pl.lit("g"))
+    alone = curate.keep(frame.head(3), rule="top", fraction=1.0, threshold=0.5, groups=one, diversity=0.5)
+    assert kept(alone) == ["r-000"]
     above = curate.keep(frame, rule="above", fraction=1.0, threshold=0.65, groups=candidates)
     assert kept(above) == ["r-000", "r-002"]
     assert above.rule == "quality >= 0.65, one row of each group of candidates"
