@@ -37,6 +37,8 @@ NUMBERS: dict[str, tuple[float, float, str]] = {
     "temperature": (0.0, 2.0, "of sampling, 0 for greedy"),
     "budget_usd": (0.0, 1e9, "most money to spend, USD; 0 for no limit"),
     "keep_threshold": (0.0, 1.0, "lowest quality to keep"),
+    "diversity": (0.0, 1.0, "share of the kept places that go to rows which cover more"),
+    "similar_by_meaning": (0.0, 1.0, "cosine from which two rows are one; 0 for off"),
     "keep_precision": (0.0, 1.0, "share of the kept rows that people would approve, for keep_rule 'precision'"),
     "below_cut": (0.0, 1.0, "share of the queue that is drawn from below the cut"),
     "max_unread": (0.0, 1.0, "share of the tried answers that may be no number"),
@@ -69,6 +71,7 @@ OTHERS = (
     "banned",
     "repair",
     "keep_approved",
+    "one_per_group",
     "logprobs",
     "pairs",
     "system_role",
@@ -119,9 +122,9 @@ def check(**given: Any) -> None:
     Args:
         given: Parameters by name: those of ``WHOLE``, ``NUMBERS``, ``FRACTIONS`` and ``CHOICES``; ``usd_per_million``
             (none, or two prices from 0 on); ``resend`` (statuses of ``batch.ASK``); ``pinned`` and ``banned`` (ids of
-            examples); ``repair``, ``keep_approved``, ``logprobs`` and ``pairs`` (true or false); ``system_role`` and
-            ``chat_template_kwargs`` (see chat); those of ``MAY_BE_EMPTY``; every other one is a text that must not be
-            empty or blank.
+            examples); ``repair``, ``keep_approved``, ``one_per_group``, ``logprobs`` and ``pairs`` (true or false);
+            ``system_role`` and ``chat_template_kwargs`` (see chat); those of ``MAY_BE_EMPTY``; every other one is a
+            text that must not be empty or blank.
 
     Raises:
         ParameterError: One is out of range.
@@ -155,7 +158,7 @@ def _check_other(name: str, value: Any) -> None:
                 "usd_per_million must be two prices in USD, of a million prompt tokens and of a million answer "
                 f"tokens, or empty, got {value!r}."
             )
-    elif name in ("repair", "keep_approved", "logprobs", "pairs"):
+    elif name in ("repair", "keep_approved", "one_per_group", "logprobs", "pairs"):
         if not isinstance(value, bool):
             raise ParameterError(f"{name} must be True or False, got {value!r}; write it without quotes.")
     elif not is_list:  # a text would be read letter by letter

@@ -189,14 +189,10 @@ def score(
     values, failures = _values(frame, task, task.scorers, timeout_s)
     _refuse(failures, frame, max_failures)
     scores = [pl.Series(f"score_{name}", column, dtype=pl.Float64) for name, column in values.items()]
-    weighted = [(pl.col(f"score_{name}"), weight) for name, weight in task.weights.items()]
-    total = pl.sum_horizontal(*[column.is_not_null() * weight for column, weight in weighted])
-    gained = pl.sum_horizontal(*[(column * weight).fill_null(0.0) for column, weight in weighted])
+    total, mean = weighted_mean(task.weights)
     marks = [name for name in ("schema_error", "repaired", "edited") if name in frame.columns]
     failed = _reasons(failures, frame.height)
     out = frame.select("custom_id", "candidate_id", *marks, output=pl.col("output")).with_columns(*scores, failed)
-    # rounded: sums in another order differ in the last bit, and rows that tie would not
-    mean = (gained / total).clip(0, 1).round(9)
     out = out.with_columns(quality=pl.when((total > 0) & pl.col("_failed").is_null()).then(mean))
     reason = (
         pl.when(pl.col("output").is_null())
@@ -208,6 +204,41 @@ def score(
     )
     out = out.with_columns(reason=reason, scorer_version=pl.lit(task.version), task=pl.lit(task.name))
     return out.drop("output", "_failed")
+
+
+def weighted_mean(weights: Mapping[str, float]) -> tuple[pl.Expr, pl.Expr]:
+    """Return the weight of the signals that could tell, and the mean of what they say (0..1; NaN where none could).
+
+    Args:
+        weights: Name of a signal, whose column is ``score_<name>``, to its weight.
+    """
+    weighted = [(pl.col(f"score_{name}"), weight) for name, weight in weights.items()]
+    total = pl.sum_horizontal(*[column.is_not_null() * weight for column, weight in weighted])
+    gained = pl.sum_horizontal(*[(column * weight).fill_null(0.0) for column, weight in weighted])
+    # rounded: sums in another order differ in the last bit, and rows that tie would not
+    return total, (gained / total).clip(0, 1).round(9)
+
+
+def without(scored: pl.DataFrame, task: Task) -> dict[str, pl.DataFrame]:
+    """Return what quality would be without each scorer, or signal of a judge; nothing where there is only one.
+
+    Args:
+        scored: From ``score``, or from ``judge.Judge.joined``.
+        task: As there.
+
+    Returns:
+        Name of what is left out -> custom_id, quality (null where it was, or nothing else could tell).
+    """
+    votes = {f"judge_{criterion}": weight for criterion, weight in task.votes.items()}
+    weights = dict(task.weights) | votes
+    signals = [name.removeprefix("score_") for name in scored.columns if name.startswith("score_")]
+    left_out = {}
+    for name in signals:
+        if rest := {other: weight for other, weight in weights.items() if other != name}:
+            total, mean = weighted_mean(rest)
+            known = (total > 0) & pl.col("quality").is_not_null()
+            left_out[name] = scored.select("custom_id", quality=pl.when(known).then(mean))
+    return left_out
 
 
 def as_came(scored: pl.DataFrame, rows: pl.DataFrame, task: Task) -> pl.DataFrame:

@@ -37,6 +37,7 @@ ARROWS: dict[str, set[str] | str] = {
     "scoring": {"questions", "task"},
     "signals": {"task"},
     "bm25": set(),  # likeness by words: of examples to questions, and of the answer that costs nothing
+    "vectors": {"duplicates"},  # likeness by words and by meaning, of rows to each other; the normal form of a text
     "trivial": {"bm25", "curate", "scoring", "task"},  # curate: a draw that repeats
     "curate": {
         "batch",
@@ -46,10 +47,11 @@ ARROWS: dict[str, set[str] | str] = {
         "stats",
         "structured",
         "task",
+        "vectors",
     },  # batch: the question in a list of messages; stats: what explains a cut, with its interval
-    "judge": {"batch", "curate", "stats", "task"},  # curate: the messages that an output answers
+    "judge": {"batch", "curate", "scoring", "stats", "task"},  # curate: the messages that an output answers
     "evaluate": {"batch", "duplicates", "models", "questions", "scoring", "stats", "task"},  # models: old names
-    "icl": {"batch", "bm25", "chat", "evaluate", "task"},
+    "icl": {"batch", "bm25", "chat", "evaluate", "task", "vectors"},
     "finetune": {"__init__", "chat", "tiny"},  # __init__: the version, which goes into an adapter's manifest
     "ranges": {"batch", "chat"},  # the names that parameters of several phases may take
     # review: examples count as reviewed by whoever wrote them

@@ -1,15 +1,16 @@
 """From scored answers to the curated set: what is kept, what people's verdicts change, and what it looks like.
 
 In the order of the phase: ``verdicts`` (what people said, and near-duplicates), ``labels`` (what it says of other
-rows), ``learned`` (quality from it), ``promised`` and ``selection`` (the cut), ``worth`` (what people would say of it),
-``curated`` (kept rows to examples); ``audits`` says what else explains the cut. For those that use them: ``policy``
-(which may be used), ``subsets`` (which are taken), ``drawing`` (what is reviewed next).
+rows), ``learned`` (quality from it), ``promised``, ``selection`` and ``diversity`` (the cut), ``worth`` (what people
+would say of it), ``curated`` (kept rows to examples); ``audits`` says what else explains the cut. For those that use
+them: ``policy`` (which may be used), ``subsets`` (which are taken), ``drawing`` (what is reviewed next).
 
-It knows no model and no server.
+It knows no model, and no server but the one that may give vectors of the texts.
 """
 
-from arislab.curate.audits import audit
+from arislab.curate.audits import audit, stability
 from arislab.curate.curated import CONTROLS, control, control_in_words, draw, examples, plain, rounds
+from arislab.curate.diversity import cost, cost_in_numbers, cost_in_words, embedder, keep_diverse
 from arislab.curate.drawing import drawable, newest, showing
 from arislab.curate.explore import Explorer
 from arislab.curate.labels import Labels, labelled
@@ -31,16 +32,21 @@ __all__ = [
     "changed",
     "control",
     "control_in_words",
+    "cost",
+    "cost_in_numbers",
+    "cost_in_words",
     "curve",
     "data_version",
     "draw",
     "drawable",
+    "embedder",
     "estimates",
     "examples",
     "first_of_groups",
     "hold_out",
     "keep",
     "keep_above",
+    "keep_diverse",
     "keep_promised",
     "keep_top",
     "labelled",
@@ -54,6 +60,7 @@ __all__ = [
     "serves",
     "showing",
     "spread",
+    "stability",
     "states",
     "to_look_at",
     "usable",

@@ -1,44 +1,73 @@
-"""What else than quality could explain which rows were kept: length, place, category, model.
+"""What else than quality could explain which rows were kept (length, place, category, model), and what upsets the cut.
 
-A cut that a cheap fact explains has chosen by that fact, whatever the scorers were meant to see. This module does not
-know how rows were scored.
+A cut that a cheap fact explains has chosen by that fact, whatever the scorers were meant to see. A cut that another
+seed, or one scorer fewer, makes anew is not what the rows are worth. This module does not know how rows were scored.
 """
 
+import hashlib
+import json
 import math
 import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+import numpy as np
 import polars as pl
 
 from arislab import stats
+from arislab.curate.labels import Labels
+from arislab.curate.learned import learn
+from arislab.curate.selection import Selection
+from arislab.errors import ParameterError
 
 _FOLDS = 5
 _SURPRISING = 0.7
 """AUC from which a fact is said to explain the cut; a coin has one half."""
+_ALWAYS = ("length of the answer", "place in the file")
+_TEMPLATE = "prompt template"
+_STABLE, _SHAKY = 0.9, 0.5
+"""Jaccard index from which a cut is said to stay, and below which to be another one."""
 
 
 def audit(
-    frame: pl.DataFrame, *, by: tuple[str, ...] = ("category", "model", "shown"), seed: int = 0, n_boot: int = 200
+    frame: pl.DataFrame,
+    *,
+    by: tuple[str, ...] = ("category", "model", "shown"),
+    copies: pl.DataFrame | None = None,
+    seed: int = 0,
+    n_boot: int = 200,
 ) -> pl.DataFrame:
     """Return how well each fact alone tells the kept rows from the others.
 
     Args:
-        frame: ``Selection.frame``: custom_id, kept (Boolean), output (text), quality, and what there is of ``by``; in
-            the order in which the rows were recorded.
+        frame: ``Selection.frame``: custom_id, kept (Boolean), output (text), quality, and what there is of ``by``,
+            messages (see ``template``) and logprob_mean; in the order in which the rows were recorded.
         by: Columns of names. Each name stands for the share of its rows that are kept, counted on the other four fifths
             of the rows, so that a column of names that come once explains nothing.
+        copies: From ``verdicts.represent``, for the number of rows that each one stands for.
         seed: Of the intervals.
         n_boot: Resamples of rows.
 
     Returns:
-        One row a fact: fact (length of the answer, place in the file, each of ``by`` that has two names), auc (chance
-        that a kept row has more of it than another, 0.5: it says nothing; of names, 1: it says all), low, high (95 %),
-        n, says (in words).
+        One row a fact: fact (length of the answer, place in the file, log-probability of the answer by the model that
+        gave it, near-duplicates, prompt template, each of ``by``; those that differ between rows), auc (chance that a
+        kept row has more of it than another, 0.5: it says nothing; of names, 1: it says all), low, high (95 %), n, says
+        (in words).
     """
     scored = frame.filter(pl.col("quality").is_not_null())
     facts = {
         "length of the answer": scored["output"].str.len_chars(),
         "place in the file": pl.Series(range(len(scored))),
     }
+    if "logprob_mean" in scored.columns:
+        facts["log-probability of the answer"] = scored["logprob_mean"]
+    if copies is not None:
+        counts = copies.drop_nulls("duplicate_of").group_by(custom_id="duplicate_of").len("_n")
+        counted = scored.select("custom_id").join(counts, on="custom_id", how="left", maintain_order="left")
+        facts["near-duplicates"] = counted["_n"].fill_null(0)
+    facts = {fact: values for fact, values in facts.items() if fact in _ALWAYS or values.drop_nulls().n_unique() > 1}
+    if "messages" in scored.columns:
+        scored, by = scored.with_columns(template(scored["messages"]).alias(_TEMPLATE)), (*by, _TEMPLATE)
     for name in by:
         if name in scored.columns and scored[name].n_unique() > 1:
             facts[name] = _shares(scored, name)
@@ -49,6 +78,148 @@ def audit(
     columns = ["fact", "auc", "low", "high", "n", "says"]
     schema = dict(zip(columns, (pl.String, *[pl.Float64] * 3, pl.Int64, pl.String), strict=True))
     return pl.DataFrame(rows, schema=schema, orient="row")  # one row per fact
+
+
+def template(messages: pl.Series) -> pl.Series:
+    """Return what names the prompt template of each row: a digest of its system message.
+
+    Args:
+        messages: As recorded: JSON lists of messages; null: unknown.
+
+    Returns:
+        Eight hex digits; "none" without a system message; null if nobody knows.
+
+    Example:
+        >>> told, bare = '[{"role": "system", "content": "Judge."}]', '[{"role": "user", "content": "Hi"}]'
+        >>> template(pl.Series([told, bare, None])).to_list()
+        ['6c88045c', 'none', None]
+    """
+    names: dict[str | None, str | None] = {None: None}
+    for text in messages.unique().drop_nulls():
+        system = [message["content"] for message in json.loads(text) if message.get("role") in ("system", "developer")]
+        names[text] = hashlib.sha256(json.dumps(system).encode()).hexdigest()[:8] if system else "none"
+    return pl.Series([names[text] for text in messages], dtype=pl.String)
+
+
+def stability(
+    cut: Selection,
+    keep: Callable[[pl.DataFrame, int], Selection],
+    *,
+    scored: pl.DataFrame,
+    without: Mapping[str, pl.DataFrame],
+    labels: Labels | None = None,
+    came: pl.DataFrame | None = None,
+    groups: pl.DataFrame | None = None,
+    seed: int = 0,
+    n: int = 20,
+) -> pl.DataFrame:
+    """Return how much of the kept set stays under another seed, without each scorer, and with other labels.
+
+    Args:
+        cut: What was kept.
+        keep: The rule, from rows (those of ``cut.frame``, with other qualities) and a seed to what is kept.
+        scored: From ``scoring.score``: what the rules say; custom_id, quality and the signals ``score_<scorer>``.
+        without: From ``scoring.without``: the same without one scorer each.
+        labels: Where quality is learned, what it is learned from: resampled, by groups. Null: it is not learned.
+        came: As ``scored`` in ``learn``; null: ``scored``.
+        groups: As in ``learn``.
+        seed: Of the draws.
+        n: Seeds of ties, and bootstraps of the labels.
+
+    Returns:
+        One row per disturbance: fact, jaccard (rows kept both times to rows kept at all, mean), low, high (least and
+        most), kendall_tau (of the qualities, tau-b, mean; null where one has no order), n (rows), says. Where the rule
+        cannot keep anything then, the index is 0. The last row tells how many rows were tied at the cut and what
+        decided between them.
+
+    Source:
+        Kendall 1945 (tau-b); Nogueira, Sechidis and Brown 2018 (stability of what is selected under resampling).
+    """
+    rows = cut.frame.drop("kept")
+    own = rows.select("custom_id", "quality")
+    parts = [_stability(f"{n} seeds of ties", cut, [(own, seed + 1 + i) for i in range(n)], keep)]
+    source = scored if came is None else came
+
+    def learned(labels: Labels, left_out: str | None = None) -> pl.DataFrame:
+        rules = scored if left_out is None else without[left_out].join(
+            scored.drop("quality", f"score_{left_out}"), on="custom_id", how="left", maintain_order="left"
+        )  # fmt: skip
+        judged = source if left_out is None else source.drop("quality", f"score_{left_out}").join(
+            without[left_out], on="custom_id", how="left", maintain_order="left"
+        )  # fmt: skip
+        model = learn(labels, judged, _of(groups), seed=seed, n_boot=100)
+        return rules.select("custom_id", model.quality(rules))  # not applied: the record keeps the model that chose
+
+    for name in without:
+        quality = without[name] if labels is None else learned(labels, name)
+        parts.append(_stability(f"without scorer {name}", cut, [(quality, seed)], keep))
+    if labels is not None:
+        draws = [(learned(_resampled(labels, scored, _of(groups), seed=seed + i)), seed) for i in range(n)]
+        parts.append(_stability(f"{n} bootstraps of the labels", cut, draws, keep))
+    parts.append(pl.DataFrame({"fact": ["ties at the cut"], "n": [cut.n_tied_at_cut], "says": [_ties(cut)]}))
+    return pl.concat(parts, how="diagonal")  # one row per disturbance
+
+
+def _ties(cut: Selection) -> str:
+    if cut.n_tied_at_cut < 2:
+        return "nothing is tied"
+    if cut.n_tied_kept == cut.n_tied_at_cut:
+        return f"all {cut.n_tied_kept:,} kept"
+    return f"{cut.n_tied_kept:,} of {cut.n_tied_at_cut:,} kept, by {cut.ties_by}"
+
+
+def _of(groups: pl.DataFrame | None) -> pl.DataFrame:
+    if groups is None:
+        raise ParameterError("groups must be given with labels, got None; rows of one group are resampled together.")
+    return groups
+
+
+def _resampled(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: int) -> Labels:
+    """Draw as many groups of labels as there are, with replacement."""
+    on = "custom_id" if "custom_id" in groups.columns else "candidate_id"
+    frame = labels.frame
+    names = frame.select("custom_id").join(
+        scored.select("custom_id", on) if on != "custom_id" else scored.select(on), on="custom_id", how="left",
+        maintain_order="left",
+    ).join(groups.select(on, "group_id").unique(on), on=on, how="left", maintain_order="left")  # fmt: skip
+    group = names.select(pl.col("group_id").fill_null(pl.col("custom_id")).rank("dense") - 1).to_series().to_numpy()
+    n = int(group.max()) + 1 if len(group) else 0
+    times = np.bincount(np.random.default_rng(seed).integers(0, max(n, 1), n), minlength=n)
+    return replace(labels, frame=frame[np.repeat(np.arange(len(group)), times[group]) if n else []])
+
+
+def _stability(
+    fact: str,
+    cut: Selection,
+    others: list[tuple[pl.DataFrame, int]],
+    keep: Callable[[pl.DataFrame, int], Selection],
+) -> pl.DataFrame:
+    from scipy.stats import kendalltau
+
+    rows, kept = cut.frame.drop("kept"), set(cut.kept["custom_id"])
+    shares, taus = [], []
+    for quality, seed in others:
+        # what nobody scored by the rules, or the rules without a scorer, has none
+        other = quality.select("custom_id", _other="quality")
+        joined = rows.join(other, on="custom_id", how="left", maintain_order="left")
+        both = joined.select("quality", "_other").drop_nulls()
+        taus.append(float(kendalltau(both["quality"].to_numpy(), both["_other"].to_numpy()).statistic))
+        frame = joined.with_columns(quality="_other").drop("_other")
+        try:
+            again = set(keep(frame, seed).kept["custom_id"])
+        except ParameterError:  # a promise that cannot be given then: nothing is kept
+            again = set()
+        shares.append(len(kept & again) / len(kept | again) if kept | again else 1.0)
+    mean = float(np.mean(shares))
+    says = "the cut STAYS" if mean >= _STABLE else "ANOTHER cut" if mean < _SHAKY else "the cut changes"
+    orders = [tau for tau in taus if not math.isnan(tau)]
+    tau = float(np.mean(orders)) if orders else None
+    row = {"fact": fact, "jaccard": mean, "low": min(shares), "high": max(shares), "kendall_tau": tau, "n": rows.height}
+    return pl.DataFrame([row | {"says": says}], schema=_SCHEMA)
+
+
+_SCHEMA = {"fact": pl.String, **dict.fromkeys(("jaccard", "low", "high", "kendall_tau"), pl.Float64)}
+_SCHEMA |= {"n": pl.Int64, "says": pl.String}
 
 
 def _shares(rows: pl.DataFrame, name: str) -> pl.Series:

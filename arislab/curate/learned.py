@@ -142,6 +142,13 @@ class Learned:
         rows = scored.select("custom_id").with_columns(chance=pl.Series(chance, dtype=pl.Float64))
         return rows.join(pl.concat(parts), on="custom_id", how="left", maintain_order="left")
 
+    def quality(self, scored: pl.DataFrame) -> pl.Series:
+        """Return the learned quality of scored rows; nothing is recorded, so that models may be tried."""
+        if self.model is None:
+            return scored["quality"]
+        chances = pl.Series(self.model.chances(self.model.log_odds(scored)), dtype=pl.Float64).round(_DIGITS)
+        return scored.select(quality=pl.when(pl.col("quality").is_not_null()).then(chances)).to_series()
+
     def apply(self, scored: pl.DataFrame) -> pl.DataFrame:
         """Return scored rows with the learned quality; where it was refused, as they are.
 
@@ -157,9 +164,8 @@ class Learned:
         if folder := os.environ.get("ARISLAB_RUN_DIR"):
             text = json.dumps(asdict(self.model), indent=1, sort_keys=True)
             (Path(folder) / RECORDED).write_text(text + "\n", encoding="utf-8")
-        chances = pl.Series(self.model.chances(self.model.log_odds(scored)), dtype=pl.Float64).round(_DIGITS)
         return scored.with_columns(
-            quality=pl.when(pl.col("quality").is_not_null()).then(chances),
+            self.quality(scored),
             quality_rules="quality",
             scorer_version=pl.col("scorer_version") + f"+{self.model.digest}",
         )

@@ -8,15 +8,19 @@ from dataclasses import replace
 import polars as pl
 
 from arislab import stats
+from arislab.curate import diversity as coverage
 from arislab.curate import selection
 from arislab.curate.labels import LEAST, Labels
 from arislab.curate.selection import Selection
 from arislab.curate.worth import Labelled, ranked
 from arislab.errors import ParameterError
+from arislab.vectors import Embed
 
 ALPHAS = {0.05: 0.005, 0.1: 0.005, 0.2: 0.015, 0.4: 0.005, 0.7: 0.005, 1.0: 0.015}
 """Cuts from which a promised precision is looked for, and the chance to be wrong that each may spend: 0.05 in all."""
 ALPHA = 0.05
+_GROUP = "group of candidates"
+"""Column that holds it for as long as rows are chosen; named as the rule says it."""
 
 
 def keep(
@@ -31,11 +35,14 @@ def keep(
     seed: int = 0,
     quota: str | None = None,
     max_share: float = 1.0,
+    diversity: float = 0.0,
+    embed: Embed | None = None,
+    groups: pl.DataFrame | None = None,
 ) -> Selection:
     """Keep by rule: ``top`` is `keep_top`, ``above`` is `keep_above`, ``precision`` is `keep_promised`.
 
     Args:
-        frame: Columns quality, custom_id and `quota`.
+        frame: Columns quality, custom_id and `quota`; input and output (``diversity``), candidate_id (``groups``).
         rule: ``top``, ``above`` or ``precision``.
         fraction: As in `keep_top`.
         threshold: As in `keep_above`.
@@ -45,15 +52,43 @@ def keep(
         seed: As in `keep_top`; not used by ``above``.
         quota: As in `keep_top`; only used by ``top``.
         max_share: As in `keep_top`; 1: no quota.
+        diversity: As in `keep_diverse`; 0: none. Only with ``top``.
+        embed: As there.
+        groups: Rows of ``candidates``: candidate_id and group_id. One row of each group is kept, the best; null: no
+            such limit. Not with ``precision``, which promises something of all rows from the best on.
 
     Raises:
-        ParameterError: Another rule, or as in the function that it stands for.
+        ParameterError: Another rule, what does not go with it, or as in the function that it stands for.
     """
+    if diversity and rule != "top":
+        raise ParameterError(
+            f"diversity must be 0 with keep_rule {rule!r}, got {diversity!r}; it gives away places of a fixed number, "
+            "as keep_rule 'top' has them."
+        )
+    if groups is not None:
+        if rule == "precision":
+            raise ParameterError(
+                "one_per_group must be False with keep_rule 'precision', which promises something of all rows from the "
+                "best on; keep by 'top' or 'above'."
+            )
+        names = groups.select("candidate_id", pl.col("group_id").alias(_GROUP)).unique("candidate_id")
+        frame = frame.join(names, on="candidate_id", how="left", maintain_order="left")
+    one_per = None if groups is None else _GROUP
     if rule == "top":
         quota = quota if max_share < 1 else None
-        return selection.keep_top(frame, fraction=fraction, seed=seed, quota=quota, max_share=max_share)
+        if diversity:
+            cut = coverage.keep_diverse(
+                frame, fraction=fraction, diversity=diversity, seed=seed, quota=quota, max_share=max_share,
+                one_per=one_per, embed=embed,
+            )  # fmt: skip
+        else:
+            cut = selection.keep_top(
+                frame, fraction=fraction, seed=seed, quota=quota, max_share=max_share, one_per=one_per
+            )
+        return replace(cut, frame=cut.frame.drop(_GROUP, strict=False))
     if rule == "above":
-        return selection.keep_above(frame, threshold=threshold)
+        cut = selection.keep_above(frame, threshold=threshold, one_per=one_per, seed=seed)
+        return replace(cut, frame=cut.frame.drop(_GROUP, strict=False))
     if rule == "precision" and labels is not None:
         return keep_promised(frame, labels, precision=precision, chances=chances, seed=seed)
     raise ParameterError(

@@ -4,7 +4,8 @@
 add a column `kept`, drop nothing, and say what they did in a `Selection`. A null (or NaN) quality is not 0: it is never
 kept and counted apart.
 
-What this module does not know: meaning. A paraphrase is not a near-duplicate here.
+What this module does not know: meaning, but where vectors of the texts are asked for. Without, a paraphrase is not a
+near-duplicate.
 """
 
 import hashlib
@@ -17,9 +18,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from arislab import duplicates
+from arislab import duplicates, vectors
 from arislab.errors import ParameterError, closest
 from arislab.task import FAILED
+from arislab.vectors import Embed, Floats
 
 Ints = NDArray[np.int64]
 
@@ -47,6 +49,8 @@ class Selection:
     """Those of them that were kept."""
     n_wanted: int | None = None
     """Rows that the rule asks for (`keep_top`); more than `n_kept` where a quota leaves none. None: no fixed number."""
+    ties_by: str = ""
+    """What decided which of the rows tied at the cut are kept; empty: nothing had to, all are."""
 
     @property
     def kept(self) -> pl.DataFrame:
@@ -73,6 +77,7 @@ def keep_top(
     id: str = "custom_id",
     quota: str | None = None,
     max_share: float = 1.0,
+    one_per: str | None = None,
 ) -> Selection:
     """Keep exactly ceil(fraction * scored rows), best first.
 
@@ -87,6 +92,7 @@ def keep_top(
         quota: A column (say `category`) of which no value may fill more than `max_share` of the kept rows; the next
             best rows of other values move up. Fewer rows are kept only when the other values run out.
         max_share: In (0, 1].
+        one_per: A column (say `group_id`) of which only the best row of each value may be kept; null is no value.
 
     Raises:
         ParameterError: A fraction out of range, or a column that the frame does not have.
@@ -96,39 +102,102 @@ def keep_top(
         >>> keep_top(rows, fraction=0.5)
         the top 0.5 by quality: kept 2 of 4 scored rows (50.0%); cut at 0.8; 1 unscored left out
     """
+    queue = queued(frame, fraction=fraction, by=by, seed=seed, id=id, quota=quota, max_share=max_share, one_per=one_per)
+    order = queue.order
+    if quota is not None:
+        place = frame[quota].gather(order).to_frame("value").select(pl.int_range(pl.len()).over("value")).to_series()
+        free = frame[quota].gather(order).is_null()  # no value is not a value: such rows fill no quota
+        order = order[((place < queue.limit) | free).to_numpy()]
+    return queue.kept(order)
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Rows from the best to the worst, and what a share of them is."""
+
+    frame: pl.DataFrame
+    quality: pl.Series
+    """Of each row of ``frame``."""
+    order: Ints
+    """Rows that may be kept, from the best on."""
+    n_target: int
+    """Rows to keep."""
+    limit: int
+    """Rows of one value of the quota."""
+    rule: str
+    short: str
+    """What to say where too few may be kept."""
+
+    def kept(self, order: Ints, *, rule: str = "", ties: str = "a hash") -> Selection:
+        """Return what is kept if the rows go in this order."""
+        kept = np.zeros(len(self.frame), dtype=bool)
+        kept[order[: self.n_target]] = True
+        rule = self.rule + rule
+        if len(order) < self.n_target:
+            rule += f" (only {len(order):,} of {self.n_target:,} wanted: {self.short})"
+        threshold = self.quality.filter(pl.Series(kept)).min()
+        cut = _selection(self.frame, self.quality, kept, rule=rule, threshold=threshold, n_wanted=self.n_target)
+        return replace(cut, ties_by=ties)
+
+
+def queued(
+    frame: pl.DataFrame,
+    *,
+    fraction: float,
+    by: str,
+    seed: int,
+    id: str,
+    quota: str | None,
+    max_share: float,
+    one_per: str | None,
+) -> Queue:
+    """Check what `keep_top` was given, and put the rows in order; arguments as there."""
     for name, value, example in (
         ("keep_fraction", fraction, "0.2 keeps one in five"),
         ("max_share", max_share, "0.3 lets no value fill more than three in ten"),
     ):
         if not 0 < value <= 1:
             raise ParameterError(f"{name} must be in (0, 1], got {value!r}; it is a fraction: {example}.")
-    _check_columns(frame, [by, id] if quota is None else [by, id, quota])
+    check_columns(frame, [by, id, *[column for column in (quota, one_per) if column is not None]])
     _check_unique(frame, id)
     quality = _scored(frame, by)
     order = _order(quality, frame[id], seed=seed)[: len(frame) - quality.null_count()]
     n_target = n_top(len(order), fraction)
-    rule = f"the top {fraction:g} by {by}"
+    limit = max(1, math.floor(round(max_share * n_target, 9)))
+    rule, short = f"the top {fraction:g} by {by}", []
+    if one_per is not None:
+        order = order[first_of_each(frame[one_per].gather(order))]
+        rule += f", one row of each {one_per}"
+        short.append(f"there are no more values of {one_per}")
     if quota is not None:
-        limit = max(1, math.floor(round(max_share * n_target, 9)))
-        place = frame[quota].gather(order).to_frame("value").select(pl.int_range(pl.len()).over("value")).to_series()
-        free = frame[quota].gather(order).is_null()  # no value is not a value: such rows fill no quota
-        order = order[((place < limit) | free).to_numpy()]
         rule += f", at most {limit:,} rows of one {quota}"
-    kept = np.zeros(len(frame), dtype=bool)
-    kept[order[:n_target]] = True
-    if len(order) < n_target:
-        rule += f" (only {len(order):,} of {n_target:,} wanted: the other rows of each {quota} are above its share)"
-    threshold = quality.filter(pl.Series(kept)).min()
-    return _selection(frame, quality, kept, rule=rule, threshold=threshold, n_wanted=n_target)
+        short.append(f"the other rows of each {quota} are above its share")
+    return Queue(frame, quality, order, n_target, limit, rule, ", or ".join(short))
 
 
-def keep_above(frame: pl.DataFrame, *, threshold: float = 0.8, by: str = "quality") -> Selection:
+def first_of_each(values: pl.Series) -> NDArray[np.bool_]:
+    """Whether a row is the first of its value; one without a value always is."""
+    return (values.is_first_distinct() | values.is_null()).to_numpy()
+
+
+def keep_above(
+    frame: pl.DataFrame,
+    *,
+    threshold: float = 0.8,
+    by: str = "quality",
+    one_per: str | None = None,
+    id: str = "custom_id",
+    seed: int = 0,
+) -> Selection:
     """Keep every row with `by` >= `threshold`, however many that are.
 
     Args:
         frame: Column `by` (number, null = unscored).
         threshold: Lowest value to keep; of quality in [0, 1].
         by: The column.
+        one_per: As in `keep_top`; then also `id` and `seed`.
+        id: The column that names a row.
+        seed: Of the order among ties.
 
     Raises:
         ParameterError: A threshold out of range, or a column that the frame does not have.
@@ -139,10 +208,18 @@ def keep_above(frame: pl.DataFrame, *, threshold: float = 0.8, by: str = "qualit
     """
     if not math.isfinite(threshold) or (by == "quality" and not 0 <= threshold <= 1):
         raise ParameterError(f"threshold must be in [0, 1], got {threshold!r}; quality runs from 0 to 1.")
-    _check_columns(frame, [by])
+    check_columns(frame, [by])
     quality = _scored(frame, by)
     kept = (quality >= threshold).fill_null(value=False).to_numpy()
-    return _selection(frame, quality, kept, rule=f"{by} >= {threshold:g}", threshold=threshold)
+    rule = f"{by} >= {threshold:g}"
+    if one_per is None:
+        return _selection(frame, quality, kept, rule=rule, threshold=threshold)
+    check_columns(frame, [one_per, id])
+    _check_unique(frame, id)
+    order = _order(quality, frame[id], seed=seed)
+    kept[order[~first_of_each(frame[one_per].gather(order))]] = False
+    cut = _selection(frame, quality, kept, rule=f"{rule}, one row of each {one_per}", threshold=threshold)
+    return replace(cut, ties_by="a hash")
 
 
 def states(recorded: pl.DataFrame, *, train: pl.DataFrame, marked: pl.DataFrame, cut: Selection) -> dict[str, int]:
@@ -177,6 +254,8 @@ def near_duplicates(
     id: str = "custom_id",
     seed: int = 0,
     questions: Sequence[str] = ("input",),
+    by_meaning: float = 0.0,
+    embed: Embed | None = None,
 ) -> pl.DataFrame:
     """Mark every row that resembles a better one in all columns of `on`; drop nothing.
 
@@ -192,10 +271,16 @@ def near_duplicates(
         id: The column that names a row.
         seed: Of the order among rows that are equally good.
         questions: Those of `on` in which what most texts say (a rubric, a form) does not count.
+        by_meaning: Cosine, of all columns of `on`, from which rows that are left resemble each other too, in (0, 1];
+            0: they do not. Texts with other numbers or signs never do. A row goes where the one that it resembles goes.
+        embed: From ``vectors.embedder``; None: hashed TF-IDF, to which "hire" and "do not hire" are much alike.
 
     Returns:
         `frame` plus duplicate_of (String, `id` of the kept row; null = kept) and similarity (Float64, the lowest
-        Jaccard index over `on`; null = kept).
+        Jaccard index over `on`, or cosine if that is lower; null = kept).
+
+    Raises:
+        ParameterError: A threshold out of range, or a column that the frame does not have.
 
     Source:
         Broder 1997 (shingles, MinHash); Indyk and Motwani 1998 (banding); star clusters as in Aslam et al. 2004.
@@ -207,12 +292,14 @@ def near_duplicates(
     """
     on = list(on)
     _check_texts(frame, on, id)
-    _check_columns(frame, [] if prefer is None else [prefer])
+    check_columns(frame, [] if prefer is None else [prefer])
     quality = _scored(frame, prefer) if prefer else pl.Series([None] * len(frame), dtype=pl.Float64)
     order = _order(quality, frame[id], seed=seed)
     known = ~frame.select(pl.any_horizontal(pl.col(on).is_null())).to_series().gather(order).to_numpy()
     order = order[known]  # from here on a row is its place in this order: smaller is better
     target, score = duplicates.stars(frame[order, on], threshold=threshold, questions=questions)
+    if by_meaning:
+        target, score = _by_meaning(frame[order, on], target, score, threshold=by_meaning, embed=embed)
     is_copy = target != np.arange(len(order))
     ids = frame[id].gather(order)
     copies = pl.DataFrame(
@@ -227,6 +314,22 @@ def near_duplicates(
     return frame.with_columns(rows["duplicate_of"], rows["similarity"])
 
 
+def _by_meaning(
+    texts: pl.DataFrame, target: Ints, score: Floats, *, threshold: float, embed: Embed | None
+) -> tuple[Ints, Floats]:
+    """Return where rows go, and how alike they are, when those that stayed are compared by their vectors."""
+    if not 0 < threshold <= 1:
+        raise ParameterError(
+            f"similar_by_meaning must be in [0, 1], got {threshold!r}; it is a cosine: 0.95 joins what is all but the "
+            "same, 0 nothing."
+        )
+    stayed = np.flatnonzero(target == np.arange(len(target)))
+    some = texts[stayed]
+    star, cosine = vectors.stars(vectors.of(some, embed=embed), threshold=threshold, apart=duplicates.signs(some))
+    place = np.searchsorted(stayed, target)
+    return stayed[star[place]], np.minimum(score, cosine[place])
+
+
 def n_top(n: int, fraction: float) -> int:
     """Return ceil(fraction * n): how many of n scored rows the top fraction is.
 
@@ -237,7 +340,8 @@ def n_top(n: int, fraction: float) -> int:
     return math.ceil(round(fraction * n, 9))  # 0.1 * 30 is 3.0000000000000004
 
 
-def _check_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:
+def check_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:
+    """Refuse columns that the frame does not have."""
     for column in columns:
         if column not in frame.columns:
             raise ParameterError(f"the frame has no column {column!r}; {closest(column, frame.columns)}.")
@@ -254,7 +358,7 @@ def _check_unique(frame: pl.DataFrame, id: str) -> None:
 def _check_texts(frame: pl.DataFrame, on: Sequence[str], id: str) -> None:
     if not on:
         raise ParameterError("on must name at least one text column, got none; for example on=['output'].")
-    _check_columns(frame, [*on, id])
+    check_columns(frame, [*on, id])
     _check_unique(frame, id)
     for column in on:
         if frame.schema[column] not in (pl.String, pl.Null):

@@ -5,7 +5,9 @@ said which approved answers are not kept, and why. This module does not know how
 answers are scored (scoring) or what a near-duplicate is (selection).
 """
 
+import functools
 import json
+from typing import Any
 
 import polars as pl
 
@@ -13,6 +15,7 @@ from arislab import duplicates, review, structured
 from arislab.curate import curated, selection
 from arislab.review import decisions
 from arislab.task import Task
+from arislab.vectors import Embed
 
 STALE = "read otherwise when they were judged"
 _COLUMNS = {"custom_id": pl.String, "verdict": pl.String, "holds": pl.Boolean, "reason": pl.String, "model": pl.String}
@@ -86,7 +89,15 @@ def edited(rows: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
     ).drop("_edited")
 
 
-def represent(rows: pl.DataFrame, judged: pl.DataFrame, *, threshold: float, seed: int) -> pl.DataFrame:
+def represent(
+    rows: pl.DataFrame,
+    judged: pl.DataFrame,
+    *,
+    threshold: float,
+    seed: int,
+    by_meaning: float = 0.0,
+    embed: Embed | None = None,
+) -> pl.DataFrame:
     """Mark near-duplicates (question and answer alike), judged answers first.
 
     An approved or edited answer represents its near-duplicates whatever their quality. A rejected one takes its
@@ -101,6 +112,8 @@ def represent(rows: pl.DataFrame, judged: pl.DataFrame, *, threshold: float, see
         judged: From ``judged``.
         threshold: As in ``selection.near_duplicates``.
         seed: As there.
+        by_meaning: As there.
+        embed: As there.
 
     Returns:
         ``rows`` with duplicate_of and similarity (null = represents), and like_rejected (Boolean: duplicate_of was
@@ -117,14 +130,15 @@ def represent(rows: pl.DataFrame, judged: pl.DataFrame, *, threshold: float, see
     rest = texts.join(holding, on="custom_id", how="anti")
     is_doubtful = pl.col("custom_id").is_in(doubtful)
     rest = rest.with_columns(quality=pl.when(is_doubtful).then(2.0).otherwise("quality"))  # before all others
+    alike_to = functools.partial(_alike, threshold=threshold, seed=seed, by_meaning=by_meaning, embed=embed)
     marks = [_NONE]
     while bad.height:
         # again for rejected ones that resemble another: what is like them is not always like that other one
-        alike = _alike(bad, rest, threshold=threshold, seed=seed)
+        alike = alike_to(bad, rest)
         alike = alike.filter(pl.col("duplicate_of").is_in(bad["custom_id"].to_list()))
         marks.append(alike.with_columns(like_rejected=pl.lit(value=True)))
         bad, rest = bad.join(alike, on="custom_id", how="semi"), rest.join(alike, on="custom_id", how="anti")
-    marks.append(_alike(good, rest, threshold=threshold, seed=seed).with_columns(like_rejected=pl.lit(value=False)))
+    marks.append(alike_to(good, rest).with_columns(like_rejected=pl.lit(value=False)))
     marked = pl.concat(marks).unique("custom_id", keep="first", maintain_order=True)
     rows = rows.join(marked, on="custom_id", how="left", maintain_order="left")
     return rows.with_columns(pl.col("like_rejected").fill_null(value=False))
@@ -145,16 +159,14 @@ _NONE = pl.DataFrame(
 )
 
 
-def _alike(first: pl.DataFrame, others: pl.DataFrame, *, threshold: float, seed: int) -> pl.DataFrame:
+def _alike(first: pl.DataFrame, others: pl.DataFrame, **how: Any) -> pl.DataFrame:
     """Return custom_id, duplicate_of and similarity of near-duplicates; of two, a row of ``first`` stays."""
     quality = pl.col("quality").cast(pl.Float64).fill_nan(None).fill_null(-1)  # 0..1, or 2: levels do not meet
     ranked = [
         rows.select("custom_id", "input", "output", _rank=quality + 4 * level)
         for level, rows in ((1, first), (0, others))
     ]
-    marked = selection.near_duplicates(
-        pl.concat(ranked), on=["input", "output"], threshold=threshold, prefer="_rank", seed=seed
-    )
+    marked = selection.near_duplicates(pl.concat(ranked), on=["input", "output"], prefer="_rank", **how)
     return marked.filter(pl.col("duplicate_of").is_not_null()).select("custom_id", "duplicate_of", "similarity")
 
 

@@ -88,6 +88,21 @@ def shingles_of(texts: pl.Series, *, salt: int) -> tuple[Shingles, U32, U64]:
     return Shingles(values, offsets), signs, np.concatenate(whole)
 
 
+def signs(texts: pl.DataFrame) -> Ints:
+    """Return a number per row that two rows share if their columns have the same numbers and signs, each as often.
+
+    Args:
+        texts: String columns without nulls.
+    """
+    total = np.zeros(len(texts), dtype=np.uint64)
+    for name in texts.columns:
+        copies = first_of_equals(texts.select(name))
+        unique = np.unique(copies)
+        own = shingles_of(texts[name].gather(unique), salt=0)[1].astype(np.uint64)
+        total = mix(total * ODD[1] + own[np.searchsorted(unique, copies)] + ODD[0])
+    return total.view(np.int64)
+
+
 def chunks(sizes: Ints, most: int) -> Iterator[slice]:
     """Yield slices of the rows, of which the sizes sum to `most` at most; a larger row is alone."""
     ends, start = np.cumsum(sizes), 0

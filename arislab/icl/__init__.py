@@ -12,10 +12,11 @@ from arislab.icl.asker import Asker
 from arislab.icl.budget import SEARCHED, Cost, cost, paid, plan
 from arislab.icl.loop import Ask, Search, halves, search, sizes
 from arislab.icl.prompt import Messages, texts, turns, with_examples
-from arislab.icl.references import embedder, n_report, nearest, reference_sets
+from arislab.icl.references import n_report, nearest, reference_sets
 from arislab.icl.report import Optimism, optimism, set_row
 from arislab.icl.sets import set_id
 from arislab.icl.shown import Shown, of_file
+from arislab.vectors import embedder
 
 cells = reference_sets  # its name in notebooks of earlier versions
 

@@ -8,22 +8,19 @@ Source:
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from arislab import bm25
-from arislab.errors import ParameterError, PrerequisiteError
+from arislab import bm25, vectors
+from arislab.errors import ParameterError
 from arislab.icl.sets import set_id
 from arislab.icl.surrogate import Floats
+from arislab.vectors import Embed
 
-_TEXTS = 256  # of one call for embeddings
 _N_RANDOM = 3
-
-Embed = Callable[[Sequence[str | None]], Floats]
-"""Texts to vectors, one row each."""
 
 
 def reference_sets(
@@ -50,7 +47,7 @@ def reference_sets(
         n_nearest: Most questions of the arms nearest: no two of their prompts begin alike, so servers have no prefix to
             share. None: all.
         others: More sets to compare, by the name of their arm: winners of other k.
-        embed: Texts to one vector each, see ``embedder``; adds the arm nearest (embedding).
+        embed: Texts to one vector each, see ``vectors.embedder``; adds the arm nearest (embedding).
 
     Returns:
         One row per arm, set and candidate: arm, set_id, example_ids, candidate_id. Arms: zero-shot (no example),
@@ -118,55 +115,11 @@ def nearest(pool: pl.DataFrame, questions: pl.DataFrame, *, k: int, embed: Embed
     order = np.argsort(pool["id"].to_numpy())  # equally near ones go by id, in whatever order the pool came
     ids = [pool["id"][int(i)] for i in order]
     asked, inputs = questions["text"].to_list(), [pool["input"][int(i)] for i in order]
-    scores = _by_words(asked, inputs) if embed is None else _cosine(embed(asked), embed(inputs))
+    scores = _by_words(asked, inputs) if embed is None else vectors.cosine(embed(asked), embed(inputs))
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k][:, ::-1]
     return questions.select("candidate_id").with_columns(
         example_ids=pl.Series([[ids[int(i)] for i in row] for row in best], dtype=pl.List(pl.String))
     )
-
-
-def embedder(server: Any, *, model: str) -> Embed:
-    """Return a function from texts to vectors, by ``/v1/embeddings`` of a server.
-
-    Args:
-        server: From ``batch.connect``.
-        model: Embedding model as the server names it.
-
-    Raises:
-        PrerequisiteError: The server has no such route or model, or gave another number of vectors; raised where texts
-            are embedded.
-    """
-    import openai
-
-    def embed(texts: Sequence[str | None]) -> Floats:
-        rows: list[list[float]] = []
-        for begin in range(0, len(texts), _TEXTS):
-            part = [text or " " for text in texts[begin : begin + _TEXTS]]
-            try:
-                answer = server.patiently(
-                    lambda part=part: server.client.embeddings.create(model=model, input=part, encoding_format="float")
-                )
-            except openai.APIStatusError as error:
-                raise PrerequisiteError(
-                    f"{server.base_url} refuses embeddings of {model!r} ({error.status_code}: {error.message}); name a "
-                    "model that it embeds with, or leave embedding_model empty."
-                ) from None
-            # the protocol numbers the vectors and promises no order
-            vectors = sorted(answer.data, key=lambda vector: vector.index)
-            if [vector.index for vector in vectors] != list(range(len(part))):
-                raise PrerequisiteError(
-                    f"{server.base_url} gave {len(vectors)} vectors for {len(part)} texts; leave embedding_model empty."
-                )
-            rows += [vector.embedding for vector in vectors]
-        return np.array(rows, dtype=np.float64)
-
-    return embed
-
-
-def _cosine(a: Floats, b: Floats) -> Floats:
-    """Return one row per row of a, one column per row of b."""
-    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
-    return np.asarray(a @ b.T)
 
 
 def _by_words(questions: list[str | None], documents: list[str | None]) -> Floats:

@@ -7,6 +7,7 @@ import hashlib
 
 import polars as pl
 
+from arislab import scoring
 from arislab.batch import canonical
 from arislab.errors import ParameterError, TaskError, closest
 from arislab.judge import prompts
@@ -100,10 +101,8 @@ class Judge:
                 f"{self.model} said nothing; run judge.ipynb{' with pairs' if missing[0].endswith(WINS) else ''}, or "
                 "take the weight out."
             )
-        weights = {f"score_{name}": weight for name, weight in self.task.weights.items()} | votes
-        known = [pl.col(name).is_not_null() * weight for name, weight in weights.items()]
-        gained = [pl.col(name).fill_null(0.0) * weight for name, weight in weights.items()]
-        mean = (pl.sum_horizontal(gained) / pl.sum_horizontal(known)).clip(0, 1).round(9)
+        named = {name.removeprefix("score_"): weight for name, weight in votes.items()}
+        _, mean = scoring.weighted_mean(dict(self.task.weights) | named)
         is_judged = pl.all_horizontal(pl.col(name).is_not_null() for name in votes)
         return scored.with_columns(
             quality=pl.when(is_judged & pl.col("quality").is_not_null()).then(mean),

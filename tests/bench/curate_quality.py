@@ -1,9 +1,9 @@
 """What each signal of quality is worth on real outputs that somebody labelled, and what labels make of them.
 
-``python tests/bench/curate_quality.py [SHARED] [--draws 20]`` reads tora_gsm8k (right or wrong answers to sums) and
-alpaca_eval (``win_prob`` above one half) of the folder of shared data. It prints for each signal: rows that it could
-tell, the chance that a good row stands above a bad one (AUC), and the share of good rows in its best fifth, each with a
-95 % interval over questions (200 draws of whole questions), beside the base rate.
+``python tests/bench/curate_quality.py [SHARED] [--draws 20] [--coverage]`` reads tora_gsm8k (right or wrong answers to
+sums) and alpaca_eval (``win_prob`` above one half) of the folder of shared data. It prints for each signal: rows that
+it could tell, the chance that a good row stands above a bad one (AUC), and the share of good rows in its best fifth,
+each with a 95 % interval over questions (200 draws of whole questions), beside the base rate.
 
 Then reviewers who know the truth decide on queues of 50 to 1,000 rows (the cut is the best fifth by the rules), once a
 draw, and it prints what was learned from them, means over the draws: how often anything was; AUC, precision in the best
@@ -12,6 +12,9 @@ share of good rows: how often its 95 % interval holds the truth, and its width b
 with judges in the place of the other signals: right with a chance of 0.9, 0.7 and 0.5 (a coin); right with 0.7, but
 taken in by long answers; and right with 0.7, but kinder where the scale is written downwards. Of each it prints how far
 it agrees with itself (``judge.consistency``): the last one alone is seen there.
+
+``--coverage`` prints something else: what a tenth and three tenths of the places for coverage cost and brought, in the
+best fifth by a judge that is right with a chance of 0.8 (another one a draw), beside as many rows by chance.
 """
 
 import argparse
@@ -158,17 +161,43 @@ JUDGES = {
 }
 
 
+def covered(rows: pl.DataFrame, *, n_draws: int) -> None:
+    """Print what places for coverage cost and brought."""
+    good = rows["good"].fill_null(value=False).to_numpy().astype(bool)
+    for share in (0.1, 0.3):
+        found = []
+        for seed in range(n_draws):
+            rng = np.random.default_rng(seed)
+            says = np.where(rng.uniform(size=len(rows)) < 0.8, good, ~good)
+            frame = rows.with_columns(quality=pl.Series(0.5 * says + 0.5 * rng.uniform(size=len(rows))), good=good)
+            plain = curate.keep_top(frame, fraction=0.2, seed=seed)
+            cut = curate.keep_diverse(frame, fraction=0.2, diversity=share, seed=seed)
+            old, new, luck = curate.cost(cut, plain, seed=seed).iter_rows(named=True)
+            n = (plain.n_kept, new["n_replaced"])
+            change = [one[name] - old[name] for one in (new, luck) for name in ("quality", "coverage", "repetition")]
+            found.append((*n, *change, cut.kept["good"].mean() - plain.kept["good"].mean()))
+        mean, low, high = np.mean(found, axis=0), *np.quantile(found, [0.025, 0.975], axis=0)
+        print(f" {share:g} of {mean[0]:,.0f} places: {mean[1]:.0f} rows replaced; change of", flush=True)
+        names = [f"{what}, {way}" for way in ("coverage", "chance") for what in ("quality", "coverage", "repetition")]
+        for i, name in enumerate([*names, "share of good rows, coverage"], start=2):
+            print(f"  {name:<30} {mean[i]:+.3f} [{low[i]:+.3f}, {high[i]:+.3f}] of {n_draws} draws", flush=True)
+
+
 def main() -> None:
     """Print both sets."""
     parser = argparse.ArgumentParser()
     parser.add_argument("shared", nargs="?", type=Path, default=CHECKOUT.parent / "shared" / "data")
     parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--coverage", action="store_true")
     given = parser.parse_args()
     rules = load("instruction_following")
     sets = (("sums", sums(given.shared), last_number), ("instructions", instructions(given.shared), None))
     for name, rows, key in sets:
         n_questions = rows["candidate_id"].n_unique()
         print(f"{name}: {rows.height:,} outputs on {n_questions:,} questions, good {rows['good'].mean():.3f}")
+        if given.coverage:
+            covered(rows, n_draws=given.draws)
+            continue
         agrees = signals.agreement(key)
         others = scoring._others(rows)
         values = [agrees(output, rest) for output, rest in zip(rows["output"], others, strict=True)]

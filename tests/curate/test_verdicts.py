@@ -262,6 +262,26 @@ def test_a_rejected_answer_that_resembles_another_still_takes_out_what_resembles
     assert verdicts.represent(rows, kept, threshold=0.7, seed=1)["duplicate_of"].to_list() == [None, "a", None, None]
 
 
+def test_what_says_the_same_as_a_rejected_answer_goes_with_it_where_meaning_is_asked_for():
+    texts = [
+        "You can inform me of any questions about the rate, please.",
+        "Please inform me of any questions about the rate you can.",
+        "About any questions of the rate please inform me, you can.",
+        "Something else.",
+    ]
+    rows = pl.DataFrame(
+        {"custom_id": list("abcd"), "input": ["q"] * 4, "output": texts, "quality": [0.1, 0.9, 0.8, 0.7]}
+    )
+    no = pl.DataFrame({"custom_id": ["a"], "verdict": ["reject"], "holds": [True], "input": ["q"], "output": texts[:1]})
+    apart = verdicts.represent(rows, no.clear(), threshold=0.9, seed=1)
+    assert apart["duplicate_of"].null_count() == 4
+    joined = verdicts.represent(rows, no.clear(), threshold=0.9, seed=1, by_meaning=0.9)
+    assert joined["duplicate_of"].to_list() == ["b", None, "b", None], "the best one stays"
+    bad = verdicts.represent(rows, no, threshold=0.9, seed=1, by_meaning=0.9)
+    assert bad["duplicate_of"].to_list() == [None, "a", "a", None]
+    assert bad["like_rejected"].to_list() == [False, True, True, False]
+
+
 def test_an_answer_whose_rejected_text_changed_goes_before_its_copies_and_waits(root):
     lake = imported(root, {land: answer(land) for land in LANDS[:5]})
     curate(root)
