@@ -152,12 +152,18 @@ class Learned:
         if folder := os.environ.get("ARISLAB_RUN_DIR"):
             text = json.dumps(asdict(self.model), indent=1, sort_keys=True)
             (Path(folder) / RECORDED).write_text(text + "\n", encoding="utf-8")
-        chances = pl.Series(self.model.chances(self.model.log_odds(scored)), dtype=pl.Float64).round(_DIGITS)
         return scored.with_columns(
-            quality=pl.when(pl.col("quality").is_not_null()).then(chances),
+            quality=self.quality(scored),
             quality_rules="quality",
             scorer_version=pl.col("scorer_version") + f"+{self.model.digest}",
         )
+
+    def quality(self, scored: pl.DataFrame) -> pl.Series:
+        """Return the quality that ``apply`` gives the rows, and record nothing."""
+        if self.model is None:
+            return scored["quality"]
+        chances = pl.Series(self.model.chances(self.model.log_odds(scored)), dtype=pl.Float64).round(_DIGITS)
+        return scored.select(quality=pl.when(pl.col("quality").is_not_null()).then(chances)).to_series()
 
 
 def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: int = 0, n_boot: int = 1_000) -> Learned:
