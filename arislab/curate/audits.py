@@ -147,8 +147,8 @@ def stability(
         judged = source if left_out is None else source.drop("quality", f"score_{left_out}").join(
             without[left_out], on="custom_id", how="left", maintain_order="left"
         )  # fmt: skip
-        model = learn(labels, judged, _of(groups), seed=seed, n_boot=100)
-        return rules.select("custom_id", model.quality(rules))  # not applied: the record keeps the model that chose
+        quality = learn(labels, judged, _of(groups), seed=seed, n_boot=100).quality(rules)
+        return rules.select("custom_id", quality=quality)
 
     for name in without:
         quality = without[name] if labels is None else learned(labels, name)

@@ -142,13 +142,6 @@ class Learned:
         rows = scored.select("custom_id").with_columns(chance=pl.Series(chance, dtype=pl.Float64))
         return rows.join(pl.concat(parts), on="custom_id", how="left", maintain_order="left")
 
-    def quality(self, scored: pl.DataFrame) -> pl.Series:
-        """Return the learned quality of scored rows; nothing is recorded, so that models may be tried."""
-        if self.model is None:
-            return scored["quality"]
-        chances = pl.Series(self.model.chances(self.model.log_odds(scored)), dtype=pl.Float64).round(_DIGITS)
-        return scored.select(quality=pl.when(pl.col("quality").is_not_null()).then(chances)).to_series()
-
     def apply(self, scored: pl.DataFrame) -> pl.DataFrame:
         """Return scored rows with the learned quality; where it was refused, as they are.
 
@@ -165,10 +158,17 @@ class Learned:
             text = json.dumps(asdict(self.model), indent=1, sort_keys=True)
             (Path(folder) / RECORDED).write_text(text + "\n", encoding="utf-8")
         return scored.with_columns(
-            self.quality(scored),
+            quality=self.quality(scored),
             quality_rules="quality",
             scorer_version=pl.col("scorer_version") + f"+{self.model.digest}",
         )
+
+    def quality(self, scored: pl.DataFrame) -> pl.Series:
+        """Return the quality that ``apply`` gives the rows, and record nothing."""
+        if self.model is None:
+            return scored["quality"]
+        chances = pl.Series(self.model.chances(self.model.log_odds(scored)), dtype=pl.Float64).round(_DIGITS)
+        return scored.select(quality=pl.when(pl.col("quality").is_not_null()).then(chances)).to_series()
 
 
 def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: int = 0, n_boot: int = 1_000) -> Learned:

@@ -135,7 +135,7 @@ def test_a_promise_that_cannot_be_given_again_keeps_nothing():
     assert table["jaccard"].to_list() == [0.0, None]
 
 
-def test_with_learned_quality_the_labels_are_resampled_and_each_signal_is_left_out():
+def test_with_learned_quality_the_labels_are_resampled_and_each_signal_is_left_out(tmp_path, monkeypatch):
     rng = np.random.default_rng(5)
     n = 1_000
     good = rng.random(n) < 0.5
@@ -159,7 +159,9 @@ def test_with_learned_quality_the_labels_are_resampled_and_each_signal_is_left_o
     }
     learned = curate.learn(labels, scored, groups)
     cut = curate.keep_top(learned.apply(scored), fraction=0.2)
+    monkeypatch.setenv("ARISLAB_RUN_DIR", str(tmp_path))
     table = auc_of(curate.stability(cut, top(0.2), scored=scored, without=without, labels=labels, groups=groups, n=5))
+    assert not list(tmp_path.iterdir()), "a record keeps the model that its qualities came from, no other"
     boot = table["5 bootstraps of the labels"]
     assert 0.5 < boot["jaccard"] <= 1
     assert boot["low"] < 1, "other labels make another model"
