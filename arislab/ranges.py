@@ -28,6 +28,7 @@ WHOLE: dict[str, tuple[int, int, str]] = {
     "pool_size": (1, 1_000_000, "examples to choose from"),
     "seeds": (1, 100, "trainings of each set"),
     "budget": (1, _MANY, "requests that the search may spend"),
+    "scorer_workers": (0, 1024, "processes that score, 0 for one per core"),
     "seed": (0, 2**32 - 1, "of everything random"),
 }
 """Name to lowest, highest and meaning of whole numbers."""

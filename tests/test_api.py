@@ -70,7 +70,7 @@ PINNED = {
     batch.Job.cancel: "self",
     batch.answer: "requests server folder recorded task resend budget",
     scoring.rows: "raw candidates task",
-    scoring.score: "frame task max_failures timeout_s",
+    scoring.score: "frame task max_failures timeout_s n_workers",
     scoring.check: "task",
     curate.keep_top: "frame fraction by seed id quota max_share",
     curate.keep_above: "frame threshold by",

@@ -34,7 +34,9 @@ ARROWS: dict[str, set[str] | str] = {
     "records": set(),
     "batch": {"chat", "isolation"},
     "tiny": {"chat", "lake", "task"},  # lake: the splits of composed candidates
-    "scoring": {"questions", "task"},
+    "calls": {"task"},
+    "workers": {"calls", "task"},
+    "scoring": {"calls", "questions", "task", "workers"},
     "signals": {"task"},
     "bm25": set(),  # likeness by words: of examples to questions, and of the answer that costs nothing
     "trivial": {"bm25", "curate", "scoring", "task"},  # curate: a draw that repeats
