@@ -8,7 +8,7 @@ and its row says how; only when that happens too often is nothing scored. This m
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -181,7 +181,9 @@ def score(
         raise ParameterError(
             "there is no output to score; run 1_generate, or import outputs (arislab import FILE --as outputs)."
         )
-    values, failures = _values(frame, task, "SCORERS", timeout_s=timeout_s, n_workers=n_workers, most=max_failures)
+    values, failures = _values(
+        frame, task, "SCORERS", task.scorers, timeout_s=timeout_s, n_workers=n_workers, most=max_failures
+    )
     _refuse(failures, frame, max_failures)
     scores = [pl.Series(f"score_{name}", column, dtype=pl.Float64) for name, column in values.items()]
     weighted = [(pl.col(f"score_{name}"), weight) for name, weight in task.weights.items()]
@@ -221,6 +223,32 @@ def as_came(scored: pl.DataFrame, rows: pl.DataFrame, task: Task) -> pl.DataFram
     return pl.concat([others, before], how="diagonal_relaxed")
 
 
+def failing(
+    frame: pl.DataFrame, task: Task, *, kept: Callable[[], Collection[str]]
+) -> dict[tuple[str, str], list[Failure]]:
+    """Return the failures of each scorer of a task, called on a few rows in a worker; its scores are not looked at.
+
+    Args:
+        frame: From ``rows``: a few rows of a table.
+        task: Its SCORERS and REPORT.
+        kept: Gives the names of what was kept at import with any row of that table; asked if these rows lack a column.
+            A scorer that asks for one of those is left out.
+
+    Raises:
+        TaskError: A scorer asks for a column that no row has.
+    """
+    failed: dict[tuple[str, str], list[Failure]] = {}
+    for kind, named in (("SCORERS", task.scorers), ("REPORT", task.report)):
+        scorers = {name: scorer for name, scorer in named.items() if not isinstance(scorer, str)}
+        known = {*frame.columns, "others", GOLD}
+        lacking = {name: {*_wanted(frame, task, name, s)} - known for name, s in scorers.items()}
+        elsewhere = kept() if any(lacking.values()) else ()
+        here = {name: s for name, s in scorers.items() if not lacking[name] or lacking[name] - {*elsewhere}}
+        _, all_failed = _values(frame, task, kind, here, timeout_s=TIMEOUT_S, n_workers=2, most=frame.height)
+        failed |= {(kind, name): [failure for failure in all_failed if failure.scorer == name] for name in here}
+    return failed
+
+
 def report(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     """Judge every row by the REPORT scorers of the task, which no earlier phase has seen.
 
@@ -241,14 +269,15 @@ def report(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     """
     if not task.report:
         return score(frame, task).select("custom_id", report="quality")
-    values, failures = _values(frame, task, "REPORT", timeout_s=TIMEOUT_S, n_workers=0, most=MAX_FAILURES)
-    _refuse(failures, frame, MAX_FAILURES)
+    functions = {name: judge for name, judge in task.report.items() if not isinstance(judge, str)}
+    values, failed = _values(frame, task, "REPORT", functions, timeout_s=TIMEOUT_S, n_workers=0, most=MAX_FAILURES)
+    _refuse(failed, frame, MAX_FAILURES)
     for name, column in task.report.items():
         if isinstance(column, str):
             values[name] = _stored(frame, column, task, name)
     columns = [pl.Series(f"report_{name}", values[name], dtype=pl.Float64) for name in task.report]
     mean = pl.mean_horizontal([column.name for column in columns]).round(9)
-    judged = frame.select("custom_id").with_columns(*columns, _reasons(failures, frame.height))
+    judged = frame.select("custom_id").with_columns(*columns, _reasons(failed, frame.height))
     return judged.with_columns(report=pl.when(pl.col("_failed").is_null()).then(mean)).drop("_failed")
 
 
@@ -297,11 +326,16 @@ def _reasons(failures: list[Failure], n: int) -> pl.Series:
 
 
 def _values(
-    frame: pl.DataFrame, task: Task, kind: str, *, timeout_s: float, n_workers: int, most: float
+    frame: pl.DataFrame,
+    task: Task,
+    kind: str,
+    scorers: Mapping[str, Scorer],
+    *,
+    timeout_s: float,
+    n_workers: int,
+    most: float,
 ) -> tuple[dict[str, list[float | None]], list[Failure]]:
     """What each scorer says of each row, null where there is no output; and where scorers failed."""
-    named = task.scorers if kind == "SCORERS" else task.report
-    scorers = {name: scorer for name, scorer in named.items() if not isinstance(scorer, str)}
     if not scorers:
         return {}, []
     job = _job(frame, task, kind, scorers, timeout_s)
@@ -337,7 +371,7 @@ def _n_workers(asked: int, frame: pl.DataFrame, task: Task, kind: str, scorers: 
     is_of_file = all(own.get(name) is scorer for name, scorer in scorers.items())
     if not is_of_file or sys.platform == "win32" or pl.Object in frame.dtypes or (not asked and frame.height < FEW):
         return 1
-    return min(asked or workers.cores(), frame.height)
+    return asked or workers.cores()
 
 
 def _job(frame: pl.DataFrame, task: Task, kind: str, scorers: Mapping[str, Scorer], timeout_s: float) -> Job:

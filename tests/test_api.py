@@ -31,6 +31,7 @@ from arislab import (
     structured,
     task,
     trivial,
+    trying,
 )
 from arislab.icl import rounds
 from arislab.lake import Lake, Table, conditions, opening, writing
@@ -40,6 +41,7 @@ PINNED = {
     Lake.sql: "self query",
     Lake.lineage: "self custom_id",
     Table.read: "self columns where version",
+    Table.head: "self n where",
     Table.append: "self frame run_id",
     Table.upsert: "self frame on run_id",
     Table.replace: "self frame where run_id",
@@ -72,6 +74,8 @@ PINNED = {
     scoring.rows: "raw candidates task",
     scoring.score: "frame task max_failures timeout_s n_workers",
     scoring.check: "task",
+    scoring.failing: "frame task kept",
+    trying.tried: "task lake asks",
     curate.keep_top: "frame fraction by seed id quota max_share",
     curate.keep_above: "frame threshold by",
     curate.near_duplicates: "frame on threshold prefer id seed questions",

@@ -37,6 +37,7 @@ ARROWS: dict[str, set[str] | str] = {
     "calls": {"task"},
     "workers": {"calls", "task"},
     "scoring": {"calls", "questions", "task", "workers"},
+    "trying": {"calls", "questions", "scoring", "structured", "task"},
     "signals": {"task"},
     "bm25": set(),  # likeness by words: of examples to questions, and of the answer that costs nothing
     "trivial": {"bm25", "curate", "scoring", "task"},  # curate: a draw that repeats

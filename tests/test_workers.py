@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
-from toys import CHECKOUT
 
 from arislab import curate, scoring, workers
 from arislab.errors import ParameterError, TaskError
@@ -64,10 +63,8 @@ def rows(n, *, output="answer {i}"):
     )
 
 
-def gsm8k():
-    files = sorted((CHECKOUT.parent / "shared" / "data" / "tora_gsm8k").glob("*.jsonl"))
-    if not files:
-        pytest.skip("the recorded outputs of ../shared/data/tora_gsm8k are not here")
+def gsm8k(shared):
+    files = sorted((shared / "tora_gsm8k").glob("*.jsonl"))
     frames = []
     for model, file in enumerate(files):
         read = pl.read_ndjson(file, infer_schema_length=None).with_row_index("i")
@@ -88,8 +85,8 @@ def bits(frame):
     return frame.rechunk().write_ipc(None).getvalue()
 
 
-def test_scores_and_the_kept_set_are_equal_bit_for_bit_for_1_2_and_4_workers_and_on_a_rerun(tmp_path):
-    frame, task = gsm8k(), task_of(tmp_path)
+def test_scores_and_the_kept_set_are_equal_bit_for_bit_for_1_2_and_4_workers_and_on_a_rerun(tmp_path, shared):
+    frame, task = gsm8k(shared), task_of(tmp_path)
     runs = [scoring.score(frame, task, n_workers=n) for n in (1, 2, 4, 4)]
     assert runs[0].height == frame.height > 2_500
     assert runs[0]["custom_id"].equals(frame["custom_id"])
