@@ -17,7 +17,7 @@ from arislab import calls, questions, workers
 from arislab import task as tasks
 from arislab.calls import GOLD, Batch, Failure, Job
 from arislab.errors import ParameterError, TaskError, closest
-from arislab.system import json_text
+from arislab.system import json_text, processes
 from arislab.task import Scorer, Task
 
 MAX_FAILURES, TIMEOUT_S = 0.01, 10.0
@@ -371,7 +371,7 @@ def _n_workers(asked: int, frame: pl.DataFrame, task: Task, kind: str, scorers: 
     is_of_file = all(own.get(name) is scorer for name, scorer in scorers.items())
     if not is_of_file or sys.platform == "win32" or pl.Object in frame.dtypes or (not asked and frame.height < FEW):
         return 1
-    return asked or workers.cores()
+    return asked or processes.cores()
 
 
 def _job(frame: pl.DataFrame, task: Task, kind: str, scorers: Mapping[str, Scorer], timeout_s: float) -> Job:

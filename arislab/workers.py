@@ -40,16 +40,6 @@ _START = (
 )
 
 
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):  # a container's share of the machine, where there is one
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:  # noqa: PTH123 - no path of ours
-            quota, period = file.read().split()
-        n = min(n, max(1, int(quota) // int(period)))
-    return n
-
-
 def judged(job: Job, batches: Iterable[Batch], *, n_workers: int, most_ended: float) -> Iterator[Judged]:
     """Yield what the scorers say of all batches, in whatever order they come back.
 

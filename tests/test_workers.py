@@ -100,14 +100,14 @@ def test_scores_and_the_kept_set_are_equal_bit_for_bit_for_1_2_and_4_workers_and
 
 def test_without_a_number_it_is_one_worker_per_core_and_none_for_a_few_rows(tmp_path, monkeypatch):
     task = task_of(tmp_path, "return float(os.getpid() % 1_000_003) / 1_000_003")
-    monkeypatch.setattr(workers, "cores", lambda: 3)
+    monkeypatch.setattr(processes, "cores", lambda: 3)
     here = os.getpid() % 1_000_003 / 1_000_003
     assert scoring.score(rows(scoring.FEW - 1), task)["score_third"].unique().to_list() == [here]
     there = scoring.score(rows(3_000), task)["score_third"].unique()
     assert here not in there
     assert there.len() == 3
     assert here not in scoring.report(rows(3_000), task)["report_third"].unique()
-    monkeypatch.setattr(workers, "cores", lambda: 1)
+    monkeypatch.setattr(processes, "cores", lambda: 1)
     assert scoring.score(rows(3_000), task)["score_third"].unique().to_list() == [here]
     assert here not in scoring.score(rows(2), task, n_workers=2)["score_third"].unique()
     mine = replace(task, scorers={**task.scorers, "third": lambda output: 0.5})
@@ -117,7 +117,7 @@ def test_without_a_number_it_is_one_worker_per_core_and_none_for_a_few_rows(tmp_
 
 
 def test_a_container_with_a_share_of_the_cores_is_taken_at_its_word():
-    assert 1 <= workers.cores() <= (os.cpu_count() or 1)
+    assert 1 <= processes.cores() <= (os.cpu_count() or 1)
 
 
 BAD = "int(output.split()[1]) % 353 == 5"  # 17 of 6,000
