@@ -6,29 +6,22 @@ and its row says how; only when that happens too often is nothing scored. This m
 """
 
 import json
-import signal
-import threading
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import polars as pl
 
-from arislab import questions
+from arislab import calls, questions, workers
 from arislab import task as tasks
+from arislab.calls import GOLD, Batch, Failure, Job
 from arislab.errors import ParameterError, TaskError, closest
-from arislab.system import json_text
+from arislab.system import json_text, processes
 from arislab.task import Scorer, Task
 
-GOLD = "gold"
-"""Column of reference answers: kept at import, or of the candidate's profile; a scorer that cannot do
-without it (no default) says nothing of a row that has none."""
 MAX_FAILURES, TIMEOUT_S = 0.01, 10.0
 """Share of the rows on which scorers may fail, and seconds that one may take for a row."""
-_PARSED = ("profile", "tools", "tool_calls")
-"""Columns of JSON that scorers are given as values."""
 
 
 def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Task | None = None) -> pl.DataFrame:
@@ -61,7 +54,9 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
         )
         if "profile" in new:
             frame = frame.with_columns(profile=_profiles(frame))
-    kept = _kept(frame, task, read=json_text.exact)  # texts keep the digits of the file
+    taken = _RESERVED if task is None else reserved(task)
+    metadata = frame["metadata"].to_list() if _has_kept(frame) else []
+    kept = calls.kept_of(metadata, taken, read=json_text.exact)  # texts keep the digits of the file
     for name in dict.fromkeys(name for values in kept for name in values):
         if name in frame.columns and frame.schema[name] != pl.String:
             continue  # scorers get the kept values all the same
@@ -147,29 +142,29 @@ def reserved(task: Task) -> frozenset[str]:
     return _RESERVED | {name for name in ("category", "difficulty") if getattr(task, name) is not None}
 
 
-def _kept(frame: pl.DataFrame, task: Task | None, *, read: Callable[[str], Any] = json.loads) -> list[dict[str, Any]]:
-    """What was kept at import with each row, by a reader of JSON; empty if nothing was with any."""
-    if frame.schema.get("metadata") != pl.String or frame["metadata"].null_count() == frame.height:
-        return []
-    taken = _RESERVED if task is None else reserved(task)
-    kept = [read(text) if text else {} for text in frame["metadata"]]
-    return [{name: value for name, value in values.items() if name not in taken} for values in kept]
-
-
 def score(
-    frame: pl.DataFrame, task: Task, *, max_failures: float = MAX_FAILURES, timeout_s: float = TIMEOUT_S
+    frame: pl.DataFrame,
+    task: Task,
+    *,
+    max_failures: float = MAX_FAILURES,
+    timeout_s: float = TIMEOUT_S,
+    n_workers: int = 0,
 ) -> pl.DataFrame:
     """Score every row with every scorer of the task.
 
-    A scorer fails on a row where it raises, returns something outside 0..1, or takes too long. The row then has no
-    quality: a mean without that scorer would be of something else than all others.
+    A scorer fails on a row where it raises, returns something outside 0..1, takes too long, or ends its process. The
+    row then has no quality: a mean without that scorer would be of something else than all others. Scores are the same
+    whatever the number of workers, for scorers that are functions of their row.
 
     Args:
         frame: From ``rows``: custom_id, candidate_id, output, what the scorers ask for, and where present the marks of
             ``structured.check`` and ``curate.verdicts.edited``.
         task: Its scorers and their weights.
         max_failures: Share of the rows with an output on which scorers may fail, 0..1.
-        timeout_s: Seconds that a scorer may take for a row; measured in the main thread only, where notebooks run.
+        timeout_s: Seconds that a scorer may take for a row; without workers measured in the main thread only, where
+            notebooks run, and not in a call that no signal interrupts.
+        n_workers: Processes that score, each with the task file loaded; 0: one per core, and none beside this one for
+            a few rows; 1: this one alone, as for scorers that the task file does not define.
 
     Returns:
         One row per row of ``frame``: custom_id, scorer_version, candidate_id, task, score_<scorer> (Float64, 0..1, null
@@ -186,7 +181,9 @@ def score(
         raise ParameterError(
             "there is no output to score; run 1_generate, or import outputs (arislab import FILE --as outputs)."
         )
-    values, failures = _values(frame, task, task.scorers, timeout_s)
+    values, failures = _values(
+        frame, task, "SCORERS", task.scorers, timeout_s=timeout_s, n_workers=n_workers, most=max_failures
+    )
     _refuse(failures, frame, max_failures)
     scores = [pl.Series(f"score_{name}", column, dtype=pl.Float64) for name, column in values.items()]
     total, mean = weighted_mean(task.weights)
@@ -257,6 +254,32 @@ def as_came(scored: pl.DataFrame, rows: pl.DataFrame, task: Task) -> pl.DataFram
     return pl.concat([others, before], how="diagonal_relaxed")
 
 
+def failing(
+    frame: pl.DataFrame, task: Task, *, kept: Callable[[], Collection[str]]
+) -> dict[tuple[str, str], list[Failure]]:
+    """Return the failures of each scorer of a task, called on a few rows in a worker; its scores are not looked at.
+
+    Args:
+        frame: From ``rows``: a few rows of a table.
+        task: Its SCORERS and REPORT.
+        kept: Gives the names of what was kept at import with any row of that table; asked if these rows lack a column.
+            A scorer that asks for one of those is left out.
+
+    Raises:
+        TaskError: A scorer asks for a column that no row has.
+    """
+    failed: dict[tuple[str, str], list[Failure]] = {}
+    for kind, named in (("SCORERS", task.scorers), ("REPORT", task.report)):
+        scorers = {name: scorer for name, scorer in named.items() if not isinstance(scorer, str)}
+        known = {*frame.columns, "others", GOLD}
+        lacking = {name: {*_wanted(frame, task, name, s)} - known for name, s in scorers.items()}
+        elsewhere = kept() if any(lacking.values()) else ()
+        here = {name: s for name, s in scorers.items() if not lacking[name] or lacking[name] - {*elsewhere}}
+        _, all_failed = _values(frame, task, kind, here, timeout_s=TIMEOUT_S, n_workers=2, most=frame.height)
+        failed |= {(kind, name): [failure for failure in all_failed if failure.scorer == name] for name in here}
+    return failed
+
+
 def report(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     """Judge every row by the REPORT scorers of the task, which no earlier phase has seen.
 
@@ -278,14 +301,14 @@ def report(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     if not task.report:
         return score(frame, task).select("custom_id", report="quality")
     functions = {name: judge for name, judge in task.report.items() if not isinstance(judge, str)}
-    values, failures = _values(frame, task, functions, TIMEOUT_S)
-    _refuse(failures, frame, MAX_FAILURES)
+    values, failed = _values(frame, task, "REPORT", functions, timeout_s=TIMEOUT_S, n_workers=0, most=MAX_FAILURES)
+    _refuse(failed, frame, MAX_FAILURES)
     for name, column in task.report.items():
         if isinstance(column, str):
             values[name] = _stored(frame, column, task, name)
     columns = [pl.Series(f"report_{name}", values[name], dtype=pl.Float64) for name in task.report]
     mean = pl.mean_horizontal([column.name for column in columns]).round(9)
-    judged = frame.select("custom_id").with_columns(*columns, _reasons(failures, frame.height))
+    judged = frame.select("custom_id").with_columns(*columns, _reasons(failed, frame.height))
     return judged.with_columns(report=pl.when(pl.col("_failed").is_null()).then(mean)).drop("_failed")
 
 
@@ -304,19 +327,7 @@ def _stored(frame: pl.DataFrame, column: str, task: Task, name: str) -> list[flo
     return scores
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """A scorer could not be used on a row."""
-
-    row: int
-    scorer: str
-    what: str
-    """Kind and text of the error, and its line; equal for errors of one kind."""
-    message: str
-    """The whole, with the row and what it holds."""
-
-
-def _refuse(failures: list[_Failure], frame: pl.DataFrame, most: float) -> None:
+def _refuse(failures: list[Failure], frame: pl.DataFrame, most: float) -> None:
     """Raise if scorers failed on too many rows."""
     n, n_failed = frame["output"].count(), len({failure.row for failure in failures})
     if n_failed <= most * n:
@@ -335,7 +346,7 @@ def _refuse(failures: list[_Failure], frame: pl.DataFrame, most: float) -> None:
     )
 
 
-def _reasons(failures: list[_Failure], n: int) -> pl.Series:
+def _reasons(failures: list[Failure], n: int) -> pl.Series:
     """For each row the reason why it has no quality, if scorers failed on it."""
     reasons: list[str | None] = [None] * n
     for failure in failures:
@@ -346,87 +357,90 @@ def _reasons(failures: list[_Failure], n: int) -> pl.Series:
 
 
 def _values(
-    frame: pl.DataFrame, task: Task, scorers: Mapping[str, Scorer], timeout_s: float
-) -> tuple[dict[str, list[float | None]], list[_Failure]]:
+    frame: pl.DataFrame,
+    task: Task,
+    kind: str,
+    scorers: Mapping[str, Scorer],
+    *,
+    timeout_s: float,
+    n_workers: int,
+    most: float,
+) -> tuple[dict[str, list[float | None]], list[Failure]]:
     """What each scorer says of each row, null where there is no output; and where scorers failed."""
-    kept = _kept(frame, task)
+    if not scorers:
+        return {}, []
+    job = _job(frame, task, kind, scorers, timeout_s)
+    batches = _batches(frame, task, job)
+    values: dict[str, list[float | None]] = {name: [None] * frame.height for name in scorers}
+    failures: list[Failure] = []
+    n = _n_workers(n_workers, frame, task, kind, scorers)
+    if n == 1:
+        now = calls.clock()
+        with calls.limited(timeout_s, now):
+            parts = [part for batch in batches for part in calls.judged(job, batch, scorers, now=now)]
+    else:
+        parts = list(workers.judged(job, batches, n_workers=n, most_ended=most * frame["output"].count()))
+    for part in parts:
+        failures += part.failures
+        for name, column in zip(scorers, part.values, strict=bool(part.values)):
+            values[name][part.start : part.start + len(column)] = column
+    places = {name: k for k, name in enumerate(scorers)}
+    return values, sorted(failures, key=lambda failure: (failure.row, places[failure.scorer]))
+
+
+FEW = 200
+"""Rows that are scored sooner here than workers start (0.2 s), unless a task is slow."""
+_BATCH_ROWS, _BATCH_BYTES = 500, 4_000_000
+"""What is sent to a worker at once, at most."""
+
+
+def _n_workers(asked: int, frame: pl.DataFrame, task: Task, kind: str, scorers: Mapping[str, Scorer]) -> int:
+    """How many processes score: 1 is this one, where functions that no file defines can be called too."""
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 0:
+        raise ParameterError(f"n_workers must be a whole number from 0 on, got {asked!r}; 0 is one per core.")
+    own = task.own.get(kind, {})
+    is_of_file = all(own.get(name) is scorer for name, scorer in scorers.items())
+    if not is_of_file or sys.platform == "win32" or pl.Object in frame.dtypes or (not asked and frame.height < FEW):
+        return 1
+    return asked or processes.cores()
+
+
+def _job(frame: pl.DataFrame, task: Task, kind: str, scorers: Mapping[str, Scorer], timeout_s: float) -> Job:
     wanted = {name: _wanted(frame, task, name, scorer) for name, scorer in scorers.items()}
-    needs_gold = {name for name, scorer in scorers.items() if _needs(task, name, scorer, GOLD)}
-    columns = {c: _column(frame, kept, c, task, name) for name, needs in wanted.items() for c in needs}
-    values: dict[str, list[float | None]] = {name: [] for name in scorers}
-    failures: list[_Failure] = []
-    calls = [
-        (name, tasks.bound(scorer, wanted[name]), [columns[c] for c in wanted[name]], values[name])
-        for name, scorer in scorers.items()
-    ]
-    is_judged = frame["output"].is_not_null().to_list()
-    with _limited(timeout_s) as start:
-        # row by row, so that a task file can parse an output once and keep it for its next scorer
-        for i in range(frame.height):
-            for name, scorer, given, results in calls:
-                # what cannot be compared is not told, without the scorer's asking
-                is_mute = not is_judged[i] or (name in needs_gold and columns[GOLD][i] is None)
-                row = [column[i] for column in given]
-                value = None if is_mute else _scored_row(task, name, scorer, row, wanted[name], frame, i, start)
-                if isinstance(value, _Failure):
-                    failures.append(value)
-                    value = None
-                results.append(value)
-    return values, failures
-
-
-class _TooLongError(BaseException):
-    """A scorer took more than its time; no ``except Exception`` of a task file holds it up."""
-
-
-@contextmanager
-def _limited(timeout_s: float) -> Iterator[Callable[[float], object]]:
-    """Give what starts the clock (0 stops it) that raises ``_TooLongError``; it works in the main thread only."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
-        yield lambda seconds: None
-        return
-
-    def ring(*_: object) -> None:
-        raise _TooLongError(f"it took more than {timeout_s:g} s for this row (scorer_timeout_s)")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds and timeout_s)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _column(frame: pl.DataFrame, kept: list[dict[str, Any]], name: str, task: Task, scorer: str) -> list[Any]:
-    if name == "others" and name not in frame.columns:  # GOLD and BAD rows bring their own
-        return _others(frame)
-    if name == GOLD:
-        return _golden(frame, kept)
-    if any(name in values for values in kept):
-        own = frame[name] if name in frame.columns else [None] * frame.height
-        return [values.get(name, other) for values, other in zip(kept, own, strict=True)]
-    if name not in frame.columns:
+    known, file = {*frame.columns, "others", GOLD}, task.path.name
+    lacking = [(column, name) for name, columns in wanted.items() for column in columns if column not in known]
+    if lacking:  # a table that ``rows`` has not made may hold it in its metadata alone
+        kept = calls.kept_of(frame["metadata"].to_list(), reserved(task)) if _has_kept(frame) else []
+        lacking = [(column, name) for column, name in lacking if not any(column in values for values in kept)]
+    for column, name in lacking[:1]:
         raise TaskError(
-            f"scorer {scorer!r} of {task.path.name} asks for the column {name!r}, which the rows do not have; "
-            f"{closest(name, [*frame.columns, 'others'])}. "
+            f"scorer {name!r} of {file} asks for the column {column!r}, which the rows do not have; "
+            f"{closest(column, [*frame.columns, 'others'])}. "
             "Rename the parameter, or keep that column at import (--keep)."
         )
-    values = frame[name].to_list()
-    return [json.loads(v) if isinstance(v, str) else v for v in values] if name in _PARSED else values
+    needs_gold = {n for n, s in scorers.items() if tasks.parameters_of(s, file=file, name=n).get(GOLD)}
+    return Job(task.path, task.source, kind, wanted, frozenset(needs_gold), reserved(task), timeout_s)
 
 
-def _golden(frame: pl.DataFrame, kept: list[dict[str, Any]]) -> list[Any]:
-    """The reference answer of each row: as the row has it, as it was kept at import, else as the profile holds it."""
-    own = frame[GOLD].to_list() if GOLD in frame.columns else [None] * frame.height
-    profiles = frame["profile"].to_list() if "profile" in frame.columns else [None] * frame.height
-    golden = []
-    for i, (value, profile) in enumerate(zip(own, profiles, strict=True)):
-        of_import = kept[i].get(GOLD) if kept else None
-        known = of_import if of_import is not None else value  # in the frame it is text
-        if known is None and profile is not None and GOLD in profile:
-            known = (json.loads(profile) if isinstance(profile, str) else profile).get(GOLD)
-        golden.append(known)
-    return golden
+def _has_kept(frame: pl.DataFrame) -> bool:
+    return frame.schema.get("metadata") == pl.String and frame["metadata"].null_count() < frame.height
+
+
+def _batches(frame: pl.DataFrame, task: Task, job: Job) -> Iterator[Batch]:
+    """The rows, a few at a time, with what the scorers ask for."""
+    asked = {column for columns in job.wanted.values() for column in columns}
+    names = [c for c in frame.columns if c in asked | {"custom_id", "output"} or (c == "profile" and GOLD in asked)]
+    has_kept = bool(asked - reserved(task)) and _has_kept(frame)
+    others = _others(frame) if "others" in asked and "others" not in frame.columns else None  # GOLD and BAD bring them
+    some = frame.select(names)
+    size = max(1, min(_BATCH_ROWS, _BATCH_BYTES * frame.height // max(1, some.estimated_size())))
+    for start in range(0, frame.height, int(size)):
+        part = some.slice(start, int(size))
+        columns: dict[str, list[Any]] = {name: part[name].to_list() for name in names}
+        if others is not None:
+            columns["others"] = others[start : start + part.height]
+        metadata = frame["metadata"].slice(start, part.height).to_list() if has_kept else []
+        yield Batch(start, columns, metadata)
 
 
 def _others(frame: pl.DataFrame) -> list[list[str]]:
@@ -445,42 +459,6 @@ def _wanted(frame: pl.DataFrame, task: Task, name: str, scorer: Scorer) -> list[
     """The columns that a scorer is given: those it cannot do without, and what there is of the others."""
     asked = tasks.parameters_of(scorer, file=task.path.name, name=name)
     return [column for column, needed in asked.items() if needed or column in (*frame.columns, "others", GOLD)]
-
-
-def _needs(task: Task, name: str, scorer: Scorer, column: str) -> bool:
-    return tasks.parameters_of(scorer, file=task.path.name, name=name).get(column, False)
-
-
-def _scored_row(
-    task: Task,
-    name: str,
-    scorer: Scorer,
-    given: list[Any],
-    wanted: list[str],
-    frame: pl.DataFrame,
-    i: int,
-    start: Callable[[float], object],
-) -> float | _Failure | None:
-    try:
-        start(1)
-        value: Any = scorer(*given)
-        start(0)
-    except (*tasks.NO_EXIT, _TooLongError) as error:  # foreign code: whatever it raises stops here
-        start(0)
-        row, holds = f"row {frame['custom_id'][i]!r}", dict(zip(wanted, given, strict=True))
-        failed = tasks.failure(error, file=task.path, function=f"scorer {name!r}", row=row, holds=holds)
-        return _Failure(i, name, tasks.error_text(error, str(task.path)), str(failed))
-    if value is None or (type(value) is float and 0 <= value <= 1):  # the most frequent, a million times
-        return value
-    try:
-        return tasks.fraction(value)
-    except TypeError:
-        holds = dict(zip(wanted, given, strict=True))
-        message = (
-            f"scorer {name!r} of {task.path.name} returned {tasks.in_short(value)} on row {frame['custom_id'][i]!r}; "
-            f"it must return 0..1, a bool, or None for 'cannot tell'; {tasks.shown(holds)}"
-        )
-        return _Failure(i, name, f"returned {tasks.in_short(value, 60)}, which is not in 0..1", message)
 
 
 def check(task: Task) -> pl.DataFrame:

@@ -27,6 +27,7 @@ import functools
 import hashlib
 import inspect
 import json
+import linecache
 import math
 import numbers
 import os
@@ -86,6 +87,8 @@ class Task:
     """Rows that every scorer must give 1.0."""
     bad: tuple[dict[str, Any], ...] = ()
     """Rows whose quality must be below 1.0."""
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """SCORERS and REPORT as the file defined them, which another process can load from it too."""
 
     @property
     def sha256(self) -> str:
@@ -172,7 +175,21 @@ def load(name: str | Path) -> Task:
         TaskError: No such file, or it lacks something; the message names what and how to add it.
     """
     path, source = find(name)
-    path = path.resolve()  # errors name the lines of the file by this name
+    return of_source(path.resolve(), source)  # errors name the lines of the file by this name
+
+
+def of_source(path: Path, source: str) -> Task:
+    """Load a task file as it read when it was found, whatever stands there now.
+
+    Args:
+        path: The file, resolved.
+        source: Its text, from ``find``.
+
+    Raises:
+        TaskError: As in ``load``.
+    """
+    # without a time of change: errors show the lines of this text, and not those of the file as it may read by then
+    linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
     # not an import: one name in two folders, and an edited file, would get the module that Python remembers
     module = types.ModuleType(f"arislab_task_{path.stem}")
     module.__file__ = str(path)
@@ -215,6 +232,7 @@ def load(name: str | Path) -> Task:
         category=_guarded(path, "category", names["category"], _name) if names.get("category") else None,
         gold=tuple(names.get("GOLD", ())),
         bad=tuple(names.get("BAD", ())),
+        own={"SCORERS": dict(scorers), "REPORT": dict(names.get("REPORT", {}))},
     )
 
 

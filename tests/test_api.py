@@ -31,6 +31,7 @@ from arislab import (
     structured,
     task,
     trivial,
+    trying,
 )
 from arislab.icl import rounds
 from arislab.lake import Lake, Table, conditions, opening, writing
@@ -40,6 +41,7 @@ PINNED = {
     Lake.sql: "self query",
     Lake.lineage: "self custom_id",
     Table.read: "self columns where version",
+    Table.head: "self n where",
     Table.append: "self frame run_id",
     Table.upsert: "self frame on run_id",
     Table.replace: "self frame where run_id",
@@ -70,8 +72,10 @@ PINNED = {
     batch.Job.cancel: "self",
     batch.answer: "requests server folder recorded task resend budget",
     scoring.rows: "raw candidates task",
-    scoring.score: "frame task max_failures timeout_s",
+    scoring.score: "frame task max_failures timeout_s n_workers",
     scoring.check: "task",
+    scoring.failing: "frame task kept",
+    trying.tried: "task lake asks",
     curate.keep_top: "frame fraction by seed id quota max_share one_per",
     curate.keep_above: "frame threshold by one_per id seed",
     curate.keep_diverse: "frame fraction diversity by seed id quota max_share one_per on embed",

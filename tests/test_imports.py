@@ -34,7 +34,10 @@ ARROWS: dict[str, set[str] | str] = {
     "records": set(),
     "batch": {"chat", "isolation"},
     "tiny": {"chat", "lake", "task"},  # lake: the splits of composed candidates
-    "scoring": {"questions", "task"},
+    "calls": {"task"},
+    "workers": {"calls", "task"},
+    "scoring": {"calls", "questions", "task", "workers"},
+    "trying": {"calls", "questions", "scoring", "structured", "task"},
     "signals": {"task"},
     "bm25": set(),  # likeness by words: of examples to questions, and of the answer that costs nothing
     "vectors": {"duplicates"},  # likeness by words and by meaning, of rows to each other; the normal form of a text

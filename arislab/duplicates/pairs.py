@@ -7,16 +7,19 @@ verified. `nearest` proposes by prefix filter and misses no pair.
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from numpy.typing import NDArray
 
-from arislab.duplicates.shingles import ODD, U64, Floats, Ints, Shingles, chunks, mix, rows_of, within
+from arislab.duplicates.shingles import ODD, U64, Floats, Ints, Shingles, chunks, mix, rows_of, threads, within
 
 EXACT_ROWS = 2_000
 """Up to here every pair is compared …"""
 EXACT_WORK = 1_000_000_000
 """… unless the texts are so long that this many look-ups would not do."""
 _PAIRS = 1 << 21  # pairs proposed at once
+_CACHED_ROWS = 2_000  # rows whose shingles stay in the cache while all hashes are taken of them
 _PAIR_WORDS = 1 << 22  # shingles compared at once: 32 MB
 
 
@@ -77,8 +80,9 @@ def band_keys(texts: list[Shingles], threshold: float) -> U64:
     flips = rng.integers(0, 1 << 32, (n_bands, n_hashes), dtype=np.uint32)
     factors = rng.integers(0, 1 << 31, (n_bands, n_hashes), dtype=np.uint32) * np.uint32(2) + np.uint32(1)
     views = np.zeros((len(texts) + (len(texts) > 1), n_bands, n), dtype=np.uint64)
-    for start in range(0, n, 2_000):  # rows whose shingles stay in the cache while all hashes are taken of them
-        stop = min(start + 2_000, n)
+
+    def fill(start: int) -> None:
+        stop = min(start + _CACHED_ROWS, n)
         parts = [
             (c.values[c.offsets[start] : c.offsets[stop]], c.offsets[start:stop] - c.offsets[start]) for c in texts
         ]
@@ -90,6 +94,9 @@ def band_keys(texts: list[Shingles], threshold: float) -> U64:
                     key = views[view, band, start:stop]
                     key *= ODD[0]
                     key += hashes
+
+    with ThreadPoolExecutor(threads()) as pool:
+        list(pool.map(fill, range(0, n, _CACHED_ROWS)))
     return min((mix(view) for view in views), key=_collisions)
 
 
@@ -108,15 +115,22 @@ def candidates(keys: U64, rows: Ints, window: int) -> Ints:
     n = keys.shape[1]
     proposed = np.zeros(0, dtype=np.int64)
     for band in keys:
-        order = np.argsort(band[rows], kind="stable")  # `rows` is ascending, so a bucket is in order of preference
-        ordered = band[rows[order]]
+        held = rows[_may_share(band[rows])]
+        order = np.argsort(band[held], kind="stable")  # `held` is ascending, so a bucket is in order of preference
+        ordered = band[held[order]]
         same = np.concatenate([[False], ordered[1:] == ordered[:-1]])
         first = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
         position = np.flatnonzero(same)
         partners = [first[position], *(np.maximum(position - d, first[position]) for d in range(1, window + 1))]
-        pairs = [rows[order[position]] * n + rows[order[partner]] for partner in partners]
+        pairs = [held[order[position]] * n + held[order[partner]] for partner in partners]
         proposed = distinct(np.concatenate([proposed, *(distinct(codes) for codes in pairs)]))
     return proposed
+
+
+def _may_share(keys: U64) -> NDArray[np.bool_]:
+    """Mark all rows whose key another one has, and a few more: most have none, and need not be sorted."""
+    slots = (keys >> np.uint64(44)).astype(np.int64)
+    return (np.bincount(slots, minlength=1 << 20) > 1)[slots]
 
 
 def distinct(codes: Ints) -> Ints:

@@ -4,7 +4,9 @@ What this file does not know: which texts resemble each other.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import polars as pl
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from arislab.duplicates.normal import normal_forms
 from arislab.errors import ParameterError
+from arislab.system import processes
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -79,10 +82,17 @@ def shingles_of(texts: pl.Series, *, salt: int) -> tuple[Shingles, U32, U64]:
     texts = texts.cast(pl.String)
     parts: list[tuple[U32, Ints, U32]] = [(np.zeros(0, np.uint32), np.zeros(0, np.int64), np.zeros(0, np.uint32))]
     whole = [np.zeros(0, np.uint64)]
-    for part in chunks(texts.str.len_bytes().to_numpy().astype(np.int64), _CHUNK_BYTES):
+
+    def chunk(part: slice) -> tuple[U64, tuple[U32, Ints, U32]]:
         forms = normal_forms(texts[part])
-        whole.append(forms.hash(seed=0).to_numpy())
-        parts.append(_shingle_chunk(forms.to_list(), salt=salt))
+        return forms.hash(seed=0).to_numpy(), _shingle_chunk(forms.to_list(), salt=salt)
+
+    with ThreadPoolExecutor(threads()) as pool:
+        for hashes, shingles in pool.map(
+            chunk, chunks(texts.str.len_bytes().to_numpy().astype(np.int64), _CHUNK_BYTES)
+        ):
+            whole.append(hashes)
+            parts.append(shingles)
     values, sizes, signs = (np.concatenate(column) for column in zip(*parts, strict=True))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     return Shingles(values, offsets), signs, np.concatenate(whole)
@@ -101,6 +111,11 @@ def signs(texts: pl.DataFrame) -> Ints:
         own = shingles_of(texts[name].gather(unique), salt=0)[1].astype(np.uint64)
         total = mix(total * ODD[1] + own[np.searchsorted(unique, copies)] + ODD[0])
     return total.view(np.int64)
+
+
+def threads() -> int:
+    """Return how many threads numpy works in here; more would only wait for memory."""
+    return min(processes.cores(), 4)
 
 
 def chunks(sizes: Ints, most: int) -> Iterator[slice]:
@@ -127,10 +142,9 @@ def _shingle_chunk(texts: list[str], *, salt: int) -> tuple[U32, Ints, U32]:
     edges = np.diff(in_word.view(np.int8), prepend=np.int8(0), append=np.int8(0))
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     # a word's hash is its polynomial in an odd number mod 2**64: prefix sums give all words at once
-    powers = np.cumprod(np.full(len(data), ODD[0]))
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(data * powers)])
-    inverse = np.uint64(pow(int(ODD[0]), -1, 1 << 64))
-    words = (sums[ends] - sums[starts]) * np.cumprod(np.full(len(data), inverse))[starts]
+    powers, inverses = _powers(1 << len(data).bit_length())
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(data * powers[: len(data)])])
+    words = (sums[ends] - sums[starts]) * inverses[starts]
     words = mix(words)
     last = np.searchsorted(starts, row_ends)  # the word after the row's last
     n_words = np.diff(last, prepend=0)
@@ -154,6 +168,14 @@ def _shingle_chunk(texts: list[str], *, salt: int) -> tuple[U32, Ints, U32]:
     # a sum: how often each stands there counts, where it stands does not
     signs = mix(total[last] - total[last - n_words]) >> np.uint64(32)
     return keys.astype(np.uint32), counts, signs.astype(np.uint32)
+
+
+@lru_cache(maxsize=1)  # of the chunks of a table most are of one size
+def _powers(n: int) -> tuple[U64, U64]:
+    """The first powers of an odd number and of its inverse, mod 2**64."""
+    inverse = np.uint64(pow(int(ODD[0]), -1, 1 << 64))
+    first, second = (np.full(n, factor, dtype=np.uint64) for factor in (ODD[0], inverse))
+    return np.cumprod(first, dtype=np.uint64), np.cumprod(second, dtype=np.uint64)
 
 
 def mix(x: U64) -> U64:

@@ -251,6 +251,23 @@ class Table:
             log.note("read", self.name, version=at, rows=frame.height, **more)
         return frame
 
+    def head(self, n: int, *, where: Where) -> pl.DataFrame:
+        """Return the first rows that fulfil a condition, to try something on.
+
+        What a run makes does not depend on them, and its record does not name them.
+
+        Args:
+            n: How many, at most.
+            where: As in ``read``.
+
+        Raises:
+            LakeError: There is no such column.
+        """
+        condition = self._condition(where)
+        delta = opening.open_version(self.folder, None) if self.exists else None
+        lazy = opening.frame(self.name, delta)
+        return (lazy if condition is None else lazy.filter(conditions.expression(condition))).head(n).collect()
+
     def _condition(self, where: Where | None) -> Where | None:
         """Refuse a column that the table does not have; Delta would say so in its own words."""
         known, prefix = tables.columns_of(self.name), self.contract.prefix

@@ -11,6 +11,16 @@ from pathlib import Path
 from typing import Any
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # a container's share of the machine, where there is one
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:  # noqa: PTH123 - no path of ours
+            quota, period = file.read().split()
+        n = min(n, max(1, int(quota) // int(period)))
+    return n
+
+
 def identity(pid: int) -> dict[str, Any]:
     """Return what names a process for ever: pid, start time in clock ticks since boot, boot, host.
 
