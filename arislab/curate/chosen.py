@@ -212,7 +212,7 @@ def held(described: pl.DataFrame, selection: str) -> pl.DataFrame:
     return described.filter([condition.expression for condition in conditions]) if conditions else described
 
 
-def described(scored: pl.DataFrame, texts: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.DataFrame:
+def described(scored: pl.DataFrame, *, texts: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.DataFrame:
     """Return scored rows with what a selection may say of them, and no texts.
 
     Args:
@@ -276,7 +276,7 @@ def within(
     """
     if not selection.strip():
         return rows
-    chosen = held(described(scored, texts, candidates, task), selection)
+    chosen = held(described(scored, texts=texts, candidates=candidates, task=task), selection)
     found = rows.join(chosen, on="custom_id", how="semi", maintain_order="left")
     if found.is_empty() and rows.height:
         raise ParameterError(

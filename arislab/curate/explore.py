@@ -400,6 +400,7 @@ class Explorer:
         display(self.balance)
 
 
+_TEXTS = {"Question": "input", "Answer": "output"}
 _SIDES = {"not kept": ~pl.col("kept"), "kept": pl.col("kept")}
 
 
@@ -412,10 +413,10 @@ def _row(row: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
                 "none" if value is None else f"{value:,.3f}" if isinstance(value, float) else layout.seen(str(value))
             )
             facts.append(f"{layout.seen(name)} {known}")
-    texts = [("Question", seen.get("input")), ("Answer", seen.get("output"))]
+    texts = [(title, layout.laid_out(seen.get(name) or "(none)")) for title, name in _TEXTS.items()]
     return {
         "facts": facts,
         "kept": bool(row["kept"]),
         "why": layout.parts(row.get("reason") or ""),
-        "texts": [(title, layout.parts("(none)" if text is None else str(text))) for title, text in texts],
+        "texts": [(title, layout.parts(text)) for title, text in texts],
     }

@@ -165,7 +165,7 @@ def test_scored_rows_are_described_by_length_model_and_difficulty():
     rows, people = texts()
     scored = pl.DataFrame({"custom_id": ["b", "a"], "quality": [0.2, 0.4], "repaired": [False, False]})
     easy = TASK.__class__(**{**vars(TASK), "difficulty": lambda candidate: candidate["profile"]["years"] / 10})
-    found = curate.described(scored, rows, people, easy)
+    found = curate.described(scored, texts=rows, candidates=people, task=easy)
     assert found.select("custom_id", "quality", "length", "model", "difficulty").rows() == [
         ("b", 0.2, None, None, 0.7),
         ("a", 0.4, 30, "m", 0.7),
@@ -183,5 +183,5 @@ def test_the_length_of_a_repaired_answer_is_that_of_the_text_that_was_scored():
     broken = "{'strengths': ['a', 'b'], 'concerns': ['c'], 'summary': 's', 'score': 0.5, 'recommendation': 'hire'}  \n "
     rows, people = texts(broken)
     scored = pl.DataFrame({"custom_id": ["a"], "quality": [0.4], "repaired": [True]})
-    found = curate.described(scored, rows, people, TASK)["length"].item()
+    found = curate.described(scored, texts=rows, candidates=people, task=TASK)["length"].item()
     assert 0 < found < len(broken)
