@@ -33,14 +33,14 @@ def short(output):
 
 
 def even(output):
-    return None if output.startswith("?") else len(output) % 2 == 0
+    return None if output.startswith("?") else output.count("a") % 2 == 0
 
 
 SCORERS = {"short": short, "even": even}
 WEIGHTS = {"short": 2, "even": 1}
 GOLD = [{"output": "yes."}]
 '''
-SELECTION = 'length >= 30 and difficulty > 0 and model = "two" and score_short < 1'
+SELECTION = 'length >= 30 and difficulty > 0 and model = "two" and length < 230'
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def root(tmp_path_factory):
     questions = [f"{draw.choice('ABC')} capital of {' '.join(draw.sample(words, 5))}?" for _ in range(300)]
     answers = [" ".join(draw.choices(words, k=draw.randint(4, 60))) for _ in questions]
     for i in range(0, 300, 10):
-        answers[i] = "? " + answers[i]
+        answers[i + 3 + i // 10 % 2] = "? " + answers[i]  # of either model
         questions[i + 1], answers[i + 1] = questions[i + 2], answers[i + 2]  # near-duplicates
     people = [
         {
