@@ -126,6 +126,7 @@ class Explorer:
         self.by, self.group = by, group or next(iter([*several, *self.groups]), None)
         self.fraction, self.threshold = fraction, threshold
         """The cut: the share that it keeps, unless a threshold is given, the lowest value that it keeps."""
+        self._cuts: dict[str, tuple[tuple[str, float, float | None], Selection]] = {}
         self._base = chosen.held(self.scored, selection)
         self._from, self.selection = selection.strip(), selection.strip()
         self.seed, self.task, self.labels, self._show = seed, task, labels, show
@@ -141,9 +142,15 @@ class Explorer:
         return self._cut(self.by)
 
     def _cut(self, by: str) -> Selection:
-        if self.threshold is not None:
-            return selection.keep_above(self.held, threshold=self.threshold, by=by)
-        return selection.keep_top(self.held, fraction=self.fraction, by=by, seed=self.seed)
+        """The cut of a column; the last one is kept, for much is said of it, and to rank 170,000 rows takes a while."""
+        key = (self.selection, self.fraction, self.threshold)
+        if by not in self._cuts or self._cuts[by][0] != key:
+            if self.threshold is not None:
+                made = selection.keep_above(self.held, threshold=self.threshold, by=by)
+            else:
+                made = selection.keep_top(self.held, fraction=self.fraction, by=by, seed=self.seed)
+            self._cuts[by] = (key, made)
+        return self._cuts[by][1]
 
     @property
     def balance(self) -> pl.DataFrame:
