@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from toys import arislab, play
 
+from arislab.errors import ParameterError
 from arislab.lake import Lake
 from arislab.records import find as records
 
@@ -131,6 +132,32 @@ def test_review_draws_from_the_selection_alone_and_marks_its_rows_as_picked(here
     assert again["labels"].frame.is_empty()
     assert again["labels"].n_picked == 1
     assert again["explorer"].worth.startswith("no labels")
+
+
+def test_two_versions_of_the_scorers_are_compared_at_the_same_cut(here, root):
+    play("2_curate", root, **here)
+    first = play("explore", root, **here)
+    (version,) = set(first["scored"]["scorer_version"])
+    path = root / "capital.py"
+    text = path.read_text()
+    try:
+        path.write_text(text.replace('{"short": 2, "even": 1}', '{"short": 9, "even": 1}'))
+        play("2_curate", root, **here)
+        second = play("explore", root, compare_with=version, **here)["explorer"]
+        with pytest.raises(ParameterError, match="compare_with 'elsewhere' names 0 versions"):
+            play("explore", root, compare_with="elsewhere", **here)
+    finally:
+        path.write_text(text)
+    old, new = set(first["explorer"].cut.kept["custom_id"]), set(second.cut.kept["custom_id"])
+    moves = second.moves
+    assert set(moves.filter("kept_now")["custom_id"]) == new
+    assert set(moves.filter("kept_before")["custom_id"]) == old
+    assert second.moved.startswith(
+        f"beside the version before: {len(new - old)} rows came in, {len(old - new)} went out"
+    )
+    assert new != old
+    assert moves["change"].abs().drop_nulls().is_sorted(descending=True)
+    assert len(second.widget.block) == 270 * (8 + len(second.widget.about["columns"]))
 
 
 def test_a_selection_that_cannot_be_read_or_holds_nothing_stops_2_curate_before_it_writes(here, root):
