@@ -7,6 +7,7 @@ the test's folder.
 import importlib.util
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -22,11 +23,14 @@ import polars as pl
 import pytest
 from toys import HEADLINE, need, notebook
 
-from arislab import review, runs
+from arislab import curate, review, runs
 from arislab.lake import Lake
 from arislab.records import find as records
 from arislab.runs import trust, verify
 from arislab.task import load
+
+sys.path.insert(0, str(Path(__file__).parent / "bench"))
+import explore_brush
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CHROMIUM = next(
@@ -412,6 +416,42 @@ def test_a_cut_is_decided_by_brushing_dragging_and_looking_at_the_rows_behind_a_
     page.set_viewport_size({"width": 1440, "height": 1000})
     assert errors == []
     assert not lab.strayed, lab.strayed
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_what_the_browser_counts_while_it_brushes_is_what_the_kernel_counts(open_lab):
+    """The module alone in a page, with 4,000 rows: brushes, both kinds of cut, ties, rows without a score."""
+    explorer = curate.Explorer(explore_brush.rows(4000, seed=7), seed=7)
+    page = open_lab.page.context.new_page()
+    page.set_content(explore_brush.page_of(explorer))
+    draw, boxes, account = random.Random(7), page.locator("canvas"), page.locator(".arislab-account")
+    account.get_by_text("kept 784 of 3,920 scored rows (20.0 %)").wait_for()
+    for step in range(24):
+        if step % 3 == 0:
+            field, value = draw.choice(
+                [("keep the best", draw.randint(1, 1000) / 10), ("or all from", draw.randint(0, 1000) / 1000)]
+            )
+            page.get_by_label(field).fill(str(value))
+            page.get_by_label(field).press("Enter")
+        else:
+            box = boxes.nth(step % 4).bounding_box()
+            page.mouse.move(
+                box["x"] + draw.uniform(50, box["width"] - 20), box["y"] + draw.uniform(20, box["height"] - 20)
+            )
+            page.mouse.down()
+            page.mouse.move(box["x"] + draw.uniform(50, box["width"] - 20), box["y"] + 60)
+            page.mouse.up()
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        explorer.settle(page.evaluate("window.traits.state"))
+        cut = explorer.cut
+        told = f"kept {cut.n_kept:,} of {cut.n - cut.n_unscored:,} scored rows"
+        ties = f"{cut.n_tied_at_cut:,} lie exactly there, {cut.n_tied_kept:,} of them kept"
+        said = account.inner_text()
+        assert said.startswith(told), (said, cut, explorer.selection)
+        assert ties in said or cut.threshold is None, (said, cut, explorer.selection)
+        assert said.endswith(f"; {cut.n_unscored:,} unscored")
+    page.close()
 
 
 @pytest.mark.browser

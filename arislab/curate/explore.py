@@ -298,7 +298,7 @@ class Explorer:
         from arislab.curate.brushing import Brushed
 
         columns, told = list(self._columns), [c.described for c in self._columns]
-        if self.compared and columns:
+        if self.compared and columns and columns[0].name == self.by:  # which is not there where nothing is scored
             told[0] |= {"before": len(columns)}
             columns.append(binned.numbers(self._ranked[BEFORE], edges=columns[0].edges))
             told.append(columns[-1].described | {"hidden": True})
