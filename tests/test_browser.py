@@ -410,6 +410,9 @@ def test_a_cut_is_decided_by_brushing_dragging_and_looking_at_the_rows_behind_a_
         "e.getBoundingClientRect().right + 1).length"
     )
     assert wide == 0, "something sticks out of the panel"
+    canvases = "e => [...e.querySelectorAll('canvas')].map(c => Math.abs(c.width / devicePixelRatio - c.clientWidth))"
+    page.wait_for_timeout(500)
+    assert max(panel.evaluate(canvases)) < 1, "a picture is drawn for another width than it has"
     screenshot(lab, "explore-dark-narrow", tmp_path, panel)
     page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Light' })")
     page.wait_for_selector('body[data-jp-theme-light="true"]', state="attached")
@@ -423,7 +426,7 @@ def test_a_cut_is_decided_by_brushing_dragging_and_looking_at_the_rows_behind_a_
 def test_what_the_browser_counts_while_it_brushes_is_what_the_kernel_counts(open_lab):
     """The module alone in a page, with 4,000 rows: brushes, both kinds of cut, ties, rows without a score."""
     explorer = curate.Explorer(explore_brush.rows(4000, seed=7), seed=7)
-    page = open_lab.page.context.new_page()
+    page = open_lab.page.context.browser.new_page(viewport={"width": 1000, "height": 900})
     page.set_content(explore_brush.page_of(explorer))
     draw, boxes, account = random.Random(7), page.locator("canvas"), page.locator(".arislab-account")
     account.get_by_text("kept 784 of 3,920 scored rows (20.0 %)").wait_for()

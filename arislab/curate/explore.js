@@ -274,7 +274,7 @@ function histogram(parent, data, c, act) {
     },
     resize() {
       const dots = window.devicePixelRatio || 1;
-      width = Math.max(160, place.clientWidth);
+      width = place.clientWidth || width; // a notebook takes what is scrolled away out of its page
       canvas.width = Math.round(width * dots);
       canvas.height = Math.round(height * dots);
       canvas.style.height = height + "px";
@@ -325,7 +325,7 @@ function render({ model, el }) {
   root.dataset.lmSuppressShortcuts = "true"; // else a key meant for a bar deletes the cell in JupyterLab
   root.addEventListener("keydown", (event) => event.stopPropagation());
   const state = structuredClone(model.get("state"));
-  let now = null, frame = 0, told = model.get("told"), color = {}, sizes = true;
+  let now = null, frame = 0, isMoving = false, told = model.get("told"), color = {}, sizes = true;
 
   make(root, "h3", "", model.get("about").title);
   const bar = make(root, "div", "bar");
@@ -360,11 +360,13 @@ function render({ model, el }) {
     words,
     brush: (name) => state.brushes[name],
     change(name, brush) {
+      isMoving = true;
       if (brush) state.brushes[name] = brush; else delete state.brushes[name];
       schedule();
     },
-    cut(value) { Object.assign(state.cut, { rule: "above", threshold: value }); schedule(); },
+    cut(value) { isMoving = true; Object.assign(state.cut, { rule: "above", threshold: value }); schedule(); },
     settle(isClick) {
+      isMoving = false;
       state.seq += 1;
       model.set("state", structuredClone(state));
       model.save_changes();
@@ -395,7 +397,7 @@ function render({ model, el }) {
 
   function precise() { // while something is dragged: the nearest of the cuts that the kernel has worked out before
     const { labels, curve } = model.get("about");
-    if (told.seq === state.seq && !frame) return told.worth;
+    if (told.seq === state.seq && !isMoving) return told.worth;
     if (!curve.length) return labels;
     if (Object.keys(state.brushes).length) return "estimated precision: …";
     const near = curve.reduce((a, b) => Math.abs(b[0] - now.nKept) < Math.abs(a[0] - now.nKept) ? b : a);
@@ -405,6 +407,7 @@ function render({ model, el }) {
   }
 
   function draw() {
+    frame = 0;
     if (sizes) {
       const style = getComputedStyle(root), read = (name) => style.getPropertyValue("--ar-" + name).trim();
       color = Object.fromEntries(["text", "dim", "kept", "dropped", "before", "brush"].map((name) => [name, read(name)]));
@@ -415,7 +418,6 @@ function render({ model, el }) {
     for (const picture of pictures) picture.draw(color, now);
     account.textContent = words();
     worth.textContent = precise();
-    frame = 0;
     if (document.activeElement !== fraction) fraction.value = state.cut.rule === "top" ? +(100 * state.cut.fraction).toFixed(3) : "";
     if (document.activeElement !== threshold) threshold.value = state.cut.rule === "above" ? state.cut.threshold : "";
   }
