@@ -91,9 +91,9 @@ def measured(page, n_moves):
         box, place = target.bounding_box(), shown.nth(0).bounding_box()
         x, y = (box["x"] + 60, box["y"] + 60) if target is not handle else (box["x"] + 8, box["y"] + 60)
         wide, steps = (box["width"] if target is not handle else place["width"] + place["x"] - x) - 90, n_moves // 4
-        page.evaluate("window.taken.length = 0")
         page.mouse.move(x, y)
         page.mouse.down()
+        page.evaluate("new Promise((done) => setTimeout(done, 100)).then(() => { window.taken.length = 0; })")
         for step in range(steps):  # to and fro, so that the brush grows and shrinks
             page.mouse.move(x + wide * (1 - abs(2 * step / steps - 1)), y)
             page.evaluate("new Promise((done) => setTimeout(done, 20))")
