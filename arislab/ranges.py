@@ -62,7 +62,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
 """Name to the words that it may be."""
 TEXTS = ("task", "base_url", "base_model", "use_case", "use_case_column")
 """Names of texts that must not be empty or blank."""
-MAY_BE_EMPTY = ("model", "judge_model", "embedding_model", "one_per", "examples")
+MAY_BE_EMPTY = (
+    "model",
+    "judge_model",
+    "embedding_model",
+    "one_per",
+    "examples",
+    "selection",
+    "compare_with",
+)
 """Names of texts of which an empty one, or None, is the default."""
 OTHERS = (
     "usd_per_million",

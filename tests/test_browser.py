@@ -7,6 +7,7 @@ the test's folder.
 import importlib.util
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -22,11 +23,14 @@ import polars as pl
 import pytest
 from toys import HEADLINE, need, notebook
 
-from arislab import review, runs
+from arislab import curate, review, runs
 from arislab.lake import Lake
 from arislab.records import find as records
 from arislab.runs import trust, verify
 from arislab.task import load
+
+sys.path.insert(0, str(Path(__file__).parent / "bench"))
+import explore_brush
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CHROMIUM = next(
@@ -49,9 +53,10 @@ Skills: Triage, Rostering, Mentoring
 Role: Ward manager
 Needs: Triage yes, Budgeting no
 Minimum: 4 years"""
+HOSTILE = '<img src="x" onerror="window.pwned = 1"><script>window.pwned = 1</script>\u202e'
 OUTPUT = {
     "strengths": ["worked 7 years as a registered nurse", "led a ward of 24 beds"],
-    "concerns": ["no experience with <b>electronic</b> records"],
+    "concerns": ["no experience with <b>electronic</b> records", HOSTILE],
     "summary": "A seasoned nurse with steady leadership; the move to a digital ward needs training.",
     "score": 0.82,
     "recommendation": "hire",
@@ -135,7 +140,7 @@ def lab_root(tmp_path_factory):
     )
     lake["training_data_raw"].append(
         curated.select("custom_id", "candidate_id", "task", "input", "messages", llm_output="output").with_columns(
-            status=pl.lit("ok"), model=pl.lit("toy")
+            status=pl.lit("ok"), model=pl.Series(["toy", HOSTILE] * 3)
         )
     )
     return root
@@ -330,28 +335,144 @@ def test_a_record_that_was_opened_and_saved_untouched_is_still_verified(open_lab
     assert not lab.strayed, lab.strayed
 
 
+IN_KERNEL = """code => new Promise(done => {
+  let printed = "";
+  const asked = jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({ code });
+  asked.onIOPub = message => { printed += message.content.text ?? message.content.evalue ?? ""; };
+  asked.done.then(() => done(printed.trim()));
+})"""
+"""Runs code beside the notebook; returns what it prints."""
+
+
 @pytest.mark.browser
 @pytest.mark.slow
-def test_the_explorer_redraws_when_a_control_moves(open_lab, tmp_path):
+def test_a_cut_is_decided_by_brushing_dragging_and_looking_at_the_rows_behind_a_bar(open_lab, tmp_path):
     lab, page = open_lab, open_lab.page
     run_all(lab, "notebooks/explore.ipynb")
-    picture = page.locator(".jp-OutputArea img.widget-image")
-    picture.wait_for()
-    before = picture.get_attribute("src")
-    page.get_by_text("kept 2 of 6 rows (33.3%) at 0.800").wait_for()  # 0.2 of 6 is 1.2: as 2_curate, never too few
-    page.locator(".noUi-handle").first.focus()
-    page.keyboard.press("Home")
-    page.get_by_text("kept 1 of 6 rows (16.7%) at 0.850").wait_for()
-    assert picture.get_attribute("src") != before
-    before = picture.get_attribute("src")
-    page.get_by_role("button", name="threshold").click()
-    page.get_by_text("kept 2 of 6 rows (33.3%) at 0.800").wait_for()
-    assert picture.get_attribute("src") != before
-    page.get_by_role("button", name="five random rows").click()
-    page.locator(".widget-html table td", has_text="steady leadership").first.wait_for()
-    screenshot(lab, "explore", tmp_path)
-    assert page.locator(".widget-html table b").count() == 0
+    panel, errors = page.locator(".arislab-explorer"), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    panel.get_by_text("kept 2 of 6 scored rows (33.3 %); cut at 0.8;").wait_for()  # 0.2 of 6 is 1.2: never too few
+    panel.scroll_into_view_if_needed()
+    quality, handle = panel.locator("canvas").first, panel.get_by_role("slider")
+    box = quality.bounding_box()
+
+    def x(value):
+        return box["x"] + 42 + (box["width"] - 52) * value
+
+    def drag(start, end):
+        page.mouse.move(start, box["y"] + 80)
+        page.mouse.down()
+        page.mouse.move(end, box["y"] + 80, steps=8)
+        page.mouse.up()
+
+    drag(x(0.8), x(0.705))
+    panel.get_by_text("kept 3 of 6 scored rows (50.0 %)").wait_for()
+    panel.get_by_text("-p keep_rule above -p keep_threshold 0.70").wait_for()
+    handle.focus()
+    page.keyboard.press("ArrowLeft")
+    panel.get_by_text("kept 4 of 6 scored rows (66.7 %)").wait_for()
+    drag(x(0.33), x(0.75))
+    panel.locator(".arislab-selection", has_text="quality >= 0.32 and quality < 0.76").wait_for()
+    panel.get_by_text("kept 2 of 4 scored rows (50.0 %)").wait_for()
+    said = page.evaluate(IN_KERNEL, "print(explorer.cut.n_kept, explorer.cut.n, explorer.held['quality'].to_list())")
+    assert said == "2 4 [0.6, 0.65, 0.7, 0.75]"
+
+    names = panel.locator("figure", has_text="model").locator("canvas")
+    names.scroll_into_view_if_needed()
+    names.click(position={"x": 160, "y": 20})
+    panel.get_by_text("rows 1 to 2 of 2, best first").wait_for()
+    rows = panel.locator("article")
+    assert rows.locator("pre", has_text="steady leadership").count() == 2
+    assert rows.locator("pre", has_text="Triage yes, Budgeting no").count() == 2, "the question stands beside it"
+    assert rows.locator("header", has_text="U+202E").count() == 2
+    assert rows.locator("pre", has_text="window.pwned = 1").count() == 2
+    assert panel.locator("img, script, b b, pre b").count() == 0
+    assert page.evaluate("window.pwned") is None
+    screenshot(lab, "explore", tmp_path, panel)
+
+    panel.get_by_role("button", name="review these").click()
+    text = panel.get_by_role("status").get_by_text("selection: str = ").inner_text()
+    selection = page.evaluate(IN_KERNEL, "print(explorer.selection)")
+    assert text.endswith(f"selection: str = {selection!r}")
+    assert selection.startswith('quality >= 0.32 and quality < 0.76 and model = "')
+    names.press("d")
+    names.press("d")  # which deletes a cell where JupyterLab hears it
+    assert panel.count() == 1
+    names.press("Escape")
+    panel.get_by_text("kept 2 of 4 scored rows (50.0 %)").wait_for()
+    page.set_viewport_size({"width": 700, "height": 1000})
+    page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+    page.wait_for_selector('body[data-jp-theme-light="false"]', state="attached")
+    page.wait_for_timeout(500)
+    wide = panel.evaluate(
+        "e => [...e.querySelectorAll('*')].filter(x => x.getBoundingClientRect().right > "
+        "e.getBoundingClientRect().right + 1).length"
+    )
+    assert wide == 0, "something sticks out of the panel"
+    canvases = "e => [...e.querySelectorAll('canvas')].map(c => Math.abs(c.width / devicePixelRatio - c.clientWidth))"
+    page.wait_for_timeout(500)
+    assert max(panel.evaluate(canvases)) < 1, "a picture is drawn for another width than it has"
+    screenshot(lab, "explore-dark-narrow", tmp_path, panel)
+    page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Light' })")
+    page.wait_for_selector('body[data-jp-theme-light="true"]', state="attached")
+    page.set_viewport_size({"width": 1440, "height": 1000})
+    assert errors == []
     assert not lab.strayed, lab.strayed
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_what_the_browser_counts_while_it_brushes_is_what_the_kernel_counts(open_lab):
+    """The module alone in a page, with 4,000 rows: brushes, both kinds of cut, ties, rows without a score."""
+    explorer = curate.Explorer(explore_brush.rows(4000, seed=7), seed=7)
+    page = open_lab.page.context.browser.new_page(viewport={"width": 1000, "height": 900})
+    page.set_content(explore_brush.page_of(explorer))
+    draw, boxes, account = random.Random(7), page.locator("canvas"), page.locator(".arislab-account")
+    account.get_by_text("kept 784 of 3,920 scored rows (20.0 %)").wait_for()
+    for step in range(24):
+        if step % 3 == 0:
+            field, value = draw.choice(
+                [("keep the best", draw.randint(1, 1000) / 10), ("or all from", draw.randint(0, 1000) / 1000)]
+            )
+            page.get_by_label(field).fill(str(value))
+            page.get_by_label(field).press("Enter")
+        else:
+            box = boxes.nth(step % 4).bounding_box()
+            page.mouse.move(
+                box["x"] + draw.uniform(50, box["width"] - 20), box["y"] + draw.uniform(20, box["height"] - 20)
+            )
+            page.mouse.down()
+            page.mouse.move(box["x"] + draw.uniform(50, box["width"] - 20), box["y"] + 60)
+            page.mouse.up()
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        explorer.settle(page.evaluate("window.traits.state"))
+        cut = explorer.cut
+        told = f"kept {cut.n_kept:,} of {cut.n - cut.n_unscored:,} scored rows"
+        ties = f"{cut.n_tied_at_cut:,} lie exactly there, {cut.n_tied_kept:,} of them kept"
+        said = account.inner_text()
+        assert said.startswith(told), (said, cut, explorer.selection)
+        assert ties in said or cut.threshold is None, (said, cut, explorer.selection)
+        assert said.endswith(f"; {cut.n_unscored:,} unscored")
+    page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_selection_of_the_explorer_is_what_review_draws_from(open_lab):
+    lab, page = open_lab, open_lab.page
+    book = lab.root / "notebooks" / "review.ipynb"
+    text = book.read_text()
+    assert text.count('selection: str = \\"\\"') == 1
+    try:
+        book.write_text(text.replace('selection: str = \\"\\"', "selection: str = 'quality >= 0.8'"))
+        run_all(lab, "notebooks/review.ipynb")
+        said = page.evaluate(IN_KERNEL, "print(sorted(queue['quality_score']), set(queue['why']), set(queue['queue']))")
+    finally:
+        book.write_text(text)
+    qualities, rest = said.split("] ")
+    assert set(json.loads(qualities + "]")) <= {0.8, 0.85}
+    assert rest == "{'picked'} {None}"
 
 
 @pytest.mark.browser

@@ -71,6 +71,8 @@ def test_all_names_of_a_notebook_are_looked_at_and_its_own_are_left_alone():
         ("margin", ["0", None]),
         ("task", [5, None, ["a"]]),
         ("model", [5, ["m"]]),
+        ("selection", [5, ["quality >= 0.5"]]),
+        ("compare_with", [5, ["run"]]),
         ("one_per", [True, ["category"]]),
         ("usd_per_million", [3.0, None, "", {}]),
         ("resend", ["error", 5, None]),
@@ -94,7 +96,17 @@ def test_a_literal_of_another_kind_is_named_whoever_edits_the_cell(name, values)
 
 def test_names_of_a_notebook_that_hold_no_literal_and_defaults_are_left_alone():
     ranges.check_all({"model": len, "k": object(), "pinned": range(3), "task": ranges, "budget": object()})
-    ranges.check_all({"model": "", "embedding_model": None, "one_per": None, "pinned": [], "banned": ("r-1",)})
+    ranges.check_all(
+        {
+            "model": "",
+            "selection": "",
+            "compare_with": None,
+            "embedding_model": None,
+            "one_per": None,
+            "pinned": [],
+            "banned": ("r-1",),
+        }
+    )
 
 
 PHASES = sorted((CHECKOUT / "notebooks").glob("[1-5]_*.ipynb"))

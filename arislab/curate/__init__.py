@@ -2,17 +2,20 @@
 
 In the order of the phase: ``verdicts`` (what people said, and near-duplicates), ``labels`` (what it says of other
 rows), ``learned`` (quality from it), ``promised``, ``selection`` and ``diversity`` (the cut), ``worth`` (what people
-would say of it), ``curated`` (kept rows to examples); ``audits`` says what else explains the cut. For those that use
-them: ``policy`` (which may be used), ``subsets`` (which are taken), ``drawing`` (what is reviewed next).
+would say of it), ``curated`` (kept rows to examples); ``audits`` says what else explains the cut. Where a cut is
+decided: ``explore``, ``chosen`` (rows, as a text says which), ``binned`` and ``brushing`` (what the browser is given).
+For those that use them: ``policy`` (which may be used), ``subsets`` (which are taken), ``drawing`` (what is reviewed
+next).
 
 It knows no model, and no server but the one that may give vectors of the texts.
 """
 
 from arislab.curate.audits import audit, stability
+from arislab.curate.chosen import described, held, within
 from arislab.curate.curated import CONTROLS, control, control_in_words, draw, examples, plain, rounds
 from arislab.curate.diversity import cost, cost_in_numbers, cost_in_words, embedder, keep_diverse
 from arislab.curate.drawing import drawable, newest, showing
-from arislab.curate.explore import Explorer
+from arislab.curate.explore import Explorer, earlier
 from arislab.curate.labels import Labels, labelled
 from arislab.curate.learned import Learned, learn
 from arislab.curate.policy import approved, data_version, usable, versions, withdrawn
@@ -37,12 +40,15 @@ __all__ = [
     "cost_in_words",
     "curve",
     "data_version",
+    "described",
     "draw",
     "drawable",
+    "earlier",
     "embedder",
     "estimates",
     "examples",
     "first_of_groups",
+    "held",
     "hold_out",
     "keep",
     "keep_above",
@@ -67,5 +73,6 @@ __all__ = [
     "versions",
     "with_approved",
     "withdrawn",
+    "within",
     "worth_in_words",
 ]

@@ -229,20 +229,26 @@ def states(recorded: pl.DataFrame, *, train: pl.DataFrame, marked: pl.DataFrame,
         recorded: Rows of ``training_data_raw``.
         train: Those about candidates of the train split: status. One that is not ok counts under it.
         marked: The ok ones, from ``verdicts.represent``: duplicate_of (null: represents), like_rejected.
-        cut: What was kept of those that represent; of its rows the reason of a null quality, from ``scoring.score``.
+        cut: What was kept of those that represent, or of the selected ones of them; of its rows the reason of a null
+            quality, from ``scoring.score``.
     """
     failed = dict(train.filter(pl.col("status") != "ok").group_by("status").len().sort("status").iter_rows())
-    like_rejected = int(marked["like_rejected"].sum())
+    like_rejected, n_unique = int(marked["like_rejected"].sum()), marked["duplicate_of"].null_count()
+    not_selected = {"not_selected": n_unique - cut.n} if n_unique > cut.n else {}
     scorer_failed = int(cut.frame["reason"].str.starts_with(FAILED).sum())
-    return failed | {
-        "near_duplicate": marked.height - cut.n - like_rejected,
-        "like_a_rejected": like_rejected,
-        "scorer_failed": scorer_failed,
-        "unscored": cut.n_unscored - scorer_failed,
-        "kept": cut.n_kept,
-        "below_the_cut": cut.n - cut.n_unscored - cut.n_kept,
-        "held_out": recorded.height - train.height,
-    }
+    return (
+        failed
+        | not_selected
+        | {
+            "near_duplicate": marked.height - n_unique - like_rejected,
+            "like_a_rejected": like_rejected,
+            "scorer_failed": scorer_failed,
+            "unscored": cut.n_unscored - scorer_failed,
+            "kept": cut.n_kept,
+            "below_the_cut": cut.n - cut.n_unscored - cut.n_kept,
+            "held_out": recorded.height - train.height,
+        }
+    )
 
 
 def near_duplicates(

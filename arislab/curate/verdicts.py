@@ -176,7 +176,7 @@ def not_kept(judged: pl.DataFrame, marked: pl.DataFrame, cut: pl.DataFrame) -> p
     Args:
         judged: From ``judged``.
         marked: From ``represent``.
-        cut: ``selection.Selection.frame``: custom_id, quality, kept of what represents.
+        cut: ``selection.Selection.frame``: custom_id, quality, kept of what represents and was selected.
     """
     alike = marked.filter(pl.col("duplicate_of").is_not_null()).select("custom_id", "duplicate_of")
     rows = judged.filter(pl.col("verdict") != "reject").join(alike, on="custom_id", how="left", maintain_order="left")
@@ -186,6 +186,7 @@ def not_kept(judged: pl.DataFrame, marked: pl.DataFrame, cut: pl.DataFrame) -> p
         pl.when(pl.col("reason").is_not_null()).then("reason")
         .when(~is_here).then(pl.lit("of another model"))
         .when(pl.col("duplicate_of").is_not_null()).then(pl.lit("near-duplicates of another approved one"))
+        .when(pl.col("kept").is_null()).then(pl.lit("outside the selection"))
         .when(pl.col("quality").is_null()).then(pl.lit("without a quality"))
         .when(~pl.col("kept")).then(pl.lit("below the cut"))
     )  # fmt: skip

@@ -4,6 +4,8 @@ Labels of drawn rows say it, for all rows that could be drawn; the quality of ev
 where it goes along with the labels.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
@@ -117,7 +119,14 @@ def _table(lines: list[tuple[str, stats.Share]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict(zip(names, types, strict=True)), orient="row")  # one row per estimate
 
 
-def curve(frame: pl.DataFrame, labels: Labels, *, chances: pl.DataFrame | None = None, seed: int = 0) -> pl.DataFrame:
+def curve(
+    frame: pl.DataFrame,
+    labels: Labels,
+    *,
+    chances: pl.DataFrame | None = None,
+    seed: int = 0,
+    shares: Sequence[float] = SHARES,
+) -> pl.DataFrame:
     """Return precision and recall of the cuts that keep the best rows, from the best hundredth to all.
 
     Args:
@@ -125,6 +134,7 @@ def curve(frame: pl.DataFrame, labels: Labels, *, chances: pl.DataFrame | None =
         labels: From ``labelled``.
         chances: As in ``estimates``.
         seed: Of the order among ties, as in ``selection.keep_top``.
+        shares: Those of the rows that are kept, in (0, 1].
 
     Returns:
         One row per share of the rows that is kept: share, threshold (lowest quality kept), precision, low, high, n
@@ -132,7 +142,7 @@ def curve(frame: pl.DataFrame, labels: Labels, *, chances: pl.DataFrame | None =
     """
     sample = Labelled(ranked(frame, seed), labels, chances)
     n, rows = sample.rows.height, []
-    for share in SHARES if n else ():
+    for share in shares if n else ():
         is_in = pl.col("_rank") < selection.n_top(n, share)
         precise, complete = sample.precision(is_in).interval, sample.recall(is_in).interval
         threshold = sample.rows.filter(is_in)["quality"].min()

@@ -5,6 +5,6 @@ It does not know where they are kept.
 
 from arislab.review.decisions import fold, live, progress
 from arislab.review.panel import Panel
-from arislab.review.sampling import queue
+from arislab.review.sampling import picked, queue
 
-__all__ = ["Panel", "fold", "live", "progress", "queue"]
+__all__ = ["Panel", "fold", "live", "picked", "progress", "queue"]

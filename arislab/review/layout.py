@@ -44,6 +44,26 @@ def visible(text: str) -> str:
     return _marked(html.escape(text))  # in this order: the marks are HTML of our own
 
 
+def parts(text: str) -> list[tuple[str, bool]]:
+    """Return a text in parts, each with whether it stands for a character that would not show.
+
+    Example:
+        >>> parts("a<b\u202e")
+        [('a<b', False), ('U+202E', True)]
+    """
+    found, end = list[tuple[str, bool]](), 0
+    for match in _HIDDEN.finditer(text):
+        if _is_hidden(match):
+            found += [(text[end : match.start()], False), (f"U+{ord(match[0]):04X}", True)]
+            end = match.end()
+    return [part for part in (*found, (text[end:], False)) if part[0]]
+
+
+def seen(text: str) -> str:
+    """Return a text with the number of each character that would not show in its place."""
+    return "".join(part for part, _ in parts(text))
+
+
 def _marked(markup: str) -> str:
     return _HIDDEN.sub(lambda m: f"<mark>U+{ord(m[0]):04X}</mark>" if _is_hidden(m) else m[0], markup)
 

@@ -76,6 +76,17 @@ def queue(
     )  # one row per output to review
 
 
+def picked(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return a queue over rows that somebody picked: what is decided in it speaks of these rows alone.
+
+    Reads: why, inclusion_prob, queue.
+
+    Adds: nothing; why is "picked", and of the other two there are none, so no verdict counts as a label.
+    """
+    chance, queue = pl.lit(None, dtype=pl.Float64), pl.lit(None, dtype=pl.String)
+    return rows.with_columns(why=pl.lit("picked"), inclusion_prob=chance, queue=queue)
+
+
 def _draw(waiting: pl.DataFrame, *, n: int, seed: int, below: float) -> pl.DataFrame:
     """Draw from the strata: custom_id, why, inclusion_prob, queue, in a random order."""
     ranked = waiting.sort("quality_score", "custom_id", nulls_last=True)

@@ -119,3 +119,13 @@ def test_nobody_has_said_anything_yet():
     one = curate.labelled(population(3), judged(), events())
     assert (one.frame.height, one.population.height, one.n_not_drawable) == (0, 3, 0)
     assert repr(one).startswith("no labels: nobody has decided")
+
+
+def test_what_is_decided_on_picked_rows_is_no_label_and_leaves_those_of_a_draw_as_they_are():
+    """A queue over a selection draws from that alone: weighed as a draw from all rows it would speak for the rest."""
+    drawn = [(f"r-{i}", "approve" if i % 2 else "reject", "q", 0.2, i) for i in range(4)]
+    picked = [(f"r-{i}", "approve", None, None, 10 + i) for i in range(10, 15)]
+    alone, beside = found(population(20), *drawn), found(population(20), *drawn, *picked)
+    assert beside.frame.equals(alone.frame)
+    assert beside.n_picked == 5
+    assert found(population(20), *picked).frame.is_empty()

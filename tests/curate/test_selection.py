@@ -306,3 +306,16 @@ def test_every_recorded_output_ends_in_one_state():
         "below_the_cut": 1, "held_out": 1,
     }  # fmt: skip
     assert sum(counts.values()) == recorded.height
+
+
+def test_rows_that_were_not_selected_are_a_state_of_their_own():
+    recorded = pl.DataFrame({"custom_id": [f"r-{i:03d}" for i in range(6)], "status": ["ok"] * 6})
+    marked = rows([0.9, 0.8, 0.7, None, 0.6, 0.9], duplicate_of=[None] * 5 + ["r-000"])
+    marked = marked.with_columns(like_rejected=pl.lit(value=False), reason=pl.lit(None, dtype=pl.String))
+    chosen = marked.filter(pl.col("duplicate_of").is_null(), pl.col("custom_id") != "r-000")
+    counts = selection.states(recorded, train=recorded, marked=marked, cut=keep_top(chosen, fraction=0.5))
+    assert counts == {
+        "not_selected": 1, "near_duplicate": 1, "like_a_rejected": 0, "scorer_failed": 0, "unscored": 1, "kept": 2,
+        "below_the_cut": 1, "held_out": 0,
+    }  # fmt: skip
+    assert sum(counts.values()) == recorded.height

@@ -357,6 +357,18 @@ def test_an_approved_answer_that_is_none_any_more_is_named(root):
     ]
 
 
+def test_an_approved_answer_that_is_not_selected_is_named(root):
+    lake = imported(root, {land: answer(land, words=12 + i) for i, land in enumerate(LANDS[:6])})
+    curate(root)
+    assert decide(lake, approve).height == 6
+    lengths = lake["training_data_raw"].read()["llm_output"].str.len_chars()
+    names = curate(root, selection=f"length < {lengths.max()}")
+    n_longest = (lengths == lengths.max()).sum()
+    assert names["lost"]["reason"].to_list() == ["outside the selection"] * n_longest
+    assert names["curated"].height == 6 - n_longest
+    assert names["states"]["not_selected"] == n_longest
+
+
 def test_the_story_by_the_command_line(root):
     """Import, curate, decide, curate again, import others over them: what the command line says and the lake holds."""
     task = root / "capital.py"

@@ -108,3 +108,13 @@ def test_every_waiting_row_counts_once_in_the_estimate_of_the_whole():
     """Weights 1 / inclusion_prob sum to the number of waiting rows."""
     chosen = review.queue(rows(73, kept=20), NOBODY, n=30, seed=4)
     assert (1 / chosen["inclusion_prob"]).sum() == pytest.approx(73)
+
+
+def test_rows_that_somebody_picked_bear_no_chance_and_no_queue():
+    chosen = review.picked(review.queue(rows(), NOBODY, n=20, seed=1))
+    assert chosen.height == 20
+    assert set(chosen["why"]) == {"picked"}
+    assert chosen["inclusion_prob"].null_count() == chosen["queue"].null_count() == 20
+    panel = review.Panel(chosen, reviewer="Ada", decide=(stored := []).append)
+    assert panel.approve()
+    assert stored[0].select("why", "inclusion_prob", "queue").row(0) == ("picked", None, None)
