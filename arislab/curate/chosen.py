@@ -254,7 +254,7 @@ def _difficulty(texts: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl
 
 def within(
     rows: pl.DataFrame,
-    selection: str,
+    selection: str | None,
     *,
     scored: pl.DataFrame,
     texts: pl.DataFrame,
@@ -265,7 +265,7 @@ def within(
 
     Args:
         rows: custom_id.
-        selection: As text; empty: all of them.
+        selection: As text; empty, blank or null: all of them.
         scored: As in ``described``.
         texts: As there.
         candidates: As there.
@@ -274,7 +274,7 @@ def within(
     Raises:
         ParameterError: As in ``parse``, or it holds none of the rows.
     """
-    if not selection.strip():
+    if not selection or not selection.strip():
         return rows
     chosen = held(described(scored, texts=texts, candidates=candidates, task=task), selection)
     found = rows.join(chosen, on="custom_id", how="semi", maintain_order="left")

@@ -88,7 +88,7 @@ class Explorer:
             has more than one value, else that the frame has.
         fraction: Share of the scored rows that the first cut keeps.
         threshold: Lowest value that the first cut keeps; null: by ``fraction``.
-        selection: Rows that are looked at, as text (see chosen); empty: all of them.
+        selection: Rows that are looked at, as text (see chosen); empty or null: all of them.
         seed: Of the order among ties, as in 2_curate.
         task: As 2_curate is given it, for the command that curates so.
         labels: From ``labelled``, for the precision of a cut; null: nothing is said of it.
@@ -104,7 +104,7 @@ class Explorer:
         group: str | None = None,
         fraction: float = 0.2,
         threshold: float | None = None,
-        selection: str = "",
+        selection: str | None = "",
         seed: int = 0,
         task: str = "",
         labels: Labels | None = None,
@@ -127,8 +127,8 @@ class Explorer:
         self.fraction, self.threshold = fraction, threshold
         """The cut: the share that it keeps, unless a threshold is given, the lowest value that it keeps."""
         self._cuts: dict[str, tuple[tuple[str, float, float | None], Selection]] = {}
-        self._base = chosen.held(self.scored, selection)
-        self._from, self.selection = selection.strip(), selection.strip()
+        self._from = self.selection = (selection or "").strip()
+        self._base = chosen.held(self.scored, self.selection)
         self.seed, self.task, self.labels, self._show = seed, task, labels, show
 
     @property

@@ -234,21 +234,18 @@ def states(recorded: pl.DataFrame, *, train: pl.DataFrame, marked: pl.DataFrame,
     """
     failed = dict(train.filter(pl.col("status") != "ok").group_by("status").len().sort("status").iter_rows())
     like_rejected, n_unique = int(marked["like_rejected"].sum()), marked["duplicate_of"].null_count()
-    not_selected = {"not_selected": n_unique - cut.n} if n_unique > cut.n else {}
+    if n_unique > cut.n:
+        failed["not_selected"] = n_unique - cut.n
     scorer_failed = int(cut.frame["reason"].str.starts_with(FAILED).sum())
-    return (
-        failed
-        | not_selected
-        | {
-            "near_duplicate": marked.height - n_unique - like_rejected,
-            "like_a_rejected": like_rejected,
-            "scorer_failed": scorer_failed,
-            "unscored": cut.n_unscored - scorer_failed,
-            "kept": cut.n_kept,
-            "below_the_cut": cut.n - cut.n_unscored - cut.n_kept,
-            "held_out": recorded.height - train.height,
-        }
-    )
+    return failed | {
+        "near_duplicate": marked.height - n_unique - like_rejected,
+        "like_a_rejected": like_rejected,
+        "scorer_failed": scorer_failed,
+        "unscored": cut.n_unscored - scorer_failed,
+        "kept": cut.n_kept,
+        "below_the_cut": cut.n - cut.n_unscored - cut.n_kept,
+        "held_out": recorded.height - train.height,
+    }
 
 
 def near_duplicates(

@@ -174,6 +174,7 @@ def test_scored_rows_are_described_by_length_model_and_difficulty():
         scored, "difficulty > 0.6 and length < 31", scored=scored, texts=rows, candidates=people, task=easy
     )
     assert kept["custom_id"].to_list() == ["a"]
+    assert curate.within(scored, None, scored=scored, texts=rows, candidates=people, task=easy) is scored
     assert curate.within(scored, "", scored=scored, texts=rows, candidates=people, task=easy) is scored
     with pytest.raises(ParameterError, match="holds none of the 2 rows"):
         curate.within(scored, "length > 99", scored=scored, texts=rows, candidates=people, task=easy)
