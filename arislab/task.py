@@ -17,7 +17,7 @@ A user with another domain writes one such file and nothing else::
 Optional: SCHEMA (JSON schema of the answer), difficulty(candidate) -> 0..1, category(candidate) -> str, and REPORT, a
 dict as SCORERS is: scorers that phase 5 judges by, and phases 2 to 4 never see, so that what chose the training rows is
 not what says how good the model became. A scorer that asks for ``gold`` is given the reference answer, and says nothing
-where there is none.
+where there is none. Rows are scored in several processes, each with the file loaded: a scorer is a function of its row.
 What goes wrong in the file is one message with the file, the line, the function, the row and what the row holds.
 This module does not know what any task asks.
 """
