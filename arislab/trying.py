@@ -55,10 +55,9 @@ def tried(task: Task, lake: Tables, *, asks: bool = True) -> Task:
     ids = lake["candidates"].head(_ALL, where=train, columns=["candidate_id"])
     if about.height:
         ids = ids.join(about, on="candidate_id", how="semi")
-    ids = ids["candidate_id"].unique().sort()
-    named = {
-        "candidate_id": ids.gather_every(max(1, len(ids) // N_ROWS)).head(N_ROWS).to_list()
-    }  # not all of one import
+    names = ids["candidate_id"].unique().sort()
+    some = names.gather_every(max(1, len(names) // N_ROWS)).head(N_ROWS)  # not all of one import
+    named = {"candidate_id": some.to_list()}
     people = lake["candidates"].head(N_ROWS, where=train | named)
     raw = lake["training_data_raw"].head(_ALL, where=answered | named).unique("candidate_id", maintain_order=True)
     people, raw = people.sort("candidate_id"), raw.sort("candidate_id")
