@@ -17,14 +17,13 @@ from arislab.task import Task, candidate_of
 
 N_ROWS = 5
 """A handful: rows that each function is tried on, at most."""
-_N_LOOKED_AT = 200
-"""Rows among which a handful is looked for."""
+_ALL = 10**9
 
 
 class Table(Protocol):
     """What gives some rows of a table of the lake."""
 
-    def head(self, n: int, *, where: dict[str, Any]) -> pl.DataFrame:
+    def head(self, n: int, *, where: dict[str, Any], columns: list[str] | None = None) -> pl.DataFrame:
         """The first ``n`` rows of those that fulfil a condition."""
 
 
@@ -51,12 +50,18 @@ def tried(task: Task, lake: Tables, *, asks: bool = True) -> Task:
         TaskError: A function fails; the SCHEMA is none.
     """
     _try_schema(task)
-    raw = lake["training_data_raw"].head(_N_LOOKED_AT, where={"task": task.name, "status": "ok"})
-    where = {"split": "train"} | ({"candidate_id": raw["candidate_id"].unique().to_list()} if raw.height else {})
-    people = lake["candidates"].head(_N_LOOKED_AT, where=where)
+    answered, train = {"task": task.name, "status": "ok"}, {"split": "train"}
+    about = lake["training_data_raw"].head(_ALL, where=answered, columns=["candidate_id"])
+    ids = lake["candidates"].head(_ALL, where=train, columns=["candidate_id"])
+    if about.height:
+        ids = ids.join(about, on="candidate_id", how="semi")
+    names = ids["candidate_id"].unique().sort()
+    some = names.gather_every(max(1, len(names) // N_ROWS)).head(N_ROWS)  # not all of one import
+    named = {"candidate_id": some.to_list()}
+    people = lake["candidates"].head(N_ROWS, where=train | named)
+    raw = lake["training_data_raw"].head(_ALL, where=answered | named).unique("candidate_id", maintain_order=True)
+    people, raw = people.sort("candidate_id"), raw.sort("candidate_id")
     known = {row["candidate_id"]: candidate_of(row) for row in people.to_dicts()}
-    raw = raw.join(people, on="candidate_id", how="semi", maintain_order="left")
-    raw = raw.gather_every(max(1, raw.height // N_ROWS)).head(N_ROWS)  # not all of one import
     for row in raw.to_dicts():
         messages, candidate = row["messages"], known[row["candidate_id"]]
         _try(task, candidate if messages else questions.about(candidate, row["input"]), asks=asks or not messages)
@@ -94,7 +99,9 @@ def _try(task: Task, candidate: dict[str, Any], *, asks: bool) -> None:
 
 def _kept(task: Task, lake: Tables) -> set[str]:
     """The names of all that was kept at import, which a handful of rows need not show."""
-    texts = lake["training_data_raw"].head(10**9, where={"task": task.name})["metadata"].drop_nulls()
+    texts = (
+        lake["training_data_raw"].head(_ALL, where={"task": task.name}, columns=["metadata"])["metadata"].drop_nulls()
+    )
     return {name for text in texts for name in json.loads(text)}
 
 

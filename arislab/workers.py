@@ -34,6 +34,7 @@ GRACE_S = 2.0
 """What a call may take beyond its time before its worker is ended, s."""
 _EVERY_S = 0.2
 """How often a worker sends what it has, and how often it is looked at, s."""
+_UNINTERRUPTED = " and could not be interrupted: its process was ended"
 _START = (
     "import sys; from multiprocessing.connection import Connection; c = Connection(int(sys.argv[1])); "
     "sys.path[:] = c.recv(); from arislab import workers; workers.work(c, *map(int, sys.argv[2:]))"
@@ -130,17 +131,19 @@ class _Worker:
         call, at = self.now[self.slot], time.monotonic()
         if call != self.call:
             self.call, self.since = call, at
+        is_late = bool(call) and at - self.since > self.job.timeout_s + GRACE_S
         if self.is_gone or self.process.poll() is not None:
-            self.process.wait()
-            why = _how(self.process.returncode)
-        elif call and at - self.since > self.job.timeout_s + GRACE_S:
-            why = calls.too_long(self.job.timeout_s) + " and could not be interrupted: its process was ended"
-        else:
+            is_late = False
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)  # its connection ends a moment before it does
+        elif not is_late:
             return None
         self.end()
-        call = self.now[self.slot]
-        failure = calls.ended(self.job, self.batch, call, why) if call else None
-        self.n_lost += failure is None
+        why = calls.too_long(self.job.timeout_s) + _UNINTERRUPTED if is_late else _how(self.process.returncode)
+        last = self.now[self.slot]
+        is_over = is_late and last != call  # at the last moment it went on: nobody is to blame
+        failure = calls.ended(self.job, self.batch, last, why) if last and not is_over else None
+        self.n_lost += failure is None and not is_over
         if self.n_lost > 1:
             row = self.batch.columns["custom_id"][0]
             raise TaskError(
@@ -148,7 +151,7 @@ class _Worker:
                 "Score in this process, where Python says more: scoring.score(..., n_workers=1)."
             )
         self.start()
-        self.take(self.batch.after(0, {call: failure} if failure else {}))
+        self.take(self.batch.after(0, {last: failure} if failure else {}))
         return failure
 
     def end(self) -> None:

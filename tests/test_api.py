@@ -41,7 +41,7 @@ PINNED = {
     Lake.sql: "self query",
     Lake.lineage: "self custom_id",
     Table.read: "self columns where version",
-    Table.head: "self n where",
+    Table.head: "self n where columns",
     Table.append: "self frame run_id",
     Table.upsert: "self frame on run_id",
     Table.replace: "self frame where run_id",

@@ -169,6 +169,15 @@ def test_to_messages_is_not_asked_of_recorded_chats_where_no_model_is_asked(lake
         tried(task_of(), lake, asks=False)
 
 
+def test_it_is_tried_on_rows_of_the_train_split_though_others_were_written_since(lake, task_of):
+    people(lake)
+    answers(lake)
+    people(lake, 300, split="validation", prefix="a", profile={"question": "hidden"})
+    answers(lake, 300, prefix="a")
+    with pytest.raises(TaskError, match=r"scorer 'short' of sky\.py failed on row 'cr0': KeyError: 'levle'"):
+        tried(task_of('profile["level"]', 'profile["levle"]'), lake)
+
+
 def test_candidates_of_another_task_are_not_tried_where_the_task_has_rows(lake, task_of):
     people(lake, prefix="a", profile={"text": "of another task"})
     people(lake)

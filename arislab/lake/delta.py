@@ -251,7 +251,7 @@ class Table:
             log.note("read", self.name, version=at, rows=frame.height, **more)
         return frame
 
-    def head(self, n: int, *, where: Where) -> pl.DataFrame:
+    def head(self, n: int, *, where: Where, columns: list[str] | None = None) -> pl.DataFrame:
         """Return the first rows that fulfil a condition, to try something on.
 
         What a run makes does not depend on them, and its record does not name them.
@@ -259,6 +259,7 @@ class Table:
         Args:
             n: How many, at most.
             where: As in ``read``.
+            columns: As in ``read``.
 
         Raises:
             LakeError: There is no such column.
@@ -266,7 +267,8 @@ class Table:
         condition = self._condition(where)
         delta = opening.open_version(self.folder, None) if self.exists else None
         lazy = opening.frame(self.name, delta)
-        return (lazy if condition is None else lazy.filter(conditions.expression(condition))).head(n).collect()
+        lazy = lazy if condition is None else lazy.filter(conditions.expression(condition))
+        return (lazy.select(columns) if columns else lazy).head(n).collect()
 
     def _condition(self, where: Where | None) -> Where | None:
         """Refuse a column that the table does not have; Delta would say so in its own words."""
