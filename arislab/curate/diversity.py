@@ -173,7 +173,8 @@ def keep_diverse(
     The first 1 - `diversity` of the places go to the best rows. Each other one goes to the row among the best twice as
     many, and those level with the last of them (in all the best ``LIMIT`` = 10,000 that are not kept yet), that adds
     most to the sum of their cosines to the nearest kept row. Rows tied at the end of the first places are put in order
-    by that too. The same rows are kept in any row order; with words, on any machine.
+    by that too. The same rows are kept in any row order; on another machine too, but where cosines of words differ by
+    less than the rounding of their logarithms, or embeddings do.
 
     Args:
         frame: Columns `by` (number, null = unscored), `id` (unique) and `on` (String; null says nothing).
@@ -301,7 +302,7 @@ def cost_in_words(table: pl.DataFrame) -> str:
     """
     rows = {row["kept"]: row for row in table.iter_rows(named=True)}
     if not rows:
-        return "coverage replaced no row"
+        return "no row is kept for coverage alone"
     old, new, luck = rows["by quality alone"], rows["for coverage"], rows["by chance"]
     parts = [
         f"{what} {old[name]:.3f} -> {new[name]:.3f} ({'by chance ' if name == 'quality' else ''}{luck[name]:.3f})"

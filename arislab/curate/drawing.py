@@ -35,13 +35,18 @@ def drawable(scored: pl.DataFrame, curated: pl.DataFrame) -> pl.DataFrame:
 
 
 def showing(
-    scored: pl.DataFrame, raw: pl.DataFrame, candidates: pl.DataFrame, *, curated: pl.DataFrame, task: Task
+    scored: pl.DataFrame,
+    raw: Callable[[list[str]], pl.DataFrame],
+    candidates: pl.DataFrame,
+    *,
+    curated: pl.DataFrame,
+    task: Task,
 ) -> Callable[[pl.DataFrame], pl.DataFrame]:
     """Return what makes of drawn rows what the panel shows: rows of ``training_data_curated``, as 2_curate writes them.
 
     Args:
         scored: From ``newest``: custom_id, quality, repaired (true: the repaired text is shown).
-        raw: Rows of ``training_data_raw`` of the task.
+        raw: From custom_ids to their rows of ``training_data_raw``: of 170,000 texts those that are shown are read.
         candidates: Candidates of the train split.
         curated: Rows of ``training_data_curated``: what was kept is shown as it stands there.
         task: Writes the messages where the record has none, and has the SCHEMA.
@@ -51,7 +56,7 @@ def showing(
         kept = curated.join(chosen, on="custom_id", how="semi", maintain_order="left").select(examples.none().columns)
         chosen = chosen.join(kept, on="custom_id", how="anti")
         marks = scored.select("custom_id", "quality", mended=pl.col("repaired").fill_null(value=False))
-        texts = examples.plain(raw.join(chosen, on="custom_id", how="semi").rename({"llm_output": "output"}))
+        texts = examples.plain(raw(chosen["custom_id"].to_list()).rename({"llm_output": "output"}))
         texts = texts.join(marks, on="custom_id", how="inner", maintain_order="left")
         texts = texts.join(candidates.select("candidate_id"), on="candidate_id", how="semi", maintain_order="left")
         parts = [

@@ -60,7 +60,7 @@ def keep(
     Raises:
         ParameterError: Another rule, what does not go with it, or as in the function that it stands for.
     """
-    if diversity and rule != "top":
+    if diversity and rule in ("above", "precision"):
         raise ParameterError(
             f"diversity must be 0 with keep_rule {rule!r}, got {diversity!r}; it gives away places of a fixed number, "
             "as keep_rule 'top' has them."
@@ -71,6 +71,7 @@ def keep(
                 "one_per_group must be False with keep_rule 'precision', which promises something of all rows from the "
                 "best on; keep by 'top' or 'above'."
             )
+        selection.check_columns(frame, ["candidate_id"])
         names = groups.select("candidate_id", pl.col("group_id").alias(_GROUP)).unique("candidate_id")
         frame = frame.join(names, on="candidate_id", how="left", maintain_order="left")
     one_per = None if groups is None else _GROUP

@@ -179,7 +179,7 @@ def test_what_coverage_cost_is_shown_beside_chance():
     numbers = curate.cost_in_numbers(table)
     assert numbers == pytest.approx({"diversity_replaced": 1, "diversity_quality": -0.05, "diversity_coverage": 0.25})
     same = curate.cost(plain, plain)
-    assert curate.cost_in_words(same) == "coverage replaced no row"
+    assert curate.cost_in_words(same) == "no row is kept for coverage alone"
     assert curate.cost_in_numbers(same) == {}
 
 

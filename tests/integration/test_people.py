@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from toys import arislab, play
 
-from arislab import curate, review, runs, scoring
+from arislab import curate, review, runs, scoring, task
 from arislab.curate import learned
 from arislab.errors import ParameterError
 from arislab.lake import Lake
@@ -78,6 +78,23 @@ def root(tmp_path, monkeypatch):
 
 def curated(root, **given):
     return play("2_curate", root, task=str(root / "sums.py"), max_scorer_failures=0.0, **given)
+
+
+def test_of_all_texts_a_queue_reads_those_that_it_drew(root):
+    curated(root)
+    lake, read = Lake(root / "data" / "lake"), []
+    kept = lake["training_data_curated"].read()
+
+    def raw(ids):
+        read.extend(ids)
+        return lake["training_data_raw"].read(where={"custom_id": ids})
+
+    spec = task.load(root / "sums.py")
+    scored = curate.newest(lake["training_data_scored"].read(), spec)
+    show = curate.showing(scored, raw, lake["candidates"].read(), curated=kept, task=spec)
+    queue = review.queue(curate.drawable(scored, kept), lake["reviews"].read(), n=20, seed=3, show=show)
+    below = queue.filter(why="below the cut")["custom_id"].to_list()
+    assert (queue.height, len(below), sorted(read)) == (20, 6, sorted(below))  # what was kept stands in its own table
 
 
 def reviewed(root, n):
