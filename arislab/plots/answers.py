@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _BANDS = (0.0, 0.6, 0.7, 0.8, 0.9, 1.0)  # of quality; the last one includes 1
 _BAND_COLOURS = ("#c3ccd6", "#a8cbe6", "#6fa8d6", "#3380bd", "#10518c")
+_BESIDE = 0.02
 _NAMED = 9  # criteria that have room for their names beside a figure
 
 
@@ -134,18 +135,19 @@ def two_orders(scores: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     """
     ax = style.axes(ax, height=3.6)
     known = scores.drop_nulls(["first", "second"])
-    style.apply(ax, title=f"Said twice ({known.height:,} of {scores.height:,} answers with both scores)")
+    style.apply(ax, title=f"Said twice: {known.height:,} of {scores.height:,} answers")
     ax.set_xlabel("score, the one way round")
     ax.set_ylabel("score, the other")
     if not known.height:
         return style.empty(ax)
     ax.plot([0, 1], [0, 1], color=style.GREY, lw=1.2)
     counted = known.group_by("criterion", "first", "second").len().sort("criterion", "first", "second")
-    most = counted["len"].max()
+    most, n = counted["len"].max(), counted["criterion"].n_unique()
     for i, ((name,), part) in enumerate(counted.group_by("criterion", maintain_order=True)):
         colour = style.ARM_COLOURS[i % len(style.ARM_COLOURS)]
         sizes = 10 + 150 * (part["len"] / most).to_numpy()  # area: answers with these two scores
-        points = part["first"].to_numpy(), part["second"].to_numpy()
+        beside = _BESIDE * (i - (n - 1) / 2)  # scores are steps: criteria would hide each other
+        points = part["first"].to_numpy() + beside, part["second"].to_numpy()
         ax.scatter(*points, s=sizes, color=colour, alpha=0.55, lw=0, zorder=3)
         if i < _NAMED:
             words = style.text(colour, ha="left", va="center")

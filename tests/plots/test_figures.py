@@ -338,7 +338,7 @@ def test_the_curve_of_precision_shows_labels_interval_and_cut():
 
 def test_two_orders_show_how_many_answers_have_which_two_scores():
     ax = plots.two_orders(ORDERS)
-    assert "Said twice (3 of 4 answers with both scores)" in texts(ax.figure)
+    assert "Said twice: 3 of 4 answers" in texts(ax.figure)
     (points,) = ax.collections
     assert points.get_offsets().tolist() == [[0.25, 0.5], [0.5, 0.75]]
     assert points.get_sizes()[1] == max(points.get_sizes())
