@@ -10,9 +10,10 @@ from arislab.judge.asking import draw, items, outputs
 from arislab.judge.orders import both_orders, consistency
 from arislab.judge.prompts import messages
 from arislab.judge.reading import asked, judgements, worth_sending
-from arislab.judge.signals import Judge, current
+from arislab.judge.signals import COLUMNS, Judge, current
 
 __all__ = [
+    "COLUMNS",
     "Judge",
     "asked",
     "both_orders",

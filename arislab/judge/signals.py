@@ -9,7 +9,7 @@ import polars as pl
 
 from arislab import scoring
 from arislab.batch import canonical
-from arislab.errors import ParameterError, TaskError, closest
+from arislab.errors import ParameterError, TaskError
 from arislab.judge import prompts
 from arislab.judge.asking import WINS, outputs
 from arislab.task import Task
@@ -17,13 +17,19 @@ from arislab.task import Task
 ORDERS = 2
 """How often each is asked; a score needs all of them."""
 _ASKED = ["asked_sha256", "shown_sha256"]
+COLUMNS = [
+    "request_id", "judge", "criterion", "swapped", "rubric_version", "params", *_ASKED, "other_sha256", "score",
+    "created_at",
+]  # fmt: skip
+"""Columns of ``judgements`` that are needed here."""
 
 
 class Judge:
     """What one judge said of the answers of a task, by the RUBRIC as it reads now.
 
     Args:
-        judgements: Rows of the table ``judgements`` of the task.
+        judgements: Rows of the table ``judgements`` of that judge, in ``COLUMNS``; of whichever task, for a text and
+            what is asked of it are the same.
         task: Its RUBRIC, and the weights that a judge's scores have.
         candidates: Behind the rows that are scored.
         model: The judge as its server names it; empty: none, and nothing of what is said here is used.
@@ -43,11 +49,10 @@ class Judge:
         self.judgements = current(judgements, task, model=model)
         """Its newest answers: those of one way of asking."""
         if model and not self.judgements.height:
-            known = judgements["judge"].unique().sort().to_list()
-            says = f"; {closest(model, known)}" if known and model not in known else ""
             raise ParameterError(
-                f"judge_model is {model!r}, which has judged nothing by the RUBRIC of {task.path.name} as it reads "
-                f"now{says}. Run judge.ipynb, or leave judge_model empty."
+                f"judge_model is {model!r}, which has judged nothing by the RUBRIC of {task.path.name} as it reads now "
+                '(arislab sql "select judge, count(*) n from judgements group by judge" lists who has judged). Run '
+                "judge.ipynb, or leave judge_model empty."
             )
 
     def joined(self, scored: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
@@ -114,13 +119,18 @@ def current(judgements: pl.DataFrame, task: Task, *, model: str) -> pl.DataFrame
     """Return what a judge said by the RUBRIC as it reads now, asked in the newest way.
 
     Args:
-        judgements: Rows of the table ``judgements`` of the task: judge, rubric_version, params, created_at.
+        judgements: Rows of the table ``judgements``: judge, rubric_version, params, created_at.
         task: Its RUBRIC.
         model: The judge.
+
+    Returns:
+        Those rows, criterion as this task calls it: another one may have asked the same under another name.
     """
-    versions = [prompts.version([text], is_pair=False) for text in task.rubric.values()]
-    versions.append(prompts.version(list(task.rubric.values()), is_pair=True))
-    ours = judgements.filter(pl.col("judge") == model, pl.col("rubric_version").is_in(versions))
+    names = {prompts.version([text], is_pair=False): name for name, text in task.rubric.items()}
+    if names:
+        names[prompts.version(list(task.rubric.values()), is_pair=True)] = WINS
+    ours = judgements.filter(pl.col("judge") == model, pl.col("rubric_version").is_in(list(names)))
+    ours = ours.with_columns(criterion=pl.col("rubric_version").replace_strict(names, return_dtype=pl.String))
     newest = ours.sort("created_at", "params", "request_id")["params"].tail(1)
     return ours.filter(pl.col("params").is_in(newest.to_list()))
 

@@ -121,7 +121,7 @@ TABLES: dict[str, Contract] = {
             "request_id": _text("name of the request: a digest of everything that was asked", required=True),
             "custom_id": _text("output that was judged; of two, the one shown first", required=True),
             "other_id": _text("output that it was compared with; null: it was judged alone"),
-            "task": _text("name of the task file", required=True),
+            "task": _text("name of the task file that asked; others that ask the same have it too", required=True),
             "criterion": _text("name in its RUBRIC; wins where two were compared", required=True),
             "swapped": Column(_FLAG, "true: the scale, or the two answers, the other way round", required=True),
             "judge": _text("model name as sent to the server", required=True),

@@ -206,12 +206,26 @@ def test_an_answer_about_another_rubric_prompt_or_judge_is_not_used(task, tmp_pa
     (tmp_path / "sums.py").write_text(TASK.replace("The sum is right.", "The sum is right, and it is a number."))
     changed = load(tmp_path / "sums.py")
     assert judge.current(said, changed, model="critic")["criterion"].unique().to_list() == ["short"]
-    with pytest.raises(ParameterError, match=r"judge_model is 'critics', which has judged nothing .* 'critic'"):
+    with pytest.raises(
+        ParameterError, match=r"judge_model is 'critics', which has judged nothing by the RUBRIC of sums"
+    ):
         judge.Judge(said, task, people, model="critics")
     newer = said.with_columns(
         created_at=pl.lit(2), params=pl.lit("{}"), score=0.0, request_id=pl.lit("n-") + "request_id"
     )
     assert judge.current(pl.concat([said, newer]), task, model="critic")["score"].unique().to_list() == [0.0]
+
+
+def test_what_was_asked_for_another_task_is_known_here_under_the_name_that_it_has_here(task, tmp_path):
+    rows, people = texts(("1+1?", "2"))
+    said = judged(judge.outputs(rows, people, task), task, lambda item: "45"["short" in item["criteria"][0]])
+    said = said.with_columns(created_at=pl.lit(1))
+    renamed = TASK.replace('"right": ', '"sum": ').replace('"It says no more than the sum."', '"It is brief."')
+    (tmp_path / "other.py").write_text(renamed)
+    other = load(tmp_path / "other.py")
+    scored = joined(said, other, rows, people)
+    assert scored["score_judge_sum"].to_list() == [0.75]
+    assert [name for name in scored.columns if name.startswith("score_judge_")] == ["score_judge_sum"]
 
 
 def test_a_criterion_that_weights_names_votes_and_what_it_did_not_judge_has_no_quality(tmp_path):
