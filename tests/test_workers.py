@@ -96,6 +96,14 @@ def test_scores_and_the_kept_set_are_equal_bit_for_bit_for_1_2_and_4_workers_and
     assert len({bits(scored) for scored in runs}) == 1
     kept = [curate.keep_top(scored, fraction=0.2).kept["custom_id"].to_list() for scored in runs]
     assert kept[0] == kept[1] == kept[2] == kept[3]
+    told = runs[0].filter(pl.col("quality").is_not_null()).gather_every(8).sort("custom_id")
+    told = told.select(
+        "custom_id", good=pl.col("score_even") + pl.col("score_third") > 1, weight=8.0, stratum=pl.lit("q")
+    )
+    groups = frame.select("candidate_id", group_id="candidate_id").unique(maintain_order=True)
+    learned = [curate.learn(curate.Labels(told, scored, 0, 0), scored, groups, seed=1, n_boot=100) for scored in runs]
+    assert len(learned[0].model.signals) > 1, "a stack"
+    assert len({bits(model.apply(scored)) for model, scored in zip(learned, runs, strict=True)}) == 1
 
 
 def test_without_a_number_it_is_one_worker_per_core_and_none_for_a_few_rows(tmp_path, monkeypatch):
