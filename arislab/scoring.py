@@ -216,12 +216,13 @@ def weighted_mean(weights: Mapping[str, float]) -> tuple[pl.Expr, pl.Expr]:
     return total, (gained / total).clip(0, 1).round(9)
 
 
-def without(scored: pl.DataFrame, task: Task) -> dict[str, pl.DataFrame]:
-    """Return what quality would be without each scorer, or signal of a judge; nothing where there is only one.
+def without(scored: pl.DataFrame, task: Task, *, every: bool = False) -> dict[str, pl.DataFrame]:
+    """Return what quality would be without each signal that has a weight; nothing where there is only one.
 
     Args:
         scored: From ``score``, or from ``judge.Judge.joined``.
         task: As there.
+        every: Leave out also each signal without a weight, which changes nothing by itself: where quality is learned.
 
     Returns:
         Name of what is left out -> custom_id, quality (null where it was, or nothing else could tell).
@@ -230,7 +231,7 @@ def without(scored: pl.DataFrame, task: Task) -> dict[str, pl.DataFrame]:
     weights = dict(task.weights) | votes
     signals = [name.removeprefix("score_") for name in scored.columns if name.startswith("score_")]
     left_out = {}
-    for name in signals:
+    for name in signals if every else weights:
         if rest := {other: weight for other, weight in weights.items() if other != name}:
             total, mean = weighted_mean(rest)
             known = (total > 0) & pl.col("quality").is_not_null()
@@ -238,24 +239,25 @@ def without(scored: pl.DataFrame, task: Task) -> dict[str, pl.DataFrame]:
     return left_out
 
 
-def as_came(scored: pl.DataFrame, rows: pl.DataFrame, task: Task) -> pl.DataFrame:
+def as_came(scored: pl.DataFrame, rows: pl.DataFrame, task: Task, *, timeout_s: float = TIMEOUT_S) -> pl.DataFrame:
     """Return scored rows with those that a reviewer edited scored as they came: what the reviewer judged.
 
     Args:
         scored: From ``score``, with edited.
         rows: What was scored, before the edits: as in ``score``.
         task: As there. A scorer that fails on one of them makes its scores null, however many there are.
+        timeout_s: As there.
     """
     edited = rows.join(scored.filter("edited"), on="custom_id", how="semi", maintain_order="left")
     if not edited.height:
         return scored
-    before = score(edited, task, max_failures=1)
+    before = score(edited, task, max_failures=1, timeout_s=timeout_s)
     others = scored.join(before, on="custom_id", how="anti", maintain_order="left")
     return pl.concat([others, before], how="diagonal_relaxed")
 
 
 def failing(
-    frame: pl.DataFrame, task: Task, *, kept: Callable[[], Collection[str]]
+    frame: pl.DataFrame, task: Task, *, kept: Callable[[], Collection[str]], timeout_s: float = TIMEOUT_S
 ) -> dict[tuple[str, str], list[Failure]]:
     """Return the failures of each scorer of a task, called on a few rows in a worker; its scores are not looked at.
 
@@ -264,6 +266,7 @@ def failing(
         task: Its SCORERS and REPORT.
         kept: Gives the names of what was kept at import with any row of that table; asked if these rows lack a column.
             A scorer that asks for one of those is left out.
+        timeout_s: As in ``score``.
 
     Raises:
         TaskError: A scorer asks for a column that no row has.
@@ -275,7 +278,7 @@ def failing(
         lacking = {name: {*_wanted(frame, task, name, s)} - known for name, s in scorers.items()}
         elsewhere = kept() if any(lacking.values()) else ()
         here = {name: s for name, s in scorers.items() if not lacking[name] or lacking[name] - {*elsewhere}}
-        _, all_failed = _values(frame, task, kind, here, timeout_s=TIMEOUT_S, n_workers=2, most=frame.height)
+        _, all_failed = _values(frame, task, kind, here, timeout_s=timeout_s, n_workers=2, most=frame.height)
         failed |= {(kind, name): [failure for failure in all_failed if failure.scorer == name] for name in here}
     return failed
 
@@ -431,7 +434,9 @@ def _batches(frame: pl.DataFrame, task: Task, job: Job) -> Iterator[Batch]:
     asked = {column for columns in job.wanted.values() for column in columns}
     names = [c for c in frame.columns if c in asked | {"custom_id", "output"} or (c == "profile" and GOLD in asked)]
     has_kept = bool(asked - reserved(task)) and _has_kept(frame)
-    others = _others(frame) if "others" in asked and "others" not in frame.columns else None  # GOLD and BAD bring them
+    others = (
+        others_of(frame) if "others" in asked and "others" not in frame.columns else None
+    )  # GOLD and BAD bring them
     some = frame.select(names)
     size = max(1, min(_BATCH_ROWS, _BATCH_BYTES * frame.height // max(1, some.estimated_size())))
     for start in range(0, frame.height, int(size)):
@@ -443,7 +448,7 @@ def _batches(frame: pl.DataFrame, task: Task, job: Job) -> Iterator[Batch]:
         yield Batch(start, columns, metadata)
 
 
-def _others(frame: pl.DataFrame) -> list[list[str]]:
+def others_of(frame: pl.DataFrame) -> list[list[str]]:
     """The other outputs of the same candidate to the same question, for each row."""
     groups: dict[tuple[str, str | None], list[tuple[str, str]]] = {}
     asked = frame["input"] if "input" in frame.columns else [None] * frame.height

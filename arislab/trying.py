@@ -34,7 +34,9 @@ class Tables(Protocol):
         """One table."""
 
 
-def tried(task: Task, lake: Tables, *, asks: bool = True) -> Task:
+def tried(
+    task: Task, lake: Tables, *, asks: bool = True, repair: bool = False, timeout_s: float = scoring.TIMEOUT_S
+) -> Task:
     """Return a task after each of its functions has been called on a few rows of the train split, and its SCHEMA read.
 
     What they return is not looked at, beyond its form. A scorer may fail on a row: only one that fails on all of them
@@ -45,6 +47,8 @@ def tried(task: Task, lake: Tables, *, asks: bool = True) -> Task:
         lake: Tables by name; read are ``candidates`` and ``training_data_raw``.
         asks: Whether models are asked, and so to_messages for every candidate; else for recorded answers without
             messages alone.
+        repair: Whether answers will be scored repaired.
+        timeout_s: As in ``scoring.score``.
 
     Raises:
         TaskError: A function fails; the SCHEMA is none.
@@ -59,7 +63,8 @@ def tried(task: Task, lake: Tables, *, asks: bool = True) -> Task:
     some = names.gather_every(max(1, len(names) // N_ROWS)).head(N_ROWS)  # not all of one import
     named = {"candidate_id": some.to_list()}
     people = lake["candidates"].head(N_ROWS, where=train | named)
-    raw = lake["training_data_raw"].head(_ALL, where=answered | named).unique("candidate_id", maintain_order=True)
+    every = lake["training_data_raw"].head(_ALL, where=answered | named)
+    raw = every.unique("candidate_id", keep="first", maintain_order=True)
     people, raw = people.sort("candidate_id"), raw.sort("candidate_id")
     known = {row["candidate_id"]: candidate_of(row) for row in people.to_dicts()}
     for row in raw.to_dicts():
@@ -69,8 +74,10 @@ def tried(task: Task, lake: Tables, *, asks: bool = True) -> Task:
         for candidate in list(known.values())[:N_ROWS]:
             _try(task, candidate, asks=asks)
         return task
-    rows = structured.check(scoring.rows(raw, people, task=task), task.schema)
-    failed = scoring.failing(rows, task, kept=lambda: _kept(task, lake))
+    rows = structured.check(scoring.rows(every, people, task=task), task.schema, repair=repair)
+    rows = rows.with_columns(others=pl.Series(scoring.others_of(rows), dtype=pl.List(pl.String)))
+    rows = rows.join(raw, on="custom_id", how="semi", maintain_order="left")
+    failed = scoring.failing(rows, task, kept=lambda: _kept(task, lake), timeout_s=timeout_s)
     for failures in failed.values():
         if len(failures) == rows.height:
             raise _refused(failures)

@@ -241,7 +241,7 @@ def _answer(choice: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         "prompt_tokens": _count(usage.get("prompt_tokens")),
         "completion_tokens": _count(usage.get("completion_tokens")),
         **_confidence(fields(choice.get("logprobs"))),
-        FIRST: _first_token(fields(choice.get("logprobs"))),
+        FIRST: _first_token(fields(choice.get("logprobs")), text),
         "model_returned": body.get("model") if isinstance(body.get("model"), str) else None,
     }
 
@@ -319,16 +319,29 @@ def _confidence(logprobs: dict[str, Any]) -> dict[str, float | None]:
     return {name: min(0.0, value) for name, value in zip(LOGPROBS, values, strict=True)}
 
 
-def _first_token(logprobs: dict[str, Any]) -> str | None:
-    """The alternatives to the first token that is more than white space, as JSON; null where none were told."""
-    if isinstance(summary := logprobs.get("arislab"), dict):
-        return summary[FIRST] if isinstance(summary.get(FIRST), str) else None
-    for token in map(fields, _listed(logprobs.get("content"))):
-        if isinstance(token.get("token"), str) and token["token"].strip():
-            told = [(fields(one).get("token"), _logprob(one)) for one in _listed(token.get("top_logprobs"))]
-            known = {text: min(0.0, value) for text, value in told if isinstance(text, str) and value is not None}
-            return _json(known) if known else None
+def _first_token(logprobs: dict[str, Any], text: str | None) -> str | None:
+    """The alternatives to the token with which an answer begins, as JSON; null where none were told.
+
+    Of a model that thinks first the tokens are of all that it wrote, the answer is the end of it.
+    """
+    if isinstance(summary := logprobs.get("arislab"), dict):  # of a server that replays what was recorded
+        kept = summary.get(FIRST)
+        told = list(fields(answer(kept.encode())).items()) if isinstance(kept, str) else []
+        return _alternatives([(token, _logprob({"logprob": value})) for token, value in told])
+    tokens = [token for token in map(fields, _listed(logprobs.get("content"))) if isinstance(token.get("token"), str)]
+    written = "".join(token["token"] for token in tokens)
+    start, end = written.rfind((text or "").strip()), 0
+    for token in tokens if start >= 0 else ():
+        end += len(token["token"])
+        if end > start and token["token"].strip():
+            tops = map(fields, _listed(token.get("top_logprobs")))
+            return _alternatives([(one.get("token"), _logprob(one)) for one in tops])
     return None
+
+
+def _alternatives(told: Sequence[tuple[Any, float | None]]) -> str | None:
+    known = {token: min(0.0, value) for token, value in told if isinstance(token, str) and value is not None}
+    return _json(known) if known else None
 
 
 def _logprob(token: Any) -> float | None:

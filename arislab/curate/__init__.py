@@ -15,7 +15,7 @@ from arislab.curate.chosen import described, held, within
 from arislab.curate.curated import CONTROLS, control, control_in_words, draw, examples, plain, rounds
 from arislab.curate.diversity import cost, cost_in_numbers, cost_in_words, embedder, keep_diverse
 from arislab.curate.drawing import drawable, newest, showing
-from arislab.curate.explore import Explorer, earlier
+from arislab.curate.explore import Explorer, earlier, made_with
 from arislab.curate.labels import Labels, labelled
 from arislab.curate.learned import Learned, learn
 from arislab.curate.policy import approved, data_version, usable, versions, withdrawn
@@ -57,6 +57,7 @@ __all__ = [
     "keep_top",
     "labelled",
     "learn",
+    "made_with",
     "near_duplicates",
     "newest",
     "one_per_group",

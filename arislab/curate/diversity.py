@@ -97,6 +97,11 @@ def chosen(places: Places, *, share: float, vectors_of: Callable[[Ints], list[Ma
     free = _Free(places, sure)
     pool = np.flatnonzero(~is_sure & (places.quality >= _lowest(places.quality, places.n)))
     pool = pool[[free.has(row) for row in pool.tolist()]][:LIMIT] if len(pool) else pool
+    if len(pool) == LIMIT < 2 * (places.n - len(sure)):
+        raise ParameterError(
+            f"diversity gives {places.n - len(sure):,} places to coverage, which compares {LIMIT:,} rows at most: too few "
+            "to choose from; lower diversity or keep_fraction."
+        )
     if len(pool) <= places.n - len(sure):  # all of them stay
         return places.best(sure), len(pool)
     every = vectors.joined(vectors_of(np.concatenate([np.array(sure, dtype=np.int64), pool])))

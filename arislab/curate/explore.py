@@ -7,7 +7,7 @@ near-duplicates), the same selection, and the same cut.
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from io import BytesIO
 from typing import Any
@@ -44,7 +44,8 @@ def earlier(scored: pl.DataFrame, compare_with: str, *, now: pl.DataFrame) -> pl
     if not compare_with:
         return None
     versions, run_ids = scored["scorer_version"], scored["run_id"]
-    before = scored.filter((versions.str.starts_with(compare_with)) | (run_ids == compare_with).fill_null(value=False))
+    before = scored.filter((versions == compare_with) | (run_ids == compare_with).fill_null(value=False))
+    before = before if before.height else scored.filter(versions.str.starts_with(compare_with))
     if before["scorer_version"].n_unique() != 1:
         known = closest(compare_with, {*versions.unique(), *run_ids.drop_nulls().unique()})
         raise ParameterError(
@@ -52,6 +53,21 @@ def earlier(scored: pl.DataFrame, compare_with: str, *, now: pl.DataFrame) -> pl
             f"must name one that stands in training_data_scored, or a run that wrote one; {known}."
         )
     return before.join(now, on="custom_id", how="semi").select("custom_id", pl.col("quality").alias(BEFORE))
+
+
+def made_with(scored: pl.DataFrame, *, judge_model: str = "") -> dict[str, Any]:
+    """Return parameters of 2_curate without which rows would not be scored as these are.
+
+    Args:
+        scored: From ``drawing.newest``: quality_rules, repaired.
+        judge_model: The judge that was heard; empty: none.
+    """
+    given: dict[str, Any] = {"judge_model": judge_model} if judge_model else {}
+    if "quality_rules" in scored.columns and scored["quality_rules"].count():
+        given["quality_from"] = "people"
+    if "repaired" in scored.columns and scored["repaired"].any():
+        given["repair"] = True
+    return given
 
 
 def balance(frame: pl.DataFrame, *, group: str) -> pl.DataFrame:
@@ -91,6 +107,7 @@ class Explorer:
         selection: Rows that are looked at, as text (see chosen); empty or null: all of them.
         seed: Of the order among ties, as in 2_curate.
         task: As 2_curate is given it, for the command that curates so.
+        given: Parameters of 2_curate that made these scores, from ``made_with``: the command names them too.
         labels: From ``labelled``, for the precision of a cut; null: nothing is said of it.
         before: From ``earlier``: what the rows were given before.
         show: Makes of rows (custom_id) what a person sees of them: custom_id, input, output; from ``drawing.showing``.
@@ -107,6 +124,7 @@ class Explorer:
         selection: str | None = "",
         seed: int = 0,
         task: str = "",
+        given: Mapping[str, Any] | None = None,
         labels: Labels | None = None,
         before: pl.DataFrame | None = None,
         show: Show | None = None,
@@ -127,6 +145,7 @@ class Explorer:
         self.fraction, self.threshold = fraction, threshold
         """The cut: the share that it keeps, unless a threshold is given, the lowest value that it keeps."""
         self._cuts: dict[str, tuple[tuple[str, float, float | None], Selection]] = {}
+        self.given = dict(given or {})
         self._from = self.selection = (selection or "").strip()
         self._base = chosen.held(self.scored, self.selection)
         self.seed, self.task, self.labels, self._show = seed, task, labels, show
@@ -196,7 +215,7 @@ class Explorer:
         cut = {"keep_rule": "above", "keep_threshold": self.threshold}
         if self.threshold is None:
             cut = {"keep_rule": "top", "keep_fraction": self.fraction}
-        given = {"task": self.task, "selection": self.selection, **cut, "seed": self.seed}
+        given = {"task": self.task, **self.given, "selection": self.selection, **cut, "seed": self.seed}
         words = [f"-p {name} {shlex.quote(str(value))}" for name, value in given.items() if value != ""]
         return " ".join(["arislab run curate", *words])
 

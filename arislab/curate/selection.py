@@ -10,7 +10,7 @@ near-duplicate.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -408,19 +408,22 @@ def with_approved(cut: Selection, ids: Sequence[str]) -> Selection:
     return replace(cut, frame=cut.frame.with_columns(pl.Series("kept", kept)), rule=rule, n_kept=int(kept.sum()))
 
 
-def changed(cut: Selection, by_rules: pl.DataFrame, *, seed: int = 0) -> str:
-    """Return in words which rows are kept because quality was learned, beside as many by what the rules say.
+def changed(cut: Selection, by_rules: pl.DataFrame, *, keep: Callable[[pl.DataFrame], Selection]) -> str:
+    """Return in words which rows are kept because quality was learned, beside what is kept by what the rules say.
 
     Args:
         cut: What was kept.
         by_rules: custom_id and quality, by the rules.
-        seed: Of the order among ties, as in ``keep_top``.
+        keep: The rule, from rows to what is kept.
     """
     told = by_rules.select("custom_id", "quality")
     rows = cut.frame.drop("quality").join(told, on="custom_id", how="left", maintain_order="left")
     if _scored(rows, "quality").equals(_scored(cut.frame, "quality"), null_equal=True):
         return "quality is what the rules say"
-    best = set(rows["custom_id"].gather(ranking(rows, seed=seed)[: cut.n_kept]).to_list())
+    try:
+        best = set(keep(rows.drop("kept")).kept["custom_id"].to_list())
+    except ParameterError as error:  # what can be promised of learned quality need not be of the rules'
+        return f"quality is learned from people; by the rules nothing would be kept: {error}"
     n_same = len(best & set(cut.kept["custom_id"].to_list()))
     return (
         f"quality is learned from people: {n_same:,} of the {cut.n_kept:,} kept rows would be kept by the rules too, "

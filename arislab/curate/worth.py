@@ -52,11 +52,17 @@ class Labelled:
         columns = {}
         if "_rank" in known.columns:
             columns["_rank"] = pl.Series(np.clip(known["_rank"].to_numpy(), first, np.maximum(last - 1, first)))
-        if "kept" in known.columns:
+        if "kept" in known.columns and self._is_top:  # else a place in the order does not say what is kept
             n_kept = int(self.rows["kept"].sum())
             is_in = np.where(last <= n_kept, True, np.where(first >= n_kept, False, known["kept"].to_numpy()))
             columns["kept"] = pl.Series(is_in)
         return known.with_columns(**columns)
+
+    @property
+    def _is_top(self) -> bool:
+        """Whether the kept rows are the best ones: no quota, group or coverage had a say."""
+        kept, quality = self.rows["kept"].to_numpy(), self.rows["quality"].to_numpy()
+        return bool(quality[kept].min(initial=np.inf) >= quality[~kept].max(initial=-np.inf))
 
     def precision(self, is_in: pl.Expr, *, helped: bool = True) -> stats.Share:
         """Return the share of good rows among those that an expression names."""

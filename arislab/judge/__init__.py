@@ -6,11 +6,11 @@ said, read strictly), ``orders`` (how far it agrees with itself), ``signals`` (i
 It knows no server, and not what people think: whether a judge is worth listening to is for their labels to say.
 """
 
-from arislab.judge.asking import draw, items, outputs
+from arislab.judge.asking import draw, items, outputs, requests
 from arislab.judge.orders import both_orders, consistency
 from arislab.judge.prompts import messages
 from arislab.judge.reading import asked, judgements, worth_sending
-from arislab.judge.signals import COLUMNS, Judge, current
+from arislab.judge.signals import COLUMNS, Judge, current, heard_in
 
 __all__ = [
     "COLUMNS",
@@ -20,9 +20,11 @@ __all__ = [
     "consistency",
     "current",
     "draw",
+    "heard_in",
     "items",
     "judgements",
     "messages",
     "outputs",
+    "requests",
     "worth_sending",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from arislab import task as tasks
-from arislab.batch import protocol
+from arislab.batch import build_requests, protocol
 from arislab.curate.curated import messages_of
 from arislab.curate.subsets import stable_hash
 from arislab.errors import ParameterError, TaskError
@@ -23,6 +23,7 @@ WINS = tasks.WINS
 """Stands for a criterion where two answers are compared."""
 _REACH = 2
 """Of many answers to one question each is compared with this many on either side of it, in a shuffled round."""
+_PART = 5_000
 _ITEM = {
     **dict.fromkeys(("candidate_id", "profile", "custom_id", "other_id", "criterion", "rubric_version"), pl.String),
     "swapped": pl.Boolean,
@@ -35,7 +36,7 @@ def outputs(rows: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Data
 
     Args:
         rows: From ``scoring.rows``: custom_id, candidate_id, output (null: left out), input, messages (null: written
-            by the task, about the row's own question).
+            by the task, about the row's own question), tools if present.
         candidates: Rows of ``candidates`` behind them, each of them.
         task: Writes messages.
 
@@ -47,10 +48,13 @@ def outputs(rows: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Data
     behind = candidates.join(told, on="candidate_id", how="semi").iter_rows(named=True)
     people = {row["candidate_id"]: tasks.candidate_of(row) for row in behind}
     texts = [
-        _conversation(messages_of(row, people[row["candidate_id"]], task))
-        for row in told.select("candidate_id", "input", "messages").iter_rows(named=True)
+        _conversation(messages_of(row, people[row["candidate_id"]], task), row.get("tools"))
+        for row in told.select("candidate_id", "input", "messages", pl.col("^tools$")).iter_rows(named=True)
     ]
-    own = told.select("custom_id", "candidate_id", question=pl.Series(texts, dtype=pl.String), answer="output")
+    answers = [_whole(text) for text in told["output"]]
+    own = told.select("custom_id", "candidate_id").with_columns(
+        question=pl.Series(texts, dtype=pl.String), answer=pl.Series(answers, dtype=pl.String)
+    )
     digests = {
         name: pl.Series([_digest(text) for text in own[name]], dtype=pl.String) for name in ("question", "answer")
     }
@@ -105,12 +109,28 @@ def items(outputs: pl.DataFrame, task: Task, *, pairs: bool = False) -> pl.DataF
             'RUBRIC = {"helpful": "The answer does what was asked."}.'
         )
     texts = outputs.unique(["asked_sha256", "shown_sha256"], keep="first", maintain_order=True)
-    rows = [*_alone(texts, task.rubric), *(_pairs(texts, task.rubric) if pairs else ())]
-    if pairs and rows[-1][4] != WINS:
+    frames = [_frame(_alone(part, task.rubric)) for part in texts.iter_slices(_PART)]  # few as Python objects at once
+    compared = _frame(_pairs(texts, task.rubric)) if pairs else None
+    if compared is not None and not compared.height:
         raise ParameterError(
             "no question has two different answers to compare; run 1_generate with samples above 1, or leave pairs off."
         )
-    return pl.DataFrame(rows, schema=_ITEM, orient="row")  # one row per item
+    return pl.concat(frames if compared is None else [*frames, compared])  # one row per item
+
+
+def requests(items: pl.DataFrame, **how: Any) -> pl.DataFrame:
+    """Return the requests about items, as ``batch.build_requests`` writes them, without the texts that bodies hold too.
+
+    Args:
+        items: From ``items``.
+        how: As in ``batch.build_requests``: model, temperature, max_tokens and others.
+    """
+    parts = (build_requests(part, prompts.messages, **how) for part in items.iter_slices(_PART))
+    return pl.concat([part.with_columns(input=pl.lit(""), messages=pl.lit("[]")) for part in parts])
+
+
+def _frame(rows: Iterator[tuple[Any, ...]]) -> pl.DataFrame:
+    return pl.DataFrame(list(rows), schema=_ITEM, orient="row")
 
 
 def _alone(texts: pl.DataFrame, rubric: Mapping[str, str]) -> Iterator[tuple[Any, ...]]:
@@ -150,12 +170,30 @@ def _item(
     return (name, profile, row["custom_id"], other and other["custom_id"], criterion, version, is_swapped, *digests)
 
 
-def _conversation(messages: list[dict[str, Any]]) -> str:
-    """All messages as one text; of one message its text alone."""
-    texts = [protocol.text(message.get("content")) or "" for message in messages]
-    if len(messages) == 1:
-        return texts[0]
-    return "\n\n".join(f"[{message.get('role')}]\n{text}" for message, text in zip(messages, texts, strict=True))
+def _conversation(messages: list[dict[str, Any]], tools: str | None) -> str:
+    """All that an answer answers as one text: tools that were offered, messages with their calls, what is no text."""
+    texts = [_text(message) for message in messages]
+    if len(messages) > 1:
+        texts = [f"[{message.get('role')}]\n{text}" for message, text in zip(messages, texts, strict=True)]
+    return _whole("\n\n".join([f"[tools]\n{tools}", *texts] if tools else texts))
+
+
+def _text(message: dict[str, Any]) -> str:
+    """The text of a message; of a picture and its like, which a judge is not shown, the name of its digest."""
+    content, calls = message.get("content"), message.get("tool_calls")
+    parts = content if isinstance(content, list) else [content or ""]
+    texts = [
+        protocol.text([part]) or f"[{dict(part).get('type')} {_digest(protocol.canonical(part))[:12]}]"
+        if isinstance(part, dict)
+        else str(part)
+        for part in parts
+    ]
+    return "\n".join([*texts, protocol.canonical(calls)] if calls else texts)
+
+
+def _whole(text: str) -> str:
+    """A text that can be stored: half a character is none."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _digest(text: str) -> str:

@@ -1,7 +1,7 @@
 """What a judge is asked: one criterion about one answer, or which of two answers to one question is better.
 
-What is judged stands between marks that it cannot know, so that an answer which gives orders, or which closes the mark,
-is read as a text. The judge answers with one number: all that it thinks stands in the chances of one token.
+What is judged stands between marks made of all that is shown: an answer which gives orders, or which closes a mark, is
+read as a text. The judge answers with one number: all that it thinks stands in the chances of one token.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ def messages(candidate: Mapping[str, Any]) -> list[dict[str, str]]:
     """
     item = candidate["profile"]
     shown = [item["question"], item["answer"], item.get("other") or ""]
-    mark = hashlib.sha256("\0".join(shown).encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    mark = hashlib.sha256("\0".join(shown).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     parts = [_marked("question", mark, item["question"])]
     if "other" in item:
         parts += [_marked("answer 1", mark, item["answer"]), _marked("answer 2", mark, item["other"])]
@@ -41,9 +41,9 @@ def messages(candidate: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def version(criteria: list[str], *, is_pair: bool) -> str:
     """Return the name of a prompt: first 12 hex of a digest of what it says beside question and answers."""
-    item: dict[str, Any] = {"question": "", "answer": "", "criteria": criteria, "swapped": False}
-    item |= {"other": ""} if is_pair else {}
-    said = "\0".join(message["content"] for message in messages({"profile": item}))
+    item: dict[str, Any] = {"question": "", "answer": "", "criteria": criteria} | ({"other": ""} if is_pair else {})
+    chats = [messages({"profile": item | {"swapped": swapped}}) for swapped in (False, True)]
+    said = "\0".join(message["content"] for chat in chats for message in chat)
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 

@@ -21,23 +21,26 @@ VALUES: dict[bool, dict[str, float]] = {
     True: {"1": 1.0, "2": 0.0, "3": 0.5},
 }
 """What each number is worth, 0..1; of two answers (true), for the one that is shown first."""
+_MOST = 0.5
+"""Chance of all numbers together below which the token is none at which one was wanted."""
 _KEPT = (
     "status", "llm_output", "error", "finish_reason", "prompt_tokens", "completion_tokens", "first_token_logprobs",
     "request_sha256", "stem", "model_returned", "attempt", "batch_id",
 )  # fmt: skip
 
 
-def asked(table: Any, items: pl.DataFrame, *, task: Task, model: str, parameters: Mapping[str, Any]) -> Recorded:
+def asked(table: Any, items: pl.DataFrame, requests: pl.DataFrame, *, task: Task) -> Recorded:
     """Return what a judge was asked before, in the form in which ``batch`` takes it; what is added is written.
 
     Args:
         table: ``lake["judgements"]``.
         items: From ``items``: what is asked now.
+        requests: From ``requests``, of these: model and body.
         task: Whose answers are judged.
-        model: The judge.
-        parameters: How it is asked; the seed is no part of it.
     """
-    how = canonical({name: value for name, value in parameters.items() if name != "seed"})
+    model, body = requests["model"][0], json.loads(requests["body"][0])
+    sent = {name: value for name, value in body.items() if name not in ("model", "messages", "seed")}
+    how = canonical(sent | {"roles": [message["role"] for message in body["messages"]]})
     names = ["request_id" if name == "custom_id" else name for name in OUTCOMES]
     frame = table.read(columns=names, where={"judge": model}).rename({"request_id": "custom_id"})
     return Recorded(frame, write=lambda rows: table.upsert(judgements(rows, items, task=task, how=how)))
@@ -51,7 +54,7 @@ def judgements(answers: pl.DataFrame, items: pl.DataFrame, *, task: Task, how: s
             first_token_logprobs and the others of an outcome.
         items: From ``items``.
         task: Whose answers were judged.
-        how: With which parameters, in canonical JSON.
+        how: In which way, in canonical JSON.
 
     Returns:
         One row per answer: request_id, the columns of ``items`` but the profile, judge, params, score (Float64, 0..1;
@@ -60,7 +63,7 @@ def judgements(answers: pl.DataFrame, items: pl.DataFrame, *, task: Task, how: s
     """
     of_item = items.select(pl.exclude("profile"))
     rows = answers.select("candidate_id", "model", *_KEPT, request_id="custom_id")
-    rows = rows.join(of_item, on="candidate_id", how="inner", maintain_order="left").drop("candidate_id")
+    rows = rows.join(of_item, on="candidate_id", how="left", maintain_order="left").drop("candidate_id")
     read = [
         _score(row, VALUES[row["criterion"] == WINS])
         for row in rows.select("status", "llm_output", "first_token_logprobs", "criterion").iter_rows(named=True)
@@ -75,31 +78,32 @@ def judgements(answers: pl.DataFrame, items: pl.DataFrame, *, task: Task, how: s
 
 
 def worth_sending(requests: pl.DataFrame, said: pl.DataFrame, *, most: float) -> tuple[pl.DataFrame, str]:
-    """Return what to send after a few were tried: all, or none of the others if the judge says no numbers.
+    """Return what to send after some were answered: all, or none of the others if the judge says no numbers.
 
     Args:
-        requests: From ``batch.build_requests``: custom_id.
-        said: Rows of ``judgements``: request_id, score, reason.
-        most: Share of the tried ones that may have no score, 0..1.
+        requests: From ``requests``: custom_id.
+        said: Rows of ``judgements``: request_id, status, score, reason. Where no answer came, nothing is said of the
+            judge.
+        most: Share of the answers that may have no score, 0..1.
 
     Returns:
-        All requests, or those that were tried; and what was said of these, in words.
+        All requests, or those that stand in ``said``; and what was said there, in words.
     """
-    tried = said.join(requests.select(request_id="custom_id"), on="request_id", how="semi")
-    unread = tried.filter(pl.col("score").is_null())
-    share = unread.height / max(tried.height, 1)
+    known = said.join(requests.select(request_id="custom_id"), on="request_id", how="semi")
+    told = known.filter(pl.col("status").is_in(ANSWERED))
+    unread = told.filter(pl.col("score").is_null())
+    share = unread.height / max(told.height, 1)
     if not unread.height:
-        return requests, f"all {tried.height:,} tried have a score"
+        return requests, f"all {told.height:,} answers so far have a score"
     why, n = unread["reason"].value_counts(sort=True).sort("count", "reason", descending=[True, False]).row(0)
-    told = f"{unread.height:,} of {tried.height:,} tried have no score, most often ({n:,}): {why}"
+    words = f"{unread.height:,} of {told.height:,} answers so far have no score, most often ({n:,}): {why}"
     if share <= most:
-        return requests, told
+        return requests, words
     stopped = (
-        f"{told}. That is more than max_unread ({most:g}): the other {requests.height - tried.height:,} are not sent; "
+        f"{words}. That is more than max_unread ({most:g}): the other {requests.height - known.height:,} are not sent; "
         "raise max_tokens if the judge thinks aloud, or name another judge (model, base_url)"
     )
-    asked_for = requests.join(tried, left_on="custom_id", right_on="request_id", how="semi", maintain_order="left")
-    return asked_for, stopped
+    return requests.join(known, left_on="custom_id", right_on="request_id", how="semi", maintain_order="left"), stopped
 
 
 def _score(row: Mapping[str, Any], values: Mapping[str, float]) -> tuple[float | None, str | None]:
@@ -115,6 +119,6 @@ def _score(row: Mapping[str, Any], values: Mapping[str, float]) -> tuple[float |
         if (number := token.strip()) in values:  # " 4" and "4" are one
             chances[number] = chances.get(number, 0.0) + math.exp(logprob)
     total = sum(chances.values())
-    if text not in chances or total <= 0:  # of another token than the number, or so unlikely that nothing is left
+    if text not in chances or total < _MOST:  # of another token than the number
         return values[text], None
     return round(sum(values[number] * chance for number, chance in chances.items()) / total, 9), None

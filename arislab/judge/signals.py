@@ -3,6 +3,7 @@
 A score is of a text: a row whose text is not the one that was judged has none.
 """
 
+import functools
 import hashlib
 
 import polars as pl
@@ -46,14 +47,29 @@ class Judge:
                 f"WEIGHTS of {task.path.name} gives judge_{next(iter(task.votes))} a vote, and no judge is named; run "
                 "judge.ipynb, then give its model as judge_model, or take the weight out."
             )
+        if model and not task.rubric:
+            raise TaskError(
+                f"judge_model is {model!r}, and task file {task.path.name} has no RUBRIC to judge by; "
+                "add one and run judge.ipynb, or leave judge_model empty."
+            )
         self.judgements = current(judgements, task, model=model)
-        """Its newest answers: those of one way of asking."""
+        """Its answers, of one way of asking."""
+        self.n_all = judgements.height
+        self.params = next(iter(self.judgements["params"].unique()), "")
         if model and not self.judgements.height:
             raise ParameterError(
                 f"judge_model is {model!r}, which has judged nothing by the RUBRIC of {task.path.name} as it reads now "
                 '(arislab sql "select judge, count(*) n from judgements group by judge" lists who has judged). Run '
                 "judge.ipynb, or leave judge_model empty."
             )
+
+    def __repr__(self) -> str:
+        if not self.model:
+            return "no judge is heard (judge_model is empty)"
+        parts = [f"{criterion} {scores.height:,}" for criterion, scores in sorted(self.scores.items())]
+        unheard = self.n_all - self.judgements.height
+        others = f"; {unheard:,} answers that it gave when it was asked otherwise are not used" if unheard else ""
+        return f"{self.model} gave scores of so many texts: {', '.join(parts)}; asked with {self.params}{others}"
 
     def joined(self, scored: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
         """Return scored rows with what the judge said of them; without a judge, as they are.
@@ -73,50 +89,85 @@ class Judge:
         if not self.model:
             return scored
         told = outputs(rows, self.candidates, self.task).select("custom_id", *_ASKED)
-        for name, scores in self.scores.items():
-            told = told.join(scores.rename({"score": name}), on=_ASKED, how="left", maintain_order="left")
+        for criterion, scores in sorted(self.scores.items()):
+            known = scores.rename({"score": f"score_judge_{criterion}"})
+            told = told.join(known, on=_ASKED, how="left", maintain_order="left")
         told = scored.select("custom_id").join(told, on="custom_id", how="left", maintain_order="left")
-        out = scored.with_columns(told.select(*self.scores))
-        return self._voted(out).with_columns(scorer_version=pl.col("scorer_version") + f"+{self.version}")
+        out = scored.with_columns(told.select(pl.col("^score_judge_.*$"), *_ASKED))
+        return self._voted(out).drop(_ASKED).with_columns(scorer_version=pl.col("scorer_version") + f"+{self.version}")
 
     @property
     def version(self) -> str:
         """First 8 hex of a digest of the judge, of what it was asked and of what it said."""
-        said = self.judgements.sort("request_id").select("request_id", "score").rows()
+        said = self.judgements.select("request_id", "score").rows()
         return hashlib.sha256(canonical([self.model, said]).encode()).hexdigest()[:8]
 
-    @property
+    @functools.cached_property
     def scores(self) -> dict[str, pl.DataFrame]:
-        """Column to asked_sha256, shown_sha256 and score, of what was judged in both orders."""
-        by_name = {}
+        """Criterion to asked_sha256, shown_sha256 and score, of what was judged both ways round.
+
+        The mean of both ways, whatever the number of answers each way; of pairs the mean over them.
+        """
+        by_name, mean = {}, pl.col("score").mean()
+        pair = [*_ASKED, "other_sha256"]
         for (criterion,), part in self.judgements.group_by("criterion", maintain_order=True):
-            scores = part.select(*_ASKED, "score") if criterion != WINS else _wins(part)
-            whole = scores.group_by(*_ASKED, maintain_order=True).agg(pl.col("score").mean(), n=pl.col("score").count())
-            by_name[f"score_judge_{criterion}"] = whole.filter(pl.col("n") >= ORDERS).drop("n")
-        return dict(sorted(by_name.items()))
+            one = _sides(part) if criterion == WINS else part.select(*pair, "score", way="swapped")
+            one = one.drop_nulls("score").group_by(*pair, "way", maintain_order=True).agg(mean)
+            one = one.group_by(pair, maintain_order=True).agg(mean, n=pl.len()).filter(n=ORDERS)
+            one = one.group_by(_ASKED, maintain_order=True).agg(mean)
+            # rounded: sums in another order differ in the last bit, and rows that tie would not
+            by_name[str(criterion)] = one.with_columns(pl.col("score").round(9))
+        return by_name
 
     def _voted(self, scored: pl.DataFrame) -> pl.DataFrame:
-        """The rows with the judge's votes in their quality."""
+        """The rows with the judge's votes in their quality, and why one that lacks a vote has none."""
         if not self.task.votes:
             return scored
-        votes = {f"score_judge_{criterion}": weight for criterion, weight in self.task.votes.items()}
-        if missing := [name for name in votes if name not in scored.columns]:
+        if missing := [name for name in self.task.votes if name not in self.scores]:
             raise TaskError(
-                f"WEIGHTS of {self.task.path.name} gives {missing[0].removeprefix('score_')} a vote, of which "
-                f"{self.model} said nothing; run judge.ipynb{' with pairs' if missing[0].endswith(WINS) else ''}, or "
-                "take the weight out."
+                f"WEIGHTS of {self.task.path.name} gives judge_{missing[0]} a vote, of which {self.model} said "
+                f"nothing; run judge.ipynb{' with pairs' if missing[0] == WINS else ''}, or take the weight out."
             )
-        named = {name.removeprefix("score_"): weight for name, weight in votes.items()}
-        _, mean = scoring.weighted_mean(dict(self.task.weights) | named)
-        is_judged = pl.all_horizontal(pl.col(name).is_not_null() for name in votes)
+        reasons = []
+        for criterion in self.task.votes:
+            asked = self.judgements.filter(criterion=criterion)
+            sides = _sides(asked) if criterion == WINS else asked
+            texts = scored.join(sides.select(_ASKED).unique(), on=_ASKED, how="semi")["custom_id"]
+            is_asked = pl.col("custom_id").is_in(texts.to_list())
+            why = pl.when(is_asked).then(pl.lit("said no number, one way round or both")).otherwise(pl.lit("not asked"))
+            lacks = pl.col(f"score_judge_{criterion}").is_null()
+            reasons.append(pl.when(lacks).then(pl.concat_str(pl.lit(f"judge_{criterion}: "), why)))
+        total_of = {f"judge_{criterion}": weight for criterion, weight in self.task.votes.items()}
+        _, mean = scoring.weighted_mean(dict(self.task.weights) | total_of)
+        has_quality, first = pl.col("quality").is_not_null(), pl.coalesce(reasons)
         return scored.with_columns(
-            quality=pl.when(is_judged & pl.col("quality").is_not_null()).then(mean),
-            reason=pl.when(pl.col("quality").is_not_null() & ~is_judged).then(pl.lit("not judged")).otherwise("reason"),
+            quality=pl.when(has_quality & first.is_null()).then(mean),
+            reason=pl.when(has_quality & first.is_not_null()).then(first).otherwise("reason"),
         )
 
 
+def heard_in(scored: pl.DataFrame, judgements: pl.DataFrame, task: Task, candidates: pl.DataFrame) -> str:
+    """Return the judge whose scores stand in scored rows; empty if none do, or what it says has changed since.
+
+    Args:
+        scored: Rows of one version: scorer_version.
+        judgements: Rows of ``judgements``, in ``COLUMNS``.
+        task: Its RUBRIC.
+        candidates: As in ``Judge``.
+    """
+    versions = set(scored["scorer_version"].unique().str.split("+").explode())
+    for model in judgements["judge"].unique().sort():
+        if current(judgements, task, model=model).height:
+            judge = Judge(judgements.filter(judge=model), task, candidates, model=model)
+            if judge.version in versions:
+                return judge.model
+    return ""
+
+
 def current(judgements: pl.DataFrame, task: Task, *, model: str) -> pl.DataFrame:
-    """Return what a judge said by the RUBRIC as it reads now, asked in the newest way.
+    """Return what a judge said by the RUBRIC as it reads now, asked in one way: that which gave the most scores.
+
+    Of ways that gave equally many it is the newest. A trial of another way on a few rows changes nothing.
 
     Args:
         judgements: Rows of the table ``judgements``: judge, rubric_version, params, created_at.
@@ -131,20 +182,14 @@ def current(judgements: pl.DataFrame, task: Task, *, model: str) -> pl.DataFrame
         names[prompts.version(list(task.rubric.values()), is_pair=True)] = WINS
     ours = judgements.filter(pl.col("judge") == model, pl.col("rubric_version").is_in(list(names)))
     ours = ours.with_columns(criterion=pl.col("rubric_version").replace_strict(names, return_dtype=pl.String))
-    newest = ours.sort("created_at", "params", "request_id")["params"].tail(1)
-    return ours.filter(pl.col("params").is_in(newest.to_list()))
+    ways = ours.group_by("params").agg(n=pl.col("score").count(), at=pl.col("created_at").max())
+    best = ways.sort("n", "at", "params")["params"].tail(1)
+    return ours.filter(pl.col("params").is_in(best.to_list())).sort("request_id")
 
 
-def _wins(pairs: pl.DataFrame) -> pl.DataFrame:
-    """asked_sha256, shown_sha256 and score of every answer in each pair that was judged in both orders, twice a pair.
-
-    A null of one order makes both null: a judge that prefers what it sees first would count for whom it saw first.
-    """
-    first = pairs.select(*_ASKED, "other_sha256", "score")
-    second = pairs.select(
-        "asked_sha256", shown_sha256="other_sha256", other_sha256="shown_sha256", score=1 - pl.col("score")
-    )
-    both = pl.concat([first, second])
-    pair = [*_ASKED, "other_sha256"]
-    whole = both.group_by(pair, maintain_order=True).agg("score", n=pl.col("score").count())
-    return whole.filter(pl.col("n") >= ORDERS).explode("score").select(*_ASKED, "score")
+def _sides(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Each comparison from the side of either answer, with whether that one was shown first."""
+    first = pairs.select(*_ASKED, "other_sha256", "score", way=pl.lit(value=True))
+    turned = {"shown_sha256": "other_sha256", "other_sha256": "shown_sha256"}
+    second = pairs.select("asked_sha256", **turned, score=1 - pl.col("score"), way=pl.lit(value=False))
+    return pl.concat([first, second.select(first.columns)])

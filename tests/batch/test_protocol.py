@@ -180,22 +180,30 @@ def test_of_log_probabilities_the_mean_the_end_and_the_weakest_stretch_are_kept(
     assert [replayed[name] for name in kept] == [-0.5, None, None]
 
 
+def token(text, *others):
+    return {"token": text, "top_logprobs": [{"token": t, "logprob": p} for t, p in others]}
+
+
 @pytest.mark.parametrize(
     ("logprobs", "kept"),
     [
-        ({"content": [{"token": "4", "top_logprobs":
-                       [{"token": "4", "logprob": -0.1}, {"token": "5", "logprob": -2}]}]},
-         {"4": -0.1, "5": -2.0}),
-        ({"content": [{"token": " \n", "top_logprobs": [{"token": "9", "logprob": -1}]},
-                      {"token": "3", "top_logprobs": [{"token": "3", "logprob": 1e-9}, {"token": 7, "logprob": -1}]}]},
-         {"3": 0.0}),
-        ({"content": [{"token": "4", "top_logprobs": []}, {"token": "5", "top_logprobs": [{"token": "5"}]}]}, None),
+        ({"content": [token("4", ("4", -0.1), ("5", -2))]}, {"4": -0.1, "5": -2.0}),
+        ({"content": [token(" \n", ("9", -1)), token("4", ("4", 1e-9), (7, -1))]}, {"4": 0.0}),
+        # of a model that thinks first the answer is the end of what it wrote
+        ({"content": [token("So"), token(" 4", ("4", -9)), token("</t>"), token("4", ("4", -0.5))]}, {"4": -0.5}),
+        ({"content": [token("3", ("3", -0.1))]}, None),
+        ({"content": [token("4"), token("5", ("5", -1))]}, None),
         ({"content": [{"top_logprobs": [{"token": "4", "logprob": -1}]}]}, None),
-        ({"content": [], "arislab": {"first_token_logprobs": '{"4":-1}'}}, {"4": -1}),
+        (
+            {"content": [], "arislab": {"first_token_logprobs": '{"4":-1,"5":"x","6":1e300,"7":1}'}},
+            {"4": -1.0, "7": 0.0},
+        ),
         ({"content": [], "arislab": {"first_token_logprobs": 4}}, None),
+        ({"content": [], "arislab": {"first_token_logprobs": "oops"}}, None),
+        ({"content": [], "arislab": {"first_token_logprobs": "[1]"}}, None),
     ],
-)  # fmt: skip
-def test_of_the_first_token_the_alternatives_are_kept(logprobs, kept):
+)
+def test_of_the_first_token_of_an_answer_the_alternatives_are_kept(logprobs, kept):
     told = batch.outcome(result(choice("4", logprobs=logprobs)), "")["first_token_logprobs"]
     assert (told and json.loads(told)) == kept
 

@@ -199,7 +199,7 @@ def main() -> None:
             covered(rows, n_draws=given.draws)
             continue
         agrees = signals.agreement(key)
-        others = scoring._others(rows)
+        others = scoring.others_of(rows)
         values = [agrees(output, rest) for output, rest in zip(rows["output"], others, strict=True)]
         shown("agreement", pl.Series(values, dtype=pl.Float64), rows)
         length = rows["output"].str.len_chars()
