@@ -99,8 +99,8 @@ def chosen(places: Places, *, share: float, vectors_of: Callable[[Ints], list[Ma
     pool = pool[[free.has(row) for row in pool.tolist()]][:LIMIT] if len(pool) else pool
     if len(pool) == LIMIT < 2 * (places.n - len(sure)):
         raise ParameterError(
-            f"diversity gives {places.n - len(sure):,} places to coverage, which compares {LIMIT:,} rows at most: too few "
-            "to choose from; lower diversity or keep_fraction."
+            f"diversity gives {places.n - len(sure):,} places to coverage, which compares {LIMIT:,} rows at most: "
+            "too few to choose from; lower diversity or keep_fraction."
         )
     if len(pool) <= places.n - len(sure):  # all of them stay
         return places.best(sure), len(pool)
