@@ -190,3 +190,18 @@ def test_nothing_is_judged(lake, task_of, monkeypatch):
     answers(lake)
     monkeypatch.setattr(scoring, "check", None)
     tried(task_of("return 1.0", "return 0.0"), lake)
+
+
+def test_scorers_are_given_the_other_answers_and_repaired_ones_as_they_will_be(lake, task_of):
+    people(lake)
+    answers(lake, outputs=['```json\n{"answer": 1}\n```'] * 6)
+    more = lake["training_data_raw"].read().drop("run_id", "created_at")
+    lake["training_data_raw"].upsert(more.with_columns(custom_id=pl.lit("again ") + pl.col("custom_id")))
+    agrees = task_of(
+        "def right(output, truth=None):", "def right(output, others):\n    return 1 / len(others)\n\n\ndef _(output):"
+    )
+    assert tried(agrees, lake, asks=False) is agrees
+    reads = task_of("    return len(output)", "    import json\n    json.loads(output)\n    return len(output)")
+    with pytest.raises(TaskError, match="short"):
+        tried(reads, lake, asks=False)
+    assert tried(reads, lake, asks=False, repair=True) is reads

@@ -84,6 +84,9 @@ def chosen(places: Places, *, share: float, vectors_of: Callable[[Ints], list[Ma
         share: Of the places, in (0, 1].
         vectors_of: From numbers of rows to their vectors.
 
+    Raises:
+        ParameterError: More places than half of the rows that are compared, where not all are.
+
     Source:
         Nemhauser, Wolsey and Fisher 1978 (greedy on monotone submodular functions); Minoux 1978 (lazy); Wei, Iyer and
         Bilmes 2015 (facility location for subsets of training data).
@@ -96,16 +99,17 @@ def chosen(places: Places, *, share: float, vectors_of: Callable[[Ints], list[Ma
     is_sure[sure] = True
     free = _Free(places, sure)
     pool = np.flatnonzero(~is_sure & (places.quality >= _lowest(places.quality, places.n)))
-    pool = pool[[free.has(row) for row in pool.tolist()]][:LIMIT] if len(pool) else pool
-    if len(pool) == LIMIT < 2 * (places.n - len(sure)):
+    every = pool[[free.has(row) for row in pool.tolist()]] if len(pool) else pool
+    pool = every[:LIMIT]
+    if len(every) > LIMIT and 2 * (places.n - len(sure)) > LIMIT:
         raise ParameterError(
             f"diversity gives {places.n - len(sure):,} places to coverage, which compares {LIMIT:,} rows at most: "
             "too few to choose from; lower diversity or keep_fraction."
         )
     if len(pool) <= places.n - len(sure):  # all of them stay
         return places.best(sure), len(pool)
-    every = vectors.joined(vectors_of(np.concatenate([np.array(sure, dtype=np.int64), pool])))
-    own, others = every[len(sure) :], every[: len(sure)]
+    rows = vectors.joined(vectors_of(np.concatenate([np.array(sure, dtype=np.int64), pool])))
+    own, others = rows[len(sure) :], rows[: len(sure)]
     greedy = _Greedy(own, others, allowed=lambda place: free.has(int(pool[place])))
     taken = list(sure)
     tied = places.quality[pool] == edge

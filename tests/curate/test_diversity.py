@@ -120,11 +120,11 @@ def test_where_all_are_equal_one_row_or_all_are_kept_it_is_the_choice_by_quality
     assert curate.keep_diverse(silent, fraction=0.5).n_kept == 3
 
 
-def test_beyond_the_limit_the_best_compete_and_the_other_places_go_by_quality(monkeypatch):
+def test_beyond_the_limit_the_best_compete_for_few_places_and_many_are_refused(monkeypatch):
     monkeypatch.setattr(diversity, "LIMIT", 3)
     frame = rows([1.0] * 10, [f"{'abcdefghij'[i]} word" for i in range(10)])
-    cut = curate.keep_diverse(frame, fraction=0.5, diversity=1.0)
-    assert cut.n_kept == 5
+    with pytest.raises(ParameterError, match="diversity gives 5 places to coverage, which compares 3 rows at most"):
+        curate.keep_diverse(frame, fraction=0.5, diversity=1.0)
     few = rows([i / 10 for i in range(10)], ["a"] * 9 + ["b"])
     assert "(of 3 rows" in curate.keep_diverse(few, fraction=0.2, diversity=0.5).rule
 

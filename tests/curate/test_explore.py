@@ -347,3 +347,24 @@ def test_names_are_coded_by_how_many_rows_have_them():
     assert made.codes[[7, 3, 1, 6]].tolist() == [0, 1, 2, binned.NONE]
     assert made.n_others == 5
     assert (made.codes == 11).sum() == 5
+
+
+def test_a_version_that_another_begins_with_can_be_compared():
+    rows = {"custom_id": ["a", "a"], "quality": [0.2, 0.8], "scorer_version": ["v1", "v1+abc"], "run_id": ["r1", "r2"]}
+    scored = pl.DataFrame(rows)
+    now = scored.tail(1)
+    assert curate.earlier(scored, "v1", now=now).rows() == [("a", 0.2)]
+    assert curate.earlier(scored, "v1+", now=now).rows() == [("a", 0.8)]
+
+
+def test_the_command_names_what_made_the_scores():
+    scored = pl.DataFrame(
+        {"custom_id": ["a", "b"], "quality": [0.2, 0.8], "quality_rules": [0.5, 0.6], "repaired": [False, True]}
+    )
+    given = curate.made_with(scored, judge_model="a critic")
+    command = curate.Explorer(scored, task="sums", given=given).command
+    assert command == (
+        "arislab run curate -p task sums -p judge_model 'a critic' -p quality_from people -p repair True "
+        "-p keep_rule top -p keep_fraction 0.2 -p seed 0"
+    )
+    assert curate.made_with(scored.select("custom_id", "quality")) == {}

@@ -212,7 +212,7 @@ def test_an_answer_about_another_rubric_prompt_or_judge_is_not_used(task, tmp_pa
     ):
         judge.Judge(said, task, people, model="critics")
     newer = said.with_columns(
-        created_at=pl.lit(2), params=pl.lit("{}"), score=0.0, request_id=pl.lit("n-") + "request_id"
+        created_at=pl.lit(2), params=pl.lit("{}"), score=0.0, request_id=pl.lit("n-") + pl.col("request_id")
     )
     assert judge.current(pl.concat([said, newer]), task, model="critic")["score"].unique().to_list() == [0.0]
     # a trial of another way, or one that was broken off, does not take the place of all that was said
@@ -230,10 +230,10 @@ def test_two_seeds_of_one_way_round_are_not_both_ways_and_do_not_weigh_more(task
     rows, people = texts(("1+1?", "2"), ("2+2?", "4"))
     outputs = judge.outputs(rows, people, task)
     said = judged(outputs, task, lambda item: "x" if item["swapped"] else "5").filter(criterion="right")
-    again = said.with_columns(request_id=pl.lit("2-") + "request_id")
+    again = said.with_columns(request_id=pl.lit("2-") + pl.col("request_id"))
     assert joined(pl.concat([said, again]), task, rows, people)["score_judge_right"].null_count() == 2
     said = judged(outputs, task, lambda item: "1" if item["swapped"] else "5").filter(criterion="right")
-    more = said.filter(~pl.col("swapped")).with_columns(request_id=pl.lit("2-") + "request_id")
+    more = said.filter(~pl.col("swapped")).with_columns(request_id=pl.lit("2-") + pl.col("request_id"))
     both = pl.concat([said, more])
     assert joined(both, task, rows, people)["score_judge_right"].to_list() == [0.5, 0.5]
     assert judge.both_orders(both).height == 2
