@@ -63,7 +63,7 @@ _VERBS: dict[str, dict[str, tuple[Any, str]]] = {
         "lab": (lab, "Open notebooks and records of a root in JupyterLab."),
     },
     "Phases": {
-        "run": (run, "Run one phase (generate, curate, icl, finetune, evaluate), or another notebook: judge."),
+        "run": (run, "Run generate, curate, icl, finetune or evaluate; or judge."),
         "resume": (run_commands.resume, "Go on from a run that did not end well."),
     },
     "Data": {

@@ -153,7 +153,7 @@ def test_a_task_file_without_scorers_and_one_whose_scorer_returns_7(generated, t
         ("seven", ("return output.isupper()", "return 7"), "returned 7"),
     ):
         path = tmp_path / f"{name}.py"
-        path.write_text(TASK.replace(*change))
+        path.write_text(TASK.replace(*change).replace('["text"]', '["input"]'))  # what the rows of the import hold
         rows = tmp_path / "rows.jsonl"
         rows.write_text('{"q": "a", "a": "B"}\n')
         if name == "seven":
