@@ -232,7 +232,7 @@ WEIGHTS = {
 
 RUBRIC = {
     "grounded": "Everything that the answer says about the candidate stands in the profile.",
-    "fair": "The score and the recommendation follow from how well the profile meets the needs and the years asked for.",
+    "fair": "Score and recommendation follow from how well the profile meets the needs and the years asked for.",
     "useful": "The strengths and concerns are those that somebody who hires for this role would want to know.",
 }
 
