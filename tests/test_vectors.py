@@ -62,7 +62,10 @@ def test_stars_are_those_of_every_pair_by_words_and_by_embeddings(texts, data):
     threshold = data.draw(st.sampled_from([0.3, 0.7, 0.95, 1.0]))
     apart = np.array(data.draw(st.lists(st.integers(0, 1), min_size=len(texts), max_size=len(texts))))
     frame = pl.DataFrame({"input": texts[::-1], "output": texts})
-    counts = lambda some: np.array([[(text or "").split().count(word) for word in WORDS] for text in some])  # noqa: E731
+
+    def counts(some):
+        return np.array([[(text or "").split().count(word) for word in WORDS] for text in some])
+
     for embed in (None, counts):
         parts = vectors.of(frame, embed=embed)
         star, similarity = vectors.stars(parts, threshold=threshold, apart=apart)
