@@ -22,7 +22,8 @@ STATUSES = ("ok", "truncated", "refused", "empty", "error", "unavailable", "expi
 """What became of a request. ok, truncated, refused, empty: an answer came and is kept. unavailable (failures that
 pass), expired: none came; running the phase again sends it again. error (refused for good), lost (gone at the server),
 cancelled: none came; sent again with ``resend``."""
-DECISIONS = ("approve", "reject", "edit", "label", "skip", "undo", "adjudicate")
+PLANTED = ("gold", "repeat")
+DECISIONS = ("approve", "reject", "edit", "label", "flag", "skip", "undo", "adjudicate")
 
 _TIME = pl.Datetime("us", "UTC")
 
@@ -207,8 +208,23 @@ TABLES: dict[str, Contract] = {
             "inclusion_prob": _number("chance that the queue held this row; null if unknown", low=0, high=1),
             "why": _text("stratum of which the queue drew this row; null if no queue did, and in older rows"),
             "queue": _text("name of the draw that showed the row; null if none did, and in older rows"),
-            "blind": Column(_FLAG, "true if the score was hidden"),
+            "blind": Column(_FLAG, "true if score, model and what others decided were not shown before it"),
             "undoes": _text("event_id that an undo takes back"),
+            "ratings": _text("JSON object: criterion to a whole number 1..5; null in older rows"),
+            "category": _text("category that the reviewer gave the row; null if none"),
+            "note": _text("free text of the reviewer; null if none"),
+            "session": _text("review session in which it was decided; null in older rows"),
+            "planted": _text(
+                "gold: the right answer was known; repeat: shown again to the same reviewer. Both measure the reviewer "
+                "and settle nothing; null: neither",
+                allowed=PLANTED,
+            ),
+            "dwell_ms": Column(
+                _INTEGER, "time for which it was shown and looked at, milliseconds; null if unknown", low=0
+            ),
+            "client_seq": Column(
+                _INTEGER, "number of the decision in its browser, from 1; a gap is one that has not arrived", low=1
+            ),
         },
     ),
     "training_data_curated": Contract(

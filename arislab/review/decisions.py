@@ -48,6 +48,13 @@ SCHEMA: dict[str, Any] = {
     "queue": pl.String,
     "blind": pl.Boolean,
     "undoes": pl.String,
+    "ratings": pl.String,
+    "category": pl.String,
+    "note": pl.String,
+    "session": pl.String,
+    "planted": pl.String,
+    "dwell_ms": pl.Int64,
+    "client_seq": pl.Int64,
 }
 
 
