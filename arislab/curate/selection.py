@@ -102,7 +102,11 @@ def keep_top(
         >>> keep_top(rows, fraction=0.5)
         the top 0.5 by quality: kept 2 of 4 scored rows (50.0%); cut at 0.8; 1 unscored left out
     """
-    queue = queued(frame, fraction=fraction, by=by, seed=seed, id=id, quota=quota, max_share=max_share, one_per=one_per)
+    is_whole = quota is not None or one_per is not None  # else only the order at the cut decides what is kept
+    queue = queued(
+        frame, fraction=fraction, by=by, seed=seed, id=id, quota=quota, max_share=max_share, one_per=one_per,
+        is_whole=is_whole,
+    )  # fmt: skip
     order = queue.order
     if quota is not None:
         place = frame[quota].gather(order).to_frame("value").select(pl.int_range(pl.len()).over("value")).to_series()
@@ -150,8 +154,12 @@ def queued(
     quota: str | None,
     max_share: float,
     one_per: str | None,
+    is_whole: bool = True,
 ) -> Queue:
-    """Check what `keep_top` was given, and put the rows in order; arguments as there."""
+    """Check what `keep_top` was given, and put the rows in order; arguments as there.
+
+    Without `is_whole` the order tells only which rows are the best ones, as many as are to be kept.
+    """
     for name, value, example in (
         ("keep_fraction", fraction, "0.2 keeps one in five"),
         ("max_share", max_share, "0.3 lets no value fill more than three in ten"),
@@ -161,8 +169,9 @@ def queued(
     check_columns(frame, [by, id, *[column for column in (quota, one_per) if column is not None]])
     _check_unique(frame, id)
     quality = _scored(frame, by)
-    order = _order(quality, frame[id], seed=seed)[: len(frame) - quality.null_count()]
-    n_target = n_top(len(order), fraction)
+    n_scored = len(frame) - quality.null_count()
+    n_target = n_top(n_scored, fraction)
+    order = _order(quality, frame[id], seed=seed, n=None if is_whole else n_target)[:n_scored]
     limit = max(1, math.floor(round(max_share * n_target, 9)))
     rule, short = f"the top {fraction:g} by {by}", []
     if one_per is not None:
@@ -377,11 +386,22 @@ def _scored(frame: pl.DataFrame, by: str) -> pl.Series:
     return frame[by].cast(pl.Float64).fill_nan(None)
 
 
-def _order(quality: pl.Series, ids: pl.Series, *, seed: int) -> Ints:
-    """Return row numbers from best to worst: by quality, null last, then by a hash of the id."""
-    digests = (hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in ids.to_list())
-    ties = np.frombuffer(b"".join(digests), dtype=">u8")
-    return np.lexsort((ties, -quality.fill_null(-math.inf).to_numpy()))  # the last key counts first
+def _order(quality: pl.Series, ids: pl.Series, *, seed: int, n: int | None = None) -> Ints:
+    """Return row numbers from best to worst: by quality, null last, then by a hash of the id.
+
+    With n only which rows are the first n is told, not their order.
+    """
+    values = -quality.fill_null(-math.inf).to_numpy()
+    if n is None:
+        _, number, counts = np.unique(values, return_inverse=True, return_counts=True)
+        is_tied = counts[number] > 1
+    else:
+        is_tied = values == np.partition(values, n - 1)[n - 1] if n else np.zeros(len(values), dtype=bool)
+    at = np.flatnonzero(is_tied)  # a hash takes longer than all the rest
+    digests = (hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in ids.gather(at).to_list())
+    ties = np.zeros(len(values), dtype=np.uint64)
+    ties[at] = np.frombuffer(b"".join(digests), dtype=">u8")
+    return np.lexsort((ties, values))  # the last key counts first
 
 
 def ranking(frame: pl.DataFrame, *, by: str = "quality", id: str = "custom_id", seed: int = 0) -> Ints:

@@ -50,7 +50,11 @@ def exact(data: bytes | str) -> Any:
             return plain  # nothing was lost: no key twice, no digit, no space
     except orjson.JSONEncodeError as error:
         raise ValueError(str(error)) from None
-    return _parsed(data, _AS_WRITTEN)
+    text = data if isinstance(data, str) else data.decode()
+    # as Python's json writes lines; a fraction or an exponent may be written otherwise by orjson, which writes ours
+    if not _FRACTION.search(text) and json.dumps(plain, ensure_ascii=text.isascii()) == text.strip():
+        return plain
+    return _parsed(text, _AS_WRITTEN)
 
 
 def compact(line: bytes | str) -> str:
@@ -268,6 +272,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
+_FRACTION = re.compile(r"\d(?:\.\d|[eE])")
 # made once: making one takes as long as parsing a line
 _PYTHON = json.JSONDecoder(object_pairs_hook=_unique)
 _AS_WRITTEN = json.JSONDecoder(parse_int=Number, parse_float=Number, object_pairs_hook=_unique)

@@ -1,4 +1,5 @@
 import doctest
+import hashlib
 import math
 import random
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from toys import corpus, edited, jaccard, short_texts
 
 from arislab.curate import keep, keep_above, keep_top, near_duplicates, selection
+from arislab.curate.selection import ranking
 from arislab.duplicates import pairs
 from arislab.errors import ParameterError
 
@@ -45,6 +47,19 @@ def test_ties_at_the_cut_are_counted_and_broken_the_same_way_in_any_row_order():
     assert set(shuffled.kept["custom_id"]) == set(chosen.kept["custom_id"])
     others = {frozenset(keep_top(frame, fraction=0.4, seed=seed).kept["custom_id"]) for seed in range(8)}
     assert len(others) > 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([0.0, -0.0, 0.1, 0.5, 0.9, None, math.nan]), max_size=40), st.floats(0.01, 1))
+def test_what_is_kept_are_the_first_of_all_rows_in_order_of_quality_and_of_a_hash(quality, fraction):
+    frame = rows(quality)
+    hashes = {name: hashlib.blake2b(f"7 {name}".encode(), digest_size=8).digest() for name in frame["custom_id"]}
+    scored = frame.fill_nan(None).drop_nulls("quality").rows()
+    ordered = [name for name, _ in sorted(scored, key=lambda row: (-row[1], hashes[row[0]]))]
+    kept = keep_top(frame, fraction=fraction, seed=7).kept
+    assert set(kept["custom_id"]) == set(ordered[: kept.height])
+    assert kept.height == math.ceil(round(fraction * len(ordered), 9))
+    assert frame["custom_id"].gather(ranking(frame, seed=7)[: len(ordered)]).to_list() == ordered
 
 
 def test_keep_above_keeps_what_reaches_the_threshold_and_no_fixed_number():
