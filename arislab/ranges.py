@@ -25,7 +25,7 @@ WHOLE: dict[str, tuple[int, int, str]] = {
     "n_search": (1, _MANY, "validation candidates for the search"),
     "n_holdout": (1, _MANY, "validation candidates for the report"),
     "n_review": (1, _MANY, "rows to queue for review"),
-    "n_outputs": (0, _MANY, "outputs to judge; 0 for all"),
+    "n_outputs": (0, _MANY, "outputs to look at; 0 for all"),
     "top_logprobs": (0, 20, "tokens that the judge wavers between; 0: what it says counts"),
     "pool_size": (1, 1_000_000, "examples to choose from"),
     "seeds": (1, 100, "trainings of each set"),

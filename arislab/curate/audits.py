@@ -19,6 +19,7 @@ from arislab.curate.labels import Labels
 from arislab.curate.learned import learn
 from arislab.curate.selection import Selection
 from arislab.errors import ParameterError
+from arislab.review import decisions
 
 _FOLDS = 5
 _SURPRISING = 0.7
@@ -34,6 +35,7 @@ def audit(
     *,
     by: tuple[str, ...] = ("category", "model", "shown"),
     copies: pl.DataFrame | None = None,
+    perplexities: pl.DataFrame | None = None,
     seed: int = 0,
     n_boot: int = 200,
 ) -> pl.DataFrame:
@@ -45,12 +47,14 @@ def audit(
         by: Columns of names. Each name stands for the share of its rows that are kept, counted on the other four fifths
             of the rows, so that a column of names that come once explains nothing.
         copies: From ``verdicts.represent``, for the number of rows that each one stands for.
+        perplexities: Rows of ``perplexities``: of each model that is named there the rows whose text it has seen count.
         seed: Of the intervals.
         n_boot: Resamples of rows.
 
     Returns:
         One row a fact: fact (length of the answer, place in the file, log-probability of the answer by the model that
-        gave it, near-duplicates, prompt template, each of ``by``; those that differ between rows), auc (chance that a
+        gave it, perplexity under a model, near-duplicates, prompt template, each of ``by``; those that differ between
+        rows), auc (chance that a
         kept row has more of it than another, 0.5: it says nothing; of names, 1: it says all), low, high (95 %), n, says
         (in words).
     """
@@ -61,6 +65,7 @@ def audit(
     }
     if "logprob_mean" in scored.columns:
         facts["log-probability of the answer"] = scored["logprob_mean"]
+    facts |= _perplexities(scored, perplexities)
     if copies is not None:
         counts = copies.drop_nulls("duplicate_of").group_by(custom_id="duplicate_of").len("_n")
         counted = scored.select("custom_id").join(counts, on="custom_id", how="left", maintain_order="left")
@@ -78,6 +83,24 @@ def audit(
     columns = ["fact", "auc", "low", "high", "n", "says"]
     schema = dict(zip(columns, (pl.String, *[pl.Float64] * 3, pl.Int64, pl.String), strict=True))
     return pl.DataFrame(rows, schema=schema, orient="row")  # one row per fact
+
+
+def _perplexities(scored: pl.DataFrame, known: pl.DataFrame | None) -> dict[str, pl.Series]:
+    """The perplexity of each answer under each model, null where it was not computed of this text."""
+    if known is None or not known.height:
+        return {}
+    texts = scored.select(
+        "custom_id", output_sha256=pl.Series(map(decisions.sha256, scored["output"]), dtype=pl.String)
+    )
+    facts = {}
+    for (_, asked_as), rows in known.sort("base_model", "base_sha256", "asked_as").group_by(
+        "base_sha256", "asked_as", maintain_order=True
+    ):
+        name = f"perplexity under {rows['base_model'][0]}" + ("" if asked_as == "{}" else f", asked with {asked_as}")
+        one = rows.select("custom_id", "output_sha256", "logprob_mean")
+        joined = texts.join(one, on=["custom_id", "output_sha256"], how="left", maintain_order="left")
+        facts[name] = (-joined["logprob_mean"]).exp()
+    return facts
 
 
 def template(messages: pl.Series) -> pl.Series:

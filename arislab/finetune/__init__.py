@@ -10,6 +10,7 @@ It does not know which rows are good.
 from arislab.finetune.conversations import STATUSES
 from arislab.finetune.export import export_jsonl
 from arislab.finetune.labels import count_statuses, tokenize
+from arislab.finetune.likelihood import digests, identity, perplexities
 from arislab.finetune.previews import Preview, preview
 from arislab.finetune.settings import Settings
 from arislab.finetune.template import ChatTemplate, check_template
@@ -27,11 +28,14 @@ __all__ = [
     "check_template",
     "compute_device",
     "count_statuses",
+    "digests",
     "export_jsonl",
+    "identity",
     "load_tokenizer",
     "losses",
     "names",
     "of_seeds",
+    "perplexities",
     "preview",
     "resolve_model",
     "rows",

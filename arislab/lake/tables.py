@@ -151,6 +151,22 @@ TABLES: dict[str, Contract] = {
             "batch_id": _text("batch that brought the row; null if none did", volatile=True),
         },
     ),
+    "perplexities": Contract(
+        "One row per answer and model: how likely it is under a model that was not trained on it.",
+        ("base_sha256", "asked_as", "custom_id", "output_sha256"),
+        {
+            "base_sha256": _text("digest of the weights", required=True),
+            "base_model": _text("name of the model", required=True),
+            "asked_as": _text("JSON object: what its chat template was given beside the messages", required=True),
+            "custom_id": _text("output", required=True),
+            "output_sha256": _text("sha256 of its text", required=True),
+            "task": _text("name of the task file", required=True),
+            "logprob_mean": _number(
+                "mean log-probability of the answer's tokens and of its end, nats; its perplexity is exp(-this)", high=0
+            ),
+            "n_supervised": Column(_INTEGER, "tokens of the answer and its end", low=1),
+        },
+    ),
     "training_data_scored": Contract(
         "One row per output and scorer set.",
         ("custom_id", "scorer_version"),

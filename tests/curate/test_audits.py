@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 
@@ -36,6 +37,23 @@ def test_a_score_that_is_length_is_found_out_and_one_that_is_not_is_not():
     assert short["length of the answer"]["says"] == "EXPLAINS the cut: less is kept"
     chance = auc_of(curate.audit(rows(2000, quality=lambda rng, f: pl.Series(rng.random(2000)))))
     assert {row["says"] for row in chance.values()} == {"says nothing"}
+
+
+def test_perplexity_counts_for_the_text_that_the_model_saw_and_for_each_model_alone():
+    frame = rows(400, quality=lambda rng, f: pl.Series(rng.random(400)))
+    names, digest = frame["custom_id"], lambda text: hashlib.sha256(text.encode()).hexdigest()
+    of = {"output_sha256": [digest(text) for text in frame["output"]], "asked_as": "{}", "task": "t"}
+    known = pl.DataFrame({"custom_id": names, "base_model": "one", "base_sha256": "1", **of})
+    sure = known.with_columns(logprob_mean=frame["quality"] - 2)  # what it would say itself is kept
+    other = sure.head(100).with_columns(base_model=pl.lit("two"), base_sha256=pl.lit("2"))
+    other = other.with_columns(
+        output_sha256=pl.when(pl.int_range(100) < 40).then("output_sha256").otherwise(pl.lit("?"))
+    )
+    table = auc_of(curate.audit(frame, perplexities=pl.concat([other, sure])))
+    one, two = table["perplexity under one"], table["perplexity under two"]
+    assert (one["auc"], one["n"], one["says"]) == (0.0, 400, "EXPLAINS the cut: less is kept")
+    assert (two["auc"], two["n"]) == (0.0, 40)  # of the others it saw another text
+    assert not [fact for fact in auc_of(curate.audit(frame, perplexities=sure.clear())) if "perplexity" in fact]
 
 
 def test_a_name_explains_by_its_rows_elsewhere_so_that_names_of_one_row_explain_nothing():
