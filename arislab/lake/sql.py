@@ -42,7 +42,8 @@ def answer(lake: Path, query: str) -> pl.DataFrame:
             for name in names:
                 if re.search(rf"\b{name}\b", query, re.IGNORECASE):  # others are not opened, nor noted as read
                     table = opening.open_version(lake / name)
-                    connection.register(name, table.to_pyarrow_dataset())
+                    # not as a pyarrow dataset, which cannot compare the texts of rows that were merged (string_view)
+                    connection.register(name, opening.frame(name, table))
                     log.note("read", name, version=table.version(), rows=None, sql=query)
             answer: pl.DataFrame = connection.sql(query).pl()
         except (duckdb.Error, pl.exceptions.PolarsError) as error:

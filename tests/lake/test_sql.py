@@ -83,3 +83,20 @@ def test_sql_still_answers_what_readers_ask(lake):
     assert lake.sql("select profile->>'text' as t from \"candidates\" order by 1").item(0, 0) == "candidate number 0"
     assert lake.sql("pivot candidates on split using count(*)").height == 3
     assert lake.sql("explain select * from candidates").height >= 1
+
+
+def test_sql_compares_texts_numbers_and_times_of_rows_that_were_merged(lake):
+    lake["candidates"].append(people(3))
+    lake["candidates"].upsert(
+        people(4).with_columns(split=pl.when(pl.int_range(4) < 1).then(pl.lit("test")).otherwise("split"))
+    )
+    for where, n in (
+        ("split = 'train'", 3),
+        ("split in ('test', 'nowhere')", 1),
+        ("split <> 'train' and candidate_id = 'c0000'", 1),
+        ("candidate_id > 'c0001'", 2),
+        ("profile like '%number 3%'", 1),
+        ("created_at > timestamp '2020-01-01'", 4),
+        ("use_case is null", 4),
+    ):
+        assert lake.sql(f"select count(*) n from candidates where {where}").item() == n, where
