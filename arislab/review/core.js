@@ -7,22 +7,18 @@
 // tree of names and texts, of which only the elements below are made.
 
 const AHEAD = 50, BEHIND = 20, LONG = 20000, PATIENCE = 3000, MOST_CELLS = 4e6;
-const ELEMENTS = ["p", "ul", "ol", "li", "h1", "h2", "h3", "h4", "h5", "h6", "strong", "em", "s", "code", "pre", "hr", "br",
-  "blockquote", "table", "thead", "tbody", "tr", "th", "td", "a", "mark"];
 const VERDICTS = ["approve", "reject", "edit", "skip", "left", "right", "tie"];
-const HELP = [["a", "approve"], ["r, then 1-9", "reject, for a reason (r or Enter: without one)"], ["e", "edit; Ctrl+Enter saves, Esc leaves"],
-  ["s", "skip: leave it to somebody else"], ["f", "flag for the lead"], ["u", "undo, without limit"], ["1-5", "rate the marked criterion, then the next one"],
-  ["c, then a letter", "category"], ["n", "note"], ["j / k", "next, previous"], ["/", "search"], ["d", "what an edit changes"],
-  ["v", "Markdown or raw"], ["g", "guideline"], ["m", "metadata"], ["?", "these keys"]];
-const PAIR_HELP = [["1 or ←", "the left one is better"], ["2 or →", "the right one is better"], ["0", "neither: a tie"],
-  ["s", "skip"], ["u", "undo, without limit"], ["j / k", "next, previous"], ["/", "search"], ["g", "guideline"], ["?", "these keys"]];
 
 function make(parent, tag, name, text) {
   const node = document.createElement(tag);
   if (name) node.className = "arislab-" + name;
   if (text !== undefined) node.textContent = text;
-  if (parent) parent.append(node);
+  parent.append(node);
   return node;
+}
+
+function tell(node, attributes) {
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
 }
 
 const eventName = () => [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
@@ -73,6 +69,7 @@ function makeOutbox(prefix) {
       drop("event:" + id);
       if (!waiting.size) isFull = false;
     },
+    get isAtRisk() { return !store || isFull; },
     get where() {
       if (!store) return "this browser keeps nothing (storage is denied): leave this page open";
       return isFull ? "the browser's storage is full: leave this page open" : "kept in this browser";
@@ -159,10 +156,8 @@ function grow(parent, tree) {
   for (const one of tree) {
     if (typeof one === "string") { parent.append(one); continue; }
     const [tag, inside, address] = one;
-    const node = make(parent, ELEMENTS.includes(tag) ? tag : "span");
-    if (tag === "a" && /^(https?|mailto):/i.test(address || "")) {
-      Object.assign(node, { href: address, title: address, target: "_blank", rel: "noopener noreferrer" });
-    }
+    const node = make(parent, tag);
+    if (address) Object.assign(node, { href: address, title: address, target: "_blank", rel: "noopener noreferrer" });
     grow(node, inside);
   }
 }
@@ -170,7 +165,7 @@ function grow(parent, tree) {
 // ---- the panel
 
 function render({ model, el }) {
-  const about = model.get("about"), unseen = new RegExp(`[${about.unseen}]`, "gu");
+  const about = model.get("about"), unseen = new RegExp(`([${about.unseen}])`, "u");
   const rows = new Map(), marks = new Map(), reasons = new Map();
   let order = [], decided = new Map(), trail = [], counts = { total: 0, decided: 0, skipped: 0, left: 0 };
   let reviewer = "", box = null, current = null, wanted = null, mode = "wait", extra = "", criterion = 0;
@@ -178,52 +173,44 @@ function render({ model, el }) {
 
   const root = make(el, "div", "core");
   root.tabIndex = 0;
-  root.setAttribute("role", "application");
-  root.setAttribute("aria-label", "Review panel: press ? for the keys");
-  root.setAttribute("data-lm-suppress-shortcuts", "true");
+  tell(root, { role: "application", "aria-label": "Review panel: press ? for the keys", "data-lm-suppress-shortcuts": "true" });
   const top = make(root, "div", "progress"), bar = make(make(top, "div", "bar"), "i"), said = make(top, "span", "counts");
   const saved = make(top, "span", "saved");
-  saved.setAttribute("role", "status");
-  saved.setAttribute("aria-live", "polite");
+  tell(saved, { role: "status", "aria-live": "polite" });
   const head = make(root, "header"), title = make(head, "b"), chips = make(head, "span", "chips");
   const texts = make(root, "div", "pair"), panes = {};
   for (const [name, label] of [["input", "Input"], ["left", "Left"], ["output", "Output"], ["right", "Right"]]) {
     const section = make(texts, "section", name), heading = make(section, "h4", "", label), small = make(heading, "small");
     const text = make(section, "pre");
-    text.dir = "auto";
     text.tabIndex = 0;
-    text.setAttribute("aria-label", label);
+    tell(text, { dir: "auto", "aria-label": label });
     panes[name] = { section, heading, small, text };
   }
   const output = panes.output;
   const viewer = make(output.heading, "button", "view", "Markdown");
   const formatted = make(output.section, "div", "markdown");
-  formatted.dir = "auto";
-  const field = make(output.section, "textarea");
-  field.dir = "auto";
-  field.setAttribute("aria-label", "Edited output");
-  const diff = make(output.section, "pre", "diff");
-  diff.dir = "auto";
+  const field = make(output.section, "textarea"), diff = make(output.section, "pre", "diff");
+  tell(formatted, { dir: "auto" });
+  tell(field, { dir: "auto", "aria-label": "Edited output" });
+  tell(diff, { dir: "auto", "aria-label": "What the edit changes" });
   const labelRow = make(root, "div", "labels"), ratingRow = make(root, "div", "ratings"), actions = make(root, "div", "actions");
   const notice = make(root, "div", "notice");
-  notice.setAttribute("aria-live", "assertive");
+  tell(notice, { "aria-live": "assertive" });
   const aside = make(root, "aside");
 
   const labelButtons = about.labels.map((label, i) => {
-    const button = make(labelRow, "button", "label", label);
-    if (i < 9) button.title = `r, then ${i + 1}: reject for this`;
+    const button = make(labelRow, "button", "label", i < 9 ? `${i + 1} ${label}` : label);
     button.addEventListener("click", () => toggle(label));
     return [label, button];
   });
   const criteria = about.criteria.map(([name, meaning], i) => {
     const group = make(ratingRow, "span", "criterion");
     group.title = meaning;
-    group.setAttribute("role", "radiogroup");
-    group.setAttribute("aria-label", meaning ? `${name}: ${meaning}` : name);
+    tell(group, { role: "radiogroup", "aria-label": `${name}: ${meaning}` });
     make(group, "span", "", name);
     return { name, group, buttons: [1, 2, 3, 4, 5].map((value) => {
       const button = make(group, "button", "rate", String(value));
-      button.setAttribute("role", "radio");
+      tell(button, { role: "radio" });
       button.addEventListener("click", () => { criterion = i; rate(value); });
       return button;
     }) };
@@ -231,23 +218,20 @@ function render({ model, el }) {
   const category = make(ratingRow, "button", "category", "category");
   category.addEventListener("click", () => open("category"));
   const note = make(ratingRow, "input", "note");
-  note.placeholder = "note (n)";
-  note.dir = "auto";
-  note.setAttribute("aria-label", "Note");
+  tell(note, { dir: "auto", placeholder: "note (n)", "aria-label": "Note" });
   note.addEventListener("input", () => { if (current) markOf(current).note = note.value; });
 
-  const buttons = {};
-  for (const [name, label, tip, act] of [
-    ["approve", "Approve", "a: good as it is", () => settle("approve")], ["reject", "Reject", "r: must not be trained on", reject],
-    ["edit", "Edit…", "e: correct the output, then save", edit], ["left", "Left", "1: the left one is better", () => settle("left")],
-    ["tie", "Tie", "0: neither is better", () => settle("tie")], ["right", "Right", "2: the right one is better", () => settle("right")],
-    ["save", "Save edit", "Ctrl+Enter: store the correction", save], ["cancel", "Cancel", "Esc: back, without a change", leave],
-    ["skip", "Skip", "s: leave it to somebody else", () => settle("skip")], ["flag", "Flag", "f: show it to the lead", flag],
-    ["undo", "Undo", "u: take my last decision back", undo], ["guide", "Guideline", "g", () => open("guide")], ["help", "Keys", "?", () => open("help")],
-  ]) {
-    const button = buttons[name] = make(actions, "button", name, label);
-    button.title = tip;
-    button.addEventListener("click", act);
+  const buttons = {}, ACTIONS = {
+    approve: () => settle("approve"), edit,
+    reject: () => (mode === "reason" || (current !== null && markOf(current).labels.size) ? settle("reject") : reject()),
+     left: () => settle("left"), tie: () => settle("tie"),
+    right: () => settle("right"), save, cancel: leave, skip: () => settle("skip"), flag, undo,
+    guide: () => open("guide"), help: () => open("help"),
+  };
+  for (const [name, label, tip] of about.actions) {
+    buttons[name] = make(actions, "button", name, label);
+    buttons[name].title = tip;
+    buttons[name].addEventListener("click", ACTIONS[name]);
   }
   for (const button of root.querySelectorAll("button")) button.type = "button";
 
@@ -324,7 +308,7 @@ function render({ model, el }) {
       shown_at: new Date(Date.now() - (now() - shownAt)).toISOString(), decided_at: new Date().toISOString(),
       dwell_ms: Math.round(dwell()), edited_output: null, undoes: null, ...more,
     };
-    failure = "";
+    if (isMarked) mark.labels.clear(); // they belong to this decision, not to the next one about the same output
     apply(event);
     box.add(event);
     flush();
@@ -352,7 +336,7 @@ function render({ model, el }) {
     trim();
   }
   function reject() {
-    if (!about.labels.length || markOf(current ?? "").labels.size) { settle("reject"); return; }
+    if (!about.labels.length) { settle("reject"); return; }
     if (!ready()) return;
     mode = "reason";
     say("Why? 1-9, or r for no reason; Esc goes back.");
@@ -388,8 +372,10 @@ function render({ model, el }) {
   function toggle(label) {
     if (current === null) return;
     const { labels } = markOf(current);
-    if (!labels.delete(label)) labels.add(label);
-    if (mode === "reason") { settle("reject"); return; }
+    if (mode === "reason") {
+      labels.add(label);
+      settle("reject");
+    } else if (!labels.delete(label)) labels.add(label);
     paintMarks();
   }
   function edit() {
@@ -434,6 +420,7 @@ function render({ model, el }) {
   }
   function open(what) {
     extra = extra === what ? "" : what;
+    if (extra === "category" && current === null) extra = "";
     if (extra === "category" && !about.categories.length) { extra = ""; say("The task names no categories (REVIEW)."); return; }
     paintExtra();
   }
@@ -446,19 +433,12 @@ function render({ model, el }) {
     paintMarks();
   }
   function find(text) {
-    const small = text.toLowerCase(), list = aside.querySelector("ul");
-    list.textContent = "";
-    if (!small) return;
-    const holds = (item) => ["title", "input", "output", "left", "right"].some((k) => item[k] && plain(item[k]).toLowerCase().includes(small));
-    for (const id of order.filter((one) => holds(rows.get(one)))) offer(rows.get(id));
-    send({ kind: "find", text });
+    aside.querySelector("ul").textContent = "";
+    if (text) send({ kind: "find", text });
   }
   function offer(item) {
-    const list = aside.querySelector("ul");
-    if (!list || [...list.children].some((one) => one.dataset.id === item.id)) return;
-    const line = make(list, "li"), button = make(line, "button", "found");
-    line.dataset.id = item.id;
-    put(button, item.title);
+    const button = make(make(aside.querySelector("ul"), "li"), "button", "found");
+    put(button, [...item.title, [" · ", false], ...item.input.slice(0, 1)]);
     button.addEventListener("click", () => {
       take([item], true);
       extra = "";
@@ -567,12 +547,13 @@ function render({ model, el }) {
     paintSaved();
   }
   function paintSaved() {
-    const n = box ? box.waiting.size : 0;
-    const isLate = n && [...box.waiting.values()].some((entry) => now() - entry.since > PATIENCE);
-    const text = failure ? `Not stored: ${failure} ${count(n, "unsaved")}, ${box.where}.`
-      : isLate ? `${count(n, "unsaved")}, ${box.where}` : box && /keeps nothing|full/.test(box.where) ? box.where : n ? "saving…" : box ? "all saved" : "";
+    if (!box) return;
+    const n = box.waiting.size, unsaved = `${count(n, "unsaved")}, ${box.where}`;
+    const isLate = n > 0 && [...box.waiting.values()].some((entry) => now() - entry.since > PATIENCE);
+    const text = failure ? `Not stored: ${failure} ${unsaved}` : isLate || (n && box.isAtRisk) ? unsaved
+      : box.isAtRisk ? box.where : n ? "saving…" : "all saved";
     if (saved.textContent !== text) saved.textContent = text;
-    saved.className = "arislab-saved" + (failure ? " error" : isLate || /keeps nothing|full/.test(text) ? " late" : "");
+    saved.className = `arislab-saved ${failure ? "error" : isLate || box.isAtRisk ? "late" : ""}`;
   }
   function paintMode() {
     const item = row(), isEdit = mode === "edit", isPair = item?.kind === "pair";
@@ -600,9 +581,8 @@ function render({ model, el }) {
   function paintMarks() {
     const mark = current === null ? null : markOf(current);
     root.classList.toggle("arislab-reason", mode === "reason");
-    labelButtons.forEach(([label, button], i) => {
+    labelButtons.forEach(([label, button]) => {
       button.setAttribute("aria-pressed", String(Boolean(mark?.labels.has(label))));
-      button.textContent = mode === "reason" && i < 9 ? `${i + 1} ${label}` : label;
       button.disabled = !mark;
     });
     criteria.forEach(({ name, group, buttons: five }, i) => {
@@ -624,13 +604,10 @@ function render({ model, el }) {
     diff.textContent = "";
     for (const [kind, text] of changes(item.before ?? item.edit ?? plain(item.output), after)) {
       const node = kind ? make(diff, kind) : diff;
-      let end = 0;
-      for (const found of text.matchAll(unseen)) {
-        node.append(text.slice(end, found.index));
-        make(node, "mark", "", "U+" + found[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0"));
-        end = found.index + found[0].length;
-      }
-      node.append(text.slice(end));
+      text.split(unseen).forEach((part, i) => { // every other one is a character that would not show
+        const number = () => "U+" + part.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+        putPart(node, i % 2 ? number() : part, i % 2 === 1);
+      });
     }
   }
   function markdown() {
@@ -647,7 +624,10 @@ function render({ model, el }) {
     const item = row();
     if (extra === "help") {
       const list = make(aside, "dl");
-      for (const [key, what] of item?.kind === "pair" ? PAIR_HELP : HELP) { make(list, "dt", "", key); make(list, "dd", "", what); }
+      for (const [key, what] of about.help[item?.kind === "pair" ? "pair" : "text"]) {
+        make(list, "dt", "", key);
+        make(list, "dd", "", what);
+      }
     } else if (extra === "guide") {
       if (about.guideline.length) grow(make(aside, "div", "markdown"), about.guideline); else make(aside, "p", "", "The task has no guideline (REVIEW).");
     } else if (extra === "meta" && item) {
@@ -664,9 +644,7 @@ function render({ model, el }) {
       });
     } else if (extra === "search") {
       const input = make(aside, "input");
-      input.type = "search";
-      input.placeholder = "search what you were handed; Enter opens the first";
-      input.setAttribute("aria-label", "Search");
+      tell(input, { type: "search", placeholder: "search what you were handed; Enter opens the first", "aria-label": "Search" });
       make(aside, "ul");
       input.addEventListener("input", () => find(input.value));
       input.focus();
@@ -692,6 +670,7 @@ function render({ model, el }) {
     paintSaved();
   }
   function settleState(message) {
+    const before = rows.get(current);
     if (!box || reviewer !== message.reviewer) {
       reviewer = message.reviewer;
       box = makeOutbox(["arislab", about.lake, about.session, reviewer].map(encodeURIComponent).join(":") + ":");
@@ -707,7 +686,9 @@ function render({ model, el }) {
     for (const { event } of box.waiting.values()) if (!known.has(event.event_id)) apply(event);
     isAll = message.is_all;
     isAsked = false;
-    show(isOpen(current) && rows.has(current) ? current : order.find(isOpen) ?? null);
+    const stays = rows.has(current) && isOpen(current);
+    if (stays && rows.get(current).shown === before?.shown) paint(); // somebody is reading, or typing
+    else show(stays ? current : order.find(isOpen) ?? null);
     flush();
   }
   const HEARD = {
@@ -726,7 +707,11 @@ function render({ model, el }) {
       show(message.id);
       say("Took it back.");
     },
-    found(message) { if (extra === "search") message.items.forEach(offer); },
+    found(message) {
+      if (extra !== "search" || aside.querySelector("input").value !== message.text) return;
+      aside.querySelector("ul").textContent = "";
+      message.items.forEach(offer);
+    },
     markdown(message) {
       const item = rows.get(message.id);
       if (item) { item.tree = message.tree; if (item.id === current) paintMode(); }

@@ -30,6 +30,53 @@ SAID = ("approve", "reject", "edit", "skip", "flag", "undo", "left", "right", "t
 _SHOWN = ("title", "company", "category", "difficulty", "use_case")
 """Of a row's metadata, what says nothing of who made the answer, and how good it is."""
 
+ACTIONS = [
+    ("approve", "Approve", "a: good as it is"),
+    ("reject", "Reject", "r: must not be trained on"),
+    ("edit", "Edit…", "e: correct the output, then save"),
+    ("left", "Left", "1: the left one is better"),
+    ("tie", "Tie", "0: neither is better"),
+    ("right", "Right", "2: the right one is better"),
+    ("save", "Save edit", "Ctrl+Enter: store the correction"),
+    ("cancel", "Cancel", "Esc: back; what was typed is kept as a draft"),
+    ("skip", "Skip", "s: leave it to somebody else"),
+    ("flag", "Flag", "f: show it to the lead"),
+    ("undo", "Undo", "u: take my last decision back"),
+    ("guide", "Guideline", "g: what is good, and what is not"),
+    ("help", "Keys", "?: what the keys do"),
+]
+"""Buttons: name, label, tip."""
+_COMMON = [
+    ("s", "skip: leave it to somebody else"),
+    ("f", "flag for the lead"),
+    ("u", "undo, without limit"),
+    ("j / k", "next, previous"),
+    ("/", "search"),
+    ("n", "note"),
+    ("g", "guideline"),
+    ("m", "metadata"),
+    ("Esc", "close, go back"),
+]
+HELP = {
+    "text": [
+        ("a", "approve"),
+        ("r, then 1-9", "reject, for a reason; r or Enter: without one"),
+        ("e", "edit; Ctrl+Enter saves, Esc leaves"),
+        ("1-5", "rate the marked criterion, then the next one"),
+        ("c, then a letter", "category"),
+        ("d", "what an edit changes"),
+        ("v", "Markdown or raw"),
+        *_COMMON,
+    ],
+    "pair": [
+        ("1 or \N{LEFTWARDS ARROW}", "the left one is better"),
+        ("2 or \N{RIGHTWARDS ARROW}", "the right one is better"),
+        ("0", "neither: a tie"),
+        *_COMMON,
+    ],
+}
+"""Keys and what they do, of both kinds of items."""
+
 
 class Reviewed(Protocol):
     """What the widget asks of a panel."""
@@ -68,10 +115,11 @@ class Core(anywidget.AnyWidget):  # type: ignore[misc]
     _esm = (_FOLDER / "core.js").read_text(encoding="utf-8")
     _css = (_FOLDER / "core.css").read_text(encoding="utf-8")
     about = traitlets.Dict().tag(sync=True)
-    """What does not change: lake, session, labels, criteria, categories, guideline (a tree), dwell_ms, unseen."""
+    """What does not change: lake, session, labels, criteria, categories, guideline (a tree), dwell_ms, and
+    what this module adds: unseen, actions, help."""
 
     def __init__(self, panel: Reviewed, **about: Any) -> None:
-        super().__init__(about=about | {"unseen": UNSEEN})
+        super().__init__(about=about | {"unseen": UNSEEN, "actions": ACTIONS, "help": HELP})
         self._panel, self._is_all = panel, False
         self.on_msg(lambda _, content, __: self.answer(content))
 
@@ -113,16 +161,24 @@ class Core(anywidget.AnyWidget):  # type: ignore[misc]
             row = panel.row(str(said["id"]))
             self.send({"kind": "row", "id": said["id"], "item": item(row) if row else None})
         elif kind == "find":
-            self.send({"kind": "found", "items": [item(row) for row in panel.find(str(said["text"]), BEHIND)]})
+            self.send(
+                {
+                    "kind": "found",
+                    "text": said["text"],
+                    "items": [item(row) for row in panel.find(str(said["text"]), BEHIND)],
+                }
+            )
         elif kind == "markdown" and (row := panel.row(str(said["id"]))) is not None:
             self.send({"kind": "markdown", "id": said["id"], "tree": markup.tree(row["output"] or "")})
 
     def _stored(self, said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        unknown = {one["event_id"]: f"there is no decision {one['decision']!r} here" for one in said
+                   if one["decision"] not in SAID}  # fmt: skip
         try:
-            told, refused = self._panel.hear([event(one) for one in said])
+            told, refused = self._panel.hear([event(one) for one in said if one["event_id"] not in unknown])
         except (OSError, ArislabError) as error:
             return {"kind": "failed", "reason": f"{error}"}
-        return {"kind": "acks", "told": told, "refused": refused, "counts": self._panel.counts}
+        return {"kind": "acks", "told": told, "refused": refused | unknown, "counts": self._panel.counts}
 
 
 def event(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,27 @@ def opened(page, panel, *, origin=ORIGIN):
 def rows(n, seed=1):
     """Answers of 200 to 3,000 characters, one in three of them JSON."""
     draw = np.random.default_rng(seed)
-    words = np.array("a candidate with years of work in care who leads a small ward and plans rosters well".split())
+    words = np.array(
+        [
+            "a",
+            "candidate",
+            "with",
+            "years",
+            "of",
+            "work",
+            "in",
+            "care",
+            "who",
+            "leads",
+            "a",
+            "small",
+            "ward",
+            "and",
+            "plans",
+            "rosters",
+            "well",
+        ]
+    )
 
     def text(i):
         prose = " ".join(draw.choice(words, int(draw.integers(40, 600))))
