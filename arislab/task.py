@@ -18,9 +18,9 @@ Optional: SCHEMA (JSON schema of the answer), difficulty(candidate) -> 0..1, cat
 as SCORERS is: scorers that phase 5 judges by, and phases 2 to 4 never see, so that what chose the training rows is not
 what says how good the model became; and RUBRIC, a dict of name: what a good answer does, for a judge (``judge.ipynb``),
 whose scores vote where WEIGHTS names judge_<name>; and REVIEW, a dict for people (``review.ipynb``): labels (list of
-texts), ratings (criterion: what 1 and what 5 mean), categories (list of names), guideline (Markdown). A scorer that asks for ``gold`` is given the reference answer, and
-says nothing where there is none. Rows are scored in several processes, each with the file loaded: a
-scorer is a function of its row.
+texts), ratings (criterion: what 1 and what 5 mean), categories (list of names), guideline (Markdown). A scorer that
+asks for ``gold`` is given the reference answer, and says nothing where there is none. Rows are scored in several
+processes, each with the file loaded: a scorer is a function of its row.
 What goes wrong in the file is one message with the file, the line, the function, the row and what the row holds.
 This module does not know what any task asks.
 """

@@ -1,12 +1,11 @@
 // The review panel in the browser: 50 items ahead, one key a decision, and an outbox that outlives the kernel.
 //
-// A key paints the next item at once; what was decided goes into the outbox (localStorage, one entry an event), then to
-// the kernel, and leaves the outbox when the kernel says that it is on its disk. What is not acknowledged is sent again,
-// by this page or the next one: events have names of their own, and the kernel stores each once.
-// Texts of candidates, models and people come in parts and pass through textContent alone; formatted text comes as a
-// tree of names and texts, of which only the elements below are made.
+// What was decided goes into the outbox (localStorage, one entry an event), then to the kernel, and leaves the outbox
+// when the kernel says that it is on its disk. Until then it is sent again, by this page or the next one: the kernel
+// stores each event once. Texts of others come in parts and pass through textContent alone; formatted text comes as a
+// tree of elements that the kernel chose.
 
-const AHEAD = 50, BEHIND = 20, LONG = 20000, PATIENCE = 3000, MOST_CELLS = 4e6;
+const AHEAD = 50, BEHIND = 20, LONG = 20000, PATIENCE = 3000;
 const VERDICTS = ["approve", "reject", "edit", "skip", "left", "right", "tie"];
 
 function make(parent, tag, name, text) {
@@ -16,6 +15,8 @@ function make(parent, tag, name, text) {
   parent.append(node);
   return node;
 }
+
+const on = (node, type, call) => node.addEventListener(type, call);
 
 function tell(node, attributes) {
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
@@ -77,42 +78,6 @@ function makeOutbox(prefix) {
   };
 }
 
-// ---- what an edit changes, word by word
-
-function changes(before, after) {
-  const cut = (text) => text.match(/\s+|[\p{L}\p{N}_]+|[^\s]/gu) || [];
-  const a = cut(before), b = cut(after), told = [];
-  let start = 0, endA = a.length, endB = b.length;
-  while (start < endA && start < endB && a[start] === b[start]) start++;
-  while (endA > start && endB > start && a[endA - 1] === b[endB - 1]) { endA--; endB--; }
-  const say = (kind, text) => {
-    if (!text) return;
-    const end = told[told.length - 1];
-    if (end && end[0] === kind) end[1] += text; else told.push([kind, text]);
-  };
-  say("", a.slice(0, start).join(""));
-  const n = endA - start, m = endB - start;
-  if (n * m > MOST_CELLS) {
-    say("del", a.slice(start, endA).join(""));
-    say("ins", b.slice(start, endB).join(""));
-  } else {
-    const wide = m + 1, common = new Uint16Array((n + 1) * wide);
-    for (let i = n - 1; i >= 0; i--) {
-      for (let j = m - 1; j >= 0; j--) {
-        common[i * wide + j] = a[start + i] === b[start + j] ? common[(i + 1) * wide + j + 1] + 1
-          : Math.max(common[(i + 1) * wide + j], common[i * wide + j + 1]);
-      }
-    }
-    for (let i = 0, j = 0; i < n || j < m;) {
-      if (i < n && j < m && a[start + i] === b[start + j]) { say("", a[start + i]); i++; j++; }
-      else if (i < n && (j === m || common[(i + 1) * wide + j] >= common[i * wide + j + 1])) { say("del", a[start + i]); i++; }
-      else { say("ins", b[start + j]); j++; }
-    }
-  }
-  say("", a.slice(endA).join(""));
-  return told;
-}
-
 // ---- texts on the screen
 
 function put(node, parts, isJson) {
@@ -132,7 +97,7 @@ function put(node, parts, isJson) {
   }
   if (!rest.length) return;
   const more = make(node, "button", "more", `show the other ${count(rest.reduce((n, [text]) => n + text.length, 0), "characters")}`);
-  more.addEventListener("click", () => {
+  on(more, "click", () => {
     more.remove();
     rest.forEach(([text, isMark]) => putPart(node, text, isMark, isJson));
   });
@@ -165,7 +130,7 @@ function grow(parent, tree) {
 // ---- the panel
 
 function render({ model, el }) {
-  const about = model.get("about"), unseen = new RegExp(`([${about.unseen}])`, "u");
+  const about = model.get("about");
   const rows = new Map(), marks = new Map(), reasons = new Map();
   let order = [], decided = new Map(), trail = [], counts = { total: 0, decided: 0, skipped: 0, left: 0 };
   let reviewer = "", box = null, current = null, wanted = null, mode = "wait", extra = "", criterion = 0;
@@ -200,7 +165,7 @@ function render({ model, el }) {
 
   const labelButtons = about.labels.map((label, i) => {
     const button = make(labelRow, "button", "label", i < 9 ? `${i + 1} ${label}` : label);
-    button.addEventListener("click", () => toggle(label));
+    on(button, "click", () => toggle(label));
     return [label, button];
   });
   const criteria = about.criteria.map(([name, meaning], i) => {
@@ -211,20 +176,20 @@ function render({ model, el }) {
     return { name, group, buttons: [1, 2, 3, 4, 5].map((value) => {
       const button = make(group, "button", "rate", String(value));
       tell(button, { role: "radio" });
-      button.addEventListener("click", () => { criterion = i; rate(value); });
+      on(button, "click", () => { criterion = i; rate(value); });
       return button;
     }) };
   });
   const category = make(ratingRow, "button", "category", "category");
-  category.addEventListener("click", () => open("category"));
+  on(category, "click", () => open("category"));
   const note = make(ratingRow, "input", "note");
   tell(note, { dir: "auto", placeholder: "note (n)", "aria-label": "Note" });
-  note.addEventListener("input", () => { if (current) markOf(current).note = note.value; });
+  on(note, "input", () => { if (current) markOf(current).note = note.value; });
 
   const buttons = {}, ACTIONS = {
     approve: () => settle("approve"), edit,
     reject: () => (mode === "reason" || (current !== null && markOf(current).labels.size) ? settle("reject") : reject()),
-     left: () => settle("left"), tie: () => settle("tie"),
+    left: () => settle("left"), tie: () => settle("tie"),
     right: () => settle("right"), save, cancel: leave, skip: () => settle("skip"), flag, undo,
     guide: () => open("guide"), help: () => open("help"),
   };
@@ -233,7 +198,6 @@ function render({ model, el }) {
     buttons[name].title = tip;
     buttons[name].addEventListener("click", ACTIONS[name]);
   }
-  for (const button of root.querySelectorAll("button")) button.type = "button";
 
   // what stands where
 
@@ -270,11 +234,7 @@ function render({ model, el }) {
       send({ kind: "more", n: AHEAD - nOpen() });
     }
   }
-  function next() {
-    const at = order.indexOf(current);
-    const after = order.slice(at + 1).find(isOpen);
-    return after !== undefined ? after : order.find(isOpen) ?? null;
-  }
+  const next = () => order.slice(order.indexOf(current) + 1).find(isOpen) ?? order.find(isOpen) ?? null;
   function show(id) {
     current = id;
     mode = "look";
@@ -349,9 +309,8 @@ function render({ model, el }) {
     paintTop();
   }
   function undo() {
-    if (!reviewer) { say("Enter your name first.", true); return; }
     const last = trail[trail.length - 1];
-    if (!last) { say("There is nothing of yours to undo."); return; }
+    if (!last) { say(reviewer ? "There is nothing of yours to undo." : "Enter your name first."); return; }
     decide("undo", { custom_id: last.custom_id, undoes: last.event_id });
     if (rows.has(last.custom_id)) {
       show(last.custom_id);
@@ -361,6 +320,7 @@ function render({ model, el }) {
       paintTop();
     }
     say(`Took back: ${last.decision}.`);
+    if (!trail.length) send({ kind: "hello" }); // there may be earlier ones than the browser was told
   }
   function rate(value) {
     if (current === null || !criteria.length) return;
@@ -384,8 +344,8 @@ function render({ model, el }) {
     const before = item.edit ?? plain(item.output);
     field.value = box.read("draft:" + current) ?? before;
     mode = "edit";
-    const names = [...new Set(item.output.filter(([, isMark]) => isMark).map(([text]) => text))].join(", ");
-    say(names && `The text field cannot show ${names}; they stay unless you delete them.`);
+    const names = new Set(item.output.filter(([, isMark]) => isMark).map(([text]) => text));
+    say(names.size ? `The text field cannot show ${[...names].join(", ")}; they stay unless you delete them.` : "");
     paintMode();
     field.focus();
     paintDiff();
@@ -404,9 +364,7 @@ function render({ model, el }) {
     paintExtra();
   }
   function save() {
-    const item = row(), text = field.value, before = item.edit ?? plain(item.output);
-    if (text === before.replace(/\r\n?/g, "\n")) { say("The edited text is the same as the output; approve it instead.", true); return; }
-    if (!text.trim()) { say("The edited text is empty; reject the output instead.", true); return; }
+    const item = row(), text = field.value; // the kernel checks the rest, and sends back what is no edit
     if (item.form === "JSON") {
       try { JSON.parse(text); } catch (error) { say(`The output was JSON and the edited text is not (${error.message}).`, true); return; }
     }
@@ -425,7 +383,7 @@ function render({ model, el }) {
     paintExtra();
   }
   function choose(i) {
-    if (current === null || i >= about.categories.length) return;
+    if (current === null || !about.categories[i]) return;
     const mark = markOf(current), name = about.categories[i];
     mark.category = mark.category === name ? null : name;
     extra = "";
@@ -439,7 +397,7 @@ function render({ model, el }) {
   function offer(item) {
     const button = make(make(aside.querySelector("ul"), "li"), "button", "found");
     put(button, [...item.title, [" · ", false], ...item.input.slice(0, 1)]);
-    button.addEventListener("click", () => {
+    on(button, "click", () => {
       take([item], true);
       extra = "";
       show(item.id);
@@ -453,10 +411,7 @@ function render({ model, el }) {
     c: () => open("category"), n: () => note.focus(), "/": () => open("search"), g: () => open("guide"), m: () => open("meta"),
     "?": () => open("help"), v: markdown, d: () => { isDiff = !isDiff; paintDiff(); }, Escape: leave,
   };
-  const PAIR_KEYS = {
-    1: () => settle("left"), 2: () => settle("right"), 0: () => settle("tie"), ArrowLeft: () => settle("left"), ArrowRight: () => settle("right"),
-    ...Object.fromEntries(["s", "u", "f", "j", "k", "/", "g", "m", "?", "n", "Escape"].map((key) => [key, KEYS[key]])),
-  };
+  const SIDES = { 1: "left", 2: "right", 0: "tie", ArrowLeft: "left", ArrowRight: "right" }, NOT_OF_PAIRS = "arecdv";
   function onKey(event) {
     event.stopPropagation(); // what is typed here is never a command of the notebook
     if (event.type !== "keydown" || event.isComposing || event.keyCode === 229) return;
@@ -468,7 +423,7 @@ function render({ model, el }) {
         event.preventDefault();
         if (target === field) save();
         else if (target === note) root.focus({ preventScroll: true });
-        else { const first = aside.querySelector("li button"); if (first) { root.focus({ preventScroll: true }); first.click(); } }
+        else aside.querySelector("li button")?.click();
       }
       return;
     }
@@ -479,34 +434,33 @@ function render({ model, el }) {
     if (act && !event.repeat) act();
   }
   function keyOf(key) {
-    const letter = key.length === 1 ? key.charCodeAt(0) - 97 : -1, digit = "123456789".indexOf(key) + 1;
+    const letter = "abcdefghijklmnopqrstuvwxyz".indexOf(key), digit = Number(key) || 0;
     if (mode === "wait") return null;
     if (mode === "reason") {
       if (key === "Escape") return leave;
       if (key === "r" || key === "Enter") return () => settle("reject");
       return digit && digit <= about.labels.length ? () => toggle(about.labels[digit - 1]) : () => {};
     }
-    if (extra === "category" && key !== "Escape") return letter >= 0 && letter < 26 ? () => choose(letter) : () => {};
-    if (row()?.kind === "pair") return PAIR_KEYS[key];
+    if (extra === "category" && key !== "Escape") return () => choose(letter);
+    if (row()?.kind === "pair" && SIDES[key]) return () => settle(SIDES[key]);
+    if (row()?.kind === "pair" && NOT_OF_PAIRS.includes(key)) return null;
     return digit && digit <= 5 ? () => rate(digit) : KEYS[key];
   }
-  for (const type of ["keydown", "keyup", "keypress"]) root.addEventListener(type, onKey);
-  const isTyped = (node) => node === field || node.tagName === "INPUT";
-  root.addEventListener("mousedown", (event) => {
+  for (const type of ["keydown", "keyup", "keypress"]) on(root, type, onKey);
+  on(root, "mousedown", (event) => {
     event.stopPropagation(); // else the notebook takes the focus
     if (event.target.closest("button")) event.preventDefault();
   });
-  root.addEventListener("click", (event) => {
-    if (!isTyped(document.activeElement) || event.target.closest("button")) {
-      if (mode !== "edit") root.focus({ preventScroll: true });
-    }
+  on(root, "click", (event) => {
+    const isTyping = /INPUT|TEXTAREA/.test(document.activeElement.tagName);
+    if (mode !== "edit" && (!isTyping || event.target.closest("button"))) root.focus({ preventScroll: true });
   });
   let typing = 0;
-  field.addEventListener("input", () => {
+  on(field, "input", () => {
     clearTimeout(typing);
     typing = setTimeout(() => { draft(); paintDiff(); }, isDiff ? 120 : 500);
   });
-  field.addEventListener("blur", draft);
+  on(field, "blur", draft);
 
   // the screen
 
@@ -530,10 +484,7 @@ function render({ model, el }) {
         output.text.scrollTop = 0;
       }
     } else if (mode !== "wait") {
-      const isOver = isAll && !wanted;
-      const done = counts.total ? "All done, thank you. What was decided counts at once; run 2_curate again to score what was edited."
-        : "Nothing waits for review. Run 2_curate first (arislab run curate), then this notebook again.";
-      say(isOver ? done : "Waiting for the kernel, for more to review.");
+      say(!isAll || wanted ? "Waiting for the kernel, for more to review." : about.done[counts.total ? "all" : "none"]);
     }
     paintMode();
     paintMarks();
@@ -568,10 +519,12 @@ function render({ model, el }) {
       formatted.dataset.id = item.id;
       grow(formatted, item.tree);
     }
-    const groups = { save: isEdit, cancel: isEdit, left: isPair, tie: isPair, right: isPair };
-    for (const name of ["approve", "reject", "edit"]) groups[name] = !isEdit && !isPair;
-    for (const [name, on] of Object.entries(groups)) buttons[name].hidden = !on;
-    for (const [name, button] of Object.entries(buttons)) button.disabled = !item && !["undo", "guide", "help"].includes(name);
+    for (const [name, button] of Object.entries(buttons)) {
+      button.disabled = !item && !["undo", "guide", "help"].includes(name);
+      if (["save", "cancel"].includes(name)) button.hidden = !isEdit;
+      if (["left", "tie", "right"].includes(name)) button.hidden = !isPair;
+      if (["approve", "reject", "edit"].includes(name)) button.hidden = isEdit || isPair;
+    }
     buttons.guide.hidden = !about.guideline.length;
     labelRow.hidden = isPair || !about.labels.length;
     for (const { group } of criteria) group.hidden = isPair;
@@ -596,19 +549,12 @@ function render({ model, el }) {
     if (document.activeElement !== note) note.value = mark?.note ?? "";
     note.disabled = !mark;
   }
-  function paintDiff() {
-    const item = row(), own = item && decided.get(current);
-    const after = mode === "edit" ? field.value : own?.edited_output ?? item?.after ?? null;
-    diff.hidden = !isDiff || !item?.output || after === null;
+  function paintDiff() { // the kernel compares: it may be busy, and deciding does not wait for it
+    const item = row(), after = mode === "edit" ? field.value : item && decided.get(current)?.edited_output;
+    diff.hidden = !isDiff || !item?.output || !(after || item.isEdited);
     if (diff.hidden) return;
-    diff.textContent = "";
-    for (const [kind, text] of changes(item.before ?? item.edit ?? plain(item.output), after)) {
-      const node = kind ? make(diff, kind) : diff;
-      text.split(unseen).forEach((part, i) => { // every other one is a character that would not show
-        const number = () => "U+" + part.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-        putPart(node, i % 2 ? number() : part, i % 2 === 1);
-      });
-    }
+    diff.textContent = "…";
+    send({ kind: "diff", id: current, text: after ?? null });
   }
   function markdown() {
     const item = row();
@@ -617,7 +563,7 @@ function render({ model, el }) {
     if (isMarkdown && !item.tree) send({ kind: "markdown", id: item.id });
     paintMode();
   }
-  viewer.addEventListener("click", markdown);
+  on(viewer, "click", markdown);
   function paintExtra() {
     aside.textContent = "";
     aside.hidden = !extra;
@@ -629,13 +575,13 @@ function render({ model, el }) {
         make(list, "dd", "", what);
       }
     } else if (extra === "guide") {
-      if (about.guideline.length) grow(make(aside, "div", "markdown"), about.guideline); else make(aside, "p", "", "The task has no guideline (REVIEW).");
+      grow(make(aside, "div", "markdown"), about.guideline.length ? about.guideline : ["The task has no guideline (REVIEW)."]);
     } else if (extra === "meta" && item) {
       const list = make(aside, "dl"), known = item.revealed && decided.has(item.id) ? Object.entries(item.revealed) : [];
       for (const [name, parts] of item.meta) { make(list, "dt", "", name); put(make(list, "dd"), parts); }
       for (const [name, value] of known) {
         make(list, "dt", "", name);
-        make(list, "dd", "", value === null ? "unknown" : typeof value === "object" ? JSON.stringify(value) : String(value));
+        make(list, "dd", "", value === null ? "unknown" : typeof value === "string" ? value : JSON.stringify(value));
       }
       if (!known.length) make(aside, "p", "", "Score and model are told once you have decided.");
     } else if (extra === "category") {
@@ -646,7 +592,7 @@ function render({ model, el }) {
       const input = make(aside, "input");
       tell(input, { type: "search", placeholder: "search what you were handed; Enter opens the first", "aria-label": "Search" });
       make(aside, "ul");
-      input.addEventListener("input", () => find(input.value));
+      on(input, "input", () => find(input.value));
       input.focus();
     }
   }
@@ -659,7 +605,7 @@ function render({ model, el }) {
     if (document.hidden) seen += now() - Math.max(shownAt, wokeAt);
     else wokeAt = now();
   };
-  document.addEventListener("visibilitychange", onHide);
+  on(document, "visibilitychange", onHide);
   function flush() {
     const due = [...box.waiting.values()].filter((entry) => now() - entry.sent > Math.min(PATIENCE * 2 ** (entry.tries - 1), 24000) || !entry.tries);
     for (let i = 0; i < due.length; i += 100) {
@@ -712,6 +658,14 @@ function render({ model, el }) {
       aside.querySelector("ul").textContent = "";
       message.items.forEach(offer);
     },
+    diff(message) {
+      if (message.id !== current) return;
+      diff.textContent = "";
+      for (const [kind, parts] of message.changes) {
+        const node = kind ? make(diff, kind) : diff;
+        parts.forEach(([text, isMark]) => putPart(node, text, isMark));
+      }
+    },
     markdown(message) {
       const item = rows.get(message.id);
       if (item) { item.tree = message.tree; if (item.id === current) paintMode(); }
@@ -754,7 +708,7 @@ function render({ model, el }) {
     draft();
     if (box?.waiting.size) event.preventDefault();
   };
-  window.addEventListener("beforeunload", onLeave);
+  on(window, "beforeunload", onLeave);
   texts.hidden = head.hidden = aside.hidden = true;
   say("Waiting for the kernel.");
   paintMode();

@@ -17,8 +17,7 @@ import traitlets
 from arislab.errors import ArislabError
 from arislab.review import markup
 from arislab.review.decisions import json_error, metadata_of, sha256
-from arislab.review.layout import laid_out, parts
-from arislab.system.text import UNSEEN
+from arislab.review.layout import differences, laid_out, parts
 
 _FOLDER = Path(__file__).parent
 AHEAD, BEHIND = 50, 20
@@ -77,6 +76,12 @@ HELP = {
 }
 """Keys and what they do, of both kinds of items."""
 
+DONE = {
+    "all": "All done, thank you. What was decided counts at once; run 2_curate again to score what was edited.",
+    "none": "Nothing waits for review. Run 2_curate first (arislab run curate), then this notebook again.",
+}
+"""What stands where nothing is left."""
+
 
 class Reviewed(Protocol):
     """What the widget asks of a panel."""
@@ -116,10 +121,10 @@ class Core(anywidget.AnyWidget):  # type: ignore[misc]
     _css = (_FOLDER / "core.css").read_text(encoding="utf-8")
     about = traitlets.Dict().tag(sync=True)
     """What does not change: lake, session, labels, criteria, categories, guideline (a tree), dwell_ms, and
-    what this module adds: unseen, actions, help."""
+    what this module adds: actions, help, done."""
 
     def __init__(self, panel: Reviewed, **about: Any) -> None:
-        super().__init__(about=about | {"unseen": UNSEEN, "actions": ACTIONS, "help": HELP})
+        super().__init__(about=about | {"actions": ACTIONS, "help": HELP, "done": DONE})
         self._panel, self._is_all = panel, False
         self.on_msg(lambda _, content, __: self.answer(content))
 
@@ -146,7 +151,7 @@ class Core(anywidget.AnyWidget):  # type: ignore[misc]
         """Answer what a browser said.
 
         Args:
-            said: kind (hello, events, more, row, find, markdown) and what belongs to it.
+            said: kind (hello, events, more, row, find, markdown, diff) and what belongs to it.
         """
         panel, kind = self._panel, said.get("kind")
         if kind == "hello":
@@ -170,6 +175,8 @@ class Core(anywidget.AnyWidget):  # type: ignore[misc]
             )
         elif kind == "markdown" and (row := panel.row(str(said["id"]))) is not None:
             self.send({"kind": "markdown", "id": said["id"], "tree": markup.tree(row["output"] or "")})
+        elif kind == "diff" and (row := panel.row(str(said["id"]))) is not None:
+            self.send({"kind": "diff", "id": said["id"], "changes": _changes(row, said["text"])})
 
     def _stored(self, said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         unknown = {one["event_id"]: f"there is no decision {one['decision']!r} here" for one in said
@@ -233,9 +240,16 @@ def item(row: Mapping[str, Any]) -> dict[str, Any]:
         "output": parts(laid) or [("", False)],
         "form": "JSON" if is_laid_out and not json_error(output) else "not valid JSON" if is_laid_out else "text",
         "edit": output if "\n" in output.strip() and output != laid else None,  # lines of its own stay
-        "before": None if original is None else laid_out(str(original)),
-        "after": None if original is None else laid,
+        "isEdited": original is not None,
     }
+
+
+def _changes(row: Mapping[str, Any], text: str | None) -> list[Any]:
+    """What an edit changes: [what became of it, parts]; without a text, what an earlier one did to this row."""
+    output = row["output"] or ""
+    original = str(metadata_of(row.get("metadata")).get("original_output", output))
+    compared = differences(laid_out(original), laid_out(output if text is None else text))
+    return [(kind, parts(words)) for kind, words in compared]
 
 
 def _short(value: Any) -> str:

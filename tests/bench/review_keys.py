@@ -24,6 +24,7 @@ from arislab import review
 from arislab.review import journal
 
 ORIGIN = "http://localhost/"
+WORDS = "a candidate with years of work in care who leads a small ward and plans rosters well"
 MODEL = """
 import widget from "%(module)s";
 const about = %(about)s;
@@ -86,27 +87,7 @@ def opened(page, panel, *, origin=ORIGIN):
 def rows(n, seed=1):
     """Answers of 200 to 3,000 characters, one in three of them JSON."""
     draw = np.random.default_rng(seed)
-    words = np.array(
-        [
-            "a",
-            "candidate",
-            "with",
-            "years",
-            "of",
-            "work",
-            "in",
-            "care",
-            "who",
-            "leads",
-            "a",
-            "small",
-            "ward",
-            "and",
-            "plans",
-            "rosters",
-            "well",
-        ]
-    )
+    words = np.array(WORDS.split())
 
     def text(i):
         prose = " ".join(draw.choice(words, int(draw.integers(40, 600))))
