@@ -1,4 +1,4 @@
-// The review panel in the browser: 50 items ahead, one key a decision, and an outbox that outlives the kernel.
+// The review panel in the browser: 50 items ahead, one key a decision.
 //
 // What was decided goes into the outbox (localStorage, one entry an event), then to the kernel, and leaves the outbox
 // when the kernel says that it is on its disk. Until then it is sent again, by this page or the next one: the kernel
@@ -29,7 +29,7 @@ const plain = (parts) => parts.map(([text, isMark]) => (isMark ? String.fromCode
 // ---- what is not acknowledged yet
 
 function makeOutbox(prefix) {
-  const waiting = new Map();
+  const waiting = new Map(), earlier = [];
   let store = null, isFull = false, last = 0;
   try {
     window.localStorage.setItem(prefix + "try", "1");
@@ -39,14 +39,10 @@ function makeOutbox(prefix) {
   for (let i = 0; store && i < store.length; i++) {
     const key = store.key(i);
     if (!key.startsWith(prefix + "event:")) continue;
-    try {
-      const event = JSON.parse(store.getItem(key));
-      waiting.set(event.event_id, { event, since: -Infinity, sent: -Infinity, tries: 0 });
-    } catch { /* not written by this panel */ }
+    try { earlier.push(JSON.parse(store.getItem(key))); } catch { /* not written by this panel */ }
   }
-  const inOrder = [...waiting].sort(([, a], [, b]) => a.event.client_seq - b.event.client_seq);
-  waiting.clear();
-  inOrder.forEach(([id, entry]) => waiting.set(id, entry));
+  const wait = (event, since) => waiting.set(event.event_id, { event, since, sent: -Infinity, tries: 0 });
+  earlier.sort((a, b) => a.client_seq - b.client_seq).forEach((event) => wait(event, -Infinity));
   const keep = (key, text) => {
     if (!store) return false;
     try { store.setItem(prefix + key, text); return true; } catch { return false; }
@@ -61,8 +57,7 @@ function makeOutbox(prefix) {
       return last;
     },
     add(event) {
-      const now = performance.now();
-      waiting.set(event.event_id, { event, since: now, sent: -Infinity, tries: 0 });
+      wait(event, performance.now());
       if (!keep("event:" + event.event_id, JSON.stringify(event))) isFull = true;
     },
     done(id) {
@@ -70,11 +65,7 @@ function makeOutbox(prefix) {
       drop("event:" + id);
       if (!waiting.size) isFull = false;
     },
-    get isAtRisk() { return !store || isFull; },
-    get where() {
-      if (!store) return "this browser keeps nothing (storage is denied): leave this page open";
-      return isFull ? "the browser's storage is full: leave this page open" : "kept in this browser";
-    },
+    get where() { return !store ? "denied" : isFull ? "full" : "kept"; },
   };
 }
 
@@ -130,7 +121,7 @@ function grow(parent, tree) {
 // ---- the panel
 
 function render({ model, el }) {
-  const about = model.get("about");
+  const about = model.get("about"), { texts } = about;
   const rows = new Map(), marks = new Map(), reasons = new Map();
   let order = [], decided = new Map(), trail = [], counts = { total: 0, decided: 0, skipped: 0, left: 0 };
   let reviewer = "", box = null, current = null, wanted = null, mode = "wait", extra = "", criterion = 0;
@@ -143,25 +134,22 @@ function render({ model, el }) {
   const saved = make(top, "span", "saved");
   tell(saved, { role: "status", "aria-live": "polite" });
   const head = make(root, "header"), title = make(head, "b"), chips = make(head, "span", "chips");
-  const texts = make(root, "div", "pair"), panes = {};
+  const body = make(root, "div", "pair"), panes = {};
   for (const [name, label] of [["input", "Input"], ["left", "Left"], ["output", "Output"], ["right", "Right"]]) {
-    const section = make(texts, "section", name), heading = make(section, "h4", "", label), small = make(heading, "small");
+    const section = make(body, "section", name), heading = make(section, "h4", "", label), small = make(heading, "small");
     const text = make(section, "pre");
     text.tabIndex = 0;
     tell(text, { dir: "auto", "aria-label": label });
     panes[name] = { section, heading, small, text };
   }
-  const output = panes.output;
-  const viewer = make(output.heading, "button", "view", "Markdown");
-  const formatted = make(output.section, "div", "markdown");
+  const { output } = panes, viewer = make(output.heading, "button", "view"), formatted = make(output.section, "div", "markdown");
   const field = make(output.section, "textarea"), diff = make(output.section, "pre", "diff");
   tell(formatted, { dir: "auto" });
   tell(field, { dir: "auto", "aria-label": "Edited output" });
   tell(diff, { dir: "auto", "aria-label": "What the edit changes" });
   const labelRow = make(root, "div", "labels"), ratingRow = make(root, "div", "ratings"), actions = make(root, "div", "actions");
-  const notice = make(root, "div", "notice");
-  tell(notice, { "aria-live": "assertive" });
-  const aside = make(root, "aside");
+  const notice = make(root, "div", "notice"), aside = make(root, "aside");
+  tell(notice, { role: "alert" });
 
   const labelButtons = about.labels.map((label, i) => {
     const button = make(labelRow, "button", "label", i < 9 ? `${i + 1} ${label}` : label);
@@ -180,7 +168,7 @@ function render({ model, el }) {
       return button;
     }) };
   });
-  const category = make(ratingRow, "button", "category", "category");
+  const category = make(ratingRow, "button", "category");
   on(category, "click", () => open("category"));
   const note = make(ratingRow, "input", "note");
   tell(note, { dir: "auto", placeholder: "note (n)", "aria-label": "Note" });
@@ -201,6 +189,7 @@ function render({ model, el }) {
 
   // what stands where
 
+  const focus = () => root.focus({ preventScroll: true });
   const now = () => performance.now();
   const row = () => rows.get(current);
   const isOpen = (id) => !decided.has(id);
@@ -213,18 +202,16 @@ function render({ model, el }) {
   function say(text, isError) {
     notice.textContent = text;
     notice.classList.toggle("error", Boolean(isError));
-    notice.setAttribute("role", isError ? "alert" : "status");
   }
   function take(items, isFirst) {
     for (const item of items) {
       rows.set(item.id, item);
-      if (order.includes(item.id)) continue;
-      if (isFirst) order.unshift(item.id); else order.push(item.id);
+      if (!order.includes(item.id)) order[isFirst ? "unshift" : "push"](item.id);
     }
   }
   function trim() {
     const behind = order.filter((id) => !isOpen(id) && id !== current);
-    for (const id of behind.slice(0, Math.max(0, behind.length - BEHIND))) {
+    for (const id of behind.slice(0, -BEHIND)) {
       order.splice(order.indexOf(id), 1);
       rows.delete(id);
       marks.delete(id);
@@ -252,8 +239,8 @@ function render({ model, el }) {
   // what a reviewer can do
 
   function ready() {
-    if (!reviewer) say("Enter your name first: every decision is signed.", true);
-    else if (current !== null && now() - shownAt < about.dwell_ms) say("That came as this output appeared and was not counted.");
+    if (!reviewer) say(texts.name, true);
+    else if (current !== null && now() - shownAt < about.dwell_ms) say(texts.early);
     else return current !== null;
     return false;
   }
@@ -280,13 +267,11 @@ function render({ model, el }) {
     else trail.push(event);
     const verdict = trail.findLast((one) => one.custom_id === id && VERDICTS.includes(one.decision));
     if (verdict) decided.set(id, verdict); else decided.delete(id);
-    const shift = (one, by) => {
-      if (!one) return;
+    for (const [one, by] of [[before, -1], [verdict, 1]]) {
+      if (!one) continue;
       counts[one.decision === "skip" ? "skipped" : "decided"] += by;
       counts.left -= by;
-    };
-    shift(before, -1);
-    shift(verdict, 1);
+    }
   }
   function settle(decision, more) {
     if (!ready()) return;
@@ -299,18 +284,18 @@ function render({ model, el }) {
     if (!about.labels.length) { settle("reject"); return; }
     if (!ready()) return;
     mode = "reason";
-    say("Why? 1-9, or r for no reason; Esc goes back.");
+    say(texts.why);
     paintMarks();
   }
   function flag() {
     if (!ready()) return;
     decide("flag");
-    say("Flagged for the lead. Now decide.");
+    say(texts.flagged);
     paintTop();
   }
   function undo() {
     const last = trail[trail.length - 1];
-    if (!last) { say(reviewer ? "There is nothing of yours to undo." : "Enter your name first."); return; }
+    if (!last) { say(reviewer ? "There is nothing of yours to undo." : texts.name); return; }
     decide("undo", { custom_id: last.custom_id, undoes: last.event_id });
     if (rows.has(last.custom_id)) {
       show(last.custom_id);
@@ -354,11 +339,11 @@ function render({ model, el }) {
     if (mode === "edit") box.keep("draft:" + current, field.value);
   }
   function leave() {
-    if (mode === "edit") draft();
+    draft();
     mode = "look";
     extra = "";
     say("");
-    root.focus({ preventScroll: true });
+    focus();
     paintMode();
     paintMarks();
     paintExtra();
@@ -369,17 +354,18 @@ function render({ model, el }) {
       try { JSON.parse(text); } catch (error) { say(`The output was JSON and the edited text is not (${error.message}).`, true); return; }
     }
     draft();
-    root.focus({ preventScroll: true });
+    focus();
     settle("edit", { edited_output: text });
   }
   function move(by) {
     const at = order.indexOf(current) + by;
-    if (current === null ? by < 0 && order.length : order[at] !== undefined) show(current === null ? order[order.length - 1] : order[at]);
+    const to = current !== null ? order[at] : by < 0 ? order[order.length - 1] : undefined;
+    if (to !== undefined) show(to);
   }
   function open(what) {
     extra = extra === what ? "" : what;
     if (extra === "category" && current === null) extra = "";
-    if (extra === "category" && !about.categories.length) { extra = ""; say("The task names no categories (REVIEW)."); return; }
+    if (extra === "category" && !about.categories.length) { extra = ""; say(texts.categories); return; }
     paintExtra();
   }
   function choose(i) {
@@ -422,7 +408,7 @@ function render({ model, el }) {
       else if (key === "Enter" && (target !== field || event.ctrlKey || event.metaKey)) {
         event.preventDefault();
         if (target === field) save();
-        else if (target === note) root.focus({ preventScroll: true });
+        else if (target === note) focus();
         else aside.querySelector("li button")?.click();
       }
       return;
@@ -453,7 +439,7 @@ function render({ model, el }) {
   });
   on(root, "click", (event) => {
     const isTyping = /INPUT|TEXTAREA/.test(document.activeElement.tagName);
-    if (mode !== "edit" && (!isTyping || event.target.closest("button"))) root.focus({ preventScroll: true });
+    if (mode !== "edit" && (!isTyping || event.target.closest("button"))) focus();
   });
   let typing = 0;
   on(field, "input", () => {
@@ -467,24 +453,21 @@ function render({ model, el }) {
   function paint() {
     const item = row();
     paintTop();
-    for (const name of ["input", "output", "left", "right"]) panes[name].section.hidden = !item || !item[name];
-    texts.hidden = head.hidden = !item;
+    for (const name of Object.keys(panes)) panes[name].section.hidden = !item?.[name];
+    body.hidden = head.hidden = !item;
     if (item) {
       put(title, item.title);
       chips.textContent = "";
       item.chips.forEach((parts) => put(make(chips, "span"), parts));
       const own = decided.get(current);
       if (own) make(chips, "span", "own", `you: ${own.decision}`);
-      for (const name of ["input", "left", "right"]) {
-        if (item[name]) { put(panes[name].text, item[name]); panes[name].text.scrollTop = 0; }
-      }
-      if (item.output) {
-        put(output.text, item.output, item.form === "JSON");
-        output.small.textContent = item.form;
-        output.text.scrollTop = 0;
+      for (const [name, { text, small }] of Object.entries(panes)) {
+        put(text, item[name] ?? [], name === "output" && item.form === "JSON");
+        text.scrollTop = 0;
+        small.textContent = name === "output" ? item.form : "";
       }
     } else if (mode !== "wait") {
-      say(!isAll || wanted ? "Waiting for the kernel, for more to review." : about.done[counts.total ? "all" : "none"]);
+      say(!isAll || wanted ? texts.waiting : texts[counts.total ? "done" : "none"]);
     }
     paintMode();
     paintMarks();
@@ -499,12 +482,12 @@ function render({ model, el }) {
   }
   function paintSaved() {
     if (!box) return;
-    const n = box.waiting.size, unsaved = `${count(n, "unsaved")}, ${box.where}`;
-    const isLate = n > 0 && [...box.waiting.values()].some((entry) => now() - entry.since > PATIENCE);
-    const text = failure ? `Not stored: ${failure} ${unsaved}` : isLate || (n && box.isAtRisk) ? unsaved
-      : box.isAtRisk ? box.where : n ? "saving…" : "all saved";
+    const n = box.waiting.size, where = texts[box.where], isAtRisk = box.where !== "kept";
+    const isLate = isAtRisk || [...box.waiting.values()].some((entry) => now() - entry.since > PATIENCE);
+    const unsaved = n ? `${count(n, "unsaved")}, ${where}` : where;
+    const text = failure ? `Not stored: ${failure} ${unsaved}` : isLate ? unsaved : n ? "saving…" : "all saved";
     if (saved.textContent !== text) saved.textContent = text;
-    saved.className = `arislab-saved ${failure ? "error" : isLate || box.isAtRisk ? "late" : ""}`;
+    saved.className = `arislab-saved ${failure ? "error" : isLate ? "late" : ""}`;
   }
   function paintMode() {
     const item = row(), isEdit = mode === "edit", isPair = item?.kind === "pair";
@@ -549,7 +532,7 @@ function render({ model, el }) {
     if (document.activeElement !== note) note.value = mark?.note ?? "";
     note.disabled = !mark;
   }
-  function paintDiff() { // the kernel compares: it may be busy, and deciding does not wait for it
+  function paintDiff() { // at the kernel, which may be busy
     const item = row(), after = mode === "edit" ? field.value : item && decided.get(current)?.edited_output;
     diff.hidden = !isDiff || !item?.output || !(after || item.isEdited);
     if (diff.hidden) return;
@@ -564,6 +547,10 @@ function render({ model, el }) {
     paintMode();
   }
   on(viewer, "click", markdown);
+  function fact(list, name) {
+    make(list, "dt", "", name);
+    return make(list, "dd");
+  }
   function paintExtra() {
     aside.textContent = "";
     aside.hidden = !extra;
@@ -571,19 +558,17 @@ function render({ model, el }) {
     if (extra === "help") {
       const list = make(aside, "dl");
       for (const [key, what] of about.help[item?.kind === "pair" ? "pair" : "text"]) {
-        make(list, "dt", "", key);
-        make(list, "dd", "", what);
+        fact(list, key).textContent = what;
       }
     } else if (extra === "guide") {
-      grow(make(aside, "div", "markdown"), about.guideline.length ? about.guideline : ["The task has no guideline (REVIEW)."]);
+      grow(make(aside, "div", "markdown"), about.guideline.length ? about.guideline : [texts.guideline]);
     } else if (extra === "meta" && item) {
       const list = make(aside, "dl"), known = item.revealed && decided.has(item.id) ? Object.entries(item.revealed) : [];
-      for (const [name, parts] of item.meta) { make(list, "dt", "", name); put(make(list, "dd"), parts); }
+      for (const [name, parts] of item.meta) put(fact(list, name), parts);
       for (const [name, value] of known) {
-        make(list, "dt", "", name);
-        make(list, "dd", "", value === null ? "unknown" : typeof value === "string" ? value : JSON.stringify(value));
+        fact(list, name).textContent = value === null ? "unknown" : typeof value === "string" ? value : JSON.stringify(value);
       }
-      if (!known.length) make(aside, "p", "", "Score and model are told once you have decided.");
+      if (!known.length) make(aside, "p", "", texts.blind);
     } else if (extra === "category") {
       about.categories.forEach((name, i) => {
         make(aside, "button", "found", `${String.fromCharCode(97 + i)}  ${name}`).addEventListener("click", () => choose(i));
@@ -607,7 +592,7 @@ function render({ model, el }) {
   };
   on(document, "visibilitychange", onHide);
   function flush() {
-    const due = [...box.waiting.values()].filter((entry) => now() - entry.sent > Math.min(PATIENCE * 2 ** (entry.tries - 1), 24000) || !entry.tries);
+    const due = [...box.waiting.values()].filter((entry) => now() - entry.sent > Math.min(PATIENCE * 2 ** (entry.tries - 1), 24000));
     for (let i = 0; i < due.length; i += 100) {
       const some = due.slice(i, i + 100);
       some.forEach((entry) => { entry.sent = now(); entry.tries++; });
@@ -619,7 +604,11 @@ function render({ model, el }) {
     const before = rows.get(current);
     if (!box || reviewer !== message.reviewer) {
       reviewer = message.reviewer;
-      box = makeOutbox(["arislab", about.lake, about.session, reviewer].map(encodeURIComponent).join(":") + ":");
+      const prefix = ["arislab", about.lake, about.session, ""].map(encodeURIComponent).join(":");
+      const before = makeOutbox(prefix).read("name");
+      box = makeOutbox(`${prefix}${encodeURIComponent(reviewer)}:`);
+      if (reviewer) makeOutbox(prefix).keep("name", reviewer); // what is unsaved waits under it
+      else if (before) send({ kind: "name", name: before });
     }
     rows.clear();
     order = [];
@@ -628,8 +617,7 @@ function render({ model, el }) {
     counts = message.counts;
     for (const one of trail) if (VERDICTS.includes(one.decision)) decided.set(one.custom_id, one);
     take([...message.behind, ...message.items]);
-    const known = new Set(trail.map((one) => one.event_id));
-    for (const { event } of box.waiting.values()) if (!known.has(event.event_id)) apply(event);
+    for (const { event } of box.waiting.values()) if (!trail.some((one) => one.event_id === event.event_id)) apply(event);
     isAll = message.is_all;
     isAsked = false;
     const stays = rows.has(current) && isOpen(current);
@@ -648,7 +636,7 @@ function render({ model, el }) {
     row(message) {
       if (message.id !== wanted) return;
       wanted = null;
-      if (!message.item) { say("That output is not in this queue; it comes back with the next one."); return; }
+      if (!message.item) { say(texts.elsewhere); return; }
       take([message.item], true);
       show(message.id);
       say("Took it back.");
@@ -699,7 +687,7 @@ function render({ model, el }) {
     if (current === null || current === name) show(name);
     else say(`Refused, and shown next: ${reason}`, true);
   }
-  const onMessage = (message) => { if (Object.hasOwn(HEARD, message.kind) && (box || message.kind === "state")) HEARD[message.kind](message); };
+  const onMessage = (message) => (box || message.kind === "state") && HEARD[message.kind]?.(message);
   model.on("msg:custom", onMessage);
   const clock = setInterval(() => {
     if (box) flush(); else send({ kind: "hello" });
@@ -709,12 +697,12 @@ function render({ model, el }) {
     if (box?.waiting.size) event.preventDefault();
   };
   on(window, "beforeunload", onLeave);
-  texts.hidden = head.hidden = aside.hidden = true;
-  say("Waiting for the kernel.");
+  body.hidden = head.hidden = aside.hidden = true;
+  say(texts.waiting);
   paintMode();
   paintMarks();
   send({ kind: "hello" });
-  if (document.activeElement === document.body) root.focus({ preventScroll: true });
+  if (document.activeElement === document.body) focus();
   return () => {
     clearInterval(clock);
     model.off("msg:custom", onMessage);

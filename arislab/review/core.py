@@ -76,11 +76,23 @@ HELP = {
 }
 """Keys and what they do, of both kinds of items."""
 
-DONE = {
-    "all": "All done, thank you. What was decided counts at once; run 2_curate again to score what was edited.",
+TEXTS = {
+    "done": "All done, thank you. What was decided counts at once; run 2_curate again to score what was edited.",
     "none": "Nothing waits for review. Run 2_curate first (arislab run curate), then this notebook again.",
+    "waiting": "Waiting for the kernel.",
+    "name": "Enter your name first: every decision is signed.",
+    "early": "That came as this output appeared and was not counted.",
+    "elsewhere": "That output is not in this queue; it comes back with the next one.",
+    "blind": "Score and model are told once you have decided.",
+    "categories": "The task names no categories (REVIEW).",
+    "guideline": "The task has no guideline (REVIEW).",
+    "why": "Why? 1-9, or r for no reason; Esc goes back.",
+    "flagged": "Flagged for the lead. Now decide.",
+    "kept": "kept in this browser",
+    "full": "the browser's storage is full: leave this page open",
+    "denied": "this browser keeps nothing (storage is denied): leave this page open",
 }
-"""What stands where nothing is left."""
+"""What the panel says."""
 
 
 class Reviewed(Protocol):
@@ -121,10 +133,10 @@ class Core(anywidget.AnyWidget):  # type: ignore[misc]
     _css = (_FOLDER / "core.css").read_text(encoding="utf-8")
     about = traitlets.Dict().tag(sync=True)
     """What does not change: lake, session, labels, criteria, categories, guideline (a tree), dwell_ms, and
-    what this module adds: actions, help, done."""
+    what this module adds: actions, help, texts."""
 
     def __init__(self, panel: Reviewed, **about: Any) -> None:
-        super().__init__(about=about | {"actions": ACTIONS, "help": HELP, "done": DONE})
+        super().__init__(about=about | {"actions": ACTIONS, "help": HELP, "texts": TEXTS})
         self._panel, self._is_all = panel, False
         self.on_msg(lambda _, content, __: self.answer(content))
 
@@ -151,11 +163,13 @@ class Core(anywidget.AnyWidget):  # type: ignore[misc]
         """Answer what a browser said.
 
         Args:
-            said: kind (hello, events, more, row, find, markdown, diff) and what belongs to it.
+            said: kind (hello, name, events, more, row, find, markdown, diff) and what belongs to it.
         """
         panel, kind = self._panel, said.get("kind")
         if kind == "hello":
             self.refresh()
+        elif kind == "name" and not panel.reviewer:
+            panel.reviewer = str(said["name"])  # which refreshes
         elif kind == "events" and said["reviewer"] == panel.reviewer:
             self.send(self._stored(said["events"]))
         elif kind == "more":

@@ -65,7 +65,7 @@ class Shell:
         from arislab.review import markup
         from arislab.review.core import Core
 
-        guide = panel.guide
+        self.panel, guide = panel, panel.guide
         self.core = Core(
             panel,
             lake=sha256(panel.lake)[:12],
@@ -81,6 +81,8 @@ class Shell:
 
     def render(self, *, fresh: bool = False) -> None:
         """Show what changed outside the browser."""
+        if self.name.value.strip() != self.panel.reviewer:
+            self.name.value = self.panel.reviewer  # the browser remembered it
         self.core.refresh()
 
 

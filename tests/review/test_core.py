@@ -467,6 +467,20 @@ def test_a_name_is_asked_for_before_the_first_decision_and_changes_whose_items_a
     assert len(log.rows) == 1
 
 
+def test_a_browser_remembers_the_name_under_which_something_may_be_unsaved(page):
+    log = Log()
+    opened(page, panel_of(outputs(3), log)).focus()
+    page.evaluate("window.isDead = true")
+    press(page, "a")
+    later = review.Panel(outputs(3), reviewer="", decide=log, dwell_s=0)
+    assert later.reviewer == ""
+    opened(page, later)
+    page.wait_for_function("document.querySelector('.arislab-saved').textContent === 'all saved'")
+    page.wait_for_function("document.querySelector('.arislab-output pre').textContent.includes('answer 1')")
+    assert (later.reviewer, later.widget.children[0].value) == ("Ada", "Ada")
+    assert [(row["reviewer"], row["custom_id"]) for row in log.rows] == [("Ada", "r-0")]
+
+
 def test_fresh_items_come_before_the_last_is_decided_and_the_browser_holds_few(page):
     log = Log()
     opened(page, panel_of(outputs(300), log)).focus()
