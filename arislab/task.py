@@ -17,9 +17,10 @@ A user with another domain writes one such file and nothing else::
 Optional: SCHEMA (JSON schema of the answer), difficulty(candidate) -> 0..1, category(candidate) -> str; REPORT, a dict
 as SCORERS is: scorers that phase 5 judges by, and phases 2 to 4 never see, so that what chose the training rows is not
 what says how good the model became; and RUBRIC, a dict of name: what a good answer does, for a judge (``judge.ipynb``),
-whose scores vote where WEIGHTS names judge_<name>. A scorer that asks for ``gold`` is given the reference answer, and
-says nothing where there is none. Rows are scored in several processes, each with the file loaded: a
-scorer is a function of its row.
+whose scores vote where WEIGHTS names judge_<name>; and REVIEW, a dict for people (``review.ipynb``): labels (list of
+texts), ratings (criterion: what 1 and what 5 mean), categories (list of names), guideline (Markdown). A scorer that
+asks for ``gold`` is given the reference answer, and says nothing where there is none. Rows are scored in several
+processes, each with the file loaded: a scorer is a function of its row.
 What goes wrong in the file is one message with the file, the line, the function, the row and what the row holds.
 This module does not know what any task asks.
 """
@@ -78,6 +79,8 @@ class Task:
     """Criterion to what a good answer does, for a judge; each is asked for alone."""
     votes: Mapping[str, float] = field(default_factory=dict)
     """Criterion, or ``WINS``, to its weight > 0 beside the scorers; without one a judge has no vote."""
+    review: Mapping[str, Any] = field(default_factory=dict)
+    """What people are asked: labels, ratings, categories, guideline, as far as the file has them."""
     schema: dict[str, Any] | None = None
     """JSON schema of the answer; null if it is free text."""
     difficulty: Callable[[dict[str, Any]], float | None] | None = None
@@ -213,6 +216,7 @@ def of_source(path: Path, source: str) -> Task:
             )
     scorers, weights, rubric = names["SCORERS"], names["WEIGHTS"], names.get("RUBRIC", {})
     _check_rubric(path.name, rubric)
+    _check_review(path.name, names.get("REVIEW", {}))
     votes = {f"judge_{criterion}": criterion for criterion in (*rubric, WINS)} if rubric else {}
     _check_scorers(path.name, scorers, weights, [*votes])
     _check_report(path.name, names.get("REPORT", {}))
@@ -227,6 +231,7 @@ def of_source(path: Path, source: str) -> Task:
         weights={name: number(weights[name]) or 0.0 for name in scorers},  # each is above 0, as checked
         report=names.get("REPORT", {}),
         rubric=rubric,
+        review=names.get("REVIEW", {}),
         votes={votes[name]: number(weight) or 0.0 for name, weight in weights.items() if name in votes},
         schema=names.get("SCHEMA"),
         difficulty=_guarded(path, "difficulty", names["difficulty"], number) if names.get("difficulty") else None,
@@ -441,6 +446,41 @@ def _check_rubric(file: str, rubric: Any) -> None:
         raise TaskError(
             f"task file {file}: RUBRIC has a criterion {WINS!r}, as comparing two answers is called; rename it."
         )
+
+
+_REVIEW = {
+    "labels": "a list of different texts",
+    "ratings": "a dict of criterion: what 1 and what 5 mean (text)",
+    "categories": "a list of at most 26 different names",
+    "guideline": "Markdown (text)",
+}
+"""What REVIEW may hold."""
+
+
+def _check_review(file: str, review: Any) -> None:
+    if not isinstance(review, dict):
+        raise TaskError(
+            f"task file {file}: REVIEW must be a dict with some of {', '.join(_REVIEW)}, got {in_short(review)}."
+        )
+    for name, value in review.items():
+        if name not in _REVIEW:
+            raise TaskError(f"task file {file}: REVIEW has {in_short(name)}; {closest(str(name), _REVIEW)}.")
+        if not _fits(name, value):
+            raise TaskError(f"task file {file}: REVIEW[{name!r}] must be {_REVIEW[name]}, got {in_short(value)}.")
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether REVIEW may hold a value under a name."""
+    if name == "guideline":
+        return isinstance(value, str)
+    if name == "ratings":
+        return isinstance(value, dict) and _are_texts([*value, *value.values()])
+    is_list = isinstance(value, list | tuple) and _are_texts(value) and len(set(value)) == len(value)
+    return is_list and (name == "labels" or len(value) <= 26)  # a category is chosen by a letter
+
+
+def _are_texts(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, str) and value.strip() for value in values)
 
 
 def _check_report(file: str, report: Any) -> None:

@@ -352,3 +352,41 @@ def test_a_task_shows_its_file_its_version_and_what_counts():
     assert first == f"Task instruction_following, version {spec.version}: {spec.path}"
     assert scorers == "scorers and their weights: " + ", ".join(f"{s} {w:g}" for s, w in spec.weights.items())
     assert rows == f"{len(spec.gold)} GOLD rows, {len(spec.bad)} BAD rows"
+
+
+REVIEW = {
+    "labels": ["wrong", "rude"],
+    "ratings": {"care": "1 rude, 5 kind"},
+    "categories": ["a", "b"],
+    "guideline": "# Be *fair*",
+}
+
+
+def test_what_people_are_asked_is_loaded_as_it_stands(tmp_path):
+    assert load(written(tmp_path)).review == {}
+    assert load(written(tmp_path, "GOLD", f"REVIEW = {REVIEW}\nGOLD")).review == REVIEW
+    assert load(written(tmp_path, "GOLD", "REVIEW = {'labels': ('only one',)}\nGOLD")).review["labels"] == ("only one",)
+    for name in ("candidate_evaluation", "instruction_following"):
+        assert {"labels", "guideline"} <= set(load(name).review)
+        assert len(load(name).review["labels"]) <= 9, "a reason has a digit"
+
+
+@pytest.mark.parametrize(
+    ("review", "why"),
+    [
+        ("[]", r"REVIEW must be a dict with some of labels, ratings, categories, guideline, got \[\]"),
+        ("{'label': ['a']}", r"REVIEW has 'label'; .*'labels'"),
+        ("{3: 1}", "REVIEW has 3"),
+        ("{'labels': 'wrong'}", r"REVIEW\['labels'\] must be a list of different texts, got 'wrong'"),
+        ("{'labels': ['a', 'a']}", "a list of different texts"),
+        ("{'labels': ['a', ' ']}", "a list of different texts"),
+        ("{'labels': [['a']]}", "a list of different texts"),
+        ("{'ratings': ['care']}", "a dict of criterion: what 1 and what 5 mean"),
+        ("{'ratings': {'care': 5}}", "a dict of criterion: what 1 and what 5 mean"),
+        ("{'categories': [str(i) for i in range(27)]}", "at most 26 different names"),
+        ("{'guideline': None}", r"must be Markdown \(text\), got None"),
+    ],
+)
+def test_what_people_cannot_be_asked_is_one_error_as_the_file_is_loaded(tmp_path, review, why):
+    with pytest.raises(TaskError, match=why):
+        load(written(tmp_path, "GOLD", f"REVIEW = {review}\nGOLD"))

@@ -22,6 +22,7 @@ import polars as pl
 from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.lake import conditions, digests, log, opening, sql, storage, tables, writing
 from arislab.lake.conditions import Where
+from arislab.review import journal
 from arislab.system import files, paths
 from arislab.system.paths import root
 from arislab.system.text import AS_IS, html
@@ -56,6 +57,22 @@ class Lake:
     def exports(self) -> Path:
         """Folder for files made for others."""
         return paths.made(self.data / "exports")
+
+    @property
+    def review(self) -> Path:
+        """Folder of what review sessions keep: decisions that are not folded into the table reviews yet, and draws."""
+        return paths.made(Path(self.path) / "review")
+
+    def collect(self) -> int:
+        """Fold what people decided, and journals still hold, into the table reviews; return how many decisions.
+
+        Panels, and runs as they begin, do this by themselves.
+
+        Raises:
+            LakeError: A journal is damaged; no journal was removed.
+        """
+        folder = Path(self.path) / "review"
+        return journal.fold(folder, self["reviews"]) if folder.is_dir() else 0
 
     def __getitem__(self, name: str) -> "Table":
         return Table(self, name)

@@ -1,5 +1,6 @@
 """Answers laid out for reading and editing, and what was typed put back into the layout of the original."""
 
+import difflib
 import html
 import json
 import re
@@ -66,6 +67,36 @@ def seen(text: str) -> str:
 
 def _marked(markup: str) -> str:
     return _HIDDEN.sub(lambda m: f"<mark>U+{ord(m[0]):04X}</mark>" if _is_hidden(m) else m[0], markup)
+
+
+_WORD = re.compile(r"\s+|\w+|[^\w\s]")
+_MOST = 4_000_000
+"""Pairs of words that are compared at most, beyond what both texts begin and end with: some seconds."""
+
+
+def differences(before: str, after: str) -> list[tuple[str, str]]:
+    """Return what became of a text, word by word: ("", text that stays), ("del", that went), ("ins", that came).
+
+    Example:
+        >>> differences("a good nurse", "a very good one")
+        [('', 'a '), ('ins', 'very '), ('', 'good '), ('del', 'nurse'), ('ins', 'one')]
+    """
+    old, new = _WORD.findall(before), _WORD.findall(after)
+    start = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    most = min(len(old), len(new)) - start
+    end = next((i for i in range(most) if old[-1 - i] != new[-1 - i]), most)
+    same, tail = "".join(old[:start]), "".join(old[len(old) - end :])
+    old, new = old[start : len(old) - end], new[start : len(new) - end]
+    made = [("", same)]
+    if len(old) * len(new) > _MOST:
+        made += [("del", "".join(old)), ("ins", "".join(new))]
+    else:
+        for kind, a, b, c, d in difflib.SequenceMatcher(a=old, b=new, autojunk=False).get_opcodes():
+            if kind == "equal":
+                made.append(("", "".join(old[a:b])))
+            else:
+                made += [("del", "".join(old[a:b])), ("ins", "".join(new[c:d]))]
+    return [(kind, text) for kind, text in (*made, ("", tail)) if text]
 
 
 # JSON is laid out token by token, so that not a character of a value changes on the way to the screen and back.

@@ -175,11 +175,21 @@ class Recording:
 
         Raises:
             PrerequisiteError: It cannot be written.
+            LakeError: What people decided cannot be folded into the lake.
         """
+        self._collect()
         while not self._is_made():
             # another run of this second has these four hex
             folder = self.record.folder.with_name(f"{self.record.folder.name[:-4]}{secrets.token_hex(2)}")
             self.record = dataclasses.replace(self.record, folder=folder, run_id=folder.name)
+
+    def _collect(self) -> None:
+        """Have in the table what people decided so far; before the run is on record, since it is not the run's work."""
+        lake = self.root / "data" / "lake"
+        if (lake / "review").is_dir():
+            from arislab.lake import Lake
+
+            Lake(lake).collect()
 
     def _is_made(self) -> bool:
         try:

@@ -236,6 +236,23 @@ RUBRIC = {
     "useful": "The strengths and concerns are those that somebody who hires for this role would want to know.",
 }
 
+# ---- what people are asked (review.ipynb): the first nine labels are reasons to reject, by their number
+
+REVIEW = {
+    "labels": ["wrong facts", "unfair", "score does not follow", "too vague", "bad format", "unkind"],
+    "ratings": {"difficulty": "1: the profile settles it; 5: people who hire would disagree"},
+    "guideline": """
+Would you hand this evaluation to somebody who decides about the candidate?
+
+- **Approve** what is true, fair and of use as it stands.
+- **Edit** what is one sentence or one number away from it.
+- **Reject** what says of the candidate what the profile does not, or whose score and recommendation do not follow.
+- **Skip** what you cannot judge; **flag** what the lead should see.
+
+Judge the text, not the candidate. A short answer that is right is better than a long one.
+""",
+}
+
 
 # ---- metadata
 

@@ -215,6 +215,19 @@ RUBRIC = {
     "follows": "The answer does all that was asked, in the form that was asked for, and nothing else.",
     "helpful": "Somebody who asked this would be helped by the answer as it stands.",
 }
+# what people are asked (review.ipynb): the first nine labels are reasons to reject, by their number
+REVIEW = {
+    "labels": ["wrong", "not what was asked", "left out", "too long", "unsafe", "bad form"],
+    "ratings": {"difficulty": "1: anybody knows it; 5: an expert must think"},
+    "guideline": """
+Would you be glad of this answer, had you asked?
+
+- **Approve** what is right, complete, and does what was asked in the form that was asked for.
+- **Edit** what is a small correction away from it.
+- **Reject** what is wrong, evades the question, or says things that nobody asked for.
+- **Skip** what you cannot judge; **flag** what the lead should see.
+""",
+}
 
 WEIGHTS = {
     "answers": 0.2,

@@ -1,0 +1,714 @@
+// The review panel in the browser: 50 items ahead, one key a decision.
+//
+// What was decided goes into the outbox (localStorage, one entry an event), then to the kernel, and leaves the outbox
+// when the kernel says that it is on its disk. Until then it is sent again, by this page or the next one: the kernel
+// stores each event once. Texts of others come in parts and pass through textContent alone; formatted text comes as a
+// tree of elements that the kernel chose.
+
+const AHEAD = 50, BEHIND = 20, LONG = 20000, PATIENCE = 3000;
+const VERDICTS = ["approve", "reject", "edit", "skip", "left", "right", "tie"];
+
+function make(parent, tag, name, text) {
+  const node = document.createElement(tag);
+  if (name) node.className = "arislab-" + name;
+  if (text !== undefined) node.textContent = text;
+  parent.append(node);
+  return node;
+}
+
+const on = (node, type, call) => node.addEventListener(type, call);
+
+function tell(node, attributes) {
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+}
+
+const eventName = () => [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
+const count = (n, word) => n.toLocaleString("en-US") + " " + word;
+const plain = (parts) => parts.map(([text, isMark]) => (isMark ? String.fromCodePoint(parseInt(text.slice(2), 16)) : text)).join("");
+
+// ---- what is not acknowledged yet
+
+function makeOutbox(prefix) {
+  const waiting = new Map(), earlier = [];
+  let store = null, isFull = false, last = 0;
+  try {
+    window.localStorage.setItem(prefix + "try", "1");
+    window.localStorage.removeItem(prefix + "try");
+    store = window.localStorage;
+  } catch { /* denied, or full: it is said beside what is unsaved */ }
+  for (let i = 0; store && i < store.length; i++) {
+    const key = store.key(i);
+    if (!key.startsWith(prefix + "event:")) continue;
+    try { earlier.push(JSON.parse(store.getItem(key))); } catch { /* not written by this panel */ }
+  }
+  const wait = (event, since) => waiting.set(event.event_id, { event, since, sent: -Infinity, tries: 0 });
+  earlier.sort((a, b) => a.client_seq - b.client_seq).forEach((event) => wait(event, -Infinity));
+  const keep = (key, text) => {
+    if (!store) return false;
+    try { store.setItem(prefix + key, text); return true; } catch { return false; }
+  };
+  const read = (key) => (store ? store.getItem(prefix + key) : null);
+  const drop = (key) => { if (store) store.removeItem(prefix + key); };
+  return {
+    waiting, keep, read, drop,
+    number() {
+      last = Math.max(last, Number(read("seq")) || 0) + 1;
+      keep("seq", String(last));
+      return last;
+    },
+    add(event) {
+      wait(event, performance.now());
+      if (!keep("event:" + event.event_id, JSON.stringify(event))) isFull = true;
+    },
+    done(id) {
+      waiting.delete(id);
+      drop("event:" + id);
+      if (!waiting.size) isFull = false;
+    },
+    get where() { return !store ? "denied" : isFull ? "full" : "kept"; },
+  };
+}
+
+// ---- texts on the screen
+
+function put(node, parts, isJson) {
+  node.textContent = "";
+  let left = LONG, rest = [];
+  for (const [text, isMark] of parts) {
+    if (left <= 0) rest.push([text, isMark]);
+    else if (!isMark && text.length > left) {
+      const at = left - (/[\ud800-\udbff]/.test(text[left - 1]) ? 1 : 0); // not between the halves of one character
+      putPart(node, text.slice(0, at), false, isJson);
+      rest.push([text.slice(at), false]);
+      left = 0;
+    } else {
+      putPart(node, text, isMark, isJson);
+      left -= text.length;
+    }
+  }
+  if (!rest.length) return;
+  const more = make(node, "button", "more", `show the other ${count(rest.reduce((n, [text]) => n + text.length, 0), "characters")}`);
+  on(more, "click", () => {
+    more.remove();
+    rest.forEach(([text, isMark]) => putPart(node, text, isMark, isJson));
+  });
+}
+
+function putPart(node, text, isMark, isJson) {
+  if (isMark) { make(node, "mark", "", text); return; }
+  let end = 0;
+  if (isJson) {
+    for (const found of text.matchAll(/^( *)("(?:[^"\\]|\\.)*")(?=: )/gm)) {
+      const at = found.index + found[1].length;
+      node.append(text.slice(end, at));
+      make(node, "b", "", found[2]);
+      end = at + found[2].length;
+    }
+  }
+  node.append(text.slice(end));
+}
+
+function grow(parent, tree) {
+  for (const one of tree) {
+    if (typeof one === "string") { parent.append(one); continue; }
+    const [tag, inside, address] = one;
+    const node = make(parent, tag);
+    if (address) Object.assign(node, { href: address, title: address, target: "_blank", rel: "noopener noreferrer" });
+    grow(node, inside);
+  }
+}
+
+// ---- the panel
+
+function render({ model, el }) {
+  const about = model.get("about"), { texts } = about;
+  const rows = new Map(), marks = new Map(), reasons = new Map();
+  let order = [], decided = new Map(), trail = [], counts = { total: 0, decided: 0, skipped: 0, left: 0 };
+  let reviewer = "", box = null, current = null, wanted = null, mode = "wait", extra = "", criterion = 0;
+  let shownAt = 0, seen = 0, isAsked = false, isAll = false, isMarkdown = false, isDiff = false, failure = "";
+
+  const root = make(el, "div", "core");
+  root.tabIndex = 0;
+  tell(root, { role: "application", "aria-label": "Review panel: press ? for the keys", "data-lm-suppress-shortcuts": "true" });
+  const top = make(root, "div", "progress"), bar = make(make(top, "div", "bar"), "i"), said = make(top, "span", "counts");
+  const saved = make(top, "span", "saved");
+  tell(saved, { role: "status", "aria-live": "polite" });
+  const head = make(root, "header"), title = make(head, "b"), chips = make(head, "span", "chips");
+  const body = make(root, "div", "pair"), panes = {};
+  for (const [name, label] of [["input", "Input"], ["left", "Left"], ["output", "Output"], ["right", "Right"]]) {
+    const section = make(body, "section", name), heading = make(section, "h4", "", label), small = make(heading, "small");
+    const text = make(section, "pre");
+    text.tabIndex = 0;
+    tell(text, { dir: "auto", "aria-label": label });
+    panes[name] = { section, heading, small, text };
+  }
+  const { output } = panes, viewer = make(output.heading, "button", "view"), formatted = make(output.section, "div", "markdown");
+  const field = make(output.section, "textarea"), diff = make(output.section, "pre", "diff");
+  tell(formatted, { dir: "auto" });
+  tell(field, { dir: "auto", "aria-label": "Edited output" });
+  tell(diff, { dir: "auto", "aria-label": "What the edit changes" });
+  const labelRow = make(root, "div", "labels"), ratingRow = make(root, "div", "ratings"), actions = make(root, "div", "actions");
+  const notice = make(root, "div", "notice"), aside = make(root, "aside");
+  tell(notice, { role: "alert" });
+
+  const labelButtons = about.labels.map((label, i) => {
+    const button = make(labelRow, "button", "label", i < 9 ? `${i + 1} ${label}` : label);
+    on(button, "click", () => toggle(label));
+    return [label, button];
+  });
+  const criteria = about.criteria.map(([name, meaning], i) => {
+    const group = make(ratingRow, "span", "criterion");
+    group.title = meaning;
+    tell(group, { role: "radiogroup", "aria-label": `${name}: ${meaning}` });
+    make(group, "span", "", name);
+    return { name, group, buttons: [1, 2, 3, 4, 5].map((value) => {
+      const button = make(group, "button", "rate", String(value));
+      tell(button, { role: "radio" });
+      on(button, "click", () => { criterion = i; rate(value); });
+      return button;
+    }) };
+  });
+  const category = make(ratingRow, "button", "category");
+  on(category, "click", () => open("category"));
+  const note = make(ratingRow, "input", "note");
+  tell(note, { dir: "auto", placeholder: "note (n)", "aria-label": "Note" });
+  on(note, "input", () => { if (current) markOf(current).note = note.value; });
+
+  const buttons = {}, ACTIONS = {
+    approve: () => settle("approve"), edit,
+    reject: () => (mode === "reason" || (current !== null && markOf(current).labels.size) ? settle("reject") : reject()),
+    left: () => settle("left"), tie: () => settle("tie"),
+    right: () => settle("right"), save, cancel: leave, skip: () => settle("skip"), flag, undo,
+    guide: () => open("guide"), help: () => open("help"),
+  };
+  for (const [name, label, tip] of about.actions) {
+    buttons[name] = make(actions, "button", name, label);
+    buttons[name].title = tip;
+    buttons[name].addEventListener("click", ACTIONS[name]);
+  }
+
+  // what stands where
+
+  const focus = () => root.focus({ preventScroll: true });
+  const now = () => performance.now();
+  const row = () => rows.get(current);
+  const isOpen = (id) => !decided.has(id);
+  const nOpen = () => order.reduce((n, id) => n + isOpen(id), 0);
+  const send = (message) => { try { model.send(message); } catch { /* no kernel: the outbox says so */ } };
+  function markOf(id) {
+    if (!marks.has(id)) marks.set(id, { labels: new Set(), ratings: {}, category: null, note: "" });
+    return marks.get(id);
+  }
+  function say(text, isError) {
+    notice.textContent = text;
+    notice.classList.toggle("error", Boolean(isError));
+  }
+  function take(items, isFirst) {
+    for (const item of items) {
+      rows.set(item.id, item);
+      if (!order.includes(item.id)) order[isFirst ? "unshift" : "push"](item.id);
+    }
+  }
+  function trim() {
+    const behind = order.filter((id) => !isOpen(id) && id !== current);
+    for (const id of behind.slice(0, -BEHIND)) {
+      order.splice(order.indexOf(id), 1);
+      rows.delete(id);
+      marks.delete(id);
+    }
+    if (!isAsked && !isAll && nOpen() <= AHEAD / 2) {
+      isAsked = true;
+      send({ kind: "more", n: AHEAD - nOpen() });
+    }
+  }
+  const next = () => order.slice(order.indexOf(current) + 1).find(isOpen) ?? order.find(isOpen) ?? null;
+  function show(id) {
+    current = id;
+    mode = "look";
+    isDiff = false;
+    criterion = 0;
+    shownAt = seen = 0;
+    if (id !== null) {
+      shownAt = now();
+      const reason = reasons.get(id);
+      say(reason ? `The edit was refused: ${reason} Press e: your text is kept.` : "", Boolean(reason));
+    }
+    paint();
+  }
+
+  // what a reviewer can do
+
+  function ready() {
+    if (!reviewer) say(texts.name, true);
+    else if (current !== null && now() - shownAt < about.dwell_ms) say(texts.early);
+    else return current !== null;
+    return false;
+  }
+  function decide(decision, more) {
+    const item = rows.get(more?.custom_id ?? current), mark = marks.get(item?.id) ?? markOf(current ?? "");
+    const isMarked = decision !== "undo" && decision !== "flag";
+    const event = {
+      event_id: eventName(), client_seq: box.number(), custom_id: item?.id ?? more.custom_id, decision,
+      shown_sha256: item?.shown ?? null, asked_sha256: item?.asked ?? null, queue: item?.queue ?? null,
+      labels: isMarked ? [...mark.labels] : [], ratings: isMarked ? { ...mark.ratings } : {},
+      category: isMarked ? mark.category : null, note: isMarked && mark.note ? mark.note : null,
+      shown_at: new Date(Date.now() - (now() - shownAt)).toISOString(), decided_at: new Date().toISOString(),
+      dwell_ms: Math.round(dwell()), edited_output: null, undoes: null, ...more,
+    };
+    if (isMarked) mark.labels.clear(); // they belong to this decision, not to the next one about the same output
+    apply(event);
+    box.add(event);
+    flush();
+    return event;
+  }
+  function apply(event) { // to what this page knows
+    const id = event.custom_id, before = decided.get(id);
+    if (event.decision === "undo") trail = trail.filter((one) => one.event_id !== event.undoes);
+    else trail.push(event);
+    const verdict = trail.findLast((one) => one.custom_id === id && VERDICTS.includes(one.decision));
+    if (verdict) decided.set(id, verdict); else decided.delete(id);
+    for (const [one, by] of [[before, -1], [verdict, 1]]) {
+      if (!one) continue;
+      counts[one.decision === "skip" ? "skipped" : "decided"] += by;
+      counts.left -= by;
+    }
+  }
+  function settle(decision, more) {
+    if (!ready()) return;
+    decide(decision, more);
+    reasons.delete(current);
+    show(next());
+    trim();
+  }
+  function reject() {
+    if (!about.labels.length) { settle("reject"); return; }
+    if (!ready()) return;
+    mode = "reason";
+    say(texts.why);
+    paintMarks();
+  }
+  function flag() {
+    if (!ready()) return;
+    decide("flag");
+    say(texts.flagged);
+    paintTop();
+  }
+  function undo() {
+    const last = trail[trail.length - 1];
+    if (!last) { say(reviewer ? "There is nothing of yours to undo." : texts.name); return; }
+    decide("undo", { custom_id: last.custom_id, undoes: last.event_id });
+    if (rows.has(last.custom_id)) {
+      show(last.custom_id);
+    } else {
+      wanted = last.custom_id;
+      send({ kind: "row", id: wanted });
+      paintTop();
+    }
+    say(`Took back: ${last.decision}.`);
+    if (!trail.length) send({ kind: "hello" }); // there may be earlier ones than the browser was told
+  }
+  function rate(value) {
+    if (current === null || !criteria.length) return;
+    const { ratings } = markOf(current), { name } = criteria[criterion];
+    if (ratings[name] === value) delete ratings[name]; else ratings[name] = value;
+    criterion = (criterion + 1) % criteria.length;
+    paintMarks();
+  }
+  function toggle(label) {
+    if (current === null) return;
+    const { labels } = markOf(current);
+    if (mode === "reason") {
+      labels.add(label);
+      settle("reject");
+    } else if (!labels.delete(label)) labels.add(label);
+    paintMarks();
+  }
+  function edit() {
+    const item = row();
+    if (!item || item.kind === "pair" || !ready()) return;
+    const before = item.edit ?? plain(item.output);
+    field.value = box.read("draft:" + current) ?? before;
+    mode = "edit";
+    const names = new Set(item.output.filter(([, isMark]) => isMark).map(([text]) => text));
+    say(names.size ? `The text field cannot show ${[...names].join(", ")}; they stay unless you delete them.` : "");
+    paintMode();
+    field.focus();
+    paintDiff();
+  }
+  function draft() {
+    if (mode === "edit") box.keep("draft:" + current, field.value);
+  }
+  function leave() {
+    draft();
+    mode = "look";
+    extra = "";
+    say("");
+    focus();
+    paintMode();
+    paintMarks();
+    paintExtra();
+  }
+  function save() {
+    const item = row(), text = field.value; // the kernel checks the rest, and sends back what is no edit
+    if (item.form === "JSON") {
+      try { JSON.parse(text); } catch (error) { say(`The output was JSON and the edited text is not (${error.message}).`, true); return; }
+    }
+    draft();
+    focus();
+    settle("edit", { edited_output: text });
+  }
+  function move(by) {
+    const at = order.indexOf(current) + by;
+    const to = current !== null ? order[at] : by < 0 ? order[order.length - 1] : undefined;
+    if (to !== undefined) show(to);
+  }
+  function open(what) {
+    extra = extra === what ? "" : what;
+    if (extra === "category" && current === null) extra = "";
+    if (extra === "category" && !about.categories.length) { extra = ""; say(texts.categories); return; }
+    paintExtra();
+  }
+  function choose(i) {
+    if (current === null || !about.categories[i]) return;
+    const mark = markOf(current), name = about.categories[i];
+    mark.category = mark.category === name ? null : name;
+    extra = "";
+    paintExtra();
+    paintMarks();
+  }
+  function find(text) {
+    aside.querySelector("ul").textContent = "";
+    if (text) send({ kind: "find", text });
+  }
+  function offer(item) {
+    const button = make(make(aside.querySelector("ul"), "li"), "button", "found");
+    put(button, [...item.title, [" · ", false], ...item.input.slice(0, 1)]);
+    on(button, "click", () => {
+      take([item], true);
+      extra = "";
+      show(item.id);
+    });
+  }
+
+  // keys
+
+  const KEYS = {
+    a: () => settle("approve"), r: reject, e: edit, s: () => settle("skip"), f: flag, u: undo, j: () => move(1), k: () => move(-1),
+    c: () => open("category"), n: () => note.focus(), "/": () => open("search"), g: () => open("guide"), m: () => open("meta"),
+    "?": () => open("help"), v: markdown, d: () => { isDiff = !isDiff; paintDiff(); }, Escape: leave,
+  };
+  const SIDES = { 1: "left", 2: "right", 0: "tie", ArrowLeft: "left", ArrowRight: "right" }, NOT_OF_PAIRS = "arecdv";
+  function onKey(event) {
+    event.stopPropagation(); // what is typed here is never a command of the notebook
+    if (event.type !== "keydown" || event.isComposing || event.keyCode === 229) return;
+    const { key, target } = event;
+    if (target === field || target.tagName === "INPUT") {
+      if (event.repeat) return;
+      if (key === "Escape") { event.preventDefault(); leave(); }
+      else if (key === "Enter" && (target !== field || event.ctrlKey || event.metaKey)) {
+        event.preventDefault();
+        if (target === field) save();
+        else if (target === note) focus();
+        else aside.querySelector("li button")?.click();
+      }
+      return;
+    }
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if ((key === "Enter" || key === " ") && target.tagName === "BUTTON" && !event.repeat) return; // it presses the button
+    const act = keyOf(key);
+    if (act || key.length === 1) event.preventDefault();
+    if (act && !event.repeat) act();
+  }
+  function keyOf(key) {
+    const letter = "abcdefghijklmnopqrstuvwxyz".indexOf(key), digit = Number(key) || 0;
+    if (mode === "wait") return null;
+    if (mode === "reason") {
+      if (key === "Escape") return leave;
+      if (key === "r" || key === "Enter") return () => settle("reject");
+      return digit && digit <= about.labels.length ? () => toggle(about.labels[digit - 1]) : () => {};
+    }
+    if (extra === "category" && key !== "Escape") return () => choose(letter);
+    if (row()?.kind === "pair" && SIDES[key]) return () => settle(SIDES[key]);
+    if (row()?.kind === "pair" && NOT_OF_PAIRS.includes(key)) return null;
+    return digit && digit <= 5 ? () => rate(digit) : KEYS[key];
+  }
+  for (const type of ["keydown", "keyup", "keypress"]) on(root, type, onKey);
+  on(root, "mousedown", (event) => {
+    event.stopPropagation(); // else the notebook takes the focus
+    if (event.target.closest("button")) event.preventDefault();
+  });
+  on(root, "click", (event) => {
+    const isTyping = /INPUT|TEXTAREA/.test(document.activeElement.tagName);
+    if (mode !== "edit" && (!isTyping || event.target.closest("button"))) focus();
+  });
+  let typing = 0;
+  on(field, "input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(() => { draft(); paintDiff(); }, isDiff ? 120 : 500);
+  });
+  on(field, "blur", draft);
+
+  // the screen
+
+  function paint() {
+    const item = row();
+    paintTop();
+    for (const name of Object.keys(panes)) panes[name].section.hidden = !item?.[name];
+    body.hidden = head.hidden = !item;
+    if (item) {
+      put(title, item.title);
+      chips.textContent = "";
+      item.chips.forEach((parts) => put(make(chips, "span"), parts));
+      const own = decided.get(current);
+      if (own) make(chips, "span", "own", `you: ${own.decision}`);
+      for (const [name, { text, small }] of Object.entries(panes)) {
+        put(text, item[name] ?? [], name === "output" && item.form === "JSON");
+        text.scrollTop = 0;
+        small.textContent = name === "output" ? item.form : "";
+      }
+    } else if (mode !== "wait") {
+      say(!isAll || wanted ? texts.waiting : texts[counts.total ? "done" : "none"]);
+    }
+    paintMode();
+    paintMarks();
+    if (extra === "search" || extra === "category") extra = "";
+    paintExtra();
+  }
+  function paintTop() {
+    const n = Math.max(counts.total, 1);
+    bar.style.width = `${(100 * (counts.total - counts.left)) / n}%`;
+    said.textContent = `${count(counts.decided, "decided")} · ${count(counts.skipped, "skipped")} · ${count(counts.left, "left")}`;
+    paintSaved();
+  }
+  function paintSaved() {
+    if (!box) return;
+    const n = box.waiting.size, where = texts[box.where], isAtRisk = box.where !== "kept";
+    const isLate = isAtRisk || [...box.waiting.values()].some((entry) => now() - entry.since > PATIENCE);
+    const unsaved = n ? `${count(n, "unsaved")}, ${where}` : where;
+    const text = failure ? `Not stored: ${failure} ${unsaved}` : isLate ? unsaved : n ? "saving…" : "all saved";
+    if (saved.textContent !== text) saved.textContent = text;
+    saved.className = `arislab-saved ${failure ? "error" : isLate ? "late" : ""}`;
+  }
+  function paintMode() {
+    const item = row(), isEdit = mode === "edit", isPair = item?.kind === "pair";
+    const formattedNow = isMarkdown && item?.tree && !isEdit;
+    output.text.hidden = isEdit || Boolean(formattedNow);
+    formatted.hidden = !formattedNow;
+    field.hidden = !isEdit;
+    viewer.hidden = isEdit || item?.form === "JSON";
+    viewer.textContent = isMarkdown ? "Raw" : "Markdown";
+    if (formattedNow && formatted.dataset.id !== item.id) {
+      formatted.textContent = "";
+      formatted.dataset.id = item.id;
+      grow(formatted, item.tree);
+    }
+    for (const [name, button] of Object.entries(buttons)) {
+      button.disabled = !item && !["undo", "guide", "help"].includes(name);
+      if (["save", "cancel"].includes(name)) button.hidden = !isEdit;
+      if (["left", "tie", "right"].includes(name)) button.hidden = !isPair;
+      if (["approve", "reject", "edit"].includes(name)) button.hidden = isEdit || isPair;
+    }
+    buttons.guide.hidden = !about.guideline.length;
+    labelRow.hidden = isPair || !about.labels.length;
+    for (const { group } of criteria) group.hidden = isPair;
+    category.hidden = isPair || !about.categories.length;
+    paintDiff();
+  }
+  function paintMarks() {
+    const mark = current === null ? null : markOf(current);
+    root.classList.toggle("arislab-reason", mode === "reason");
+    labelButtons.forEach(([label, button]) => {
+      button.setAttribute("aria-pressed", String(Boolean(mark?.labels.has(label))));
+      button.disabled = !mark;
+    });
+    criteria.forEach(({ name, group, buttons: five }, i) => {
+      group.classList.toggle("arislab-now", i === criterion && criteria.length > 1);
+      five.forEach((button, v) => {
+        button.setAttribute("aria-checked", String(mark?.ratings[name] === v + 1));
+        button.disabled = !mark;
+      });
+    });
+    category.textContent = mark?.category ?? "category (c)";
+    if (document.activeElement !== note) note.value = mark?.note ?? "";
+    note.disabled = !mark;
+  }
+  function paintDiff() { // at the kernel, which may be busy
+    const item = row(), after = mode === "edit" ? field.value : item && decided.get(current)?.edited_output;
+    diff.hidden = !isDiff || !item?.output || !(after || item.isEdited);
+    if (diff.hidden) return;
+    diff.textContent = "…";
+    send({ kind: "diff", id: current, text: after ?? null });
+  }
+  function markdown() {
+    const item = row();
+    if (!item?.output || item.form === "JSON") return;
+    isMarkdown = !isMarkdown;
+    if (isMarkdown && !item.tree) send({ kind: "markdown", id: item.id });
+    paintMode();
+  }
+  on(viewer, "click", markdown);
+  function fact(list, name) {
+    make(list, "dt", "", name);
+    return make(list, "dd");
+  }
+  function paintExtra() {
+    aside.textContent = "";
+    aside.hidden = !extra;
+    const item = row();
+    if (extra === "help") {
+      const list = make(aside, "dl");
+      for (const [key, what] of about.help[item?.kind === "pair" ? "pair" : "text"]) {
+        fact(list, key).textContent = what;
+      }
+    } else if (extra === "guide") {
+      grow(make(aside, "div", "markdown"), about.guideline.length ? about.guideline : [texts.guideline]);
+    } else if (extra === "meta" && item) {
+      const list = make(aside, "dl"), known = item.revealed && decided.has(item.id) ? Object.entries(item.revealed) : [];
+      for (const [name, parts] of item.meta) put(fact(list, name), parts);
+      for (const [name, value] of known) {
+        fact(list, name).textContent = value === null ? "unknown" : typeof value === "string" ? value : JSON.stringify(value);
+      }
+      if (!known.length) make(aside, "p", "", texts.blind);
+    } else if (extra === "category") {
+      about.categories.forEach((name, i) => {
+        make(aside, "button", "found", `${String.fromCharCode(97 + i)}  ${name}`).addEventListener("click", () => choose(i));
+      });
+    } else if (extra === "search") {
+      const input = make(aside, "input");
+      tell(input, { type: "search", placeholder: "search what you were handed; Enter opens the first", "aria-label": "Search" });
+      make(aside, "ul");
+      on(input, "input", () => find(input.value));
+      input.focus();
+    }
+  }
+
+  // the kernel
+
+  function dwell() { return seen + (document.hidden || !shownAt ? 0 : now() - Math.max(shownAt, wokeAt)); }
+  let wokeAt = 0;
+  const onHide = () => {
+    if (document.hidden) seen += now() - Math.max(shownAt, wokeAt);
+    else wokeAt = now();
+  };
+  on(document, "visibilitychange", onHide);
+  function flush() {
+    const due = [...box.waiting.values()].filter((entry) => now() - entry.sent > Math.min(PATIENCE * 2 ** (entry.tries - 1), 24000));
+    for (let i = 0; i < due.length; i += 100) {
+      const some = due.slice(i, i + 100);
+      some.forEach((entry) => { entry.sent = now(); entry.tries++; });
+      send({ kind: "events", reviewer, events: some.map((entry) => entry.event) });
+    }
+    paintSaved();
+  }
+  function settleState(message) {
+    const before = rows.get(current);
+    if (!box || reviewer !== message.reviewer) {
+      reviewer = message.reviewer;
+      const prefix = ["arislab", about.lake, about.session, ""].map(encodeURIComponent).join(":");
+      const before = makeOutbox(prefix).read("name");
+      box = makeOutbox(`${prefix}${encodeURIComponent(reviewer)}:`);
+      if (reviewer) makeOutbox(prefix).keep("name", reviewer); // what is unsaved waits under it
+      else if (before) send({ kind: "name", name: before });
+    }
+    rows.clear();
+    order = [];
+    trail = message.trail;
+    decided = new Map();
+    counts = message.counts;
+    for (const one of trail) if (VERDICTS.includes(one.decision)) decided.set(one.custom_id, one);
+    take([...message.behind, ...message.items]);
+    for (const { event } of box.waiting.values()) if (!trail.some((one) => one.event_id === event.event_id)) apply(event);
+    isAll = message.is_all;
+    isAsked = false;
+    const stays = rows.has(current) && isOpen(current);
+    if (stays && rows.get(current).shown === before?.shown) paint(); // somebody is reading, or typing
+    else show(stays ? current : order.find(isOpen) ?? null);
+    flush();
+  }
+  const HEARD = {
+    state: settleState,
+    items(message) {
+      isAsked = false;
+      take(message.items);
+      isAll = message.is_all;
+      if (current === null && mode !== "wait") show(next());
+    },
+    row(message) {
+      if (message.id !== wanted) return;
+      wanted = null;
+      if (!message.item) { say(texts.elsewhere); return; }
+      take([message.item], true);
+      show(message.id);
+      say("Took it back.");
+    },
+    found(message) {
+      if (extra !== "search" || aside.querySelector("input").value !== message.text) return;
+      aside.querySelector("ul").textContent = "";
+      message.items.forEach(offer);
+    },
+    diff(message) {
+      if (message.id !== current) return;
+      diff.textContent = "";
+      for (const [kind, parts] of message.changes) {
+        const node = kind ? make(diff, kind) : diff;
+        parts.forEach(([text, isMark]) => putPart(node, text, isMark));
+      }
+    },
+    markdown(message) {
+      const item = rows.get(message.id);
+      if (item) { item.tree = message.tree; if (item.id === current) paintMode(); }
+    },
+    acks(message) {
+      failure = "";
+      for (const [id, told] of Object.entries(message.told)) {
+        const event = box.waiting.get(id)?.event;
+        box.done(id);
+        const item = event && rows.get(event.custom_id);
+        if (item && told.revealed) item.revealed = told.revealed;
+        if (event?.decision === "edit") box.drop("draft:" + event.custom_id);
+      }
+      for (const [id, reason] of Object.entries(message.refused)) refuse(id, reason);
+      if (!box.waiting.size) counts = message.counts;
+      paintTop();
+      if (extra === "meta") paintExtra();
+    },
+    failed(message) { failure = message.reason; paintSaved(); },
+  };
+  function refuse(id, reason) {
+    const event = box.waiting.get(id)?.event;
+    box.done(id);
+    if (!event) return;
+    apply({ ...event, decision: "undo", undoes: id });
+    const name = event.custom_id;
+    if (event.decision === "edit") { reasons.set(name, reason); box.keep("draft:" + name, event.edited_output); }
+    if (!rows.has(name)) { if (wanted === null) { wanted = name; send({ kind: "row", id: name }); } return; }
+    order = order.filter((one) => one !== name);
+    order.splice(order.indexOf(current) + 1, 0, name); // not into the hands of somebody who is about to decide another
+    if (current === null || current === name) show(name);
+    else say(`Refused, and shown next: ${reason}`, true);
+  }
+  const onMessage = (message) => (box || message.kind === "state") && HEARD[message.kind]?.(message);
+  model.on("msg:custom", onMessage);
+  const clock = setInterval(() => {
+    if (box) flush(); else send({ kind: "hello" });
+  }, 1000);
+  const onLeave = (event) => {
+    draft();
+    if (box?.waiting.size) event.preventDefault();
+  };
+  on(window, "beforeunload", onLeave);
+  body.hidden = head.hidden = aside.hidden = true;
+  say(texts.waiting);
+  paintMode();
+  paintMarks();
+  send({ kind: "hello" });
+  if (document.activeElement === document.body) focus();
+  return () => {
+    clearInterval(clock);
+    model.off("msg:custom", onMessage);
+    window.removeEventListener("beforeunload", onLeave);
+    document.removeEventListener("visibilitychange", onHide);
+  };
+}
+
+export default { render };
