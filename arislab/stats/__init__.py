@@ -1,4 +1,4 @@
-"""Intervals and tests: bootstrap of means and paired differences, Holm, AUC, precision at the top, shares by labels.
+"""Intervals and tests: bootstrap of means and paired differences, Holm, AUC, shares by labels, agreement of raters.
 
 The resampling unit is a row (of `compare`: a candidate), or its group where groups are named: rows of one group, such
 as near-duplicates or sentences of one text, are not independent. Null and NaN are never 0: they are left out and
