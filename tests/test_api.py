@@ -124,7 +124,7 @@ PINNED = {
     certificates.issue: "certificates rows reviews certificate actor reason",
     certificates.withdraw: "certificates rows reviews certificate actor reason",
     certificates.overview: "certificates rows reviews",
-    certificates.in_force: "certificates rows",
+    curate.in_force: "certificates rows",
     certificates.applied: "curated reviews certified",
     icl.ask: "cells arms candidates server folder recorded searched task purpose",
     icl.Asker.__init__: "self texts candidates model parameters server folder recorded searched task",

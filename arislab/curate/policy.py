@@ -32,7 +32,7 @@ def approved(
         approve: ``reviewed``: a person approved or edited the row. ``certified``: also rows that a certificate in force
             approves. ``score``: also rows that nobody has looked at yet. What a person rejected stays out under all,
             and so does a row whose earlier text was rejected, until somebody looks at the new one.
-        certified: From ``review.certificates.in_force``; ``certified`` needs it, no other policy reads it.
+        certified: From ``in_force``; ``certified`` needs it, no other policy reads it.
 
     Raises:
         ParameterError: Another policy, one that leaves no row, or ``certified`` without certificates to go by.
@@ -60,8 +60,7 @@ def usable(
         )
     if approve == "certified" and certified is None:
         raise ParameterError(
-            "approve='certified' needs certified=…: the rows of the certificates in force, from "
-            "review.certificates.in_force."
+            "approve='certified' needs certified=…: the rows of the certificates in force, from curate.in_force."
         )
     rows = decisions.standing(certificates.cleared(curated), reviews)
     if approve == "certified" and certified is not None:

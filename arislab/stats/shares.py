@@ -225,7 +225,7 @@ def most_in_population(n_found: int, n: int, n_population: int, *, alpha: float)
 
     Example:
         >>> most_in_population(0, 59, 10_000, alpha=0.05) / 10_000
-        0.0494
+        0.0493
     """
     from scipy.stats import hypergeom
 
