@@ -31,7 +31,8 @@ def approved(
         reviews: Rows of ``reviews``: every event so far; null: only those count that the curated rows have seen.
         approve: ``reviewed``: a person approved or edited the row. ``certified``: also rows that a certificate in force
             approves. ``score``: also rows that nobody has looked at yet. What a person rejected stays out under all,
-            and so does a row whose earlier text was rejected, until somebody looks at the new one.
+            and so does a row whose earlier text was rejected, until somebody looks at the new one, and one about which
+            people disagree, until somebody adjudicates.
         certified: From ``in_force``; ``certified`` needs it, no other policy reads it.
 
     Raises:
@@ -65,7 +66,7 @@ def usable(
     rows = decisions.standing(certificates.cleared(curated), reviews)
     if approve == "certified" and certified is not None:
         rows = certificates.applied(rows, reviews, certified)
-    is_doubtful = (pl.col("stale") == "reject").fill_null(value=False)
+    is_doubtful = (pl.col("stale") == "reject").fill_null(value=False) | pl.col("disputed").is_not_null()
     is_free = pl.col("approved")
     if approve == "score":
         is_free |= pl.col("needs_review") & ~is_doubtful
