@@ -254,16 +254,18 @@ def sample(
 ) -> pl.DataFrame:
     """Return the rows to judge for a certificate, in the order of the draw, as ``review.queue`` returns them.
 
+    Whoever may stop early asks for the rows of one look after the other; within a look they may be judged in any order.
+
     Args:
         certificates: Events of the table certificates.
         rows: Rows of the table certified_rows.
         curated: Rows of ``training_data_curated``; one whose text is another by now cannot be judged any more.
         certificate: Its name.
-        look: Only the rows up to this look; null: up to the last.
+        look: Only the rows that this look adds to those before, from 1; null: all of them.
 
     Returns:
-        Rows of ``curated``, with why (certificate), inclusion_prob (the chance that the sample held the row, of those
-        of the stratum), queue (name of the certificate), stale and stale_by (null).
+        Rows of ``curated``, with why (certificate), inclusion_prob (the chance that this queue held the row, of those
+        of the stratum), queue (name of the certificate, and after a dash of the look), stale and stale_by (null).
 
     Raises:
         ParameterError: There is no such certificate, or look.
@@ -272,13 +274,15 @@ def sample(
     sizes = _sizes(plan)
     if look is not None and not 1 <= look <= len(sizes):
         raise ParameterError(f"look must be a whole number from 1 to {len(sizes)}, got {look!r}; so many were stated.")
-    n = sizes[-1 if look is None else look - 1]
-    drawn = mine.filter(pl.col("place") <= n).sort("place").select("custom_id", "place", "shown_sha256", "asked_sha256")
+    bounds = (0, *sizes)
+    first, last = (0, sizes[-1]) if look is None else bounds[look - 1 : look + 1]
+    drawn = mine.filter(pl.col("place") > first, pl.col("place") <= last).sort("place").select(*TEXT)
     texts = _with_digests(curated.join(drawn, on="custom_id", how="semi"))
     found = drawn.join(texts, on=list(TEXT), how="inner", maintain_order="left")
-    none = pl.lit(None, dtype=pl.String)
+    none, chance = pl.lit(None, dtype=pl.String), pl.lit((last - first) / plan["n_rows"])
+    queue = pl.lit(certificate if look is None else f"{certificate}-{look}")
     return cleared(found.select(curated.columns)).with_columns(
-        why=pl.lit(WHY), inclusion_prob=pl.lit(n / plan["n_rows"]), queue=pl.lit(certificate), stale=none, stale_by=none
+        why=pl.lit(WHY), inclusion_prob=chance, queue=queue, stale=none, stale_by=none
     )  # one row per output to judge
 
 

@@ -169,9 +169,12 @@ def test_the_queue_is_one_that_the_panel_shows():
     assert queue.columns == [*case.curated.columns, "why", "inclusion_prob", "queue", "stale", "stale_by"]
     assert set(queue["why"]) == {"certificate"}
     assert set(queue["queue"]) == {case.name}
-    first = case.queue(look=1)
-    assert_frame_equal(first.drop("inclusion_prob"), queue.head(first.height).drop("inclusion_prob"))
-    assert first["inclusion_prob"][0] == pytest.approx(case.plan.n_at_looks[0] / 300)
+    first, second = case.queue(look=1), case.queue(look=2)
+    assert pl.concat([first, second])["custom_id"].to_list() == queue["custom_id"].to_list()
+    assert [first["queue"][0], second["queue"][0]] == [f"{case.name}-1", f"{case.name}-2"]
+    sizes = case.plan.n_at_looks
+    assert first["inclusion_prob"][0] == pytest.approx(sizes[0] / 300)
+    assert second["inclusion_prob"][0] == pytest.approx((sizes[1] - sizes[0]) / 300)
     assert review.Panel(first, reviewer="Ada", decide=lambda frame: None).counts["total"] == first.height
     with pytest.raises(ParameterError, match="from 1 to 2, got 3"):
         case.queue(look=3)
@@ -363,6 +366,18 @@ def test_a_row_that_a_person_left_unsettled_is_not_certified(decision):
     case.reviews = pl.concat([case.reviews, pl.DataFrame([stale | {"shown_sha256": "y"}], schema=decisions.SCHEMA)])
     row = case.after.row(by_predicate=pl.col("custom_id") == name, named=True)
     assert (row["approved"], row["needs_review"], row["reviewed_by"]) == (False, True, None)
+
+
+def test_a_disputed_row_is_not_certified_until_it_is_adjudicated():
+    case = Case(200).judge("a" * 80).issue()
+    one = case.after.filter(pl.col("reviewed_by").str.starts_with("certificate")).head(1)
+    case.judge("a", rows=one).judge("r", reviewer="Ben", rows=one)
+    is_it = pl.col("custom_id") == one["custom_id"][0]
+    row = case.after.row(by_predicate=is_it, named=True)
+    assert (row["approved"], row["needs_review"], row["reviewed_by"]) == (False, True, None)
+    final = decisions.event(one.row(0, named=True), "adjudicate", reviewer="Cleo")
+    case.reviews = pl.concat([case.reviews, final])
+    assert case.after.row(by_predicate=is_it, named=True)["reviewed_by"] == "Cleo"
 
 
 @pytest.mark.parametrize("column", ["output", "input"])
