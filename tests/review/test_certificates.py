@@ -452,3 +452,25 @@ def test_a_hundred_thousand_certified_rows_fold_in_little_time():
     case = Case(rows=rows).judge("a" * 59).issue()
     assert case.after["approved"].all()
     assert json.loads(case.after["metadata"][0])["company"] == "Acme"
+
+
+def test_strata_of_real_answers_are_certified_only_as_far_as_they_are_right(shared):
+    """1,319 answers of a model to questions of which the result is known: one in six is wrong."""
+    text = (shared / "tora_gsm8k" / "tora-70b.jsonl").read_text()
+    lines = [json.loads(line) for line in text.split("\n") if line]
+    rows = pl.DataFrame({
+        "custom_id": [f"r-{line['idx']}" for line in lines], "input": [line["question"] for line in lines],
+        "output": [line["code"][0] for line in lines], "needs_review": True,
+        "reviewed_by": pl.Series([None] * len(lines), dtype=pl.String), "approved": False,
+    })  # fmt: skip
+    wrong = {f"r-{line['idx']}" for line in lines if str(line["gt"]) != str(line["pred"][0])}
+    rate, held, issued = len(wrong) / rows.height, 0, {0.12: 0, 0.3: 0}
+    assert 0.12 < rate < 0.25
+    for seed in range(12):
+        for promise in issued:
+            case = Case(rows=rows, promise=promise, looks=20, seed=seed)
+            case.judge("".join("r" if name in wrong else "a" for name in case.queue()["custom_id"]))
+            issued[promise] += case.verdict.holds
+            held += case.verdict.bound >= rate
+    assert (issued[0.12], held) == (0, 24)
+    assert issued[0.3] >= 7, "the last look allows 19 rejects, and 16 are expected"
