@@ -6,6 +6,15 @@
     issue    only if that is within the promise: its rows are approved at the fold, by ``certificate:<id>``
     withdraw takes all of them back
 
+In a notebook, with ``known = lambda: (lake["certificates"].read(), lake["certified_rows"].read())``::
+
+    plan = certificates.fix(rows, reviews, stratum="quality >= .95, nurse", actor="Lea", looks=3, earlier=known())
+    lake["certified_rows"].append(plan.rows)
+    lake["certificates"].append(plan.event)
+    queue = certificates.sample(*known(), curated, certificate=plan.certificate, look=1)  # for a panel, or a session
+    certificates.verdict(*known(), lake["reviews"].read(), certificate=plan.certificate)  # look 2 if it says so
+    lake["certificates"].append(certificates.issue(*known(), lake["reviews"].read(), certificate=…, actor="Lea"))
+
 All is a log of events (table certificates) and the rows that each is about, bound to their texts (certified_rows). An
 edit is a reject of the text as it came. A person's verdict on a row always wins; a row of which somebody said anything
 that does not settle it (its text was another one, reviewers differ) is not approved by a certificate. This module does
