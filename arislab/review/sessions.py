@@ -41,6 +41,7 @@ BLIND = (
     "stale",
     "stale_by",
     "disputed",
+    "decision",
     "run_id",
 )
 """Columns of a queue that no reviewer is told before their own decision is stored."""
@@ -98,18 +99,27 @@ def start(folder: Path, queue: pl.DataFrame, settings: Settings, *, gold: pl.Dat
                 f"the queue has no column {name!r}; it has {', '.join(queue.columns)}. Make it with review.queue(…)."
             )
     folder = Path(folder)
-    if not (folder / "session.json").is_file():
-        with files.made(folder) as part:
-            if gold is not None and gold.height:
-                gold.write_parquet(part / "gold.parquet")
-            known = asdict(settings) | {"secret": secrets.token_hex(16)}
-            (part / "session.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    if not is_started(folder):
+        try:
+            with files.made(folder) as part:
+                if gold is not None and gold.height:
+                    gold.write_parquet(part / "gold.parquet")
+                known = asdict(settings) | {"secret": secrets.token_hex(16)}
+                (part / "session.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        except OSError:
+            if not is_started(folder):  # else another page was faster: its session is this one
+                raise
     for (name,), rows in queue.group_by("queue", maintain_order=True):
         path = folder / "draws" / f"{'picked' if name is None else name}.parquet"
         path.parent.mkdir(exist_ok=True)
         if not path.exists():
             with files.written(path) as file:
                 rows.write_parquet(file)
+
+
+def is_started(folder: Path) -> bool:
+    """Say whether a folder holds a session."""
+    return (Path(folder) / "session.json").is_file()
 
 
 class Session:
@@ -146,8 +156,8 @@ class Session:
     ) -> None:
         self.folder, self._reviews = Path(folder), reviews
         self.name = self.folder.name
-        if not (self.folder / "session.json").is_file():
-            raise LakeError(f"there is no review session in {self.folder}; the page of the lead starts one.")
+        if not is_started(self.folder):
+            raise LakeError(f"there is no review session in {self.folder}; review_page.ipynb starts one.")
         known = json.loads((self.folder / "session.json").read_text(encoding="utf-8"))
         self._secret = known.pop("secret")
         self.settings = Settings(**known)
@@ -254,6 +264,12 @@ class Session:
     def counts(self, reviewer: str) -> dict[str, int]:
         """Return total, decided, skipped and left of a reviewer; what others will judge alone is none of it."""
         return self._leases.counts(reviewer)
+
+    @property
+    def gold(self) -> pl.DataFrame:
+        """Rows whose verdict is known: custom_id and decision, where the gold of this session says it."""
+        rows = [(name, row.get("decision")) for name, row in self._gold.items()]
+        return pl.DataFrame(rows, schema={"custom_id": pl.String, "decision": pl.String}, orient="row")
 
     def close(self) -> None:
         """Give journals and index up, as the end of the process does."""
