@@ -131,6 +131,7 @@ class Session:
 
     Args:
         folder: That ``start`` made.
+        reviewer: The only one whom this process serves, as the page of a reviewer does; empty: all of them.
         reviews: Reads all events of the table reviews; those of this session that no journal has any more are known
             by it, and what a reviewer was told already.
         clock: Seconds since 1970, the same for all processes.
@@ -151,11 +152,12 @@ class Session:
         self,
         folder: Path,
         *,
+        reviewer: str = "",
         reviews: Callable[[], pl.DataFrame] = lambda: pl.DataFrame(schema=SCHEMA),
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.folder, self._reviews = Path(folder), reviews
-        self.name = self.folder.name
+        self.name, self.reviewer = self.folder.name, reviewer
         if not is_started(self.folder):
             raise LakeError(f"there is no review session in {self.folder}; review_page.ipynb starts one.")
         known = json.loads((self.folder / "session.json").read_text(encoding="utf-8"))
@@ -212,6 +214,8 @@ class Session:
             Rows of the queue without ``BLIND``; queue is a name that tells an item from its repeat to this session
             alone.
         """
+        if self._is_other(reviewer):
+            return []
         if self._leases.has_expired:  # whoever held it may have decided, and been killed before the index knew
             self.learn()
             self._leases.expire()
@@ -245,6 +249,8 @@ class Session:
             OSError: Nothing was stored.
             ArislabError: Nothing was stored.
         """
+        if self._is_other(reviewer):
+            raise ParameterError(f"this page is {self.reviewer!r}'s and stores no decision of {reviewer!r}.")
         known = self._leases.known(event["event_id"] for event in events)
         new = {event["event_id"]: event for event in events if event["event_id"] not in known}
         made, newest = list[dict[str, Any]](), self._newest.get(reviewer, 0)
@@ -264,6 +270,14 @@ class Session:
     def counts(self, reviewer: str) -> dict[str, int]:
         """Return total, decided, skipped and left of a reviewer; what others will judge alone is none of it."""
         return self._leases.counts(reviewer)
+
+    def _is_other(self, reviewer: str) -> bool:
+        return self.reviewer not in ("", reviewer)
+
+    @property
+    def n_left(self) -> int:
+        """How many decisions are wanted and not made yet, whoever makes them; planted ones are none of them."""
+        return self._leases.n_left
 
     @property
     def gold(self) -> pl.DataFrame:

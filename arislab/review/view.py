@@ -22,6 +22,7 @@ class Shown(Protocol):
     """What a view shows of a panel, and does with it."""
 
     reviewer: str
+    is_name_fixed: bool
     notice: tuple[str, str]
     labels: tuple[str, ...]
     shown_at: datetime
@@ -90,7 +91,11 @@ def _name(panel: Any) -> Any:
 
     # not as each letter is typed: every part of a name would be another reviewer
     name = ipywidgets.Text(
-        value=panel.reviewer, placeholder="your name", description="Reviewer", continuous_update=False
+        value=panel.reviewer,
+        placeholder="your name",
+        description="Reviewer",
+        continuous_update=False,
+        disabled=panel.is_name_fixed,
     )
     name.observe(lambda change: setattr(panel, "reviewer", change["new"]), names="value")
     return name
