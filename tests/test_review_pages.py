@@ -35,6 +35,7 @@ OUTPUT = {
     "strengths": ["worked 7 years as a registered nurse"], "concerns": [HOSTILE], "summary": "A seasoned nurse.",
     "score": 0.8125, "recommendation": "hire",
 }  # fmt: skip
+PROFILE = {"title": "Nurse", "years": 7, "skills": ["Triage"], "role": "Manager", "needs": ["Triage"], "min_years": 4}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,7 +59,7 @@ def filled(root, n=6):
     )  # fmt: skip
     lake = Lake(root / "data" / "lake")
     lake["training_data_curated"].append(rows)
-    people = rows.select("candidate_id", "split", group_id="candidate_id", profile=pl.lit('{"title": "Nurse"}'))
+    people = rows.select("candidate_id", "split", group_id="candidate_id", profile=pl.lit(json.dumps(PROFILE)))
     lake["candidates"].append(people.with_columns(category=pl.lit("Care"), use_case=pl.lit("general")))
     names = ("custom_id", "candidate_id", "task")
     scored = rows.select(*names, quality="quality_score", score_grounded="quality_score")
@@ -158,8 +159,8 @@ def screenshot(page, name, folder):
 
 
 def decide(page, name, n):
-    """Decide the next n items by clicks, each after the one before is stored."""
-    for _ in range(n):
+    """Decide the next n items by clicks; a second click on Reject gives no reason."""
+    for _ in range(n * (1 + (name == "Reject"))):
         page.get_by_role("button", name=name, exact=True).click()
         page.wait_for_timeout(400)  # a person looks at the next one; less is held for a slip
     page.get_by_text("all saved").wait_for()
@@ -248,11 +249,12 @@ def test_nobody_gets_in_without_an_address_of_their_own(tmp_path, home):
     with served(tmp_path, home=home) as again:
         assert again.printed == first, "addresses stay the same"
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind((seats.HOST, seats.read(tmp_path / "data" / "lake" / "review").port))
         other.listen()
         done = subprocess.run(
             [sys.executable, "-m", "arislab", "review", "--root", str(tmp_path)],
             cwd=CHECKOUT, capture_output=True, text=True, check=False,
         )  # fmt: skip
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "cannot be used" in done.stderr

@@ -22,10 +22,13 @@ class Shown(Protocol):
     """What a view shows of a panel, and does with it."""
 
     reviewer: str
-    is_name_fixed: bool
     notice: tuple[str, str]
     labels: tuple[str, ...]
     shown_at: datetime
+
+    @property
+    def is_name_fixed(self) -> bool:
+        """Whether the name cannot be changed."""
 
     @property
     def current(self) -> dict[str, Any] | None:
