@@ -12,15 +12,12 @@ import typer
 from arislab.cli.options import Root, open_lake
 from arislab.errors import PrerequisiteError
 from arislab.system import paths
-from arislab.system.text import print
+from arislab.system.text import terminal
 
 _SHARE = Path(__file__).parents[1] / "review" / "share"
 _HOST = "127.0.0.1"
 _PAGES = {"review.ipynb": "review_page.ipynb", "lead.ipynb": "review_lead.ipynb"}
 """Page -> notebook; no other notebook can be opened."""
-_ONLY_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; frame-ancestors 'self'"
-"""What a browser may fetch for a page: nothing from another host."""
-_IDLE_S = 120
 
 
 def review(
@@ -47,22 +44,15 @@ def review(
     lake = open_lake(root)
     known = seats.prepare(lake.review, reviewers or (), lead=lead, port=port)
     _check_free(known.port)
-    for name in known.tokens:
-        print(f"{name}{' (lead)' if name == known.lead else ''}: {known.url(name)}")
-    print("Ctrl-C ends it.")
-    sys.stdout.flush()
-    data = [str(_SHARE), *filter(None, [os.environ.get("JUPYTER_PATH")])]
-    os.environ |= {"JUPYTER_PATH": os.pathsep.join(data), "ARISLAB_ROOT": str(paths.root())}
-    options = {
-        "ip": _HOST, "port": known.port, "port_retries": 0, "open_browser": False, "root_dir": _desk(lake.review),
-        "identity_provider_class": "arislab.review.identity.Seated",
-        "tornado_settings": {"headers": {"Content-Security-Policy": _ONLY_HERE}},
-    }  # fmt: skip
-    words = [f"--Voila.{name}={value}" for name, value in options.items()]
-    words += ["--VoilaConfiguration.template=arislab", f"--Seated.folder={lake.review}", "--Voila.log_level=WARN"]
-    words += [f"--MappingKernelManager.cull_idle_timeout={_IDLE_S}", "--MappingKernelManager.cull_interval=30"]
+    for name in known.tokens:  # not by print, which hides secrets: these are for whoever reads the terminal
+        typer.echo(f"{terminal(name)}{' (lead)' if name == known.lead else ''}: {known.url(name)}")
+    typer.echo("Ctrl-C ends it.")
+    for name, folder in (("JUPYTER_PATH", _SHARE), ("JUPYTER_CONFIG_PATH", _SHARE / "config")):
+        os.environ[name] = os.pathsep.join([str(folder), *filter(None, [os.environ.get(name)])])
+    os.environ["ARISLAB_ROOT"] = str(paths.root())
+    where = [f"--port={known.port}", f"--Voila.root_dir={_desk(lake.review)}", f"--Seated.folder={lake.review}"]
     # this process becomes Voila: a signal to it reaches the server, which ends its kernels
-    os.execv(sys.executable, [sys.executable, "-m", "voila", *words])
+    os.execv(sys.executable, [sys.executable, "-m", "voila", *where])
 
 
 def _check_free(port: int) -> None:

@@ -14,7 +14,7 @@ from arislab.curate.audits import audit, stability
 from arislab.curate.chosen import described, held, within
 from arislab.curate.curated import CONTROLS, control, control_in_words, draw, examples, plain, rounds
 from arislab.curate.diversity import cost, cost_in_numbers, cost_in_words, embedder, keep_diverse
-from arislab.curate.drawing import drawable, newest, showing
+from arislab.curate.drawing import drawable, known, newest, showing
 from arislab.curate.explore import Explorer, earlier, made_with
 from arislab.curate.labels import Labels, labelled
 from arislab.curate.learned import Learned, learn
@@ -57,6 +57,7 @@ __all__ = [
     "keep_diverse",
     "keep_promised",
     "keep_top",
+    "known",
     "labelled",
     "learn",
     "made_with",

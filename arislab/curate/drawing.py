@@ -1,10 +1,13 @@
 """Scored rows as a review queue draws and shows them, whether they were kept or not."""
 
+import hashlib
+import json
 from collections.abc import Callable
 
 import polars as pl
 
 from arislab import structured
+from arislab.batch import protocol
 from arislab.curate import curated as examples
 from arislab.task import Task
 
@@ -67,3 +70,25 @@ def showing(
         return pl.concat([kept, made])
 
     return show
+
+
+def known(task: Task) -> pl.DataFrame:
+    """Return the answers of the task file of which it says whether they are good, as rows of a queue.
+
+    They are planted among others, to see how people judge them.
+
+    Args:
+        task: Its GOLD and BAD rows.
+
+    Returns:
+        One row per answer: custom_id, input, output, metadata (of an empty object), queue (gold) and decision (approve
+        of GOLD, reject of BAD).
+    """
+    rows = []
+    for decision, examples_of in (("approve", task.gold), ("reject", task.bad)):
+        for example in examples_of:
+            question, output = protocol.asked(task.to_messages(example)), str(example["output"])
+            name = hashlib.sha256(json.dumps([question, output]).encode()).hexdigest()
+            rows.append((f"r-{name[:40]}", question, output, "{}", "gold", decision))
+    names = ("custom_id", "input", "output", "metadata", "queue", "decision")
+    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")  # one row per known answer

@@ -173,11 +173,11 @@ def kind_of(verdict: Mapping[str, Any]) -> str:
         return str(verdict["decision"])
     if verdict["edited_output"] is not None:
         return "edit"
-    return "reject" if "reject" in _labels(verdict["labels"]) else "approve"
+    return "reject" if "reject" in labels_of(verdict["labels"]) else "approve"
 
 
-def _labels(text: str | None) -> list[str]:
-    """The labels of an event; a text that is no JSON list is one label."""
+def labels_of(text: str | None) -> list[str]:
+    """Return the labels of an event; a text that is no JSON list is one label."""
     try:
         labels = json.loads(text or "[]")
     except ValueError:

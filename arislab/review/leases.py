@@ -179,6 +179,13 @@ class Leases:
         counts = {"decided": passed.get(0, 0), "skipped": passed.get(1, 0), "left": len(left) + len(waiting)}
         return {"total": sum(counts.values())} | counts
 
+    @property
+    def n_left(self) -> int:
+        """How many opinions are wanted and not there yet, whoever gives them."""
+        sql = "SELECT COALESCE(SUM(MAX(k - COALESCE(n, 0), 0)), 0) FROM items LEFT JOIN "
+        sql += "(SELECT custom_id, COUNT(DISTINCT reviewer) AS n FROM opinions GROUP BY custom_id) USING (custom_id)"
+        return int(self._rows(sql)[0][0])
+
     def _note(self, events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         sql = f"INSERT OR IGNORE INTO events VALUES ({', '.join('?' * len(_COLUMNS))})"
         rows = ((event, [event.get(name) for name in _COLUMNS]) for event in events)
@@ -197,7 +204,7 @@ class Leases:
 
     def _rows(self, sql: str, *values: Any) -> list[Any]:
         with self._said(), self._lock:
-            return self._db.execute(sql, values[0] if isinstance(values[0], dict) else values).fetchall()
+            return self._db.execute(sql, values[0] if values and isinstance(values[0], dict) else values).fetchall()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

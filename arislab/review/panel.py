@@ -101,6 +101,11 @@ class Panel:
         self._show(None)
 
     @property
+    def is_name_fixed(self) -> bool:
+        """Whether the desk serves one reviewer alone, as the page of a reviewer does."""
+        return bool(getattr(self.desk, "reviewer", ""))
+
+    @property
     def current(self) -> dict[str, Any] | None:
         """The row of the queue that is shown now; None when nothing is left."""
         return self.row(self._current) if self._current else None

@@ -41,6 +41,7 @@ BLIND = (
     "stale",
     "stale_by",
     "disputed",
+    "decision",
     "run_id",
 )
 """Columns of a queue that no reviewer is told before their own decision is stored."""
@@ -98,18 +99,27 @@ def start(folder: Path, queue: pl.DataFrame, settings: Settings, *, gold: pl.Dat
                 f"the queue has no column {name!r}; it has {', '.join(queue.columns)}. Make it with review.queue(…)."
             )
     folder = Path(folder)
-    if not (folder / "session.json").is_file():
-        with files.made(folder) as part:
-            if gold is not None and gold.height:
-                gold.write_parquet(part / "gold.parquet")
-            known = asdict(settings) | {"secret": secrets.token_hex(16)}
-            (part / "session.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    if not is_started(folder):
+        try:
+            with files.made(folder) as part:
+                if gold is not None and gold.height:
+                    gold.write_parquet(part / "gold.parquet")
+                known = asdict(settings) | {"secret": secrets.token_hex(16)}
+                (part / "session.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        except OSError:
+            if not is_started(folder):  # else another page was faster: its session is this one
+                raise
     for (name,), rows in queue.group_by("queue", maintain_order=True):
         path = folder / "draws" / f"{'picked' if name is None else name}.parquet"
         path.parent.mkdir(exist_ok=True)
         if not path.exists():
             with files.written(path) as file:
                 rows.write_parquet(file)
+
+
+def is_started(folder: Path) -> bool:
+    """Say whether a folder holds a session."""
+    return (Path(folder) / "session.json").is_file()
 
 
 class Session:
@@ -121,6 +131,7 @@ class Session:
 
     Args:
         folder: That ``start`` made.
+        reviewer: The only one whom this process serves, as the page of a reviewer does; empty: all of them.
         reviews: Reads all events of the table reviews; those of this session that no journal has any more are known
             by it, and what a reviewer was told already.
         clock: Seconds since 1970, the same for all processes.
@@ -141,13 +152,14 @@ class Session:
         self,
         folder: Path,
         *,
+        reviewer: str = "",
         reviews: Callable[[], pl.DataFrame] = lambda: pl.DataFrame(schema=SCHEMA),
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.folder, self._reviews = Path(folder), reviews
-        self.name = self.folder.name
-        if not (self.folder / "session.json").is_file():
-            raise LakeError(f"there is no review session in {self.folder}; the page of the lead starts one.")
+        self.name, self.reviewer = self.folder.name, reviewer
+        if not is_started(self.folder):
+            raise LakeError(f"there is no review session in {self.folder}; review_page.ipynb starts one.")
         known = json.loads((self.folder / "session.json").read_text(encoding="utf-8"))
         self._secret = known.pop("secret")
         self.settings = Settings(**known)
@@ -202,6 +214,8 @@ class Session:
             Rows of the queue without ``BLIND``; queue is a name that tells an item from its repeat to this session
             alone.
         """
+        if self._is_other(reviewer):
+            return []
         if self._leases.has_expired:  # whoever held it may have decided, and been killed before the index knew
             self.learn()
             self._leases.expire()
@@ -235,6 +249,8 @@ class Session:
             OSError: Nothing was stored.
             ArislabError: Nothing was stored.
         """
+        if self._is_other(reviewer):
+            raise ParameterError(f"this page is {self.reviewer!r}'s and stores no decision of {reviewer!r}.")
         known = self._leases.known(event["event_id"] for event in events)
         new = {event["event_id"]: event for event in events if event["event_id"] not in known}
         made, newest = list[dict[str, Any]](), self._newest.get(reviewer, 0)
@@ -254,6 +270,20 @@ class Session:
     def counts(self, reviewer: str) -> dict[str, int]:
         """Return total, decided, skipped and left of a reviewer; what others will judge alone is none of it."""
         return self._leases.counts(reviewer)
+
+    def _is_other(self, reviewer: str) -> bool:
+        return self.reviewer not in ("", reviewer)
+
+    @property
+    def n_left(self) -> int:
+        """How many decisions are wanted and not made yet, whoever makes them; planted ones are none of them."""
+        return self._leases.n_left
+
+    @property
+    def gold(self) -> pl.DataFrame:
+        """Rows whose verdict is known: custom_id and decision, where the gold of this session says it."""
+        rows = [(name, row.get("decision")) for name, row in self._gold.items()]
+        return pl.DataFrame(rows, schema={"custom_id": pl.String, "decision": pl.String}, orient="row")
 
     def close(self) -> None:
         """Give journals and index up, as the end of the process does."""

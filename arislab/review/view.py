@@ -27,6 +27,10 @@ class Shown(Protocol):
     shown_at: datetime
 
     @property
+    def is_name_fixed(self) -> bool:
+        """Whether the name cannot be changed."""
+
+    @property
     def current(self) -> dict[str, Any] | None:
         """The row that is shown."""
 
@@ -92,7 +96,11 @@ def _name(panel: Any) -> Any:
 
     # not as each letter is typed: every part of a name would be another reviewer
     name = ipywidgets.Text(
-        value=panel.reviewer, placeholder="your name", description="Reviewer", continuous_update=False
+        value=panel.reviewer,
+        placeholder="your name",
+        description="Reviewer",
+        continuous_update=False,
+        disabled=panel.is_name_fixed,
     )
     name.observe(lambda change: setattr(panel, "reviewer", change["new"]), names="value")
     return name
