@@ -412,7 +412,7 @@ def win_rate(pairs: pl.DataFrame, votes: pl.DataFrame, *, seed: int = 0) -> pl.D
         every = part.join(by_pair, on="pair_id", how="left").sort("pair_id")  # resamples go by the order of rows
         half = pl.Series([0.5] * every.height)
         gain = stats.paired_difference(every["value"], half, groups=every["group_id"], seed=seed)
-        rate = [gain.mean + 0.5, gain.low + 0.5, gain.high + 0.5, gain.p]
+        rate = [every["value"].mean(), gain.low + 0.5, gain.high + 0.5, gain.p]
         n_waiting = every.filter(pl.col("voters").fill_null(0) < pl.col("n_people")).height
         counts = [gain.n, every.height, n_waiting, gain.n_groups, own.height, own.filter(vote="tie").height]
         looked = own["dwell_ms"].drop_nulls()
