@@ -7,12 +7,13 @@ It does not know how decisions are made or folded, and no test answer: pairs are
 """
 
 from arislab.preferences.files import provenance, write_jsonl
-from arislab.preferences.mining import PEOPLE, SOURCES, by_judge, mined, withdrawn
+from arislab.preferences.mining import PEOPLE, SOURCES, SPLITS, by_judge, mined, withdrawn
 from arislab.preferences.patterns import edit_patterns, in_words
 
 __all__ = [
     "PEOPLE",
     "SOURCES",
+    "SPLITS",
     "by_judge",
     "edit_patterns",
     "in_words",
