@@ -10,7 +10,6 @@ A pair says that one text is better than another as an answer to the same messag
 what is disputed, stale, taken back or planted makes none, and neither do texts that stand on both sides.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -111,7 +110,8 @@ def _answered(judged: pl.DataFrame, raw: pl.DataFrame, candidates: pl.DataFrame,
 
 
 def _messages(row: Mapping[str, Any], people: Mapping[str, dict[str, Any]], task: Task) -> str:
-    return canonical(curated.messages_of(row, people[row["candidate_id"]], task))
+    """The messages as they were recorded, else as the task writes them."""
+    return row["messages"] or canonical(curated.messages_of(row, people[row["candidate_id"]], task))
 
 
 # ---- what decides ----------------------------------------------------------------------------------------------------
@@ -122,7 +122,8 @@ def _verdicts(reviews: pl.DataFrame) -> pl.DataFrame:
     known = decisions.complete(reviews).filter(pl.col("planted").is_null())
     events = review.live(known).filter(pl.col("decision").is_in(decisions.VERDICTS))
     rows = events.select("custom_id", "event_id", "reviewer", "decided_at", shown="shown_sha256", by="decision")
-    kinds = [decisions.kind_of(event) for event in events.iter_rows(named=True)]
+    read = events.select("decision", "edited_output", "labels")
+    kinds = [decisions.kind_of(event) for event in read.iter_rows(named=True)]
     edited = [
         decisions.sha256(text) if kind == "edit" and text is not None else None
         for kind, text in zip(kinds, events["edited_output"], strict=True)
@@ -277,7 +278,7 @@ def _named(pairs: pl.DataFrame, *, task: Task) -> pl.DataFrame:
     turned = pairs.select(*_QUESTION, chosen="rejected", rejected="chosen")
     pairs = pairs.join(turned, on=[*_QUESTION, "chosen", "rejected"], how="anti", maintain_order="left")
     content = [*_QUESTION, "chosen", "rejected", "source"]
-    names = [f"p-{decisions.sha256(json.dumps([task.name, *row]))[:24]}" for row in pairs.select(content).iter_rows()]
+    names = [f"p-{_digest(task.name, *row)}" for row in pairs.select(content).iter_rows()]
     named = pairs.with_columns(pair_id=pl.Series(names, dtype=pl.String), task=pl.lit(task.name))
     # samples may say the same: the first of them by name stands for the pair
     return (
@@ -285,6 +286,11 @@ def _named(pairs: pl.DataFrame, *, task: Task) -> pl.DataFrame:
         .unique("pair_id", keep="first", maintain_order=True)
         .select(pl.col(name).cast(dtype) for name, dtype in _SCHEMA.items())
     )  # one row per pair
+
+
+def _digest(*texts: str) -> str:
+    """A name for texts in an order; with their lengths, so that no two lists of them are one text."""
+    return decisions.sha256("".join(f"{len(text)}:{text}" for text in texts))[:24]
 
 
 def withdrawn(pairs: pl.DataFrame, reviews: pl.DataFrame, votes: pl.DataFrame | None = None) -> list[str]:
