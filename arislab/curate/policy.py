@@ -23,7 +23,7 @@ def approved(curated: pl.DataFrame, reviews: pl.DataFrame | None = None, *, appr
         reviews: Rows of ``reviews``: every event so far; null: only those count that the curated rows have seen.
         approve: ``reviewed``: a person approved or edited the row. ``score``: also rows that nobody has looked at yet.
             What a person rejected stays out under both, and so does a row whose earlier text was rejected, until
-            somebody looks at the new one.
+            somebody looks at the new one, and one about which people disagree, until somebody adjudicates.
 
     Raises:
         ParameterError: Another policy, or one that leaves no row.
@@ -46,7 +46,7 @@ def usable(curated: pl.DataFrame, reviews: pl.DataFrame, *, approve: str) -> pl.
         raise ParameterError(
             f"approve must be 'reviewed' or 'score', got {approve!r}; 'score' also takes rows that nobody has reviewed."
         )
-    is_doubtful = (pl.col("stale") == "reject").fill_null(value=False)
+    is_doubtful = (pl.col("stale") == "reject").fill_null(value=False) | pl.col("disputed").is_not_null()
     is_free = (
         pl.col("approved") if approve == "reviewed" else pl.col("approved") | pl.col("needs_review") & ~is_doubtful
     )

@@ -11,13 +11,13 @@ from typing import Any
 
 import polars as pl
 
-from arislab import duplicates, review, structured
+from arislab import duplicates, structured
 from arislab.curate import curated, selection
 from arislab.review import decisions
 from arislab.task import Task
 from arislab.vectors import Embed
 
-STALE = "read otherwise when they were judged"
+STALE, DISPUTED = "read otherwise when they were judged", "disputed"
 _COLUMNS = {"custom_id": pl.String, "verdict": pl.String, "holds": pl.Boolean, "reason": pl.String, "model": pl.String}
 _COLUMNS |= dict.fromkeys(("input", "output", "original_output", "edit_error"), pl.String)
 
@@ -40,8 +40,7 @@ def judged(
         output (edited, if it was), original_output (null unless edited), edit_error (how an edit breaks the SCHEMA
         where the answer did not; null if not).
     """
-    events = review.live(reviews).filter(pl.col("decision").is_in(decisions.VERDICTS))
-    verdicts = {event["custom_id"]: decisions.kind_of(event) for event in events.iter_rows(named=True)}
+    verdicts = {name: decisions.kind_of(events[-1]) for name, events in decisions.verdicts_by_row(reviews).items()}
     rows = _with_all_asked(raw.filter(pl.col("custom_id").is_in(list(verdicts))))
     answers = rows.filter(pl.col("status") == "ok").join(candidates, on="candidate_id", how="semi")
     states = {}
@@ -64,6 +63,8 @@ def _verdict(row: dict[str, object], state: dict[str, object] | None, said: str,
             else f"without an answer now ({row['status']})"
         )
         return out | {"reason": why}
+    if state["disputed"] is not None:
+        return out | {"verdict": state["disputed"], "reason": DISPUTED, "output": state["output"]}
     if state["reviewed_by"] is None:
         return out | {"verdict": state["stale"], "reason": STALE, "output": state["output"]}
     original = decisions.metadata_of(str(state["metadata"])).get("original_output")

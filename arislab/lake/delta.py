@@ -57,6 +57,11 @@ class Lake:
         """Folder for files made for others."""
         return paths.made(self.data / "exports")
 
+    @property
+    def review(self) -> Path:
+        """Folder of what review sessions keep: decisions that are not folded into the table reviews yet, and draws."""
+        return paths.made(Path(self.path) / "review")
+
     def __getitem__(self, name: str) -> "Table":
         return Table(self, name)
 

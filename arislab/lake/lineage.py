@@ -221,12 +221,17 @@ def _scores(life: dict[str, pl.DataFrame]) -> list[str]:
 def _reviews(life: dict[str, pl.DataFrame]) -> list[str]:
     texts = {text for row in _rows(life, "training_data_curated")[-1:] for text in _readings(row)}
     known = {decisions.sha256(text) for text in texts}
-    return [
+    lines = [
         f"{row['decided_at']:%Y-%m-%d %H:%M} {row['reviewer']}: {row['decision']}"
         + (f" to {_cut(row['edited_output'])}" if row["edited_output"] else "")
         + (" (of another text)" if known and row["shown_sha256"] not in known and row["decision"] != "undo" else "")
         for row in _rows(life, "reviews")
-    ] or ["nobody reviewed it"]
+    ]
+    if lines and "training_data_curated" in life:
+        newest = life["training_data_curated"][-1:]
+        is_disputed = decisions.standing(newest, life["reviews"])["disputed"].item() is not None
+        lines += ["disputed: it trains nobody until somebody adjudicates"] if is_disputed else []
+    return lines or ["nobody reviewed it"]
 
 
 def _readings(row: dict[str, Any]) -> list[str]:

@@ -70,9 +70,7 @@ def mined(
         Rows of the table ``preferences``, sorted by pair_id; the same decisions give the same rows.
     """
     events = _verdicts(reviews)
-    rows = _answered(judged, raw, candidates, task=task).join(
-        _disputed(events), on="custom_id", how="anti", maintain_order="left"
-    )
+    rows = _answered(judged, raw, candidates, task=task)
     backed = rows.join(_backing(rows, events), on="custom_id", how="inner", maintain_order="left")
     parts = [_edits(backed), _against(backed)]
     if compared is not None:
@@ -119,9 +117,9 @@ def _messages(row: Mapping[str, Any], people: Mapping[str, dict[str, Any]], task
 
 def _verdicts(reviews: pl.DataFrame) -> pl.DataFrame:
     """The decisions that count: kind, shown (digest of the text judged) and after (of the text that stands then)."""
-    known = decisions.complete(reviews).filter(pl.col("planted").is_null())
-    events = review.live(known).filter(pl.col("decision").is_in(decisions.VERDICTS))
-    rows = events.select("custom_id", "event_id", "reviewer", "decided_at", shown="shown_sha256", by="decision")
+    is_settling = pl.col("decision").is_in(decisions.VERDICTS) & pl.col("planted").is_null()
+    events = review.live(reviews).filter(is_settling)
+    rows = events.select("custom_id", "event_id", "reviewer", "decided_at", shown="shown_sha256")
     read = events.select("decision", "edited_output", "labels")
     kinds = [decisions.kind_of(event) for event in read.iter_rows(named=True)]
     edited = [
@@ -131,15 +129,6 @@ def _verdicts(reviews: pl.DataFrame) -> pl.DataFrame:
     after = pl.Series(edited, dtype=pl.String)
     rows = rows.with_columns(kind=pl.Series(kinds, dtype=pl.String), after=after)
     return rows.with_columns(pl.coalesce("after", "shown"))
-
-
-def _disputed(events: pl.DataFrame) -> pl.DataFrame:
-    """Answers of which people who saw the same text said different things, and nobody adjudicated."""
-    last = events.unique(["custom_id", "reviewer", "shown"], keep="last", maintain_order=True)
-    outcome = pl.struct("kind", "after")
-    several = last.group_by("custom_id", "shown").agg(n=outcome.n_unique()).filter(pl.col("n") > 1)
-    settled = events.filter(by="adjudicate")
-    return several.join(settled, on="custom_id", how="anti").select("custom_id").unique()
 
 
 def _backing(rows: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:

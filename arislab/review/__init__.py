@@ -4,7 +4,10 @@ It does not know where they are kept.
 """
 
 from arislab.review.decisions import fold, live, progress
+from arislab.review.desk import Desk, QueueDesk
+from arislab.review.journal import Journal
+from arislab.review.journal import fold as collect
 from arislab.review.panel import Panel
 from arislab.review.sampling import picked, queue
 
-__all__ = ["Panel", "fold", "live", "picked", "progress", "queue"]
+__all__ = ["Desk", "Journal", "Panel", "QueueDesk", "collect", "fold", "live", "picked", "progress", "queue"]

@@ -9,7 +9,8 @@ They are events in an order, which are folded into curated rows. One real event:
 
 Nothing is overwritten: an undo is one more event, and `fold` can always be run again from the first one. A decision
 applies to a row only if question and answer are what its reviewer was shown; one whose text changed is stale: it is
-shown, counted and never applied. Events of older arislab have no asked_sha256 and no seq: they bind the answer alone,
+shown, counted and never applied. A row about which people disagree is disputed: it waits until somebody adjudicates.
+Events of older arislab have no asked_sha256 and no seq: they bind the answer alone,
 and are ordered by decided_at. This module does not know where decisions are kept, how they are made (panel) or what
 they are used for (curate).
 """
@@ -27,8 +28,9 @@ import polars as pl
 from arislab.system import json_text
 
 VERDICTS = ("approve", "reject", "edit", "adjudicate")
-"""Decisions that settle a row. skip and label settle nothing; undo takes one event of the same reviewer back."""
-STATES = ("approved", "edited", "rejected", "stale", "waiting", "not queued")
+"""Decisions that settle a row. skip, label and flag settle nothing, and nothing does that was planted to measure people
+(gold, repeat); undo takes one event of the same reviewer back."""
+STATES = ("approved", "edited", "rejected", "disputed", "stale", "waiting", "not queued")
 
 _TIME = pl.Datetime("us", "UTC")
 SCHEMA: dict[str, Any] = {
@@ -185,39 +187,74 @@ def _labels(text: str | None) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Opinion:
+    """What one reviewer says of a row: their latest verdict about its text."""
+
+    verdict: dict[str, Any]
+    """The event."""
+    output: str
+    """The answer that it was about, or made of it."""
+
+    @property
+    def comes_to(self) -> str | None:
+        """The text that it wants; None if it rejects. Two opinions agree if they come to the same."""
+        return None if kind_of(self.verdict) == "reject" else self.output
+
+
+@dataclass(frozen=True)
 class _Standing:
     """What the decisions about one row come to."""
 
     winner: dict[str, Any] | None
-    """The verdict that settles it; None if none applies to its text."""
+    """The verdict that settles it; None if none applies to its text, or people disagree."""
     output: str
     """The answer under it."""
-    stale: dict[str, Any] | None
+    stale: dict[str, Any] | None = None
     """The verdict about another text, of a row that nothing settles; a rejection goes before others."""
+    disputed: str | None = None
+    """Of a row about which people disagree, reject if one of them rejects it, else edit."""
 
 
 def _stand(original: str, question: str | None, verdicts: Sequence[dict[str, Any]]) -> _Standing:
     """Fold the verdicts about one request, oldest first."""
+    latest, stale = opinions(original, question, verdicts)
+    adjudged = [one for one in latest if one.verdict["decision"] == "adjudicate"]
+    wanted = {one.comes_to for one in latest} if len(latest) > 1 else set()
+    if len(wanted) > 1 and not adjudged:
+        return _Standing(None, original, disputed="reject" if None in wanted else "edit")
+    if latest:
+        winner = (adjudged or latest)[-1]
+        return _Standing(winner.verdict, winner.output)
+    rejected = [one for one in stale if kind_of(one) == "reject"]
+    return _Standing(None, original, stale=next(reversed(rejected or stale), None))
+
+
+def opinions(
+    original: str, question: str | None, verdicts: Sequence[dict[str, Any]]
+) -> tuple[list[Opinion], list[dict[str, Any]]]:
+    """Return what each reviewer says of a row now, oldest first, and the latest verdicts that are about other texts.
+
+    Args:
+        original: The answer as it came.
+        question: What was asked.
+        verdicts: Live events about the request, oldest first; those that settle nothing are left out before.
+    """
     # what may have been shown, by its digest: the answer as it came, and what people made of it
     texts, asked = {sha256(original): original}, sha256(question)
-    applied, stale = dict[str, Any](), dict[str, Any]()
+    applied, stale = dict[str, Opinion](), dict[str, Any]()
     for verdict in verdicts:
         name, shown = verdict["reviewer"], texts.get(verdict["shown_sha256"])
         is_asked = verdict["asked_sha256"] in (None, asked)
         if shown is None or not is_asked or not _is_fit(verdict, shown):
             stale[name] = verdict
             continue
-        after = verdict["edited_output"] if _edits(verdict) else shown
-        texts[sha256(after)] = after  # an edited text may be judged again, by who was shown it
+        after = shown
+        if _edits(verdict):
+            after = verdict["edited_output"]
+            texts[sha256(after)] = after  # it may be judged again, by who was shown it
         applied.pop(name, None)  # of each reviewer the latest counts, at its own place
-        applied[name] = (verdict, after)
-    latest = list(applied.values())
-    adjudged = [one for one in latest if one[0]["decision"] == "adjudicate"]
-    if latest:
-        winner, output = (adjudged or latest)[-1]
-        return _Standing(winner, output, None)
-    rejected = [one for one in stale.values() if kind_of(one) == "reject"]
-    return _Standing(None, original, (rejected or [*stale.values()] or [None])[-1])
+        applied[name] = Opinion(verdict, after)
+    return list(applied.values()), list(stale.values())
 
 
 def _edits(verdict: Mapping[str, Any]) -> bool:
@@ -249,8 +286,10 @@ def standing(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
     approve: approved. reject: not approved. edit: approved, output becomes edited_output and the original stays in
     metadata as original_output. adjudicate: see ``kind_of``. All of them clear needs_review and set reviewed_by.
 
-    Of each reviewer only the latest verdict about the row's text counts; of several reviewers an adjudication, else the
-    latest. Who was shown an edited text and approves it, approves that text. A row that no decision settles any more
+    Of each reviewer only the latest verdict about the row's text counts, and none that was planted. Where those of
+    several people come to different things (good or not, and the text that it would have), the row is disputed: nobody
+    approved it, it waits, as the answer came, until somebody adjudicates. Who was shown an edited text and approves it,
+    agrees with the edit. A row that no decision settles any more
     (undone, or another text by now) returns to the state before; rows without events are left alone. Folding twice
     changes nothing.
 
@@ -262,50 +301,83 @@ def standing(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
         reviews: every event so far, in any order, in the columns of the table reviews.
 
     Returns:
-        ``curated`` with two more columns, null where a decision settles the row or nobody judged it: stale (approve,
-        reject or edit: the verdict about another text of this request; a rejection if there is one) and stale_by (its
-        reviewer).
+        ``curated`` with three more columns, null where a decision settles the row or nobody judged it: stale (approve,
+        reject or edit: the verdict about another text of this request; a rejection if there is one), stale_by (its
+        reviewer) and disputed (reject: people disagree and one of them rejects the row; edit: they disagree about its
+        text alone).
     """
-    of_row: dict[str, list[dict[str, Any]]] = {}
-    for verdict in live(reviews).filter(pl.col("decision").is_in(VERDICTS)).iter_rows(named=True):
-        of_row.setdefault(verdict["custom_id"], []).append(verdict)
+    of_row = verdicts_by_row(reviews)
     last = dict(reviews.group_by("custom_id").agg(pl.col("decided_at").max()).iter_rows())
     columns = ["output", "needs_review", "approved", "reviewed_by", "metadata", "updated_at"]
     schema: dict[str, Any] = {c: curated.schema[c] for c in columns if c in curated.columns}
     rows = curated.with_row_index("row").filter(pl.col("custom_id").is_in(list(last)))
     folded = []
-    for row in rows.iter_rows(named=True):
-        original = metadata_of(row["metadata"]).get("original_output", row["output"])
+    for row in rows.select("row", "custom_id", "input", *schema).rows(named=True):
+        original = _original(row)
         stand = _stand(original, row["input"], of_row.get(row["custom_id"], ()))
         # one that an earlier fold settled must be folded too, if only to undo it
-        is_settled = stand.winner is not None or row["reviewed_by"] is not None
+        is_settled = stand.winner is not None or stand.disputed is not None or row["reviewed_by"] is not None
         after = _folded(row, stand, last[row["custom_id"]]) if is_settled else {c: row[c] for c in schema}
         stale = stand.stale or {}
         after |= {"stale": kind_of(stale) if stale else None, "stale_by": stale.get("reviewer")}
-        folded.append({"row": row["row"]} | {c: after[c] for c in (*schema, "stale", "stale_by")})
-    schema |= {"stale": pl.String, "stale_by": pl.String}
+        folded.append({"row": row["row"], "disputed": stand.disputed} | {c: after[c] for c in (*schema, *_ADDED[:2])})
+    schema |= dict.fromkeys(_ADDED, pl.String)
     changes = pl.DataFrame(folded, schema={"row": pl.UInt32} | schema, infer_schema_length=None)
     joined = curated.with_row_index("row").join(changes, on="row", how="left", suffix="_folded", maintain_order="left")
     is_changed = pl.col("row").is_in(changes["row"].to_list())
     return joined.with_columns(
         pl.when(is_changed).then(pl.col(f"{c}_folded")).otherwise(pl.col(c)).alias(c) for c in schema if c in curated
-    ).select(*curated.columns, "stale", "stale_by")
+    ).select(*curated.columns, *_ADDED)
+
+
+_ADDED = ("stale", "stale_by", "disputed")
+_VERDICT = ["custom_id", "reviewer", "decision", "edited_output", "labels", "shown_sha256", "asked_sha256"]
+_VERDICT += ["note", "decided_at"]
+
+
+def verdicts_by_row(reviews: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """Return by custom_id the live events that settle rows, oldest first; what was planted is none."""
+    settling = live(reviews).filter(pl.col("decision").is_in(VERDICTS), pl.col("planted").is_null())
+    of_row: dict[str, list[dict[str, Any]]] = {}
+    for verdict in settling.select(_VERDICT).rows(named=True):
+        of_row.setdefault(verdict["custom_id"], []).append(verdict)
+    return of_row
 
 
 def _folded(row: Mapping[str, Any], stand: _Standing, last: datetime) -> dict[str, Any]:
-    metadata, winner = metadata_of(row["metadata"]), stand.winner
-    original = metadata.pop("original_output", row["output"])
-    if stand.output != original:
-        metadata["original_output"] = original
-    is_same = metadata == metadata_of(row["metadata"])  # then its text stays, to the letter: folding changes no bytes
+    winner, original = stand.winner, _original(row)
     return {
         "output": stand.output,
         "needs_review": winner is None,
         "approved": winner is not None and kind_of(winner) != "reject",
         "reviewed_by": None if winner is None else winner["reviewer"],
-        "metadata": row["metadata"] if is_same else json.dumps(metadata, ensure_ascii=False) if metadata else None,
+        "metadata": _metadata(row, None if stand.output == original else original),
         "updated_at": last if winner is None else winner["decided_at"],
     }
+
+
+def _is_edited(metadata: str | None) -> bool:
+    # the name is looked for before the object is read: most rows are not edited, and there may be 100,000
+    return metadata is not None and "original_output" in metadata and "original_output" in metadata_of(metadata)
+
+
+def _original(row: Mapping[str, Any]) -> str:
+    """The answer of a curated row as it came."""
+    text = metadata_of(row["metadata"])["original_output"] if _is_edited(row["metadata"]) else row["output"]
+    return str(text)
+
+
+def _metadata(row: Mapping[str, Any], original: str | None) -> str | None:
+    """The metadata of a row with the answer as it came, if it is edited; else without it."""
+    text: str | None = row["metadata"]
+    if original is None and not _is_edited(text):
+        return text  # to the letter: folding changes no bytes
+    before = metadata_of(text)
+    after = {name: value for name, value in before.items() if name != "original_output"}
+    after |= {} if original is None else {"original_output": original}
+    if after == before:
+        return text
+    return json.dumps(after, ensure_ascii=False) if after else None
 
 
 def fold(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
@@ -316,14 +388,16 @@ def fold(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
 def progress(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
     """Return how many curated rows are in each of ``STATES``; the rows sum to all.
 
-    stale: judged when its text was another one, so it waits again; not queued: neither judged nor waiting.
+    disputed: people disagree about it, and nobody adjudicated; stale: judged when its text was another one, so it
+    waits again; not queued: neither judged nor waiting.
     """
     rows = standing(curated, reviews)
-    is_edited = pl.Series(["original_output" in metadata_of(text) for text in rows["metadata"]], dtype=pl.Boolean)
+    is_edited = pl.Series([_is_edited(text) for text in rows["metadata"]], dtype=pl.Boolean)
     state = (
         pl.when(pl.col("approved") & is_edited).then(pl.lit("edited"))
         .when(pl.col("approved")).then(pl.lit("approved"))
         .when(pl.col("reviewed_by").is_not_null()).then(pl.lit("rejected"))
+        .when(pl.col("disputed").is_not_null()).then(pl.lit("disputed"))
         .when(pl.col("stale").is_not_null()).then(pl.lit("stale"))
         .when(pl.col("needs_review")).then(pl.lit("waiting"))
         .otherwise(pl.lit("not queued"))

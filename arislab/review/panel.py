@@ -1,11 +1,13 @@
-"""People judge outputs: what to review next, and a panel to decide in.
+"""People judge outputs: a panel to decide in, by keys in the browser or by calls in Python.
 
-This module does not know where decisions are kept: `Panel` hands each one to the ``decide`` function that it was given.
-What decisions are, and how they are folded into the curated rows, stands in ``decisions``.
+This module does not know where decisions are kept, or who else reviews: a panel asks its desk for rows, and hands each
+decision over to it. What decisions are, and how they are folded into the curated rows, stands in ``decisions``.
 """
 
+import json
 import os
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -13,32 +15,41 @@ from typing import Any
 import polars as pl
 
 from arislab import structured
-from arislab.errors import ArislabError, ParameterError
-from arislab.review.decisions import SCHEMA, complete, event, is_json, json_error, live, sha256
+from arislab.errors import ArislabError, ParameterError, closest
+from arislab.review.decisions import is_json, json_error, live, sha256
+from arislab.review.desk import SETTLES_NOTHING, Desk, QueueDesk
 from arislab.review.layout import as_typed
-from arislab.review.view import View
+from arislab.review.view import Shell, View
 from arislab.system.text import html
 
 LABELS = ("helpful", "wrong facts", "bad format", "too vague", "unfair")
+BACKENDS = ("keys", "buttons")
 
 
 class Panel:
-    """A panel in which one person approves, rejects, edits, labels or skips outputs, one after the other.
+    """A panel in which one person approves, rejects, edits, rates, skips or flags outputs, one after the other.
 
-    Every decision goes to ``decide`` as a frame of one row in the columns of the table reviews, and the next output
-    shows only after ``decide`` returned. When it raises, the panel says why and the output stays. Text of candidates
-    and models is never interpreted as HTML. In a run without people (ARISLAB_RUN_ID is set) a static summary shows
-    instead.
+    In the browser a decision shows the next output at once, and is kept there until the desk has stored it; from Python
+    it is stored before the next one shows, and where that fails the output stays. Text of candidates and models is
+    never interpreted as HTML. In a run without people (ARISLAB_RUN_ID is set) a static summary shows instead.
 
     Args:
-        queue: rows to review in this order: custom_id, input, output, quality_score, metadata (JSON object with
-            company, title, difficulty, category) and, if present, inclusion_prob, why, stale and stale_by.
+        queue: What to review: a desk, or rows in this order: custom_id, input, output, quality_score, metadata (JSON
+            object with company, title, difficulty, category) and, if present, inclusion_prob, why, stale and stale_by.
         reviewer: name that signs the decisions; may be empty, then the panel asks for it before the first decision.
-        decide: stores the one-row frame durably, for example ``lambda frame: lake["reviews"].append(frame)``.
+        decide: Of rows without a desk: stores a frame in the columns of the table reviews durably.
         reviews: events so far. The panel goes on after those of this reviewer about the texts of the queue, and can
             undo them.
-        labels: texts of the label chips.
+        labels: texts of the labels; the first nine are reasons to reject, by their number.
         schema: JSON schema of the answers, such as the task's SCHEMA; an edit must satisfy it where the output did.
+        guide: The task's REVIEW: labels, ratings, categories and guideline; its labels go before ``labels``.
+        backend: keys: decided in the browser, as fast as one types. buttons: ipywidgets alone, one click after the
+            other, for places that run no modules of widgets; it shows the score.
+        dwell_s: A key or click in the browser that comes sooner after an output appeared is not counted, seconds.
+        lake: Name of the lake; the browser keeps what is not stored yet under it, the session and the reviewer.
+
+    Raises:
+        ParameterError: The rows lack a column, nobody stores, or there is no such backend.
 
     Example:
         >>> rows = {"custom_id": ["r-1"], "input": ["Q"], "output": ["A"], "quality_score": [0.9], "metadata": ["{}"]}
@@ -49,32 +60,28 @@ class Panel:
 
     def __init__(
         self,
-        queue: pl.DataFrame,
+        queue: pl.DataFrame | Desk,
         *,
         reviewer: str,
-        decide: Callable[[pl.DataFrame], object],
+        decide: Callable[[pl.DataFrame], object] | None = None,
         reviews: pl.DataFrame | None = None,
         labels: Sequence[str] = LABELS,
         schema: dict[str, Any] | None = None,
+        guide: Mapping[str, Any] | None = None,
+        backend: str = "keys",
+        dwell_s: float = 0.15,
+        lake: str = "",
     ) -> None:
-        missing = [c for c in ("custom_id", "input", "output", "quality_score", "metadata") if c not in queue.columns]
-        if missing:
-            raise ParameterError(
-                f"the queue has no column {missing[0]!r}; it has {', '.join(queue.columns)}. Make it with "
-                "review.queue(curated, …)."
-            )
-        self._rows = {row["custom_id"]: row for row in queue.iter_rows(named=True)}
-        digests = [(c, sha256(row["output"]), sha256(row["input"])) for c, row in self._rows.items()]
-        names = ["custom_id", "shown_sha256", "question_sha256"]
-        self._texts = pl.DataFrame(digests, schema=dict.fromkeys(names, pl.String), orient="row")
-        self._events = pl.DataFrame(schema=SCHEMA)
-        if reviews is not None:
-            self._events = complete(reviews)
-        self._decide, self._unsure = decide, pl.DataFrame(schema=SCHEMA)
-        self.labels, self._schema = tuple(labels), schema
+        if backend not in BACKENDS:
+            raise ParameterError(f"there is no backend {backend!r} of the panel; {closest(backend, BACKENDS)}.")
+        self.desk = _desk(queue, decide, reviews) if isinstance(queue, pl.DataFrame) else queue
+        self.guide = dict(guide or {})
+        self.labels, self._schema = tuple(self.guide.get("labels") or labels), schema
+        self.backend, self.dwell_s, self.lake = backend, dwell_s, lake
         self.notice: tuple[str, str] = ("", "")
         """What the panel says above the output: ("error" | "info" | "", text)."""
-        self._name = reviewer.strip()
+        self._reviews, self._seats = reviews, dict[str, _Seat]()
+        self._name, self._unsure = reviewer.strip(), dict[str, Any]()
         self._current: str | None = None
         self.shown_at = datetime.now(UTC)
         """When the current output appeared."""
@@ -96,33 +103,60 @@ class Panel:
     @property
     def current(self) -> dict[str, Any] | None:
         """The row of the queue that is shown now; None when nothing is left."""
-        return self._rows.get(self._current) if self._current else None
+        return self.row(self._current) if self._current else None
 
     @property
     def counts(self) -> dict[str, int]:
         """Rows of this queue: total, decided and skipped by this reviewer, left."""
-        passed = self._passed()
-        decided = sum(decision != "skip" for decision in passed.values())
-        return {
-            "total": len(self._rows),
-            "decided": decided,
-            "skipped": len(passed) - decided,
-            "left": len(self._rows) - len(passed),
-        }
+        return self.desk.counts(self._name)
 
-    def _own(self) -> pl.DataFrame:
-        return live(self._events.filter(pl.col("reviewer") == self._name))
+    @property
+    def _seat(self) -> "_Seat":
+        if self._name not in self._seats:
+            seat = self._seats[self._name] = _Seat()
+            if self._reviews is not None:
+                for event in live(self._reviews.filter(pl.col("reviewer") == self._name)).iter_rows(named=True):
+                    seat.note(event)
+        return self._seats[self._name]
 
-    def _passed(self) -> dict[str, str]:
-        """Decisions of this reviewer about rows of the queue, as they read now; of several about one the last."""
-        own = self._own().filter(pl.col("decision") != "label")
-        about = own.join(self._texts, on=["custom_id", "shown_sha256"], maintain_order="left")
-        is_asked = pl.col("asked_sha256").is_null() | (pl.col("asked_sha256") == pl.col("question_sha256"))
-        return dict(about.filter(is_asked).select("custom_id", "decision").iter_rows())
+    def row(self, custom_id: str) -> dict[str, Any] | None:
+        """Return a row that was handed out, or that the desk of one queue holds; None for others."""
+        of_queue = self.desk.rows if isinstance(self.desk, QueueDesk) else {}
+        return self._seat.rows.get(custom_id) or of_queue.get(custom_id)
+
+    def ahead(self, n: int) -> list[dict[str, Any]]:
+        """Return n rows that are still to be decided, fewer if there are no more; further ones come from the desk."""
+        seat = self._seat
+        if (lacking := n - len(seat.waiting)) > 0:
+            self.more(lacking)
+        return [*seat.waiting.values()][:n]
+
+    def more(self, n: int) -> list[dict[str, Any]]:
+        """Take up to n further rows from the desk."""
+        rows = self.desk.take(self._name, n)
+        self._seat.take(rows)
+        return rows
+
+    def behind(self, n: int) -> list[dict[str, Any]]:
+        """Return the rows that were decided last, oldest first."""
+        names = dict.fromkeys(e["custom_id"] for e in self.trail(3 * n) if e["decision"] not in SETTLES_NOTHING)
+        rows = [self.row(name) for name in names if name not in self._seat.waiting]
+        return [row for row in rows if row is not None][-n:]
+
+    def trail(self, n: int) -> list[dict[str, Any]]:
+        """Return this reviewer's last n events that count, oldest first: event_id, custom_id, decision."""
+        return [*self._seat.trail.values()][-n:]
+
+    def find(self, text: str, n: int) -> list[dict[str, Any]]:
+        """Return up to n rows that were handed out and hold a text, in any case of its letters."""
+        small, found = text.casefold(), list[dict[str, Any]]()
+        for row in self._seat.rows.values():
+            if len(found) < n and any(small in str(row.get(c) or "").casefold() for c in _SEARCHED):
+                found.append(row)
+        return found
 
     def _show(self, custom_id: str | None) -> None:
-        passed = self._passed()
-        target = custom_id or next((c for c in self._rows if c not in passed), None)
+        target = custom_id or next((row["custom_id"] for row in self.ahead(1)), None)
         fresh = target != self._current
         if fresh:
             self._current, self.shown_at = target, datetime.now(UTC)
@@ -146,23 +180,6 @@ class Panel:
         """
         if self.current is None:
             return self.say("error", "Nothing is left to edit.")
-        original = self.current["output"] or ""
-        text = as_typed(text, original=original)
-        if text == original:
-            return self.say("error", "The edited text is the same as the output; approve it instead.")
-        if is_json(original) and not is_json(text):
-            reason = json_error(text) or "it is no object or list"
-            return self.say(
-                "error", f"The output was valid JSON and the edited text is not ({reason}). Nothing was stored."
-            )
-        if not text.strip():
-            return self.say("error", "The edited text is empty; reject the output instead.")
-        why = structured.error(text, self._schema)
-        if why is not None and structured.error(original, self._schema) is None:
-            return self.say(
-                "error",
-                f"The output fitted the task's SCHEMA and the edited text does not ({why}). Nothing was stored.",
-            )
         return self._settle("edit", edited_output=text, labels=labels)
 
     def label(self, *labels: str) -> bool:
@@ -174,19 +191,26 @@ class Panel:
             self.say("info", "Labels stored: " + ", ".join(labels) + ". Now decide.")
         return stored
 
+    def flag(self) -> bool:
+        """Show the output to the lead; it is still to be decided."""
+        stored = self._settle("flag", advance=False)
+        if stored:
+            self.say("info", "Flagged for the lead. Now decide.")
+        return stored
+
     def skip(self) -> bool:
         """Leave the output to somebody else."""
         return self._settle("skip")
 
     def undo(self) -> bool:
         """Take this reviewer's latest event back and show its output again; can be repeated to the very first."""
-        own = self._own()
-        if not self._name or own.is_empty():
+        last = self.trail(1)
+        if not self._name or not last:
             return self.say("info", "There is nothing of yours to undo." if self._name else "Enter your name first.")
-        event = own.row(-1, named=True)
+        event = last[0]
         if not self._store("undo", event["custom_id"], undoes=event["event_id"]):
             return False
-        again = event["custom_id"] if event["custom_id"] in self._rows else None
+        again = event["custom_id"] if self.row(event["custom_id"]) else None
         self.notice = (
             "info",
             f"Took back: {event['decision']}."
@@ -195,9 +219,61 @@ class Panel:
         self._show(again)
         return True
 
+    def hear(self, events: Sequence[dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """Store decisions of this reviewer, durably, those that can be.
+
+        Args:
+            events: As ``Desk.decide`` takes them.
+
+        Returns:
+            By event_id what may be shown now; and by event_id why an edit was refused.
+
+        Raises:
+            OSError: Nothing was stored.
+            ArislabError: Nothing was stored.
+        """
+        fit, refused = list[dict[str, Any]](), dict[str, str]()
+        for event in events:
+            full, why = self._checked(event)
+            if why:
+                refused[event["event_id"]] = why
+            else:
+                fit.append(full)
+        told = self.desk.decide(fit, self._name) if fit else {}
+        for event in fit:
+            self._seat.note(event, row=self.row(event["custom_id"]))
+        if self._current is not None and self._current not in self._seat.waiting:
+            self._current = None  # decided in the browser; whoever calls next is shown the next one
+        return told, refused
+
+    def _checked(self, event: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """An edit in the layout of its output, and why it is none."""
+        row = self.row(event["custom_id"])
+        if event["decision"] != "edit" or row is None or sha256(row["output"]) != event["shown_sha256"]:
+            return event, ""  # what another kernel showed, and this one does not know, is kept as it came
+        original = row["output"] or ""
+        text = as_typed(event["edited_output"] or "", original=original)
+        return event | {"edited_output": text}, self._refusal(original, text)
+
+    def _refusal(self, original: str, text: str) -> str:
+        """Why a text is no edit of an output; empty if it is."""
+        if text == original:
+            return "The edited text is the same as the output; approve it instead."
+        if is_json(original) and not is_json(text):
+            reason = json_error(text) or "it is no object or list"
+            return f"The output was valid JSON and the edited text is not ({reason}). Nothing was stored."
+        if not text.strip():
+            return "The edited text is empty; reject the output instead."
+        why = structured.error(text, self._schema)
+        if why is not None and structured.error(original, self._schema) is None:
+            return f"The output fitted the task's SCHEMA and the edited text does not ({why}). Nothing was stored."
+        return ""
+
     def _settle(
         self, decision: str, *, edited_output: str | None = None, labels: Sequence[str] = (), advance: bool = True
     ) -> bool:
+        if self.current is None:
+            self._show(None)  # one may have come; or the browser decided on what was shown here
         if self._current is None:
             return self.say("error", "Nothing is left to decide.")
         if not self._store(decision, self._current, edited_output=edited_output, labels=labels):
@@ -218,29 +294,30 @@ class Panel:
     ) -> bool:
         if not self._name:
             return self.say("error", "Enter your name first: every decision is signed.")
-        row = self._rows.get(custom_id, {"custom_id": custom_id})
-        frame = event(
-            row,
-            decision,
-            reviewer=self._name,
-            seen=self._events,
-            edited_output=edited_output,
-            labels=labels,
-            undoes=undoes,
-            shown_at=self.shown_at,
-        )
+        row = self.row(custom_id)
+        what = {
+            "custom_id": custom_id,
+            "decision": decision,
+            "edited_output": edited_output,
+            "labels": json.dumps(list(labels), ensure_ascii=False),
+            "shown_at": self.shown_at,
+            "undoes": undoes,
+            "shown_sha256": sha256(row["output"]) if row else None,
+            "asked_sha256": sha256(row["input"]) if row else None,
+            "queue": row.get("queue") if row else None,
+            "blind": False,  # whoever calls has the row with its score
+        }
         # a write that failed may have been done (the disk went away after it): the same decision again keeps its
         # event_id, by which it counts once, stored before or not
-        same = ["custom_id", "reviewer", "decision", "edited_output", "labels", "shown_at"]
-        if frame.join(self._unsure, on=same, how="semi", nulls_equal=True).height:
-            frame = frame.with_columns(self._unsure["event_id"])
+        is_same = what.items() <= self._unsure.items()
+        event = self._unsure if is_same else what | {"event_id": uuid.uuid4().hex, "decided_at": datetime.now(UTC)}
         try:
-            self._decide(frame)
+            _, refused = self.hear([event])
         except (OSError, ArislabError) as error:
-            self._unsure = frame
+            self._unsure = event
             return self.say("error", f"Not stored: {error}. The output stays; try again.")
-        self._events, self._unsure = self._events.vstack(frame), frame.clear()
-        return True
+        self._unsure = {}
+        return not refused or self.say("error", *refused.values())
 
     def say(self, kind: str, text: str) -> bool:
         """Show a notice of kind "error" or "info"; returns False, for callers that store nothing."""
@@ -252,14 +329,15 @@ class Panel:
 
     @cached_property
     def widget(self) -> Any:
-        """The ipywidgets VBox; made when it is first asked for."""
-        self._view = View(self)
+        """The widget of the backend, in an ipywidgets VBox; made when it is first asked for."""
+        self._view: View | Shell = View(self) if self.backend == "buttons" else Shell(self)
         return self._view.box
 
     @property
     def buttons(self) -> dict[str, Any]:
-        """Buttons by name: approve, reject, edit, save, cancel, label, skip, undo."""
+        """Buttons of the backend buttons by name: approve, reject, edit, save, cancel, label, skip, undo."""
         assert self.widget is not None
+        assert isinstance(self._view, View)
         return self._view.buttons
 
     def _render(self, *, fresh: bool = False) -> None:
@@ -282,3 +360,56 @@ class Panel:
         if "ARISLAB_RUN_ID" in os.environ:
             return summary  # nobody is there to click
         return {**self.widget._repr_mimebundle_(), **summary}
+
+
+_SEARCHED = ("custom_id", "input", "output", "left", "right", "metadata")
+
+
+class _Seat:
+    """What one reviewer was handed and decided in a panel, kept as it comes."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+        """Handed out."""
+        self.waiting: dict[str, dict[str, Any]] = {}
+        """Of these still to be decided, in the order in which they are shown."""
+        self.trail: dict[str, dict[str, Any]] = {}
+        """Own events that count, by event_id."""
+        self._known: set[str] = set()
+
+    def take(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Take over rows of the desk."""
+        for row in rows:
+            self.rows[row["custom_id"]] = self.waiting[row["custom_id"]] = row
+
+    def note(self, event: Mapping[str, Any], *, row: dict[str, Any] | None = None) -> None:
+        """Take an event over that is stored; a row whose decision was taken back is shown first."""
+        custom_id, decision = event["custom_id"], event["decision"]
+        if event["event_id"] in self._known:
+            return  # a browser tells again what it had no answer to
+        self._known.add(event["event_id"])
+        if decision != "undo":
+            self.trail[event["event_id"]] = {k: event[k] for k in ("event_id", "custom_id", "decision")}
+            if decision not in SETTLES_NOTHING:
+                self.waiting.pop(custom_id, None)
+            return
+        taken_back = self.trail.pop(event["undoes"] or "", None)
+        if taken_back and row is not None and taken_back["decision"] not in SETTLES_NOTHING:
+            self.waiting = {custom_id: row} | {k: v for k, v in self.waiting.items() if k != custom_id}
+
+
+def _desk(
+    queue: pl.DataFrame, decide: Callable[[pl.DataFrame], object] | None, reviews: pl.DataFrame | None
+) -> QueueDesk:
+    """The desk of rows that came without one."""
+    missing = [c for c in ("custom_id", "input", "output", "quality_score", "metadata") if c not in queue.columns]
+    if missing:
+        raise ParameterError(
+            f"the queue has no column {missing[0]!r}; it has {', '.join(queue.columns)}. Make it with "
+            "review.queue(curated, …)."
+        )
+    if decide is None:
+        raise ParameterError(
+            "nobody stores the decisions on these rows: give decide=…, or review.QueueDesk(queue, folder=…) instead."
+        )
+    return QueueDesk(queue, reviews=reviews, store=decide, name=sha256("\n".join(queue["custom_id"]))[:12])

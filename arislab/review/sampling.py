@@ -38,8 +38,9 @@ def queue(
     Args:
         rows: What can be drawn: custom_id, quality_score (null last) and, if present, kept (Boolean; absent: all are
             kept). Without ``show`` they are rows of ``training_data_curated``.
-        reviews: Events so far, folded first: a row that somebody settled is not queued again; one that was skipped, was
-            taken back, or reads otherwise than when it was judged, is.
+        reviews: Events so far, folded first: a row that somebody settled is not queued again, nor is a disputed one,
+            which is for adjudication; one that was skipped, was taken back, or reads otherwise than when it was judged,
+            is.
         n: Rows wanted, at least 1.
         seed: Of the draw and of the order.
         below: Share of the queue that is drawn from rows that are not kept, 0..1.
@@ -63,7 +64,7 @@ def queue(
         raise ParameterError(f"below must be in [0, 1], got {below!r}; 0.3 draws three in ten from below the cut.")
     judged = rows.filter(pl.col("custom_id").is_in(reviews["custom_id"].to_list()))
     seen = standing(judged if show is None else show(judged), reviews)
-    settled = seen.filter(~pl.col("needs_review"))
+    settled = seen.filter(~pl.col("needs_review") | pl.col("disputed").is_not_null())
     waiting = rows.join(settled, on="custom_id", how="anti", maintain_order="left")
     if "needs_review" in waiting.columns:
         waiting = waiting.filter(pl.col("needs_review") | pl.col("custom_id").is_in(seen["custom_id"].to_list()))

@@ -1,4 +1,4 @@
-"""What the review panel looks like: the ipywidgets around `review.Panel`, and JSON laid out for reading and editing.
+"""What the review panel looks like: the ipywidgets around `review.Panel`, of both backends.
 
 Text of candidates and models passes through `visible` on its way to the screen, always: it is never HTML, and
 characters that would be invisible, or would change the order of others, stand there by their number, so that the text
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from arislab.errors import ArislabError
-from arislab.review.decisions import json_error, metadata_of
+from arislab.review.decisions import json_error, metadata_of, sha256
 from arislab.review.layout import hidden, laid_out, pretty_html, visible
 
 MINIMUM_DWELL_S = 0.3
@@ -56,6 +56,46 @@ class Shown(Protocol):
         """Show a notice."""
 
 
+class Shell:
+    """The name of the reviewer, and the core that decides in the browser; holds no state that matters."""
+
+    def __init__(self, panel: Any) -> None:
+        import ipywidgets
+
+        from arislab.review import markup
+        from arislab.review.core import Core
+
+        guide = panel.guide
+        self.core = Core(
+            panel,
+            lake=sha256(panel.lake)[:12],
+            session=panel.desk.name,
+            labels=list(panel.labels),
+            criteria=[*(guide.get("ratings") or {"difficulty": "1 easy, 5 hard"}).items()],
+            categories=list(guide.get("categories") or ()),
+            guideline=markup.tree(guide.get("guideline") or ""),
+            dwell_ms=round(1000 * panel.dwell_s),
+        )
+        self.name = _name(panel)
+        self.box = ipywidgets.VBox([self.name, self.core])
+
+    def render(self, *, fresh: bool = False) -> None:
+        """Show what changed outside the browser."""
+        self.core.refresh()
+
+
+def _name(panel: Any) -> Any:
+    """The field for the reviewer's name."""
+    import ipywidgets
+
+    # not as each letter is typed: every part of a name would be another reviewer
+    name = ipywidgets.Text(
+        value=panel.reviewer, placeholder="your name", description="Reviewer", continuous_update=False
+    )
+    name.observe(lambda change: setattr(panel, "reviewer", change["new"]), names="value")
+    return name
+
+
 class View:
     """The ipywidgets of one panel; holds no state that matters."""
 
@@ -64,10 +104,7 @@ class View:
 
         self.panel = panel
         self.head, self.notice, self.card = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
-        # not as each letter is typed: every part of a name would be another reviewer
-        self.name = ipywidgets.Text(
-            value=panel.reviewer, placeholder="your name", description="Reviewer", continuous_update=False
-        )
+        self.name = _name(panel)
         self.text = ipywidgets.Textarea(rows=14)
         self.chips = {label: ipywidgets.ToggleButton(description=label) for label in panel.labels}
         actions: dict[str, tuple[str, str, Callable[[], object]]] = {
@@ -84,7 +121,6 @@ class View:
         for name, (_, _, action) in actions.items():
             self.buttons[name].add_class(f"arislab-{name}")
             self.buttons[name].on_click(lambda _, action=action: self.click(action))  # bound now, not at the click
-        self.name.observe(lambda change: setattr(panel, "reviewer", change["new"]), names="value")
         self.label_row = self.row("labels", *self.chips.values())
         self.button_row = self.row("buttons")
         style = ipywidgets.HTML(f"<style>{(Path(__file__).parent / 'review.css').read_text(encoding='utf-8')}</style>")

@@ -36,6 +36,19 @@ def test_a_decision_counts_at_once_in_later_phases():
     assert curate.approved(four_curated(), after, approve="score")["id"].to_list() == ["a", "d"]  # a waits again
 
 
+def test_a_row_about_which_people_disagree_trains_nobody_under_any_policy():
+    rows = {row["id"]: row for row in four_curated().to_dicts()}
+    seen = [decisions.event(rows["b"], "approve", reviewer="Ada")]
+    seen += [decisions.event(rows["b"], "edit", reviewer="Grace", edited_output="answer b, mended")]
+    for approve in ("reviewed", "score"):
+        assert "b" not in curate.approved(four_curated(), pl.concat(seen), approve=approve)["id"].to_list()
+    alone = pl.concat([decisions.event(rows[name], "reject", reviewer="Ada") for name in "ad"] + seen)
+    with pytest.raises(ParameterError, match=r"\(3 rejected, 1 disputed\)"):
+        curate.approved(four_curated(), alone, approve="score")
+    settled = pl.concat([*seen, decisions.event(rows["b"], "adjudicate", reviewer="Alan")])
+    assert curate.approved(four_curated(), settled, approve="reviewed")["id"].to_list() == ["a", "b"]
+
+
 def test_a_row_whose_earlier_text_was_rejected_waits_for_a_person_under_both_policies():
     before = {row["id"]: row | {"output": "as it read before"} for row in four_curated().to_dicts()}
     seen = pl.concat(

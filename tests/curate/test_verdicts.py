@@ -282,6 +282,16 @@ def test_what_says_the_same_as_a_rejected_answer_goes_with_it_where_meaning_is_a
     assert bad["like_rejected"].to_list() == [False, True, True, False]
 
 
+def test_an_answer_about_which_people_disagree_holds_nothing_and_is_counted(root):
+    lake = imported(root, {land: answer(land) for land in LANDS[:6]})
+    curate(root)
+    shown = decide(lake, approve).to_dicts()
+    lake["reviews"].append(pl.concat([decisions.event(row, "reject", reviewer="Grace") for row in shown]))
+    names = curate(root)
+    assert (names["curated"]["approved"].sum(), names["curated"]["needs_review"].sum()) == (0, 6)
+    assert names["judged"].select("verdict", "holds", "reason").unique().rows() == [("reject", False, "disputed")]
+
+
 def test_an_answer_whose_rejected_text_changed_goes_before_its_copies_and_waits(root):
     lake = imported(root, {land: answer(land) for land in LANDS[:5]})
     curate(root)
@@ -377,7 +387,7 @@ def test_the_story_by_the_command_line(root):
     options = ["--as", "outputs", "--task", task, "--id", "who", "--input", "q", "--output", "a"]
     arislab("import", root / "answers.jsonl", *options, root=root)
     printed = arislab("run", "curate", "-p", f"task={task}", "-p", "keep_fraction=1.0", root=root)
-    assert "n_approved_not_kept 0 n_stale 0" in " ".join(printed.split())
+    assert "n_approved_not_kept 0 n_stale 0 n_disputed 0" in " ".join(printed.split())
     lake = Lake(root / "data" / "lake")
     rows = lake["training_data_curated"].read().sort("id")
     n = rows.height

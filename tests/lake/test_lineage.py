@@ -238,3 +238,11 @@ def test_lineage_follows_a_row_through_the_tables(lake):
         "reviews": 1,
         "candidates": 1,
     }
+
+
+def test_the_life_of_a_row_says_that_people_disagree_about_it(lived):
+    row = lived["training_data_curated"].read(where={"id": "r-0000"}).row(0, named=True)
+    lived["reviews"].append(decisions.event(row, "approve", reviewer="Ada"))
+    assert "disputed" not in lineage.as_text(lived.lineage("r-0000"))
+    lived["reviews"].append(decisions.event(row, "reject", reviewer="Grace"))
+    assert "disputed: it trains nobody until somebody adjudicates" in lineage.as_text(lived.lineage("r-0000"))

@@ -106,7 +106,7 @@ def test_adversarial_texts_are_compared_too():
 
 
 @given(st.lists(st.tuples(st.text(max_size=40), st.text(max_size=40)), max_size=6))
-@settings(max_examples=FUZZ)
+@settings(max_examples=FUZZ, deadline=None)
 def test_shares_are_shares_and_the_order_of_edits_is_none(pairs):
     patterns = preferences.edit_patterns(edits(*pairs), least=1)
     assert patterns.filter(~pl.col("share").is_between(0, 1, closed="right")).height == 0

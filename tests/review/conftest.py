@@ -13,4 +13,4 @@ def log():
 
 @pytest.fixture
 def panel(log):
-    return review.Panel(curated_rows(3), reviewer="Ada", decide=log)
+    return review.Panel(curated_rows(3), reviewer="Ada", decide=log, backend="buttons")

@@ -16,7 +16,7 @@ from arislab.lake import tables
 @pytest.mark.parametrize("button", ["approve", "reject", "skip"])
 def test_a_click_stores_one_valid_row_and_then_shows_the_next_output(panel, log, button):
     shown = []
-    panel._decide = lambda frame: (shown.append(panel.current["custom_id"]), log(frame))
+    panel.desk.store = lambda frame: (shown.append(panel.current["custom_id"]), log(frame))
     panel.buttons[button].click()
     assert shown == ["r-0"], "the output must still stand while its decision is stored"
     assert panel.current["custom_id"] == "r-1"
@@ -81,7 +81,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("output", LAYOUTS.values(), ids=LAYOUTS)
 def test_an_editor_that_is_opened_and_saved_stores_nothing_whatever_the_layout(log, output):
-    panel = review.Panel(curated_rows(1, output=output), reviewer="Ada", decide=log)
+    panel = review.Panel(curated_rows(1, output=output), reviewer="Ada", decide=log, backend="buttons")
     panel.buttons["edit"].click()
     panel.buttons["save"].click()
     panel._view.text.value = panel._view.text.value.replace("\r\n", "\n")  # what a text field of a browser gives back
@@ -96,7 +96,7 @@ def test_white_space_between_the_tokens_of_json_is_no_edit(value, space, indent,
     output = space + json.dumps({"v": value}, indent=indent or None, ensure_ascii=ascii) + space
     other = json.dumps({"v": value}, indent=4 - indent if indent < 4 else None, ensure_ascii=ascii)
     log = Log()
-    panel = review.Panel(curated_rows(1, output=output), reviewer="Ada", decide=log)
+    panel = review.Panel(curated_rows(1, output=output), reviewer="Ada", decide=log, backend="buttons")
     assert not panel.edit(other)
     assert not log.rows
 
@@ -112,7 +112,7 @@ def test_white_space_between_the_tokens_of_json_is_no_edit(value, space, indent,
     ],
 )
 def test_a_real_edit_is_stored_as_typed_in_the_layout_of_the_output(log, output, typed, stored):
-    panel = review.Panel(curated_rows(1, output=output), reviewer="Ada", decide=log)
+    panel = review.Panel(curated_rows(1, output=output), reviewer="Ada", decide=log, backend="buttons")
     assert panel.edit(typed)
     assert log.rows[0]["edited_output"] == stored
 
@@ -131,16 +131,20 @@ SCORE = {"type": "object", "properties": {"score": {"type": "number", "maximum":
     ],
 )
 def test_an_edit_stays_json_that_fits_the_schema_where_the_output_was(log, typed, why):
-    panel = review.Panel(curated_rows(1, output='{"score": 0.4}'), reviewer="Ada", decide=log, schema=SCORE)
+    panel = review.Panel(
+        curated_rows(1, output='{"score": 0.4}'), reviewer="Ada", decide=log, backend="buttons", schema=SCORE
+    )
     assert not panel.edit(typed)
     assert why in panel.notice[1]
     assert not log.rows
-    broken = review.Panel(curated_rows(1, output="about a half"), reviewer="Ada", decide=log, schema=SCORE)
+    broken = review.Panel(
+        curated_rows(1, output="about a half"), reviewer="Ada", decide=log, backend="buttons", schema=SCORE
+    )
     assert broken.edit("about 0.5"), "the output never fitted it"
 
 
 def test_plain_text_can_be_edited_but_not_emptied(log):
-    panel = review.Panel(curated_rows(1, output="Hello wrld"), reviewer="Ada", decide=log)
+    panel = review.Panel(curated_rows(1, output="Hello wrld"), reviewer="Ada", decide=log, backend="buttons")
     assert not panel.edit("  ")
     assert panel.edit("Hello world")
     assert log.rows[0]["edited_output"] == "Hello world"
@@ -192,7 +196,7 @@ def test_when_a_decision_cannot_be_stored_the_output_stays_and_the_panel_says_wh
 
 
 def test_a_decision_needs_a_name(log):
-    panel = review.Panel(curated_rows(2), reviewer="  ", decide=log)
+    panel = review.Panel(curated_rows(2), reviewer="  ", decide=log, backend="buttons")
     panel.buttons["approve"].click()
     assert not log.rows
     assert "Enter your name" in panel._view.notice.value
@@ -202,14 +206,14 @@ def test_a_decision_needs_a_name(log):
 
 
 def test_reopening_continues_where_this_reviewer_stopped(log):
-    first = review.Panel(curated_rows(4), reviewer="Ada", decide=log)
+    first = review.Panel(curated_rows(4), reviewer="Ada", decide=log, backend="buttons")
     first.approve(), first.skip()
-    again = review.Panel(curated_rows(4), reviewer="Ada", decide=log, reviews=log.reviews)
+    again = review.Panel(curated_rows(4), reviewer="Ada", decide=log, backend="buttons", reviews=log.reviews)
     assert again.current["custom_id"] == "r-2"
     assert again.counts == {"total": 4, "decided": 1, "skipped": 1, "left": 2}
     again.undo(), again.undo()
     assert again.current["custom_id"] == "r-0"
-    other = review.Panel(curated_rows(4), reviewer="Grace", decide=log, reviews=log.reviews)
+    other = review.Panel(curated_rows(4), reviewer="Grace", decide=log, backend="buttons", reviews=log.reviews)
     assert other.current["custom_id"] == "r-0"
     other.reviewer = "Ada"
     assert other.current["custom_id"] == "r-0"
@@ -220,12 +224,15 @@ def test_reopening_continues_where_this_reviewer_stopped(log):
 
 def test_reopening_takes_the_reviews_as_the_lake_gives_them(log):
     reviews = tables.empty("reviews")
-    assert review.Panel(curated_rows(1), reviewer="Ada", decide=log, reviews=reviews).counts["left"] == 1
+    assert (
+        review.Panel(curated_rows(1), reviewer="Ada", decide=log, backend="buttons", reviews=reviews).counts["left"]
+        == 1
+    )
 
 
 def test_an_event_of_another_queue_can_be_undone(log):
-    review.Panel(curated_rows(1), reviewer="Ada", decide=log).approve()
-    panel = review.Panel(curated_rows(4)[2:], reviewer="Ada", decide=log, reviews=log.reviews)
+    review.Panel(curated_rows(1), reviewer="Ada", decide=log, backend="buttons").approve()
+    panel = review.Panel(curated_rows(4)[2:], reviewer="Ada", decide=log, backend="buttons", reviews=log.reviews)
     assert panel.undo()
     assert "not in this queue" in panel.notice[1]
     assert panel.current["custom_id"] == "r-2"
@@ -240,14 +247,16 @@ def test_in_a_run_the_panel_is_a_static_summary(panel, monkeypatch):
 
 
 def test_an_empty_queue_says_what_to_run_first(log):
-    panel = review.Panel(review.queue(curated_rows(0), tables.empty("reviews"), n=5, seed=0), reviewer="", decide=log)
+    panel = review.Panel(
+        review.queue(curated_rows(0), tables.empty("reviews"), n=5, seed=0), reviewer="", decide=log, backend="buttons"
+    )
     assert "arislab run curate" in repr(panel)
     assert "arislab run curate" in (panel.widget and panel._view.card.value)
 
 
 def test_a_queue_without_the_needed_columns_is_refused(log):
     with pytest.raises(ParameterError, match="'output'"):
-        review.Panel(curated_rows(1).drop("output"), reviewer="", decide=log)
+        review.Panel(curated_rows(1).drop("output"), reviewer="", decide=log, backend="buttons")
 
 
 def test_a_decision_that_is_sent_again_after_an_error_counts_once(panel, log):
@@ -255,9 +264,9 @@ def test_a_decision_that_is_sent_again_after_an_error_counts_once(panel, log):
         log(frame)
         raise OSError("the disk went away after the write")
 
-    panel._decide = stores_and_fails
+    panel.desk.store = stores_and_fails
     assert not panel.approve()
-    panel._decide = log
+    panel.desk.store = log
     assert panel.approve()
     assert panel.undo()
     assert review.live(log.reviews).is_empty(), "undo takes back both writes of one decision"

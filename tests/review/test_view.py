@@ -14,7 +14,7 @@ def test_text_of_models_candidates_and_errors_is_never_html(log):
     metadata = json.dumps({"company": evil, "title": evil, "difficulty": evil, "category": evil, "use_case": evil})
     for output in (evil, json.dumps({evil: [evil]})):
         frame = curated_rows(1, input=evil, output=output, metadata=metadata).with_columns(why=pl.lit(evil))
-        panel = review.Panel(frame, reviewer=evil, decide=log, labels=(evil,))
+        panel = review.Panel(frame, reviewer=evil, decide=log, backend="buttons", labels=(evil,))
         log.error = OSError(evil)
         panel.buttons["approve"].click()
         log.error = None
@@ -59,7 +59,7 @@ def test_an_unexpected_error_in_a_click_is_shown_too(panel, log, caplog):
 def test_characters_that_nobody_would_see_are_shown_by_their_number(log):
     order, shy, stop = "\u202e", "\xad", "\x00"
     evil = f"pay {order}001$ to me{shy}{stop}\u200b"
-    panel = review.Panel(curated_rows(1, input=evil, output=evil), reviewer="Ada", decide=log)
+    panel = review.Panel(curated_rows(1, input=evil, output=evil), reviewer="Ada", decide=log, backend="buttons")
     assert panel.widget
     for name in ("U+202E", "U+00AD", "U+0000", "U+200B"):
         assert panel._view.card.value.count(f"<mark>{name}</mark>") == 2
@@ -67,6 +67,6 @@ def test_characters_that_nobody_would_see_are_shown_by_their_number(log):
     panel.buttons["edit"].click()
     assert "U+202E" in panel._view.notice.value, "the text field cannot mark them"
     inside = json.dumps({"a" + order: [evil]}, ensure_ascii=False)
-    shown = review.Panel(curated_rows(1, output=inside), reviewer="Ada", decide=log)
+    shown = review.Panel(curated_rows(1, output=inside), reviewer="Ada", decide=log, backend="buttons")
     assert shown.widget
     assert order not in shown._view.card.value

@@ -1,0 +1,186 @@
+"""The widget of a review panel: what the browser is sent of a row, and what is believed of what the browser says.
+
+``core.js`` is the other half. An item that it shows, before a decision is acknowledged, holds no score, no model, no
+stratum and no chance: they are not hidden there, they are not sent. This module is imported when a widget is made, for
+it loads ipywidgets.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import anywidget
+import traitlets
+
+from arislab.errors import ArislabError
+from arislab.review import markup
+from arislab.review.decisions import json_error, metadata_of, sha256
+from arislab.review.layout import laid_out, parts
+from arislab.system.text import UNSEEN
+
+_FOLDER = Path(__file__).parent
+AHEAD, BEHIND = 50, 20
+"""Rows that the browser has: still to be decided, and decided."""
+_TRAIL = 1_000
+"""Own decisions that the browser can take back before it asks for more."""
+SAID = ("approve", "reject", "edit", "skip", "flag", "undo", "left", "right", "tie")
+"""What a browser may decide."""
+_SHOWN = ("title", "company", "category", "difficulty", "use_case")
+"""Of a row's metadata, what says nothing of who made the answer, and how good it is."""
+
+
+class Reviewed(Protocol):
+    """What the widget asks of a panel."""
+
+    reviewer: str
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows in all, decided, skipped, left."""
+
+    def ahead(self, n: int) -> list[dict[str, Any]]:
+        """Return rows that are not decided, n if there are; further ones are taken from the desk."""
+
+    def more(self, n: int) -> list[dict[str, Any]]:
+        """Take up to n further rows from the desk."""
+
+    def behind(self, n: int) -> list[dict[str, Any]]:
+        """Return the rows decided last, oldest first."""
+
+    def trail(self, n: int) -> list[dict[str, Any]]:
+        """Return own events that count, the last n: event_id, custom_id, decision."""
+
+    def row(self, custom_id: str) -> dict[str, Any] | None:
+        """Return a row that was handed out."""
+
+    def find(self, text: str, n: int) -> list[dict[str, Any]]:
+        """Return rows that were handed out and hold a text."""
+
+    def hear(self, events: Sequence[dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """Store decisions; return what may be shown now, and why others were refused, by event_id."""
+
+
+class Core(anywidget.AnyWidget):  # type: ignore[misc]
+    """The panel in the browser."""
+
+    _esm = (_FOLDER / "core.js").read_text(encoding="utf-8")
+    _css = (_FOLDER / "core.css").read_text(encoding="utf-8")
+    about = traitlets.Dict().tag(sync=True)
+    """What does not change: lake, session, labels, criteria, categories, guideline (a tree), dwell_ms, unseen."""
+
+    def __init__(self, panel: Reviewed, **about: Any) -> None:
+        super().__init__(about=about | {"unseen": UNSEEN})
+        self._panel, self._is_all = panel, False
+        self.on_msg(lambda _, content, __: self.answer(content))
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a browser needs to begin, or to begin again."""
+        panel = self._panel
+        items = panel.ahead(AHEAD)
+        self._is_all = len(items) < AHEAD
+        return {
+            "kind": "state",
+            "reviewer": panel.reviewer,
+            "items": [item(row) for row in items],
+            "behind": [item(row) for row in panel.behind(BEHIND)],
+            "trail": panel.trail(_TRAIL),
+            "counts": panel.counts,
+            "is_all": self._is_all,
+        }
+
+    def refresh(self) -> None:
+        """Tell browsers that something else changed: the name, or a decision made elsewhere."""
+        self.send(self.state())
+
+    def answer(self, said: Mapping[str, Any]) -> None:
+        """Answer what a browser said.
+
+        Args:
+            said: kind (hello, events, more, row, find, markdown) and what belongs to it.
+        """
+        panel, kind = self._panel, said.get("kind")
+        if kind == "hello":
+            self.refresh()
+        elif kind == "events" and said["reviewer"] == panel.reviewer:
+            self.send(self._stored(said["events"]))
+        elif kind == "more":
+            rows = panel.more(min(int(said["n"]), AHEAD))
+            self._is_all = not rows
+            self.send({"kind": "items", "items": [item(row) for row in rows], "is_all": self._is_all})
+        elif kind == "row":
+            row = panel.row(str(said["id"]))
+            self.send({"kind": "row", "id": said["id"], "item": item(row) if row else None})
+        elif kind == "find":
+            self.send({"kind": "found", "items": [item(row) for row in panel.find(str(said["text"]), BEHIND)]})
+        elif kind == "markdown" and (row := panel.row(str(said["id"]))) is not None:
+            self.send({"kind": "markdown", "id": said["id"], "tree": markup.tree(row["output"] or "")})
+
+    def _stored(self, said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        try:
+            told, refused = self._panel.hear([event(one) for one in said])
+        except (OSError, ArislabError) as error:
+            return {"kind": "failed", "reason": f"{error}"}
+        return {"kind": "acks", "told": told, "refused": refused, "counts": self._panel.counts}
+
+
+def event(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a browser says of a decision in columns of the table reviews; what it has no say in is left out.
+
+    Args:
+        said: event_id, custom_id, decision, edited_output, labels, ratings, category, note, shown_sha256, asked_sha256,
+            queue, shown_at, decided_at, dwell_ms, client_seq, undoes.
+    """
+    names = ("event_id", "custom_id", "decision", "edited_output", "category", "note", "queue", "undoes")
+    texts = {name: None if said.get(name) is None else str(said[name]) for name in names}
+    digests = {name: said.get(name) for name in ("shown_sha256", "asked_sha256")}
+    times = {name: datetime.fromisoformat(said[name]) for name in ("shown_at", "decided_at")}
+    return texts | digests | times | {
+        "labels": json.dumps([str(label) for label in said["labels"]], ensure_ascii=False),
+        "ratings": json.dumps(said["ratings"], ensure_ascii=False) if said["ratings"] else None,
+        "dwell_ms": max(0, int(said["dwell_ms"])),
+        "client_seq": max(1, int(said["client_seq"])),
+    }  # fmt: skip
+
+
+def item(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as the browser shows it before the decision; texts are in parts (see layout).
+
+    Args:
+        row: custom_id, input, output, metadata; of a pair: kind ("pair"), custom_id, input, left, right, shown_sha256.
+    """
+    metadata = metadata_of(row.get("metadata"))
+    facts = {name: metadata[name] for name in _SHOWN if metadata.get(name) is not None}
+    title = " · ".join(str(facts[k]) for k in ("title", "company") if k in facts) or row["custom_id"]
+    shown = {
+        "id": row["custom_id"],
+        "queue": row.get("queue"),
+        "asked": sha256(row.get("input")),
+        "title": parts(title),
+        "input": parts(laid_out(row.get("input") or "")),
+    }
+    if row.get("kind") == "pair":
+        sides = {side: parts(laid_out(row[side] or "")) for side in ("left", "right")}
+        return shown | sides | {"kind": "pair", "shown": row["shown_sha256"], "chips": [], "meta": []}
+    output = row["output"] or ""
+    chips = [f"{k.replace('_', ' ')} {_short(v)}" for k, v in facts.items() if k not in ("title", "company")]
+    original = metadata.get("original_output")
+    chips += ["edited before"] if original is not None else []
+    is_laid_out = output.lstrip().startswith(("{", "["))
+    laid = laid_out(output)
+    meta = {"custom_id": row["custom_id"]} | facts
+    return shown | {
+        "shown": sha256(row["output"]),
+        "chips": [parts(chip) for chip in chips],
+        "meta": [[name, parts(str(value))] for name, value in meta.items()],
+        "output": parts(laid) or [("", False)],
+        "form": "JSON" if is_laid_out and not json_error(output) else "not valid JSON" if is_laid_out else "text",
+        "edit": output if "\n" in output.strip() and output != laid else None,  # lines of its own stay
+        "before": None if original is None else laid_out(str(original)),
+        "after": None if original is None else laid,
+    }
+
+
+def _short(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,197 @@
+"""Decisions on disk before they are in the lake: a file of lines for each process and reviewer, folded in batches.
+
+One real line of one::
+
+    {"event_id": "4be1…", "custom_id": "r-0b6f…", "reviewer": "Ada", "decision": "approve", "seq": 1790035200000000,
+     "decided_at": "2026-11-28T08:00:00.000000+00:00", …}
+
+A decision is acknowledged once its line is on the disk; to commit each one to a Delta table would cost a file and some
+0.1 s a decision. One process writes a journal, and holds it locked while it lives: what is not locked has come to its
+end, and goes once the table holds it. This module does not know the lake, nor what a decision means.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from arislab.errors import LakeError
+from arislab.review.decisions import SCHEMA
+from arislab.system import files
+
+_TIMES = [name for name, dtype in SCHEMA.items() if isinstance(dtype, pl.Datetime)]
+
+
+class Reviews(Protocol):
+    """The table that journals are folded into, such as ``lake["reviews"]``."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was written to it."""
+
+    def read(self, *, columns: list[str]) -> pl.DataFrame:
+        """Return columns of all rows."""
+
+    def append(self, frame: pl.DataFrame) -> object:
+        """Add rows, in one commit."""
+
+
+class Journal:
+    """What one reviewer decides in one process, in a file of its own.
+
+    The file is made at the first decision.
+
+    Args:
+        folder: Of the session; made if absent.
+        reviewer: Who decides.
+        session: Name of the session, for the message when something is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> from arislab.review import decisions
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> made = decisions.event({"custom_id": "r-1"}, "skip", reviewer="Ada")
+        >>> Journal(folder, reviewer="Ada", session="s").append(made.to_dicts())
+        >>> read(folder).select("custom_id", "decision").rows()
+        [('r-1', 'skip')]
+    """
+
+    def __init__(self, folder: Path, *, reviewer: str, session: str) -> None:
+        self.folder, self.reviewer, self.session = Path(folder), reviewer, session
+        self._descriptor: int | None = None
+        self.close: Callable[[], object] = lambda: None
+        """Give the journal up, as its end does; the next fold removes it."""
+
+    def append(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Write events, in the columns of ``decisions.SCHEMA``; they are on the disk when this returns.
+
+        Raises:
+            OSError: They are not, and nothing of them stays in the journal.
+        """
+        if not events:
+            return
+        if self._descriptor is None:
+            self._descriptor = self._made()
+            self.close = weakref.finalize(self, os.close, self._descriptor)
+        lines = b"".join(_line(event) for event in events)
+        end = os.fstat(self._descriptor).st_size
+        try:
+            if (written := os.write(self._descriptor, lines)) != len(lines):
+                raise OSError(
+                    errno.ENOSPC, f"only {written:,} of {len(lines):,} bytes could be written", str(self.folder)
+                )
+            os.fdatasync(self._descriptor)
+        except OSError:
+            os.ftruncate(self._descriptor, end)  # half a line in the middle would spoil the next one
+            raise
+
+    def _made(self) -> int:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"{hashlib.sha256(self.reviewer.encode()).hexdigest()[:8]}-{secrets.token_hex(8)}"
+        part = self.folder / f".{name}.part"
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            part.rename(self.folder / f"{name}.jsonl")  # locked before anyone can find and remove it
+            files.sync(self.folder)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+def _line(event: Mapping[str, Any]) -> bytes:
+    fields = {name: event[name] for name in SCHEMA if event.get(name) is not None}
+    return json.dumps({k: v.isoformat() if isinstance(v, datetime) else v for k, v in fields.items()}).encode() + b"\n"
+
+
+def read(folder: Path) -> pl.DataFrame:
+    """Return the events of all journals under a folder, each once, in the columns of ``decisions.SCHEMA``.
+
+    A last line without its end was never acknowledged, and is no event.
+
+    Args:
+        folder: Of a session, or of all of them.
+
+    Raises:
+        LakeError: A line is no event.
+    """
+    return _frame(event for path in _journals(folder) for event in _events(path))
+
+
+def fold(folder: Path, table: Reviews) -> int:
+    """Append to the table what it lacks of the journals under a folder, in one commit; return how many events.
+
+    Then journals that nobody writes any more are removed. May be run at any time, by several processes at once.
+
+    Args:
+        folder: Of a session, or of all of them.
+        table: ``lake["reviews"]``.
+
+    Raises:
+        LakeError: A line is no event, or the table refuses one; no journal was removed.
+    """
+    if not _journals(folder):
+        return 0
+    with contextlib.ExitStack() as stack, files.opened(Path(folder) / "fold.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one fold at a time: the other finds nothing left to do
+        ended = [path for path in _journals(folder) if _take(path, stack)]
+        events = read(folder)
+        known = table.read(columns=["event_id"])["event_id"] if table.exists else pl.Series([], dtype=pl.String)
+        lacking = events.filter(~pl.col("event_id").is_in(known.implode()))
+        if lacking.height:
+            table.append(lacking)
+        for path in ended:
+            path.unlink(missing_ok=True)
+    return lacking.height
+
+
+def _journals(folder: Path) -> list[Path]:
+    return sorted(Path(folder).rglob("*.jsonl"))
+
+
+def _take(path: Path, stack: contextlib.ExitStack) -> bool:
+    """Lock a journal until the stack ends; false while its process lives."""
+    try:
+        file = stack.enter_context(path.open("rb"))
+    except FileNotFoundError:
+        return False  # a fold of another folder above or below this one was faster
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        *lines, _ = path.read_bytes().split(b"\n")  # what stands behind the last line feed is torn, or nothing
+    except FileNotFoundError:
+        return
+    for number, line in enumerate(lines, start=1):
+        try:
+            event = json.loads(line)
+            times = {name: datetime.fromisoformat(event[name]) for name in _TIMES if name in event}
+            yield event | times | {"event_id": event["event_id"]}
+        except (ValueError, TypeError, KeyError) as error:
+            raise LakeError(
+                f"line {number} of the review journal {path} is no event ({error}); mend or remove the line, then run "
+                "this again."
+            ) from None
+
+
+def _frame(events: Iterator[dict[str, Any]]) -> pl.DataFrame:
+    once: dict[str, dict[str, Any]] = {}
+    for event in events:
+        once.setdefault(event["event_id"], event)
+    return pl.DataFrame([*once.values()], schema=SCHEMA)  # one row per event

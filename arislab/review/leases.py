@@ -1,0 +1,222 @@
+"""Who holds which item of a session, and who judged it: an index in SQLite that many processes share.
+
+An item is held by whoever was handed it, until they decide or the lease ends; so two people judge the same item only
+where two are wanted. What was decided stands in journals and in the lake: this file says no more than they do, and one
+that is lost or damaged is built again from them (`Leases.learn`). It does not know what an item is, nor what an event
+means for a row (decisions).
+"""
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from arislab.errors import LakeError
+from arislab.review.decisions import VERDICTS
+
+PASSING = (*VERDICTS, "skip")
+"""Decisions after which a reviewer is done with an item."""
+_COLUMNS = ("event_id", "custom_id", "reviewer", "decision", "planted", "undoes")
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS items (custom_id TEXT PRIMARY KEY, k INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS events (
+    event_id TEXT PRIMARY KEY, custom_id TEXT, reviewer TEXT, decision TEXT, planted TEXT NOT NULL, undoes TEXT
+);
+CREATE INDEX IF NOT EXISTS events_of ON events (reviewer, custom_id);
+CREATE INDEX IF NOT EXISTS undone ON events (undoes) WHERE undoes IS NOT NULL;
+CREATE TABLE IF NOT EXISTS leases (
+    custom_id TEXT, reviewer TEXT, planted TEXT NOT NULL, until REAL NOT NULL,
+    PRIMARY KEY (custom_id, reviewer, planted)
+);
+CREATE VIEW IF NOT EXISTS live AS
+SELECT rowid AS place, * FROM events AS one WHERE decision IN {PASSING!r} AND NOT EXISTS (
+    SELECT 1 FROM events AS undo WHERE undo.undoes = one.event_id AND undo.reviewer = one.reviewer
+);
+CREATE VIEW IF NOT EXISTS opinions AS SELECT * FROM live WHERE planted = '' AND decision != 'skip';
+"""
+# whoever judged an item or holds it takes one of its places, once
+_FREE = """
+SELECT custom_id FROM items LEFT JOIN (
+    SELECT custom_id, COUNT(*) AS n FROM (
+        SELECT custom_id, reviewer FROM opinions WHERE reviewer != :reviewer
+        UNION SELECT custom_id, reviewer FROM leases WHERE planted = '' AND until > :now AND reviewer != :reviewer
+    ) GROUP BY custom_id
+) USING (custom_id)
+WHERE COALESCE(n, 0) < k AND custom_id NOT IN (SELECT custom_id FROM live WHERE reviewer = :reviewer AND planted = '')
+"""
+
+
+class Leases:
+    """The index of one session.
+
+    Args:
+        path: Its file; made if absent.
+        lease_s: Seconds that an item is held without a sign of whoever holds it, above 0.
+        clock: Seconds since 1970, the same for all processes.
+
+    Raises:
+        LakeError: The file is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> leases = Leases(Path(tempfile.mkdtemp()) / "leases.sqlite", lease_s=600)
+        >>> leases.learn({"r-1": 1, "r-2": 2}, [])
+        >>> leases.take("Ada", ["r-1", "r-2"], n=5), leases.take("Grace", ["r-1", "r-2"], n=5)
+        (['r-1', 'r-2'], ['r-2'])
+    """
+
+    def __init__(self, path: Path, *, lease_s: float, clock: Callable[[], float] = time.time) -> None:
+        self.path, self.lease_s, self._clock = Path(path), lease_s, clock
+        self._lock = threading.RLock()
+        with self._said():
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA synchronous = OFF")  # a file that a power cut spoils is built again
+            self._db.executescript(_TABLES)
+
+    def close(self) -> None:
+        """Give the file up; what is held stays held until its lease ends."""
+        self._db.close()
+
+    def learn(self, places: Mapping[str, int], events: Iterable[Mapping[str, Any]]) -> None:
+        """Take over what draws and journals say; what is known already changes nothing.
+
+        Args:
+            places: custom_id to k, how many people are to judge it.
+            events: Of this session; custom_id, reviewer, decision, planted and undoes of each.
+        """
+        with self._writing():
+            self._db.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", places.items())
+            self._note(events)
+
+    def note(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Take over events that their reviewer has just made: what they settle is held no more, what they undo is."""
+        with self._writing():
+            fresh = self._note(events)
+            for event in fresh:
+                if event["decision"] == "undo":
+                    self._hold_again(event)
+                elif event["decision"] in PASSING:
+                    key = (event["custom_id"], event["reviewer"], event["planted"] or "")
+                    self._db.execute("DELETE FROM leases WHERE custom_id = ? AND reviewer = ? AND planted = ?", key)
+
+    def take(self, reviewer: str, wanted: Sequence[str], *, n: int) -> list[str]:
+        """Lease up to n of the wanted items, in their order: those that have a place, which this reviewer never passed.
+
+        Args:
+            reviewer: Who is to hold them.
+            wanted: custom_ids; one that this reviewer holds already is leased anew.
+            n: How many.
+        """
+        with self._writing():
+            free = {row[0] for row in self._db.execute(_FREE, {"reviewer": reviewer, "now": self._clock()})}
+            taken = [name for name in wanted if name in free][:n]
+            self._hold(reviewer, taken)
+        return taken
+
+    def plant(self, reviewer: str, custom_id: str, planted: str) -> None:
+        """Note that a reviewer was handed an item only to measure how they judge; it takes no place of it."""
+        with self._writing():
+            self._hold(reviewer, [custom_id], planted)
+
+    def beat(self, reviewer: str) -> None:
+        """Begin the leases of a reviewer anew; those that have ended stay so, for others may hold the items now."""
+        with self._writing():
+            now = self._clock()
+            until = (now + self.lease_s, reviewer, now)
+            self._db.execute("UPDATE leases SET until = ? WHERE reviewer = ? AND until > ?", until)
+
+    def expire(self) -> None:
+        """Forget leases that have ended."""
+        with self._writing():
+            self._db.execute("DELETE FROM leases WHERE until <= ?", [self._clock()])
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether a lease has ended without a decision; it may have been made, and not be in this file."""
+        return bool(self._rows("SELECT 1 FROM leases WHERE until <= ? LIMIT 1", self._clock()))
+
+    def held(self, reviewer: str) -> list[tuple[str, str]]:
+        """Return what a reviewer holds, in the order in which they got it: custom_id, planted (empty: it is not)."""
+        sql = "SELECT custom_id, planted FROM leases WHERE reviewer = ? AND until > ? ORDER BY rowid"
+        return self._rows(sql, reviewer, self._clock())
+
+    def judged(self, reviewer: str, planted: str = "") -> list[str]:
+        """Return the custom_ids that a reviewer judged, of those planted so, oldest first; skips are none."""
+        sql = "SELECT custom_id FROM live WHERE reviewer = ? AND planted = ? AND decision != 'skip' GROUP BY custom_id "
+        return [row[0] for row in self._rows(sql + "ORDER BY MIN(place)", reviewer, planted)]
+
+    def n_handed(self, reviewer: str) -> int:
+        """Return how many items a reviewer was handed that were not planted."""
+        sql = "SELECT custom_id FROM {} WHERE reviewer = ?1 AND planted = ''"
+        both = f"SELECT COUNT(*) FROM ({sql.format('events')} UNION {sql.format('leases')})"
+        return int(self._rows(both, reviewer)[0][0])
+
+    def has_decided(self, reviewer: str, custom_id: str) -> bool:
+        """Say whether a reviewer ever gave a verdict on an item, taken back or not."""
+        sql = f"SELECT 1 FROM events WHERE reviewer = ? AND custom_id = ? AND decision IN {VERDICTS!r} LIMIT 1"
+        return bool(self._rows(sql, reviewer, custom_id))
+
+    def others(self, reviewer: str, custom_id: str) -> list[str]:
+        """Return the decisions of other people on an item, in the order in which they came."""
+        sql = "SELECT decision FROM opinions WHERE custom_id = ? AND reviewer != ? ORDER BY place"
+        return [row[0] for row in self._rows(sql, custom_id, reviewer)]
+
+    def known(self, event_ids: Iterable[str]) -> set[str]:
+        """Return those of the event_ids that are known."""
+        found = (self._rows("SELECT event_id FROM events WHERE event_id = ?", name) for name in event_ids)
+        return {row[0] for rows in found for row in rows}
+
+    def counts(self, reviewer: str) -> dict[str, int]:
+        """Return total, decided, skipped and left of a reviewer; left: held, or free to be handed out."""
+        names = {"reviewer": reviewer, "now": self._clock()}
+        left = {row[0] for row in self._rows(_FREE, names)}
+        sql = "SELECT decision = 'skip', COUNT(DISTINCT custom_id || planted) FROM live WHERE reviewer = ? GROUP BY 1"
+        passed = dict(self._rows(sql, reviewer))
+        waiting = {name for name, planted in self.held(reviewer) if planted}
+        counts = {"decided": passed.get(0, 0), "skipped": passed.get(1, 0), "left": len(left) + len(waiting)}
+        return {"total": sum(counts.values())} | counts
+
+    def _note(self, events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        sql = f"INSERT OR IGNORE INTO events VALUES ({', '.join('?' * len(_COLUMNS))})"
+        rows = ((event, [event.get(name) for name in _COLUMNS]) for event in events)
+        return [e for e, row in rows if self._db.execute(sql, [*row[:4], row[4] or "", row[5]]).rowcount]
+
+    def _hold(self, reviewer: str, names: Sequence[str], planted: str = "") -> None:
+        until = self._clock() + self.lease_s
+        rows = [(name, reviewer, planted, until) for name in names]
+        sql = "INSERT INTO leases VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET until = excluded.until"
+        self._db.executemany(sql, rows)
+
+    def _hold_again(self, undo: Mapping[str, Any]) -> None:
+        sql = "SELECT custom_id, planted FROM events WHERE event_id = ? AND reviewer = ?"
+        for name, planted in self._db.execute(sql, (undo["undoes"], undo["reviewer"])).fetchall():
+            self._hold(undo["reviewer"], [name], planted)
+
+    def _rows(self, sql: str, *values: Any) -> list[Any]:
+        with self._said(), self._lock:
+            return self._db.execute(sql, values[0] if isinstance(values[0], dict) else values).fetchall()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One process at a time, and all of it or nothing."""
+        with self._said(), self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise LakeError(
+                f"the index of leases {self.path} cannot be used ({error}); when nobody reviews, remove it: it is "
+                "built again from the journals."
+            ) from None

@@ -1,0 +1,340 @@
+"""Several people review one queue: who gets what, who judges twice, and what nobody is told before they decide.
+
+A session is a folder, by which any process can serve any of its reviewers::
+
+    session.json    seed, share that two people judge, shares that are planted, seconds of a lease
+    draws/          a file for each queue: the rows to judge, with what their draw knows of them
+    gold.parquet    rows whose verdict is known, planted to see how people judge them
+    *.jsonl         what was decided (journal)
+    leases.sqlite   who holds what (leases); can be built again from the others
+
+This module does not know how a queue is drawn (sampling), how it is shown (panel), what decisions come to (decisions)
+or how far people agree (agreement).
+"""
+
+import hashlib
+import json
+import random
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from arislab.errors import LakeError, ParameterError
+from arislab.review import journal
+from arislab.review.decisions import SCHEMA, VERDICTS, complete
+from arislab.review.leases import Leases
+from arislab.system import files
+
+BLIND = (
+    "quality_score",
+    "score",
+    "model",
+    "why",
+    "inclusion_prob",
+    "planted",
+    "stale",
+    "stale_by",
+    "disputed",
+    "run_id",
+)
+"""Columns of a queue that no reviewer is told before their own decision is stored."""
+_BLIND_METADATA = ("quality_score", "quality", "score", "model", "original_output", "scored_sha256")
+_APART = 10
+"""Verdicts that lie between an item and its repeat: who remembers the first verdict repeats it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a session hands out its items; fixed when it starts."""
+
+    seed: int
+    """Of all that is left to chance: which items two people judge, and the order that each reviewer gets."""
+    overlap: float = 0.15
+    """Share of the items that k people judge, 0..1; the others are judged by one."""
+    k: int = 2
+    """People who judge an item of the overlap, at least 1."""
+    gold: float = 0.02
+    """Chance, before each item, that one whose verdict is known is planted, 0..1; none is where there is no gold."""
+    repeats: float = 0.02
+    """Chance, before each item, that the reviewer is shown one again that they judged before, 0..1."""
+    lease_s: float = 600.0
+    """Seconds that an item is held without a sign of its reviewer, above 0."""
+
+    def __post_init__(self) -> None:
+        for name in ("overlap", "gold", "repeats"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ParameterError(f"{name} must be in [0, 1], got {getattr(self, name)!r}; 0.15 is 15 of 100 items.")
+        if self.k < 1:
+            raise ParameterError(
+                f"k must be at least 1, got {self.k}; 2 has two people judge each item of the overlap."
+            )
+        if self.lease_s <= 0:
+            raise ParameterError(f"lease_s must be above 0, got {self.lease_s}; 600 holds an item for ten minutes.")
+
+
+def start(folder: Path, queue: pl.DataFrame, settings: Settings, *, gold: pl.DataFrame | None = None) -> None:
+    """Make the folder of a session, or add a queue to one that is there, which keeps its settings and its gold.
+
+    Args:
+        folder: Of the session; its name is the session's.
+        queue: Rows to judge, as ``review.queue`` returns them: custom_id, input, output, queue and, if present,
+            quality_score, model, why, inclusion_prob, metadata.
+        settings: How the items are handed out.
+        gold: Rows whose verdict is known, in the columns of the queue.
+
+    Raises:
+        ParameterError: The queue lacks a column.
+        OSError: The folder cannot be written.
+    """
+    for name in ("custom_id", "input", "output", "queue"):
+        if name not in queue.columns:
+            raise ParameterError(
+                f"the queue has no column {name!r}; it has {', '.join(queue.columns)}. Make it with review.queue(…)."
+            )
+    folder = Path(folder)
+    if not (folder / "session.json").is_file():
+        with files.made(folder) as part:
+            if gold is not None and gold.height:
+                gold.write_parquet(part / "gold.parquet")
+            known = asdict(settings) | {"secret": secrets.token_hex(16)}
+            (part / "session.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    for (name,), rows in queue.group_by("queue", maintain_order=True):
+        path = folder / "draws" / f"{'picked' if name is None else name}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            with files.written(path) as file:
+                rows.write_parquet(file)
+
+
+class Session:
+    """A session as one process serves it: the desk of all its reviewers (``review.Desk``).
+
+    An item is handed to no more people than are to judge it while they hold or have judged it, and to nobody again who
+    passed it, but for repeats that are planted. A decision that arrives late, about an item that others hold by now, is
+    kept as one more opinion.
+
+    Args:
+        folder: That ``start`` made.
+        reviews: Reads all events of the table reviews; those of this session that no journal has any more are known
+            by it, and what a reviewer was told already.
+        clock: Seconds since 1970, the same for all processes.
+
+    Raises:
+        LakeError: There is no session in the folder, or its index is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "nurses"
+        >>> rows = {"custom_id": ["r-1"], "input": ["Q"], "output": ["A"], "queue": ["q"], "quality_score": [0.9]}
+        >>> start(folder, pl.DataFrame(rows), Settings(seed=1))
+        >>> sorted(Session(folder).take("Ada", 5)[0])
+        ['custom_id', 'input', 'output', 'queue']
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        reviews: Callable[[], pl.DataFrame] = lambda: pl.DataFrame(schema=SCHEMA),
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.folder, self._reviews = Path(folder), reviews
+        self.name = self.folder.name
+        if not (self.folder / "session.json").is_file():
+            raise LakeError(f"there is no review session in {self.folder}; the page of the lead starts one.")
+        known = json.loads((self.folder / "session.json").read_text(encoding="utf-8"))
+        self._secret = known.pop("secret")
+        self.settings = Settings(**known)
+        named = {} if clock is None else {"clock": clock}
+        self._leases = Leases(self.folder / "leases.sqlite", lease_s=self.settings.lease_s, **named)
+        self._rows = dict[str, dict[str, Any]]()
+        self._gold = {row["custom_id"]: row for row in _rows_of([self.folder / "gold.parquet"])}
+        self._all, self._orders = dict[str, dict[str, Any]](), dict[str, list[str]]()
+        self._told, self._newest = set[tuple[str, str]](), dict[str, int]()
+        self._handed = dict[str, set[tuple[str, str]]]()
+        self._journals = dict[str, journal.Journal]()
+        self.learn()
+
+    def learn(self) -> None:
+        """Take over the draws, journals and reviews as they stand now."""
+        draws = sorted((self.folder / "draws").glob("*.parquet"))
+        self._rows = {row["custom_id"]: row for row in _rows_of(draws)}
+        self._all, self._orders = self._gold | self._rows, {}
+        # journals first: what is folded between the two readings stands in the table by then
+        events = complete(pl.concat([journal.read(self.folder), complete(self._reviews())]))
+        events = events.unique("event_id", keep="first", maintain_order=True)
+        verdicts = events.filter(pl.col("decision").is_in(VERDICTS))
+        self._told |= set(verdicts.select("reviewer", "custom_id").iter_rows())
+        for reviewer, seq in events.group_by("reviewer").agg(pl.col("seq").max()).iter_rows():
+            self._newest[reviewer] = max(self._newest.get(reviewer, 0), seq or 0)
+        own = events.filter(pl.col("session") == self.name).sort("seq", "event_id")
+        self._leases.learn(self._places(), own.rows(named=True))
+
+    def _places(self) -> dict[str, int]:
+        """How many people are to judge each item: k of a share of each draw, one of the others."""
+        places, draws = dict[str, int](), dict[str | None, list[str]]()
+        for name, row in self._rows.items():
+            draws.setdefault(row["queue"], []).append(name)
+        for queue, names in draws.items():
+            rng = random.Random(f"{self.settings.seed} overlap {queue}")
+            double = set(rng.sample(sorted(names), round(self.settings.overlap * len(names))))
+            places |= {name: self.settings.k if name in double else 1 for name in names}
+        return places
+
+    # ---- the desk ----------------------------------------------------------------------------------------------------
+
+    def take(self, reviewer: str, n: int) -> list[dict[str, Any]]:
+        """Return up to n further items for a reviewer, in an order of their own, and hold them.
+
+        What they hold and this process did not hand out yet, since another page of theirs did, comes first.
+
+        Args:
+            reviewer: Who is to judge.
+            n: How many items.
+
+        Returns:
+            Rows of the queue without ``BLIND``; queue is a name that tells an item from its repeat to this session
+            alone.
+        """
+        if self._leases.has_expired:  # whoever held it may have decided, and been killed before the index knew
+            self.learn()
+            self._leases.expire()
+        self._leases.beat(reviewer)
+        handed = self._handed.setdefault(reviewer, set())
+        chosen = [one for one in self._leases.held(reviewer) if one not in handed and one[0] in self._all][:n]
+        handed |= set(chosen)
+        order = [name for name in self._order(reviewer) if (name, "") not in handed]
+        slot = self._leases.n_handed(reviewer)
+        for name in self._leases.take(reviewer, order, n=n - len(chosen)):
+            if (planted := self._planted(reviewer, slot)) is not None:
+                self._leases.plant(reviewer, *planted)
+                chosen.append(planted)
+            chosen.append((name, ""))
+            slot += 1
+        handed |= set(chosen)
+        return [self._shown(reviewer, *one) for one in chosen]
+
+    def decide(self, events: Sequence[Mapping[str, Any]], reviewer: str) -> dict[str, dict[str, Any]]:
+        """Store decisions durably, each event_id once.
+
+        Args:
+            events: As the browser says them; see ``review.Desk``.
+            reviewer: Who decided.
+
+        Returns:
+            event_id to {"revealed": {"score": …, "model": …, "others": [decisions of other people]}}; after a decision
+            that is no verdict nothing is revealed.
+
+        Raises:
+            OSError: Nothing was stored.
+            ArislabError: Nothing was stored.
+        """
+        known = self._leases.known(event["event_id"] for event in events)
+        new = {event["event_id"]: event for event in events if event["event_id"] not in known}
+        made, newest = list[dict[str, Any]](), self._newest.get(reviewer, 0)
+        for event in new.values():
+            made.append(self._completed(event, reviewer, newest=newest))
+            newest = made[-1]["seq"]
+        if made:
+            if reviewer not in self._journals:
+                self._journals[reviewer] = journal.Journal(self.folder, reviewer=reviewer, session=self.name)
+            self._journals[reviewer].append(made)
+            self._newest[reviewer] = newest
+            self._told |= {(reviewer, event["custom_id"]) for event in made if event["decision"] in VERDICTS}
+            self._leases.note(made)
+        self._leases.beat(reviewer)
+        return {event["event_id"]: {"revealed": self._revealed(event, reviewer)} for event in events}
+
+    def counts(self, reviewer: str) -> dict[str, int]:
+        """Return total, decided, skipped and left of a reviewer; what others will judge alone is none of it."""
+        return self._leases.counts(reviewer)
+
+    def close(self) -> None:
+        """Give journals and index up, as the end of the process does."""
+        for one in self._journals.values():
+            one.close()
+        self._leases.close()
+
+    # ---- what is handed out ------------------------------------------------------------------------------------------
+
+    def _order(self, reviewer: str) -> list[str]:
+        if reviewer not in self._orders:
+            self._orders[reviewer] = sorted(self._rows, key=lambda name: self._number("order", reviewer, name))
+        return self._orders[reviewer]
+
+    def _number(self, *parts: object) -> float:
+        """A number in [0, 1) that the seed and these parts decide."""
+        digest = hashlib.sha256(json.dumps([self.settings.seed, *parts]).encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+    def _planted(self, reviewer: str, slot: int) -> tuple[str, str] | None:
+        """What is planted before the item of this number, if anything is."""
+        drawn = self._number("planted", reviewer, slot)
+        if drawn >= self.settings.gold + self.settings.repeats:
+            return None
+        kind = "gold" if drawn < self.settings.gold else "repeat"
+        names = [*self._gold] if kind == "gold" else self._leases.judged(reviewer)[:-_APART]
+        before = {*self._leases.judged(reviewer, kind), *(name for name, k in self._leases.held(reviewer) if k == kind)}
+        names = [name for name in names if name not in before and name in self._all]
+        return (min(names, key=lambda name: self._number(kind, reviewer, name)), kind) if names else None
+
+    def _shown(self, reviewer: str, custom_id: str, planted: str) -> dict[str, Any]:
+        row = self._all[custom_id]
+        shown = {name: value for name, value in row.items() if name not in BLIND and not name.startswith("score_")}
+        if shown.get("metadata"):
+            known = json.loads(shown["metadata"])
+            shown["metadata"] = json.dumps({k: known[k] for k in known if k not in _BLIND_METADATA}, ensure_ascii=False)
+        return shown | {"queue": self._token(reviewer, row, planted)}
+
+    def _token(self, reviewer: str, row: Mapping[str, Any], planted: str) -> str:
+        """The name under which an item is handed out: it says nothing, and is found again by whoever knows the secret.
+
+        No two items have the same one, so that what is planted does not stand out.
+        """
+        parts = [self._secret, row.get("queue"), reviewer, row["custom_id"], planted]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    # ---- what was decided --------------------------------------------------------------------------------------------
+
+    def _completed(self, event: Mapping[str, Any], reviewer: str, *, newest: int) -> dict[str, Any]:
+        """An event in all columns; of an item that this session did not hand out so, the draw says nothing.
+
+        Source:
+            Hybrid logical clocks (Kulkarni et al. 2014): by the time of the decision, but after all that its reviewer
+            decided before.
+        """
+        row = self._all.get(event["custom_id"], {})
+        kinds = {self._token(reviewer, row, kind): kind for kind in ("", "gold", "repeat")} if row else {}
+        planted = kinds.get(event.get("queue") or "")
+        drawn = row if planted == "" else {}
+        now = datetime.now(UTC)
+        decided_at = min(event.get("decided_at") or now, now)
+        told = (reviewer, event["custom_id"])
+        is_blind = event.get("blind", True) and told not in self._told and not self._leases.has_decided(*told)
+        return {name: event.get(name) for name in SCHEMA} | {
+            "reviewer": reviewer,
+            "session": self.name,
+            "queue": drawn.get("queue"),
+            "why": drawn.get("why"),
+            "inclusion_prob": drawn.get("inclusion_prob"),
+            "planted": planted or None,
+            "blind": is_blind,
+            "decided_at": decided_at,
+            "seq": max(int(decided_at.timestamp() * 1e6), newest + 1),
+        }
+
+    def _revealed(self, event: Mapping[str, Any], reviewer: str) -> dict[str, Any]:
+        row = self._all.get(event["custom_id"])
+        if row is None or event["decision"] not in VERDICTS:
+            return {}
+        others = self._leases.others(reviewer, event["custom_id"])
+        return {"score": row.get("quality_score"), "model": row.get("model"), "others": others}
+
+
+def _rows_of(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    return [row for path in paths if path.is_file() for row in pl.read_parquet(path).rows(named=True)]

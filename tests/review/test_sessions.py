@@ -1,0 +1,442 @@
+"""Sessions of several reviewers: nothing is handed out too often, nothing is lost, nobody is told too early."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from toys import FUZZ, NOON, curated_rows
+
+from arislab.errors import LakeError, ParameterError
+from arislab.review import journal, sessions
+from arislab.review.decisions import SCHEMA, sha256
+
+PLAIN = sessions.Settings(seed=1, overlap=0, gold=0, repeats=0)
+SECRETS = {"quality_score": 0.8125, "model": "model-7b-secret", "why": "near the cut", "inclusion_prob": 0.34375}
+
+
+def queue(n=20, name="q1", **more):
+    told = SECRETS | {"queue": name, "stale": "reject", "stale_by": "Hidden Reviewer", "score_rules": 0.71875} | more
+    rows = curated_rows(
+        n, metadata=json.dumps({"company": "Acme", "quality_score": 0.8125, "model": "model-7b-secret"})
+    )
+    return rows.with_columns(pl.lit(value).alias(column) for column, value in told.items())
+
+
+def started(folder, how=PLAIN, *, n=20, gold=None, **more):
+    sessions.start(folder / "nurses", queue(n), how, gold=gold)
+    return sessions.Session(folder / "nurses", **more)
+
+
+def said(row, decision="approve", **more):
+    """What a browser says of a decision on a row that it was handed."""
+    return {
+        "event_id": f"{random.getrandbits(64):016x}", "custom_id": row["custom_id"], "decision": decision,
+        "shown_sha256": sha256(row["output"]), "asked_sha256": sha256(row["input"]), "queue": row["queue"],
+        "labels": "[]", "shown_at": NOON, "decided_at": NOON + timedelta(seconds=2),
+    } | more  # fmt: skip
+
+
+def ids(rows):
+    return [row["custom_id"] for row in rows]
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1e9
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+# ---- leases ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_item_is_held_by_one_until_the_lease_ends(tmp_path, clock):
+    desk = started(tmp_path, clock=clock)
+    of_ada = desk.take("Ada", 15)
+    assert len(desk.take("Grace", 99)) == 5
+    assert desk.take("Ada", 99) == []
+    clock.now += 599
+    assert desk.take("Alan", 99) == []
+    desk.decide([said(of_ada[0])], "Ada")
+    clock.now += 2
+    assert len(desk.take("Alan", 99)) == 5, "Ada gave a sign of life, Grace none"
+    clock.now += 600
+    taken = desk.take("Edsger", 99)
+    assert sorted(ids(taken)) == sorted({f"r-{i}" for i in range(20)} - {of_ada[0]["custom_id"]}), "one is decided"
+
+
+def test_a_share_is_judged_by_two_and_nobody_gets_it_twice(tmp_path):
+    desk = started(tmp_path, sessions.Settings(seed=1, overlap=0.25, gold=0, repeats=0))
+    taken = {name: ids(desk.take(name, 99)) for name in ("Ada", "Grace", "Alan")}
+    assert [len(names) for names in taken.values()] == [20, 5, 0]
+    assert set(taken["Grace"]) < set(taken["Ada"])
+    assert len(set(taken["Ada"])) == 20
+
+
+def test_each_reviewer_has_an_order_of_their_own_that_the_seed_fixes(tmp_path):
+    both = sessions.Settings(seed=1, overlap=1, gold=0, repeats=0)
+    first, second = (started(tmp_path / name, both) for name in ("a", "b"))
+    assert ids(first.take("Ada", 20)) == ids(second.take("Ada", 20)) != ids(first.take("Grace", 20))
+
+
+def test_another_page_of_a_reviewer_goes_on_with_what_they_hold(tmp_path):
+    desk = started(tmp_path)
+    held = desk.take("Ada", 6)
+    desk.decide([said(held[2]), said(held[4], "skip")], "Ada")
+    desk.close()
+    again = sessions.Session(tmp_path / "nurses")
+    assert ids(again.take("Ada", 4)) == ids(held[:2] + held[3:4] + held[5:])
+    assert again.counts("Ada") == {"decided": 1, "skipped": 1, "left": 18, "total": 20}
+    assert set(ids(again.take("Ada", 99))).isdisjoint(ids(held))
+
+
+def test_what_is_undone_is_held_again_and_what_is_skipped_is_for_others(tmp_path):
+    desk = started(tmp_path, n=2)
+    one, two = desk.take("Ada", 2)
+    verdict = said(one)
+    desk.decide([verdict, said(two, "skip")], "Ada")
+    assert ids(desk.take("Grace", 9)) == ids([two])
+    desk.decide([said(one, "undo", undoes=verdict["event_id"])], "Ada")
+    assert desk.take("Alan", 9) == []
+    assert desk.counts("Ada") == {"decided": 0, "skipped": 1, "left": 1, "total": 2}
+    assert ids(sessions.Session(tmp_path / "nurses").take("Ada", 9)) == ids([one])
+
+
+def test_a_late_decision_is_one_more_opinion_and_stored_once(tmp_path, clock):
+    desk = started(tmp_path, n=1, clock=clock)
+    (item,) = desk.take("Ada", 1)
+    clock.now += 601
+    assert ids(desk.take("Grace", 1)) == ["r-0"]
+    late = said(item, "reject")
+    for _ in range(3):
+        assert desk.decide([late], "Ada")[late["event_id"]]["revealed"]["others"] == []
+    desk.decide([said(item)], "Grace")
+    events = journal.read(tmp_path).sort("reviewer")
+    assert events.select("reviewer", "decision").rows() == [("Ada", "reject"), ("Grace", "approve")]
+    clock.now += 601
+    assert desk.take("Alan", 1) == []
+
+
+def test_the_index_is_built_again_from_journals_and_draws(tmp_path):
+    desk = started(tmp_path)
+    desk.decide([said(row) for row in desk.take("Ada", 7)], "Ada")
+    desk.close()
+    (tmp_path / "nurses" / "leases.sqlite").unlink()
+    assert len(sessions.Session(tmp_path / "nurses").take("Grace", 99)) == 13
+    (tmp_path / "nurses" / "leases.sqlite").write_bytes(b"no database" * 999)
+    with pytest.raises(LakeError, match=r"leases\.sqlite cannot be used .*remove it: it is built again"):
+        sessions.Session(tmp_path / "nurses")
+
+
+def test_decisions_that_no_journal_has_any_more_are_known_from_the_lake(tmp_path, lake):
+    desk = started(tmp_path)
+    desk.decide([said(row) for row in desk.take("Ada", 7)], "Ada")
+    desk.close()
+    assert journal.fold(tmp_path / "nurses", lake["reviews"]) == 7
+    assert not [*(tmp_path / "nurses").glob("*.jsonl")]
+    (tmp_path / "nurses" / "leases.sqlite").unlink()
+    again = sessions.Session(tmp_path / "nurses", reviews=lake["reviews"].read)
+    assert len(again.take("Grace", 99)) == 13
+
+
+KILLED = """
+import os, signal, sys, json
+from pathlib import Path
+from arislab.review import sessions
+sys.path.insert(0, sys.argv[2])
+from review.test_sessions import said
+desk = sessions.Session(Path(sys.argv[1]))
+rows = desk.take("Ada", 8)
+desk.decide([said(row) for row in rows[:3]], "Ada")
+desk._leases.note = lambda events: os.kill(os.getpid(), signal.SIGKILL)
+desk.decide([said(rows[3])], "Ada")
+"""
+
+
+def test_what_a_killed_process_held_is_free_again_and_what_it_stored_is_not(tmp_path, clock):
+    started(tmp_path).close()
+    tests = str(Path(__file__).parent.parent)
+    env = os.environ | {"PYTHONPATH": tests}
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "nurses"), tests], check=False, env=env)
+    assert done.returncode == -signal.SIGKILL
+    clock.now = time.time()
+    desk = sessions.Session(tmp_path / "nurses", clock=clock)
+    assert len(desk.take("Grace", 99)) == 12, "Ada holds four and decided four, the last of which no index knew"
+    clock.now += 601
+    assert len(desk.take("Alan", 99)) == 16
+    assert journal.read(tmp_path).height == 4
+
+
+WORK = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+from review.test_sessions import said
+from arislab.review import sessions
+desk, name, n = sessions.Session(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
+while n > 0 and (rows := desk.take(name, min(n, 5))):
+    for row in rows:
+        print(row["custom_id"], flush=False)
+        desk.decide([said(row)], name)
+    n -= len(rows)
+"""
+
+
+def work(folder, names, each):
+    """Processes that decide at once; returns what each of them was handed."""
+    tests = str(Path(__file__).parent.parent)
+
+    def one(name):
+        command = [sys.executable, "-c", WORK, str(folder), name, str(each), tests]
+        env = os.environ | {"PYTHONPATH": tests}
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout.split()
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        return dict(zip(names, pool.map(one, names), strict=True))
+
+
+def test_processes_at_once_hand_out_nothing_beyond_its_k_and_lose_nothing(tmp_path):
+    sessions.start(tmp_path / "nurses", queue(90), sessions.Settings(seed=1, overlap=0.2, gold=0, repeats=0))
+    handed = work(tmp_path / "nurses", ["Ada", "Grace", "Alan"], 40)
+    assert [len(names) for names in handed.values()] == [len(set(names)) for names in handed.values()]
+    assert sum(map(len, handed.values())) == journal.read(tmp_path / "nurses").height
+    rest = sessions.Session(tmp_path / "nurses")  # an item that only they could judge who had ended by then
+    for name in [*handed, "Edsger"]:
+        rest.decide([said(row) for row in rest.take(name, 99)], name)
+    events = journal.read(tmp_path / "nurses")
+    assert events.height == 108
+    assert sorted(events.group_by("custom_id").len()["len"]) == [1] * 72 + [2] * 18
+
+
+# ---- what nobody is told ---------------------------------------------------------------------------------------------
+
+
+def test_nothing_that_would_bias_a_reviewer_is_in_what_is_handed_out(tmp_path):
+    how = sessions.Settings(seed=1, overlap=0.5, gold=0.2, repeats=0.2)
+    desk = started(tmp_path, how, n=60, gold=queue(5, "gold").with_columns(custom_id=pl.format("g-{}", "id")))
+    rows = []
+    for _ in range(12):
+        rows += desk.take("Ada", 6)
+        desk.decide([said(row) for row in rows[-6:]], "Ada")
+    text = json.dumps(rows, default=str)
+    assert not [
+        value for value in ("0.8125", "7b-secret", "near the cut", "0.34375", "Hidden", "0.71875") if value in text
+    ]
+    assert {name for row in rows for name in row} & {*sessions.BLIND} == set()
+    assert len({row["queue"] for row in rows}) == len(rows), "no name tells what is planted"
+    planted = journal.read(tmp_path)["planted"].value_counts().rows()
+    assert {name for name, _ in planted} == {None, "gold", "repeat"}
+
+
+def test_score_model_and_the_opinions_of_others_come_with_the_acknowledgement(tmp_path):
+    desk = started(tmp_path, sessions.Settings(seed=1, overlap=1, gold=0, repeats=0), n=1)
+    (of_ada,), (of_grace,) = desk.take("Ada", 1), desk.take("Grace", 1)
+    first, second, third = said(of_ada, "reject"), said(of_grace), said(of_ada, "flag")
+    assert desk.decide([third], "Ada") == {third["event_id"]: {"revealed": {}}}
+    told = {"score": 0.8125, "model": "model-7b-secret", "others": []}
+    assert desk.decide([first], "Ada") == {first["event_id"]: {"revealed": told}}
+    answer = desk.decide([second], "Grace")[second["event_id"]]["revealed"]
+    assert answer == told | {"others": ["reject"]}
+    again = said(of_ada)
+    desk.decide([said(of_ada, "undo", undoes=first["event_id"]), again], "Ada")
+    blind = dict(journal.read(tmp_path).select("event_id", "blind").iter_rows())
+    assert [blind[e["event_id"]] for e in (third, first, second, again)] == [True, True, True, False]
+
+
+def test_what_was_told_in_another_session_is_not_blind_in_this(tmp_path):
+    desk = started(tmp_path)
+    (row,) = desk.take("Ada", 1)
+    seen = pl.DataFrame([said(row) | {"reviewer": "Ada", "session": "before"}], schema=SCHEMA)
+    again = sessions.Session(tmp_path / "nurses", reviews=lambda: seen)
+    again.decide([said(row)], "Ada")
+    again.decide([said(row)], "Grace")
+    assert dict(journal.read(tmp_path).select("reviewer", "blind").iter_rows()) == {"Ada": False, "Grace": True}
+
+
+def test_an_event_is_completed_from_its_draw_unless_it_was_planted(tmp_path):
+    gold = queue(3, "gold").with_columns(custom_id=pl.format("g-{}", "id"))
+    desk = started(tmp_path, sessions.Settings(seed=1, overlap=0, gold=1, repeats=0), gold=gold)
+    for row in desk.take("Ada", 3):
+        desk.decide([said(row)], "Ada")
+    rows = journal.read(tmp_path).select("custom_id", "planted", "why", "inclusion_prob", "queue", "session").rows()
+    drawn = {row[1:] for row in rows if row[0].startswith("r-")}
+    planted = {row[1:] for row in rows if row[0].startswith("g-")}
+    assert drawn == {(None, "near the cut", 0.34375, "q1", "nurses")}
+    assert planted == {("gold", None, None, None, "nurses")}
+    stray = said({"custom_id": "elsewhere", "output": "A", "input": "Q", "queue": "none"})
+    desk.decide([stray], "Ada")
+    assert journal.read(tmp_path).filter(custom_id="elsewhere")["inclusion_prob"].to_list() == [None]
+
+
+def test_a_repeat_is_an_own_item_once_more_and_takes_nobodys_place(tmp_path):
+    desk = started(tmp_path, sessions.Settings(seed=1, overlap=0, gold=0, repeats=1), n=40)
+    order = []
+    while rows := desk.take("Ada", 1):
+        order += ids(rows)
+        desk.decide([said(row) for row in rows], "Ada")
+    repeats = journal.read(tmp_path).filter(planted="repeat")["custom_id"].to_list()
+    assert len(repeats) == len(set(repeats)) == 29, "from the twelfth on each item, but for the ten last ones"
+    assert sorted(order) == sorted([*(f"r-{i}" for i in range(40)), *repeats])
+    assert desk.counts("Ada") == {"decided": 69, "skipped": 0, "left": 0, "total": 69}
+    assert min(len(order) - order[::-1].index(n) - 1 - order.index(n) for n in repeats) >= 10
+
+
+def test_a_decision_that_could_not_be_stored_is_still_blind_and_still_held(tmp_path, monkeypatch):
+    desk = started(tmp_path, n=1)
+    (row,) = desk.take("Ada", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, "fdatasync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(OSError, match="full"):
+            desk.decide([said(row)], "Ada")
+    assert desk.take("Grace", 1) == []
+    desk.decide([said(row)], "Ada")
+    assert journal.read(tmp_path).select("reviewer", "blind").rows() == [("Ada", True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("overlap", 15, r"overlap must be in \[0, 1\], got 15"), ("gold", -1, "gold must"), ("repeats", 2, "repeats must"),
+     ("k", 0, "k must be at least 1, got 0"), ("lease_s", 0, "lease_s must be above 0, got 0")],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(name, value, message):
+    with pytest.raises(ParameterError, match=message):
+        sessions.Settings(seed=1, **{name: value})
+
+
+def test_a_folder_without_a_session_and_a_queue_without_a_column_are_refused(tmp_path):
+    with pytest.raises(LakeError, match="no review session in"):
+        sessions.Session(tmp_path)
+    with pytest.raises(ParameterError, match="no column 'queue'"):
+        sessions.start(tmp_path / "s", queue().drop("queue"), PLAIN)
+
+
+def test_a_session_that_is_started_again_keeps_its_settings_and_gets_the_new_queue(tmp_path):
+    started(tmp_path).close()
+    more = queue(25, "q2").filter(pl.col("custom_id").str.tail(2).is_in([f"{i}" for i in range(20, 25)]))
+    sessions.start(tmp_path / "nurses", more, sessions.Settings(seed=9))
+    desk = sessions.Session(tmp_path / "nurses")
+    assert desk.settings == PLAIN
+    assert len(desk.take("Ada", 99)) == 25
+
+
+# ---- any order of all of it ------------------------------------------------------------------------------------------
+
+PEOPLE = st.sampled_from(["Ada", "Grace", "Alan"])
+
+
+class Office(RuleBasedStateMachine):
+    """Reviewers who take, decide, undo, reload, leave and come late, against a model of who may hold what."""
+
+    @initialize(overlap=st.sampled_from([0.0, 0.5, 1.0]))
+    def open(self, overlap):
+        self.home = tempfile.TemporaryDirectory()
+        folder = Path(self.home.name) / "s"
+        how = sessions.Settings(seed=3, overlap=overlap, gold=0, repeats=0)
+        sessions.start(folder, queue(8), how)
+        self.clock, self.folder = Clock(), folder
+        self.desk = sessions.Session(folder, clock=self.clock)
+        self.k = self.desk._places()
+        self.until, self.browser, self.verdicts, self.sent = {}, {}, {}, []
+
+    def takers(self, item, but):
+        held = {who for (name, who), until in self.until.items() if name == item and until > self.clock.now}
+        return (held | {who for (name, who), made in self.verdicts.items() if name == item and made}) - {but}
+
+    def beat(self, who):
+        for key, until in self.until.items():
+            if key[1] == who and until > self.clock.now:
+                self.until[key] = self.clock.now + 600
+
+    @rule(who=PEOPLE, n=st.integers(1, 4))
+    def take(self, who, n):
+        self.beat(who)
+        free = [c for c in self.k if len(self.takers(c, who)) < self.k[c] and not self.verdicts.get((c, who))]
+        held = {name for (name, holder), until in self.until.items() if holder == who and until > self.clock.now}
+        mine = self.browser.setdefault(who, {})
+        rows = self.desk.take(who, n)
+        for row in rows:
+            name = row["custom_id"]
+            assert name in free or name in held, "handed out beyond its k, or again to whoever judged it"
+            assert name not in mine, "the same page has it already"
+            mine[name] = row
+            self.until[name, who] = self.clock.now + 600
+        assert len(rows) == min(n, len(({*free} | held) - {*mine}) + len(rows)), "one that was free was not handed out"
+
+    @rule(who=PEOPLE, decision=st.sampled_from(["approve", "reject"]), pick=st.randoms(use_true_random=False))
+    def decide(self, who, decision, pick):
+        if mine := self.browser.get(who):
+            row = mine[pick.choice(sorted(mine))]
+            event = said(row, decision)
+            self.desk.decide([event], who)
+            self.sent.append((event, who))
+            self.beat(who)
+            self.until.pop((row["custom_id"], who), None)
+            self.verdicts.setdefault((row["custom_id"], who), []).append(event["event_id"])
+
+    @precondition(lambda self: self.sent)
+    @rule(pick=st.randoms(use_true_random=False))
+    def undo(self, pick):
+        event, who = pick.choice(self.sent)
+        made = self.verdicts[event["custom_id"], who]
+        if event["event_id"] in made:
+            undo = said(event | {"input": "", "output": ""}, "undo", undoes=event["event_id"])
+            self.desk.decide([undo], who)
+            made.remove(event["event_id"])
+            self.beat(who)
+            self.until[event["custom_id"], who] = self.clock.now + 600
+
+    @precondition(lambda self: self.sent)
+    @rule(pick=st.randoms(use_true_random=False))
+    def send_again(self, pick):
+        event, who = pick.choice(self.sent)
+        before = journal.read(self.folder).height
+        self.desk.decide([event], who)
+        self.beat(who)
+        assert journal.read(self.folder).height == before
+
+    @rule(seconds=st.sampled_from([1, 300, 601]))
+    def wait(self, seconds):
+        self.clock.now += seconds
+
+    @rule(is_index_lost=st.booleans())
+    def restart(self, is_index_lost):
+        self.desk.close()
+        if is_index_lost:
+            (self.folder / "leases.sqlite").unlink()
+            self.until.clear()
+        self.desk = sessions.Session(self.folder, clock=self.clock)
+        self.browser.clear()
+
+    @invariant()
+    def every_verdict_is_kept(self):
+        if hasattr(self, "desk"):
+            stored = set(journal.read(self.folder).filter(pl.col("decision") != "undo")["event_id"])
+            assert stored == {event["event_id"] for event, _ in self.sent}
+
+    def teardown(self):
+        if hasattr(self, "desk"):
+            self.desk.close()
+            self.home.cleanup()
+
+
+TestOffice = Office.TestCase
+TestOffice.settings = settings(max_examples=max(FUZZ // 2, 10), stateful_step_count=25, deadline=None)
