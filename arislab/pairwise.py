@@ -281,11 +281,12 @@ class Desk:
 
         Args:
             events: event_id, custom_id (of the pair), decision (one of ``VOTES``), shown_sha256; undoes of an undo; if
-                known, shown_at, decided_at, dwell_ms, client_seq.
+                known, shown_at, decided_at, dwell_ms, client_seq. Votes about pairs of an earlier draw, which a browser
+                kept, are stored too.
             reviewer: Who voted.
 
         Raises:
-            ParameterError: An event is none of these; nothing was stored.
+            ParameterError: An event is no vote; nothing was stored.
         """
         known = set(self._votes["event_id"])
         rows = {event["event_id"]: self._row(event, reviewer) for event in events if event["event_id"] not in known}
@@ -302,10 +303,6 @@ class Desk:
 
     def _row(self, event: Mapping[str, Any], reviewer: str) -> dict[str, Any]:
         name, vote = event.get("custom_id"), event.get("decision")
-        if name not in self._pairs:
-            raise ParameterError(
-                f"there is no pair {name!r} in {self.name!r}; votes are about pairs that it handed out."
-            )
         if vote not in VOTES:
             raise ParameterError(f"a vote about a pair must be one of {', '.join(VOTES)}, got {vote!r}.")
         if (vote == "undo") != (event.get("undoes") is not None):

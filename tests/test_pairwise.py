@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import FUZZ, people
 
-from arislab import evaluate, models, pairwise, stats
+from arislab import evaluate, models, pairwise, review, stats
 from arislab.errors import ParameterError
+from arislab.review import core
 from arislab.task import load
 
 ARMS = ("finetuned", "baseline")
@@ -171,8 +172,6 @@ def test_a_persons_votes_stay_in_their_order_whatever_the_clock_says(spec, lake)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"custom_id": "v-none"}, "no pair 'v-none'"),
-        ({"custom_id": None}, "no pair None"),
         ({"decision": "approve"}, "left, right, tie, skip, undo, got 'approve'"),
         ({"decision": "undo"}, "an undo names the event"),
         ({"undoes": "e"}, "no other vote does"),
@@ -186,6 +185,38 @@ def test_what_is_no_vote_is_refused_and_nothing_is_stored(spec, lake, change, me
     assert lake["arm_votes"].rows == 0
     desk.decide([vote(first, "left", "a")], "Ada")
     assert lake["arm_votes"].rows == 1
+
+
+def test_a_vote_about_a_pair_of_an_earlier_draw_is_kept_and_counts_for_that_pair(spec, lake):
+    earlier, now = drawn(spec, 4), drawn(spec, 4, seed=7)
+    gone = earlier.join(now, on="pair_id", how="anti")
+    assert gone.height
+    (late, *_) = pairwise.Desk(gone, votes=lake["arm_votes"].read(), store=lambda frame: None).take("Ada", 1)
+    desk = desk_of(now, lake)
+    desk.decide([vote(late, "left", "late")], "Ada")
+    assert desk.counts("Ada")["decided"] == 0
+    votes = lake["arm_votes"].read()
+    assert pairwise.win_rate(now, votes)["n_votes"].item() == 0
+    assert pairwise.win_rate(earlier, votes)["n_votes"].item() == 1
+
+
+def test_the_review_panel_shows_pairs_and_its_votes_go_to_their_own_table(spec, lake):
+    desk = desk_of(drawn(spec, 3), lake)
+    panel = review.Panel(desk, reviewer="Ada")
+    assert panel.counts["left"] == 3
+    items = [core.item(row) for row in panel.ahead(9)]
+    assert {item["kind"] for item in items} == {"pair"}
+    told = json.dumps([{k: v for k, v in item.items() if k not in ("left", "right")} for item in items])
+    assert not [word for word in ("arm", "baseline", "finetuned") if word in told]
+    first = panel.current
+    said = {"custom_id": first["custom_id"], "shown_sha256": items[0]["shown"], "asked_sha256": items[0]["asked"]}
+    facts = {"edited_output": None, "labels": "[]", "ratings": None, "category": None, "note": None, "queue": None}
+    for name, decision, undoes in (("a", "left", None), ("b", "undo", "a"), ("c", "tie", None)):
+        event = said | facts | {"event_id": name, "decision": decision, "undoes": undoes, "dwell_ms": 900}
+        assert panel.hear([event]) == ({name: {"revealed": {}}}, {})
+    assert panel.counts == {"total": 3, "decided": 1, "skipped": 0, "left": 2}
+    assert pairwise.counting(drawn(spec, 3), lake["arm_votes"].read())["vote"].to_list() == ["tie"]
+    assert not lake["reviews"].exists
 
 
 def test_where_a_vote_cannot_be_stored_it_can_be_said_again(spec, lake):
