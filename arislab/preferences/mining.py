@@ -198,7 +198,7 @@ def _compared(
     return joined.with_columns(event_ids=every.list.unique().list.sort())
 
 
-def by_judge(judge: Judge, rows: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.DataFrame:
+def by_judge(judge: Judge, rows: pl.DataFrame, candidates: pl.DataFrame, *, task: Task) -> pl.DataFrame:
     """Return the pairs of which a judge preferred the same answer whichever was shown first: a source of its own.
 
     Args:

@@ -267,10 +267,10 @@ def test_a_judge_that_prefers_one_both_ways_round_makes_a_pair_of_its_own_source
         created_at=pl.datetime(2026, 1, 1, time_unit="us", time_zone="UTC"),
     )
     heard = Judge(said, spec, candidates, model="j")
-    pairs = preferences.by_judge(heard, rows, candidates, spec)
+    pairs = preferences.by_judge(heard, rows, candidates, task=spec)
     assert texts(pairs) == expected
     assert preferences.withdrawn(pairs, decided(raw)) == []
     tested = candidates.with_columns(split=pl.lit("test"))
-    assert preferences.by_judge(heard, rows, tested, spec).height == 0
+    assert preferences.by_judge(heard, rows, tested, task=spec).height == 0
     if expected:
         assert (pairs["reviewers"].to_list(), pairs["event_ids"].list.len().to_list()) == ([["j"]], [2])
