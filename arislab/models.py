@@ -38,7 +38,7 @@ def gate(
         verdict (promote; hold: an interval lies below what it had to exceed; else not shown), arm, against (the
         baseline), difference, low, high, p_holm, n, margin, reason (in words), and trivial: the free answer that came
         closest (against, difference, low, high, n), null without any. Where people decide also people: win_rate, low,
-        high, p, n, n_pairs, n_waiting, n_votes and agreement.
+        high, p, n, n_pairs, n_waiting, n_votes, agreement and alpha.
 
     Raises:
         ParameterError: The comparison has no such contrast, or people compared other arms.
@@ -64,7 +64,7 @@ def gate(
     }
 
 
-_VOTES = ("win_rate", "low", "high", "p", "n", "n_pairs", "n_waiting", "n_votes", "agreement")
+_VOTES = ("win_rate", "low", "high", "p", "n", "n_pairs", "n_waiting", "n_votes", "agreement", "alpha")
 
 
 def _votes(people: pl.DataFrame, *, arm: str, baseline: str) -> dict[str, Any]:

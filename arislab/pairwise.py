@@ -9,7 +9,6 @@ person the latest vote about a pair counts. This module does not know where pair
 """
 
 import hashlib
-import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from arislab.curate import subsets
 from arislab.curate.curated import messages_of
 from arislab.errors import ParameterError, closest
 from arislab.review.decisions import sha256
+from arislab.stats.agreement import coefficients
 from arislab.task import Task
 
 VOTES = ("left", "right", "tie", "skip", "undo")
@@ -378,7 +378,7 @@ _RESULT: dict[str, Any] = {
     **dict.fromkeys(("arm", "baseline"), pl.String),
     **dict.fromkeys(("win_rate", "low", "high", "p"), pl.Float64),
     **dict.fromkeys(("n", "n_pairs", "n_waiting", "n_groups", "n_votes", "n_ties", "n_people"), pl.Int64),
-    **dict.fromkeys(("agreement", "minutes"), pl.Float64),
+    **dict.fromkeys(("agreement", "alpha", "minutes"), pl.Float64),
 }
 
 
@@ -394,12 +394,13 @@ def win_rate(pairs: pl.DataFrame, votes: pl.DataFrame, *, seed: int = 0) -> pl.D
         One row per arm and baseline: arm, baseline, win_rate (0..1, mean over the pairs of the mean of their votes;
         null without votes), low and high (95 %, whole groups resampled; null below two groups), p (two-sided, against
         0.5), n (pairs with a vote), n_pairs, n_waiting (pairs that fewer than their n_people have compared), n_groups,
-        n_votes, n_ties (votes), n_people (who voted), agreement (share of two people on one pair who said the same;
-        null where none was compared twice), minutes (of looking at pairs; null if no browser told). Pairs are of
-        answers that differ: the rate says nothing of how often they do.
+        n_votes, n_ties (votes), n_people (who voted), agreement (share of two people on one pair who said the same,
+        mean over the pairs) and alpha (Krippendorff's, ordinal: a tie is between the sides; both null where nobody was
+        second on a pair, alpha also where all said one thing), minutes (of looking at pairs; null if no browser told).
+        Pairs are of answers that differ: the rate says nothing of how often they do.
 
     Source:
-        As ``stats.paired_difference``, of the win rate against one half.
+        As ``stats.paired_difference``, of the win rate against one half, and ``stats.agreement``.
     """
     said = counting(pairs, votes)
     rows = []
@@ -414,20 +415,17 @@ def win_rate(pairs: pl.DataFrame, votes: pl.DataFrame, *, seed: int = 0) -> pl.D
         counts = [gain.n, every.height, n_waiting, gain.n_groups, own.height, own.filter(vote="tie").height]
         looked = own["dwell_ms"].drop_nulls()
         minutes = float(looked.sum()) / 60_000 if len(looked) else None
-        rows.append((arm, baseline, *rate, *counts, own["reviewer"].n_unique(), _agreement(own), minutes))
+        rows.append((arm, baseline, *rate, *counts, own["reviewer"].n_unique(), *_agreement(own, seed=seed), minutes))
     return pl.DataFrame(rows, schema=_RESULT, orient="row").with_columns(
         pl.col("win_rate", "low", "high", "p").fill_nan(None)
     )
 
 
-def _agreement(said: pl.DataFrame) -> float | None:
-    """The share of pairs of votes about one pair that are the same."""
-    same = [
-        one == other
-        for (values,) in said.group_by("pair_id", maintain_order=True).agg("value").select("value").iter_rows()
-        for one, other in itertools.combinations(values, 2)
-    ]
-    return sum(same) / len(same) if same else None
+def _agreement(said: pl.DataFrame, *, seed: int) -> list[float | None]:
+    """Raw agreement of people on the same pairs, and alpha, to which a tie is between the two sides."""
+    opinions = said.select("value", item="pair_id", rater="reviewer")
+    measures = ("raw_agreement", "krippendorff_alpha")
+    return [one.estimate for one in coefficients(opinions, measures=measures, scale="ordinal", seed=seed)]
 
 
 def in_words(result: pl.DataFrame) -> str:
@@ -444,13 +442,14 @@ def _line(row: Mapping[str, Any]) -> str:
     if row["win_rate"] is None:
         return f"{name}: nobody has compared any of {row['n_pairs']:,} pairs yet"
     interval = "" if row["low"] is None else f"  [{row['low']:.3f}, {row['high']:.3f}]"
-    agreement = "unknown" if row["agreement"] is None else f"{row['agreement']:.3f}"
+    told = {name: "unknown" if row[name] is None else f"{row[name]:.3f}" for name in ("agreement", "alpha")}
+    agreed = ", ".join(f"{name} {value}" for name, value in told.items())
     minutes = "" if row["minutes"] is None else f", {row['minutes']:.1f} minutes"
     groups = f" of {row['n_groups']:,} groups" if row["n_groups"] < row["n"] else ""
     waiting = f"; {row['n_waiting']:,} wait for more votes" if row["n_waiting"] else ""
     return (
         f"{name:<28} {row['win_rate']:>7.3f}{interval}   n {row['n']:,} pairs{groups}, {row['n_votes']:,} votes "
-        f"({row['n_ties']:,} ties) of {row['n_people']:,} people, agreement {agreement}{minutes}{waiting}"
+        f"({row['n_ties']:,} ties) of {row['n_people']:,} people, {agreed}{minutes}{waiting}"
     )
 
 

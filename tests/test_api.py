@@ -37,6 +37,7 @@ from arislab import (
 )
 from arislab.icl import rounds
 from arislab.lake import Lake, Table, conditions, opening, writing
+from arislab.review import agreement, certificates, estimates
 
 PINNED = {
     Lake.__init__: "self path run_id",
@@ -86,7 +87,7 @@ PINNED = {
     curate.embedder: "model folder",
     curate.near_duplicates: "frame on threshold prefer id seed questions by_meaning embed",
     curate.examples: "kept candidates task",
-    curate.approved: "curated reviews approve",
+    curate.approved: "curated reviews approve certified",
     curate.draw: "answers candidates curated heldout n seed rule",
     curate.control: "raw candidates task n seed",
     curate.keep: "frame rule fraction threshold precision labels chances seed quota max_share diversity embed groups",
@@ -115,6 +116,24 @@ PINNED = {
     review.QueueDesk.take: "self reviewer n",
     review.QueueDesk.decide: "self events reviewer",
     review.QueueDesk.counts: "self reviewer",
+    agreement.opinions: "reviews",
+    agreement.coefficients: "reviews of scale rows by level seed n_boot",
+    agreement.repeats: "reviews level seed n_boot",
+    agreement.accuracy: "reviews gold level",
+    agreement.drift: "reviews every gold level",
+    agreement.seconds: "reviews",
+    agreement.speed: "reviews level seed",
+    estimates.approve_rate: "rows reviews by level",
+    estimates.time_left: "reviews n_left reviewer last level seed n_boot",
+    estimates.labels_for: "rows reviews half_width level seed",
+    certificates.fix: "rows reviews stratum actor promise confidence looks seed reason earlier",
+    certificates.sample: "certificates rows curated certificate look",
+    certificates.verdict: "certificates rows reviews certificate",
+    certificates.issue: "certificates rows reviews certificate actor reason",
+    certificates.withdraw: "certificates rows reviews certificate actor reason",
+    certificates.overview: "certificates rows reviews",
+    curate.in_force: "certificates rows",
+    certificates.applied: "curated reviews certified",
     icl.ask: "cells arms candidates server folder recorded searched task purpose",
     icl.Asker.__init__: "self texts candidates model parameters server folder recorded searched task",
     icl.Asker.__call__: "self cells purpose",

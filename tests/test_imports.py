@@ -28,7 +28,8 @@ ARROWS: dict[str, set[str] | str] = {
     "plots": set(),
     "models": set(),
     "smollm2": set(),  # weights for a folder; who serves or trains them is told the folder
-    "review": {"structured"},  # an edit must fit the SCHEMA where the answer did
+    # structured: an edit must fit the SCHEMA where the answer did; stats: how far people agree, and what they promise
+    "review": {"stats", "structured"},
     "lab": {"__init__"},  # __init__: the version that a lab notes
     "lake": {"review"},  # the life of a row tells its reviews in their order
     "records": set(),

@@ -251,6 +251,11 @@ def rate(pairs, *said):
     return pairwise.win_rate(pairs, voted(pairs, *said)).row(0, named=True)
 
 
+ALPHA = 1 - (2 * 3.5**2 + 2 * 2.5**2) / 6 / (2 * (1 * 1 * 1 + 1 * 4 * 2.5**2 + 1 * 4 * 3.5**2) / 30)
+"""Krippendorff's alpha by hand of the votes (1, 1), (1, 0) and (0.5, 1): six values, of which one is 0, one 0.5, four
+1; 0 and 1 are 3.5 ranks apart, 0.5 and 1 are 2.5, 0 and 0.5 are 1. It is 1 - 37 / 30."""
+
+
 def test_a_win_rate_by_hand(spec):
     pairs = drawn(spec, 4)
     said = [(0, "Ada", F), (0, "Bo", F), (1, "Ada", F), (1, "Bo", B), (2, "Ada", "tie"), (2, "Bo", F), (3, "Ada", B)]
@@ -259,13 +264,17 @@ def test_a_win_rate_by_hand(spec):
     assert (row["n"], row["n_pairs"], row["n_waiting"], row["n_groups"]) == (4, 4, 1, 4)
     assert (row["n_votes"], row["n_ties"], row["n_people"]) == (7, 1, 2)
     assert row["agreement"] == 1 / 3, "of three pairs that two compared, in one they said the same"
+    assert row["alpha"] == pytest.approx(ALPHA)
     assert row["minutes"] == pytest.approx(7 * 6 / 60)
     expected = stats.mean_interval([1, 0.5, 0.75, 0])
     assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
     text = pairwise.in_words(pairwise.win_rate(pairs, voted(pairs, *said)))
     assert "finetuned over baseline" in text
     assert "0.562" in text
-    assert "7 votes (1 ties) of 2 people, agreement 0.333, 0.7 minutes; 1 wait for more votes" in text
+    assert (
+        f"7 votes (1 ties) of 2 people, agreement 0.333, alpha {row['alpha']:.3f}, 0.7 minutes; 1 wait for more votes"
+        in text
+    )
 
 
 def test_the_latest_vote_of_each_person_counts_and_skips_count_for_nothing(spec):

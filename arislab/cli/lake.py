@@ -209,8 +209,9 @@ def export(
     stored = lake["training_data_curated"].read(version=then["training_data_curated"])
     curated = review.fold(stored, lake["reviews"].read(version=then["reviews"])) if "reviews" in then else stored
     body = prompt.messages(chosen, curated, lake["candidates"].read(where={"split": "train"}), spec)
-    policy = chosen["approve_policy"]
-    if withdrawn := curate.withdrawn(chosen["example_ids"], stored, lake["reviews"].read(), approve=policy):
+    certified = curate.in_force(lake["certificates"].read(), lake["certified_rows"].read())
+    policy = {"approve": chosen["approve_policy"], "certified": certified}
+    if withdrawn := curate.withdrawn(chosen["example_ids"], stored, lake["reviews"].read(), **policy):
         print(
             f"arislab: WARNING: {len(withdrawn)} of {chosen['k']} examples may not be used any more by the decisions "
             f"of today (first: {withdrawn[0]!r}); `arislab run icl` chooses anew.",

@@ -14,6 +14,7 @@ from arislab.cli.demo import demo
 from arislab.cli.init import init
 from arislab.cli.lab import PASSED_ON, lab
 from arislab.cli.options import Root
+from arislab.cli.review import review
 from arislab.cli.runs import perform
 from arislab.cli.serve import serve
 from arislab.system.paths import enter
@@ -61,6 +62,7 @@ _VERBS: dict[str, dict[str, tuple[Any, str]]] = {
         "init": (init, "Make a lab of your own; bring one up to date (--update)."),
         "demo": (demo, "Run the five phases, with a tiny model or a real one: no GPU."),
         "lab": (lab, "Open notebooks and records of a root in JupyterLab."),
+        "review": (review, "Serve the review panel to people without Jupyter."),
     },
     "Phases": {
         "run": (run, "Run generate, curate, icl, finetune or evaluate; or judge."),

@@ -23,6 +23,7 @@ from arislab.curate.promised import keep, keep_promised
 from arislab.curate.selection import Selection, changed, keep_above, keep_top, near_duplicates, states, with_approved
 from arislab.curate.subsets import first_of_groups, hold_out, one_per_group, pool, serves, spread, to_look_at
 from arislab.curate.worth import curve, estimates, worth_in_words
+from arislab.review.certificates import in_force
 
 __all__ = [
     "CONTROLS",
@@ -50,6 +51,7 @@ __all__ = [
     "first_of_groups",
     "held",
     "hold_out",
+    "in_force",
     "keep",
     "keep_above",
     "keep_diverse",

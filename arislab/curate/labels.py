@@ -1,7 +1,8 @@
 """People's verdicts as labels: which of them say something about rows that nobody looked at, and how much.
 
 A label is a verdict on a row that a review queue drew with a known chance. Examples that experts wrote, verdicts on
-rows that somebody picked, and decisions from before queues had names are none: they speak of themselves alone.
+rows that somebody picked or that were drawn for a certificate, and decisions from before queues had names are none:
+they speak of themselves alone. Rows that a certificate approved have no verdict.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from arislab import review
-from arislab.review import decisions
+from arislab.review import decisions, estimates
 
 LEAST = 50
 """Labels below which nothing is learned from them."""
@@ -51,14 +52,13 @@ def labelled(rows: pl.DataFrame, judged: pl.DataFrame, reviews: pl.DataFrame) ->
         reviews: Every event so far, with why, queue and inclusion_prob of what a queue drew.
 
     Source:
-        Weights of labels from one queue after the other: a mean of Des Raj's (1956) estimates, each of which counts
-        earlier labels as known and weighs its own by 1 / chance; scaled to the number of rows (Hájek 1971).
+        As in ``review.estimates.weighed``.
     """
     known = rows.filter(pl.col("quality").is_not_null()).select("custom_id", "created_at")
     events = review.live(reviews).filter(pl.col("decision").is_in(decisions.VERDICTS))
     first = events.group_by("custom_id").agg(known_at=pl.col("decided_at").min())
     holding = judged.filter("holds").select("custom_id", good=pl.col("verdict") == "approve")
-    drawn = events.filter(pl.col("queue").is_not_null(), pl.col("inclusion_prob") > 0)
+    drawn = estimates.draws(reviews)
     drawn = drawn.join(known, on="custom_id", how="semi").join(holding, on="custom_id", how="semi")
     shown = pl.coalesce("shown_at", "decided_at")
     starts = drawn.group_by("queue").agg(start=shown.min()).sort("start", "queue")
@@ -67,47 +67,9 @@ def labelled(rows: pl.DataFrame, judged: pl.DataFrame, reviews: pl.DataFrame) ->
     newest = population["created_at"].max()
     covering = starts.filter(pl.col("start") >= newest) if newest is not None else starts.clear()
     drawn = drawn.join(population, on="custom_id", how="semi").join(covering, on="queue", how="inner")
-    drawn = drawn.unique(["custom_id", "queue"], keep="first", maintain_order=True)
+    drawn = drawn.unique(["custom_id", "queue"], keep="first").sort("start", "queue", "custom_id")
     frame = holding.join(population, on="custom_id", how="semi").join(first, on="custom_id", how="left")
-    frame = _weighed(frame, drawn, n=population.height)
+    frame = estimates.weighed(frame, drawn, n=population.height)
     usable = rows.join(population, on="custom_id", how="semi", maintain_order="left")
     n_picked = holding.join(known, on="custom_id", how="semi").height - frame.height
     return Labels(frame, usable, known.height - population.height, n_picked)
-
-
-def _weighed(verdicts: pl.DataFrame, drawn: pl.DataFrame, *, n: int) -> pl.DataFrame:
-    """Weigh the labels of each queue, and several queues by what each leaves to chance."""
-    parts = []
-    # what was decided before a queue was drawn could not be drawn, and stands for itself
-    queues = [
-        (own, verdicts.filter(pl.col("known_at") < start).join(own, on="custom_id", how="anti"))
-        for (_, start), own in drawn.group_by("queue", "start", maintain_order=True)
-    ]
-    shares = _shares([(own.height, n - before.height) for own, before in queues])
-    for (own, before), share in zip(queues, shares, strict=True):
-        mine = own.select(
-            "custom_id",
-            weight=1 / pl.col("inclusion_prob"),
-            stratum=pl.concat_str("queue", pl.lit(" "), pl.col("why").fill_null("")),
-        )
-        scale = (n - before.height) / mine["weight"].sum()
-        parts.append(mine.with_columns(pl.max_horizontal(pl.col("weight") * scale, 1.0) * share))
-        parts.append(before.select("custom_id", weight=pl.lit(share), stratum=pl.lit(None, dtype=pl.String)))
-    schema = {"custom_id": pl.String, "weight": pl.Float64, "stratum": pl.String}
-    weights = pl.concat(parts) if parts else pl.DataFrame(schema=schema)
-    total = weights.group_by("custom_id", maintain_order=True).agg(
-        pl.col("weight").sum(), pl.col("stratum").drop_nulls().first()
-    )
-    # in the order of the ids: sums in another order differ in the last bit
-    known = verdicts.select("custom_id", "good").join(total, on="custom_id", how="inner").sort("custom_id")
-    floor = pl.max_horizontal(pl.col("weight"), 1.0)
-    return known.filter(pl.col("stratum").is_not_null()).with_columns(weight=floor)
-
-
-def _shares(sizes: list[tuple[int, int]]) -> list[float]:
-    """Weigh estimates by 1 / variance, were all rows alike: of n labels drawn from so many rows that were left."""
-    variances = [left**2 / n * max(0.0, 1 - n / left) for n, left in sizes]
-    if exact := [variance == 0 for variance in variances].count(True):
-        return [(variance == 0) / exact for variance in variances]
-    total = sum(1 / variance for variance in variances)
-    return [1 / variance / total for variance in variances]

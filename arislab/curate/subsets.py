@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from arislab.errors import ParameterError, closest
+from arislab.review import certificates
 
 
 def hold_out(
@@ -135,7 +136,8 @@ def pool(
 ) -> pl.DataFrame:
     """Return up to ``n`` examples for the in-context search.
 
-    They are the best by quality, one per candidate; ties go by a stable hash.
+    They are the best by quality, one per candidate; ties go by a stable hash. A row that only a certificate approved is
+    none: it is shown with every request, and nobody has looked at it.
 
     Args:
         examples: From ``approved``.
@@ -151,6 +153,13 @@ def pool(
     Raises:
         ParameterError: An id that no example has, more pins than places, or no example left.
     """
+    if "reviewed_by" in examples.columns:
+        n_given, examples = examples.height, examples.filter(~certificates.is_of_certificate())
+        if n_given and not examples.height:
+            raise ParameterError(
+                f"only certificates approved the {n_given:,} rows, and such rows are no in-context examples; review "
+                "some in review.ipynb, or use approve='score'."
+            )
     for name in [*pinned, *banned]:
         if name not in examples["id"]:
             raise ParameterError(

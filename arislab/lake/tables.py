@@ -227,6 +227,48 @@ TABLES: dict[str, Contract] = {
             ),
         },
     ),
+    "certificates": Contract(
+        "One row per event of a certificate, by which many rows are approved on a sample of them; append-only.",
+        ("certificate", "event"),
+        {
+            "certificate": _text("name of the certificate: a digest of its rows and of what was stated", required=True),
+            "event": _text(
+                "fixed: rows and promise are set, a sample is drawn; issued: its rows are approved; withdrawn: not now",
+                required=True,
+                allowed=("fixed", "issued", "withdrawn"),
+            ),
+            "actor": _text("who did it", required=True),
+            "reason": _text("why; null if not said"),
+            "at": Column(_TIME, "when, UTC", required=True),
+            "stratum": _text("how its rows were selected", required=True),
+            "rows_sha256": _text("sha256 of its rows: custom_id and the digests of answer and question", required=True),
+            "n_rows": Column(_INTEGER, "rows of the stratum", required=True, low=1),
+            "n_sample": Column(_INTEGER, "fixed: rows drawn; else: judged rows on which it was decided", low=0),
+            "n_rejects": Column(_INTEGER, "of these, rejected or edited; null where it was fixed", low=0),
+            "bound": _number(
+                "share of the stratum that people would reject, at most; null before a look", low=0, high=1
+            ),
+            "promise": _number("what that must not exceed", low=0, high=1),
+            "confidence": _number("chance that the promise holds, at least", low=0, high=1),
+            "looks": Column(_INTEGER, "how often it may be looked at", required=True, low=1),
+            "alpha": _number(
+                "fixed: chance to be wrong, for all looks; else: what the looks so far took", low=0, high=1
+            ),
+            "seed": Column(_INTEGER, "of the draw", required=True, low=0),
+        },
+    ),
+    "certified_rows": Contract(
+        "One row per certificate and row of its stratum; approved only while the certificate is in force.",
+        ("certificate", "custom_id"),
+        {
+            "certificate": _text("name of the certificate", required=True),
+            "custom_id": _text("output that it is about", required=True),
+            "shown_sha256": _text("sha256 of the answer; it is about no other", required=True),
+            "asked_sha256": _text("sha256 of the question, likewise", required=True),
+            "is_sampled": Column(_FLAG, "true if the sample that people judge holds it", required=True),
+            "place": Column(_INTEGER, "place in the order of the draw, from 1; null outside the sample", low=1),
+        },
+    ),
     "training_data_curated": Contract(
         "One row per kept example.",
         ("id",),
@@ -245,9 +287,13 @@ TABLES: dict[str, Contract] = {
                 low=0,
                 high=1,
             ),
-            "needs_review": Column(_FLAG, "true until somebody approved, rejected or edited it", required=True),
-            "approved": Column(_FLAG, "true only if a person approved or edited it", required=True),
-            "reviewed_by": _text("who decided; null if nobody did"),
+            "needs_review": Column(
+                _FLAG, "true until somebody approved, rejected or edited it, or a certificate did", required=True
+            ),
+            "approved": Column(
+                _FLAG, "true only if a person approved or edited it, or a certificate approves it", required=True
+            ),
+            "reviewed_by": _text("who decided; certificate:<id>: a certificate did; null if nobody did"),
             "metadata": _text("JSON object: company, title, difficulty, category, use_case, …"),
             "split": _text("inherited from the candidate", required=True, allowed=SPLITS),
             "updated_at": Column(_TIME, "when the row was last folded, UTC"),
@@ -406,7 +452,9 @@ TABLES: dict[str, Contract] = {
             "use_case_column": _text("column of candidates that holds the use case; null in older rows: use_case"),
             "scorer_version": _text("first 12 hex of the sha256 of the task file that judged; null in older rows"),
             "params": _text("JSON object: temperature, max_tokens, seed, response_format; null in older rows"),
-            "approve_policy": _text("reviewed: people approved the pool; score: only the scorers did", required=True),
+            "approve_policy": _text(
+                "reviewed, certified: people approved the pool; score: only the scorers did", required=True
+            ),
         },
     ),
     "finetuning_runs": Contract(
@@ -430,7 +478,9 @@ TABLES: dict[str, Contract] = {
             "adapter_sha256": _text("digest of the adapter's weights", required=True),
             "seconds": _number("wall time of the training", low=0, volatile=True),
             "device": _text("where it ran"),
-            "approve_policy": _text("reviewed: people approved the rows; score: only the scorers did"),
+            "approve_policy": _text(
+                "reviewed: people approved the rows; certified: they, or certificates; score: only the scorers did"
+            ),
             "drawn": _text("how the rows of control were drawn: random, longest or unfiltered; null of other arms"),
         },
     ),

@@ -30,7 +30,9 @@ from arislab.system import json_text
 VERDICTS = ("approve", "reject", "edit", "adjudicate")
 """Decisions that settle a row. skip, label and flag settle nothing, and nothing does that was planted to measure people
 (gold, repeat); undo takes one event of the same reviewer back."""
-STATES = ("approved", "edited", "rejected", "disputed", "stale", "waiting", "not queued")
+CERTIFICATE = "certificate:"
+"""How reviewed_by begins where no person approved the row, but a certificate did (see certificates)."""
+STATES = ("approved", "edited", "certified", "rejected", "disputed", "stale", "waiting", "not queued")
 
 _TIME = pl.Datetime("us", "UTC")
 SCHEMA: dict[str, Any] = {
@@ -394,7 +396,8 @@ def progress(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
     rows = standing(curated, reviews)
     is_edited = pl.Series([_is_edited(text) for text in rows["metadata"]], dtype=pl.Boolean)
     state = (
-        pl.when(pl.col("approved") & is_edited).then(pl.lit("edited"))
+        pl.when(pl.col("reviewed_by").str.starts_with(CERTIFICATE)).then(pl.lit("certified"))
+        .when(pl.col("approved") & is_edited).then(pl.lit("edited"))
         .when(pl.col("approved")).then(pl.lit("approved"))
         .when(pl.col("reviewed_by").is_not_null()).then(pl.lit("rejected"))
         .when(pl.col("disputed").is_not_null()).then(pl.lit("disputed"))

@@ -25,8 +25,9 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import LakeError, ParameterError
-from arislab.review import journal
 from arislab.review.decisions import SCHEMA, VERDICTS, complete
+from arislab.review.journal import Journal
+from arislab.review.journal import read as read_journals
 from arislab.review.leases import Leases
 from arislab.system import files
 
@@ -157,7 +158,7 @@ class Session:
         self._all, self._orders = dict[str, dict[str, Any]](), dict[str, list[str]]()
         self._told, self._newest = set[tuple[str, str]](), dict[str, int]()
         self._handed = dict[str, set[tuple[str, str]]]()
-        self._journals = dict[str, journal.Journal]()
+        self._journals = dict[str, Journal]()
         self.learn()
 
     def learn(self) -> None:
@@ -166,7 +167,7 @@ class Session:
         self._rows = {row["custom_id"]: row for row in _rows_of(draws)}
         self._all, self._orders = self._gold | self._rows, {}
         # journals first: what is folded between the two readings stands in the table by then
-        events = complete(pl.concat([journal.read(self.folder), complete(self._reviews())]))
+        events = complete(pl.concat([read_journals(self.folder), complete(self._reviews())]))
         events = events.unique("event_id", keep="first", maintain_order=True)
         verdicts = events.filter(pl.col("decision").is_in(VERDICTS))
         self._told |= set(verdicts.select("reviewer", "custom_id").iter_rows())
@@ -242,7 +243,7 @@ class Session:
             newest = made[-1]["seq"]
         if made:
             if reviewer not in self._journals:
-                self._journals[reviewer] = journal.Journal(self.folder, reviewer=reviewer, session=self.name)
+                self._journals[reviewer] = Journal(self.folder, reviewer=reviewer, session=self.name)
             self._journals[reviewer].append(made)
             self._newest[reviewer] = newest
             self._told |= {(reviewer, event["custom_id"]) for event in made if event["decision"] in VERDICTS}

@@ -1,4 +1,4 @@
-"""Intervals and tests: bootstrap of means and paired differences, Holm, AUC, precision at the top, shares by labels.
+"""Intervals and tests: bootstrap of means and paired differences, Holm, AUC, shares by labels, agreement of raters.
 
 The resampling unit is a row (of `compare`: a candidate), or its group where groups are named: rows of one group, such
 as near-duplicates or sentences of one text, are not independent. Null and NaN are never 0: they are left out and
@@ -11,7 +11,7 @@ search is biased upward whatever its interval says; score the winner on rows tha
 from arislab.stats.bootstrap import Difference, Interval, mean_interval, paired_difference
 from arislab.stats.contrasts import compare, group_of, holm, minimal_detectable_effect, verdicts
 from arislab.stats.ranking import auc, precision_at
-from arislab.stats.shares import Share, lower_bound, n_labels_for, share
+from arislab.stats.shares import Share, lower_bound, most_in_population, n_labels_for, share
 
 __all__ = [
     "Difference",
@@ -24,6 +24,7 @@ __all__ = [
     "lower_bound",
     "mean_interval",
     "minimal_detectable_effect",
+    "most_in_population",
     "n_labels_for",
     "paired_difference",
     "precision_at",

@@ -214,6 +214,29 @@ def lower_bound(mean: float, n: float, *, alpha: float) -> float:
     return mean if math.isinf(n) else float(beta.ppf(alpha, mean * n, (1 - mean) * n + 1))
 
 
+def most_in_population(n_found: int, n: int, n_population: int, *, alpha: float) -> int:
+    """Return the exact one-sided upper bound of how many rows of a population are such as n_found of n drawn ones.
+
+    The n were drawn without replacement; the bound is wrong with chance alpha at most.
+
+    Source:
+        Konijn 1973, Statistical Theory of Sample Survey Design and Analysis: Clopper and Pearson 1934 by the
+        hypergeometric distribution.
+
+    Example:
+        >>> most_in_population(0, 59, 10_000, alpha=0.05) / 10_000
+        0.0493
+    """
+    from scipy.stats import hypergeom
+
+    low, high = n_found, n_population - (n - n_found) + 1  # as many there are at least; and more than there can be
+    while high - low > 1:
+        middle = (low + high) // 2
+        is_likely = hypergeom.cdf(n_found, n_population, middle, n) > alpha
+        low, high = (middle, high) if is_likely else (low, middle)
+    return low
+
+
 def n_labels_for(mean: float, promise: float, *, alpha: float, most: int = 1_000_000) -> int | None:
     """Return how many labels would show that a share which is ``mean`` is at least ``promise``; None: no number.
 

@@ -155,7 +155,7 @@ def test_people_overrule_the_scorers_where_the_gate_asks_for_them(recorded, root
     assert recorded["arm_pairs"].rows == N, "the same answers are the same pairs"
     out = capsys.readouterr().out
     assert out.count("finetuned over baseline        1.000  [1.000, 1.000]   n 12 pairs, 24 votes (0 ties)") == 2
-    assert "agreement 1.000, 1.2 minutes" in out
+    assert "agreement 1.000, alpha unknown, 1.2 minutes" in out
     by_scorers = evaluated(recorded, root, gain=-0.2, n_arm_pairs=N)
     assert by_scorers["gate"]["verdict"] == "hold"
     stored = recorded["models"].read().sort("created_at")["gate"].to_list()

@@ -1,0 +1,89 @@
+"""``arislab review``: the review panel as a page, for people who do not know Jupyter."""
+
+import os
+import socket
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arislab.cli.options import Root, open_lake
+from arislab.errors import PrerequisiteError
+from arislab.system import paths
+from arislab.system.text import print
+
+_SHARE = Path(__file__).parents[1] / "review" / "share"
+_HOST = "127.0.0.1"
+_PAGES = {"review.ipynb": "review_page.ipynb", "lead.ipynb": "review_lead.ipynb"}
+"""Page -> notebook; no other notebook can be opened."""
+_ONLY_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; frame-ancestors 'self'"
+"""What a browser may fetch for a page: nothing from another host."""
+_IDLE_S = 120
+
+
+def review(
+    reviewers: Annotated[
+        list[str] | None, typer.Option("--reviewer", metavar="NAME", help="Someone who reviews; repeat it.")
+    ] = None,
+    lead: Annotated[str | None, typer.Option("--lead", metavar="NAME", help="Who adjudicates; default: lead.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help="Default: the one that this lake had before.")
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Serve the review panel as a page for each reviewer, and one for the lead, until Ctrl-C.
+
+    Each has a secret address that says who decides; it stays the same, also after a restart: keep the port, for what a
+    browser could not send yet lies under host and port. The server listens on this machine only. For others, put your
+    own proxy with TLS in front of it, which passes HTTP and websockets of one host name on to the port that is printed,
+    and leaves path, query and the header Host as they came; keep addresses with their tokens out of its log.
+    """
+    if find_spec("voila") is None:
+        raise PrerequisiteError('Voila is not installed here; run: pip install "arislab[lab]"')
+    from arislab.review import seats
+
+    lake = open_lake(root)
+    known = seats.prepare(lake.review, reviewers or (), lead=lead, port=port)
+    _check_free(known.port)
+    for name in known.tokens:
+        print(f"{name}{' (lead)' if name == known.lead else ''}: {known.url(name)}")
+    print("Ctrl-C ends it.")
+    sys.stdout.flush()
+    data = [str(_SHARE), *filter(None, [os.environ.get("JUPYTER_PATH")])]
+    os.environ |= {"JUPYTER_PATH": os.pathsep.join(data), "ARISLAB_ROOT": str(paths.root())}
+    options = {
+        "ip": _HOST, "port": known.port, "port_retries": 0, "open_browser": False, "root_dir": _desk(lake.review),
+        "identity_provider_class": "arislab.review.identity.Seated",
+        "tornado_settings": {"headers": {"Content-Security-Policy": _ONLY_HERE}},
+    }  # fmt: skip
+    words = [f"--Voila.{name}={value}" for name, value in options.items()]
+    words += ["--VoilaConfiguration.template=arislab", f"--Seated.folder={lake.review}", "--Voila.log_level=WARN"]
+    words += [f"--MappingKernelManager.cull_idle_timeout={_IDLE_S}", "--MappingKernelManager.cull_interval=30"]
+    # this process becomes Voila: a signal to it reaches the server, which ends its kernels
+    os.execv(sys.executable, [sys.executable, "-m", "voila", *words])
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            raise PrerequisiteError(
+                f"port {port} cannot be used ({error.strerror}); if `arislab review` serves this lake already, go on "
+                "there. Another --port works too, but what browsers have not sent yet stays at the old one."
+            ) from None
+
+
+def _desk(folder: Path) -> Path:
+    """Return a folder with a link to each page's notebook, and nothing else that could be opened."""
+    desk = folder / "pages"
+    desk.mkdir(exist_ok=True)
+    for name, notebook in _PAGES.items():
+        link, target = desk / name, paths.notebooks() / notebook
+        if not link.is_symlink() or link.readlink() != target:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+    return desk
