@@ -415,17 +415,21 @@ def win_rate(pairs: pl.DataFrame, votes: pl.DataFrame, *, seed: int = 0) -> pl.D
         counts = [gain.n, every.height, n_waiting, gain.n_groups, own.height, own.filter(vote="tie").height]
         looked = own["dwell_ms"].drop_nulls()
         minutes = float(looked.sum()) / 60_000 if len(looked) else None
-        rows.append((arm, baseline, *rate, *counts, own["reviewer"].n_unique(), *_agreement(own, seed=seed), minutes))
+        rows.append((arm, baseline, *rate, *counts, own["reviewer"].n_unique(), *_agreement(own), minutes))
     return pl.DataFrame(rows, schema=_RESULT, orient="row").with_columns(
         pl.col("win_rate", "low", "high", "p").fill_nan(None)
     )
 
 
-def _agreement(said: pl.DataFrame, *, seed: int) -> list[float | None]:
-    """Raw agreement of people on the same pairs, and alpha, to which a tie is between the two sides."""
+def _agreement(said: pl.DataFrame) -> list[float | None]:
+    """How far people agree on pairs that two or more compared: raw, and alpha, to which a tie is between the sides."""
+    n = pl.col("len")
+    counts = said.group_by("pair_id", "value").len().group_by("pair_id").agg(n.sum(), same=(n * (n - 1)).sum())
+    raw = counts.filter(n > 1).select((pl.col("same") / (n * (n - 1))).mean()).item()
     opinions = said.select("value", item="pair_id", rater="reviewer")
-    measures = ("raw_agreement", "krippendorff_alpha")
-    return [one.estimate for one in coefficients(opinions, measures=measures, scale="ordinal", seed=seed)]
+    # no interval is asked for: one resample
+    (alpha,) = coefficients(opinions, measures=("krippendorff_alpha",), scale="ordinal", n_boot=1)
+    return [raw, alpha.estimate]
 
 
 def in_words(result: pl.DataFrame) -> str:
