@@ -10,6 +10,7 @@ from arislab import evaluate, models, pairwise, stats, trivial
 from arislab.errors import ParameterError
 from arislab.lake import Lake
 from arislab.review import decisions
+from arislab.runs import convert, parameters_of
 from arislab.task import load
 
 N = 12
@@ -160,6 +161,13 @@ def test_people_overrule_the_scorers_where_the_gate_asks_for_them(recorded, root
     assert by_scorers["gate"]["verdict"] == "hold"
     stored = recorded["models"].read().sort("created_at")["gate"].to_list()
     assert json.loads(stored[-1])["verdict"] in ("hold", "promote")
+
+
+def test_the_arms_that_people_compare_are_given_as_words():
+    known = parameters_of(CHECKOUT / "notebooks" / "5_evaluate.ipynb")
+    given = {"compared_arms": "icl+finetuned,finetuned", "n_arm_pairs": "50", "n_people": "3", "gate_by": "people"}
+    expected = {"compared_arms": ["icl+finetuned", "finetuned"], "n_arm_pairs": 50, "n_people": 3, "gate_by": "people"}
+    assert convert(known, given) == expected
 
 
 def test_without_pairs_phase_5_is_as_before(recorded, root, capsys):
