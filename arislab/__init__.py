@@ -20,7 +20,7 @@ _TYPED = {
         "finetune",
         "evaluate",
     ),
-    *("models", "stats", "duplicates", "plots", "runs"),
+    *("pairwise", "preferences", "models", "stats", "duplicates", "plots", "runs"),
 }
 """What a notebook names of arislab, in the order of the work."""
 _MOVED = {

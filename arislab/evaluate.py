@@ -216,7 +216,12 @@ def intervals(frame: pl.DataFrame) -> dict[str, tuple[float, float, float, int]]
 
 
 def table(
-    means: pl.DataFrame, comparison: pl.DataFrame, beside: pl.DataFrame | None = None, *, level: float = 0.95
+    means: pl.DataFrame,
+    comparison: pl.DataFrame,
+    beside: pl.DataFrame | None = None,
+    *,
+    level: float = 0.95,
+    people: str = "",
 ) -> str:
     """Return the result as text: one line per arm, one per contrast, each with its interval.
 
@@ -225,6 +230,7 @@ def table(
         comparison: From ``stats.compare``; with verdict and mde from ``stats.verdicts``, if they are to be shown.
         beside: From ``stats.compare`` with answers that cost nothing: a family of its own.
         level: Of the comparison's intervals.
+        people: From ``pairwise.in_words``: what people prefer; empty: nobody was to compare any.
     """
     apart = (pl.col("quality") - pl.col("mean")).abs() > 1e-9  # means of the same numbers, summed in another order
     both = "quality" in means.columns and bool(means.select(apart.any()).item())
@@ -239,6 +245,8 @@ def table(
         interval = f"[{r['low']:+.3f}, {r['high']:+.3f}]"
         name = f"{r['arm']} - {r['baseline']}"
         lines.append(f"{name:<28} {r['difference']:>+7.3f}  {interval}   {r['p_holm']:>9.4f}{_verdict(r)}")
+    if people:
+        lines += ["", f"{'what people prefer':<28} {'win rate':>7}  95 % interval; a tie counts half", people]
     return "\n".join(lines)
 
 

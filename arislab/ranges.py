@@ -25,6 +25,8 @@ WHOLE: dict[str, tuple[int, int, str]] = {
     "n_search": (1, _MANY, "validation candidates for the search"),
     "n_holdout": (1, _MANY, "validation candidates for the report"),
     "n_review": (1, _MANY, "rows to queue for review"),
+    "n_arm_pairs": (0, _MANY, "pairs of two arms' answers that people compare; 0 for none"),
+    "n_people": (1, 1_000, "people who compare each pair"),
     "n_outputs": (0, _MANY, "outputs to look at; 0 for all"),
     "top_logprobs": (0, 20, "tokens that the judge wavers between; 0: what it says counts"),
     "pool_size": (1, 1_000_000, "examples to choose from"),
@@ -58,6 +60,7 @@ FRACTIONS: dict[str, str] = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "control": ("random", "longest", "unfiltered"),
     "quality_from": ("rules", "people"),
+    "gate_by": ("scorers", "people"),
 }
 """Name to the words that it may be."""
 TEXTS = ("task", "base_url", "base_model", "use_case", "use_case_column")
@@ -99,6 +102,7 @@ ELSEWHERE = {
         ("method", "r", "lora_alpha", "learning_rate", "num_train_epochs", "batch_size", "max_length"), "finetune.check"
     ),
     "leaks": "evaluate.without_leaks",
+    "compared_arms": "pairwise.check",
 }
 """Parameters of the shipped phases that the function which uses them checks, and that function. A test holds every
 parameter against these names: one that nobody checks is a mistake."""

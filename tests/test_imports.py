@@ -54,6 +54,10 @@ ARROWS: dict[str, set[str] | str] = {
         "vectors",
     },  # batch: the question in a list of messages; stats: what explains a cut, with its interval
     "judge": {"batch", "curate", "scoring", "stats", "task"},  # curate: the messages that an output answers
+    # curate: which candidates are taken, and the messages of a record; review: digests of what was shown
+    "pairwise": {"batch", "curate", "review", "stats", "task"},
+    # judge: what it said of two answers; duplicates: the normal form of what an edit changed
+    "preferences": {"batch", "curate", "duplicates", "judge", "review", "task"},
     "evaluate": {"batch", "duplicates", "models", "questions", "scoring", "stats", "task"},  # models: old names
     "icl": {"batch", "bm25", "chat", "evaluate", "task", "vectors"},
     "finetune": {"__init__", "chat", "tiny"},  # __init__: the version, which goes into an adapter's manifest

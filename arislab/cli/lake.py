@@ -5,6 +5,8 @@ What the lake holds, whether it is whole, and what goes in and out.
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -178,10 +180,24 @@ def export(
     icl: Annotated[
         bool, typer.Option("--icl", help="The newest chosen in-context examples, as chat messages.")
     ] = False,
+    preferences: Annotated[
+        bool,
+        typer.Option("--preferences", help="Pairs of a better and a worse answer, as chat JSONL for DPO; to --out."),
+    ] = False,
+    split: Annotated[str, typer.Option("--split", help="Of the pairs: train or validation.")] = "train",
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source", help="Of the pairs: edit, approve-reject, pairwise, judged; repeat it; default people's."
+        ),
+    ] = None,
 ) -> None:
     """Write what was chosen in the form that other programs take (run records: `arislab runs export`)."""
-    if not icl:
-        raise ParameterError("export needs --icl: what to write.")
+    if icl == preferences:
+        raise ParameterError("export needs --icl or --preferences: what to write.")
+    if preferences:
+        _export_preferences(open_lake(root), out, task=task, split=split, sources=source)
+        return
     from arislab import curate, review
     from arislab.icl import prompt
     from arislab.task import load
@@ -211,13 +227,61 @@ def export(
     if out is None:
         print(json_text(text))
         return
-    try:
+    with _writing(out):
         files.replace(out, text + "\n")
+    print(f"{chosen['k']} examples of {chosen['id']} for {use_case}, as {len(body['messages'])} messages, in {out}")
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise PrerequisiteError(
             f"cannot write {out} ({error.strerror or error}); give another file with --out."
         ) from None
-    print(f"{chosen['k']} examples of {chosen['id']} for {use_case}, as {len(body['messages'])} messages, in {out}")
+
+
+def _export_preferences(
+    lake: Any, out: Path | None, *, task: str | None, split: str, sources: Sequence[str] | None
+) -> None:
+    """Write the pairs that the decisions of today still bear out, and beside them where they come from."""
+    from arislab import pairwise, preferences
+
+    if out is None:
+        raise ParameterError("export --preferences needs --out FILE: the pairs, and FILE.provenance.json beside it.")
+    if split not in preferences.SPLITS:
+        raise ParameterError(f"--split must be one of {', '.join(preferences.SPLITS)}, got {split!r}.")
+    wanted = list(sources or preferences.PEOPLE)
+    if strange := [name for name in wanted if name not in preferences.SOURCES]:
+        raise ParameterError(f"--source must be one of {', '.join(preferences.SOURCES)}, got {strange[0]!r}.")
+    tables = ("preferences", "reviews", "arm_pairs", "arm_votes")
+    versions = {table: lake[table].version for table in tables}
+    where = {"split": split, "source": wanted} | ({"task": Path(task).stem} if task else {})
+    stored = lake["preferences"].read(where=where, version=versions["preferences"])
+    compared = lake["arm_pairs"].read(columns=["pair_id", "shown_sha256", "arm_is_left"], version=versions["arm_pairs"])
+    votes = pairwise.counting(compared, lake["arm_votes"].read(version=versions["arm_votes"]))
+    gone = preferences.withdrawn(stored, lake["reviews"].read(version=versions["reviews"]), votes)
+    pairs = stored.filter(~stored["pair_id"].is_in(gone)).sort("pair_id")
+    if gone:
+        print(
+            f"arislab: WARNING: about {len(gone):,} of {stored.height:,} pairs people have decided otherwise, or more, "
+            f"since (first: {gone[0]!r}); they are left out. `arislab run curate` mines anew.",
+            file=sys.stderr,
+        )
+    if not pairs.height:
+        raise PrerequisiteError(
+            f"there is no pair of {', '.join(wanted)} in the {split} split; review some answers (several of one "
+            "question, or edits), then `arislab run curate`."
+        )
+    with _writing(out):
+        n = preferences.write_jsonl(pairs, out)
+        facts = preferences.provenance(pairs, out, versions=versions, left_out=len(gone))
+        files.replace(
+            out.with_name(f"{out.name}.provenance.json"), json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+        )
+    by_source = ", ".join(f"{count:,} {name}" for name, count in facts["by_source"].items())
+    print(f"{n:,} pairs of the {split} split (by source: {by_source}), in {out}")
 
 
 def _chosen(lake: Any, *, use_case: str, task: str | None, model: str | None) -> dict[str, Any]:

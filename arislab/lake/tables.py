@@ -315,6 +315,85 @@ TABLES: dict[str, Contract] = {
             "updated_at": Column(_TIME, "when the row was last folded, UTC"),
         },
     ),
+    "preferences": Contract(
+        "One row per pair of answers of which one is better.",
+        ("pair_id",),
+        {
+            "pair_id": _text("name of the pair: a digest of its texts and its source", required=True),
+            "candidate_id": _text("candidate that was asked about", required=True),
+            "task": _text("name of the task file", required=True),
+            "split": _text("that of the candidate; never test", required=True, allowed=("train", "validation")),
+            "messages": _text("JSON list of the messages that both answer", required=True),
+            "chosen": _text("the better answer", required=True),
+            "rejected": _text("the other one", required=True),
+            "source": _text(
+                "edit: an answer and what a reviewer made of it; approve-reject: two of which one was approved and one "
+                "rejected; pairwise: people compared them; judged: a model did",
+                required=True,
+                allowed=("edit", "approve-reject", "pairwise", "judged"),
+            ),
+            "reviewers": Column(_LIST, "who decided; of judged pairs the model"),
+            "custom_ids": Column(_LIST, "requests behind chosen and rejected; of an edit one"),
+            "event_ids": Column(
+                _LIST, "all decisions and votes that counted about these answers; of judged pairs the requests to it"
+            ),
+            "decided_at": Column(_TIME, "when the last of them was decided, UTC"),
+        },
+    ),
+    "arm_pairs": Contract(
+        "One row per pair of answers that people compare; those of the test split stand here alone.",
+        ("pair_id",),
+        {
+            "pair_id": _text("name of the pair: a digest of what is shown and of the sides", required=True),
+            "task": _text("name of the task file", required=True),
+            "split": _text(
+                "that of the candidate; test: two arms of phase 5, train: two samples, of which preferences are mined",
+                required=True,
+                allowed=SPLITS,
+            ),
+            "candidate_id": _text("candidate that was asked about", required=True),
+            "group_id": _text("group of the candidate", required=True),
+            "arm": _text("arm whose win rate is told; of two samples the model", required=True),
+            "baseline": _text("arm that it is compared with; of two samples the model of the other", required=True),
+            "arm_custom_id": _text("request behind the arm's answer", required=True),
+            "baseline_custom_id": _text("request behind the other", required=True),
+            "input": _text("last user message"),
+            "messages": _text("JSON list of the messages that both answer", required=True),
+            "arm_is_left": Column(_FLAG, "true: the arm's answer is shown left; nobody is told", required=True),
+            "left": _text("answer shown left", required=True),
+            "right": _text("answer shown right", required=True),
+            "shown_sha256": _text(
+                "sha256 of the JSON list of left and right; a vote is about no others", required=True
+            ),
+            "n_people": Column(_INTEGER, "people who compare it", required=True, low=1),
+        },
+    ),
+    "arm_votes": Contract(
+        "One row per vote of a person about a pair; append-only, nothing is ever overwritten.",
+        ("event_id",),
+        {
+            "event_id": _text("unique name of the vote", required=True),
+            "pair_id": _text("pair that was compared", required=True),
+            "reviewer": _text("who voted", required=True),
+            "vote": _text(
+                "left or right: that side is better; tie: neither; skip: nothing is said; undo: takes one back",
+                required=True,
+                allowed=("left", "right", "tie", "skip", "undo"),
+            ),
+            "shown_sha256": _text("sha256 of the two texts that were shown; null: none, and it counts for nothing"),
+            "seq": Column(
+                _INTEGER, "order of the event: microseconds since 1970, but after all that its desk had seen"
+            ),
+            "shown_at": Column(_TIME, "when it was shown, UTC"),
+            "decided_at": Column(_TIME, "when it was decided, UTC", required=True),
+            "dwell_ms": Column(
+                _INTEGER, "time for which it was shown and looked at, milliseconds; null if unknown", low=0
+            ),
+            "client_seq": Column(_INTEGER, "number of the vote in its browser, from 1", low=1),
+            "session": _text("review session in which it was decided"),
+            "undoes": _text("event_id that an undo takes back"),
+        },
+    ),
     "icl_trials": Contract(
         "One row per set of examples tried in one round.",
         ("trial_id",),

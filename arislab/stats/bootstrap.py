@@ -208,12 +208,13 @@ def _bca(
     mean = float(values.mean())
     # no sign test of n pairs says less than 2 ** (1 - n), and no resample outside says "fewer than one in n_boot + 1"
     floor = max(2.0 ** (1 - n), 1 / (n_boot + 1))
-    if np.ptp(values) < _EQUAL:  # 0 +- 0 is no evidence; c +- 0 is as much as n equal signs
+    deviations = sums - mean * sizes
+    # groups that have the same mean have no spread either; 0 +- 0 is no evidence; c +- 0 is as much as n equal signs
+    if min(np.ptp(values), np.ptp(deviations)) < _EQUAL:
         return mean, mean, 1.0 if abs(mean) < _EQUAL else floor
     means = np.sort(_resampled_means(sums, sizes, n_boot=n_boot, seed=seed))
     # bias z0 and acceleration a correct the percentiles for a skewed sample
     z0 = _z(_share_below(means, mean), n_boot)
-    deviations = sums - mean * sizes
     a = float((deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5))
 
     def percentile(tail: float) -> float:

@@ -97,6 +97,16 @@ def test_intervals_over_groups_cover_the_truth_where_rows_alone_do_not(shape):
     assert covered_by_rows / runs < 0.7
 
 
+def test_groups_that_have_the_same_mean_have_no_spread():
+    values, groups = [1.0, 0.0] * 12, [i // 2 for i in range(24)]
+    interval = stats.mean_interval(values, groups=groups)
+    assert (interval.mean, interval.low, interval.high, interval.n_groups) == (0.5, 0.5, 0.5, 12)
+    assert stats.paired_difference(values, [0.5] * 24, groups=groups).p == 1
+    assert stats.paired_difference(values, [0.0] * 24, groups=groups).p == 2**-11, "as much as twelve equal signs"
+    uneven = stats.mean_interval([1.0, 0.0, *[1.0, 0.0] * 3], groups=[0, 0, *[1] * 6])
+    assert (uneven.low, uneven.high) == (0.5, 0.5)
+
+
 def test_missing_rows_leave_their_group_and_a_wrong_number_of_groups_is_refused():
     interval = stats.mean_interval([0.1, None, 0.3, 0.5], groups=["a", "b", "c", "c"])
     assert (interval.n, interval.n_missing, interval.n_groups) == (3, 1, 2)
