@@ -112,6 +112,7 @@ PINNED = {
     review.queue: "rows reviews n seed below show",
     review.picked: "rows",
     review.Journal.__init__: "self folder reviewer session",
+    review.Panel.__init__: "self queue reviewer decide reviews labels schema guide backend dwell_s lake",
     review.QueueDesk.__init__: "self queue reviews folder store name",
     review.QueueDesk.take: "self reviewer n",
     review.QueueDesk.decide: "self events reviewer",

@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import FUZZ, disk
+from toys import FUZZ, HEADLINE, disk, notebook
 from toys import events as made
 
+from arislab import runs
 from arislab.errors import LakeError
 from arislab.lake import Lake
 from arislab.review import decisions, journal
@@ -199,3 +200,16 @@ def test_of_any_writes_cut_anywhere_whole_lines_are_read_each_once(tmp_path_fact
     read = journal.read(folder)
     assert read["event_id"].to_list() == list(dict.fromkeys(lines))
     assert read.schema == pl.DataFrame(schema=decisions.SCHEMA).schema
+
+
+def test_a_run_counts_what_people_decided_and_does_not_claim_to_have_written_it(tmp_path):
+    lake = Lake(tmp_path / "data" / "lake")
+    one = journal.Journal(lake.review / "s", reviewer="Ada", session="s")
+    one.append(some(3).to_dicts())
+    one.close()
+    code = "from arislab import runs\nfrom arislab.lake import Lake\nassert Lake().collect() == 0"
+    record = runs.execute("curate", {"n": 2}, root=tmp_path, notebooks=notebook(tmp_path / "nb", code, HEADLINE))
+    assert record.status == "ok", record
+    assert lake["reviews"].read()["run_id"].to_list() == ["interactive"] * 3
+    assert record.tables_written == {}
+    assert lake.collect() == 0
