@@ -18,7 +18,7 @@ from arislab.lake import tables
 from arislab.review import certificates, decisions, estimates, journal, sessions
 
 NOBODY = pl.DataFrame(schema=decisions.SCHEMA)
-FIXED = {"stratum": "quality >= .5", "actor": "Lea"}
+FIXED = {"stratum": "quality >= .5", "actor": "Lea", "earlier": None}
 
 
 class Case:
@@ -26,7 +26,7 @@ class Case:
 
     def __init__(self, n=200, *, rows=None, reviews=NOBODY, earlier=None, **how):
         self.curated = curated_rows(n) if rows is None else rows
-        self.plan = certificates.fix(self.curated, reviews, earlier=earlier, **FIXED | how)
+        self.plan = certificates.fix(self.curated, reviews, **FIXED | {"earlier": earlier} | how)
         self.name, self.events, self.rows, self.reviews = (
             self.plan.certificate,
             self.plan.event,
