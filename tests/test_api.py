@@ -127,7 +127,7 @@ PINNED = {
     estimates.approve_rate: "rows reviews by level",
     estimates.time_left: "reviews n_left reviewer last level seed n_boot",
     estimates.labels_for: "rows reviews half_width level seed",
-    certificates.fix: "rows reviews stratum actor promise confidence looks seed reason earlier",
+    certificates.fix: "rows reviews earlier stratum actor promise confidence looks seed reason",
     certificates.sample: "certificates rows curated certificate look",
     certificates.verdict: "certificates rows reviews certificate",
     certificates.issue: "certificates rows reviews certificate actor reason",

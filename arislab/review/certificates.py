@@ -85,6 +85,7 @@ def fix(
     rows: pl.DataFrame,
     reviews: pl.DataFrame,
     *,
+    earlier: tuple[pl.DataFrame, pl.DataFrame] | None,
     stratum: str,
     actor: str,
     promise: float = 0.05,
@@ -92,7 +93,6 @@ def fix(
     looks: int = 1,
     seed: int = 0,
     reason: str | None = None,
-    earlier: tuple[pl.DataFrame, pl.DataFrame] | None = None,
 ) -> Plan:
     """Fix a stratum, what is promised of it and when it is looked at; only then is its sample drawn.
 
@@ -103,6 +103,7 @@ def fix(
         rows: Rows of ``training_data_curated``: custom_id, input, output, needs_review, reviewed_by. Those that wait
             for review, and of which nobody has said anything, are the stratum.
         reviews: Every event so far.
+        earlier: All events of the table certificates, and all rows of certified_rows; null: there are none.
         stratum: How the rows were selected, in words or as a condition.
         actor: Who fixes it.
         promise: Share of the stratum that people would reject (or edit), at most, in (0, 1).
@@ -110,7 +111,6 @@ def fix(
         looks: How often it may be looked at, from 1. Look k may have k - 1 rejects, at more judged rows.
         seed: Of the draw.
         reason: Why, for the log.
-        earlier: All events of the table certificates, and all rows of certified_rows; null: there are none.
 
     Raises:
         ParameterError: A number out of range, a stratum without rows, or one whose chance to be wrong is spent.
@@ -124,7 +124,7 @@ def fix(
         >>> rows = {"custom_id": [f"r-{i}" for i in range(10_000)], "input": "Q", "output": "A"}
         >>> rows |= {"needs_review": True, "reviewed_by": None}
         >>> from arislab.review.decisions import SCHEMA
-        >>> fix(pl.DataFrame(rows), pl.DataFrame(schema=SCHEMA), stratum="all", actor="Ada").n_at_looks
+        >>> fix(pl.DataFrame(rows), pl.DataFrame(schema=SCHEMA), earlier=None, stratum="all", actor="Ada").n_at_looks
         (59,)
     """
     _check(promise=promise, confidence=confidence, looks=looks, stratum=stratum, actor=actor)

@@ -61,7 +61,7 @@ def test_a_row_whose_earlier_text_was_rejected_waits_for_a_person_under_both_pol
 def certified_curated(n=100):
     """Rows of which a certificate approves all, once people have judged its sample: curated, reviews, certified."""
     rows = curated_rows(n)
-    plan = certificates.fix(rows, NOBODY, stratum="all", actor="Lea", promise=0.1)
+    plan = certificates.fix(rows, NOBODY, earlier=None, stratum="all", actor="Lea", promise=0.1)
     queue = certificates.sample(plan.event, plan.rows, rows, certificate=plan.certificate)
     reviews = pl.concat([decisions.event(row, "approve", reviewer="Ada") for row in queue.to_dicts()])
     issued = certificates.issue(plan.event, plan.rows, reviews, certificate=plan.certificate, actor="Lea")

@@ -15,10 +15,10 @@ from toys import NOON, OUTPUT, curated_rows
 from arislab import review, stats
 from arislab.errors import ParameterError
 from arislab.lake import tables
-from arislab.review import certificates, decisions
+from arislab.review import certificates, decisions, estimates, journal, sessions
 
 NOBODY = pl.DataFrame(schema=decisions.SCHEMA)
-FIXED = {"stratum": "quality >= .5", "actor": "Lea"}
+FIXED = {"stratum": "quality >= .5", "actor": "Lea", "earlier": None}
 
 
 class Case:
@@ -26,7 +26,7 @@ class Case:
 
     def __init__(self, n=200, *, rows=None, reviews=NOBODY, earlier=None, **how):
         self.curated = curated_rows(n) if rows is None else rows
-        self.plan = certificates.fix(self.curated, reviews, earlier=earlier, **FIXED | how)
+        self.plan = certificates.fix(self.curated, reviews, **FIXED | {"earlier": earlier} | how)
         self.name, self.events, self.rows, self.reviews = (
             self.plan.certificate,
             self.plan.event,
@@ -474,3 +474,24 @@ def test_strata_of_real_answers_are_certified_only_as_far_as_they_are_right(shar
             held += case.verdict.bound >= rate
     assert (issued[0.12], held) == (0, 24)
     assert issued[0.3] >= 7, "the last look allows 19 rejects, and 16 are expected"
+
+
+def test_several_reviewers_judge_the_sample_in_a_session(tmp_path):
+    """Each gets rows in an order of their own; which verdict is for the certificate stands in its event."""
+    case = Case(120, looks=2)
+    sessions.start(tmp_path / "s", case.queue(look=1), sessions.Settings(seed=1, overlap=0.5, gold=0, repeats=0))
+    desk = sessions.Session(tmp_path / "s")
+    try:
+        while items := [(name, item) for name in ("Ada", "Ben") for item in desk.take(name, 5)]:
+            for name, item in items:
+                shown = {"shown_sha256": decisions.sha256(item["output"]), "queue": item["queue"]}
+                shown |= {"asked_sha256": decisions.sha256(item["input"]), "custom_id": item["custom_id"]}
+                made = {"event_id": f"{name}-{item['custom_id']}", "decision": "approve", "labels": "[]"}
+                desk.decide([shown | made], name)
+    finally:
+        desk.close()
+    case.reviews = journal.read(tmp_path / "s")
+    assert case.reviews.height == round(1.5 * case.plan.n_at_looks[0])
+    assert set(case.reviews["why"]) == {"certificate"}
+    assert (case.verdict.holds, case.verdict.look, case.verdict.n_rejects) == (True, 1, 0)
+    assert estimates.approve_rate(case.curated, case.reviews)["n"].to_list() == [0, 0]
