@@ -37,7 +37,7 @@ from arislab import (
 )
 from arislab.icl import rounds
 from arislab.lake import Lake, Table, conditions, opening, writing
-from arislab.review import agreement, certificates, estimates
+from arislab.review import adjudication, agreement, certificates, estimates, seats, sessions
 
 PINNED = {
     Lake.__init__: "self path run_id",
@@ -117,6 +117,17 @@ PINNED = {
     review.QueueDesk.take: "self reviewer n",
     review.QueueDesk.decide: "self events reviewer",
     review.QueueDesk.counts: "self reviewer",
+    sessions.start: "folder queue settings gold",
+    sessions.is_started: "folder",
+    sessions.Session.__init__: "self folder reviewer reviews clock",
+    sessions.Session.take: "self reviewer n",
+    sessions.Session.decide: "self events reviewer",
+    sessions.Session.counts: "self reviewer",
+    seats.prepare: "folder names lead port",
+    seats.visitor: "folder default",
+    adjudication.disputed: "curated reviews reviewer",
+    adjudication.Adjudication.__init__: "self rows reviewer decide reviews",
+    curate.known: "task",
     agreement.opinions: "reviews",
     agreement.coefficients: "reviews of scale rows by level seed n_boot",
     agreement.repeats: "reviews level seed n_boot",

@@ -120,6 +120,17 @@ def test_every_parameter_of_a_phase_is_checked_in_its_setup_cell_or_by_the_funct
     assert "\nranges.check_all(globals())\nruns.begin()\n" in setup
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("overlap", 1.5), ("overlap", -0.1), ("planted", 0.6), ("n_opinions", 0), ("n_opinions", 101), ("n_review", 0)],
+)
+def test_the_parameters_of_a_review_session_have_their_ranges(name, value):
+    parameters = {n: one.default for n, one in parameters_of(CHECKOUT / "notebooks" / "review_page.ipynb").items()}
+    ranges.check_all(parameters)
+    with pytest.raises(ParameterError, match=f"^{name} must be"):
+        ranges.check_all(parameters | {name: value})
+
+
 def test_each_function_that_is_said_to_check_a_parameter_exists():
     for name in ranges.ELSEWHERE.values():
         assert callable(functools.reduce(getattr, name.split("."), arislab_package)), name

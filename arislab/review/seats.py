@@ -37,7 +37,8 @@ class Seats:
 
     def name_of(self, token: str) -> str | None:
         """Return whose secret it is; null: nobody's."""
-        return next((name for name, one in self.tokens.items() if secrets.compare_digest(one, token)), None)
+        given = token.encode()
+        return next((name for name, one in self.tokens.items() if secrets.compare_digest(one.encode(), given)), None)
 
 
 def read(folder: Path) -> Seats | None:
