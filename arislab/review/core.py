@@ -188,7 +188,7 @@ class Core(anywidget.AnyWidget):  # type: ignore[misc]
                 }
             )
         elif kind == "markdown" and (row := panel.row(str(said["id"]))) is not None:
-            self.send({"kind": "markdown", "id": said["id"], "tree": markup.tree(row["output"] or "")})
+            self.send({"kind": "markdown", "id": said["id"], "tree": markup.tree(row.get("output") or "")})
         elif kind == "diff" and (row := panel.row(str(said["id"]))) is not None:
             self.send({"kind": "diff", "id": said["id"], "changes": _changes(row, said["text"])})
 
