@@ -51,10 +51,11 @@ def test_the_two_commands_are_what_ci_runs():
 
 def test_the_commands_of_a_lab_are_what_ci_walks():
     build, install, make, renew = commands("arislab init my-lab")
-    ci, walk = ((CHECKOUT / ".ci" / name).read_text() for name in ("run", "walk"))
+    ci, walks, walk = ((CHECKOUT / ".ci" / name).read_text() for name in ("run", "walks", "walk"))
     assert build == "pip wheel --no-deps --wheel-dir dist ."
     assert "pip wheel -q --no-deps --wheel-dir dist ." in ci
-    assert 'walk dist/*.whl "$python" "$versions"' in ci
+    assert ".ci/walks dist/*.whl" in ci
+    assert '.ci/walk "$1" "$python" "$versions"' in walks
     assert install == f'pip install "dist/arislab-{__version__}-py3-none-any.whl[train,lab]"'
     assert (make, renew) == ("arislab init my-lab", "arislab init --update my-lab")
     assert "\narislab init lab " in walk
