@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from string import ascii_uppercase
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import ArislabError
+from arislab.review import decisions
 from arislab.review.decisions import (
     Opinion,
     event,
@@ -120,7 +120,7 @@ class Adjudication:
         self.reviewer, self._decide, self._reviews = reviewer, decide, reviews
         self.notice = ""
         """Why the last decision was not stored; empty if it was."""
-        self._shown_at = datetime.now(UTC)
+        self._shown_at = decisions.now()
         self._box: Any = None
 
     @property
@@ -161,7 +161,7 @@ class Adjudication:
             return self._say("Say who adjudicates: every decision is signed.")
         frame = event(
             row, "adjudicate", reviewer=self.reviewer, seen=self._reviews, shown_at=self._shown_at, **what
-        ).with_columns(dwell_ms=pl.lit(int((datetime.now(UTC) - self._shown_at).total_seconds() * 1000), pl.Int64))
+        ).with_columns(dwell_ms=pl.lit(int((decisions.now() - self._shown_at).total_seconds() * 1000), pl.Int64))
         try:
             self._decide(frame)
         except (OSError, ArislabError) as error:
@@ -176,7 +176,7 @@ class Adjudication:
         return False
 
     def _show(self) -> None:
-        self.notice, self._shown_at = "", datetime.now(UTC)
+        self.notice, self._shown_at = "", decisions.now()
         self._draw()
 
     # ---- what it looks like ------------------------------------------------------------------------------------------

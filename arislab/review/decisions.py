@@ -98,7 +98,7 @@ def event(
         >>> event({"custom_id": "r-1", "input": "Q", "output": "A"}, "approve", reviewer="Ada")["decision"].item()
         'approve'
     """
-    now = _now()
+    at = now()
     is_shown = "output" in row
     made = {
         "event_id": uuid.uuid4().hex,
@@ -109,9 +109,9 @@ def event(
         "labels": json.dumps(list(labels), ensure_ascii=False),
         "shown_sha256": sha256(row["output"]) if is_shown else None,
         "asked_sha256": sha256(row.get("input")) if is_shown else None,
-        "seq": _next(seen, now),
+        "seq": _next(seen, at),
         "shown_at": shown_at,
-        "decided_at": now,
+        "decided_at": at,
         "inclusion_prob": row.get("inclusion_prob"),
         "why": row.get("why"),
         "queue": row.get("queue"),
@@ -121,14 +121,15 @@ def event(
     return pl.DataFrame([made], schema=SCHEMA)  # one row: the decision
 
 
-def _now() -> datetime:
+def now() -> datetime:
+    """Return the time, by the one clock that decisions go by."""
     return datetime.now(UTC)
 
 
 _MOMENT = pl.coalesce("seq", pl.col("decided_at").dt.epoch("us"))
 
 
-def _next(seen: pl.DataFrame | None, now: datetime) -> int:
+def _next(seen: pl.DataFrame | None, at: datetime) -> int:
     """The number of a new event: the time in microseconds, but after everything seen.
 
     Source:
@@ -136,7 +137,7 @@ def _next(seen: pl.DataFrame | None, now: datetime) -> int:
         by time.
     """
     newest = None if seen is None else complete(seen).select(_MOMENT.max()).item()
-    return max(int(now.timestamp() * 1e6), -1 if newest is None else newest + 1)  # clocks are set back: by hand, by NTP
+    return max(int(at.timestamp() * 1e6), -1 if newest is None else newest + 1)  # clocks are set back: by hand, by NTP
 
 
 def complete(reviews: pl.DataFrame) -> pl.DataFrame:

@@ -6,13 +6,13 @@ lives elsewhere (sessions). This module does not know how items are drawn or sho
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
 
 from arislab.errors import LakeError
+from arislab.review import decisions
 from arislab.review.decisions import SCHEMA, complete, live, sha256
 from arislab.review.journal import Journal
 from arislab.system import files
@@ -148,7 +148,7 @@ class QueueDesk:
             Hybrid logical clocks (Kulkarni et al. 2014): by the time of the decision, but after all that its reviewer
             decided before, and after all that this queue was drawn by; what another kernel showed knew less.
         """
-        now = datetime.now(UTC)
+        now = decisions.now()
         decided_at = min(event.get("decided_at") or now, now)
         drawn = self._draw_of(event)
         is_late = event.get("queue") is not None and event["queue"] not in self._names

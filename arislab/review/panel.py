@@ -8,7 +8,6 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +15,7 @@ import polars as pl
 
 from arislab import structured
 from arislab.errors import ArislabError, ParameterError, closest
+from arislab.review import decisions
 from arislab.review.decisions import is_json, json_error, live, sha256
 from arislab.review.desk import SETTLES_NOTHING, Desk, QueueDesk
 from arislab.review.layout import as_typed
@@ -83,7 +83,7 @@ class Panel:
         self._reviews, self._seats = reviews, dict[str, _Seat]()
         self._name, self._unsure = reviewer.strip(), dict[str, Any]()
         self._current: str | None = None
-        self.shown_at = datetime.now(UTC)
+        self.shown_at = decisions.now()
         """When the current output appeared."""
         self._show(None)
 
@@ -164,7 +164,7 @@ class Panel:
         target = custom_id or next((row["custom_id"] for row in self.ahead(1)), None)
         fresh = target != self._current
         if fresh:
-            self._current, self.shown_at = target, datetime.now(UTC)
+            self._current, self.shown_at = target, decisions.now()
         self._render(fresh=fresh)
 
     # what a reviewer can do
@@ -315,7 +315,7 @@ class Panel:
         # a write that failed may have been done (the disk went away after it): the same decision again keeps its
         # event_id, by which it counts once, stored before or not
         is_same = what.items() <= self._unsure.items()
-        event = self._unsure if is_same else what | {"event_id": uuid.uuid4().hex, "decided_at": datetime.now(UTC)}
+        event = self._unsure if is_same else what | {"event_id": uuid.uuid4().hex, "decided_at": decisions.now()}
         try:
             _, refused = self.hear([event])
         except (OSError, ArislabError) as error:

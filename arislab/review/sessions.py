@@ -18,13 +18,13 @@ import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from arislab.errors import LakeError, ParameterError
+from arislab.review import decisions
 from arislab.review.decisions import SCHEMA, VERDICTS, complete
 from arislab.review.journal import Journal
 from arislab.review.journal import read as read_journals
@@ -343,7 +343,7 @@ class Session:
         kinds = {self._token(reviewer, row, kind): kind for kind in ("", "gold", "repeat")} if row else {}
         planted = kinds.get(event.get("queue") or "")
         drawn = row if planted == "" else {}
-        now = datetime.now(UTC)
+        now = decisions.now()
         decided_at = min(event.get("decided_at") or now, now)
         told = (reviewer, event["custom_id"])
         is_blind = event.get("blind", True) and told not in self._told and not self._leases.has_decided(*told)

@@ -136,7 +136,7 @@ def test_a_decision_about_another_text_is_stale_and_never_applied():
     assert dict(review.progress(now, log.reviews).select("state", "rows").iter_rows())["stale"] == 3
     again = review.queue(now, log.reviews, n=5, seed=0)
     assert set(again["stale"]) == {"approve", "reject", "edit"}
-    panel = review.Panel(again, reviewer="Ada", decide=log, reviews=log.reviews)
+    panel = review.Panel(again, reviewer="Ada", decide=log, reviews=log.reviews, backend="buttons")
     assert panel.counts["left"] == 3, "what Ada decided about another text is not decided"
     assert f"{panel.current['stale']} by Ada, of another text" in (panel.widget and panel._view.card.value)
     assert panel.approve()
@@ -189,7 +189,7 @@ def test_an_edit_of_an_older_panel_that_is_no_json_is_stale(edited):
 def clock(monkeypatch):
     """A clock that stands where it is put."""
     times = [NOON]
-    monkeypatch.setattr(decisions, "_now", lambda: times[-1])
+    monkeypatch.setattr(decisions, "now", lambda: times[-1])
     return times
 
 
@@ -235,7 +235,7 @@ ACTS = st.lists(
 def test_what_a_reviewer_did_last_counts_whatever_the_clock_says(acts):
     rows, log, done, now = curated_rows(1), Log(), [], NOON
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decisions, "_now", lambda: now)
+        patch.setattr(decisions, "now", lambda: now)
         panel = review.Panel(rows, reviewer="Ada", decide=log)
         for n, (act, days, is_new) in enumerate(acts):
             now += timedelta(days=days)
