@@ -19,6 +19,7 @@ from arislab import review
 from arislab import task as tasks
 from arislab.batch import canonical
 from arislab.curate import curated
+from arislab.curate.verdicts import DISPUTED
 from arislab.judge import Judge, outputs
 from arislab.review import decisions
 from arislab.task import WINS, Task
@@ -55,7 +56,8 @@ def mined(
     edit: chosen is the edited text, rejected the answer as it was shown. approve-reject: of answers to the same
     messages each approved (or edited) one is better than each rejected one. pairwise: all who voted preferred the same
     of two answers. Left out are pairs whose sides say the same or nothing, those that another pair says the other way
-    round, answers that are calls of tools or were offered some, and edits that break the SCHEMA.
+    round, those whose better side people rejected in any sample, or are not of one mind about, answers that are calls
+    of tools or were offered some, and edits that break the SCHEMA.
 
     Args:
         judged: From ``curate.verdicts.judged``: custom_id, verdict, holds, output, original_output, edit_error.
@@ -70,12 +72,16 @@ def mined(
         Rows of the table ``preferences``, sorted by pair_id; the same decisions give the same rows.
     """
     events = _verdicts(reviews)
-    rows = _answered(judged, raw, candidates, task=task)
+    rows = _answered(judged.filter("holds", pl.col("edit_error").is_null()), raw, candidates, task=task)
     backed = rows.join(_backing(rows, events), on="custom_id", how="inner", maintain_order="left")
     parts = [_edits(backed), _against(backed)]
     if compared is not None:
         parts.append(_compared(compared, events, candidates, judged=judged))
     pairs = pl.concat([part.select(_PARTS) for part in parts])
+    # whichever sample said it: what people rejected, or are not of one mind about, is nothing to learn
+    is_doubtful = pl.col("holds") & (pl.col("verdict") == "reject") | (pl.col("reason") == DISPUTED)
+    doubtful = _answered(judged.filter(is_doubtful.fill_null(value=False)), raw, candidates, task=task)
+    pairs = pairs.join(doubtful, left_on=[*_QUESTION, "chosen"], right_on=[*_QUESTION, "output"], how="anti")
     return _named(pairs, task=task)
 
 
@@ -87,9 +93,8 @@ def _learnable(candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def _answered(judged: pl.DataFrame, raw: pl.DataFrame, candidates: pl.DataFrame, *, task: Task) -> pl.DataFrame:
-    """The judged answers that hold, with the messages that they answer: texts, not calls of tools."""
-    holding = judged.filter("holds", pl.col("edit_error").is_null())
-    own = raw.join(holding, on="custom_id", how="semi").join(_learnable(candidates), on="candidate_id", how="semi")
+    """The judged answers with the messages that they answer: texts, not calls of tools."""
+    own = raw.join(judged, on="custom_id", how="semi").join(_learnable(candidates), on="candidate_id", how="semi")
     for name in ("tools", "tool_calls"):
         own = own.filter(pl.col(name).is_null()) if name in own.columns else own
     if "finish_reason" in own.columns:
@@ -103,7 +108,7 @@ def _answered(judged: pl.DataFrame, raw: pl.DataFrame, candidates: pl.DataFrame,
     known = pl.DataFrame(
         asked, schema=dict.fromkeys(("custom_id", "candidate_id", "split", "messages"), pl.String), orient="row"
     )
-    texts = holding.select("custom_id", "verdict", "output", "original_output")
+    texts = judged.select("custom_id", "verdict", "output", "original_output")
     return known.join(texts, on="custom_id", how="inner", maintain_order="left")
 
 

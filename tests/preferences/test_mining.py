@@ -58,6 +58,31 @@ def texts(pairs):
     return sorted(pairs.select("source", "chosen", "rejected").rows())
 
 
+def preferring(raw, chosen, rejected):
+    """Two people preferred a text to another one, as ``pairwise.preferred`` says it."""
+    row = {
+        "candidate_id": "c0000", "messages": raw["messages"][0], "chosen": chosen, "rejected": rejected,
+        "source": "pairwise", "reviewers": ["Zoe"], "custom_ids": ["c0000-0", "c0000-1"], "event_ids": ["v1"],
+    }  # fmt: skip
+    at = pl.datetime(2026, 1, 1, time_unit="us", time_zone="UTC")
+    return pl.DataFrame([row]).with_columns(decided_at=at)
+
+
+def test_what_people_rejected_or_differ_on_is_no_better_side_whatever_sample_said_it(task_file):
+    raw = recorded([BAD, GOOD, GOOD])
+    to_good = (0, "edit", "Ada", {"edited_output": GOOD})
+    assert texts(mine(raw, decided(raw, to_good), task_file)) == [("edit", GOOD, BAD)]
+    assert texts(mine(raw, decided(raw, to_good, (2, "reject", "Bo")), task_file)) == []
+    assert texts(mine(raw, decided(raw, to_good, (1, "reject", "Bo"), (1, "approve", "Cy")), task_file)) == []
+    preferred = preferring(raw, GOOD, BAD)
+    assert texts(mine(raw, decided(raw, (0, "skip", "Ada")), task_file, compared=preferred)) == [
+        ("pairwise", GOOD, BAD)
+    ]
+    assert texts(mine(raw, decided(raw, (2, "reject", "Ada")), task_file, compared=preferred)) == []
+    differing = decided(raw, (1, "edit", "Ada", {"edited_output": "Lima, Peru."}), (1, "approve", "Bo"))
+    assert texts(mine(raw, differing, task_file, compared=preferred)) == []
+
+
 def test_an_edit_is_better_than_what_was_shown(task_file):
     raw = recorded([BAD])
     reviews = decided(raw, (0, "edit", "Ada", {"edited_output": MENDED}))
