@@ -26,8 +26,9 @@ from arislab.review.decisions import sha256
 from arislab.stats.agreement import coefficients
 from arislab.task import Task
 
-VOTES = ("left", "right", "tie", "skip", "undo")
-"""What an event of ``arm_votes`` may be: a side is better, neither is; skip says nothing; undo takes one back."""
+VOTES = ("left", "right", "tie", "skip", "flag", "undo")
+"""What an event of ``arm_votes`` may be: a side is better, neither is; skip and flag say nothing of them;
+undo takes one back."""
 _NAMES = pl.List(pl.String)
 _TIME = pl.Datetime("us", "UTC")
 PAIRS: dict[str, Any] = {
@@ -350,7 +351,7 @@ def latest(pairs: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:
     events = complete(votes).sort("seq", "decided_at", "event_id", nulls_last=False)
     events = events.unique("event_id", keep="first", maintain_order=True)
     undone = events.filter(pl.col("vote") == "undo").select("reviewer", event_id="undoes")
-    live = events.filter(pl.col("vote") != "undo").join(
+    live = events.filter(~pl.col("vote").is_in(("undo", "flag"))).join(
         undone, on=["reviewer", "event_id"], how="anti", maintain_order="left"
     )
     about = live.join(pairs.select("pair_id", "shown_sha256"), on=["pair_id", "shown_sha256"], how="semi")

@@ -172,7 +172,7 @@ def test_a_persons_votes_stay_in_their_order_whatever_the_clock_says(spec, lake)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"decision": "approve"}, "left, right, tie, skip, undo, got 'approve'"),
+        ({"decision": "approve"}, "left, right, tie, skip, flag, undo, got 'approve'"),
         ({"decision": "undo"}, "an undo names the event"),
         ({"undoes": "e"}, "no other vote does"),
     ],
@@ -285,6 +285,16 @@ def test_the_latest_vote_of_each_person_counts_and_skips_count_for_nothing(spec)
     row = rate(pairs, (0, "Ada", F), (0, "Ada", "skip"))
     assert (row["win_rate"], row["n"], row["n_votes"]) == (None, 0, 0)
     assert rate(pairs, (0, "Ada", "tie"))["win_rate"] == 0.5
+    flagged = rate(pairs, (0, "Ada", F), (0, "Ada", "flag"))
+    assert (flagged["win_rate"], flagged["n_votes"]) == (1, 1), "a flag takes no vote's place"
+
+
+def test_a_flag_beside_votes_keeps_none_of_them_from_being_stored(spec, lake):
+    desk = desk_of(drawn(spec, 2), lake)
+    first, second = desk.take("Ada", 2)
+    desk.decide([vote(first, "left", "a"), vote(second, "flag", "b"), vote(second, "tie", "c")], "Ada")
+    assert sorted(lake["arm_votes"].read()["vote"]) == ["flag", "left", "tie"]
+    assert desk.counts("Ada") == {"total": 2, "decided": 2, "skipped": 0, "left": 0}
 
 
 def test_a_vote_that_was_taken_back_or_is_about_another_text_does_not_count(spec):

@@ -376,9 +376,9 @@ TABLES: dict[str, Contract] = {
             "pair_id": _text("pair that was compared", required=True),
             "reviewer": _text("who voted", required=True),
             "vote": _text(
-                "left or right: that side is better; tie: neither; skip: nothing is said; undo: takes one back",
+                "left or right: that side is better; tie: neither; skip, flag: nothing is said; undo: takes one back",
                 required=True,
-                allowed=("left", "right", "tie", "skip", "undo"),
+                allowed=("left", "right", "tie", "skip", "flag", "undo"),
             ),
             "shown_sha256": _text("sha256 of the two texts that were shown; null: none, and it counts for nothing"),
             "seq": Column(
