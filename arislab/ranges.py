@@ -64,6 +64,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "control": ("random", "longest", "unfiltered"),
     "quality_from": ("rules", "people"),
     "gate_by": ("scorers", "people"),
+    "compare": ("outputs", "samples", "arms"),
 }
 """Name to the words that it may be."""
 TEXTS = ("task", "base_url", "base_model", "use_case", "use_case_column")

@@ -216,6 +216,8 @@ def by_judge(judge: Judge, rows: pl.DataFrame, candidates: pl.DataFrame, *, task
         As ``mined``; reviewers is the judge, event_ids are the requests to it.
     """
     said = judge.judgements.filter(criterion=WINS).drop_nulls("score")
+    if not said.height:  # the questions of all rows are not written for nothing
+        return pl.DataFrame(schema=_SCHEMA)
     people = candidates.join(_learnable(candidates), on="candidate_id", how="semi")
     known = rows.join(people, on="candidate_id", how="semi", maintain_order="left")
     texts = outputs(known, people, task).unique(["asked_sha256", "shown_sha256"], keep="first", maintain_order=True)
