@@ -28,7 +28,7 @@ def sql(
 
     if form not in ("table", "json", "csv"):
         raise ParameterError(f"--format must be table, json or csv, got {form!r}.")
-    answer = open_lake(root).sql(query)
+    answer = open_lake(root, collected=True).sql(query)
     if form == "table":
         with pl.Config(
             tbl_rows=200,
@@ -92,7 +92,7 @@ def lineage(
     """Show the life of a row: candidate, request, output, scores, reviews, sets, adapters, test answers."""
     from arislab.lake.lineage import as_text
 
-    life = open_lake(root).lineage(custom_id)
+    life = open_lake(root, collected=True).lineage(custom_id)
     rows = {table: frame.to_dicts() for table, frame in life.items()}
     print(json.dumps(rows, indent=1, default=str) if as_json else as_text(life))
 
@@ -196,13 +196,13 @@ def export(
     if icl == preferences:
         raise ParameterError("export needs --icl or --preferences: what to write.")
     if preferences:
-        _export_preferences(open_lake(root), out, task=task, split=split, sources=source)
+        _export_preferences(open_lake(root, collected=True), out, task=task, split=split, sources=source)
         return
     from arislab import curate, review
     from arislab.icl import prompt
     from arislab.task import load
 
-    lake = open_lake(root)
+    lake = open_lake(root, collected=True)
     chosen = _chosen(lake, use_case=use_case, task=task, model=model)
     spec = load(task or chosen["task"])
     then = curate.versions(chosen["data_version"])

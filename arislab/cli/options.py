@@ -20,12 +20,20 @@ Trust = Annotated[
 ]
 
 
-def open_lake(root: Path | None) -> Any:
-    """Return the lake of a root; rows that a command writes name the time of the command."""
+def open_lake(root: Path | None, *, collected: bool = False) -> Any:
+    """Return the lake of a root; rows that a command writes name the time of the command.
+
+    Args:
+        root: Null: the one that holds here.
+        collected: Fold first what people decided and journals still hold: for commands that read reviews.
+    """
     from arislab.lake import Lake
 
     enter(root)
-    return Lake(run_id=f"cli-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    lake = Lake(run_id=f"cli-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    if collected:
+        lake.collect()
+    return lake
 
 
 Seed = Annotated[int, typer.Option("--seed", help="Base of every random choice.")]

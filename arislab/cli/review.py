@@ -12,7 +12,7 @@ import typer
 from arislab.cli.options import Root, open_lake
 from arislab.errors import PrerequisiteError
 from arislab.system import paths
-from arislab.system.text import terminal
+from arislab.system.text import print, print_secret
 
 _SHARE = Path(__file__).parents[1] / "review" / "share"
 _HOST = "127.0.0.1"
@@ -44,9 +44,9 @@ def review(
     lake = open_lake(root)
     known = seats.prepare(lake.review, reviewers or (), lead=lead, port=port)
     _check_free(known.port)
-    for name in known.tokens:  # not by print, which hides secrets: these are for whoever reads the terminal
-        typer.echo(f"{terminal(name)}{' (lead)' if name == known.lead else ''}: {known.url(name)}")
-    typer.echo("Ctrl-C ends it.")
+    for name in known.tokens:
+        print_secret(f"{name}{' (lead)' if name == known.lead else ''}: {known.url(name)}")
+    print("Ctrl-C ends it.", file=sys.stderr)
     for name, folder in (("JUPYTER_PATH", _SHARE), ("JUPYTER_CONFIG_PATH", _SHARE / "config")):
         os.environ[name] = os.pathsep.join([str(folder), *filter(None, [os.environ.get(name)])])
     os.environ["ARISLAB_ROOT"] = str(paths.root())

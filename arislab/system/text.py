@@ -94,6 +94,12 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def print_secret(text: str) -> None:
+    """Print a line that holds a secret, for whoever reads the terminal; only what steers it is taken out."""
+    sys.stdout.write(terminal(text) + "\n")
+    sys.stdout.flush()  # the command may become another program
+
+
 def print(*values: object, sep: str = " ", end: str = "\n", file: TextIO | None = None) -> None:
     """Print as the builtin does, without secrets and what steers a terminal; every command prints with this one."""
     builtins.print(terminal(masking.masked(sep.join(map(str, values)))), end=end, file=file or sys.stdout)

@@ -148,6 +148,7 @@ def test_help_lists_the_verbs_by_their_work_a_line_each():
             "init",
             "demo",
             "lab",
+            "review",
             "run",
             "resume",
             "import",

@@ -127,6 +127,7 @@ def test_review_draws_from_the_selection_alone_and_marks_its_rows_as_picked(here
     assert set(book["queue"]["custom_id"]) == set(scored["custom_id"])
     assert book["panel"].approve()
     lake = Lake(root / "data" / "lake")
+    lake.collect()
     assert lake["reviews"].read().select("why", "queue", "inclusion_prob").row(0) == ("picked", None, None)
     again = play("explore", root, **here)
     assert again["labels"].frame.is_empty()

@@ -104,6 +104,7 @@ def reviewed(root, n):
     assert isinstance(panel, review.Panel)
     while panel.current is not None:
         assert panel.approve() if is_good(panel.current["output"]) else panel.reject()
+    Lake(root / "data" / "lake").collect()  # as a run does when it begins
     return names["queue"]
 
 

@@ -90,13 +90,13 @@ def test_sql_compares_texts_numbers_and_times_of_rows_that_were_merged(lake):
     lake["candidates"].upsert(
         people(4).with_columns(split=pl.when(pl.int_range(4) < 1).then(pl.lit("test")).otherwise("split"))
     )
-    for where, n in (
-        ("split = 'train'", 3),
-        ("split in ('test', 'nowhere')", 1),
-        ("split <> 'train' and candidate_id = 'c0000'", 1),
-        ("candidate_id > 'c0001'", 2),
-        ("profile like '%number 3%'", 1),
-        ("created_at > timestamp '2020-01-01'", 4),
-        ("use_case is null", 4),
+    for query, n in (
+        ("select count(*) from candidates where split = 'train'", 3),
+        ("select count(*) from candidates where split in ('test', 'nowhere')", 1),
+        ("select count(*) from candidates where split <> 'train' and candidate_id = 'c0000'", 1),
+        ("select count(*) from candidates where candidate_id > 'c0001'", 2),
+        ("select count(*) from candidates where profile like '%number 3%'", 1),
+        ("select count(*) from candidates where created_at > timestamp '2020-01-01'", 4),
+        ("select count(*) from candidates where use_case is null", 4),
     ):
-        assert lake.sql(f"select count(*) n from candidates where {where}").item() == n, where
+        assert lake.sql(query).item() == n, query
