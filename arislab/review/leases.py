@@ -159,6 +159,11 @@ class Leases:
         sql = f"SELECT 1 FROM events WHERE reviewer = ? AND custom_id = ? AND decision IN {VERDICTS!r} LIMIT 1"
         return bool(self._rows(sql, reviewer, custom_id))
 
+    def opinions(self, reviewer: str, custom_id: str) -> set[str]:
+        """Return the event_ids of a reviewer's live verdicts on an item, planted ones left out."""
+        sql = "SELECT event_id FROM opinions WHERE reviewer = ? AND custom_id = ?"
+        return {row[0] for row in self._rows(sql, reviewer, custom_id)}
+
     def others(self, reviewer: str, custom_id: str) -> list[str]:
         """Return the decisions of other people on an item, in the order in which they came."""
         sql = "SELECT decision FROM opinions WHERE custom_id = ? AND reviewer != ? ORDER BY place"
@@ -198,9 +203,20 @@ class Leases:
         self._db.executemany(sql, rows)
 
     def _hold_again(self, undo: Mapping[str, Any]) -> None:
-        sql = "SELECT custom_id, planted FROM events WHERE event_id = ? AND reviewer = ?"
-        for name, planted in self._db.execute(sql, (undo["undoes"], undo["reviewer"])).fetchall():
-            self._hold(undo["reviewer"], [name], planted)
+        """What was taken back is held again, if nobody has its place by now; without it there is nothing to repeat."""
+        reviewer = undo["reviewer"]
+        sql = f"SELECT custom_id, planted FROM events WHERE event_id = ? AND reviewer = ? AND decision IN {PASSING!r}"
+        for name, planted in self._db.execute(sql, (undo["undoes"], reviewer)).fetchall():
+            if planted == "repeat":
+                is_free = bool(self.opinions(reviewer, name))
+            else:
+                free = self._db.execute(_FREE, {"reviewer": reviewer, "now": self._clock()})
+                is_free = bool(planted) or (name,) in free.fetchall()
+            if is_free:
+                self._hold(reviewer, [name], planted)
+            if not planted:
+                sql = "DELETE FROM leases WHERE custom_id = ? AND reviewer = ? AND planted = 'repeat'"
+                self._db.execute(sql, (name, reviewer))
 
     def _rows(self, sql: str, *values: Any) -> list[Any]:
         with self._said(), self._lock:

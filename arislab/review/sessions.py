@@ -16,7 +16,7 @@ import hashlib
 import json
 import random
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ class Session:
         self._rows = dict[str, dict[str, Any]]()
         self._gold = {row["custom_id"]: row for row in _rows_of([self.folder / "gold.parquet"])}
         self._all, self._orders = dict[str, dict[str, Any]](), dict[str, list[str]]()
-        self._told, self._newest = set[tuple[str, str]](), dict[str, int]()
+        self._told, self._streams = set[tuple[str, str]](), dict[tuple[str, int | None], int]()
         self._handed = dict[str, set[tuple[str, str]]]()
         self._journals = dict[str, Journal]()
         self.learn()
@@ -183,9 +183,8 @@ class Session:
         events = events.unique("event_id", keep="first", maintain_order=True)
         verdicts = events.filter(pl.col("decision").is_in(VERDICTS))
         self._told |= set(verdicts.select("reviewer", "custom_id").iter_rows())
-        for reviewer, seq in events.group_by("reviewer").agg(pl.col("seq").max()).iter_rows():
-            self._newest[reviewer] = max(self._newest.get(reviewer, 0), seq or 0)
         own = events.filter(pl.col("session") == self.name).sort("seq", "event_id")
+        self._number_streams(own.select("reviewer", "client_seq", "seq").rows(named=True))
         self._leases.learn(self._places(), own.rows(named=True))
 
     def _places(self) -> dict[str, int]:
@@ -212,9 +211,9 @@ class Session:
 
         Returns:
             Rows of the queue without ``BLIND``; queue is a name that tells an item from its repeat to this session
-            alone.
+            alone. Who has no name yet gets none.
         """
-        if self._is_other(reviewer):
+        if not reviewer or self._is_other(reviewer):
             return []
         if self._leases.has_expired:  # whoever held it may have decided, and been killed before the index knew
             self.learn()
@@ -251,17 +250,18 @@ class Session:
         """
         if self._is_other(reviewer):
             raise ParameterError(f"this page is {self.reviewer!r}'s and stores no decision of {reviewer!r}.")
+        if not reviewer:
+            raise ParameterError("a decision has no reviewer; enter your name first: every decision is signed.")
         known = self._leases.known(event["event_id"] for event in events)
         new = {event["event_id"]: event for event in events if event["event_id"] not in known}
-        made, newest = list[dict[str, Any]](), self._newest.get(reviewer, 0)
-        for event in new.values():
-            made.append(self._completed(event, reviewer, newest=newest))
-            newest = made[-1]["seq"]
+        made = list[dict[str, Any]]()
+        for event in sorted(new.values(), key=lambda event: event.get("client_seq") or 0):
+            made.append(self._completed(event, reviewer, made))
         if made:
             if reviewer not in self._journals:
                 self._journals[reviewer] = Journal(self.folder, reviewer=reviewer, session=self.name)
             self._journals[reviewer].append(made)
-            self._newest[reviewer] = newest
+            self._number_streams(made)
             self._told |= {(reviewer, event["custom_id"]) for event in made if event["decision"] in VERDICTS}
             self._leases.note(made)
         self._leases.beat(reviewer)
@@ -332,16 +332,24 @@ class Session:
 
     # ---- what was decided --------------------------------------------------------------------------------------------
 
-    def _completed(self, event: Mapping[str, Any], reviewer: str, *, newest: int) -> dict[str, Any]:
+    def _completed(
+        self, event: Mapping[str, Any], reviewer: str, before: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
         """An event in all columns; of an item that this session did not hand out so, the draw says nothing.
 
+        Args:
+            event: As the browser says it.
+            reviewer: Who decided.
+            before: What the same browser says before it, completed.
+
         Source:
-            Hybrid logical clocks (Kulkarni et al. 2014): by the time of the decision, but after all that its reviewer
-            decided before.
+            Hybrid logical clocks (Kulkarni et al. 2014): by the time of the decision, but after what was decided before
+            in the same browser.
         """
         row = self._all.get(event["custom_id"], {})
-        kinds = {self._token(reviewer, row, kind): kind for kind in ("", "gold", "repeat")} if row else {}
-        planted = kinds.get(event.get("queue") or "")
+        planted = self._kind(event, reviewer)
+        if planted == "repeat" and not self._opinions(event["custom_id"], reviewer, before):
+            planted = ""  # what it would repeat was taken back: this is the reviewer's verdict
         drawn = row if planted == "" else {}
         now = decisions.now()
         decided_at = min(event.get("decided_at") or now, now)
@@ -356,8 +364,36 @@ class Session:
             "planted": planted or None,
             "blind": is_blind,
             "decided_at": decided_at,
-            "seq": max(int(decided_at.timestamp() * 1e6), newest + 1),
+            "seq": max(int(decided_at.timestamp() * 1e6), self._floor(event, reviewer, before) + 1),
         }
+
+    def _kind(self, event: Mapping[str, Any], reviewer: str) -> str | None:
+        """As what the item of an event was handed out: empty, gold or repeat; null: it was not."""
+        row = self._all.get(event["custom_id"])
+        tokens = {self._token(reviewer, row, kind): kind for kind in ("", "gold", "repeat")} if row else {}
+        return tokens.get(event.get("queue") or "")
+
+    def _opinions(self, custom_id: str, reviewer: str, before: Sequence[Mapping[str, Any]]) -> set[str]:
+        """The event_ids of what a reviewer says of an item: verdicts that were not planted, nor taken back."""
+        of_item = {e["event_id"] for e in before if e["custom_id"] == custom_id and e["decision"] in VERDICTS
+                   and e["planted"] is None}  # fmt: skip
+        return (self._leases.opinions(reviewer, custom_id) | of_item) - {e["undoes"] for e in before}
+
+    def _number_streams(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Remember which seq each number of a browser got; where two browsers used a number, the earlier one."""
+        for event in events:
+            number, seq = event["client_seq"], event["seq"] or 0
+            known = self._streams.setdefault((event["reviewer"], number), seq)
+            self._streams[event["reviewer"], number] = max(known, seq) if number is None else min(known, seq)
+
+    def _floor(self, event: Mapping[str, Any], reviewer: str, before: Sequence[Mapping[str, Any]]) -> int:
+        """The seq of what the same browser said before an event, -1 if nothing is known of it.
+
+        Of another browser of the same reviewer nothing follows: what it could not send for hours is as old as it says.
+        """
+        number = event.get("client_seq")
+        in_order = self._streams.get((reviewer, None if number is None else number - 1), -1)
+        return max(in_order, before[-1]["seq"] if before else -1)
 
     def _revealed(self, event: Mapping[str, Any], reviewer: str) -> dict[str, Any]:
         row = self._all.get(event["custom_id"])

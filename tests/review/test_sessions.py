@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from toys import FUZZ, NOON, curated_rows
 
 from arislab.errors import LakeError, ParameterError
-from arislab.review import journal, sessions
+from arislab.review import decisions, journal, sessions
 from arislab.review.decisions import SCHEMA, sha256
 
 PLAIN = sessions.Settings(seed=1, overlap=0, gold=0, repeats=0)
@@ -227,6 +227,100 @@ def test_processes_at_once_hand_out_nothing_beyond_its_k_and_lose_nothing(tmp_pa
     assert sorted(events.group_by("custom_id").len()["len"]) == [1] * 72 + [2] * 18
 
 
+# ---- what is taken back, comes late or comes twice -------------------------------------------------------------------
+
+REPEATED = sessions.Settings(seed=1, overlap=0, gold=0, repeats=1)
+
+
+def repeated(desk):
+    """Ada's verdict on an item, and the item as it was planted once more."""
+    seen, event = {}, {}
+    while True:
+        for row in desk.take("Ada", 1):
+            if row["custom_id"] in seen:
+                return event[row["custom_id"]], row
+            event[row["custom_id"]] = said(row)
+            seen[row["custom_id"]] = row
+            desk.decide([event[row["custom_id"]]], "Ada")
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_verdict_on_a_repeat_of_what_was_taken_back_is_the_verdict(tmp_path, at_once):
+    """A correction that counted as planted settled nothing: the row trained on without the reviewer's rejection."""
+    desk = started(tmp_path, REPEATED, n=40)
+    event, again = repeated(desk)
+    batch = [said(again, "undo", undoes=event["event_id"]), said(again, "reject")]
+    for events in [batch] if at_once else [[one] for one in batch]:
+        desk.decide(events, "Ada")
+    events = journal.read(tmp_path)
+    of_row = decisions.verdicts_by_row(events)[again["custom_id"]]
+    assert [one["decision"] for one in of_row] == ["reject"]
+    last = events.filter(event_id=batch[1]["event_id"]).select("planted", "queue", "inclusion_prob")
+    assert last.rows() == [(None, "q1", 0.34375)], "it weighs as what was drawn does"
+    assert again["custom_id"] not in {name for name, _ in desk._leases.held("Ada")}, "it is not asked for again"
+
+
+def test_a_verdict_on_a_repeat_of_what_stands_is_planted(tmp_path):
+    desk = started(tmp_path, REPEATED, n=40)
+    _, again = repeated(desk)
+    desk.decide([said(again, "reject")], "Ada")
+    assert journal.read(tmp_path).filter(planted="repeat")["decision"].to_list() == ["reject"]
+
+
+def last_verdict(folder):
+    (of_row,) = decisions.verdicts_by_row(journal.read(folder)).values()
+    return of_row[-1]["decision"]
+
+
+def test_what_another_browser_could_not_send_for_hours_does_not_undo_what_was_decided_since(tmp_path):
+    """The older of two verdicts of one person won, if their other browser was offline when they made it."""
+    desk = started(tmp_path, n=1)
+    (row,) = desk.take("Ada", 1)
+    late = {"shown_at": NOON - timedelta(hours=2), "decided_at": NOON - timedelta(hours=2)}
+    desk.decide([said(row, "reject", client_seq=7)], "Ada")
+    desk.decide([said(row, "approve", client_seq=7) | late], "Ada")
+    assert last_verdict(tmp_path) == "reject"
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_of_one_browser_the_later_verdict_counts_though_its_clock_was_set_back(tmp_path, at_once, is_restarted):
+    desk = started(tmp_path, n=1)
+    (row,) = desk.take("Ada", 1)
+    back = {"decided_at": NOON - timedelta(hours=2)}
+    batch = [said(row, "reject", client_seq=8) | back, said(row, "approve", client_seq=7)]
+    if at_once:
+        desk.decide(batch, "Ada")
+    else:
+        desk.decide(batch[1:], "Ada")
+        if is_restarted:
+            desk.close()
+            desk = sessions.Session(tmp_path / "nurses")
+        desk.decide(batch[:1], "Ada")
+    assert last_verdict(tmp_path) == "reject"
+
+
+def test_nothing_is_held_for_nobody_and_nothing_is_stored_unsigned(tmp_path):
+    """A page on which nobody had entered a name yet held half of the session for ten minutes."""
+    desk = started(tmp_path)
+    assert desk.take("", 50) == []
+    (row,) = desk.take("Ada", 1)
+    with pytest.raises(ParameterError, match="no reviewer; enter your name first"):
+        desk.decide([said(row)], "")
+    assert len(desk.take("Grace", 99)) == 19
+
+
+def test_a_skip_that_is_taken_back_holds_nothing_that_somebody_else_holds_by_now(tmp_path):
+    """Two people were asked for one item of which one opinion is wanted."""
+    desk = started(tmp_path, n=1)
+    (row,) = desk.take("Ada", 1)
+    skip = said(row, "skip")
+    desk.decide([skip], "Ada")
+    assert len(desk.take("Grace", 1)) == 1
+    desk.decide([said(row, "undo", undoes=skip["event_id"])], "Ada")
+    assert (desk._leases.held("Ada"), desk._leases.held("Grace")) == ([], [("r-0", "")])
+
+
 # ---- what nobody is told ---------------------------------------------------------------------------------------------
 
 
@@ -402,7 +496,8 @@ class Office(RuleBasedStateMachine):
             self.desk.decide([undo], who)
             made.remove(event["event_id"])
             self.beat(who)
-            self.until[event["custom_id"], who] = self.clock.now + 600
+            if not made and len(self.takers(event["custom_id"], who)) < self.k[event["custom_id"]]:
+                self.until[event["custom_id"], who] = self.clock.now + 600
 
     @precondition(lambda self: self.sent)
     @rule(pick=st.randoms(use_true_random=False))
