@@ -148,6 +148,15 @@ class Leases:
         sql = "SELECT custom_id FROM live WHERE reviewer = ? AND planted = ? AND decision != 'skip' GROUP BY custom_id "
         return [row[0] for row in self._rows(sql + "ORDER BY MIN(place)", reviewer, planted)]
 
+    def trail(self, reviewer: str) -> list[tuple[str, str, str, str]]:
+        """Return a reviewer's events that were not taken back, oldest first: event_id, custom_id, decision, planted."""
+        sql = """
+        SELECT event_id, custom_id, decision, planted FROM events AS one WHERE reviewer = ? AND decision != 'undo'
+        AND NOT EXISTS (SELECT 1 FROM events AS undo WHERE undo.undoes = one.event_id AND undo.reviewer = one.reviewer)
+        ORDER BY rowid
+        """
+        return self._rows(sql, reviewer)
+
     def n_handed(self, reviewer: str) -> int:
         """Return how many items a reviewer was handed that were not planted."""
         sql = "SELECT custom_id FROM {} WHERE reviewer = ?1 AND planted = ''"

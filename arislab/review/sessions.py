@@ -267,6 +267,40 @@ class Session:
         self._leases.beat(reviewer)
         return {event["event_id"]: {"revealed": self._revealed(event, reviewer)} for event in events}
 
+    def trail(self, reviewer: str) -> list[dict[str, Any]]:
+        """Return a reviewer's events of this session that can be taken back, oldest first, whoever serves them.
+
+        Args:
+            reviewer: Who decided.
+
+        Returns:
+            event_id, custom_id, decision and queue (the name under which ``take`` hands the item out; null if the draw
+            of it is gone) of each.
+        """
+        events = self._leases.trail(reviewer)
+        return [
+            {
+                "event_id": event_id,
+                "custom_id": name,
+                "decision": decision,
+                "queue": self._name_of(reviewer, name, kind),
+            }
+            for event_id, name, decision, kind in events
+        ]
+
+    def row(self, custom_id: str, queue: str | None = None) -> dict[str, Any] | None:
+        """Return an item as ``take`` hands it out, whoever holds it; null if it is none of this session.
+
+        Args:
+            custom_id: Of the item.
+            queue: The name under which it was handed out, which the row gets; without it, that of an item which was not
+                planted, where this process serves one reviewer alone, else null.
+        """
+        if custom_id not in self._all:
+            return None
+        name = queue or (self._name_of(self.reviewer, custom_id, "") if self.reviewer else None)
+        return self._open(custom_id) | {"queue": name}
+
     def counts(self, reviewer: str) -> dict[str, int]:
         """Return total, decided, skipped and left of a reviewer; what others will judge alone is none of it."""
         return self._leases.counts(reviewer)
@@ -315,12 +349,20 @@ class Session:
         return (min(names, key=lambda name: self._number(kind, reviewer, name)), kind) if names else None
 
     def _shown(self, reviewer: str, custom_id: str, planted: str) -> dict[str, Any]:
+        return self._open(custom_id) | {"queue": self._token(reviewer, self._all[custom_id], planted)}
+
+    def _open(self, custom_id: str) -> dict[str, Any]:
+        """What anybody may be told of an item."""
         row = self._all[custom_id]
         shown = {name: value for name, value in row.items() if name not in BLIND and not name.startswith("score_")}
         if shown.get("metadata"):
             known = json.loads(shown["metadata"])
             shown["metadata"] = json.dumps({k: known[k] for k in known if k not in _BLIND_METADATA}, ensure_ascii=False)
-        return shown | {"queue": self._token(reviewer, row, planted)}
+        return shown
+
+    def _name_of(self, reviewer: str, custom_id: str, planted: str) -> str | None:
+        row = self._all.get(custom_id)
+        return None if row is None else self._token(reviewer, row, planted)
 
     def _token(self, reviewer: str, row: Mapping[str, Any], planted: str) -> str:
         """The name under which an item is handed out: it says nothing, and is found again by whoever knows the secret.

@@ -321,6 +321,40 @@ def test_a_skip_that_is_taken_back_holds_nothing_that_somebody_else_holds_by_now
     assert (desk._leases.held("Ada"), desk._leases.held("Grace")) == ([], [("r-0", "")])
 
 
+def test_what_can_be_taken_back_is_known_to_a_page_that_is_opened_again(tmp_path):
+    """After a reload of the page nothing could be undone any more."""
+    gold = queue(3, "gold").with_columns(custom_id=pl.format("g-{}", "id"))
+    desk = started(tmp_path, sessions.Settings(seed=1, overlap=1, gold=1, repeats=0), gold=gold)
+    rows = desk.take("Ada", 2)
+    made = [said(rows[0]), said(rows[1], "flag"), said(rows[1], "reject"), said(rows[2], "skip")]
+    desk.decide(made, "Ada")
+    desk.decide([said(rows[1], "undo", undoes=made[2]["event_id"])], "Ada")
+    desk.decide([said(desk.take("Grace", 1)[0])], "Grace")
+    desk.close()
+    (tmp_path / "nurses" / "leases.sqlite").unlink()
+    again = sessions.Session(tmp_path / "nurses")
+    names = ("event_id", "custom_id", "decision", "queue")
+    assert again.trail("Ada") == [{name: event[name] for name in names} for event in (made[0], made[1], made[3])]
+    assert rows[0]["custom_id"].startswith("g-"), "one of them was planted, under its own name"
+    assert again.trail("Edsger") == []
+
+
+def test_an_item_that_another_page_handed_out_is_known_as_it_was_shown(tmp_path):
+    """An edit that came late, after the lease, was stored unchecked: JSON could be broken by it."""
+    desk = started(tmp_path, REPEATED, n=40)
+    _, planted = repeated(desk)
+    desk.close()
+    page = sessions.Session(tmp_path / "nurses", reviewer="Grace")
+    (row,) = page.take("Grace", 1)
+    assert page.row(row["custom_id"]) == row
+    ada = sessions.Session(tmp_path / "nurses", reviewer="Ada")
+    assert ada.row(planted["custom_id"], planted["queue"]) == planted
+    assert ada.row(planted["custom_id"])["queue"] not in (planted["queue"], None)
+    assert sessions.Session(tmp_path / "nurses").row("r-0") | {"queue": "q"} == ada.row("r-0", "q")
+    assert ada.row("elsewhere") is None
+    assert not {*sessions.BLIND} & ada.row("r-0").keys()
+
+
 # ---- what nobody is told ---------------------------------------------------------------------------------------------
 
 
