@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ CREATE INDEX IF NOT EXISTS undone ON events (undoes) WHERE undoes IS NOT NULL;
 CREATE TABLE IF NOT EXISTS leases (
     custom_id TEXT, reviewer TEXT, planted TEXT NOT NULL, until REAL NOT NULL,
     PRIMARY KEY (custom_id, reviewer, planted)
+);
+CREATE TABLE IF NOT EXISTS handed (
+    custom_id TEXT, reviewer TEXT, planted TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (custom_id, reviewer, planted)
 );
 CREATE VIEW IF NOT EXISTS live AS
 SELECT rowid AS place, * FROM events AS one WHERE decision IN {PASSING!r} AND NOT EXISTS (
@@ -148,6 +152,13 @@ class Leases:
         sql = "SELECT custom_id FROM live WHERE reviewer = ? AND planted = ? AND decision != 'skip' GROUP BY custom_id "
         return [row[0] for row in self._rows(sql + "ORDER BY MIN(place)", reviewer, planted)]
 
+    def handed_at(self, reviewer: str, custom_id: str, planted: str = "") -> datetime | None:
+        """Return when a reviewer was first handed an item; null if this index does not know."""
+        sql = "SELECT at FROM handed WHERE reviewer = ? AND custom_id = ? AND planted = ?"
+        return next(
+            (datetime.fromtimestamp(row[0], UTC) for row in self._rows(sql, reviewer, custom_id, planted)), None
+        )
+
     def trail(self, reviewer: str) -> list[tuple[str, str, str, str]]:
         """Return a reviewer's events that were not taken back, oldest first: event_id, custom_id, decision, planted."""
         sql = """
@@ -210,6 +221,8 @@ class Leases:
         rows = [(name, reviewer, planted, until) for name in names]
         sql = "INSERT INTO leases VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET until = excluded.until"
         self._db.executemany(sql, rows)
+        sql = "INSERT OR IGNORE INTO handed VALUES (?, ?, ?, ?)"
+        self._db.executemany(sql, [(name, reviewer, planted, self._clock()) for name in names])
 
     def _hold_again(self, undo: Mapping[str, Any]) -> None:
         """What was taken back is held again, if nobody has its place by now; without it there is nothing to repeat."""

@@ -18,6 +18,7 @@ import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import polars as pl
 
 from arislab.errors import LakeError, ParameterError
 from arislab.review import decisions
-from arislab.review.decisions import SCHEMA, VERDICTS, complete
+from arislab.review.decisions import SCHEMA, VERDICTS, complete, metadata_of
 from arislab.review.journal import Journal
 from arislab.review.journal import read as read_journals
 from arislab.review.leases import Leases
@@ -43,11 +44,12 @@ BLIND = (
     "disputed",
     "decision",
     "run_id",
+    "drawn_at",
 )
 """Columns of a queue that no reviewer is told before their own decision is stored."""
 _BLIND_METADATA = ("quality_score", "quality", "score", "model", "original_output", "scored_sha256")
 _APART = 10
-"""Verdicts that lie between an item and its repeat: who remembers the first verdict repeats it."""
+"""Items from one to its repeat: who remembers the first verdict repeats it. A session of fewer than twelve has none."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def start(folder: Path, queue: pl.DataFrame, settings: Settings, *, gold: pl.Dat
         path.parent.mkdir(exist_ok=True)
         if not path.exists():
             with files.written(path) as file:
-                rows.write_parquet(file)
+                rows.with_columns(drawn_at=pl.lit(decisions.now())).write_parquet(file)
 
 
 def is_started(folder: Path) -> bool:
@@ -220,15 +222,18 @@ class Session:
             self._leases.expire()
         self._leases.beat(reviewer)
         handed = self._handed.setdefault(reviewer, set())
-        chosen = [one for one in self._leases.held(reviewer) if one not in handed and one[0] in self._all][:n]
+        held = self._leases.held(reviewer)
+        chosen = [one for one in held if one not in handed and one[0] in self._all][:n]
         handed |= set(chosen)
+        given = [*self._leases.judged(reviewer), *(name for name, planted in held if not planted)]
         order = [name for name in self._order(reviewer) if (name, "") not in handed]
         slot = self._leases.n_handed(reviewer)
         for name in self._leases.take(reviewer, order, n=n - len(chosen)):
-            if (planted := self._planted(reviewer, slot)) is not None:
+            if (planted := self._planted(reviewer, slot, given[:-_APART])) is not None:
                 self._leases.plant(reviewer, *planted)
                 chosen.append(planted)
             chosen.append((name, ""))
+            given.append(name)
             slot += 1
         handed |= set(chosen)
         return [self._shown(reviewer, *one) for one in chosen]
@@ -337,14 +342,22 @@ class Session:
         digest = hashlib.sha256(json.dumps([self.settings.seed, *parts]).encode()).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
 
-    def _planted(self, reviewer: str, slot: int) -> tuple[str, str] | None:
-        """What is planted before the item of this number, if anything is."""
+    def _planted(self, reviewer: str, slot: int, given: Sequence[str]) -> tuple[str, str] | None:
+        """What is planted before the item of this number, if anything is.
+
+        Args:
+            reviewer: Who is to judge it.
+            slot: Number of the item.
+            given: Items that may be repeated: handed out long enough before. One that is not judged when its repeat
+                comes is judged then.
+        """
         drawn = self._number("planted", reviewer, slot)
         if drawn >= self.settings.gold + self.settings.repeats:
             return None
         kind = "gold" if drawn < self.settings.gold else "repeat"
-        names = [*self._gold] if kind == "gold" else self._leases.judged(reviewer)[:-_APART]
         before = {*self._leases.judged(reviewer, kind), *(name for name, k in self._leases.held(reviewer) if k == kind)}
+        before |= {name for name, k in self._handed[reviewer] if k == kind}
+        names = [*self._gold] if kind == "gold" else given
         names = [name for name in names if name not in before and name in self._all]
         return (min(names, key=lambda name: self._number(kind, reviewer, name)), kind) if names else None
 
@@ -356,9 +369,20 @@ class Session:
         row = self._all[custom_id]
         shown = {name: value for name, value in row.items() if name not in BLIND and not name.startswith("score_")}
         if shown.get("metadata"):
-            known = json.loads(shown["metadata"])
+            known = self._facts(custom_id) if custom_id not in self._rows else metadata_of(shown["metadata"])
             shown["metadata"] = json.dumps({k: known[k] for k in known if k not in _BLIND_METADATA}, ensure_ascii=False)
         return shown
+
+    def _facts(self, custom_id: str) -> dict[str, Any]:
+        """The metadata of gold, in the names that a drawn row has, and with its facts where the gold has none.
+
+        The row is the one that has most of them in common; else gold would stand out by what is not known of it.
+        """
+        own = metadata_of(self._gold[custom_id].get("metadata"))
+        drawn = {name: metadata_of(row.get("metadata")) for name, row in self._rows.items()}
+        alike = {name: sum(facts.get(k) == own[k] for k in own) for name, facts in drawn.items()}
+        near = max(drawn, key=lambda name: (alike[name], self._number("facts", custom_id, name)), default=None)
+        return own if near is None else {k: own.get(k, value) for k, value in drawn[near].items()}
 
     def _name_of(self, reviewer: str, custom_id: str, planted: str) -> str | None:
         row = self._all.get(custom_id)
@@ -393,8 +417,7 @@ class Session:
         if planted == "repeat" and not self._opinions(event["custom_id"], reviewer, before):
             planted = ""  # what it would repeat was taken back: this is the reviewer's verdict
         drawn = row if planted == "" else {}
-        now = decisions.now()
-        decided_at = min(event.get("decided_at") or now, now)
+        shown_at, decided_at = self._times(event, reviewer)
         told = (reviewer, event["custom_id"])
         is_blind = event.get("blind", True) and told not in self._told and not self._leases.has_decided(*told)
         return {name: event.get(name) for name in SCHEMA} | {
@@ -405,9 +428,25 @@ class Session:
             "inclusion_prob": drawn.get("inclusion_prob"),
             "planted": planted or None,
             "blind": is_blind,
+            "shown_at": shown_at,
             "decided_at": decided_at,
             "seq": max(int(decided_at.timestamp() * 1e6), self._floor(event, reviewer, before) + 1),
         }
+
+    def _times(self, event: Mapping[str, Any], reviewer: str) -> tuple[datetime | None, datetime]:
+        """When an item was shown and decided: not before it was handed out, nor in the future.
+
+        A browser whose clock is slow would say that the queue is older than its rows.
+        """
+        now = decisions.now()
+        shown_at, decided_at = event.get("shown_at"), event.get("decided_at") or now
+        kind = self._kind(event, reviewer)
+        if kind is not None:
+            handed_at = self._leases.handed_at(reviewer, event["custom_id"], kind)
+            first = max(filter(None, (handed_at, self._all[event["custom_id"]].get("drawn_at"))), default=decided_at)
+            slow = max(first - (shown_at or decided_at), timedelta(0))
+            shown_at, decided_at = shown_at and shown_at + slow, max(decided_at + slow, first)
+        return shown_at and min(shown_at, now), min(decided_at, now)
 
     def _kind(self, event: Mapping[str, Any], reviewer: str) -> str | None:
         """As what the item of an event was handed out: empty, gold or repeat; null: it was not."""
