@@ -95,11 +95,11 @@ class Leases:
             self._db.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", places.items())
             self._note(events)
 
-    def note(self, events: Iterable[Mapping[str, Any]]) -> None:
+    def note(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Take over events that their reviewer has just made: what they settle is held no more, what they undo is."""
         with self._writing():
-            fresh = self._note(events)
-            for event in fresh:
+            self._note(events)
+            for event in events:  # those too that another process read in a journal before this one came here
                 if event["decision"] == "undo":
                     self._hold_again(event)
                 elif event["decision"] in PASSING:
@@ -211,10 +211,10 @@ class Leases:
         sql += "(SELECT custom_id, COUNT(DISTINCT reviewer) AS n FROM opinions GROUP BY custom_id) USING (custom_id)"
         return int(self._rows(sql)[0][0])
 
-    def _note(self, events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    def _note(self, events: Iterable[Mapping[str, Any]]) -> None:
         sql = f"INSERT OR IGNORE INTO events VALUES ({', '.join('?' * len(_COLUMNS))})"
-        rows = ((event, [event.get(name) for name in _COLUMNS]) for event in events)
-        return [e for e, row in rows if self._db.execute(sql, [*row[:4], row[4] or "", row[5]]).rowcount]
+        rows = ([event.get(name) for name in _COLUMNS] for event in events)
+        self._db.executemany(sql, ([*row[:4], row[4] or "", row[5]] for row in rows))
 
     def _hold(self, reviewer: str, names: Sequence[str], planted: str = "") -> None:
         until = self._clock() + self.lease_s

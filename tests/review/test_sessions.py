@@ -313,6 +313,21 @@ def test_of_one_browser_the_later_verdict_counts_though_its_clock_was_set_back(
     assert last_verdict(tmp_path) == "reject"
 
 
+def test_what_another_process_reads_in_the_journal_first_is_not_asked_for_again(tmp_path, monkeypatch):
+    """Who decided while another page was being opened was shown the same item once more."""
+    desk = started(tmp_path, n=1)
+    (row,) = desk.take("Ada", 1)
+    append = journal.Journal.append
+
+    def overtaken(self, events):
+        append(self, events)
+        sessions.Session(tmp_path / "nurses").close()
+
+    monkeypatch.setattr(journal.Journal, "append", overtaken)
+    desk.decide([said(row)], "Ada")
+    assert sessions.Session(tmp_path / "nurses").take("Ada", 9) == []
+
+
 def test_nothing_is_held_for_nobody_and_nothing_is_stored_unsigned(tmp_path):
     """A page on which nobody had entered a name yet held half of the session for ten minutes."""
     desk = started(tmp_path)
