@@ -122,6 +122,8 @@ PINNED = {
     sessions.Session.__init__: "self folder reviewer reviews clock",
     sessions.Session.take: "self reviewer n",
     sessions.Session.decide: "self events reviewer",
+    sessions.Session.trail: "self reviewer",
+    sessions.Session.row: "self custom_id queue",
     sessions.Session.counts: "self reviewer",
     seats.prepare: "folder names lead port",
     seats.visitor: "folder default",

@@ -20,7 +20,8 @@ from arislab.task import Task
 
 _MARKS = ("original_output", "scored_sha256")
 """Facts by which `decisions` knows an edited row; a column of these names in an older import is none."""
-_METADATA = ("company", "title", "category", "use_case")
+METADATA = ("company", "title", "category", "use_case")
+"""Facts of a candidate that its examples have in their metadata."""
 _TEXTS = ("id", "candidate_id", "custom_id", "task", "input", "messages", "output", "tools", "tool_calls")
 _SCHEMA: dict[str, Any] = {
     **dict.fromkeys(_TEXTS, pl.String),
@@ -106,7 +107,7 @@ def none() -> pl.DataFrame:
 
 def _facts(row: Mapping[str, Any], candidate: dict[str, Any], task: Task) -> dict[str, Any]:
     """Return the metadata of an example: of its candidate, of what came with its answer, and of what was done to it."""
-    facts: dict[str, Any] = {name: candidate[name] for name in _METADATA if candidate.get(name) is not None}
+    facts: dict[str, Any] = {name: candidate[name] for name in METADATA if candidate.get(name) is not None}
     facts["difficulty"] = None
     facts |= json.loads(row["metadata"]) if row.get("metadata") else {}  # what the user kept at import goes first
     facts = {name: fact for name, fact in facts.items() if name not in _MARKS}

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import polars as pl
 
@@ -81,14 +82,21 @@ def known(task: Task) -> pl.DataFrame:
         task: Its GOLD and BAD rows.
 
     Returns:
-        One row per answer: custom_id, input, output, metadata (of an empty object), queue (gold) and decision (approve
-        of GOLD, reject of BAD).
+        One row per answer: custom_id, input, output, metadata (JSON: company, title, category and use_case as far as
+        the row or its profile has them), queue (gold) and decision (approve of GOLD, reject of BAD).
     """
     rows = []
     for decision, examples_of in (("approve", task.gold), ("reject", task.bad)):
         for example in examples_of:
             question, output = protocol.asked(task.to_messages(example)), str(example["output"])
             name = hashlib.sha256(json.dumps([question, output]).encode()).hexdigest()
-            rows.append((f"r-{name[:40]}", question, output, "{}", "gold", decision))
+            rows.append((f"r-{name[:40]}", question, output, _facts(example), "gold", decision))
     names = ("custom_id", "input", "output", "metadata", "queue", "decision")
     return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")  # one row per known answer
+
+
+def _facts(example: Mapping[str, Any]) -> str:
+    profile = example.get("profile")
+    given = {**profile, **example} if isinstance(profile, Mapping) else example
+    facts = {name: given[name] for name in examples.METADATA if isinstance(given.get(name), str)}
+    return json.dumps(facts, ensure_ascii=False)

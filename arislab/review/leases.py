@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ CREATE INDEX IF NOT EXISTS undone ON events (undoes) WHERE undoes IS NOT NULL;
 CREATE TABLE IF NOT EXISTS leases (
     custom_id TEXT, reviewer TEXT, planted TEXT NOT NULL, until REAL NOT NULL,
     PRIMARY KEY (custom_id, reviewer, planted)
+);
+CREATE TABLE IF NOT EXISTS handed (
+    custom_id TEXT, reviewer TEXT, planted TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (custom_id, reviewer, planted)
 );
 CREATE VIEW IF NOT EXISTS live AS
 SELECT rowid AS place, * FROM events AS one WHERE decision IN {PASSING!r} AND NOT EXISTS (
@@ -91,11 +95,11 @@ class Leases:
             self._db.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", places.items())
             self._note(events)
 
-    def note(self, events: Iterable[Mapping[str, Any]]) -> None:
+    def note(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Take over events that their reviewer has just made: what they settle is held no more, what they undo is."""
         with self._writing():
-            fresh = self._note(events)
-            for event in fresh:
+            self._note(events)
+            for event in events:  # those too that another process read in a journal before this one came here
                 if event["decision"] == "undo":
                     self._hold_again(event)
                 elif event["decision"] in PASSING:
@@ -148,6 +152,22 @@ class Leases:
         sql = "SELECT custom_id FROM live WHERE reviewer = ? AND planted = ? AND decision != 'skip' GROUP BY custom_id "
         return [row[0] for row in self._rows(sql + "ORDER BY MIN(place)", reviewer, planted)]
 
+    def handed_at(self, reviewer: str, custom_id: str, planted: str = "") -> datetime | None:
+        """Return when a reviewer was first handed an item; null if this index does not know."""
+        sql = "SELECT at FROM handed WHERE reviewer = ? AND custom_id = ? AND planted = ?"
+        return next(
+            (datetime.fromtimestamp(row[0], UTC) for row in self._rows(sql, reviewer, custom_id, planted)), None
+        )
+
+    def trail(self, reviewer: str) -> list[tuple[str, str, str, str]]:
+        """Return a reviewer's events that were not taken back, oldest first: event_id, custom_id, decision, planted."""
+        sql = """
+        SELECT event_id, custom_id, decision, planted FROM events AS one WHERE reviewer = ? AND decision != 'undo'
+        AND NOT EXISTS (SELECT 1 FROM events AS undo WHERE undo.undoes = one.event_id AND undo.reviewer = one.reviewer)
+        ORDER BY rowid
+        """
+        return self._rows(sql, reviewer)
+
     def n_handed(self, reviewer: str) -> int:
         """Return how many items a reviewer was handed that were not planted."""
         sql = "SELECT custom_id FROM {} WHERE reviewer = ?1 AND planted = ''"
@@ -158,6 +178,11 @@ class Leases:
         """Say whether a reviewer ever gave a verdict on an item, taken back or not."""
         sql = f"SELECT 1 FROM events WHERE reviewer = ? AND custom_id = ? AND decision IN {VERDICTS!r} LIMIT 1"
         return bool(self._rows(sql, reviewer, custom_id))
+
+    def opinions(self, reviewer: str, custom_id: str) -> set[str]:
+        """Return the event_ids of a reviewer's live verdicts on an item, planted ones left out."""
+        sql = "SELECT event_id FROM opinions WHERE reviewer = ? AND custom_id = ?"
+        return {row[0] for row in self._rows(sql, reviewer, custom_id)}
 
     def others(self, reviewer: str, custom_id: str) -> list[str]:
         """Return the decisions of other people on an item, in the order in which they came."""
@@ -186,21 +211,34 @@ class Leases:
         sql += "(SELECT custom_id, COUNT(DISTINCT reviewer) AS n FROM opinions GROUP BY custom_id) USING (custom_id)"
         return int(self._rows(sql)[0][0])
 
-    def _note(self, events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    def _note(self, events: Iterable[Mapping[str, Any]]) -> None:
         sql = f"INSERT OR IGNORE INTO events VALUES ({', '.join('?' * len(_COLUMNS))})"
-        rows = ((event, [event.get(name) for name in _COLUMNS]) for event in events)
-        return [e for e, row in rows if self._db.execute(sql, [*row[:4], row[4] or "", row[5]]).rowcount]
+        rows = ([event.get(name) for name in _COLUMNS] for event in events)
+        self._db.executemany(sql, ([*row[:4], row[4] or "", row[5]] for row in rows))
 
     def _hold(self, reviewer: str, names: Sequence[str], planted: str = "") -> None:
         until = self._clock() + self.lease_s
         rows = [(name, reviewer, planted, until) for name in names]
         sql = "INSERT INTO leases VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET until = excluded.until"
         self._db.executemany(sql, rows)
+        sql = "INSERT OR IGNORE INTO handed VALUES (?, ?, ?, ?)"
+        self._db.executemany(sql, [(name, reviewer, planted, self._clock()) for name in names])
 
     def _hold_again(self, undo: Mapping[str, Any]) -> None:
-        sql = "SELECT custom_id, planted FROM events WHERE event_id = ? AND reviewer = ?"
-        for name, planted in self._db.execute(sql, (undo["undoes"], undo["reviewer"])).fetchall():
-            self._hold(undo["reviewer"], [name], planted)
+        """What was taken back is held again, if nobody has its place by now; without it there is nothing to repeat."""
+        reviewer = undo["reviewer"]
+        sql = f"SELECT custom_id, planted FROM events WHERE event_id = ? AND reviewer = ? AND decision IN {PASSING!r}"
+        for name, planted in self._db.execute(sql, (undo["undoes"], reviewer)).fetchall():
+            if planted == "repeat":
+                is_free = bool(self.opinions(reviewer, name))
+            else:
+                free = self._db.execute(_FREE, {"reviewer": reviewer, "now": self._clock()})
+                is_free = bool(planted) or (name,) in free.fetchall()
+            if is_free:
+                self._hold(reviewer, [name], planted)
+            if not planted:
+                sql = "DELETE FROM leases WHERE custom_id = ? AND reviewer = ? AND planted = 'repeat'"
+                self._db.execute(sql, (name, reviewer))
 
     def _rows(self, sql: str, *values: Any) -> list[Any]:
         with self._said(), self._lock:

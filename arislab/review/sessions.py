@@ -16,8 +16,9 @@ import hashlib
 import json
 import random
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import polars as pl
 
 from arislab.errors import LakeError, ParameterError
 from arislab.review import decisions
-from arislab.review.decisions import SCHEMA, VERDICTS, complete
+from arislab.review.decisions import SCHEMA, VERDICTS, complete, metadata_of
 from arislab.review.journal import Journal
 from arislab.review.journal import read as read_journals
 from arislab.review.leases import Leases
@@ -43,11 +44,12 @@ BLIND = (
     "disputed",
     "decision",
     "run_id",
+    "drawn_at",
 )
 """Columns of a queue that no reviewer is told before their own decision is stored."""
 _BLIND_METADATA = ("quality_score", "quality", "score", "model", "original_output", "scored_sha256")
 _APART = 10
-"""Verdicts that lie between an item and its repeat: who remembers the first verdict repeats it."""
+"""Items from one to its repeat: who remembers the first verdict repeats it. A session of fewer than twelve has none."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def start(folder: Path, queue: pl.DataFrame, settings: Settings, *, gold: pl.Dat
         path.parent.mkdir(exist_ok=True)
         if not path.exists():
             with files.written(path) as file:
-                rows.write_parquet(file)
+                rows.with_columns(drawn_at=pl.lit(decisions.now())).write_parquet(file)
 
 
 def is_started(folder: Path) -> bool:
@@ -168,7 +170,7 @@ class Session:
         self._rows = dict[str, dict[str, Any]]()
         self._gold = {row["custom_id"]: row for row in _rows_of([self.folder / "gold.parquet"])}
         self._all, self._orders = dict[str, dict[str, Any]](), dict[str, list[str]]()
-        self._told, self._newest = set[tuple[str, str]](), dict[str, int]()
+        self._told, self._streams = set[tuple[str, str]](), dict[tuple[str, int | None], int]()
         self._handed = dict[str, set[tuple[str, str]]]()
         self._journals = dict[str, Journal]()
         self.learn()
@@ -183,9 +185,8 @@ class Session:
         events = events.unique("event_id", keep="first", maintain_order=True)
         verdicts = events.filter(pl.col("decision").is_in(VERDICTS))
         self._told |= set(verdicts.select("reviewer", "custom_id").iter_rows())
-        for reviewer, seq in events.group_by("reviewer").agg(pl.col("seq").max()).iter_rows():
-            self._newest[reviewer] = max(self._newest.get(reviewer, 0), seq or 0)
         own = events.filter(pl.col("session") == self.name).sort("seq", "event_id")
+        self._number_streams(own.select("reviewer", "client_seq", "seq").rows(named=True))
         self._leases.learn(self._places(), own.rows(named=True))
 
     def _places(self) -> dict[str, int]:
@@ -212,24 +213,27 @@ class Session:
 
         Returns:
             Rows of the queue without ``BLIND``; queue is a name that tells an item from its repeat to this session
-            alone.
+            alone. Who has no name yet gets none.
         """
-        if self._is_other(reviewer):
+        if not reviewer or self._is_other(reviewer):
             return []
         if self._leases.has_expired:  # whoever held it may have decided, and been killed before the index knew
             self.learn()
             self._leases.expire()
         self._leases.beat(reviewer)
         handed = self._handed.setdefault(reviewer, set())
-        chosen = [one for one in self._leases.held(reviewer) if one not in handed and one[0] in self._all][:n]
+        held = self._leases.held(reviewer)
+        chosen = [one for one in held if one not in handed and one[0] in self._all][:n]
         handed |= set(chosen)
+        given = [*self._leases.judged(reviewer), *(name for name, planted in held if not planted)]
         order = [name for name in self._order(reviewer) if (name, "") not in handed]
         slot = self._leases.n_handed(reviewer)
         for name in self._leases.take(reviewer, order, n=n - len(chosen)):
-            if (planted := self._planted(reviewer, slot)) is not None:
+            if (planted := self._planted(reviewer, slot, given[:-_APART])) is not None:
                 self._leases.plant(reviewer, *planted)
                 chosen.append(planted)
             chosen.append((name, ""))
+            given.append(name)
             slot += 1
         handed |= set(chosen)
         return [self._shown(reviewer, *one) for one in chosen]
@@ -251,21 +255,56 @@ class Session:
         """
         if self._is_other(reviewer):
             raise ParameterError(f"this page is {self.reviewer!r}'s and stores no decision of {reviewer!r}.")
+        if not reviewer:
+            raise ParameterError("a decision has no reviewer; enter your name first: every decision is signed.")
         known = self._leases.known(event["event_id"] for event in events)
         new = {event["event_id"]: event for event in events if event["event_id"] not in known}
-        made, newest = list[dict[str, Any]](), self._newest.get(reviewer, 0)
-        for event in new.values():
-            made.append(self._completed(event, reviewer, newest=newest))
-            newest = made[-1]["seq"]
+        made = list[dict[str, Any]]()
+        for event in sorted(new.values(), key=lambda event: event.get("client_seq") or 0):
+            made.append(self._completed(event, reviewer, made))
         if made:
             if reviewer not in self._journals:
                 self._journals[reviewer] = Journal(self.folder, reviewer=reviewer, session=self.name)
             self._journals[reviewer].append(made)
-            self._newest[reviewer] = newest
+            self._number_streams(made)
             self._told |= {(reviewer, event["custom_id"]) for event in made if event["decision"] in VERDICTS}
             self._leases.note(made)
         self._leases.beat(reviewer)
         return {event["event_id"]: {"revealed": self._revealed(event, reviewer)} for event in events}
+
+    def trail(self, reviewer: str) -> list[dict[str, Any]]:
+        """Return a reviewer's events of this session that can be taken back, oldest first, whoever serves them.
+
+        Args:
+            reviewer: Who decided.
+
+        Returns:
+            event_id, custom_id, decision and queue (the name under which ``take`` hands the item out; null if the draw
+            of it is gone) of each.
+        """
+        events = self._leases.trail(reviewer)
+        return [
+            {
+                "event_id": event_id,
+                "custom_id": name,
+                "decision": decision,
+                "queue": self._name_of(reviewer, name, kind),
+            }
+            for event_id, name, decision, kind in events
+        ]
+
+    def row(self, custom_id: str, queue: str | None = None) -> dict[str, Any] | None:
+        """Return an item as ``take`` hands it out, whoever holds it; null if it is none of this session.
+
+        Args:
+            custom_id: Of the item.
+            queue: The name under which it was handed out, which the row gets; without it, that of an item which was not
+                planted, where this process serves one reviewer alone, else null.
+        """
+        if custom_id not in self._all:
+            return None
+        name = queue or (self._name_of(self.reviewer, custom_id, "") if self.reviewer else None)
+        return self._open(custom_id) | {"queue": name}
 
     def counts(self, reviewer: str) -> dict[str, int]:
         """Return total, decided, skipped and left of a reviewer; what others will judge alone is none of it."""
@@ -303,24 +342,51 @@ class Session:
         digest = hashlib.sha256(json.dumps([self.settings.seed, *parts]).encode()).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
 
-    def _planted(self, reviewer: str, slot: int) -> tuple[str, str] | None:
-        """What is planted before the item of this number, if anything is."""
+    def _planted(self, reviewer: str, slot: int, given: Sequence[str]) -> tuple[str, str] | None:
+        """What is planted before the item of this number, if anything is.
+
+        Args:
+            reviewer: Who is to judge it.
+            slot: Number of the item.
+            given: Items that may be repeated: handed out long enough before. One that is not judged when its repeat
+                comes is judged then.
+        """
         drawn = self._number("planted", reviewer, slot)
         if drawn >= self.settings.gold + self.settings.repeats:
             return None
         kind = "gold" if drawn < self.settings.gold else "repeat"
-        names = [*self._gold] if kind == "gold" else self._leases.judged(reviewer)[:-_APART]
         before = {*self._leases.judged(reviewer, kind), *(name for name, k in self._leases.held(reviewer) if k == kind)}
+        before |= {name for name, k in self._handed[reviewer] if k == kind}
+        names = [*self._gold] if kind == "gold" else given
         names = [name for name in names if name not in before and name in self._all]
         return (min(names, key=lambda name: self._number(kind, reviewer, name)), kind) if names else None
 
     def _shown(self, reviewer: str, custom_id: str, planted: str) -> dict[str, Any]:
+        return self._open(custom_id) | {"queue": self._token(reviewer, self._all[custom_id], planted)}
+
+    def _open(self, custom_id: str) -> dict[str, Any]:
+        """What anybody may be told of an item."""
         row = self._all[custom_id]
         shown = {name: value for name, value in row.items() if name not in BLIND and not name.startswith("score_")}
         if shown.get("metadata"):
-            known = json.loads(shown["metadata"])
+            known = self._facts(custom_id) if custom_id not in self._rows else metadata_of(shown["metadata"])
             shown["metadata"] = json.dumps({k: known[k] for k in known if k not in _BLIND_METADATA}, ensure_ascii=False)
-        return shown | {"queue": self._token(reviewer, row, planted)}
+        return shown
+
+    def _facts(self, custom_id: str) -> dict[str, Any]:
+        """The metadata of gold, in the names that a drawn row has, and with its facts where the gold has none.
+
+        The row is the one that has most of them in common; else gold would stand out by what is not known of it.
+        """
+        own = metadata_of(self._gold[custom_id].get("metadata"))
+        drawn = {name: metadata_of(row.get("metadata")) for name, row in self._rows.items()}
+        alike = {name: sum(facts.get(k) == own[k] for k in own) for name, facts in drawn.items()}
+        near = max(drawn, key=lambda name: (alike[name], self._number("facts", custom_id, name)), default=None)
+        return own if near is None else {k: own.get(k, value) for k, value in drawn[near].items()}
+
+    def _name_of(self, reviewer: str, custom_id: str, planted: str) -> str | None:
+        row = self._all.get(custom_id)
+        return None if row is None else self._token(reviewer, row, planted)
 
     def _token(self, reviewer: str, row: Mapping[str, Any], planted: str) -> str:
         """The name under which an item is handed out: it says nothing, and is found again by whoever knows the secret.
@@ -332,19 +398,26 @@ class Session:
 
     # ---- what was decided --------------------------------------------------------------------------------------------
 
-    def _completed(self, event: Mapping[str, Any], reviewer: str, *, newest: int) -> dict[str, Any]:
+    def _completed(
+        self, event: Mapping[str, Any], reviewer: str, before: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
         """An event in all columns; of an item that this session did not hand out so, the draw says nothing.
 
+        Args:
+            event: As the browser says it.
+            reviewer: Who decided.
+            before: What the same browser says before it, completed.
+
         Source:
-            Hybrid logical clocks (Kulkarni et al. 2014): by the time of the decision, but after all that its reviewer
-            decided before.
+            Hybrid logical clocks (Kulkarni et al. 2014): by the time of the decision, but after what was decided before
+            in the same browser.
         """
         row = self._all.get(event["custom_id"], {})
-        kinds = {self._token(reviewer, row, kind): kind for kind in ("", "gold", "repeat")} if row else {}
-        planted = kinds.get(event.get("queue") or "")
+        planted = self._kind(event, reviewer)
+        if planted == "repeat" and not self._opinions(event["custom_id"], reviewer, before):
+            planted = ""  # what it would repeat was taken back: this is the reviewer's verdict
         drawn = row if planted == "" else {}
-        now = decisions.now()
-        decided_at = min(event.get("decided_at") or now, now)
+        shown_at, decided_at = self._times(event, reviewer)
         told = (reviewer, event["custom_id"])
         is_blind = event.get("blind", True) and told not in self._told and not self._leases.has_decided(*told)
         return {name: event.get(name) for name in SCHEMA} | {
@@ -355,9 +428,53 @@ class Session:
             "inclusion_prob": drawn.get("inclusion_prob"),
             "planted": planted or None,
             "blind": is_blind,
+            "shown_at": shown_at,
             "decided_at": decided_at,
-            "seq": max(int(decided_at.timestamp() * 1e6), newest + 1),
+            "seq": max(int(decided_at.timestamp() * 1e6), self._floor(event, reviewer, before) + 1),
         }
+
+    def _times(self, event: Mapping[str, Any], reviewer: str) -> tuple[datetime | None, datetime]:
+        """When an item was shown and decided: not before it was handed out, nor in the future.
+
+        A browser whose clock is slow would say that the queue is older than its rows.
+        """
+        now = decisions.now()
+        shown_at, decided_at = event.get("shown_at"), event.get("decided_at") or now
+        kind = self._kind(event, reviewer)
+        if kind is not None:
+            handed_at = self._leases.handed_at(reviewer, event["custom_id"], kind)
+            first = max(filter(None, (handed_at, self._all[event["custom_id"]].get("drawn_at"))), default=decided_at)
+            slow = max(first - (shown_at or decided_at), timedelta(0))
+            shown_at, decided_at = shown_at and shown_at + slow, max(decided_at + slow, first)
+        return shown_at and min(shown_at, now), min(decided_at, now)
+
+    def _kind(self, event: Mapping[str, Any], reviewer: str) -> str | None:
+        """As what the item of an event was handed out: empty, gold or repeat; null: it was not."""
+        row = self._all.get(event["custom_id"])
+        tokens = {self._token(reviewer, row, kind): kind for kind in ("", "gold", "repeat")} if row else {}
+        return tokens.get(event.get("queue") or "")
+
+    def _opinions(self, custom_id: str, reviewer: str, before: Sequence[Mapping[str, Any]]) -> set[str]:
+        """The event_ids of what a reviewer says of an item: verdicts that were not planted, nor taken back."""
+        of_item = {e["event_id"] for e in before if e["custom_id"] == custom_id and e["decision"] in VERDICTS
+                   and e["planted"] is None}  # fmt: skip
+        return (self._leases.opinions(reviewer, custom_id) | of_item) - {e["undoes"] for e in before}
+
+    def _number_streams(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Remember which seq each number of a browser got; where two browsers used a number, the earlier one."""
+        for event in events:
+            number, seq = event["client_seq"], event["seq"] or 0
+            known = self._streams.setdefault((event["reviewer"], number), seq)
+            self._streams[event["reviewer"], number] = max(known, seq) if number is None else min(known, seq)
+
+    def _floor(self, event: Mapping[str, Any], reviewer: str, before: Sequence[Mapping[str, Any]]) -> int:
+        """The seq of what the same browser said before an event, -1 if nothing is known of it.
+
+        Of another browser of the same reviewer nothing follows: what it could not send for hours is as old as it says.
+        """
+        number = event.get("client_seq")
+        in_order = self._streams.get((reviewer, None if number is None else number - 1), -1)
+        return max(in_order, before[-1]["seq"] if before else -1)
 
     def _revealed(self, event: Mapping[str, Any], reviewer: str) -> dict[str, Any]:
         row = self._all.get(event["custom_id"])

@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from toys import FUZZ, NOON, curated_rows
 
+from arislab import curate
 from arislab.errors import LakeError, ParameterError
-from arislab.review import journal, sessions
+from arislab.review import decisions, journal, sessions
 from arislab.review.decisions import SCHEMA, sha256
+from arislab.task import load
 
 PLAIN = sessions.Settings(seed=1, overlap=0, gold=0, repeats=0)
 SECRETS = {"quality_score": 0.8125, "model": "model-7b-secret", "why": "near the cut", "inclusion_prob": 0.34375}
@@ -227,6 +229,196 @@ def test_processes_at_once_hand_out_nothing_beyond_its_k_and_lose_nothing(tmp_pa
     assert sorted(events.group_by("custom_id").len()["len"]) == [1] * 72 + [2] * 18
 
 
+# ---- what is taken back, comes late or comes twice -------------------------------------------------------------------
+
+REPEATED = sessions.Settings(seed=1, overlap=0, gold=0, repeats=1)
+
+
+def repeated(desk):
+    """Ada's verdict on an item, and the item as it was planted once more."""
+    seen, event = {}, {}
+    while True:
+        for row in desk.take("Ada", 1):
+            if row["custom_id"] in seen:
+                return event[row["custom_id"]], row
+            event[row["custom_id"]] = said(row)
+            seen[row["custom_id"]] = row
+            desk.decide([event[row["custom_id"]]], "Ada")
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_verdict_on_a_repeat_of_what_was_taken_back_is_the_verdict(tmp_path, at_once):
+    """A correction that counted as planted settled nothing: the row trained on without the reviewer's rejection."""
+    desk = started(tmp_path, REPEATED, n=40)
+    event, again = repeated(desk)
+    batch = [said(again, "undo", undoes=event["event_id"]), said(again, "reject")]
+    for events in [batch] if at_once else [[one] for one in batch]:
+        desk.decide(events, "Ada")
+    events = journal.read(tmp_path)
+    of_row = decisions.verdicts_by_row(events)[again["custom_id"]]
+    assert [one["decision"] for one in of_row] == ["reject"]
+    last = events.filter(event_id=batch[1]["event_id"]).select("planted", "queue", "inclusion_prob")
+    assert last.rows() == [(None, "q1", 0.34375)], "it weighs as what was drawn does"
+    assert again["custom_id"] not in {name for name, _ in desk._leases.held("Ada")}, "it is not asked for again"
+
+
+def test_a_verdict_on_a_repeat_of_what_stands_is_planted(tmp_path):
+    desk = started(tmp_path, REPEATED, n=40)
+    _, again = repeated(desk)
+    desk.decide([said(again, "reject")], "Ada")
+    assert journal.read(tmp_path).filter(planted="repeat")["decision"].to_list() == ["reject"]
+
+
+@pytest.fixture
+def at_noon(monkeypatch):
+    """It is noon, and what is handed out was drawn in the morning."""
+    monkeypatch.setattr(decisions, "now", lambda: NOON - timedelta(hours=4))
+    return lambda: monkeypatch.setattr(decisions, "now", lambda: NOON + timedelta(minutes=1))
+
+
+def last_verdict(folder):
+    (of_row,) = decisions.verdicts_by_row(journal.read(folder)).values()
+    return of_row[-1]["decision"]
+
+
+def test_what_another_browser_could_not_send_for_hours_does_not_undo_what_was_decided_since(tmp_path, at_noon, clock):
+    """The older of two verdicts of one person won, if their other browser was offline when they made it."""
+    desk = started(tmp_path, n=1, clock=clock)
+    at_noon()
+    (row,) = desk.take("Ada", 1)
+    late = {"shown_at": NOON - timedelta(hours=2), "decided_at": NOON - timedelta(hours=2)}
+    desk.decide([said(row, "reject", client_seq=7)], "Ada")
+    desk.decide([said(row, "approve", client_seq=7) | late], "Ada")
+    assert last_verdict(tmp_path) == "reject"
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_of_one_browser_the_later_verdict_counts_though_its_clock_was_set_back(
+    tmp_path, at_once, is_restarted, at_noon, clock
+):
+    desk = started(tmp_path, n=1, clock=clock)
+    at_noon()
+    (row,) = desk.take("Ada", 1)
+    back = {"decided_at": NOON - timedelta(hours=2)}
+    batch = [said(row, "reject", client_seq=8) | back, said(row, "approve", client_seq=7)]
+    if at_once:
+        desk.decide(batch, "Ada")
+    else:
+        desk.decide(batch[1:], "Ada")
+        if is_restarted:
+            desk.close()
+            desk = sessions.Session(tmp_path / "nurses", clock=clock)
+        desk.decide(batch[:1], "Ada")
+    assert last_verdict(tmp_path) == "reject"
+
+
+def test_what_another_process_reads_in_the_journal_first_is_not_asked_for_again(tmp_path, monkeypatch):
+    """Who decided while another page was being opened was shown the same item once more."""
+    desk = started(tmp_path, n=1)
+    (row,) = desk.take("Ada", 1)
+    append = journal.Journal.append
+
+    def overtaken(self, events):
+        append(self, events)
+        sessions.Session(tmp_path / "nurses").close()
+
+    monkeypatch.setattr(journal.Journal, "append", overtaken)
+    desk.decide([said(row)], "Ada")
+    assert sessions.Session(tmp_path / "nurses").take("Ada", 9) == []
+
+
+def test_nothing_is_held_for_nobody_and_nothing_is_stored_unsigned(tmp_path):
+    """A page on which nobody had entered a name yet held half of the session for ten minutes."""
+    desk = started(tmp_path)
+    assert desk.take("", 50) == []
+    (row,) = desk.take("Ada", 1)
+    with pytest.raises(ParameterError, match="no reviewer; enter your name first"):
+        desk.decide([said(row)], "")
+    assert len(desk.take("Grace", 99)) == 19
+
+
+def test_a_skip_that_is_taken_back_holds_nothing_that_somebody_else_holds_by_now(tmp_path):
+    """Two people were asked for one item of which one opinion is wanted."""
+    desk = started(tmp_path, n=1)
+    (row,) = desk.take("Ada", 1)
+    skip = said(row, "skip")
+    desk.decide([skip], "Ada")
+    assert len(desk.take("Grace", 1)) == 1
+    desk.decide([said(row, "undo", undoes=skip["event_id"])], "Ada")
+    assert (desk._leases.held("Ada"), desk._leases.held("Grace")) == ([], [("r-0", "")])
+
+
+def test_what_can_be_taken_back_is_known_to_a_page_that_is_opened_again(tmp_path):
+    """After a reload of the page nothing could be undone any more."""
+    gold = queue(3, "gold").with_columns(custom_id=pl.format("g-{}", "id"))
+    desk = started(tmp_path, sessions.Settings(seed=1, overlap=1, gold=1, repeats=0), gold=gold)
+    rows = desk.take("Ada", 2)
+    made = [said(rows[0]), said(rows[1], "flag"), said(rows[1], "reject"), said(rows[2], "skip")]
+    desk.decide(made, "Ada")
+    desk.decide([said(rows[1], "undo", undoes=made[2]["event_id"])], "Ada")
+    desk.decide([said(desk.take("Grace", 1)[0])], "Grace")
+    desk.close()
+    (tmp_path / "nurses" / "leases.sqlite").unlink()
+    again = sessions.Session(tmp_path / "nurses")
+    names = ("event_id", "custom_id", "decision", "queue")
+    assert again.trail("Ada") == [{name: event[name] for name in names} for event in (made[0], made[1], made[3])]
+    assert rows[0]["custom_id"].startswith("g-"), "one of them was planted, under its own name"
+    assert again.trail("Edsger") == []
+
+
+def test_an_item_that_another_page_handed_out_is_known_as_it_was_shown(tmp_path):
+    """An edit that came late, after the lease, was stored unchecked: JSON could be broken by it."""
+    desk = started(tmp_path, REPEATED, n=40)
+    _, planted = repeated(desk)
+    desk.close()
+    page = sessions.Session(tmp_path / "nurses", reviewer="Grace")
+    (row,) = page.take("Grace", 1)
+    assert page.row(row["custom_id"]) == row
+    ada = sessions.Session(tmp_path / "nurses", reviewer="Ada")
+    assert ada.row(planted["custom_id"], planted["queue"]) == planted
+    assert ada.row(planted["custom_id"])["queue"] not in (planted["queue"], None)
+    assert sessions.Session(tmp_path / "nurses").row("r-0") | {"queue": "q"} == ada.row("r-0", "q")
+    assert ada.row("elsewhere") is None
+    assert not {*sessions.BLIND} & ada.row("r-0").keys()
+
+
+def test_a_slow_clock_makes_no_item_older_than_its_draw_and_no_decision_shorter(tmp_path, at_noon):
+    """The labels of everybody were lost: the queue seemed to be drawn before its rows were there."""
+    desk = started(tmp_path, sessions.Settings(seed=1, overlap=1, gold=0, repeats=0), n=3)
+    clock = Clock()
+    clock.now = (NOON - timedelta(hours=1)).timestamp()
+    page = sessions.Session(tmp_path / "nurses", clock=clock)
+    rows = page.take("Ada", 3)
+    at_noon()
+    slow = {"shown_at": NOON - timedelta(hours=9), "decided_at": NOON - timedelta(hours=9) + timedelta(seconds=5)}
+    desk.decide([said(rows[0]) | slow], "Ada")
+    (tmp_path / "nurses" / "leases.sqlite").unlink()
+    later = sessions.Session(tmp_path / "nurses", clock=clock)
+    later.decide([said(rows[1]) | slow, said(rows[2])], "Ada")
+    stored = journal.read(tmp_path).select("custom_id", "shown_at", "decided_at").rows()
+    times = {name: pair for name, *pair in stored}
+    seconds = timedelta(seconds=5)
+    handed, drawn = NOON - timedelta(hours=1), NOON - timedelta(hours=4)
+    assert times[rows[0]["custom_id"]] == [handed, handed + seconds]
+    assert times[rows[1]["custom_id"]] == [drawn, drawn + seconds], "the index that knew when it was handed out is gone"
+    assert times[rows[2]["custom_id"]] == [NOON, NOON + timedelta(seconds=2)], "what can be is left alone"
+
+
+def test_a_small_session_has_repeats_though_a_browser_takes_all_of_it_at_once(tmp_path):
+    """Of a session of up to fifty items nobody could be told how far they agree with themselves."""
+    desk = started(tmp_path, REPEATED, n=30)
+    rows = desk.take("Ada", 50)
+    order = ids(rows)
+    repeats = [name for name in dict.fromkeys(order) if order.count(name) == 2]
+    assert len(repeats) == 19, "from the twelfth on each item, but for the ten last ones"
+    assert min(len(order) - order[::-1].index(n) - 1 - order.index(n) for n in repeats) > 10
+    assert len({row["queue"] for row in rows}) == len(rows) == 49
+    desk.decide([said(row) for row in rows], "Ada")
+    assert sorted(journal.read(tmp_path).filter(planted="repeat")["custom_id"]) == sorted(repeats)
+    assert (desk.take("Ada", 50), desk.counts("Ada")["left"]) == ([], 0)
+
+
 # ---- what nobody is told ---------------------------------------------------------------------------------------------
 
 
@@ -245,6 +437,27 @@ def test_nothing_that_would_bias_a_reviewer_is_in_what_is_handed_out(tmp_path):
     assert len({row["queue"] for row in rows}) == len(rows), "no name tells what is planted"
     planted = journal.read(tmp_path)["planted"].value_counts().rows()
     assert {name for name, _ in planted} == {None, "gold", "repeat"}
+
+
+def test_gold_looks_like_what_was_drawn(tmp_path):
+    """Gold had its id as title and no company: whoever saw that knew what was a test, and judged it with more care."""
+    task = load("candidate_evaluation")
+    facts = [
+        {"title": title, "company": f"Acme {i}", "category": "Care", "difficulty": 0.5, "quality": 0.8125}
+        for i, title in enumerate(["Nurse", "Web Developer", "Statistician", "Nurse"] * 5)
+    ]
+    drawn = queue().with_columns(metadata=pl.Series([json.dumps(one) for one in facts]))
+    how = sessions.Settings(seed=1, overlap=0, gold=1, repeats=0)
+    sessions.start(tmp_path / "nurses", drawn, how, gold=curate.known(task))
+    desk = sessions.Session(tmp_path / "nurses")
+    rows = desk.take("Ada", 20)
+    shown = {row["custom_id"]: json.loads(row["metadata"]) for row in rows}
+    assert len(shown) == 20 + len(task.gold) + len(task.bad)
+    assert {tuple(one) for one in shown.values()} == {("title", "company", "category", "difficulty")}
+    gold = {row["custom_id"]: row["input"] for row in rows if row["custom_id"] in desk.gold["custom_id"].to_list()}
+    developers = [shown[name]["company"] for name, text in gold.items() if "Web Developer" in text]
+    assert {int(name.split()[1]) % 4 for name in developers} == {1}, "the facts are those of a row of the same title"
+    assert all(shown[name]["title"] in text for name, text in gold.items()), "what is known of it stands"
 
 
 def test_score_model_and_the_opinions_of_others_come_with_the_acknowledgement(tmp_path):
@@ -402,7 +615,8 @@ class Office(RuleBasedStateMachine):
             self.desk.decide([undo], who)
             made.remove(event["event_id"])
             self.beat(who)
-            self.until[event["custom_id"], who] = self.clock.now + 600
+            if not made and len(self.takers(event["custom_id"], who)) < self.k[event["custom_id"]]:
+                self.until[event["custom_id"], who] = self.clock.now + 600
 
     @precondition(lambda self: self.sent)
     @rule(pick=st.randoms(use_true_random=False))
