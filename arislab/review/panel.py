@@ -394,7 +394,7 @@ class Panel:
         return {**self.widget._repr_mimebundle_(), **summary}
 
 
-_OF_PAIRS, _OF_OUTPUTS = ("left", "right", "tie"), ("approve", "reject", "edit", "label", "flag")
+_OF_PAIRS, _OF_OUTPUTS = ("left", "right", "tie"), ("approve", "reject", "edit", "label")
 _NAMELESS = "Enter your name first: every decision is signed."
 _SEARCHED = ("custom_id", "input", "output", "left", "right", "metadata")
 
