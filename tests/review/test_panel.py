@@ -359,7 +359,9 @@ def test_the_buttons_show_what_a_session_hands_out_and_say_that_pairs_need_the_k
     assert desk.heard[0]["shown_sha256"] == "a digest"
 
 
-@pytest.mark.parametrize(("row", "decision"), [(handed(0, "t0"), "left"), ({"kind": "pair", "output": None}, "approve")])
+@pytest.mark.parametrize(
+    ("row", "decision"), [(handed(0, "t0"), "left"), ({"kind": "pair", "output": None}, "approve")]
+)
 def test_a_decision_of_the_other_kind_is_refused_and_holds_no_other_up(row, decision):
     desk = Handing([handed(0, "t0") | row])
     panel = review.Panel(desk, reviewer="Ada", dwell_s=0)
