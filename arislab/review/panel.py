@@ -152,8 +152,8 @@ class Panel:
         return [*seat.waiting.values()][:n]
 
     def more(self, n: int) -> list[dict[str, Any]]:
-        """Take up to n further rows from the desk; nothing is asked for before somebody gave a name."""
-        if not self._name:
+        """Take up to n further rows from the desk; one that holds them for people is asked once there is a name."""
+        if not self._name and not isinstance(self.desk, QueueDesk):
             return []
         rows = self.desk.take(self._name, n)
         if self.backend == "buttons" and any(row.get("kind") == "pair" for row in rows):
