@@ -326,6 +326,22 @@ class Desk:
         n_left = len(self._pairs) - len(own) - len(full)
         return {"total": len(self._pairs), "decided": len(own) - n_skipped, "skipped": n_skipped, "left": n_left}
 
+    def trail(self, reviewer: str) -> list[dict[str, Any]]:
+        """Return a person's votes about these pairs that can be taken back, oldest first.
+
+        As event_id, custom_id (of the pair), decision and queue (there is none).
+        """
+        own = self._votes.filter(pl.col("reviewer") == reviewer, pl.col("pair_id").is_in(list(self._pairs)))
+        undone = own.filter(pl.col("vote") == "undo")["undoes"].drop_nulls()
+        live = own.filter(pl.col("vote") != "undo", ~pl.col("event_id").is_in(undone.implode()))
+        live = live.sort("seq", "decided_at", "event_id", nulls_last=False)
+        named = live.select("event_id", custom_id="pair_id", decision="vote")
+        return [vote | {"queue": None} for vote in named.iter_rows(named=True)]
+
+    def row(self, custom_id: str, queue: str | None = None) -> dict[str, Any] | None:
+        """Return a pair as ``take`` returns it; None for those that this desk does not have."""
+        return _item(self._pairs[custom_id]) if custom_id in self._pairs else None
+
 
 def _item(pair: Mapping[str, Any]) -> dict[str, Any]:
     shown = {name: pair[name] for name in ("input", "left", "right", "shown_sha256")}

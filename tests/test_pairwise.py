@@ -236,6 +236,27 @@ def test_where_a_vote_cannot_be_stored_it_can_be_said_again(spec, lake):
     assert (lake["arm_votes"].rows, desk.counts("Ada")["decided"]) == (1, 1)
 
 
+def test_after_a_restart_a_person_can_take_back_votes_of_these_pairs_and_nothing_else(spec, lake):
+    pairs = drawn(spec, 3)
+    desk = desk_of(pairs, lake)
+    one, two, three = desk.take("Ada", 9)
+    said = [vote(one, "left", "a"), vote(two, "tie", "b"), vote(three, "skip", "c")]
+    desk.decide([*said, vote(one | {"custom_id": "v-of-another-task"}, "left", "d")], "Ada")
+    desk.decide([vote(two, "undo", "e", undoes="b")], "Ada")
+    desk.decide([vote(two, "right", "g")], "Grace")
+    again = desk_of(pairs, lake)
+    assert [(e["event_id"], e["custom_id"], e["decision"]) for e in again.trail("Ada")] == [
+        ("a", one["custom_id"], "left"), ("c", three["custom_id"], "skip"),
+    ]  # fmt: skip
+    panel = review.Panel(again, reviewer="Ada", dwell_s=0)
+    assert panel.undo()
+    assert panel.current == three
+    assert panel.undo()
+    assert panel.current == one
+    assert [e["event_id"] for e in desk_of(pairs, lake).trail("Ada")] == []
+    assert again.row("v-of-another-task") is None
+
+
 # --- what they said ---------------------------------------------------------------------------------------------------
 
 F, B = ARMS

@@ -1411,6 +1411,38 @@ class Log:
         return pl.concat(self.frames) if self.frames else pl.DataFrame(schema=decisions.SCHEMA)
 
 
+class Handing:
+    """A desk that hands out the rows that it is told to, each once to each reviewer, and keeps what it hears."""
+
+    name = "handing"
+
+    def __init__(self, rows, *, known=(), trail=()):
+        self.rows, self.known, self.before = list(rows), [*rows, *known], list(trail)
+        self.heard, self.asked, self.at = [], [], {}
+
+    def take(self, reviewer, n):
+        self.asked.append(reviewer)
+        at = self.at.get(reviewer, 0)
+        taken = self.rows[at : at + n]
+        self.at[reviewer] = at + len(taken)
+        return taken
+
+    def decide(self, events, reviewer):
+        self.heard += events
+        return {event["event_id"]: {"revealed": {}} for event in events}
+
+    def counts(self, reviewer):
+        undone = {event["undoes"] for event in self.heard}
+        n = sum(e["decision"] not in ("undo", "flag") and e["event_id"] not in undone for e in self.heard)
+        return {"total": len(self.rows), "decided": n, "skipped": 0, "left": len(self.rows) - n}
+
+    def trail(self, reviewer):
+        return self.before
+
+    def row(self, custom_id, queue=None):
+        return next((r for r in self.known if r["custom_id"] == custom_id and r.get("queue") == queue), None)
+
+
 def edit(i):
     return json.dumps({"edit": i})
 

@@ -1,11 +1,10 @@
 // The review panel in the browser: 50 items ahead, one key a decision.
 //
-// What was decided goes into the outbox (localStorage, one entry an event), then to the kernel, and leaves the outbox
-// when the kernel says that it is on its disk. Until then it is sent again, by this page or the next one: the kernel
-// stores each event once. Texts of others come in parts and pass through textContent alone; formatted text comes as a
-// tree of elements that the kernel chose.
+// A decision goes into the outbox (localStorage, one entry an event), then to the kernel, and leaves the outbox when the
+// kernel says that it is on its disk; until then it is sent again, by this page or the next. Texts of others come in
+// parts and pass through textContent alone; formatted text comes as a tree of elements that the kernel chose.
 
-const AHEAD = 50, BEHIND = 20, LONG = 20000, PATIENCE = 3000;
+const AHEAD = 50, BEHIND = 20, LONG = 20000, PATIENCE = 3000, AGAIN = 30000;
 const VERDICTS = ["approve", "reject", "edit", "skip", "left", "right", "tie"];
 
 function make(parent, tag, name, text) {
@@ -22,7 +21,7 @@ function tell(node, attributes) {
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
 }
 
-const eventName = () => [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
+const eventName = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 const count = (n, word) => n.toLocaleString("en-US") + " " + word;
 const plain = (parts) => parts.map(([text, isMark]) => (isMark ? String.fromCodePoint(parseInt(text.slice(2), 16)) : text)).join("");
 
@@ -35,22 +34,24 @@ function makeOutbox(prefix) {
     window.localStorage.setItem(prefix + "try", "1");
     window.localStorage.removeItem(prefix + "try");
     store = window.localStorage;
-  } catch { /* denied, or full: it is said beside what is unsaved */ }
+  } catch { /* denied, or full */ }
   for (let i = 0; store && i < store.length; i++) {
     const key = store.key(i);
     if (!key.startsWith(prefix + "event:")) continue;
     try { earlier.push(JSON.parse(store.getItem(key))); } catch { /* not written by this panel */ }
   }
   const wait = (event, since) => waiting.set(event.event_id, { event, since, sent: -Infinity, tries: 0 });
-  earlier.sort((a, b) => a.client_seq - b.client_seq).forEach((event) => wait(event, -Infinity));
+  earlier.sort((a, b) => a.client_seq - b.client_seq).forEach((event) => wait({ id: event.custom_id, ...event }, -Infinity));
   const keep = (key, text) => {
     if (!store) return false;
     try { store.setItem(prefix + key, text); return true; } catch { return false; }
   };
   const read = (key) => (store ? store.getItem(prefix + key) : null);
   const drop = (key) => { if (store) store.removeItem(prefix + key); };
+  const stream = read("stream") ?? eventName(); // in which client_seq counts
+  keep("stream", stream);
   return {
-    waiting, keep, read, drop,
+    waiting, keep, read, drop, stream,
     number() {
       last = Math.max(last, Number(read("seq")) || 0) + 1;
       keep("seq", String(last));
@@ -124,12 +125,14 @@ function render({ model, el }) {
   const about = model.get("about"), { texts } = about;
   const rows = new Map(), marks = new Map(), reasons = new Map();
   let order = [], decided = new Map(), trail = [], counts = { total: 0, decided: 0, skipped: 0, left: 0 };
-  let reviewer = "", box = null, current = null, wanted = null, mode = "wait", extra = "", criterion = 0;
+  const boxes = new Map(), boxOf = (id) => [...boxes.values()].find((one) => one.waiting.has(id)) ?? box;
+  const unsaved = () => [...boxes.values()].flatMap((one) => [...one.waiting.values()]);
+  let reviewer = "", box = null, asked = 0, current = null, wanted = null, mode = "wait", extra = "", criterion = 0;
   let shownAt = 0, seen = 0, isAsked = false, isAll = false, isMarkdown = false, isDiff = false, failure = "";
 
   const root = make(el, "div", "core");
   root.tabIndex = 0;
-  tell(root, { role: "application", "aria-label": "Review panel: press ? for the keys", "data-lm-suppress-shortcuts": "true" });
+  tell(root, { role: "application", "aria-label": texts.panel, "data-lm-suppress-shortcuts": "true" });
   const top = make(root, "div", "progress"), bar = make(make(top, "div", "bar"), "i"), said = make(top, "span", "counts");
   const saved = make(top, "span", "saved");
   tell(saved, { role: "status", "aria-live": "polite" });
@@ -175,16 +178,14 @@ function render({ model, el }) {
   on(note, "input", () => { if (current) markOf(current).note = note.value; });
 
   const buttons = {}, ACTIONS = {
-    approve: () => settle("approve"), edit,
+    edit,
     reject: () => (mode === "reason" || (current !== null && markOf(current).labels.size) ? settle("reject") : reject()),
-    left: () => settle("left"), tie: () => settle("tie"),
-    right: () => settle("right"), save, cancel: leave, skip: () => settle("skip"), flag, undo,
-    guide: () => open("guide"), help: () => open("help"),
+    save, cancel: leave, flag, undo, guide: () => open("guide"), help: () => open("help"),
   };
   for (const [name, label, tip] of about.actions) {
     buttons[name] = make(actions, "button", name, label);
     buttons[name].title = tip;
-    buttons[name].addEventListener("click", ACTIONS[name]);
+    on(buttons[name], "click", ACTIONS[name] ?? (() => settle(name)));
   }
 
   // what stands where
@@ -193,7 +194,7 @@ function render({ model, el }) {
   const now = () => performance.now();
   const row = () => rows.get(current);
   const isOpen = (id) => !decided.has(id);
-  const nOpen = () => order.reduce((n, id) => n + isOpen(id), 0);
+  const nOpen = () => order.filter(isOpen).length;
   const send = (message) => { try { model.send(message); } catch { /* no kernel: the outbox says so */ } };
   function markOf(id) {
     if (!marks.has(id)) marks.set(id, { labels: new Set(), ratings: {}, category: null, note: "" });
@@ -216,10 +217,14 @@ function render({ model, el }) {
       rows.delete(id);
       marks.delete(id);
     }
-    if (!isAsked && !isAll && nOpen() <= AHEAD / 2) {
-      isAsked = true;
-      send({ kind: "more", n: AHEAD - nOpen() });
-    }
+    ask();
+  }
+  function ask() { // at the end from time to time: others may leave what they hold
+    const n = nOpen(), isTooSoon = (isAsked || isAll) && now() - asked < AGAIN;
+    if (isTooSoon || !reviewer || (isAll ? counts.left <= n : n > AHEAD / 2)) return;
+    isAsked = true;
+    asked = now();
+    send({ kind: "more", n: AHEAD - n });
   }
   const next = () => order.slice(order.indexOf(current) + 1).find(isOpen) ?? order.find(isOpen) ?? null;
   function show(id) {
@@ -231,7 +236,7 @@ function render({ model, el }) {
     if (id !== null) {
       shownAt = now();
       const reason = reasons.get(id);
-      say(reason ? `The edit was refused: ${reason} Press e: your text is kept.` : "", Boolean(reason));
+      say(reason ? `${texts.refused} ${reason}` : "", Boolean(reason));
     }
     paint();
   }
@@ -245,10 +250,10 @@ function render({ model, el }) {
     return false;
   }
   function decide(decision, more) {
-    const item = rows.get(more?.custom_id ?? current), mark = marks.get(item?.id) ?? markOf(current ?? "");
-    const isMarked = decision !== "undo" && decision !== "flag";
+    const item = rows.get(more?.id ?? current), mark = marks.get(item?.id) ?? markOf(current ?? "");
+    const isMarked = !/undo|flag/.test(decision);
     const event = {
-      event_id: eventName(), client_seq: box.number(), custom_id: item?.id ?? more.custom_id, decision,
+      event_id: eventName(), client_seq: box.number(), stream: box.stream, id: item?.id, custom_id: item?.custom_id, decision,
       shown_sha256: item?.shown ?? null, asked_sha256: item?.asked ?? null, queue: item?.queue ?? null,
       labels: isMarked ? [...mark.labels] : [], ratings: isMarked ? { ...mark.ratings } : {},
       category: isMarked ? mark.category : null, note: isMarked && mark.note ? mark.note : null,
@@ -262,10 +267,10 @@ function render({ model, el }) {
     return event;
   }
   function apply(event) { // to what this page knows
-    const id = event.custom_id, before = decided.get(id);
+    const { id } = event, before = decided.get(id);
     if (event.decision === "undo") trail = trail.filter((one) => one.event_id !== event.undoes);
     else trail.push(event);
-    const verdict = trail.findLast((one) => one.custom_id === id && VERDICTS.includes(one.decision));
+    const verdict = trail.findLast((one) => one.id === id && VERDICTS.includes(one.decision));
     if (verdict) decided.set(id, verdict); else decided.delete(id);
     for (const [one, by] of [[before, -1], [verdict, 1]]) {
       if (!one) continue;
@@ -295,17 +300,18 @@ function render({ model, el }) {
   }
   function undo() {
     const last = trail[trail.length - 1];
-    if (!last) { say(reviewer ? "There is nothing of yours to undo." : texts.name); return; }
-    decide("undo", { custom_id: last.custom_id, undoes: last.event_id });
-    if (rows.has(last.custom_id)) {
-      show(last.custom_id);
-    } else {
-      wanted = last.custom_id;
-      send({ kind: "row", id: wanted });
-      paintTop();
-    }
+    if (!last) { say(texts[reviewer ? "nothing" : "name"]); return; }
+    const { id, custom_id, queue } = last;
+    decide("undo", { id, custom_id, queue, undoes: last.event_id });
+    if (rows.has(id)) show(id);
+    else want(id);
     say(`Took back: ${last.decision}.`);
     if (!trail.length) send({ kind: "hello" }); // there may be earlier ones than the browser was told
+  }
+  function want(id) {
+    wanted = id;
+    send({ kind: "row", id });
+    paintTop();
   }
   function rate(value) {
     if (current === null || !criteria.length) return;
@@ -330,7 +336,7 @@ function render({ model, el }) {
     field.value = box.read("draft:" + current) ?? before;
     mode = "edit";
     const names = new Set(item.output.filter(([, isMark]) => isMark).map(([text]) => text));
-    say(names.size ? `The text field cannot show ${[...names].join(", ")}; they stay unless you delete them.` : "");
+    say(names.size ? `${texts.hidden} ${[...names].join(", ")}` : "");
     paintMode();
     field.focus();
     paintDiff();
@@ -351,7 +357,7 @@ function render({ model, el }) {
   function save() {
     const item = row(), text = field.value; // the kernel checks the rest, and sends back what is no edit
     if (item.form === "JSON") {
-      try { JSON.parse(text); } catch (error) { say(`The output was JSON and the edited text is not (${error.message}).`, true); return; }
+      try { JSON.parse(text); } catch (error) { say(`${texts.json} ${error.message}`, true); return; }
     }
     draft();
     focus();
@@ -397,7 +403,7 @@ function render({ model, el }) {
     c: () => open("category"), n: () => note.focus(), "/": () => open("search"), g: () => open("guide"), m: () => open("meta"),
     "?": () => open("help"), v: markdown, d: () => { isDiff = !isDiff; paintDiff(); }, Escape: leave,
   };
-  const SIDES = { 1: "left", 2: "right", 0: "tie", ArrowLeft: "left", ArrowRight: "right" }, NOT_OF_PAIRS = "arecdv";
+  const SIDES = { 1: "left", 2: "right", 0: "tie", ArrowLeft: "left", ArrowRight: "right" }, NOT_OF_PAIRS = "arecdvf";
   function onKey(event) {
     event.stopPropagation(); // what is typed here is never a command of the notebook
     if (event.type !== "keydown" || event.isComposing || event.keyCode === 229) return;
@@ -420,14 +426,14 @@ function render({ model, el }) {
     if (act && !event.repeat) act();
   }
   function keyOf(key) {
-    const letter = "abcdefghijklmnopqrstuvwxyz".indexOf(key), digit = Number(key) || 0;
+    const digit = Number(key) || 0;
     if (mode === "wait") return null;
     if (mode === "reason") {
       if (key === "Escape") return leave;
       if (key === "r" || key === "Enter") return () => settle("reject");
       return digit && digit <= about.labels.length ? () => toggle(about.labels[digit - 1]) : () => {};
     }
-    if (extra === "category" && key !== "Escape") return () => choose(letter);
+    if (extra === "category" && key !== "Escape") return () => choose(key.charCodeAt(0) - 97);
     if (row()?.kind === "pair" && SIDES[key]) return () => settle(SIDES[key]);
     if (row()?.kind === "pair" && NOT_OF_PAIRS.includes(key)) return null;
     return digit && digit <= 5 ? () => rate(digit) : KEYS[key];
@@ -467,25 +473,24 @@ function render({ model, el }) {
         small.textContent = name === "output" ? item.form : "";
       }
     } else if (mode !== "wait") {
-      say(!isAll || wanted ? texts.waiting : texts[counts.total ? "done" : "none"]);
+      say(texts[!counts.total ? "none" : !reviewer ? "name" : !isAll || wanted ? "waiting" : counts.left > 0 ? "held" : "done"]);
     }
     paintMode();
     paintMarks();
-    if (extra === "search" || extra === "category") extra = "";
+    if (/search|category/.test(extra)) extra = "";
     paintExtra();
   }
   function paintTop() {
-    const n = Math.max(counts.total, 1);
-    bar.style.width = `${(100 * (counts.total - counts.left)) / n}%`;
-    said.textContent = `${count(counts.decided, "decided")} · ${count(counts.skipped, "skipped")} · ${count(counts.left, "left")}`;
+    bar.style.width = `${(100 * (counts.total - counts.left)) / Math.max(counts.total, 1)}%`;
+    said.textContent = ["decided", "skipped", "left"].map((word) => count(counts[word], word)).join(" · ");
     paintSaved();
   }
   function paintSaved() {
     if (!box) return;
-    const n = box.waiting.size, where = texts[box.where], isAtRisk = box.where !== "kept";
-    const isLate = isAtRisk || [...box.waiting.values()].some((entry) => now() - entry.since > PATIENCE);
-    const unsaved = n ? `${count(n, "unsaved")}, ${where}` : where;
-    const text = failure ? `Not stored: ${failure} ${unsaved}` : isLate ? unsaved : n ? "saving…" : "all saved";
+    const all = unsaved(), n = all.length, where = texts[box.where];
+    const isLate = box.where !== "kept" || all.some((entry) => now() - entry.since > PATIENCE);
+    const told = n ? `${count(n, "unsaved")}, ${where}` : where;
+    const text = failure ? `Not stored: ${failure} ${told}` : isLate ? told : n ? "saving…" : "all saved";
     if (saved.textContent !== text) saved.textContent = text;
     saved.className = `arislab-saved ${failure ? "error" : isLate ? "late" : ""}`;
   }
@@ -502,13 +507,14 @@ function render({ model, el }) {
       formatted.dataset.id = item.id;
       grow(formatted, item.tree);
     }
+    const isText = isEdit || isPair, hidden = {
+      approve: isText, reject: isText, edit: isText, save: !isEdit, cancel: !isEdit,
+      left: !isPair, tie: !isPair, right: !isPair, flag: isPair, guide: !about.guideline.length,
+    };
     for (const [name, button] of Object.entries(buttons)) {
-      button.disabled = !item && !["undo", "guide", "help"].includes(name);
-      if (["save", "cancel"].includes(name)) button.hidden = !isEdit;
-      if (["left", "tie", "right"].includes(name)) button.hidden = !isPair;
-      if (["approve", "reject", "edit"].includes(name)) button.hidden = isEdit || isPair;
+      button.disabled = !item && !/undo|guide|help/.test(name);
+      button.hidden = Boolean(hidden[name]);
     }
-    buttons.guide.hidden = !about.guideline.length;
     labelRow.hidden = isPair || !about.labels.length;
     for (const { group } of criteria) group.hidden = isPair;
     category.hidden = isPair || !about.categories.length;
@@ -571,11 +577,11 @@ function render({ model, el }) {
       if (!known.length) make(aside, "p", "", texts.blind);
     } else if (extra === "category") {
       about.categories.forEach((name, i) => {
-        make(aside, "button", "found", `${String.fromCharCode(97 + i)}  ${name}`).addEventListener("click", () => choose(i));
+        on(make(aside, "button", "found", `${String.fromCharCode(97 + i)}  ${name}`), "click", () => choose(i));
       });
     } else if (extra === "search") {
       const input = make(aside, "input");
-      tell(input, { type: "search", placeholder: "search what you were handed; Enter opens the first", "aria-label": "Search" });
+      tell(input, { type: "search", placeholder: texts.search, "aria-label": "Search" });
       make(aside, "ul");
       on(input, "input", () => find(input.value));
       input.focus();
@@ -606,7 +612,8 @@ function render({ model, el }) {
       reviewer = message.reviewer;
       const prefix = ["arislab", about.lake, about.session, ""].map(encodeURIComponent).join(":");
       const before = makeOutbox(prefix).read("name");
-      box = makeOutbox(`${prefix}${encodeURIComponent(reviewer)}:`);
+      box = boxes.get(reviewer) ?? makeOutbox(`${prefix}${encodeURIComponent(reviewer)}:`);
+      boxes.set(reviewer, box);
       if (reviewer) makeOutbox(prefix).keep("name", reviewer); // what is unsaved waits under it
       else if (before) send({ kind: "name", name: before });
     }
@@ -615,14 +622,16 @@ function render({ model, el }) {
     trail = message.trail;
     decided = new Map();
     counts = message.counts;
-    for (const one of trail) if (VERDICTS.includes(one.decision)) decided.set(one.custom_id, one);
+    for (const one of trail) if (VERDICTS.includes(one.decision)) decided.set(one.id, one);
     take([...message.behind, ...message.items]);
     for (const { event } of box.waiting.values()) if (!trail.some((one) => one.event_id === event.event_id)) apply(event);
     isAll = message.is_all;
     isAsked = false;
+    asked = now();
     const stays = rows.has(current) && isOpen(current);
     if (stays && rows.get(current).shown === before?.shown) paint(); // somebody is reading, or typing
     else show(stays ? current : order.find(isOpen) ?? null);
+    trim();
     flush();
   }
   const HEARD = {
@@ -631,6 +640,7 @@ function render({ model, el }) {
       isAsked = false;
       take(message.items);
       isAll = message.is_all;
+      if (!box.waiting.size) counts = message.counts;
       if (current === null && mode !== "wait") show(next());
     },
     row(message) {
@@ -661,11 +671,11 @@ function render({ model, el }) {
     acks(message) {
       failure = "";
       for (const [id, told] of Object.entries(message.told)) {
-        const event = box.waiting.get(id)?.event;
-        box.done(id);
-        const item = event && rows.get(event.custom_id);
-        if (item && told.revealed) item.revealed = told.revealed;
-        if (event?.decision === "edit") box.drop("draft:" + event.custom_id);
+        const from = boxOf(id), event = from.waiting.get(id)?.event;
+        from.done(id);
+        const item = rows.get(event?.id);
+        if (item && told.revealed) item.revealed = { ...item.revealed, ...told.revealed };
+        if (event?.decision === "edit") from.drop("draft:" + event.id);
       }
       for (const [id, reason] of Object.entries(message.refused)) refuse(id, reason);
       if (!box.waiting.size) counts = message.counts;
@@ -675,26 +685,30 @@ function render({ model, el }) {
     failed(message) { failure = message.reason; paintSaved(); },
   };
   function refuse(id, reason) {
-    const event = box.waiting.get(id)?.event;
-    box.done(id);
-    if (!event) return;
+    const from = boxOf(id), event = from.waiting.get(id)?.event, name = event?.id;
+    from.done(id);
+    if (!name) return;
+    const isEdit = event.decision === "edit";
+    if (isEdit) from.keep("draft:" + name, event.edited_output);
+    if (from !== box) return;
+    if (isEdit) reasons.set(name, reason);
     apply({ ...event, decision: "undo", undoes: id });
-    const name = event.custom_id;
-    if (event.decision === "edit") { reasons.set(name, reason); box.keep("draft:" + name, event.edited_output); }
-    if (!rows.has(name)) { if (wanted === null) { wanted = name; send({ kind: "row", id: name }); } return; }
+    if (!rows.has(name)) { if (wanted === null) want(name); return; }
     order = order.filter((one) => one !== name);
-    order.splice(order.indexOf(current) + 1, 0, name); // not into the hands of somebody who is about to decide another
+    order.splice(order.indexOf(current) + 1, 0, name); // not into the hands of who is about to decide
     if (current === null || current === name) show(name);
     else say(`Refused, and shown next: ${reason}`, true);
   }
   const onMessage = (message) => (box || message.kind === "state") && HEARD[message.kind]?.(message);
   model.on("msg:custom", onMessage);
   const clock = setInterval(() => {
-    if (box) flush(); else send({ kind: "hello" });
+    if (!box) { send({ kind: "hello" }); return; }
+    flush();
+    ask();
   }, 1000);
   const onLeave = (event) => {
     draft();
-    if (box?.waiting.size) event.preventDefault();
+    if (unsaved().length) event.preventDefault();
   };
   on(window, "beforeunload", onLeave);
   body.hidden = head.hidden = aside.hidden = true;

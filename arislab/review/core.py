@@ -7,14 +7,14 @@ it loads ipywidgets.
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import anywidget
 import traitlets
 
-from arislab.errors import ArislabError
+from arislab.errors import ArislabError, ParameterError
 from arislab.review import markup
 from arislab.review.decisions import json_error, metadata_of, sha256
 from arislab.review.layout import differences, laid_out, parts
@@ -47,7 +47,6 @@ ACTIONS = [
 """Buttons: name, label, tip."""
 _COMMON = [
     ("s", "skip: leave it to somebody else"),
-    ("f", "flag for the lead"),
     ("u", "undo, without limit"),
     ("j / k", "next, previous"),
     ("/", "search"),
@@ -65,6 +64,7 @@ HELP = {
         ("c, then a letter", "category"),
         ("d", "what an edit changes"),
         ("v", "Markdown or raw"),
+        ("f", "flag for the lead"),
         *_COMMON,
     ],
     "pair": [
@@ -80,8 +80,15 @@ TEXTS = {
     "done": "All done, thank you. What was decided counts at once; run 2_curate again to score what was edited.",
     "none": "Nothing waits for review. Run 2_curate first (arislab run curate), then this notebook again.",
     "waiting": "Waiting for the kernel.",
+    "held": "Others have before them what is left; what they leave comes here by itself.",
     "name": "Enter your name first: every decision is signed.",
     "early": "That came as this output appeared and was not counted.",
+    "panel": "Review panel: press ? for the keys",
+    "nothing": "There is nothing of yours to undo.",
+    "search": "search what you were handed; Enter opens the first",
+    "hidden": "What the text field cannot show stays unless you delete it:",
+    "json": "The output was JSON and the edited text is not:",
+    "refused": "The edit was refused (press e, your text is kept):",
     "elsewhere": "That output is not in this queue; it comes back with the next one.",
     "blind": "Score and model are told once you have decided.",
     "categories": "The task names no categories (REVIEW).",
@@ -114,10 +121,13 @@ class Reviewed(Protocol):
         """Return the rows decided last, oldest first."""
 
     def trail(self, n: int) -> list[dict[str, Any]]:
-        """Return own events that count, the last n: event_id, custom_id, decision."""
+        """Return own events that count, the last n: event_id, custom_id, queue, decision and id (of the item)."""
 
-    def row(self, custom_id: str) -> dict[str, Any] | None:
-        """Return a row that was handed out."""
+    def key(self, of: Mapping[str, Any]) -> str:
+        """Return the name of a row's item."""
+
+    def row(self, key: str) -> dict[str, Any] | None:
+        """Return the row of an item."""
 
     def find(self, text: str, n: int) -> list[dict[str, Any]]:
         """Return rows that were handed out and hold a text."""
@@ -148,8 +158,8 @@ class Core(anywidget.AnyWidget):  # type: ignore[misc]
         return {
             "kind": "state",
             "reviewer": panel.reviewer,
-            "items": [item(row) for row in items],
-            "behind": [item(row) for row in panel.behind(BEHIND)],
+            "items": self._items(items),
+            "behind": self._items(panel.behind(BEHIND)),
             "trail": panel.trail(_TRAIL),
             "counts": panel.counts,
             "is_all": self._is_all,
@@ -175,63 +185,103 @@ class Core(anywidget.AnyWidget):  # type: ignore[misc]
         elif kind == "more":
             rows = panel.more(min(int(said["n"]), AHEAD))
             self._is_all = not rows
-            self.send({"kind": "items", "items": [item(row) for row in rows], "is_all": self._is_all})
+            items = {"items": self._items(rows), "is_all": self._is_all}
+            self.send({"kind": "items"} | items | {"counts": panel.counts})
         elif kind == "row":
             row = panel.row(str(said["id"]))
-            self.send({"kind": "row", "id": said["id"], "item": item(row) if row else None})
+            self.send({"kind": "row", "id": said["id"], "item": self._items([row])[0] if row else None})
         elif kind == "find":
-            self.send(
-                {
-                    "kind": "found",
-                    "text": said["text"],
-                    "items": [item(row) for row in panel.find(str(said["text"]), BEHIND)],
-                }
-            )
+            found = self._items(panel.find(str(said["text"]), BEHIND))
+            self.send({"kind": "found", "text": said["text"], "items": found})
         elif kind == "markdown" and (row := panel.row(str(said["id"]))) is not None:
             self.send({"kind": "markdown", "id": said["id"], "tree": markup.tree(row.get("output") or "")})
         elif kind == "diff" and (row := panel.row(str(said["id"]))) is not None:
             self.send({"kind": "diff", "id": said["id"], "changes": _changes(row, said["text"])})
 
-    def _stored(self, said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        unknown = {one["event_id"]: f"there is no decision {one['decision']!r} here" for one in said
-                   if one["decision"] not in SAID}  # fmt: skip
+    def _items(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [item(row, name=self._panel.key(row)) for row in rows]
+
+    def _stored(self, said: Sequence[Any]) -> dict[str, Any]:
+        """What became of decisions, by event_id; one that is none, or is refused, holds no other up."""
+        fit, refused = list[dict[str, Any]](), dict[str, str]()
+        for one in said:
+            try:
+                fit.append(event(one))
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                # without a name there is nothing that could be answered
+                if isinstance(one, Mapping) and "event_id" in one:
+                    refused[str(one["event_id"])] = f"this is no decision that can be stored ({error})."
         try:
-            told, refused = self._panel.hear([event(one) for one in said if one["event_id"] not in unknown])
+            told, unfit = self._heard(fit)
         except (OSError, ArislabError) as error:
             return {"kind": "failed", "reason": f"{error}"}
-        return {"kind": "acks", "told": told, "refused": refused | unknown, "counts": self._panel.counts}
+        return {"kind": "acks", "told": told, "refused": refused | unfit, "counts": self._panel.counts}
+
+    def _heard(self, fit: Sequence[dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """What the panel says; where it refuses one decision by raising, each is told for itself."""
+        try:
+            return self._panel.hear(fit)
+        except ParameterError as error:
+            if len(fit) == 1:
+                return {}, {fit[0]["event_id"]: f"{error}"}
+        told, refused = dict[str, dict[str, Any]](), dict[str, str]()
+        for one in fit:
+            told_of_it, refused_of_it = self._heard([one])
+            told, refused = told | told_of_it, refused | refused_of_it
+        return told, refused
+
+
+_MOST = 2**53
+"""Above it a browser has no whole numbers."""
 
 
 def event(said: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a browser says of a decision in columns of the table reviews; what it has no say in is left out.
 
+    Half a character (a lone surrogate) becomes U+FFFD, since no file could hold it.
+
     Args:
         said: event_id, custom_id, decision, edited_output, labels, ratings, category, note, shown_sha256, asked_sha256,
-            queue, shown_at, decided_at, dwell_ms, client_seq, undoes.
+            queue, shown_at, decided_at (both with their time zone), dwell_ms, client_seq, undoes; stream (which browser
+            it is; no column, but client_seq counts within it).
+
+    Raises:
+        LookupError: One of them is missing.
+        ValueError: One of them is no such thing.
+        TypeError: One of them is of another type.
     """
-    names = ("event_id", "custom_id", "decision", "edited_output", "category", "note", "queue", "undoes")
-    texts = {name: None if said.get(name) is None else str(said[name]) for name in names}
-    digests = {name: said.get(name) for name in ("shown_sha256", "asked_sha256")}
-    times = {name: datetime.fromisoformat(said[name]) for name in ("shown_at", "decided_at")}
-    return texts | digests | times | {
-        "labels": json.dumps([str(label) for label in said["labels"]], ensure_ascii=False),
-        "ratings": json.dumps(said["ratings"], ensure_ascii=False) if said["ratings"] else None,
-        "dwell_ms": max(0, int(said["dwell_ms"])),
-        "client_seq": max(1, int(said["client_seq"])),
+    if said["decision"] not in SAID:
+        raise ParameterError(f"there is no decision {said['decision']!r} here")
+    needed = {name: _whole(str(said[name])) for name in ("event_id", "custom_id", "decision")}
+    names = ("edited_output", "category", "note", "queue", "undoes", "shown_sha256", "asked_sha256", "stream")
+    texts = {name: None if said.get(name) is None else _whole(str(said[name])) for name in names}
+    times = {name: datetime.fromisoformat(said[name]).astimezone(UTC) for name in ("shown_at", "decided_at")}
+    labels = json.dumps([str(label) for label in said["labels"]], ensure_ascii=False)
+    return needed | texts | times | {
+        "labels": _whole(labels),
+        "ratings": _whole(json.dumps(said["ratings"], ensure_ascii=False)) if said["ratings"] else None,
+        "dwell_ms": min(max(0, int(said["dwell_ms"])), _MOST),
+        "client_seq": min(max(1, int(said["client_seq"])), _MOST),
     }  # fmt: skip
 
 
-def item(row: Mapping[str, Any]) -> dict[str, Any]:
+def _whole(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def item(row: Mapping[str, Any], *, name: str = "") -> dict[str, Any]:
     """Return a row as the browser shows it before the decision; texts are in parts (see layout).
 
     Args:
         row: custom_id, input, output, metadata; of a pair: kind ("pair"), custom_id, input, left, right, shown_sha256.
+        name: Of the item among those of its panel; default its custom_id.
     """
     metadata = metadata_of(row.get("metadata"))
     facts = {name: metadata[name] for name in _SHOWN if metadata.get(name) is not None}
     title = " · ".join(str(facts[k]) for k in ("title", "company") if k in facts) or row["custom_id"]
     shown = {
-        "id": row["custom_id"],
+        "id": name or row["custom_id"],
+        "custom_id": row["custom_id"],
         "queue": row.get("queue"),
         "asked": sha256(row.get("input")),
         "title": parts(title),

@@ -6,6 +6,7 @@ lives elsewhere (sessions). This module does not know how items are drawn or sho
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import polars as pl
 
 from arislab.errors import LakeError
 from arislab.review import decisions
-from arislab.review.decisions import SCHEMA, complete, live, sha256
+from arislab.review.decisions import SCHEMA, VERDICTS, complete, live, sha256
 from arislab.review.journal import Journal
 from arislab.system import files
 
@@ -50,6 +51,17 @@ class Desk(Protocol):
 
     def counts(self, reviewer: str) -> dict[str, int]:
         """Return total, decided, skipped and left of this reviewer."""
+
+    def trail(self, reviewer: str) -> list[dict[str, Any]]:
+        """Return the reviewer's events that can be taken back, oldest first: event_id, custom_id, decision, queue."""
+
+    def row(self, custom_id: str, queue: str | None = None) -> dict[str, Any] | None:
+        """Return a row as ``take`` returns it, handed out or not; None if the desk does not know it.
+
+        Args:
+            custom_id: Of the row.
+            queue: As ``take`` returned it, where a row is handed out under several.
+        """
 
 
 class QueueDesk:
@@ -90,6 +102,7 @@ class QueueDesk:
         self._order, self._names = list(self.rows), {row.get("queue") for row in self.rows.values()}
         self._ledgers: dict[str, _Ledger] = {}
         self._draws: dict[str, dict[str, dict[str, Any]]] = {}
+        self._drawn_at: dict[str, datetime] = {}
         self._keep_draw(queue)
 
     def take(self, reviewer: str, n: int) -> list[dict[str, Any]]:
@@ -106,18 +119,19 @@ class QueueDesk:
         """Store decisions; see ``Desk``."""
         ledger = self._ledger(reviewer)
         new = {e["event_id"]: e for e in events if e["event_id"] not in ledger.known}
-        made, newest, revealed = list[dict[str, Any]](), ledger.newest, set(ledger.revealed)
+        made, clocks, revealed = list[dict[str, Any]](), ledger.clocks.copy(), set(ledger.revealed)
         for event in new.values():
-            full = self._completed(event, reviewer=reviewer, newest=newest)
+            full = self._completed(event, reviewer=reviewer, floor=_floor(event, clocks))
             full["blind"] = event.get("blind", event["custom_id"] not in revealed)
-            newest = full["seq"]
-            revealed.add(event["custom_id"])
+            clocks[event.get("stream")] = max(clocks.get(event.get("stream"), (0, 0)), _moment(full))
+            revealed |= {event["custom_id"]} if event["decision"] in VERDICTS else set()
             made.append(full)
         if made:
             self._store(made, reviewer)
+        ledger.clocks = clocks
         for full in made:
             ledger.note(full, is_current=self._is_current(full))
-        return {e["event_id"]: {"revealed": self._revealed(e["custom_id"])} for e in events}
+        return {e["event_id"]: {"revealed": self._revealed(e)} for e in events}
 
     def counts(self, reviewer: str) -> dict[str, int]:
         """Return total, decided, skipped and left; see ``Desk``."""
@@ -126,13 +140,30 @@ class QueueDesk:
         total = len(self.rows)
         return {"total": total, "decided": n_passed - n_skipped, "skipped": n_skipped, "left": total - n_passed}
 
+    def trail(self, reviewer: str) -> list[dict[str, Any]]:
+        """Return a reviewer's events that can be taken back; see ``Desk``.
+
+        They are those of the session or about rows of the queue; without a folder, all that the desk knows of.
+        """
+        return [*self._ledger(reviewer).trail.values()]
+
+    def row(self, custom_id: str, queue: str | None = None) -> dict[str, Any] | None:
+        """Return a row of the queue, whatever queue showed it; see ``Desk``."""
+        return self.rows.get(custom_id)
+
     def _ledger(self, reviewer: str) -> "_Ledger":
         if reviewer not in self._ledgers:
             own = self._reviews.filter(pl.col("reviewer") == reviewer)
             ledger = self._ledgers[reviewer] = _Ledger(known=set(own["event_id"]))
+            # what was decided is known to its reviewer, also where it was taken back
+            ledger.revealed |= set(own.filter(pl.col("decision").is_in(VERDICTS))["custom_id"])
             for event in live(own).iter_rows(named=True):
-                ledger.note(event, is_current=self._is_current(event))
+                ledger.note(event, is_current=self._is_current(event), is_own=self._is_own(event))
         return self._ledgers[reviewer]
+
+    def _is_own(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event is of this session; one of another is taken back where it was made."""
+        return self.folder is None or event["session"] == self.name or event["custom_id"] in self.rows
 
     def _is_current(self, event: Mapping[str, Any]) -> bool:
         """Whether an event is about a row of the queue as it reads now."""
@@ -141,23 +172,28 @@ class QueueDesk:
         shown, asked = self._texts[event["custom_id"]]
         return event["shown_sha256"] == shown and event["asked_sha256"] in (None, asked)
 
-    def _completed(self, event: Mapping[str, Any], *, reviewer: str, newest: int) -> dict[str, Any]:
-        """An event in all columns: with what the draw knows of its row, and its number.
+    def _completed(self, event: Mapping[str, Any], *, reviewer: str, floor: int) -> dict[str, Any]:
+        """An event in all columns: with what the draw knows of its row, and its number, above a floor.
+
+        Nothing of a queue was shown or decided before it was drawn, whatever the clock of a browser says.
 
         Source:
-            Hybrid logical clocks (Kulkarni et al. 2014): by the time of the decision, but after all that its reviewer
-            decided before, and after all that this queue was drawn by; what another kernel showed knew less.
+            Hybrid logical clocks (Kulkarni et al. 2014): by the time of the decision, but after all that its browser
+            told before, and after all that this queue was drawn by; what another kernel showed knew less.
         """
-        now = decisions.now()
-        decided_at = min(event.get("decided_at") or now, now)
+        now, queue = decisions.now(), event.get("queue")
         drawn = self._draw_of(event)
-        is_late = event.get("queue") is not None and event["queue"] not in self._names
-        floor = newest if is_late else max(newest, self._newest)
+        drawn_at = self._drawn_at.get(queue or "")
+        times = {name: _between(drawn_at, event.get(name), now) for name in ("shown_at", "decided_at")}
+        decided_at = times["decided_at"] or now
+        is_late = queue is not None and queue not in self._names
+        floor = floor if is_late else max(floor, self._newest)
         return {
             **{name: event.get(name) for name in SCHEMA},
             **{name: drawn.get(name) for name in DRAWN},
             "reviewer": reviewer,
             "session": self.name or None,
+            "shown_at": times["shown_at"],
             "decided_at": decided_at,
             "seq": max(int(decided_at.timestamp() * 1e6), floor + 1),
         }
@@ -168,10 +204,16 @@ class QueueDesk:
         if name is None or row.get("queue") == name:
             return row
         if name not in self._draws:
-            path = self._draw_path(name)
-            rows = pl.read_parquet(path).to_dicts() if path and path.is_file() else []
-            self._draws[name] = {one["custom_id"]: one for one in rows}
+            self._draws[name] = {one["custom_id"]: one for one in self._kept(name)}
         return self._draws[name].get(event["custom_id"], {})
+
+    def _kept(self, name: str) -> list[dict[str, Any]]:
+        """What is kept of a draw; when it was drawn is known from then on."""
+        path = self._draw_path(name)
+        rows = pl.read_parquet(path).to_dicts() if path and path.is_file() else []
+        if rows and rows[0].get("drawn_at") is not None:  # older draws do not say it
+            self._drawn_at[name] = rows[0]["drawn_at"]
+        return rows
 
     def _draw_path(self, name: str) -> Path | None:
         is_name = name.isalnum()  # it comes from a browser, and must lead nowhere else
@@ -181,13 +223,14 @@ class QueueDesk:
         """Keep what the draw knows, so that another kernel can complete a decision that arrives late."""
         if self.folder is None or "queue" not in queue.columns:
             return
-        kept = queue.select("custom_id", "queue", *(c for c in DRAWN if c in queue.columns))
+        kept = queue.select("custom_id", "queue", *(c for c in DRAWN if c in queue.columns), drawn_at=decisions.now())
         for (name,), rows in kept.filter(pl.col("queue").is_not_null()).group_by("queue"):
             path = self._draw_path(str(name))
             if path is not None and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with files.written(path) as file:
                     rows.write_parquet(file)
+            self._kept(str(name))
 
     def _store(self, made: list[dict[str, Any]], reviewer: str) -> None:
         if self.store is not None:
@@ -200,9 +243,31 @@ class QueueDesk:
             ledger.journal = Journal(self.folder, reviewer=reviewer, session=self.name)
         ledger.journal.append(made)
 
-    def _revealed(self, custom_id: str) -> dict[str, Any]:
-        row = self.rows.get(custom_id, {})
+    def _revealed(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        if event["decision"] not in VERDICTS:
+            return {}  # who skips or flags may still decide, and is to do so blind
+        row = self.rows.get(event["custom_id"], {})
         return {"score": row.get("quality_score"), "model": row.get("model")}
+
+
+def _floor(event: Mapping[str, Any], clocks: Mapping[str | None, tuple[int, int]]) -> int:
+    """The number that an event must exceed: of what the same browser told before, in the order of its client_seq.
+
+    What another browser told says nothing of it: an older decision may come late. What no browser told is decided here
+    and now, after all of them.
+    """
+    if event.get("client_seq") is None:
+        return max((seq for _, seq in clocks.values()), default=0)
+    client_seq, seq = clocks.get(event.get("stream"), (0, 0))
+    return seq if event["client_seq"] > client_seq else 0
+
+
+def _moment(full: Mapping[str, Any]) -> tuple[int, int]:
+    return full["client_seq"] or 0, full["seq"]
+
+
+def _between(low: datetime | None, moment: datetime | None, high: datetime) -> datetime | None:
+    return moment and min(max(moment, low or moment), high)
 
 
 class _Ledger:
@@ -211,23 +276,33 @@ class _Ledger:
     def __init__(self, *, known: set[str]) -> None:
         self.known = known
         self.revealed: set[str] = set()
-        """custom_ids of which score and model were told, because they were decided."""
+        """custom_ids of which score and model were told, because they were judged."""
+        self.trail: dict[str, dict[str, Any]] = {}
+        """Events that can be taken back, by event_id."""
+        self.clocks: dict[str | None, tuple[int, int]] = {}
+        """By browser: client_seq and seq of the newest that it told."""
         self.passed: dict[str, str] = {}
-        self.n_skipped = self.newest = self.at = 0
+        self.n_skipped = self.at = 0
         self.journal: Journal | None = None
         self._verdicts: dict[str, dict[str, str]] = {}
+        self._undone: set[str] = set()
 
-    def note(self, event: Mapping[str, Any], *, is_current: bool) -> None:
+    def note(self, event: Mapping[str, Any], *, is_current: bool, is_own: bool = True) -> None:
         """Take an event over that is stored."""
         event_id, custom_id, decision = event["event_id"], event["custom_id"], event["decision"]
         self.known.add(event_id)
-        self.revealed.add(custom_id)
-        self.newest = max(self.newest, event["seq"] or 0)
+        if decision in VERDICTS:
+            self.revealed.add(custom_id)
         verdicts = self._verdicts.setdefault(custom_id, {})
         if decision == "undo":
+            self._undone.add(event["undoes"] or "")  # which may come after its undo
+            self.trail.pop(event["undoes"] or "", None)
             verdicts.pop(event["undoes"] or "", None)
-        elif is_current and decision not in SETTLES_NOTHING:
-            verdicts[event_id] = decision
+        elif event_id not in self._undone:
+            if is_own:
+                self.trail[event_id] = {k: event[k] for k in ("event_id", "custom_id", "decision", "queue")}
+            if is_current and decision not in SETTLES_NOTHING:
+                verdicts[event_id] = decision
         self.n_skipped -= self.passed.pop(custom_id, None) == "skip"
         if verdicts:
             self.passed[custom_id] = [*verdicts.values()][-1]

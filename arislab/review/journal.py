@@ -18,15 +18,15 @@ import json
 import os
 import secrets
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
 
-from arislab.errors import LakeError
-from arislab.review.decisions import SCHEMA
+from arislab.errors import LakeError, ParameterError
+from arislab.review.decisions import SCHEMA, VERDICTS
 from arislab.system import files
 
 _TIMES = [name for name, dtype in SCHEMA.items() if isinstance(dtype, pl.Datetime)]
@@ -76,10 +76,13 @@ class Journal:
         """Write events, in the columns of ``decisions.SCHEMA``; they are on the disk when this returns.
 
         Raises:
+            ParameterError: One of them is none that the table could take; nothing was written.
             OSError: They are not, and nothing of them stays in the journal.
         """
         if not events:
             return
+        if why := _fault(events):
+            raise ParameterError(f"{why}. Nothing was written to the review journal in {self.folder}; decide again.")
         if self._descriptor is None:
             self._descriptor = self._made()
             self.close = weakref.finalize(self, os.close, self._descriptor)
@@ -110,6 +113,34 @@ class Journal:
         return descriptor
 
 
+_ALLOWED = {
+    "decision": (*VERDICTS, "label", "flag", "skip", "undo"),
+    "planted": (None, "gold", "repeat"),
+}
+_LEAST = {"seq": 0, "dwell_ms": 0, "client_seq": 1, "inclusion_prob": 0}
+
+
+def _fault(events: Sequence[Mapping[str, Any]]) -> str:
+    """Why the table reviews would not take events; empty if it takes them."""
+    for event in events:
+        for name, allowed in _ALLOWED.items():
+            if event.get(name) not in allowed:
+                known = ", ".join(filter(None, allowed))
+                return f"{name} of a decision must be one of {known}, got {event.get(name)!r}"
+        for name in ("event_id", "custom_id", "reviewer"):
+            if not event.get(name):
+                return f"a decision must have {name}, got {event.get(name)!r}"
+    try:
+        frame = pl.DataFrame([{name: event.get(name) for name in SCHEMA} for event in events], schema=SCHEMA)
+    except (pl.exceptions.PolarsError, ArithmeticError, TypeError, ValueError) as error:
+        return f"a column of a decision holds what does not belong there ({error})"
+    for name, least in _LEAST.items():
+        below = frame.filter(pl.col(name) < least)
+        if below.height:
+            return f"{name} of a decision must be at least {least}, got {below[name][0]}"
+    return ""
+
+
 def _line(event: Mapping[str, Any]) -> bytes:
     fields = {name: event[name] for name in SCHEMA if event.get(name) is not None}
     return json.dumps({k: v.isoformat() if isinstance(v, datetime) else v for k, v in fields.items()}).encode() + b"\n"
@@ -126,7 +157,11 @@ def read(folder: Path) -> pl.DataFrame:
     Raises:
         LakeError: A line is no event.
     """
-    return _frame(event for path in _journals(folder) for event in _events(path))
+    once: dict[str, dict[str, Any]] = {}
+    for path in _journals(folder):
+        for event in _events(path):
+            once.setdefault(event["event_id"], event)
+    return pl.DataFrame([*once.values()], schema=SCHEMA)  # one row per event
 
 
 def fold(folder: Path, table: Reviews) -> int:
@@ -173,25 +208,26 @@ def _take(path: Path, stack: contextlib.ExitStack) -> bool:
     return True
 
 
-def _events(path: Path) -> Iterator[dict[str, Any]]:
+def _events(path: Path) -> list[dict[str, Any]]:
     try:
         *lines, _ = path.read_bytes().split(b"\n")  # what stands behind the last line feed is torn, or nothing
     except FileNotFoundError:
-        return
+        return []
+    events = list[dict[str, Any]]()
     for number, line in enumerate(lines, start=1):
         try:
             event = json.loads(line)
             times = {name: datetime.fromisoformat(event[name]) for name in _TIMES if name in event}
-            yield event | times | {"event_id": event["event_id"]}
-        except (ValueError, TypeError, KeyError) as error:
-            raise LakeError(
-                f"line {number} of the review journal {path} is no event ({error}); mend or remove the line, then run "
-                "this again."
-            ) from None
+            events.append(event | times)
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+            raise _no_event(path, number, f"{error}") from None
+    if _fault(events):  # all at once: one by one would take long
+        number, why = next((n, why) for n, event in enumerate(events, start=1) if (why := _fault([event])))
+        raise _no_event(path, number, why)
+    return events
 
 
-def _frame(events: Iterator[dict[str, Any]]) -> pl.DataFrame:
-    once: dict[str, dict[str, Any]] = {}
-    for event in events:
-        once.setdefault(event["event_id"], event)
-    return pl.DataFrame([*once.values()], schema=SCHEMA)  # one row per event
+def _no_event(path: Path, number: int, why: str) -> LakeError:
+    return LakeError(
+        f"line {number} of the review journal {path} is no event ({why}); mend or remove the line, then run this again."
+    )

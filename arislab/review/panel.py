@@ -16,7 +16,7 @@ import polars as pl
 from arislab import structured
 from arislab.errors import ArislabError, ParameterError, closest
 from arislab.review import decisions
-from arislab.review.decisions import is_json, json_error, live, sha256
+from arislab.review.decisions import is_json, json_error, sha256
 from arislab.review.desk import SETTLES_NOTHING, Desk, QueueDesk
 from arislab.review.layout import as_typed
 from arislab.review.view import Shell, View
@@ -38,8 +38,8 @@ class Panel:
             object with company, title, difficulty, category) and, if present, inclusion_prob, why, stale and stale_by.
         reviewer: name that signs the decisions; may be empty, then the panel asks for it before the first decision.
         decide: Of rows without a desk: stores a frame in the columns of the table reviews durably.
-        reviews: events so far. The panel goes on after those of this reviewer about the texts of the queue, and can
-            undo them.
+        reviews: Of rows without a desk: events so far. The panel goes on after those of this reviewer about the texts
+            of the queue, and can undo them.
         labels: texts of the labels; the first nine are reasons to reject, by their number.
         schema: JSON schema of the answers, such as the task's SCHEMA; an edit must satisfy it where the output did.
         guide: The task's REVIEW: labels, ratings, categories and guideline; its labels go before ``labels``.
@@ -80,7 +80,7 @@ class Panel:
         self.backend, self.dwell_s, self.lake = backend, dwell_s, lake
         self.notice: tuple[str, str] = ("", "")
         """What the panel says above the output: ("error" | "info" | "", text)."""
-        self._reviews, self._seats = reviews, dict[str, _Seat]()
+        self._seats = dict[str, _Seat]()
         self._name, self._unsure = reviewer.strip(), dict[str, Any]()
         self._current: str | None = None
         self.shown_at = decisions.now()
@@ -118,16 +118,31 @@ class Panel:
     @property
     def _seat(self) -> "_Seat":
         if self._name not in self._seats:
-            seat = self._seats[self._name] = _Seat()
-            if self._reviews is not None:
-                for event in live(self._reviews.filter(pl.col("reviewer") == self._name)).iter_rows(named=True):
-                    seat.note(event)
+            seat = self._seats[self._name] = _Seat(self.key)
+            for event in self.desk.trail(self._name) if self._name else ():
+                seat.note(event, row_of=self.row)
         return self._seats[self._name]
 
-    def row(self, custom_id: str) -> dict[str, Any] | None:
-        """Return a row that was handed out, or that the desk of one queue holds; None for others."""
-        of_queue = self.desk.rows if isinstance(self.desk, QueueDesk) else {}
-        return self._seat.rows.get(custom_id) or of_queue.get(custom_id)
+    def key(self, of: Mapping[str, Any]) -> str:
+        """Return the name of an item in this panel.
+
+        A desk may hand a row out again under another queue, to see whether its verdict is repeated: that is another
+        item. A queue alone holds a row once, and goes by another name when it is drawn again.
+
+        Args:
+            of: custom_id and queue, of a row or an event.
+        """
+        if isinstance(self.desk, QueueDesk):
+            return str(of["custom_id"])
+        return f"{of.get('queue') or ''}\n{of['custom_id']}"
+
+    def row(self, key: str) -> dict[str, Any] | None:
+        """Return the row of an item that was handed out, or that the desk knows; None for others."""
+        row = self._seat.rows.get(key)
+        if row is None:
+            queue, _, custom_id = ("", "", key) if isinstance(self.desk, QueueDesk) else key.partition("\n")
+            row = self.desk.row(custom_id, queue or None)
+        return row
 
     def ahead(self, n: int) -> list[dict[str, Any]]:
         """Return n rows that are still to be decided, fewer if there are no more; further ones come from the desk."""
@@ -137,19 +152,25 @@ class Panel:
         return [*seat.waiting.values()][:n]
 
     def more(self, n: int) -> list[dict[str, Any]]:
-        """Take up to n further rows from the desk."""
+        """Take up to n further rows from the desk; one that holds them for people is asked once there is a name."""
+        if not self._name and not isinstance(self.desk, QueueDesk):
+            return []
         rows = self.desk.take(self._name, n)
+        if self.backend == "buttons" and any(row.get("kind") == "pair" for row in rows):
+            raise ParameterError(
+                "the backend 'buttons' shows one output at a time, and these are pairs; backend='keys' shows pairs."
+            )
         self._seat.take(rows)
         return rows
 
     def behind(self, n: int) -> list[dict[str, Any]]:
         """Return the rows that were decided last, oldest first."""
-        names = dict.fromkeys(e["custom_id"] for e in self.trail(3 * n) if e["decision"] not in SETTLES_NOTHING)
+        names = dict.fromkeys(e["id"] for e in self.trail(3 * n) if e["decision"] not in SETTLES_NOTHING)
         rows = [self.row(name) for name in names if name not in self._seat.waiting]
         return [row for row in rows if row is not None][-n:]
 
     def trail(self, n: int) -> list[dict[str, Any]]:
-        """Return this reviewer's last n events that count, oldest first: event_id, custom_id, decision."""
+        """Return this reviewer's last n events that count, oldest first: event_id, custom_id, queue, decision, id."""
         return [*self._seat.trail.values()][-n:]
 
     def find(self, text: str, n: int) -> list[dict[str, Any]]:
@@ -160,8 +181,8 @@ class Panel:
                 found.append(row)
         return found
 
-    def _show(self, custom_id: str | None) -> None:
-        target = custom_id or next((row["custom_id"] for row in self.ahead(1)), None)
+    def _show(self, key: str | None) -> None:
+        target = key or next(map(self.key, self.ahead(1)), None)
         fresh = target != self._current
         if fresh:
             self._current, self.shown_at = target, decisions.now()
@@ -213,9 +234,9 @@ class Panel:
         if not self._name or not last:
             return self.say("info", "There is nothing of yours to undo." if self._name else "Enter your name first.")
         event = last[0]
-        if not self._store("undo", event["custom_id"], undoes=event["event_id"]):
+        if not self._store("undo", event, undoes=event["event_id"]):
             return False
-        again = event["custom_id"] if self.row(event["custom_id"]) else None
+        again = event["id"] if self.row(event["id"]) else None
         self.notice = (
             "info",
             f"Took back: {event['decision']}."
@@ -246,15 +267,21 @@ class Panel:
                 fit.append(full)
         told = self.desk.decide(fit, self._name) if fit else {}
         for event in fit:
-            self._seat.note(event, row=self.row(event["custom_id"]))
+            self._seat.note(event, row_of=self.row)
         if self._current is not None and self._current not in self._seat.waiting:
             self._current = None  # decided in the browser; whoever calls next is shown the next one
         return told, refused
 
     def _checked(self, event: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        """An edit in the layout of its output, and why it is none."""
-        row = self.row(event["custom_id"])
-        if event["decision"] != "edit" or row is None or sha256(row["output"]) != event["shown_sha256"]:
+        """An edit in the layout of its output, and why it, or another decision, is none."""
+        row = self.row(self.key(event))
+        wrong: tuple[str, ...] = ()
+        if row is not None:
+            wrong = _OF_OUTPUTS if row.get("kind") == "pair" else _OF_PAIRS
+        if event["decision"] in wrong:
+            what = "a pair" if wrong == _OF_OUTPUTS else "an output"
+            return event, f"There is no decision {event['decision']!r} about {what}."
+        if event["decision"] != "edit" or row is None or sha256(row.get("output")) != event["shown_sha256"]:
             return event, ""  # what another kernel showed, and this one does not know, is kept as it came
         original = row["output"] or ""
         text = as_typed(event["edited_output"] or "", original=original)
@@ -277,11 +304,13 @@ class Panel:
     def _settle(
         self, decision: str, *, edited_output: str | None = None, labels: Sequence[str] = (), advance: bool = True
     ) -> bool:
+        if not self._name:
+            return self.say("error", _NAMELESS)
         if self.current is None:
             self._show(None)  # one may have come; or the browser decided on what was shown here
-        if self._current is None:
+        if self.current is None:
             return self.say("error", "Nothing is left to decide.")
-        if not self._store(decision, self._current, edited_output=edited_output, labels=labels):
+        if not self._store(decision, self.current, edited_output=edited_output, labels=labels):
             return False
         if advance:
             self.notice = ("", "")
@@ -291,25 +320,23 @@ class Panel:
     def _store(
         self,
         decision: str,
-        custom_id: str,
+        of: Mapping[str, Any],
         *,
         edited_output: str | None = None,
         labels: Sequence[str] = (),
         undoes: str | None = None,
     ) -> bool:
-        if not self._name:
-            return self.say("error", "Enter your name first: every decision is signed.")
-        row = self.row(custom_id)
+        row = self.row(self.key(of))
         what = {
-            "custom_id": custom_id,
+            "custom_id": of["custom_id"],
             "decision": decision,
             "edited_output": edited_output,
             "labels": json.dumps(list(labels), ensure_ascii=False),
             "shown_at": self.shown_at,
             "undoes": undoes,
-            "shown_sha256": sha256(row["output"]) if row else None,
-            "asked_sha256": sha256(row["input"]) if row else None,
-            "queue": row.get("queue") if row else None,
+            "shown_sha256": row.get("shown_sha256") or sha256(row.get("output")) if row else None,
+            "asked_sha256": sha256(row.get("input")) if row else None,
+            "queue": row.get("queue") if row else of.get("queue"),
             "blind": False,  # whoever calls has the row with its score
         }
         # a write that failed may have been done (the disk went away after it): the same decision again keeps its
@@ -367,40 +394,55 @@ class Panel:
         return {**self.widget._repr_mimebundle_(), **summary}
 
 
+_OF_PAIRS, _OF_OUTPUTS = ("left", "right", "tie"), ("approve", "reject", "edit", "label")
+_NAMELESS = "Enter your name first: every decision is signed."
 _SEARCHED = ("custom_id", "input", "output", "left", "right", "metadata")
 
 
 class _Seat:
-    """What one reviewer was handed and decided in a panel, kept as it comes."""
+    """What one reviewer was handed and decided in a panel, kept as it comes.
 
-    def __init__(self) -> None:
+    Args:
+        key: Names the item of a row or an event.
+    """
+
+    def __init__(self, key: Callable[[Mapping[str, Any]], str]) -> None:
         self.rows: dict[str, dict[str, Any]] = {}
         """Handed out."""
         self.waiting: dict[str, dict[str, Any]] = {}
         """Of these still to be decided, in the order in which they are shown."""
         self.trail: dict[str, dict[str, Any]] = {}
         """Own events that count, by event_id."""
-        self._known: set[str] = set()
+        self._key, self._known, self._undone = key, set[str](), set[str]()
 
     def take(self, rows: Sequence[dict[str, Any]]) -> None:
         """Take over rows of the desk."""
         for row in rows:
-            self.rows[row["custom_id"]] = self.waiting[row["custom_id"]] = row
+            name = self._key(row)
+            self.rows[name] = self.waiting[name] = row
 
-    def note(self, event: Mapping[str, Any], *, row: dict[str, Any] | None = None) -> None:
+    def note(self, event: Mapping[str, Any], *, row_of: Callable[[str], dict[str, Any] | None]) -> None:
         """Take an event over that is stored; a row whose decision was taken back is shown first."""
-        custom_id, decision = event["custom_id"], event["decision"]
-        if event["event_id"] in self._known:
+        event_id, decision = event["event_id"], event["decision"]
+        if event_id in self._known:
             return  # a browser tells again what it had no answer to
-        self._known.add(event["event_id"])
-        if decision != "undo":
-            self.trail[event["event_id"]] = {k: event[k] for k in ("event_id", "custom_id", "decision")}
+        self._known.add(event_id)
+        if decision == "undo":
+            self._take_back(event["undoes"] or "", row_of)
+        elif event_id not in self._undone:
+            name, known = self._key(event), {k: event.get(k) for k in ("event_id", "custom_id", "queue", "decision")}
+            self.trail[event_id] = known | {"id": name}
             if decision not in SETTLES_NOTHING:
-                self.waiting.pop(custom_id, None)
+                self.waiting.pop(name, None)
+
+    def _take_back(self, event_id: str, row_of: Callable[[str], dict[str, Any] | None]) -> None:
+        self._undone.add(event_id)  # which may come after its undo
+        event = self.trail.pop(event_id, None)
+        if event is None or event["decision"] in SETTLES_NOTHING:
             return
-        taken_back = self.trail.pop(event["undoes"] or "", None)
-        if taken_back and row is not None and taken_back["decision"] not in SETTLES_NOTHING:
-            self.waiting = {custom_id: row} | {k: v for k, v in self.waiting.items() if k != custom_id}
+        name = event["id"]
+        if (row := row_of(name)) is not None:
+            self.waiting = {name: row} | {k: v for k, v in self.waiting.items() if k != name}
 
 
 def _desk(

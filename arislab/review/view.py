@@ -212,7 +212,8 @@ class View:
         self.head.value = _head(panel.counts)
         role = "alert" if kind == "error" else "status"
         self.notice.value = f'<div class="arislab-notice {kind}" role="{role}">{visible(text)}</div>' if text else ""
-        self.card.value = _card(row) if row else f'<div class="arislab-done">{visible(_done(panel.counts))}</div>'
+        done = _done(panel.counts) if panel.reviewer or not panel.counts["total"] else "Enter your name first."
+        self.card.value = _card(row) if row else f'<div class="arislab-done">{visible(done)}</div>'
 
 
 def _sent_by_browser() -> bool:
@@ -243,7 +244,7 @@ def _done(counts: dict[str, int]) -> str:
 
 
 def _card(row: dict[str, Any]) -> str:
-    metadata, quality = metadata_of(row["metadata"]), row["quality_score"]
+    metadata = metadata_of(row.get("metadata"))
     title = " · ".join(str(metadata[k]) for k in ("title", "company") if metadata.get(k)) or row["custom_id"]
     chips = [
         f"{k.replace('_', ' ')} {metadata[k]}"
@@ -253,15 +254,23 @@ def _card(row: dict[str, Any]) -> str:
     chips += ["edited before"] if "original_output" in metadata else []
     chips += [f"queued: {row['why']}"] if row.get("why") else []
     if row.get("stale"):
-        chips += [f"{row['stale']} by {row['stale_by']}, of another text"]
-    score = "not scored" if quality is None else f"quality {quality:.2f}"
-    output = row["output"] or ""
+        chips += [f"{row['stale']} by {row.get('stale_by')}, of another text"]
+    output = row.get("output") or ""
     is_laid_out = output.lstrip().startswith(("{", "["))
     layout = "JSON" if is_laid_out and not json_error(output) else "not valid JSON" if is_laid_out else "text"
     return (
-        f'<header><b>{visible(title)}</b><span class="quality">{score}</span>'
+        f"<header><b>{visible(title)}</b>{_score(row)}"
         + "".join(f"<span>{visible(chip)}</span>" for chip in chips)
         + "</header><div class='arislab-pair'>"
-        f"<section><h4>Input</h4><pre dir='auto'>{visible(row['input'] or '')}</pre></section>"
+        f"<section><h4>Input</h4><pre dir='auto'>{visible(row.get('input') or '')}</pre></section>"
         f"<section><h4>Output <small>{layout}</small></h4><pre dir='auto'>{pretty_html(output)}</pre></section></div>"
     )
+
+
+def _score(row: dict[str, Any]) -> str:
+    """The score of a row; nothing where its desk does not tell it before the decision."""
+    if "quality_score" not in row:
+        return ""
+    quality = row["quality_score"]
+    text = "not scored" if quality is None else f"quality {quality:.2f}"
+    return f'<span class="quality">{text}</span>'

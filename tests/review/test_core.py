@@ -8,15 +8,15 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from toys import CHECKOUT, Log, curated_rows, need
+from toys import CHECKOUT, Handing, Log, curated_rows, need
 
 from arislab import review
-from arislab.errors import LakeError
+from arislab.errors import LakeError, ParameterError
 from arislab.review import core, journal, markup
 from arislab.review.decisions import sha256
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
-from review_keys import ORIGIN, opened
+from review_keys import ORIGIN, answering, opened
 
 pytestmark = pytest.mark.browser
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -106,7 +106,7 @@ def test_keys_decide_and_what_belongs_to_a_decision_travels_with_it(page):
     assert [row["labels"] for row in log.rows[1:]] == ['["too vague"]', "[]", "[]", "[]"]
     assert [row["client_seq"] for row in log.rows] == [1, 2, 3, 4, 5]
     assert {row["queue"] for row in log.rows} == {"q"}
-    assert [row["blind"] for row in log.rows] == [True, True, True, True, False], "a flag that is stored tells it too"
+    assert all(row["blind"] for row in log.rows), "a flag that is stored tells nothing of the output"
     assert log.rows[2]["ratings"] is None
     assert shown(page) == "answer 4 is a good one"
     assert "3 decided · 1 skipped · 1 left" in root.inner_text()
@@ -435,6 +435,12 @@ def test_pairs_are_judged_by_1_2_and_0_and_their_decisions_go_to_the_desk(page):
         def counts(self, reviewer):
             return {"total": 6, "decided": len(heard), "skipped": 0, "left": 6 - len(heard)}
 
+        def trail(self, reviewer):
+            return []
+
+        def row(self, custom_id, queue=None):
+            return None
+
     panel = review.Panel(Pairs(), reviewer="Ada", dwell_s=0)
     root = opened(page, panel)
     root.focus()
@@ -491,6 +497,114 @@ def test_fresh_items_come_before_the_last_is_decided_and_the_browser_holds_few(p
     assert sum(sizes) <= 120 + 50
     assert max(sizes) <= 50
     assert [name for name, _ in summary(log)] == [f"r-{i}" for i in range(120)]
+
+
+def handed(i, queue):
+    """A row as the desk of a session hands it out."""
+    return {"custom_id": f"r-{i}", "input": "Q", "output": f"answer {i} is a good one", "queue": queue}
+
+
+def test_a_repeat_is_shown_and_decided_for_itself_and_undo_finds_the_original(page):
+    """Else what was planted is never judged, and a correction of the original counts as planted."""
+    desk = Handing([handed(0, "t0"), handed(1, "t1"), handed(0, "t2"), handed(2, "t3")])
+    panel = review.Panel(desk, reviewer="Ada", dwell_s=0)
+    root = opened(page, panel)
+    root.focus()
+    press(page, "a", "a")
+    assert shown(page) == "answer 0 is a good one"
+    press(page, "s", "u", "u", "u", "r", "r", "a")
+    saved(page)
+    told = [(e["custom_id"], e["queue"], e["decision"]) for e in desk.heard]
+    assert told[:3] == [("r-0", "t0", "approve"), ("r-1", "t1", "approve"), ("r-0", "t2", "skip")]
+    assert told[3:6] == [("r-0", "t2", "undo"), ("r-1", "t1", "undo"), ("r-0", "t0", "undo")]
+    assert told[6:] == [("r-0", "t0", "reject"), ("r-1", "t1", "approve")]
+    page.reload()
+    saved(page)
+    assert shown(page) == "answer 0 is a good one", "the repeat waits still, though its row was decided"
+    press(page, "a", "a")
+    saved(page)
+    assert [e["queue"] for e in desk.heard[8:]] == ["t2", "t3"]
+    assert "0 left" in root.inner_text()
+    assert "All done" in page.locator(".arislab-notice").inner_text()
+
+
+def test_what_others_leave_is_asked_for_while_something_is_left(page):
+    """Else who was done when others held the rest sits before an empty panel for good."""
+    desk = Handing([handed(0, "t0")])
+    free = desk.counts
+    desk.counts = lambda reviewer: free(reviewer) | {"total": 2, "left": 2 - free(reviewer)["decided"]}
+    page.clock.install()
+    opened(page, review.Panel(desk, reviewer="Ada", dwell_s=0)).focus()
+    press(page, "a")
+    page.locator(".arislab-notice", has_text="Others have before them what is left").wait_for()
+    desk.rows.append(handed(1, "t1"))
+    n_asked = len(desk.asked)
+    page.clock.run_for(20_000)
+    page.wait_for_function("document.querySelector('.arislab-saved').textContent === 'all saved'")
+    assert len(desk.asked) == n_asked, "not at each beat"
+    page.clock.run_for(15_000)
+    page.locator(".arislab-output pre", has_text="answer 1 is").first.wait_for()
+
+
+def test_a_pair_cannot_be_flagged_for_no_table_of_votes_knows_flags(page):
+    pair = {"kind": "pair", "custom_id": "p", "input": "Q", "left": "L", "right": "R", "shown_sha256": "s"}
+    desk = Handing([pair])
+    root = opened(page, review.Panel(desk, reviewer="Ada", dwell_s=0))
+    root.focus()
+    assert not root.get_by_role("button", name="Flag").is_visible()
+    press(page, "f", "?")
+    assert "flag" not in page.locator("aside").inner_text()
+    press(page, "1")
+    saved(page)
+    assert [e["decision"] for e in desk.heard] == ["left"]
+
+
+def test_an_entry_that_is_no_decision_leaves_the_outbox_and_holds_no_other_up(page):
+    """Else one entry of an older panel keeps all that its reviewer decides from being stored, for ever."""
+    log = Log()
+    panel = panel_of(outputs(3), log)
+    opened(page, panel).focus()
+    page.evaluate(
+        """() => {
+          const prefix = Object.keys(localStorage).find((key) => key.endsWith(":stream")).replace(/stream$/, "event:");
+          localStorage.setItem(prefix + "old", JSON.stringify({ event_id: "old", custom_id: "r-0", client_seq: 1 }));
+          localStorage.setItem(prefix + "odd", JSON.stringify({ event_id: "odd" }));
+        }"""
+    )
+    opened(page, panel).focus()
+    press(page, "a")
+    saved(page)
+    assert summary(log) == [("r-0", "approve")]
+    assert page.evaluate("Object.keys(localStorage).filter((key) => key.includes(':event:'))") == []
+
+
+@pytest.mark.parametrize("is_denied", [False, True])
+def test_what_is_unsaved_under_another_name_is_counted_and_stored_once_it_is_back(page, is_denied):
+    """Else it says "all saved" after a change of the name, and what a browser without storage holds is lost."""
+    if is_denied:
+        page.add_init_script(
+            "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no'); } });"
+        )
+    log = Log()
+    panel = panel_of(outputs(3), log)
+    opened(page, panel).focus()
+    core_side = panel.widget.children[1]
+
+    def rename(name):
+        answers = []
+        core_side.send = answers.append
+        panel.reviewer = name
+        page.evaluate("(message) => window.tell(message)", json.loads(json.dumps(answers[-1])))
+        page.kernels["now"] = answering(core_side)
+
+    page.evaluate("window.isDead = true")
+    press(page, "a")
+    rename("Grace")
+    page.get_by_text("1 unsaved").wait_for(timeout=6000)
+    page.evaluate("window.isDead = false")
+    rename("Ada")
+    page.wait_for_function("!document.querySelector('.arislab-saved').textContent.includes('1 unsaved')", timeout=9000)
+    assert [(row["reviewer"], row["custom_id"]) for row in log.rows] == [("Ada", "r-0")]
 
 
 # ---- a model of the panel
@@ -665,3 +779,55 @@ def test_a_desk_that_cannot_store_is_told_to_the_browser_not_raised():
              "client_seq": 1, "shown_at": "2026-01-01T00:00:00Z", "decided_at": "2026-01-01T00:00:00Z"}  # fmt: skip
     panel.widget.children[1].answer({"kind": "events", "reviewer": "Ada", "events": [event]})
     assert sent == [{"kind": "failed", "reason": "reviews is locked"}]
+
+
+def test_what_a_browser_says_is_made_fit_to_be_stored_or_refused_each_for_itself(tmp_path):
+    desk = review.QueueDesk(outputs(4), folder=tmp_path / "s")
+    side = review.Panel(desk, reviewer="Ada", dwell_s=0).widget.children[1]
+    sent = []
+    side.send = sent.append
+    good = {"event_id": "e", "custom_id": "r-0", "decision": "skip", "labels": [], "ratings": {}, "dwell_ms": 1,
+            "client_seq": 1, "shown_at": "2026-01-01T00:00:00Z", "decided_at": "2026-01-01T00:00:00Z"}  # fmt: skip
+    odd = good | {"event_id": "odd", "note": "half \ud83d, whole \ud83d\ude00", "labels": ["\udfff"],
+                  "ratings": {"\ud800": 1}, "client_seq": 2**80, "dwell_ms": 2**80, "shown_sha256": 7}  # fmt: skip
+    bad = {
+        "left": good | {"decision": "left"},
+        "late": good | {"decided_at": "yesterday"},
+        "many": good | {"client_seq": "many"},
+        "none": {"custom_id": "r-0"},
+        "null": good | {"labels": None},
+    }
+    events = [one | {"event_id": name} for name, one in bad.items()]
+    side.answer({"kind": "events", "reviewer": "Ada", "events": [events[0], good, *events[1:], None, odd]})
+    assert [message["kind"] for message in sent] == ["acks"]
+    assert sorted(sent[0]["told"]) == ["e", "odd"]
+    assert sorted(sent[0]["refused"]) == sorted(bad)
+    stored = {row["event_id"]: row for row in journal.read(tmp_path).to_dicts()}
+    assert sorted(stored) == ["e", "odd"]
+    row = stored["odd"]
+    assert (row["note"], row["labels"], row["ratings"]) == (
+        "half \ufffd, whole \U0001f600",
+        '["\ufffd"]',
+        '{"\ufffd": 1}',
+    )
+    assert (row["client_seq"], row["dwell_ms"], row["shown_sha256"]) == (2**53, 2**53, "7")
+
+
+def test_a_desk_that_refuses_one_decision_by_raising_stores_its_neighbours():
+    class Strict(Handing):
+        def decide(self, events, reviewer):
+            if any(event["custom_id"] == "r-1" for event in events):
+                raise ParameterError("r-1 cannot be judged here.")
+            return super().decide(events, reviewer)
+
+    desk = Strict([handed(i, f"t{i}") for i in range(3)])
+    side = review.Panel(desk, reviewer="Ada", dwell_s=0).widget.children[1]
+    sent = []
+    side.send = sent.append
+    said = {"decision": "skip", "labels": [], "ratings": {}, "dwell_ms": 1, "client_seq": 1,
+            "shown_at": "2026-01-01T00:00:00Z", "decided_at": "2026-01-01T00:00:00Z"}  # fmt: skip
+    events = [said | {"event_id": f"e{i}", "custom_id": f"r-{i}", "queue": f"t{i}"} for i in range(3)]
+    side.answer({"kind": "events", "reviewer": "Ada", "events": events})
+    assert sorted(sent[0]["told"]) == ["e0", "e2"]
+    assert sent[0]["refused"] == {"e1": "r-1 cannot be judged here."}
+    assert sent[0]["counts"]["decided"] == 2

@@ -9,7 +9,7 @@ from toys import events as made
 
 from arislab.errors import LakeError
 from arislab.lake import Lake
-from arislab.review import QueueDesk, journal
+from arislab.review import QueueDesk, decisions, journal
 from arislab.review.decisions import sha256
 
 
@@ -29,6 +29,14 @@ def said(desk, custom_id, decision, *, event_id=None, **more):
     } | more  # fmt: skip
 
 
+def desk_of(folder, monkeypatch, *, drawn_at=NOON, now=NOON + timedelta(hours=1), **more):
+    """A desk whose queue was drawn at a time, an hour ago."""
+    monkeypatch.setattr(decisions, "now", lambda: drawn_at)
+    desk = QueueDesk(drawn(), folder=folder, **more)
+    monkeypatch.setattr(decisions, "now", lambda: now)
+    return desk
+
+
 def ids(rows):
     return [row["custom_id"] for row in rows]
 
@@ -42,8 +50,8 @@ def test_items_are_handed_out_in_order_each_once_and_to_each_reviewer():
     assert desk.take("Ada", 9) == []
 
 
-def test_a_decision_is_completed_with_what_the_browser_is_never_told(tmp_path):
-    desk = QueueDesk(drawn(), folder=tmp_path / "nurses")
+def test_a_decision_is_completed_with_what_the_browser_is_never_told(tmp_path, monkeypatch):
+    desk = desk_of(tmp_path / "nurses", monkeypatch)
     answer = desk.decide([said(desk, "r-1", "reject", labels='["wrong facts"]')], "Ada")
     assert answer == {"reject r-1": {"revealed": {"score": 0.51, "model": "toy"}}}
     [row] = journal.read(tmp_path).to_dicts()
@@ -160,3 +168,75 @@ def test_decisions_of_two_kernels_are_folded_into_the_lake_each_once(tmp_path):
     two.decide([both, said(two, "r-1", "skip")], "Ada")
     assert journal.fold(lake.review, lake["reviews"]) == 2
     assert lake["reviews"].read().sort("custom_id")["decision"].to_list() == ["approve", "skip"]
+
+
+@pytest.mark.parametrize("decision", ["flag", "skip", "label", "undo"])
+def test_what_judges_nothing_tells_nothing_so_the_verdict_after_it_is_blind(decision):
+    log = Log()
+    desk = QueueDesk(drawn(), store=log)
+    assert desk.decide([said(desk, "r-0", decision, undoes="no event")], "Ada") == {f"{decision} r-0": {"revealed": {}}}
+    desk.decide([said(desk, "r-0", "approve")], "Ada")
+    assert [row["blind"] for row in log.rows] == [True, True]
+
+
+def test_a_verdict_that_was_taken_back_is_known_to_its_reviewer_after_a_restart_too():
+    log = Log()
+    desk = QueueDesk(drawn(), store=log)
+    desk.decide([said(desk, "r-0", "approve"), said(desk, "r-0", "undo", undoes="approve r-0")], "Ada")
+    again = QueueDesk(drawn(), store=log, reviews=log.reviews)
+    again.decide([said(desk, "r-0", "reject")], "Ada")
+    assert log.rows[-1]["blind"] is False, "score and model were told after the approval"
+
+
+def test_an_older_decision_that_comes_late_from_another_browser_does_not_beat_a_newer_one():
+    log = Log()
+    desk = QueueDesk(drawn(), store=log)
+    newer = said(desk, "r-0", "reject", stream="office", client_seq=7, decided_at=NOON + timedelta(minutes=9))
+    late = said(desk, "r-0", "approve", stream="train", client_seq=400)
+    desk.decide([newer], "Ada")
+    desk.decide([late], "Ada")
+    assert decisions.live(log.reviews)["decision"].to_list() == ["approve", "reject"]
+    back = NOON + timedelta(minutes=8)  # the clock of one browser was set back
+    desk.decide([said(desk, "r-0", "edit", edited_output="x", stream="office", client_seq=8, decided_at=back)], "Ada")
+    assert decisions.live(log.reviews)["decision"].to_list() == ["approve", "reject", "edit"]
+    resent = said(desk, "r-1", "skip", stream="office", client_seq=6, decided_at=NOON + timedelta(minutes=7))
+    desk.decide([resent], "Ada")
+    assert log.rows[-1]["seq"] == int((NOON + timedelta(minutes=7)).timestamp() * 1e6), "it was decided before these"
+
+
+def test_nothing_was_shown_before_its_queue_was_drawn_whatever_a_slow_clock_says(tmp_path, monkeypatch):
+    desk = desk_of(tmp_path / "s", monkeypatch)
+    slow = {"shown_at": NOON - timedelta(days=400), "decided_at": NOON - timedelta(days=399)}
+    desk.decide([said(desk, "r-0", "approve", **slow)], "Ada")
+    other = drawn(2, name="q2").with_columns(custom_id=pl.lit("x-") + pl.col("custom_id"))
+    QueueDesk(other, folder=tmp_path / "s").decide([said(desk, "r-1", "approve", **slow)], "Ada")
+    later = desk_of(tmp_path / "s", monkeypatch, drawn_at=NOON + timedelta(minutes=30))  # the same draw, shown again
+    later.decide([said(desk, "r-2", "approve")], "Ada")
+    rows = journal.read(tmp_path).sort("custom_id")
+    assert rows["shown_at"].to_list() == [NOON] * 3
+    assert rows["decided_at"].to_list() == [NOON, NOON, NOON + timedelta(seconds=2)]
+
+
+def test_an_undo_that_is_stored_before_its_event_takes_it_back_all_the_same():
+    desk = QueueDesk(drawn(), store=Log())
+    desk.decide([said(desk, "r-0", "undo", undoes="approve r-0")], "Ada")
+    desk.decide([said(desk, "r-0", "approve")], "Ada")
+    assert desk.counts("Ada")["left"] == 4
+    assert desk.trail("Ada") == []
+
+
+def test_the_trail_holds_what_can_be_taken_back_in_this_session_alone(tmp_path, monkeypatch):
+    reviews = made(
+        {"custom_id": "r-1", "decision": "approve", "session": "another", "queue": "q0"},
+        {"custom_id": "z-1", "decision": "approve", "session": "another"},
+        {"custom_id": "z-2", "decision": "skip", "session": "s"},
+        {"custom_id": "z-3", "decision": "skip", "session": "s", "reviewer": "Grace"},
+    )
+    desk = desk_of(tmp_path / "s", monkeypatch, reviews=reviews)
+    desk.decide([said(desk, "r-0", "reject"), said(desk, "r-3", "flag")], "Ada")
+    desk.decide([said(desk, "r-3", "undo", undoes="flag r-3")], "Ada")
+    assert [(e["custom_id"], e["decision"], e["queue"]) for e in desk.trail("Ada")] == [
+        ("r-1", "approve", "q0"), ("z-2", "skip", None), ("r-0", "reject", "q1"),
+    ]  # fmt: skip
+    assert ids([desk.row("r-2"), desk.row("r-2", "q0")]) == ["r-2", "r-2"]
+    assert desk.row("z-2") is None

@@ -16,7 +16,7 @@ from toys import FUZZ, HEADLINE, disk, notebook
 from toys import events as made
 
 from arislab import runs
-from arislab.errors import LakeError
+from arislab.errors import LakeError, ParameterError
 from arislab.lake import Lake
 from arislab.review import decisions, journal
 
@@ -213,3 +213,42 @@ def test_a_run_counts_what_people_decided_and_does_not_claim_to_have_written_it(
     assert lake["reviews"].read()["run_id"].to_list() == ["interactive"] * 3
     assert record.tables_written == {}
     assert lake.collect() == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"note": "half a character: \ud800"}, "surrogate"),
+        ({"decision": "left"}, "'left'"),
+        ({"planted": "maybe"}, "planted"),
+        ({"client_seq": 2**70}, "column"),
+        ({"client_seq": 0}, "at least 1"),
+        ({"dwell_ms": "long"}, "column"),
+        ({"custom_id": None}, "custom_id"),
+    ],
+)
+def test_what_the_table_could_never_take_is_refused_before_it_is_acknowledged(tmp_path, more, why):
+    keeping = journal.Journal(tmp_path, reviewer="Ada", session="s")
+    good = {"event_id": "e1", "custom_id": "r-1", "decision": "skip", "reviewer": "Ada"}
+    keeping.append([good])
+    with pytest.raises(ParameterError, match=why):
+        keeping.append([good | {"event_id": "e2"}, good | {"event_id": "e3"} | more])
+    assert journal.read(tmp_path)["event_id"].to_list() == ["e1"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"event_id": "e", "custom_id": "r-1", "reviewer": "Ada", "decision": "left"}',
+        b'{"event_id": "e", "custom_id": "r-1", "reviewer": "Ada", "decision": "skip", "client_seq": 1e30}',
+        b'{"event_id": "e", "custom_id": "r-1", "reviewer": "Ada", "decision": "skip", "note": "\\ud800"}',
+        b'{"event_id": "e", "custom_id": "r-1", "reviewer": "Ada", "decision": ["skip"]}',
+        b"[1, 2]",
+        b"[" * 100_000,
+    ],
+)
+def test_a_line_that_is_no_event_is_named_whatever_is_wrong_with_it(tmp_path, line):
+    good = b'{"event_id": "g", "custom_id": "r-1", "reviewer": "Ada", "decision": "skip"}'
+    (tmp_path / "one.jsonl").write_bytes(good + b"\n" + line + b"\n")
+    with pytest.raises(LakeError, match=r"line 2 of the review journal .*one\.jsonl"):
+        journal.read(tmp_path)

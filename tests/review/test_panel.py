@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import CHECKOUT, FUZZ, JSON, NOON, OUTPUT, Log, curated_rows
+from toys import CHECKOUT, FUZZ, JSON, NOON, OUTPUT, Handing, Log, curated_rows
 
 from arislab import review
 from arislab.errors import LakeError, ParameterError
@@ -281,3 +281,100 @@ def test_the_notebook_says_what_to_run_first_when_the_lake_is_empty(notebook, ro
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
     assert "`arislab run curate`" in repr(names["panel" if notebook == "review" else "explorer"])
+
+
+def handed(i, queue, **more):
+    """A row as the desk of a session hands it out: without score and model."""
+    return {"custom_id": f"r-{i}", "input": "Q", "output": f"answer {i}", "queue": queue} | more
+
+
+@pytest.mark.parametrize("backend", review.panel.BACKENDS)
+def test_a_correction_after_undo_is_of_the_original_though_its_repeat_was_handed_out(backend):
+    """Else it is stored as planted: the correction settles nothing, and nobody is told."""
+    desk = Handing([handed(0, "t0"), handed(1, "t1"), handed(0, "t2")])
+    panel = review.Panel(desk, reviewer="Ada", backend=backend, dwell_s=0)
+    panel.approve(), panel.approve()
+    assert panel.current["queue"] == "t2", "the repeat is shown, though its row was decided before"
+    panel.undo(), panel.undo()
+    panel.reject(), panel.approve(), panel.approve()
+    told = [(e["custom_id"], e["queue"], e["decision"]) for e in desk.heard]
+    assert told[2:4] == [("r-1", "t1", "undo"), ("r-0", "t0", "undo")]
+    assert told[4:] == [("r-0", "t0", "reject"), ("r-1", "t1", "approve"), ("r-0", "t2", "approve")]
+    assert panel.current is None
+
+
+def test_a_panel_asks_for_nothing_before_it_has_a_name():
+    """Else the items of a session are held for nobody, and who has a name gets none."""
+    desk = Handing([handed(0, "t0")])
+    panel = review.Panel(desk, reviewer="", backend="buttons")
+    assert panel.current is None
+    assert panel.widget
+    assert "Enter your name first" in panel._view.card.value
+    assert not panel.skip()
+    assert (desk.asked, panel.notice) == ([], ("error", "Enter your name first: every decision is signed."))
+    panel.reviewer = "Ada"
+    assert panel.current["custom_id"] == "r-0"
+    assert set(desk.asked) == {"Ada"}
+
+
+def test_what_another_kernel_handed_out_is_checked_too_before_an_edit_of_it_is_stored():
+    """Else an edit that is no JSON, or empty, gets into the training data after a restart."""
+    elsewhere = handed(7, "t7", output='{"score": 1}')
+    panel = review.Panel(Handing([handed(0, "t0")], known=[elsewhere]), reviewer="Ada", dwell_s=0)
+    late = {
+        "event_id": "e", "custom_id": "r-7", "queue": "t7", "decision": "edit", "edited_output": "not JSON",
+        "shown_sha256": review.decisions.sha256('{"score": 1}'), "undoes": None,
+    }  # fmt: skip
+    told, refused = panel.hear([late])
+    assert told == {}
+    assert "valid JSON" in refused["e"]
+    told, refused = panel.hear([late | {"queue": "t8", "event_id": "of a queue that nobody knows"}])
+    assert refused == {}, "it is kept as it came"
+
+
+def test_undo_takes_back_what_the_desk_says_and_nothing_else(log):
+    """With pairs the trail is of votes: u must never take back an approval of an output."""
+    trail = [{"event_id": "v1", "custom_id": "r-9", "decision": "skip", "queue": "t9"}]
+    desk = Handing([handed(0, "t0")], known=[handed(9, "t9")], trail=trail)
+    panel = review.Panel(desk, reviewer="Ada", dwell_s=0)
+    assert panel.undo()
+    assert panel.current["custom_id"] == "r-9"
+    assert [(e["decision"], e["undoes"], e["queue"]) for e in desk.heard] == [("undo", "v1", "t9")]
+    assert not panel.undo()
+    assert "nothing of yours" in panel.notice[1]
+
+
+def test_the_buttons_show_what_a_session_hands_out_and_say_that_pairs_need_the_keys():
+    panel = review.Panel(Handing([handed(0, "t0")]), reviewer="Ada", backend="buttons")
+    assert panel.widget
+    assert "answer 0" in panel._view.card.value
+    assert "quality" not in panel._view.card.value
+    panel.buttons["edit"].click()
+    assert panel._view.text.value == "answer 0"
+    pair = {"kind": "pair", "custom_id": "p", "input": "Q", "left": "L", "right": "R", "shown_sha256": "a digest"}
+    with pytest.raises(ParameterError, match="backend='keys'"):
+        review.Panel(Handing([pair]), reviewer="Ada", backend="buttons")
+    desk = Handing([pair])
+    assert review.Panel(desk, reviewer="Ada").skip()
+    assert desk.heard[0]["shown_sha256"] == "a digest"
+
+
+@pytest.mark.parametrize(
+    ("row", "decision"), [(handed(0, "t0"), "left"), ({"kind": "pair", "output": None}, "approve")]
+)
+def test_a_decision_of_the_other_kind_is_refused_and_holds_no_other_up(row, decision):
+    desk = Handing([handed(0, "t0") | row])
+    panel = review.Panel(desk, reviewer="Ada", dwell_s=0)
+    said = {"event_id": "e", "custom_id": "r-0", "queue": "t0", "decision": decision, "undoes": None}
+    told, refused = panel.hear([said, said | {"event_id": "s", "decision": "skip"}])
+    assert [*told] == ["s"]
+    assert decision in refused["e"]
+
+
+def test_an_undo_that_comes_before_its_event_takes_it_back_all_the_same():
+    panel = review.Panel(Handing([handed(0, "t0")]), reviewer="Ada", dwell_s=0)
+    said = {"event_id": "e", "custom_id": "r-0", "queue": "t0", "decision": "skip", "undoes": None}
+    panel.hear([said | {"event_id": "u", "decision": "undo", "undoes": "e"}])
+    panel.hear([said])
+    assert panel.current["custom_id"] == "r-0"
+    assert panel.trail(9) == []
