@@ -101,11 +101,12 @@ class Journal:
     def _made(self) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)
         name = f"{hashlib.sha256(self.reviewer.encode()).hexdigest()[:8]}-{secrets.token_hex(8)}"
-        part = self.folder / f".{name}.part"
+        path = self.folder / f"{name}.jsonl"
+        part = files.beside(path)
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            part.rename(self.folder / f"{name}.jsonl")  # locked before anyone can find and remove it
+            part.rename(path)  # locked before anyone can find and remove it
             files.sync(self.folder)
         except OSError:
             os.close(descriptor)

@@ -24,7 +24,7 @@ def written(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: The file cannot be written.
     """
-    part = _beside(path)
+    part = beside(path)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # exclusive: not through a link either
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -48,7 +48,7 @@ def made(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be made, or there is such a folder already, and something in it.
     """
-    part = _beside(folder)
+    part = beside(folder)
     part.mkdir(parents=True)
     try:
         yield part
@@ -76,8 +76,11 @@ def publish(part: Path, folder: Path) -> None:
         raise
 
 
-def _beside(path: Path) -> Path:
-    """A name in the same folder, so that a rename stays within one file system; cut, as names end at 255 bytes."""
+def beside(path: Path) -> Path:
+    """Return a name in the same folder for what will be renamed to this one: a rename stays within one file system.
+
+    It is cut, as names end at 255 bytes.
+    """
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.part")
 
 

@@ -179,6 +179,7 @@ def test_edited_answers_are_labels_of_what_they_were_and_kept_as_they_are(root):
     assert panel.edit("please 1 gives 1!!!!!!!!!")
     while panel.current is not None:
         assert panel.approve()
+    Lake(root / "data" / "lake").collect()
     after = curated(root)
     told = dict(after["labels"].frame.select("custom_id", "good").rows())
     assert (told.pop(edited), set(told.values())) == (False, {True})
