@@ -46,7 +46,8 @@ def review(
     _check_free(known.port)
     for name in known.tokens:
         print_secret(f"{name}{' (lead)' if name == known.lead else ''}: {known.url(name)}")
-    print("Ctrl-C ends it.", file=sys.stderr)
+    print("Ctrl-C ends it.")
+    sys.stdout.flush()  # before this process becomes another program
     for name, folder in (("JUPYTER_PATH", _SHARE), ("JUPYTER_CONFIG_PATH", _SHARE / "config")):
         os.environ[name] = os.pathsep.join([str(folder), *filter(None, [os.environ.get(name)])])
     os.environ["ARISLAB_ROOT"] = str(paths.root())

@@ -97,7 +97,6 @@ def identifier(name: str) -> str:
 def print_secret(text: str) -> None:
     """Print a line that holds a secret, for whoever reads the terminal; only what steers it is taken out."""
     sys.stdout.write(terminal(text) + "\n")
-    sys.stdout.flush()  # the command may become another program
 
 
 def print(*values: object, sep: str = " ", end: str = "\n", file: TextIO | None = None) -> None:
