@@ -5,14 +5,17 @@ import multiprocessing
 import os
 import signal
 
+import polars as pl
+
 from arislab import review
 from arislab.errors import ArislabError
 from arislab.review import core, journal
 
 
-def serve(connection, folder, queue, fault):
+def serve(connection, folder, queue, known, fault):
     """Store what a browser says and acknowledge it, until the fault comes: at the third message."""
-    desk = review.QueueDesk(queue, reviews=journal.read(folder), folder=folder)
+    reviews = pl.concat([known, journal.read(folder)]).unique("event_id", maintain_order=True)
+    desk = review.QueueDesk(queue, reviews=reviews, folder=folder)
     panel, at, write = review.Panel(desk, reviewer="Ada"), 0, os.write
     while True:
         said, at = connection.recv(), at + 1
@@ -42,10 +45,11 @@ class Kernel:
         self.context, self.folder, self.queue = multiprocessing.get_context("spawn"), folder, queue
         self.process = None
 
-    def start(self, fault=""):
+    def start(self, known, fault=""):
+        """Begin anew, as a notebook does that is run again: with all that the table knows."""
         self.end()
         self.here, there = self.context.Pipe()
-        self.process = self.context.Process(target=serve, args=(there, self.folder, self.queue, fault))
+        self.process = self.context.Process(target=serve, args=(there, self.folder, self.queue, known, fault))
         self.process.start()
         there.close()
 
