@@ -37,7 +37,7 @@ def edit_patterns(judged: pl.DataFrame, *, least: int = 2) -> pl.DataFrame:
 
     Returns:
         change (deleted, inserted, replaced), where (start, within, end of the text, or the field of a JSON object),
-        text (normal form of what was changed; of a replacement ``before → after``; empty: the field, whatever it held),
+        text (normal form of what was changed; of a replacement ``before → after``; empty: the field itself),
         n (edits with it), n_edits (all edits), share (n / n_edits), custom_ids (of up to five of them).
     """
     edits = judged.filter("holds", pl.col("original_output").is_not_null()).sort("custom_id")

@@ -247,14 +247,9 @@ class Leases:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """One process at a time, and all of it or nothing."""
-        with self._said(), self._lock:
+        with self._said(), self._lock, self._db:  # which commits, or rolls back where something was raised
             self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+            yield
 
     @contextlib.contextmanager
     def _said(self) -> Iterator[None]:

@@ -457,6 +457,6 @@ def _desk(
         )
     if decide is None:
         raise ParameterError(
-            "nobody stores the decisions on these rows: give decide=…, or review.QueueDesk(queue, folder=…) instead."
+            "nobody stores what is decided here: give decide=…, or review.QueueDesk(queue, folder=…) instead."
         )
     return QueueDesk(queue, reviews=reviews, store=decide, name=sha256("\n".join(queue["custom_id"]))[:12])

@@ -246,7 +246,7 @@ class Session:
             reviewer: Who decided.
 
         Returns:
-            event_id to {"revealed": {"score": …, "model": …, "others": [decisions of other people]}}; after a decision
+            event_id to {"revealed": {"score": …, "model": …, "others": [their decisions]}}; after a decision
             that is no verdict nothing is revealed.
 
         Raises:
