@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def code(folder: Path) -> tuple[dict[str, Any], bytes]:
     """Return the state of the git checkout around a folder, and the uncommitted changes as a binary diff.
 
-    Source files that git does not know yet are part of the diff, as new ones. Without git or a commit the state says so
-    with nulls.
+    Source files that git does not know yet are part of the diff, as new ones; a virtual environment is none of them
+    (env.lock names what is in it). Without git or a commit the state says so with nulls.
     """
     checkout = git.checkout_of(folder)
     if checkout is None:
@@ -34,7 +34,11 @@ def code(folder: Path) -> tuple[dict[str, Any], bytes]:
     diff = git.output(checkout, "diff", "HEAD", "--binary", "--no-color", "--no-ext-diff") or b""
     kinds = ["*.py", "*.ipynb", "arislab/*"]
     listed = git.output(checkout, "ls-files", "-z", "--others", "--exclude-standard", "--", *kinds) or b""
-    untracked = sorted(name.decode() for name in listed.split(b"\0") if name)
+    names = sorted(name.decode() for name in listed.split(b"\0") if name)
+    environments = {
+        folder for folder in {f for n in names for f in Path(n).parents} if _is_environment(checkout, folder)
+    }
+    untracked = [name for name in names if environments.isdisjoint(Path(name).parents)]
     for name in untracked:
         new = ["diff", "--no-index", "--binary", "--no-color", "--no-ext-diff", "/dev/null", name]
         # 1: they differ, as any file does from /dev/null
@@ -49,6 +53,10 @@ def code(folder: Path) -> tuple[dict[str, Any], bytes]:
         "untracked": untracked,
     }
     return state, diff
+
+
+def _is_environment(checkout: Path, folder: Path) -> bool:
+    return (checkout / folder / "pyvenv.cfg").is_file()
 
 
 def package() -> dict[str, Any]:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from toys import CHECKOUT, PARAMETERS, ran
+from toys import CHECKOUT, PARAMETERS, git, ran
 
 from arislab import runs
 from arislab.errors import PrerequisiteError
@@ -36,3 +36,21 @@ def test_a_task_file_that_is_no_text_is_refused_before_anything_is_made(root, to
     with pytest.raises(PrerequisiteError, match=r"task file shout\.py cannot be read: UnicodeDecodeError.*in UTF-8"):
         runs.execute("curate", root=root, notebooks=notebooks)
     assert not (root / "papermill_runs").exists()
+
+
+def test_a_virtual_environment_in_a_checkout_is_no_code_of_it_whatever_it_is_called(tmp_path):
+    git(tmp_path, "init", "-q")
+    for name in (
+        "env/lib/python3.11/site-packages/polars/frame.py",
+        "tools/v/bin/activate_this.py",
+        "notebooks/mine.py",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.write_text("SECRET = 1\n" if "mine" not in name else "MINE = 1\n")
+    for folder in ("env", "tools/v"):
+        (tmp_path / folder / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    state, diff = provenance.code(tmp_path)
+    assert state["untracked"] == ["notebooks/mine.py"]
+    assert b"+MINE = 1" in diff
+    assert b"SECRET" not in diff
