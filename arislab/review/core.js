@@ -31,14 +31,14 @@ function makeOutbox(prefix) {
   const waiting = new Map(), earlier = [];
   let store = null, isFull = false, last = 0;
   try {
-    window.localStorage.setItem(prefix + "try", "1");
-    window.localStorage.removeItem(prefix + "try");
-    store = window.localStorage;
-  } catch { /* denied, or full */ }
+    localStorage.setItem(prefix + "try", "1");
+    localStorage.removeItem(prefix + "try");
+    store = localStorage;
+  } catch { /* denied */ }
   for (let i = 0; store && i < store.length; i++) {
     const key = store.key(i);
     if (!key.startsWith(prefix + "event:")) continue;
-    try { earlier.push(JSON.parse(store.getItem(key))); } catch { /* not written by this panel */ }
+    try { earlier.push(JSON.parse(store.getItem(key))); } catch { /* not by this panel */ }
   }
   const wait = (event, since) => waiting.set(event.event_id, { event, since, sent: -Infinity, tries: 0 });
   earlier.sort((a, b) => a.client_seq - b.client_seq).forEach((event) => wait({ id: event.custom_id, ...event }, -Infinity));
@@ -610,12 +610,13 @@ function render({ model, el }) {
     const before = rows.get(current);
     if (!box || reviewer !== message.reviewer) {
       reviewer = message.reviewer;
-      const prefix = ["arislab", about.lake, about.session, ""].map(encodeURIComponent).join(":");
-      const before = makeOutbox(prefix).read("name");
-      box = boxes.get(reviewer) ?? makeOutbox(`${prefix}${encodeURIComponent(reviewer)}:`);
-      boxes.set(reviewer, box);
-      if (reviewer) makeOutbox(prefix).keep("name", reviewer); // what is unsaved waits under it
-      else if (before) send({ kind: "name", name: before });
+      const prefix = (name) => ["arislab", about.lake, about.session, name, ""].map(encodeURIComponent).join(":");
+      const own = (name) => boxes.get(name) ?? boxes.set(name, makeOutbox(prefix(name))).get(name);
+      const known = own("").read("name") ?? "";
+      own(known); // or "all saved" is said before the name comes
+      box = own(reviewer);
+      if (reviewer) own("").keep("name", reviewer); // unsaved waits under it
+      else if (known) send({ kind: "name", name: known });
     }
     rows.clear();
     order = [];
@@ -720,7 +721,7 @@ function render({ model, el }) {
   return () => {
     clearInterval(clock);
     model.off("msg:custom", onMessage);
-    window.removeEventListener("beforeunload", onLeave);
+    removeEventListener("beforeunload", onLeave);
     document.removeEventListener("visibilitychange", onHide);
   };
 }

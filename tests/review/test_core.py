@@ -473,6 +473,16 @@ def test_a_name_is_asked_for_before_the_first_decision_and_changes_whose_items_a
     assert len(log.rows) == 1
 
 
+WATCHED = """
+window.said = [];
+new MutationObserver(() => {
+  const text = document.querySelector(".arislab-saved")?.textContent;
+  if (text && text !== window.said.at(-1)) window.said.push(text);
+}).observe(document, { subtree: true, childList: true, characterData: true });
+"""
+"""Notes what is said of storing, each change of it."""
+
+
 def test_a_browser_remembers_the_name_under_which_something_may_be_unsaved(page):
     log = Log()
     opened(page, panel_of(outputs(3), log)).focus()
@@ -480,9 +490,11 @@ def test_a_browser_remembers_the_name_under_which_something_may_be_unsaved(page)
     press(page, "a")
     later = review.Panel(outputs(3), reviewer="", decide=log, dwell_s=0)
     assert later.reviewer == ""
+    page.add_init_script(WATCHED)
     opened(page, later)
     page.wait_for_function("document.querySelector('.arislab-saved').textContent === 'all saved'")
     page.wait_for_function("document.querySelector('.arislab-output pre').textContent.includes('answer 1')")
+    assert page.evaluate("window.said")[0] == "1 unsaved, kept in this browser", "not before its name is known"
     assert (later.reviewer, later.widget.children[0].value) == ("Ada", "Ada")
     assert [(row["reviewer"], row["custom_id"]) for row in log.rows] == [("Ada", "r-0")]
 
@@ -566,7 +578,8 @@ def test_an_entry_that_is_no_decision_leaves_the_outbox_and_holds_no_other_up(pa
     opened(page, panel).focus()
     page.evaluate(
         """() => {
-          const prefix = Object.keys(localStorage).find((key) => key.endsWith(":stream")).replace(/stream$/, "event:");
+          const stream = Object.keys(localStorage).find((key) => key.endsWith(":Ada:stream"));
+          const prefix = stream.replace(/stream$/, "event:");
           localStorage.setItem(prefix + "old", JSON.stringify({ event_id: "old", custom_id: "r-0", client_seq: 1 }));
           localStorage.setItem(prefix + "odd", JSON.stringify({ event_id: "odd" }));
         }"""
