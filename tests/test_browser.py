@@ -1,66 +1,24 @@
-"""Notebooks in a real browser: JupyterLab on loopback, driven through Debian's Chromium.
+"""Notebooks in a real browser: JupyterLab on loopback, driven through Debian's Chromium."""
 
-`open_lab` and `run_all` serve every test of a notebook in a browser. Screenshots go to $ARISLAB_SCREENSHOTS, else to
-the test's folder.
-"""
-
-import importlib.util
 import json
 import os
 import random
-import secrets
-import shutil
 import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
+import labs
 import pytest
+from labs import CELLS, IN_KERNEL, MISSING, OUTPUT, TASK, WIDE, opened_review, run_all, screenshot, wait_until
 from toys import HEADLINE, need, notebook
 
 from arislab import curate, review, runs
 from arislab.lake import Lake
 from arislab.records import find as records
 from arislab.runs import trust, verify
-from arislab.task import load
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 import explore_brush
-
-CHECKOUT = Path(__file__).resolve().parent.parent
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-PATIENCE_MS = 60_000
-MISSING = [
-    what
-    for what, is_there in (
-        ("Chromium", CHROMIUM),
-        ("JupyterLab", importlib.util.find_spec("jupyterlab")),
-        ("playwright", importlib.util.find_spec("playwright")),
-    )
-    if not is_there
-]
-TASK = load("candidate_evaluation")
-INPUT = """Title: Registered Nurse
-Experience: 7 years
-Skills: Triage, Rostering, Mentoring
-Role: Ward manager
-Needs: Triage yes, Budgeting no
-Minimum: 4 years"""
-HOSTILE = '<img src="x" onerror="window.pwned = 1"><script>window.pwned = 1</script>\u202e'
-OUTPUT = {
-    "strengths": ["worked 7 years as a registered nurse", "led a ward of 24 beds"],
-    "concerns": ["no experience with <b>electronic</b> records", HOSTILE],
-    "summary": "A seasoned nurse with steady leadership; the move to a digital ward needs training.",
-    "score": 0.82,
-    "recommendation": "hire",
-}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -68,200 +26,11 @@ def promised():
     need("browser", present=not MISSING, why=f"there is no {' and no '.join(MISSING)}")
 
 
-@dataclass
-class Lab:
-    """A running JupyterLab and one page of a browser."""
-
-    root: Path
-    url: str
-    token: str
-    page: object
-    strayed: list
-    """Requests of the page that would have left this machine."""
-
-    def get(self, path):
-        request = urllib.request.Request(f"{self.url}/{path}", headers={"Authorization": f"token {self.token}"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-
-    def kernel_pid(self, notebook):
-        """Process of the notebook's kernel: the child of the server whose connection file names the kernel."""
-        [kernel] = [s["kernel"]["id"] for s in self.get("api/sessions") if s["path"].endswith(notebook)]
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit() and kernel.encode() in _cmdline(folder):
-                return int(folder.name)
-        raise AssertionError(f"no process of kernel {kernel}")
-
-
-def _cmdline(folder):
-    try:
-        return (folder / "cmdline").read_bytes()
-    except OSError:  # it ended between the two looks
-        return b""
-
-
 @pytest.fixture(scope="module")
-def lab_root(tmp_path_factory):
-    """A root with the notebooks and a lake of six curated rows."""
-    root = tmp_path_factory.mktemp("lab")
-    shutil.copytree(
-        CHECKOUT / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
-    )
-    facts = {"company": "Northside Hospital", "title": "Ward manager", "category": "Healthcare", "use_case": "general"}
-    rows = [
-        {
-            "id": f"r-{i:040x}", "custom_id": f"r-{i:040x}", "candidate_id": f"s1-{i:06d}", "task": TASK.name,
-            "input": f"Number: {i}\n{INPUT}",
-            "messages": json.dumps([{"role": "user", "content": f"Number: {i}\n{INPUT}"}]),
-            "output": json.dumps(OUTPUT), "quality_score": 0.6 + i / 20, "needs_review": True,
-            "approved": False,
-            "metadata": json.dumps(facts | {"difficulty": 0.35}), "split": "train",
-        }
-        for i in range(6)
-    ]  # fmt: skip
-    curated, lake = pl.DataFrame(rows), Lake(root / "data" / "lake")
-    lake["training_data_curated"].append(curated)
-    profile = {
-        "title": "Registered Nurse",
-        "years": 7,
-        "skills": ["Triage"],
-        "role": "Ward manager",
-        "needs": ["Triage"],
-        "min_years": 4,
-    }
-    people = curated.select("candidate_id", "split", group_id="candidate_id", profile=pl.lit(json.dumps(profile)))
-    lake["candidates"].append(
-        people.with_columns(category=pl.Series(["Healthcare", "Management"] * 3), use_case=pl.lit("general"))
-    )
-    lake["training_data_scored"].append(
-        curated.select(
-            "custom_id", "candidate_id", "task", quality="quality_score", score_grounded="quality_score"
-        ).with_columns(scorer_version=pl.lit(TASK.version))
-    )
-    lake["training_data_raw"].append(
-        curated.select("custom_id", "candidate_id", "task", "input", "messages", llm_output="output").with_columns(
-            status=pl.lit("ok"), model=pl.Series(["toy", HOSTILE] * 3)
-        )
-    )
-    return root
-
-
-@pytest.fixture(scope="module")
-def open_lab(lab_root, tmp_path_factory):
-    """Start JupyterLab and Chromium once for this file; stop both, and all kernels, at the end."""
-    from playwright.sync_api import sync_playwright
-
-    home, token = tmp_path_factory.mktemp("jupyter"), secrets.token_hex(16)
-    for folder in ("config/labconfig", "data", "runtime", "settings", "workspaces", "ipython"):
-        (home / folder).mkdir(parents=True)
-    quiet = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
-    (home / "config/labconfig/page_config.json").write_text(json.dumps(quiet))
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "ARISLAB_RUN"))} | {
-        "ARISLAB_ROOT": str(lab_root),
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        "IPYTHONDIR": str(home / "ipython"),
-        "JUPYTER_TOKEN": token,
-    }
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
-        "--ServerApp.port_retries=0",
-        f"--ServerApp.root_dir={lab_root}", "--allow-root", "--LabApp.extension_manager=readonly",
-        "--LabApp.news_url=", "--LabApp.expose_app_in_browser=True",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--ServerApp.terminals_enabled=False",
-    ]  # fmt: skip
-    log = (home / "server.log").open("wb")
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=lab_root)
-    try:
-        _wait_until(lambda: server.poll() is not None or _answers(url, token))
-        assert server.poll() is None, (home / "server.log").read_text()
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=CHROMIUM,
-                args=[
-                    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic",
-                    "--disable-background-networking",
-                    "--disable-component-update", "--disable-sync", "--no-first-run",
-                    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-                ],
-            )  # fmt: skip
-            page = browser.new_page(viewport={"width": 1440, "height": 1000})
-            page.set_default_timeout(PATIENCE_MS)
-            strayed = []
-            page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else strayed.append(r.url))
-            lab = Lab(lab_root, url, token, page, strayed)
-            page.goto(f"{url}/lab?token={token}")
-            page.wait_for_selector("#jp-main-dock-panel")
-            yield lab
-            browser.close()
-    finally:
-        server.send_signal(signal.SIGTERM)  # stops its kernels too
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        log.close()
-
-
-def _answers(url, token):
-    try:
-        return urllib.request.urlopen(f"{url}/api/status?token={token}", timeout=5).status == 200
-    except OSError:
-        return False
-
-
-def _wait_until(true, *, seconds=60):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.1)
-
-
-def run_all(lab, notebook):
-    """Open a notebook in the page, run all its cells, and return when the last one is done and none failed."""
-    page = lab.page
-    page.goto(f"{lab.url}/lab/workspaces/{Path(notebook).stem}/tree/{notebook}?token={lab.token}")
-    page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-    page.evaluate("jupyterapp.shell.currentWidget.sessionContext.ready")
-    page.evaluate("jupyterapp.commands.execute('runmenu:run-all')")  # resolves when the last cell is done
-    cells = page.evaluate("jupyterapp.shell.currentWidget.content.model.toJSON().cells")
-    code = [c for c in cells if c["cell_type"] == "code"]
-    errors = [o for c in code for o in c["outputs"] if o["output_type"] == "error"]
-    assert not errors, errors
-    assert all(c["execution_count"] for c in code)
-
-
-def screenshot(lab, name, tmp_path, target=None):
-    folder = Path(os.environ.get("ARISLAB_SCREENSHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-    (target or lab.page).screenshot(path=folder / f"{name}.png")
-
-
-CELLS = "jupyterapp.shell.currentWidget.content.model.toJSON().cells.map((c) => [c.cell_type, c.source].flat().join())"
-WIDE = """e => [...e.querySelectorAll(':not(.arislab-chips *)')].filter(x => x.getBoundingClientRect().right >
-  e.getBoundingClientRect().right + 1).map(x => x.className)"""
-
-
-def opened_review(lab, name):
-    """Run the notebook of review and sign with a name."""
-    run_all(lab, "notebooks/review.ipynb")
-    panel = lab.page.locator(".arislab-core")
-    panel.wait_for()
-    panel.locator(".arislab-counts", has_text="left").wait_for()
-    if name:
-        lab.page.get_by_label("Reviewer").fill(name)
-        lab.page.get_by_label("Reviewer").press("Enter")
-    panel.get_by_text("all saved").wait_for()
-    return panel
+def open_lab(tmp_path_factory):
+    """One JupyterLab and one page for all tests of this file, on a lake of six curated rows."""
+    with labs.opened(labs.filled(tmp_path_factory.mktemp("lab")), tmp_path_factory.mktemp("jupyter")) as lab:
+        yield lab
 
 
 @pytest.mark.browser
@@ -327,43 +96,6 @@ def test_decisions_made_by_clicks_and_keys_are_in_the_lake_after_the_kernel_is_k
     assert not lab.strayed, lab.strayed
 
 
-@pytest.mark.browser
-@pytest.mark.slow
-def test_a_kernel_killed_while_somebody_decides_loses_nothing_and_stores_nothing_twice(open_lab, tmp_path):
-    """Flags, which settle nothing: other tests decide on the same rows."""
-    lab, page = open_lab, open_lab.page
-    lake = Lake(lab.root / "data" / "lake")
-    panel, n_sent = opened_review(lab, "Grace Hopper"), 0
-    for _ in range(2):
-        panel.focus()
-        for n in range(12):
-            page.wait_for_timeout(30)
-            page.keyboard.press("f")
-            if n == 6:
-                os.kill(lab.kernel_pid("review.ipynb"), signal.SIGKILL)
-        n_sent += 12
-        panel.locator(".arislab-saved", has_text="unsaved, kept in this browser").wait_for()
-        screenshot(lab, "review-4-unsaved", tmp_path, panel)
-        page.once("dialog", lambda dialog: dialog.accept())  # the page asks before it is left
-        panel = opened_review(lab, "")  # the browser knows the name
-    lake.collect()
-    stored = lake["reviews"].read(where={"reviewer": "Grace Hopper"}).sort("seq")
-    assert stored["decision"].to_list() == ["flag"] * n_sent
-    assert stored["client_seq"].to_list() == list(range(1, n_sent + 1))
-    page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
-    page.wait_for_selector('body[data-jp-theme-light="false"]', state="attached")
-    page.wait_for_timeout(500)
-    screenshot(lab, "review-5-dark", tmp_path, panel)
-    page.set_viewport_size({"width": 640, "height": 1000})
-    page.wait_for_timeout(500)
-    assert panel.evaluate(WIDE) == [], "something sticks out of the panel"
-    screenshot(lab, "review-6-narrow", tmp_path, panel)
-    page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Light' })")
-    page.wait_for_selector('body[data-jp-theme-light="true"]', state="attached")
-    page.set_viewport_size({"width": 1440, "height": 1000})
-    assert not lab.strayed, lab.strayed
-
-
 SHOWN = """
 import sys
 from IPython.display import HTML, Image, JSON, display
@@ -396,19 +128,10 @@ def test_a_record_that_was_opened_and_saved_untouched_is_still_verified(open_lab
         "jupyterapp.shell.currentWidget.context.model.dirty"
     )  # by the kernel's name; autosave goes by it
     page.evaluate("jupyterapp.commands.execute('docmanager:save')")
-    _wait_until(lambda: path.read_bytes() != before)
+    wait_until(lambda: path.read_bytes() != before)
     assert verify.check_files(recorded).findings == []
     assert trust.foreign(recorded) is None
     assert not lab.strayed, lab.strayed
-
-
-IN_KERNEL = """code => new Promise(done => {
-  let printed = "";
-  const asked = jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({ code });
-  asked.onIOPub = message => { printed += message.content.text ?? message.content.evalue ?? ""; };
-  asked.done.then(() => done(printed.trim()));
-})"""
-"""Runs code beside the notebook; returns what it prints."""
 
 
 @pytest.mark.browser
