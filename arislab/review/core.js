@@ -188,14 +188,13 @@ function render({ model, el }) {
     on(buttons[name], "click", ACTIONS[name] ?? (() => settle(name)));
   }
 
-  // what stands where
-
   const focus = () => root.focus({ preventScroll: true });
   const now = () => performance.now();
   const row = () => rows.get(current);
   const isOpen = (id) => !decided.has(id);
   const nOpen = () => order.filter(isOpen).length;
   const send = (message) => { try { model.send(message); } catch { /* no kernel: the outbox says so */ } };
+  function hello() { asked = now(); send({ kind: "hello" }); }
   function markOf(id) {
     if (!marks.has(id)) marks.set(id, { labels: new Set(), ratings: {}, category: null, note: "" });
     return marks.get(id);
@@ -266,7 +265,7 @@ function render({ model, el }) {
     flush();
     return event;
   }
-  function apply(event) { // to what this page knows
+  function apply(event) {
     const { id } = event, before = decided.get(id);
     if (event.decision === "undo") trail = trail.filter((one) => one.event_id !== event.undoes);
     else trail.push(event);
@@ -306,7 +305,7 @@ function render({ model, el }) {
     if (rows.has(id)) show(id);
     else want(id);
     say(`Took back: ${last.decision}.`);
-    if (!trail.length) send({ kind: "hello" }); // there may be earlier ones than the browser was told
+    if (!trail.length) hello(); // there may be earlier ones than the browser was told
   }
   function want(id) {
     wanted = id;
@@ -703,7 +702,7 @@ function render({ model, el }) {
   const onMessage = (message) => (box || message.kind === "state") && HEARD[message.kind]?.(message);
   model.on("msg:custom", onMessage);
   const clock = setInterval(() => {
-    if (!box) { send({ kind: "hello" }); return; }
+    if (!box) { if (now() - asked > PATIENCE) hello(); return; }
     flush();
     ask();
   }, 1000);
@@ -716,7 +715,7 @@ function render({ model, el }) {
   say(texts.waiting);
   paintMode();
   paintMarks();
-  send({ kind: "hello" });
+  hello();
   if (document.activeElement === document.body) focus();
   return () => {
     clearInterval(clock);

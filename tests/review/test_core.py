@@ -511,6 +511,14 @@ def test_fresh_items_come_before_the_last_is_decided_and_the_browser_holds_few(p
     assert [name for name, _ in summary(log)] == [f"r-{i}" for i in range(120)]
 
 
+def test_a_kernel_that_is_busy_is_greeted_now_and_then_or_it_answers_each_greeting_with_all_there_is(page):
+    page.clock.install()
+    page.add_init_script("Object.defineProperty(window, 'isDead', { get: () => true, set() {} })")
+    opened(page, panel_of(outputs(3)))
+    page.clock.run_for(60_000)
+    assert 15 <= page.evaluate("window.sent.filter((m) => m.kind === 'hello').length") <= 21
+
+
 def handed(i, queue):
     """A row as the desk of a session hands it out."""
     return {"custom_id": f"r-{i}", "input": "Q", "output": f"answer {i} is a good one", "queue": queue}

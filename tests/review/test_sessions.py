@@ -216,17 +216,18 @@ def work(folder, names, each):
         return dict(zip(names, pool.map(one, names), strict=True))
 
 
-def test_processes_at_once_hand_out_nothing_beyond_its_k_and_lose_nothing(tmp_path):
-    sessions.start(tmp_path / "nurses", queue(90), sessions.Settings(seed=1, overlap=0.2, gold=0, repeats=0))
-    handed = work(tmp_path / "nurses", ["Ada", "Grace", "Alan"], 40)
-    assert [len(names) for names in handed.values()] == [len(set(names)) for names in handed.values()]
-    assert sum(map(len, handed.values())) == journal.read(tmp_path / "nurses").height
-    rest = sessions.Session(tmp_path / "nurses")  # an item that only they could judge who had ended by then
-    for name in [*handed, "Edsger"]:
+def test_eight_at_once_with_500_each_are_handed_nothing_beyond_its_k_and_lose_nothing(tmp_path):
+    sessions.start(tmp_path / "nurses", queue(3_400), sessions.Settings(seed=1, overlap=0.2, gold=0, repeats=0))
+    names = ["Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald", "Radia", "Tony"]
+    handed = work(tmp_path / "nurses", names, 500)
+    assert {name: (len(ids), len(set(ids))) for name, ids in handed.items()} == dict.fromkeys(names, (500, 500))
+    assert journal.read(tmp_path / "nurses").height == 4_000
+    rest = sessions.Session(tmp_path / "nurses")
+    for name in [*names, "Leslie"]:
         rest.decide([said(row) for row in rest.take(name, 99)], name)
     events = journal.read(tmp_path / "nurses")
-    assert events.height == 108
-    assert sorted(events.group_by("custom_id").len()["len"]) == [1] * 72 + [2] * 18
+    assert events.height == 4_080
+    assert sorted(events.group_by("custom_id").len()["len"]) == [1] * 2_720 + [2] * 680
 
 
 # ---- what is taken back, comes late or comes twice -------------------------------------------------------------------
