@@ -1,6 +1,6 @@
-// The review panel in the browser: 50 items ahead, one key a decision.
+// The review panel in the browser: a key a decision.
 //
-// A decision goes into the outbox (localStorage, one entry an event), then to the kernel, and leaves the outbox when the
+// A decision goes into the outbox (localStorage, one entry an event), then to the kernel, and leaves it when the
 // kernel says that it is on its disk; until then it is sent again, by this page or the next. Texts of others come in
 // parts and pass through textContent alone; formatted text comes as a tree of elements that the kernel chose.
 
@@ -22,10 +22,10 @@ function tell(node, attributes) {
 }
 
 const eventName = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
-const count = (n, word) => n.toLocaleString("en-US") + " " + word;
+const digits = new Intl.NumberFormat("en-US"), count = (n, word) => digits.format(n) + " " + word;
 const plain = (parts) => parts.map(([text, isMark]) => (isMark ? String.fromCodePoint(parseInt(text.slice(2), 16)) : text)).join("");
 
-// ---- what is not acknowledged yet
+// ---- the outbox
 
 function makeOutbox(prefix) {
   const waiting = new Map(), earlier = [];
@@ -70,7 +70,7 @@ function makeOutbox(prefix) {
   };
 }
 
-// ---- texts on the screen
+// ---- texts
 
 function put(node, parts, isJson) {
   node.textContent = "";
@@ -240,7 +240,7 @@ function render({ model, el }) {
     paint();
   }
 
-  // what a reviewer can do
+  // actions
 
   function ready() {
     if (!reviewer) say(texts.name, true);
@@ -305,7 +305,7 @@ function render({ model, el }) {
     if (rows.has(id)) show(id);
     else want(id);
     say(`Took back: ${last.decision}.`);
-    if (!trail.length) hello(); // there may be earlier ones than the browser was told
+    if (!trail.length) hello(); // the browser may not know earlier ones
   }
   function want(id) {
     wanted = id;
@@ -468,7 +468,6 @@ function render({ model, el }) {
       if (own) make(chips, "span", "own", `you: ${own.decision}`);
       for (const [name, { text, small }] of Object.entries(panes)) {
         put(text, item[name] ?? [], name === "output" && item.form === "JSON");
-        text.scrollTop = 0;
         small.textContent = name === "output" ? item.form : "";
       }
     } else if (mode !== "wait") {
@@ -478,6 +477,7 @@ function render({ model, el }) {
     paintMarks();
     if (/search|category/.test(extra)) extra = "";
     paintExtra();
+    for (const { text } of Object.values(panes)) text.scrollTop = 0; // forces a layout
   }
   function paintTop() {
     bar.style.width = `${(100 * (counts.total - counts.left)) / Math.max(counts.total, 1)}%`;
