@@ -10,8 +10,10 @@ person the latest vote about a pair counts. This module does not know where pair
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -21,16 +23,18 @@ from arislab import task as tasks
 from arislab.batch import canonical, protocol
 from arislab.curate import subsets
 from arislab.curate.curated import messages_of
-from arislab.errors import ParameterError, closest
+from arislab.errors import LakeError, ParameterError, closest
+from arislab.review import journal
 from arislab.review.decisions import sha256
+from arislab.review.journal import Journal
+from arislab.review.leases import Leases
+from arislab.review.streams import Streams
+from arislab.review.votes import SCHEMA as EVENTS
+from arislab.review.votes import VOTES
 from arislab.stats.agreement import coefficients
 from arislab.task import Task
 
-VOTES = ("left", "right", "tie", "skip", "flag", "undo")
-"""What an event of ``arm_votes`` may be: a side is better, neither is; skip and flag say nothing of them;
-undo takes one back."""
 _NAMES = pl.List(pl.String)
-_TIME = pl.Datetime("us", "UTC")
 PAIRS: dict[str, Any] = {
     **dict.fromkeys(("pair_id", "task", "split", "candidate_id", "group_id", "arm", "baseline"), pl.String),
     **dict.fromkeys(("arm_custom_id", "baseline_custom_id", "input", "messages"), pl.String),
@@ -39,14 +43,8 @@ PAIRS: dict[str, Any] = {
     "n_people": pl.Int64,
 }
 """Columns of ``pairs``."""
-EVENTS: dict[str, Any] = {
-    **dict.fromkeys(("event_id", "pair_id", "reviewer", "vote", "shown_sha256"), pl.String),
-    "seq": pl.Int64,
-    **dict.fromkeys(("shown_at", "decided_at"), _TIME),
-    **dict.fromkeys(("dwell_ms", "client_seq"), pl.Int64),
-    **dict.fromkeys(("session", "undoes"), pl.String),
-}
-"""Columns of votes."""
+_LEASE_S = 600.0
+"""Seconds that a pair is held without a sign of whoever has it before them."""
 
 
 def shown_sha256(left: str, right: str) -> str:
@@ -220,14 +218,19 @@ def _pair(
 class Desk:
     """Hands pairs to people and keeps their votes: what the review panel asks for, for pairs.
 
+    A pair goes to no more than its n_people while they hold or have compared it, in all processes that share a folder,
+    and to nobody twice.
+
     Args:
         pairs: Rows of ``arm_pairs``.
-        votes: Every event about them so far.
-        store: Stores events durably before it returns, each once, such as ``lake["arm_votes"].append``.
+        votes: Reads every event about them so far, such as ``lake["arm_votes"].read``.
+        folder: For journals and the index of who holds what; ``lake.collect()`` folds them. Without it ``store`` keeps.
+        store: Stores a frame in the columns of ``EVENTS`` durably, each event once; default: a journal in ``folder``.
         name: Of the session.
+        clock: Seconds since 1970, the same for all processes.
 
     Example:
-        >>> desk = Desk(pl.DataFrame(schema=PAIRS), votes=pl.DataFrame(schema=EVENTS), store=print, name="arms")
+        >>> desk = Desk(pl.DataFrame(schema=PAIRS), votes=lambda: pl.DataFrame(schema=EVENTS), store=print)
         >>> desk.take("Ada", 5), desk.counts("Ada")
         ([], {'total': 0, 'decided': 0, 'skipped': 0, 'left': 0})
     """
@@ -236,49 +239,66 @@ class Desk:
         self,
         pairs: pl.DataFrame,
         *,
-        votes: pl.DataFrame,
-        store: Callable[[pl.DataFrame], object],
+        votes: Callable[[], pl.DataFrame],
+        folder: Path | None = None,
+        store: Callable[[pl.DataFrame], object] | None = None,
         name: str = "arm-pairs",
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self.name = name
+        self.name, self._folder = name, folder if folder is None else Path(folder)
         self._pairs = {row["pair_id"]: row for row in pairs.iter_rows(named=True)}
-        self._frame, self._votes, self._store = pairs, complete(votes), store
-        self._handed: dict[str, set[str]] = {}
-        """Pairs that each person has been given here."""
+        self._votes, self._store, self._journals = votes, store, dict[str, Journal]()
+        self._known, self._streams = set[str](), Streams()
+        self._handed = dict[str, set[str]]()
+        """Pairs that each person was given by this process."""
+        index = Path(":memory:")
+        if self._folder is not None:  # of these pairs alone: those of another draw are not to be handed out here
+            self._folder.mkdir(parents=True, exist_ok=True)
+            index = self._folder / f"leases-{sha256(' '.join(sorted(self._pairs)))[:16]}.sqlite"
+        self._leases = Leases(index, lease_s=_LEASE_S, clock=clock)
+        self._learn()
+
+    def _learn(self) -> None:
+        """Take over what stands in journals and in the table now."""
+        # journals first: what is folded between the two readings stands in the table by then
+        kept = [] if self._folder is None else [journal.read(self._folder, journal.VOTES)]
+        events = pl.concat([*kept, complete(self._votes())]).unique("event_id", keep="first", maintain_order=True)
+        rows = events.sort("seq", "decided_at", "event_id", nulls_last=False).rows(named=True)
+        self._known |= set(events["event_id"])
+        self._streams.learn(rows)
+        self._leases.learn({name: pair["n_people"] for name, pair in self._pairs.items()}, self._about_these(rows))
+
+    def _about_these(self, events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Events about the texts of these pairs, as the index of leases has them."""
+        shown = {name: pair["shown_sha256"] for name, pair in self._pairs.items()}
+        return [
+            {**event, "custom_id": event["pair_id"], "decision": event["vote"], "planted": None}
+            for event in events
+            if event["pair_id"] in shown
+            and (event["vote"] == "undo" or event["shown_sha256"] == shown[event["pair_id"]])
+        ]
 
     def take(self, reviewer: str, n: int) -> list[dict[str, Any]]:
-        """Return up to ``n`` further pairs for a person, without whose answers they are.
+        """Return up to ``n`` further pairs for a person, without whose answers they are, and hold them.
 
-        A pair goes to no more than its n_people, and to nobody twice. Each person has an order of their own.
+        Each person has an order of their own; what they hold and this process did not hand out yet comes first. Who has
+        no name yet gets none.
         """
-        mine = self._handed.setdefault(reviewer, set())
-        passed = self._passed()
-        free = [
-            name
-            for name, pair in self._pairs.items()
-            if name not in mine
-            and reviewer not in passed.get(name, {})
-            and len(self._people(name, passed) - {reviewer}) < pair["n_people"]
-        ]
-        free.sort(key=lambda name: sha256(f"{reviewer} {name}"))
-        mine.update(free[:n])
-        return [_item(self._pairs[name]) for name in free[:n]]
-
-    def _people(self, name: str, passed: Mapping[str, Mapping[str, str]]) -> set[str]:
-        """Who compares a pair: who voted, and who has it before them."""
-        said = passed.get(name, {})
-        waiting = {who for who, names in self._handed.items() if name in names and who not in said}
-        return waiting | {who for who, vote in said.items() if vote != "skip"}
-
-    def _passed(self) -> dict[str, dict[str, str]]:
-        """Of each pair the latest vote of each person."""
-        passed: dict[str, dict[str, str]] = {}
-        for name, who, vote in latest(self._frame, self._votes).select("pair_id", "reviewer", "vote").iter_rows():
-            passed.setdefault(name, {})[who] = vote
-        return passed
+        if not reviewer:
+            return []
+        if self._leases.has_expired:  # whoever held it may have voted, and been killed before the index knew
+            self._learn()
+            self._leases.expire()
+        self._leases.beat(reviewer)
+        handed = self._handed.setdefault(reviewer, set())
+        names = [name for name, _ in self._leases.held(reviewer) if name in self._pairs and name not in handed][:n]
+        order = sorted(self._pairs.keys() - handed, key=lambda name: sha256(f"{reviewer} {name}"))
+        names += self._leases.take(reviewer, [name for name in order if name not in names], n=n - len(names))
+        handed.update(names)
+        return [_item(self._pairs[name]) for name in names]
 
     def decide(self, events: Sequence[Mapping[str, Any]], reviewer: str) -> dict[str, dict[str, Any]]:
-        """Store votes, each once, and return what may be shown now for each event_id: nothing of the arms.
+        """Store votes durably, each once, and return what may be shown now for each event_id: nothing of the arms.
 
         Args:
             events: event_id, custom_id (of the pair), decision (one of ``VOTES``), shown_sha256; undoes of an undo; if
@@ -287,56 +307,61 @@ class Desk:
             reviewer: Who voted.
 
         Raises:
-            ParameterError: An event is no vote; nothing was stored.
+            ParameterError: An event is no vote, or nobody's; nothing was stored.
+            OSError: Nothing was stored.
         """
-        known = set(self._votes["event_id"])
-        rows = {event["event_id"]: self._row(event, reviewer) for event in events if event["event_id"] not in known}
-        own = self._votes.filter(pl.col("reviewer") == reviewer)["seq"].to_list()
-        newest, now = max((seq for seq in own if seq is not None), default=-1), datetime.now(UTC)
-        for row in rows.values():  # a person's votes stay in their order, whatever clocks say
-            row["decided_at"] = min(row["decided_at"] or now, now)
-            newest = row["seq"] = max(int(row["decided_at"].timestamp() * 1e6), newest + 1)
-        if rows:
-            frame = pl.DataFrame(list(rows.values()), schema=EVENTS)
-            self._store(frame)
-            self._votes = pl.concat([self._votes, frame])
+        if not reviewer:
+            raise ParameterError("a vote has no reviewer; enter your name first: every vote is signed.")
+        known = self._known | self._leases.known(event["event_id"] for event in events)
+        new = {event["event_id"]: event for event in events if event["event_id"] not in known}
+        made = list[dict[str, Any]]()
+        for event in sorted(new.values(), key=lambda event: event.get("client_seq") or 0):
+            made.append(self._row(event, reviewer, made))
+        if made:
+            self._keep(made, reviewer)
+            self._known |= set(new)
+            self._streams.learn(made)
+            self._leases.note(self._about_these(made))
+        self._leases.beat(reviewer)
         return {event["event_id"]: {"revealed": {}} for event in events}
 
-    def _row(self, event: Mapping[str, Any], reviewer: str) -> dict[str, Any]:
-        name, vote = event.get("custom_id"), event.get("decision")
+    def _row(self, event: Mapping[str, Any], reviewer: str, before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        pair_id, vote = event.get("custom_id"), event.get("decision")
         if vote not in VOTES:
             raise ParameterError(f"a vote about a pair must be one of {', '.join(VOTES)}, got {vote!r}.")
         if (vote == "undo") != (event.get("undoes") is not None):
             raise ParameterError(
                 f"an undo names the event that it undoes, and no other vote does, got {dict(event)!r}."
             )
-        given = {column: event.get(column) for column in EVENTS}
-        return given | {"pair_id": name, "reviewer": reviewer, "vote": vote, "session": self.name}
+        now = datetime.now(UTC)
+        decided_at = min(event.get("decided_at") or now, now)
+        known = {"pair_id": pair_id, "reviewer": reviewer, "vote": vote, "session": self.name, "decided_at": decided_at}
+        seq = self._streams.seq(event, reviewer, at=decided_at, before=before)
+        return {column: event.get(column) for column in EVENTS} | known | {"seq": seq}
+
+    def _keep(self, made: list[dict[str, Any]], reviewer: str) -> None:
+        if self._store is not None:
+            self._store(pl.DataFrame(made, schema=EVENTS))  # one row per vote
+            return
+        if self._folder is None:
+            raise LakeError("nobody keeps votes: give the desk a folder, or a function that stores them.")
+        if reviewer not in self._journals:
+            self._journals[reviewer] = Journal(self._folder, reviewer=reviewer, form=journal.VOTES)
+        self._journals[reviewer].append(made)
 
     def counts(self, reviewer: str) -> dict[str, int]:
         """Pairs of this desk: total, decided and skipped by a person, left for them."""
-        passed = self._passed()
-        own = [said[reviewer] for said in passed.values() if reviewer in said]
-        full = [
-            name
-            for name, pair in self._pairs.items()
-            if reviewer not in passed.get(name, {}) and len(self._people(name, passed) - {reviewer}) >= pair["n_people"]
-        ]
-        n_skipped = own.count("skip")
-        n_left = len(self._pairs) - len(own) - len(full)
-        return {"total": len(self._pairs), "decided": len(own) - n_skipped, "skipped": n_skipped, "left": n_left}
+        return self._leases.counts(reviewer) | {"total": len(self._pairs)}
 
     def trail(self, reviewer: str) -> list[dict[str, Any]]:
         """Return a person's votes about these pairs that can be taken back, oldest first.
 
         As event_id, custom_id (of the pair), decision and queue (there is none).
         """
-        own = self._votes.filter(pl.col("reviewer") == reviewer, pl.col("pair_id").is_in(list(self._pairs)))
-        undone = own.filter(pl.col("vote") == "undo")["undoes"].drop_nulls()
-        live = own.filter(pl.col("vote") != "undo", ~pl.col("event_id").is_in(undone.implode()))
-        live = live.sort("seq", "decided_at", "event_id", nulls_last=False)
-        named = live.select("event_id", custom_id="pair_id", decision="vote")
-        return [vote | {"queue": None} for vote in named.iter_rows(named=True)]
+        return [
+            {"event_id": event_id, "custom_id": name, "decision": vote, "queue": None}
+            for event_id, name, vote, _ in self._leases.trail(reviewer)
+        ]
 
     def row(self, custom_id: str, queue: str | None = None) -> dict[str, Any] | None:
         """Return a pair as ``take`` returns it; None for those that this desk does not have."""

@@ -64,7 +64,7 @@ class Lake:
         return paths.made(Path(self.path) / "review")
 
     def collect(self) -> int:
-        """Fold what people decided, and journals still hold, into the table reviews; return how many decisions.
+        """Fold what people decided, and journals still hold, into reviews and arm_votes; return how many events.
 
         Panels, and runs as they begin, do this by themselves.
 
@@ -72,7 +72,9 @@ class Lake:
             LakeError: A journal is damaged; no journal was removed.
         """
         folder = Path(self.path) / "review"
-        return journal.fold(folder, self["reviews"]) if folder.is_dir() else 0
+        if not folder.is_dir():
+            return 0
+        return journal.fold(folder, self["reviews"]) + journal.fold(folder, self["arm_votes"], journal.VOTES)
 
     def __getitem__(self, name: str) -> "Table":
         return Table(self, name)

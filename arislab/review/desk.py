@@ -240,7 +240,7 @@ class QueueDesk:
             raise LakeError("nobody keeps decisions: give the desk a folder, or a function that stores them.")
         ledger = self._ledger(reviewer)
         if ledger.journal is None:
-            ledger.journal = Journal(self.folder, reviewer=reviewer, session=self.name)
+            ledger.journal = Journal(self.folder, reviewer=reviewer)
         ledger.journal.append(made)
 
     def _revealed(self, event: Mapping[str, Any]) -> dict[str, Any]:

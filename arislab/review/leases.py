@@ -18,8 +18,8 @@ from typing import Any
 from arislab.errors import LakeError
 from arislab.review.decisions import VERDICTS
 
-PASSING = (*VERDICTS, "skip")
-"""Decisions after which a reviewer is done with an item."""
+PASSING = (*VERDICTS, "left", "right", "tie", "skip")
+"""Decisions, or votes, after which a reviewer is done with an item."""
 _COLUMNS = ("event_id", "custom_id", "reviewer", "decision", "planted", "undoes")
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS items (custom_id TEXT PRIMARY KEY, k INTEGER NOT NULL);

@@ -16,7 +16,7 @@ import hashlib
 import json
 import random
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,6 +30,7 @@ from arislab.review.decisions import SCHEMA, VERDICTS, complete, metadata_of
 from arislab.review.journal import Journal
 from arislab.review.journal import read as read_journals
 from arislab.review.leases import Leases
+from arislab.review.streams import Streams
 from arislab.system import files
 
 BLIND = (
@@ -170,7 +171,7 @@ class Session:
         self._rows = dict[str, dict[str, Any]]()
         self._gold = {row["custom_id"]: row for row in _rows_of([self.folder / "gold.parquet"])}
         self._all, self._orders = dict[str, dict[str, Any]](), dict[str, list[str]]()
-        self._told, self._streams = set[tuple[str, str]](), dict[tuple[str, int | None], int]()
+        self._told, self._streams = set[tuple[str, str]](), Streams()
         self._handed = dict[str, set[tuple[str, str]]]()
         self._journals = dict[str, Journal]()
         self.learn()
@@ -186,7 +187,7 @@ class Session:
         verdicts = events.filter(pl.col("decision").is_in(VERDICTS))
         self._told |= set(verdicts.select("reviewer", "custom_id").iter_rows())
         own = events.filter(pl.col("session") == self.name).sort("seq", "event_id")
-        self._number_streams(own.select("reviewer", "client_seq", "seq").rows(named=True))
+        self._streams.learn(own.select("reviewer", "client_seq", "seq").rows(named=True))
         self._leases.learn(self._places(), own.rows(named=True))
 
     def _places(self) -> dict[str, int]:
@@ -264,9 +265,9 @@ class Session:
             made.append(self._completed(event, reviewer, made))
         if made:
             if reviewer not in self._journals:
-                self._journals[reviewer] = Journal(self.folder, reviewer=reviewer, session=self.name)
+                self._journals[reviewer] = Journal(self.folder, reviewer=reviewer)
             self._journals[reviewer].append(made)
-            self._number_streams(made)
+            self._streams.learn(made)
             self._told |= {(reviewer, event["custom_id"]) for event in made if event["decision"] in VERDICTS}
             self._leases.note(made)
         self._leases.beat(reviewer)
@@ -407,10 +408,6 @@ class Session:
             event: As the browser says it.
             reviewer: Who decided.
             before: What the same browser says before it, completed.
-
-        Source:
-            Hybrid logical clocks (Kulkarni et al. 2014): by the time of the decision, but after what was decided before
-            in the same browser.
         """
         row = self._all.get(event["custom_id"], {})
         planted = self._kind(event, reviewer)
@@ -430,7 +427,7 @@ class Session:
             "blind": is_blind,
             "shown_at": shown_at,
             "decided_at": decided_at,
-            "seq": max(int(decided_at.timestamp() * 1e6), self._floor(event, reviewer, before) + 1),
+            "seq": self._streams.seq(event, reviewer, at=decided_at, before=before),
         }
 
     def _times(self, event: Mapping[str, Any], reviewer: str) -> tuple[datetime | None, datetime]:
@@ -459,22 +456,6 @@ class Session:
         of_item = {e["event_id"] for e in before if e["custom_id"] == custom_id and e["decision"] in VERDICTS
                    and e["planted"] is None}  # fmt: skip
         return (self._leases.opinions(reviewer, custom_id) | of_item) - {e["undoes"] for e in before}
-
-    def _number_streams(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Remember which seq each number of a browser got; where two browsers used a number, the earlier one."""
-        for event in events:
-            number, seq = event["client_seq"], event["seq"] or 0
-            known = self._streams.setdefault((event["reviewer"], number), seq)
-            self._streams[event["reviewer"], number] = max(known, seq) if number is None else min(known, seq)
-
-    def _floor(self, event: Mapping[str, Any], reviewer: str, before: Sequence[Mapping[str, Any]]) -> int:
-        """The seq of what the same browser said before an event, -1 if nothing is known of it.
-
-        Of another browser of the same reviewer nothing follows: what it could not send for hours is as old as it says.
-        """
-        number = event.get("client_seq")
-        in_order = self._streams.get((reviewer, None if number is None else number - 1), -1)
-        return max(in_order, before[-1]["seq"] if before else -1)
 
     def _revealed(self, event: Mapping[str, Any], reviewer: str) -> dict[str, Any]:
         row = self._all.get(event["custom_id"])

@@ -83,7 +83,7 @@ def test_what_people_say_of_samples_is_learned_from_and_of_test_answers_never(re
     arms = pairwise.pairs(answers, tested, spec, arms=("a", "b"), n=99, n_people=1, seed=1)
     assert arms.height == N
     lake["arm_pairs"].upsert(pl.concat([samples, arms]))
-    desk = pairwise.Desk(lake["arm_pairs"].read(), votes=lake["arm_votes"].read(), store=lake["arm_votes"].append)
+    desk = pairwise.Desk(lake["arm_pairs"].read(), votes=lake["arm_votes"].read, store=lake["arm_votes"].append)
     for item in desk.take("Ada", 99):
         vote = {"event_id": item["custom_id"], "decision": "left", "shown_sha256": item["shown_sha256"]}
         desk.decide([{"custom_id": item["custom_id"], **vote}], "Ada")
@@ -137,7 +137,7 @@ def evaluated(lake, root, *, gain, **given):
 
 def everybody_votes(lake, *, better, who=("Ada", "Bo")):
     pairs = lake["arm_pairs"].read()
-    desk = pairwise.Desk(pairs, votes=lake["arm_votes"].read(), store=lake["arm_votes"].append)
+    desk = pairwise.Desk(pairs, votes=lake["arm_votes"].read, store=lake["arm_votes"].append)
     for name in who:
         for item in desk.take(name, 99):
             side = "left" if item["left"].startswith(better) else "right"

@@ -85,7 +85,7 @@ def test_the_win_rate_over_real_answers_is_the_share_that_voters_prefer(answers,
     assert pairs.height > N / 2
     chance = {(row["candidate_id"], row["output"]): row["chance"] for row in scores.iter_rows(named=True)}
     kept = []
-    desk = pairwise.Desk(pairs, votes=pl.DataFrame(schema=pairwise.EVENTS), store=kept.append)
+    desk = pairwise.Desk(pairs, votes=lambda: pl.DataFrame(schema=pairwise.EVENTS), store=kept.append)
     name_of, n_won = dict(pairs.select("pair_id", "candidate_id").iter_rows()), 0
     for item in desk.take("Ada", N):
         left, right = (chance[name_of[item["custom_id"]], item[side]] for side in ("left", "right"))

@@ -32,7 +32,7 @@ def test_what_is_appended_is_read_back_as_it_was(tmp_path):
         blind=pl.lit(value=True),
         inclusion_prob=pl.lit(0.25),
     )
-    one = journal.Journal(tmp_path / "s", reviewer="Ada\n../x", session="s")
+    one = journal.Journal(tmp_path / "s", reviewer="Ada\n../x")
     one.append([])
     assert not (tmp_path / "s").exists()
     one.append(full.to_dicts())
@@ -41,7 +41,7 @@ def test_what_is_appended_is_read_back_as_it_was(tmp_path):
 
 
 def test_a_torn_last_line_is_no_event_and_what_stands_before_it_counts(tmp_path):
-    one = journal.Journal(tmp_path, reviewer="Ada", session="s")
+    one = journal.Journal(tmp_path, reviewer="Ada")
     one.append(some(3).to_dicts())
     [path] = tmp_path.glob("*.jsonl")
     whole = path.read_bytes()
@@ -54,7 +54,7 @@ def test_a_torn_last_line_is_no_event_and_what_stands_before_it_counts(tmp_path)
 @pytest.mark.parametrize("line", [b"{}", b"[]", b"3", b"\xff", b'{"event_id": "e9", "decided_at": "soon"}', b""])
 def test_a_line_that_is_no_event_is_named_and_nothing_is_removed(tmp_path, line):
     lake = Lake(tmp_path / "lake")
-    one = journal.Journal(lake.review, reviewer="Ada", session="s")
+    one = journal.Journal(lake.review, reviewer="Ada")
     one.append(some(1).to_dicts())
     one.close()
     [path] = lake.review.glob("*.jsonl")
@@ -66,7 +66,7 @@ def test_a_line_that_is_no_event_is_named_and_nothing_is_removed(tmp_path, line)
 
 def test_a_full_disk_is_an_oserror_and_leaves_no_half_line(tmp_path):
     with disk(tmp_path / "small", size="64k") as small:
-        one = journal.Journal(small / "s", reviewer="Ada", session="s")
+        one = journal.Journal(small / "s", reviewer="Ada")
         rows, n = some(4000).to_dicts(), 0
 
         def fill():
@@ -83,7 +83,7 @@ def test_a_full_disk_is_an_oserror_and_leaves_no_half_line(tmp_path):
 
 
 def test_what_an_error_of_the_disk_left_undone_can_be_sent_again(tmp_path, monkeypatch):
-    one = journal.Journal(tmp_path, reviewer="Ada", session="s")
+    one = journal.Journal(tmp_path, reviewer="Ada")
     one.append(some(1).to_dicts())
 
     def fails(_):
@@ -104,7 +104,7 @@ def test_a_fold_is_one_commit_and_a_second_one_adds_nothing(tmp_path):
     assert journal.fold(lake.review, table) == 0
     assert table.version is None
     for name in ("Ada", "Grace"):
-        one = journal.Journal(lake.review / "s", reviewer=name, session="s")
+        one = journal.Journal(lake.review / "s", reviewer=name)
         one.append(some(200 if name == "Ada" else 300).to_dicts())
         one.close()
     assert journal.fold(lake.review, table) == 300
@@ -116,7 +116,7 @@ def test_a_fold_is_one_commit_and_a_second_one_adds_nothing(tmp_path):
 
 def test_a_journal_that_is_still_written_is_folded_and_stays(tmp_path):
     lake = Lake(tmp_path / "lake")
-    one = journal.Journal(lake.review / "s", reviewer="Ada", session="s")
+    one = journal.Journal(lake.review / "s", reviewer="Ada")
     one.append(some(2).to_dicts())
     assert journal.fold(lake.review, lake["reviews"]) == 2
     one.append(some(3, 2).to_dicts())
@@ -135,7 +135,7 @@ from pathlib import Path
 from arislab.review import journal
 from test_journal import some
 name = sys.argv[1]
-one = journal.Journal(Path({folder!r}) / "s", reviewer=name, session="s")
+one = journal.Journal(Path({folder!r}) / "s", reviewer=name)
 for row in some(10_000).to_dicts():
     row |= {{"event_id": name + row["event_id"], "reviewer": name}}
     one.append([row])
@@ -175,7 +175,7 @@ def test_writers_killed_at_any_time_lose_nothing_that_they_acknowledged(tmp_path
 def test_folds_at_once_store_each_event_once(tmp_path):
     lake = Lake(tmp_path / "lake")
     for i in range(6):
-        one = journal.Journal(lake.review / f"s{i}", reviewer="Ada", session="s")
+        one = journal.Journal(lake.review / f"s{i}", reviewer="Ada")
         one.append(some(50 * (i + 1)).to_dicts())
         one.close()
     with ThreadPoolExecutor(4) as pool:
@@ -188,7 +188,7 @@ def test_folds_at_once_store_each_event_once(tmp_path):
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 4)), max_size=8), st.integers(0, 4000))
 def test_of_any_writes_cut_anywhere_whole_lines_are_read_each_once(tmp_path_factory, writes, cut):
     folder = tmp_path_factory.mktemp("journal")
-    one = journal.Journal(folder, reviewer="Ada", session="s")
+    one = journal.Journal(folder, reviewer="Ada")
     for start, n in writes:
         one.append(some(start + n, start).to_dicts())
     paths = list(folder.glob("*.jsonl"))
@@ -204,7 +204,7 @@ def test_of_any_writes_cut_anywhere_whole_lines_are_read_each_once(tmp_path_fact
 
 def test_a_run_counts_what_people_decided_and_does_not_claim_to_have_written_it(tmp_path):
     lake = Lake(tmp_path / "data" / "lake")
-    one = journal.Journal(lake.review / "s", reviewer="Ada", session="s")
+    one = journal.Journal(lake.review / "s", reviewer="Ada")
     one.append(some(3).to_dicts())
     one.close()
     code = "from arislab import runs\nfrom arislab.lake import Lake\nassert Lake().collect() == 0"
@@ -228,7 +228,7 @@ def test_a_run_counts_what_people_decided_and_does_not_claim_to_have_written_it(
     ],
 )
 def test_what_the_table_could_never_take_is_refused_before_it_is_acknowledged(tmp_path, more, why):
-    keeping = journal.Journal(tmp_path, reviewer="Ada", session="s")
+    keeping = journal.Journal(tmp_path, reviewer="Ada")
     good = {"event_id": "e1", "custom_id": "r-1", "decision": "skip", "reviewer": "Ada"}
     keeping.append([good])
     with pytest.raises(ParameterError, match=why):
