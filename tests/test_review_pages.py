@@ -170,7 +170,7 @@ def decide(page, name, n):
 
 
 def test_two_people_review_at_once_and_a_third_settles_what_they_disagree_about(tmp_path, home):
-    lake, strayed = filled(tmp_path), []
+    lake, strayed = filled(tmp_path, n=20), []
     book = json.loads((CHECKOUT / "notebooks" / "review_page.ipynb").read_text())
     lab = tmp_path / "lab"
     shutil.copytree(CHECKOUT / "notebooks", lab / "notebooks", ignore=shutil.ignore_patterns("__pycache__"))
@@ -193,9 +193,9 @@ def test_two_people_review_at_once_and_a_third_settles_what_they_disagree_about(
             seen = page.content().replace("what was typed is kept as a draft", "")  # the tip of a button, no stratum
             assert not [word for word in ("0.734375", "secret-7b", "sessions.Session", "kept") if word in seen]
         screenshot(ada, "review-page", tmp_path)
-        decide(ada, "Approve", 6)
+        decide(ada, "Approve", 20)
         decide(grace, "Reject", 2)
-        decide(grace, "Approve", 4)
+        decide(grace, "Approve", 18)
         screenshot(grace, "review-page-done", tmp_path)
         assert lake["reviews"].rows == 0, "not a commit a label"
         lead = opened(browser, server.url("Alan"), strayed)
@@ -215,11 +215,11 @@ def test_two_people_review_at_once_and_a_third_settles_what_they_disagree_about(
     decided = dict(
         reviews.group_by("reviewer", "decision").len().select(pl.concat_str("reviewer", "decision"), "len").rows()
     )
-    assert decided == {f"{ADA}approve": 6, f"{GRACE}approve": 4, f"{GRACE}reject": 2, f"Alan {HOSTILE}adjudicate": 1}
+    assert decided == {f"{ADA}approve": 20, f"{GRACE}approve": 18, f"{GRACE}reject": 2, f"Alan {HOSTILE}adjudicate": 1}
     assert reviews.filter(pl.col("decision") != "adjudicate")["blind"].all()
     assert set(reviews["session"]) == {f"{TASK.name}-team", None}
     states = dict(review.progress(lake["training_data_curated"].read(), reviews).select("state", "rows").iter_rows())
-    assert (states["approved"], states["rejected"], states["disputed"]) == (4, 1, 1)
+    assert (states["approved"], states["rejected"], states["disputed"]) == (18, 1, 1)
 
 
 def asked(url, cookie=""):

@@ -8,5 +8,6 @@ from arislab.review.desk import Desk, QueueDesk
 from arislab.review.journal import Journal
 from arislab.review.panel import Panel
 from arislab.review.sampling import picked, queue
+from arislab.review.table import Table
 
-__all__ = ["Desk", "Journal", "Panel", "QueueDesk", "fold", "live", "picked", "progress", "queue"]
+__all__ = ["Desk", "Journal", "Panel", "QueueDesk", "Table", "fold", "live", "picked", "progress", "queue"]
