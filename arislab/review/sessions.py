@@ -320,6 +320,11 @@ class Session:
         return self._leases.n_left
 
     @property
+    def drawn(self) -> list[str]:
+        """custom_ids of the rows to judge, of all draws."""
+        return list(self._rows)
+
+    @property
     def gold(self) -> pl.DataFrame:
         """Rows whose verdict is known: custom_id and decision, where the gold of this session says it."""
         rows = [(name, row.get("decision")) for name, row in self._gold.items()]
