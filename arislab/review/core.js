@@ -608,14 +608,16 @@ function render({ model, el }) {
   function settleState(message) {
     const before = rows.get(current);
     if (!box || reviewer !== message.reviewer) {
-      reviewer = message.reviewer;
       const prefix = (name) => ["arislab", about.lake, about.session, name, ""].map(encodeURIComponent).join(":");
       const own = (name) => boxes.get(name) ?? boxes.set(name, makeOutbox(prefix(name))).get(name);
-      const known = own("").read("name") ?? "";
-      own(known); // or "all saved" is said before the name comes
+      const known = own("").read("name");
+      if (!message.reviewer && known) { // nothing is shown yet
+        send({ kind: "name", name: known });
+        return;
+      }
+      reviewer = message.reviewer;
       box = own(reviewer);
       if (reviewer) own("").keep("name", reviewer); // unsaved waits under it
-      else if (known) send({ kind: "name", name: known });
     }
     rows.clear();
     order = [];

@@ -475,12 +475,15 @@ def test_a_name_is_asked_for_before_the_first_decision_and_changes_whose_items_a
 
 WATCHED = """
 window.said = [];
+window.seen = [];
 new MutationObserver(() => {
-  const text = document.querySelector(".arislab-saved")?.textContent;
-  if (text && text !== window.said.at(-1)) window.said.push(text);
+  for (const [name, texts] of [[".arislab-saved", window.said], [".arislab-output pre", window.seen]]) {
+    const text = document.querySelector(name)?.textContent;
+    if (text && text !== texts.at(-1)) texts.push(text);
+  }
 }).observe(document, { subtree: true, childList: true, characterData: true });
 """
-"""Notes what is said of storing, each change of it."""
+"""Notes what is said of storing, and what output is shown, each change of it."""
 
 
 def test_a_browser_remembers_the_name_under_which_something_may_be_unsaved(page):
@@ -495,6 +498,7 @@ def test_a_browser_remembers_the_name_under_which_something_may_be_unsaved(page)
     page.wait_for_function("document.querySelector('.arislab-saved').textContent === 'all saved'")
     page.wait_for_function("document.querySelector('.arislab-output pre').textContent.includes('answer 1')")
     assert page.evaluate("window.said")[0] == "1 unsaved, kept in this browser", "not before its name is known"
+    assert page.evaluate("window.seen") == ["answer 1 is a good one"], "nobody else's items are shown before"
     assert (later.reviewer, later.widget.children[0].value) == ("Ada", "Ada")
     assert [(row["reviewer"], row["custom_id"]) for row in log.rows] == [("Ada", "r-0")]
 
