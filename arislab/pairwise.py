@@ -251,11 +251,10 @@ class Desk:
         self._known, self._streams = set[str](), Streams()
         self._handed = dict[str, set[str]]()
         """Pairs that each person was given by this process."""
-        index = Path(":memory:")
-        if self._folder is not None:  # of these pairs alone: those of another draw are not to be handed out here
+        if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            index = self._folder / f"leases-{sha256(' '.join(sorted(self._pairs)))[:16]}.sqlite"
-        self._leases = Leases(index, lease_s=_LEASE_S, clock=clock)
+        index = Path(":memory:") if self._folder is None else self._folder / "leases.sqlite"
+        self._leases = Leases(index, lease_s=_LEASE_S, is_last_only=True, clock=clock)
         self._learn()
 
     def _learn(self) -> None:
@@ -319,9 +318,9 @@ class Desk:
             made.append(self._row(event, reviewer, made))
         if made:
             self._keep(made, reviewer)
-            self._known |= set(new)
             self._streams.learn(made)
             self._leases.note(self._about_these(made))
+            self._known |= set(new)  # last: what no index heard of is told again
         self._leases.beat(reviewer)
         return {event["event_id"]: {"revealed": {}} for event in events}
 
@@ -351,7 +350,7 @@ class Desk:
 
     def counts(self, reviewer: str) -> dict[str, int]:
         """Pairs of this desk: total, decided and skipped by a person, left for them."""
-        return self._leases.counts(reviewer) | {"total": len(self._pairs)}
+        return self._leases.counts(reviewer, among=self._pairs) | {"total": len(self._pairs)}
 
     def trail(self, reviewer: str) -> list[dict[str, Any]]:
         """Return a person's votes about these pairs that can be taken back, oldest first.
@@ -361,6 +360,7 @@ class Desk:
         return [
             {"event_id": event_id, "custom_id": name, "decision": vote, "queue": None}
             for event_id, name, vote, _ in self._leases.trail(reviewer)
+            if name in self._pairs
         ]
 
     def row(self, custom_id: str, queue: str | None = None) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toys import FUZZ, people
 
 from arislab import evaluate, models, pairwise, review, stats
-from arislab.errors import ParameterError
+from arislab.errors import LakeError, ParameterError
 from arislab.review import core
 from arislab.task import load
 
@@ -192,15 +192,56 @@ def test_processes_that_share_a_folder_hand_a_pair_to_no_more_people_than_it_wan
     one, other = opened(), opened()
     ada, bo = one.take("Ada", 99), other.take("Bo", 4)
     assert len(one.take("Cy", 99)) == 2, "Ada and Bo hold four pairs, which two people compare"
-    assert len(opened(drawn(spec, 8)).take("Cy", 99)) == 8, "another draw has places of its own"
+    more = opened(drawn(spec, 8))
+    assert more.counts("Ada") == {"total": 8, "decided": 0, "skipped": 0, "left": 8}
+    assert len(more.take("Dee", 99)) == 2, "of a draw that holds these six too, the places are shared"
     stored = pairwise.Desk(pairs, votes=lake["arm_votes"].read, folder=folder, clock=clock)
     stored._leases.note = lambda events: None  # killed between the journal and the index
     stored.decide([vote(item, "right", f"b{i}") for i, item in enumerate(bo)], "Bo")
     lake.collect()
     now[0] += 601
     one.decide([vote(item, "left", f"a{i}") for i, item in enumerate(ada)], "Ada")
-    assert len(other.take("Dee", 99)) == 2
+    assert len(other.take("Eve", 99)) == 2
     assert other.counts("Bo") == {"total": 6, "decided": 4, "skipped": 0, "left": 0}
+
+
+def test_what_a_killed_process_stored_is_not_handed_out_again_by_the_next(spec, lake):
+    pairs, folder = drawn(spec, 2), lake.review / "pairs"
+    first = pairwise.Desk(pairs, votes=lake["arm_votes"].read, folder=folder)
+    one, two = first.take("Ada", 2)
+    first._leases.note = lambda events: None  # killed between the journal and the index
+    first.decide([vote(one, "left", "a")], "Ada")
+    again = pairwise.Desk(pairs, votes=lake["arm_votes"].read, folder=folder)
+    assert again.take("Ada", 9) == [two]
+    assert again.counts("Ada")["decided"] == 1
+
+
+def test_a_vote_whose_index_failed_is_told_again_and_counts_once(spec, lake, monkeypatch):
+    pairs = drawn(spec, 2)
+    desk = pairwise.Desk(pairs, votes=lake["arm_votes"].read, folder=lake.review / "pairs")
+    (item, _) = desk.take("Ada", 2)
+    note, failures = desk._leases.note, [LakeError("the index of leases cannot be used")]
+    monkeypatch.setattr(
+        desk._leases, "note", lambda events: (_ for _ in ()).throw(failures.pop()) if failures else note(events)
+    )
+    with pytest.raises(LakeError):
+        desk.decide([vote(item, "left", "a")], "Ada")
+    assert desk.decide([vote(item, "left", "a")], "Ada") == {"a": {"revealed": {}}}
+    assert desk.counts("Ada") == {"total": 2, "decided": 1, "skipped": 0, "left": 1}
+    assert (lake.collect(), lake["arm_votes"].rows) == (1, 1)
+
+
+def test_of_a_vote_that_is_changed_without_taking_it_back_the_latest_has_the_place(spec, lake):
+    pairs = drawn(spec, 1)
+    desk = pairwise.Desk(pairs, votes=lake["arm_votes"].read, folder=lake.review / "pairs")
+    (item,) = desk.take("Ada", 1)
+    assert desk.take("Bo", 1) == [item]
+    assert desk.take("Cy", 1) == []
+    desk.decide([vote(item, "left", "a"), vote(item, "skip", "b")], "Ada")
+    assert desk.counts("Ada") == {"total": 1, "decided": 0, "skipped": 1, "left": 0}
+    assert desk.take("Cy", 1) == [item], "win_rate says that it waits for one more"
+    desk.decide([vote(item, "undo", "c", undoes="b")], "Ada")
+    assert desk.counts("Ada") == {"total": 1, "decided": 1, "skipped": 0, "left": 0}
 
 
 def test_an_older_vote_that_comes_late_from_another_browser_does_not_beat_a_newer_one(spec, lake):

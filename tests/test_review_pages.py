@@ -287,21 +287,20 @@ def test_a_session_that_is_judged_goes_on_with_what_can_be_drawn_by_now(lake, tm
     assert (len(names), len(of_grace)) == (4, 2)
     names |= {row["custom_id"] for row in of_grace}
     assert names == set(lake["training_data_curated"].read()["custom_id"])
-    assert page("Alan").current is None, "all there is was drawn, and Grace has before her what is left"
+    assert page("Alan").current is None, "nothing is added while one is left"
 
 
 def test_an_output_that_everybody_skips_keeps_nobody_from_the_others(lake, tmp_path):
-    """Who has nothing left gets what was not drawn yet, each row once; what was skipped waits for somebody else."""
+    """It waited for somebody else, and nothing was drawn beside it; now it may be drawn again with the others."""
     cells = {"n_review": 4, "overlap": 0.0, "planted": 0.0}
     first = play("review_page", tmp_path, reviewer="Ada", **cells)["panel"]
     skipped = first.current["custom_id"]
     assert first.skip()
     while first.current is not None:
         assert first.approve()
-    again = play("review_page", tmp_path, reviewer="Ada", **cells)
-    assert len(again["panel"].ahead(99)) == 2
-    assert skipped not in {row["custom_id"] for row in again["panel"].ahead(99)}
-    assert sorted(again["desk"].drawn) == sorted(lake["training_data_curated"].read()["custom_id"])
+    again = play("review_page", tmp_path, reviewer="Ada", **cells)["panel"]
+    assert len(again.ahead(99)) == 2
+    assert skipped not in {row["custom_id"] for row in again.ahead(99)}
     grace = play("review_page", tmp_path, reviewer="Grace", **cells)["panel"]
     assert [row["custom_id"] for row in grace.ahead(99)] == [skipped]
 

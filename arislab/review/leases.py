@@ -10,7 +10,7 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from arislab.review.decisions import VERDICTS
 
 PASSING = (*VERDICTS, "left", "right", "tie", "skip")
 """Decisions, or votes, after which a reviewer is done with an item."""
-_COLUMNS = ("event_id", "custom_id", "reviewer", "decision", "planted", "undoes")
-_TABLES = f"""
+_COLUMNS = ("event_id", "custom_id", "reviewer", "decision", "planted", "undoes", "seq")
+_TABLES = """
 CREATE TABLE IF NOT EXISTS items (custom_id TEXT PRIMARY KEY, k INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS events (
-    event_id TEXT PRIMARY KEY, custom_id TEXT, reviewer TEXT, decision TEXT, planted TEXT NOT NULL, undoes TEXT
+    event_id TEXT PRIMARY KEY, custom_id TEXT, reviewer TEXT, decision TEXT, planted TEXT NOT NULL, undoes TEXT,
+    seq INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS events_of ON events (reviewer, custom_id);
 CREATE INDEX IF NOT EXISTS undone ON events (undoes) WHERE undoes IS NOT NULL;
@@ -35,12 +36,18 @@ CREATE TABLE IF NOT EXISTS leases (
 CREATE TABLE IF NOT EXISTS handed (
     custom_id TEXT, reviewer TEXT, planted TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (custom_id, reviewer, planted)
 );
-CREATE VIEW IF NOT EXISTS live AS
-SELECT rowid AS place, * FROM events AS one WHERE decision IN {PASSING!r} AND NOT EXISTS (
-    SELECT 1 FROM events AS undo WHERE undo.undoes = one.event_id AND undo.reviewer = one.reviewer
-);
-CREATE VIEW IF NOT EXISTS opinions AS SELECT * FROM live WHERE planted = '' AND decision != 'skip';
 """
+_TAKEN_BACK = "EXISTS (SELECT 1 FROM events AS undo WHERE undo.undoes = {0}.event_id AND undo.reviewer = {0}.reviewer)"
+_LIVE = f"""
+CREATE VIEW IF NOT EXISTS live AS
+SELECT rowid AS place, * FROM events AS one WHERE decision IN {PASSING!r} AND NOT {_TAKEN_BACK.format("one")}
+"""
+_LAST = f"""AND NOT EXISTS (
+    SELECT 1 FROM events AS later WHERE later.reviewer = one.reviewer AND later.custom_id = one.custom_id
+    AND later.planted = one.planted AND later.decision IN {PASSING!r}
+    AND (later.seq, later.rowid) > (one.seq, one.rowid) AND NOT {_TAKEN_BACK.format("later")}
+)"""
+_OPINIONS = "CREATE VIEW IF NOT EXISTS opinions AS SELECT * FROM live WHERE planted = '' AND decision != 'skip';"
 # whoever judged an item or holds it takes one of its places, once
 _FREE = """
 SELECT custom_id FROM items LEFT JOIN (
@@ -59,6 +66,8 @@ class Leases:
     Args:
         path: Its file; made if absent.
         lease_s: Seconds that an item is held without a sign of whoever holds it, above 0.
+        is_last_only: Of each reviewer only the latest decision on an item counts, so that a skip takes an opinion back,
+            as with votes; else what settles an item stands until it is undone, as with verdicts.
         clock: Seconds since 1970, the same for all processes.
 
     Raises:
@@ -72,13 +81,15 @@ class Leases:
         (['r-1', 'r-2'], ['r-2'])
     """
 
-    def __init__(self, path: Path, *, lease_s: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, *, lease_s: float, is_last_only: bool = False, clock: Callable[[], float] = time.time
+    ) -> None:
         self.path, self.lease_s, self._clock = Path(path), lease_s, clock
         self._lock = threading.RLock()
         with self._said():
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA synchronous = OFF")  # a file that a power cut spoils is built again
-            self._db.executescript(_TABLES)
+            self._db.executescript(f"{_TABLES}{_LIVE}{_LAST if is_last_only else ''};{_OPINIONS}")
 
     def close(self) -> None:
         """Give the file up; what is held stays held until its lease ends."""
@@ -89,11 +100,15 @@ class Leases:
 
         Args:
             places: custom_id to k, how many people are to judge it.
-            events: Of this session; custom_id, reviewer, decision, planted and undoes of each.
+            events: Of this session; custom_id, reviewer, decision, planted, undoes and seq of each.
         """
         with self._writing():
             self._db.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", places.items())
             self._note(events)
+            # whoever was killed between journal and index held it still
+            same = "live.custom_id = leases.custom_id AND live.reviewer = leases.reviewer AND "
+            same += "live.planted = leases.planted"
+            self._db.execute(f"DELETE FROM leases WHERE EXISTS (SELECT 1 FROM live WHERE {same})")
 
     def note(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Take over events that their reviewer has just made: what they settle is held no more, what they undo is."""
@@ -161,11 +176,8 @@ class Leases:
 
     def trail(self, reviewer: str) -> list[tuple[str, str, str, str]]:
         """Return a reviewer's events that were not taken back, oldest first: event_id, custom_id, decision, planted."""
-        sql = """
-        SELECT event_id, custom_id, decision, planted FROM events AS one WHERE reviewer = ? AND decision != 'undo'
-        AND NOT EXISTS (SELECT 1 FROM events AS undo WHERE undo.undoes = one.event_id AND undo.reviewer = one.reviewer)
-        ORDER BY rowid
-        """
+        sql = "SELECT event_id, custom_id, decision, planted FROM events AS one WHERE reviewer = ? AND "
+        sql += f"decision != 'undo' AND NOT {_TAKEN_BACK.format('one')} ORDER BY rowid"
         return self._rows(sql, reviewer)
 
     def n_handed(self, reviewer: str) -> int:
@@ -194,27 +206,44 @@ class Leases:
         found = (self._rows("SELECT event_id FROM events WHERE event_id = ?", name) for name in event_ids)
         return {row[0] for rows in found for row in rows}
 
-    def counts(self, reviewer: str) -> dict[str, int]:
-        """Return total, decided, skipped and left of a reviewer; left: held, or free to be handed out."""
+    def counts(self, reviewer: str, *, among: Container[str] | None = None) -> dict[str, int]:
+        """Return total, decided, skipped and left of a reviewer; left: held, or free to be handed out.
+
+        Args:
+            reviewer: Whose.
+            among: custom_ids to count; default all.
+        """
         names = {"reviewer": reviewer, "now": self._clock()}
-        left = {row[0] for row in self._rows(_FREE, names)}
-        sql = "SELECT decision = 'skip', COUNT(DISTINCT custom_id || planted) FROM live WHERE reviewer = ? GROUP BY 1"
-        passed = dict(self._rows(sql, reviewer))
+        is_counted = (lambda name: True) if among is None else among.__contains__
+        left = {row[0] for row in self._rows(_FREE, names) if is_counted(row[0])}
+        passed = dict[tuple[str, str], bool]()
+        sql = "SELECT custom_id, planted, decision = 'skip' FROM live WHERE reviewer = ? ORDER BY place"
+        for name, planted, is_skip in self._rows(sql, reviewer):
+            if is_counted(name):  # who judged it has decided, though they skip it afterwards
+                passed[name, planted] = passed.get((name, planted), True) and bool(is_skip)
         waiting = {name for name, planted in self.held(reviewer) if planted}
-        counts = {"decided": passed.get(0, 0), "skipped": passed.get(1, 0), "left": len(left) + len(waiting)}
+        n_skipped = sum(passed.values())
+        counts = {"decided": len(passed) - n_skipped, "skipped": n_skipped, "left": len(left) + len(waiting)}
         return {"total": sum(counts.values())} | counts
 
     @property
     def n_left(self) -> int:
-        """How many opinions are wanted and not there yet, whoever gives them."""
-        sql = "SELECT COALESCE(SUM(MAX(k - COALESCE(n, 0), 0)), 0) FROM items LEFT JOIN "
-        sql += "(SELECT custom_id, COUNT(DISTINCT reviewer) AS n FROM opinions GROUP BY custom_id) USING (custom_id)"
-        return int(self._rows(sql)[0][0])
+        """How many opinions are wanted and not there yet, whoever gives them.
+
+        What somebody skipped and nobody holds is left out: it may wait for ever.
+        """
+        sql = """
+        SELECT COALESCE(SUM(MAX(k - COALESCE(n, 0), 0)), 0) FROM items LEFT JOIN
+        (SELECT custom_id, COUNT(DISTINCT reviewer) AS n FROM opinions GROUP BY custom_id) USING (custom_id)
+        WHERE NOT EXISTS (SELECT 1 FROM live WHERE custom_id = items.custom_id AND decision = 'skip' AND planted = '')
+        OR EXISTS (SELECT 1 FROM leases WHERE custom_id = items.custom_id AND planted = '' AND until > ?)
+        """
+        return int(self._rows(sql, self._clock())[0][0])
 
     def _note(self, events: Iterable[Mapping[str, Any]]) -> None:
         sql = f"INSERT OR IGNORE INTO events VALUES ({', '.join('?' * len(_COLUMNS))})"
         rows = ([event.get(name) for name in _COLUMNS] for event in events)
-        self._db.executemany(sql, ([*row[:4], row[4] or "", row[5]] for row in rows))
+        self._db.executemany(sql, ([*row[:4], row[4] or "", row[5], row[6] or 0] for row in rows))
 
     def _hold(self, reviewer: str, names: Sequence[str], planted: str = "") -> None:
         until = self._clock() + self.lease_s

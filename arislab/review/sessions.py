@@ -16,6 +16,7 @@ import hashlib
 import json
 import random
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -157,7 +158,7 @@ class Session:
         *,
         reviewer: str = "",
         reviews: Callable[[], pl.DataFrame] = lambda: pl.DataFrame(schema=SCHEMA),
-        clock: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.folder, self._reviews = Path(folder), reviews
         self.name, self.reviewer = self.folder.name, reviewer
@@ -166,9 +167,8 @@ class Session:
         known = json.loads((self.folder / "session.json").read_text(encoding="utf-8"))
         self._secret = known.pop("secret")
         self.settings = Settings(**known)
-        named = {} if clock is None else {"clock": clock}
-        self._leases = Leases(self.folder / "leases.sqlite", lease_s=self.settings.lease_s, **named)
-        self._rows = dict[str, dict[str, Any]]()
+        self._leases = Leases(self.folder / "leases.sqlite", lease_s=self.settings.lease_s, clock=clock)
+        self._drawn, self._rows = list[dict[str, Any]](), dict[str, dict[str, Any]]()
         self._gold = {row["custom_id"]: row for row in _rows_of([self.folder / "gold.parquet"])}
         self._all, self._orders = dict[str, dict[str, Any]](), dict[str, list[str]]()
         self._told, self._streams = set[tuple[str, str]](), Streams()
@@ -179,7 +179,8 @@ class Session:
     def learn(self) -> None:
         """Take over the draws, journals and reviews as they stand now."""
         draws = sorted((self.folder / "draws").glob("*.parquet"))
-        self._rows = {row["custom_id"]: row for row in _rows_of(draws)}
+        self._drawn = _rows_of(draws)
+        self._rows = {row["custom_id"]: row for row in self._drawn}  # what was skipped may be in several draws
         self._all, self._orders = self._gold | self._rows, {}
         # journals first: what is folded between the two readings stands in the table by then
         events = complete(pl.concat([read_journals(self.folder), complete(self._reviews())]))
@@ -193,8 +194,8 @@ class Session:
     def _places(self) -> dict[str, int]:
         """How many people are to judge each item: k of a share of each draw, one of the others."""
         places, draws = dict[str, int](), dict[str | None, list[str]]()
-        for name, row in self._rows.items():
-            draws.setdefault(row["queue"], []).append(name)
+        for row in self._drawn:
+            draws.setdefault(row["queue"], []).append(row["custom_id"])
         for queue, names in draws.items():
             rng = random.Random(f"{self.settings.seed} overlap {queue}")
             double = set(rng.sample(sorted(names), round(self.settings.overlap * len(names))))
@@ -318,11 +319,6 @@ class Session:
     def n_left(self) -> int:
         """How many decisions are wanted and not made yet, whoever makes them; planted ones are none of them."""
         return self._leases.n_left
-
-    @property
-    def drawn(self) -> list[str]:
-        """custom_ids of the rows to judge, of all draws."""
-        return list(self._rows)
 
     @property
     def gold(self) -> pl.DataFrame:

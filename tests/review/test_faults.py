@@ -20,11 +20,11 @@ from arislab.lake import Lake
 from arislab.review import decisions
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-N_FAULTS = int(os.environ.get("ARISLAB_REVIEW_FAULTS", "4"))
+N_FAULTS = int(os.environ.get("ARISLAB_REVIEW_FAULTS", "5"))
 N_ROWS = max(150, 21 * N_FAULTS + 60)
-FAULTS = ("kernel", "full", "server", "tab", "torn", "reload", "run again")
-"""What fails: the kernel dies; there is no room on its disk; the server and its kernels die; the page is closed; the
-kernel dies with half a line on its disk; the page is loaded again; the notebook is run again meanwhile."""
+FAULTS = ("torn", "full", "server", "tab", "run again", "kernel", "reload")
+"""What fails: the kernel dies with half a line on its disk; there is no room on it; the server and its kernels die; the
+page is closed; the notebook is run again meanwhile; the kernel dies; the page is loaded again."""
 BOOK = "notebooks/review.ipynb"
 LIMIT = """import pathlib, resource
 newest = max((path.stat() for path in pathlib.Path(desk.folder).glob("*.jsonl")), key=lambda stat: stat.st_mtime_ns)
