@@ -321,7 +321,8 @@ class Desk:
             self._streams.learn(made)
             self._leases.note(self._about_these(made))
             self._known |= set(new)  # last: what no index heard of is told again
-        self._leases.beat(reviewer)
+        else:
+            self._leases.beat(reviewer)
         return {event["event_id"]: {"revealed": {}} for event in events}
 
     def _row(self, event: Mapping[str, Any], reviewer: str, before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

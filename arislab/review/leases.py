@@ -7,10 +7,11 @@ means for a row (decisions).
 """
 
 import contextlib
+import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ CREATE TABLE IF NOT EXISTS events (
     seq INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS events_of ON events (reviewer, custom_id);
+CREATE INDEX IF NOT EXISTS events_at ON events (custom_id);
 CREATE INDEX IF NOT EXISTS undone ON events (undoes) WHERE undoes IS NOT NULL;
 CREATE TABLE IF NOT EXISTS leases (
     custom_id TEXT, reviewer TEXT, planted TEXT NOT NULL, until REAL NOT NULL,
@@ -48,16 +50,30 @@ _LAST = f"""AND NOT EXISTS (
     AND (later.seq, later.rowid) > (one.seq, one.rowid) AND NOT {_TAKEN_BACK.format("later")}
 )"""
 _OPINIONS = "CREATE VIEW IF NOT EXISTS opinions AS SELECT * FROM live WHERE planted = '' AND decision != 'skip';"
-# whoever judged an item or holds it takes one of its places, once
-_FREE = """
-SELECT custom_id FROM items LEFT JOIN (
+# whoever judged an item or holds it takes one of its places, once; asked so, it takes long only where much is taken
+_TAKEN = """
+SELECT custom_id FROM (
     SELECT custom_id, COUNT(*) AS n FROM (
         SELECT custom_id, reviewer FROM opinions WHERE reviewer != :reviewer
         UNION SELECT custom_id, reviewer FROM leases WHERE planted = '' AND until > :now AND reviewer != :reviewer
     ) GROUP BY custom_id
-) USING (custom_id)
-WHERE COALESCE(n, 0) < k AND custom_id NOT IN (SELECT custom_id FROM live WHERE reviewer = :reviewer AND planted = '')
+) JOIN items USING (custom_id) WHERE n >= k
+UNION SELECT custom_id FROM live JOIN items USING (custom_id) WHERE reviewer = :reviewer AND planted = ''
 """
+# the same, asked of a few items each for itself
+_FREE_OF = """
+SELECT custom_id FROM json_each(:names) JOIN items ON custom_id = value WHERE k > (
+    SELECT COUNT(*) FROM (
+        SELECT reviewer FROM opinions WHERE custom_id = items.custom_id AND reviewer != :reviewer
+        UNION SELECT reviewer FROM leases
+        WHERE custom_id = items.custom_id AND planted = '' AND until > :now AND reviewer != :reviewer
+    )
+) AND NOT EXISTS (
+    SELECT 1 FROM live WHERE custom_id = items.custom_id AND reviewer = :reviewer AND planted = ''
+) ORDER BY json_each.key
+"""
+_FEW = 1_000
+"""Items that are asked for themselves before all are: what is free is nearly always among them."""
 
 
 class Leases:
@@ -111,7 +127,10 @@ class Leases:
             self._db.execute(f"DELETE FROM leases WHERE EXISTS (SELECT 1 FROM live WHERE {same})")
 
     def note(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Take over events that their reviewer has just made: what they settle is held no more, what they undo is."""
+        """Take over events that their reviewer has just made: what they settle is held no more, what they undo is.
+
+        It is a sign of the reviewer, as ``beat`` is.
+        """
         with self._writing():
             self._note(events)
             for event in events:  # those too that another process read in a journal before this one came here
@@ -120,6 +139,8 @@ class Leases:
                 elif event["decision"] in PASSING:
                     key = (event["custom_id"], event["reviewer"], event["planted"] or "")
                     self._db.execute("DELETE FROM leases WHERE custom_id = ? AND reviewer = ? AND planted = ?", key)
+            for reviewer in {event["reviewer"] for event in events}:
+                self._beat(reviewer)
 
     def take(self, reviewer: str, wanted: Sequence[str], *, n: int) -> list[str]:
         """Lease up to n of the wanted items, in their order: those that have a place, which this reviewer never passed.
@@ -130,10 +151,23 @@ class Leases:
             n: How many.
         """
         with self._writing():
-            free = {row[0] for row in self._db.execute(_FREE, {"reviewer": reviewer, "now": self._clock()})}
-            taken = [name for name in wanted if name in free][:n]
-            self._hold(reviewer, taken)
-        return taken
+            leased, step = list[str](), max(4 * n, 64)
+            for begin in range(0, _FEW, step):
+                if len(leased) < n:
+                    leased += self._free_of(reviewer, wanted[begin : begin + step])
+            if len(leased) < n:
+                unfree = self._taken(reviewer)
+                leased = [name for name in wanted if name not in unfree]
+            self._hold(reviewer, leased[: max(n, 0)])
+        return leased[: max(n, 0)]
+
+    def _free_of(self, reviewer: str, names: Sequence[str]) -> list[str]:
+        given = {"reviewer": reviewer, "now": self._clock(), "names": json.dumps(names)}
+        return [row[0] for row in self._rows(_FREE_OF, given)]
+
+    def _taken(self, reviewer: str) -> set[str]:
+        """Items that are not to be handed to a reviewer: they passed them, or others have all places."""
+        return {row[0] for row in self._rows(_TAKEN, {"reviewer": reviewer, "now": self._clock()})}
 
     def plant(self, reviewer: str, custom_id: str, planted: str) -> None:
         """Note that a reviewer was handed an item only to measure how they judge; it takes no place of it."""
@@ -143,9 +177,12 @@ class Leases:
     def beat(self, reviewer: str) -> None:
         """Begin the leases of a reviewer anew; those that have ended stay so, for others may hold the items now."""
         with self._writing():
-            now = self._clock()
-            until = (now + self.lease_s, reviewer, now)
-            self._db.execute("UPDATE leases SET until = ? WHERE reviewer = ? AND until > ?", until)
+            self._beat(reviewer)
+
+    def _beat(self, reviewer: str) -> None:
+        now = self._clock()
+        until = (now + self.lease_s, reviewer, now)
+        self._db.execute("UPDATE leases SET until = ? WHERE reviewer = ? AND until > ?", until)
 
     def expire(self) -> None:
         """Forget leases that have ended."""
@@ -191,6 +228,13 @@ class Leases:
         sql = f"SELECT 1 FROM events WHERE reviewer = ? AND custom_id = ? AND decision IN {VERDICTS!r} LIMIT 1"
         return bool(self._rows(sql, reviewer, custom_id))
 
+    def holds(self, reviewer: str, custom_id: str, planted: str) -> bool:
+        """Say whether a reviewer holds an item that was handed out so, and was not done with it before."""
+        sql = "SELECT 1 FROM leases AS one WHERE reviewer = ? AND custom_id = ? AND planted = ? AND until > ? AND "
+        sql += "NOT EXISTS (SELECT 1 FROM live WHERE custom_id = one.custom_id AND reviewer = one.reviewer AND "
+        sql += "planted = one.planted)"
+        return bool(self._rows(sql, reviewer, custom_id, planted, self._clock()))
+
     def opinions(self, reviewer: str, custom_id: str) -> set[str]:
         """Return the event_ids of a reviewer's live verdicts on an item, planted ones left out."""
         sql = "SELECT event_id FROM opinions WHERE reviewer = ? AND custom_id = ?"
@@ -206,16 +250,16 @@ class Leases:
         found = (self._rows("SELECT event_id FROM events WHERE event_id = ?", name) for name in event_ids)
         return {row[0] for rows in found for row in rows}
 
-    def counts(self, reviewer: str, *, among: Container[str] | None = None) -> dict[str, int]:
+    def counts(self, reviewer: str, *, among: Collection[str] | None = None) -> dict[str, int]:
         """Return total, decided, skipped and left of a reviewer; left: held, or free to be handed out.
 
         Args:
             reviewer: Whose.
             among: custom_ids to count; default all.
         """
-        names = {"reviewer": reviewer, "now": self._clock()}
         is_counted = (lambda name: True) if among is None else among.__contains__
-        left = {row[0] for row in self._rows(_FREE, names) if is_counted(row[0])}
+        n_items = self._rows("SELECT COUNT(*) FROM items")[0][0] if among is None else len(among)
+        n_free = n_items - sum(map(is_counted, self._taken(reviewer)))
         passed = dict[tuple[str, str], bool]()
         sql = "SELECT custom_id, planted, decision = 'skip' FROM live WHERE reviewer = ? ORDER BY place"
         for name, planted, is_skip in self._rows(sql, reviewer):
@@ -223,7 +267,7 @@ class Leases:
                 passed[name, planted] = passed.get((name, planted), True) and bool(is_skip)
         waiting = {name for name, planted in self.held(reviewer) if planted}
         n_skipped = sum(passed.values())
-        counts = {"decided": len(passed) - n_skipped, "skipped": n_skipped, "left": len(left) + len(waiting)}
+        counts = {"decided": len(passed) - n_skipped, "skipped": n_skipped, "left": n_free + len(waiting)}
         return {"total": sum(counts.values())} | counts
 
     @property
@@ -261,8 +305,7 @@ class Leases:
             if planted == "repeat":
                 is_free = bool(self.opinions(reviewer, name))
             else:
-                free = self._db.execute(_FREE, {"reviewer": reviewer, "now": self._clock()})
-                is_free = bool(planted) or (name,) in free.fetchall()
+                is_free = bool(planted) or bool(self._free_of(reviewer, [name]))
             if is_free:
                 self._hold(reviewer, [name], planted)
             if not planted:

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from arislab import review
-from arislab.review import journal
+from arislab.review import journal, sessions
 
 ORIGIN = "http://localhost/"
 WORDS = "a candidate with years of work in care who leads a small ward and plans rosters well"
@@ -155,6 +155,25 @@ def told(name, took):
     print(f"{name:<44} n {len(took)}  p50 {p50:5.1f}  p95 {p95:5.1f}  most {most:5.1f} ms")
 
 
+def of_a_session(n, folder):
+    """Print what the kernel side of a session of several reviewers takes for one of them, counts included."""
+    sessions.start(folder, rows(n), sessions.Settings(seed=1))
+    desk, taken, decided = sessions.Session(folder, reviewer="Ada"), [], []
+    for i in range(20):
+        start = time.perf_counter()
+        items = desk.take("Ada", 25 if i else 50)
+        taken.append(1000 * (time.perf_counter() - start))
+        for k, item in enumerate(items[:25]):
+            event = {"event_id": f"{i} {k}", "decision": "approve", "labels": "[]", "client_seq": 25 * i + k + 1}
+            start = time.perf_counter()
+            desk.decide([event | {name: item[name] for name in ("custom_id", "queue")}], "Ada")
+            desk.counts("Ada")
+            decided.append(1000 * (time.perf_counter() - start))
+    print(f"{n:,} rows in a session")
+    told("25 further items", taken)
+    told("a decision stored and counted", decided)
+
+
 def main(*sizes):
     """Print what a key takes."""
     from playwright.sync_api import sync_playwright
@@ -194,6 +213,7 @@ def main(*sizes):
             print(f"{n:,} rows, {n_pages} pages")
             for name, held in times.items():
                 told(name, held)
+            of_a_session(n, Path(folder) / f"session-{n}")
         browser.close()
 
 

@@ -230,6 +230,34 @@ def test_eight_at_once_with_500_each_are_handed_nothing_beyond_its_k_and_lose_no
     assert sorted(events.group_by("custom_id").len()["len"]) == [1] * 2_720 + [2] * 680
 
 
+def test_counts_that_are_carried_along_are_those_that_are_counted_anew(tmp_path):
+    sessions.start(tmp_path / "s", queue(40), sessions.Settings(seed=2, overlap=0.4, gold=0, repeats=0.2))
+    desk, draw, made, held = sessions.Session(tmp_path / "s"), random.Random(3), {"Ada": [], "Bo": []}, {}
+    for _ in range(400):
+        name = draw.choice(["Ada", "Bo"])
+        if not held.get(name):
+            held[name] = desk.take(name, 4)
+        if not held[name]:
+            continue
+        decision = draw.choice(["approve", "approve", "reject", "skip", "flag", "again", "undo", "two"])
+        row = held[name][0]
+        events = [said(row, decision)]
+        if decision in ("again", "undo") and not made[name]:
+            continue
+        if decision == "again":  # about what was decided before
+            events = [said(draw.choice(made[name])[0], "reject")]
+        elif decision == "undo":
+            row, event = made[name].pop()
+            events = [said(row, "undo", undoes=event["event_id"])]
+        elif decision == "two":
+            events = [said(row, "skip"), said(row, "approve")]
+        if decision not in ("again", "undo", "flag"):
+            made[name].append((held[name].pop(0), events[-1]))
+        desk.decide(events, name)
+        for one in ("Ada", "Bo"):
+            assert desk.counts(one) == desk._leases.counts(one), decision
+
+
 # ---- what is taken back, comes late or comes twice -------------------------------------------------------------------
 
 REPEATED = sessions.Settings(seed=1, overlap=0, gold=0, repeats=1)
