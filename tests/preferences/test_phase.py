@@ -1,6 +1,7 @@
 """Preferences and pairs through the cells of phases 2 and 5, and what never crosses from one to the other."""
 
 import json
+from datetime import UTC, datetime
 
 import polars as pl
 import pytest
@@ -9,7 +10,7 @@ from toys import CHECKOUT, TASK, people, play
 from arislab import evaluate, models, pairwise, stats, trivial
 from arislab.errors import ParameterError
 from arislab.lake import Lake
-from arislab.review import decisions
+from arislab.review import core, decisions
 from arislab.runs import convert, parameters_of
 from arislab.task import load
 
@@ -161,6 +162,35 @@ def test_people_overrule_the_scorers_where_the_gate_asks_for_them(recorded, root
     assert by_scorers["gate"]["verdict"] == "hold"
     stored = recorded["models"].read().sort("created_at")["gate"].to_list()
     assert json.loads(stored[-1])["verdict"] in ("hold", "promote")
+
+
+@pytest.mark.parametrize(("compare", "first"), [("samples", "c"), ("arms", "t")])
+def test_the_notebook_of_review_shows_pairs_and_journals_their_votes(recorded, root, monkeypatch, compare, first):
+    monkeypatch.setenv("ARISLAB_ROOT", str(root))
+    lake = recorded
+    curate(root)
+    evaluated(lake, root, gain=0.2, n_arm_pairs=N)
+    given = {"task": str(root / "shout.py"), "compare": compare, "reviewer": "Ada"}
+    panel = play("review", root, **given)["panel"]
+    items = panel.ahead(99)
+    assert len(items) == N
+    shown = [core.item(item) for item in items]
+    at, nothing = datetime.now(UTC).isoformat(), {"labels": [], "ratings": {}, "category": None, "note": None}
+    events = [
+        nothing | {
+            "event_id": f"e{i}", "custom_id": item["custom_id"], "decision": "left", "shown_sha256": item["shown"],
+            "asked_sha256": item["asked"], "client_seq": i + 1, "shown_at": at, "decided_at": at, "dwell_ms": 900,
+        }
+        for i, item in enumerate(shown)
+    ]  # fmt: skip
+    assert panel.hear([core.event(event) for event in events])[1] == {}
+    assert not lake["arm_votes"].exists, "not a commit a vote"
+    again = play("review", root, **given)
+    assert again["panel"].ahead(99) == []
+    votes = lake["arm_votes"].read()
+    assert (lake["arm_votes"].version, votes.height, lake["reviews"].exists) == (0, N, False)
+    pairs = lake["arm_pairs"].read().join(votes, on="pair_id", how="semi")
+    assert pairs["candidate_id"].str.starts_with(first).all()
 
 
 def test_the_arms_that_people_compare_are_given_as_words():
