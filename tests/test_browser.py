@@ -76,6 +76,17 @@ def test_decisions_made_by_clicks_and_keys_are_in_the_lake_after_the_kernel_is_k
     assert panel.locator("img, script, pre b b").count() == 0
     assert page.evaluate("window.pwned") is None
     screenshot(lab, "review-3-decided", tmp_path)
+    page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+    page.wait_for_selector('body[data-jp-theme-light="false"]', state="attached")
+    page.wait_for_timeout(500)
+    screenshot(lab, "review-4-dark", tmp_path, panel)
+    page.set_viewport_size({"width": 640, "height": 1000})
+    page.wait_for_timeout(500)
+    assert panel.evaluate(WIDE) == [], "something sticks out of the panel"
+    screenshot(lab, "review-5-narrow", tmp_path, panel)
+    page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Light' })")
+    page.wait_for_selector('body[data-jp-theme-light="true"]', state="attached")
+    page.set_viewport_size({"width": 1440, "height": 1000})
     page.locator(".jp-MarkdownOutput h2", has_text="Decide").click()
     page.keyboard.press("b")
     assert len(page.evaluate(CELLS)) == len(before) + 1, "where the notebook hears a key, it changes"

@@ -142,7 +142,7 @@ def test_what_was_decided_while_anything_failed_is_stored_once_and_in_its_order(
     for fault in faults:
         reviewer.decide(10)
         fail(reviewer, fault)
-    screenshot(lab, "review-4-after-faults", tmp_path, reviewer.panel)
+    screenshot(lab, "review-6-after-faults", tmp_path, reviewer.panel)
     found = stored(lab)
     assert found.select("custom_id", "decision").rows() == reviewer.noted
     assert found["client_seq"].to_list() == list(range(1, len(reviewer.noted) + 1))
