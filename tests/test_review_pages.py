@@ -202,6 +202,8 @@ def test_two_people_review_at_once_and_a_third_settles_what_they_disagree_about(
         lead.get_by_text("2 to adjudicate").wait_for()
         assert "Number" in lead.content()
         assert not lead.get_by_text("reviewer C").count()
+        for words in ("as of ", "per minute", "± 0.03 is reached", "krippendorff_alpha"):
+            assert lead.get_by_text(words).count(), words
         screenshot(lead, "review-lead", tmp_path)
         lead.get_by_role("button", name="Reject", exact=True).click()
         lead.get_by_text("1 to adjudicate").wait_for()
