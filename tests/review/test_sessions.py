@@ -188,6 +188,32 @@ def test_what_a_killed_process_held_is_free_again_and_what_it_stored_is_not(tmp_
     assert journal.read(tmp_path).height == 4
 
 
+def test_what_a_killed_process_stored_is_not_handed_out_again_by_the_next(tmp_path):
+    first = started(tmp_path, n=4)
+    one, two, *rest = first.take("Ada", 4)
+    first._leases.note = lambda events: None  # killed between the journal and the index
+    first.decide([said(one)], "Ada")
+    again = sessions.Session(tmp_path / "nurses")
+    assert ids(again.take("Ada", 9)) == ids([two, *rest])
+    assert again.counts("Ada") == {"decided": 1, "skipped": 0, "left": 3, "total": 4}
+
+
+def test_a_row_that_was_skipped_and_is_drawn_again_leaves_the_places_of_the_first_draw_as_they_were(tmp_path):
+    how = sessions.Settings(seed=4, overlap=0.5, gold=0, repeats=0)
+    desk = started(tmp_path, how, n=10)
+    before = desk._places()
+    (row, *others) = desk.take("Ada", 10)
+    desk.decide([said(row, "skip"), *(said(other) for other in others)], "Ada")
+    desk.decide([said(other) for other in desk.take("Grace", 10) if other["custom_id"] != row["custom_id"]], "Grace")
+    again = queue(10, name="q2").filter(pl.col("custom_id") == row["custom_id"])
+    sessions.start(tmp_path / "nurses", again, how)
+    desk.learn()
+    after = desk._places()
+    assert {name: k for name, k in after.items() if name != row["custom_id"]} == {
+        name: k for name, k in before.items() if name != row["custom_id"]
+    }
+
+
 WORK = """
 import sys
 from pathlib import Path
