@@ -20,7 +20,7 @@ _TYPED = {
         "finetune",
         "evaluate",
     ),
-    *("pairwise", "preferences", "models", "stats", "duplicates", "plots", "runs"),
+    *("pairwise", "preferences", "models", "deploying", "stats", "duplicates", "plots", "runs"),
 }
 """What a notebook names of arislab, in the order of the work."""
 _MOVED = {

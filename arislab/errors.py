@@ -7,7 +7,8 @@ ArislabError
 ├── TaskError           the task file is incomplete, or one of its functions misbehaves
 ├── BatchError          the batch server refused, vanished, or an account does not sum to N
 ├── LeakageError        rows of the test split stand in what was trained or searched on
-└── TrainingError       training rows or settings cannot be used
+├── TrainingError       training rows or settings cannot be used
+└── RegistryError       a model version is not what was registered, or may not be promoted
 """
 
 from collections.abc import Iterable
@@ -43,6 +44,10 @@ class LeakageError(ArislabError):
 
 class TrainingError(ArislabError):
     """Training rows or settings cannot be used."""
+
+
+class RegistryError(ArislabError):
+    """A model version is not what was registered, or may not be promoted."""
 
 
 _MOST = 200  # names that a message lists

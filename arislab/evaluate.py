@@ -6,14 +6,16 @@ paired difference (``stats.compare``). Only phase 5 reads the test split, and ha
 """
 
 import json
+import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from arislab import batch, duplicates, models, questions, scoring, stats
+from arislab import batch, duplicates, models, questions, scoring, stats, structured
 from arislab.batch import requests as batch_requests
 from arislab.duplicates import leaks as leaks  # notebooks of earlier versions ask for it here
 from arislab.errors import LeakageError, ParameterError, TaskError
@@ -24,7 +26,8 @@ gate, promote, serve_command = models.gate, models.promote, models.serve_command
 _ASKED: dict[str, Any] = {
     **dict.fromkeys(("arm", "candidate_id"), pl.String), "sample": pl.Int32,
     **dict.fromkeys(("custom_id", "model", "status", "error", "output"), pl.String),
-    "quality": pl.Float64, "tokens": pl.Int64, "latency_s": pl.Float64,
+    "quality": pl.Float64, **dict.fromkeys(("tokens", "prompt_tokens", "completion_tokens"), pl.Int64),
+    "latency_s": pl.Float64,
 }  # fmt: skip
 """Columns of ``ask``, in their order."""
 
@@ -75,9 +78,9 @@ def ask(
 
     Returns:
         One row per arm and request: arm, candidate_id, sample, custom_id, model, status, output (null if none came),
-        error (what the server said; null if an answer came), quality (0..1, null = no answer or unscored), tokens,
-        latency_s (null: batches do not tell), score_<scorer>; with ``report`` also report (0..1) and report_<scorer>
-        as in ``scoring.report``.
+        error (what the server said; null if an answer came), quality (0..1, null = no answer or unscored), tokens
+        (prompt_tokens and completion_tokens together), latency_s (null: batches do not tell), score_<scorer>; with
+        ``report`` also report (0..1) and report_<scorer> as in ``scoring.report``.
     """
     judged = [f"score_{name}" for name in task.scorers]
     if report:
@@ -260,6 +263,102 @@ def _verdict(contrast: dict[str, Any]) -> str:
         return ""
     unseen = contrast["verdict"] == "not shown" and contrast["mde"] is not None
     return f"   {contrast['verdict']}" + (f" (these rows show {contrast['mde']:.3f} or more)" if unseen else "")
+
+
+def rates(scores: pl.DataFrame, people: pl.DataFrame, task: Task) -> pl.DataFrame:
+    """Return how each answer came, whatever it is worth: is it of the form, is it whole, is it one at all?
+
+    Args:
+        scores: From ``ask``; where no answer came (status error, unavailable, …) all is null.
+        people: Rows of ``candidates``: candidate_id, group_id.
+        task: Its SCHEMA is the form.
+
+    Returns:
+        arm, candidate_id, group_id, is_valid (fits the SCHEMA; null: there is none), is_whole (the model ended it, and
+        not the limit), is_answered (it is neither refused nor empty).
+    """
+    errors = structured.check(scores.select("output"), task.schema)["schema_error"]
+    came = pl.col("status").is_in(list(batch.ANSWERED))
+    valid = pl.lit(None, dtype=pl.Boolean) if task.schema is None else errors.is_null() & scores["output"].is_not_null()
+    rows = scores.with_columns(
+        is_valid=pl.when(came).then(valid),
+        is_whole=pl.when(came).then(pl.col("status") != "truncated"),
+        is_answered=pl.when(came).then(~pl.col("status").is_in(["refused", "empty"])),
+    )
+    rows = rows.join(people.select("candidate_id", "group_id"), on="candidate_id", how="left", maintain_order="left")
+    return rows.select("arm", "candidate_id", "group_id", "is_valid", "is_whole", "is_answered")
+
+
+def costs(scores: pl.DataFrame) -> pl.DataFrame:
+    """Return what the answers of each arm cost, per 1,000 answers.
+
+    Args:
+        scores: From ``ask``: arm, prompt_tokens, completion_tokens, latency_s.
+
+    Returns:
+        arm, n (answers of which the server told tokens), prompt_tokens and completion_tokens (per 1,000 answers; null:
+        it told none), latency_s (mean seconds; null: batches do not tell).
+    """
+    mean = [(1000 * pl.col(name).mean()).round(0).alias(name) for name in ("prompt_tokens", "completion_tokens")]
+    told = pl.col("prompt_tokens").count().alias("n")
+    return scores.group_by("arm", maintain_order=True).agg(told, *mean, pl.col("latency_s").mean())
+
+
+def forgetting(
+    task: Task,
+    models: Mapping[str, str],
+    *,
+    server: batch.Server,
+    folder: Path,
+    recorded: batch.Recorded,
+    **parameters: Any,
+) -> pl.DataFrame | None:
+    """Ask what a model knew before it was trained, of the task's FORGETTING rows, greedily; null: it has none.
+
+    Args:
+        task: Its FORGETTING rows: messages, and the output that a good answer has the words of.
+        models: Name of the arm to that of the model.
+        server: As in ``batch.answer``.
+        folder: As in ``batch.answer``.
+        recorded: As in ``batch.answer``.
+        parameters: As in ``batch.build_requests``, such as max_tokens.
+
+    Returns:
+        One row per arm and FORGETTING row: arm, candidate_id (``forgetting-0``, …), output, quality (0..1, F1 of the
+        words of output and answer; 0 where no answer came).
+
+    Source:
+        F1 of words: Rajpurkar et al. 2016, SQuAD; words are folded to lower case, none is left out.
+    """
+    if not task.forgetting:
+        return None
+    rows = [{"candidate_id": f"forgetting-{i}", "profile": json.dumps({"row": i})} for i in range(len(task.forgetting))]
+    texts = dict.fromkeys(("company", "title", "category", "use_case"), "")
+    items = pl.DataFrame([row | texts for row in rows])
+    asks = {
+        arm: batch.build_requests(
+            items,
+            lambda c: task.forgetting[c["profile"]["row"]]["messages"],
+            model=model,
+            temperature=0.0,
+            **parameters,
+        ).with_columns(arm=pl.lit(arm))
+        for arm, model in models.items()
+    }
+    how: Any = {"server": server, "folder": folder, "recorded": recorded, "task": task.name}
+    answers = batch.answer(pl.concat(asks.values()), **how)
+    known = {row["candidate_id"]: task.forgetting[i]["output"] for i, row in enumerate(rows)}
+    quality = [
+        _f1(known[candidate_id], text)
+        for candidate_id, text in answers.select("candidate_id", "llm_output").iter_rows()
+    ]
+    return answers.select("arm", "candidate_id", output="llm_output").with_columns(quality=pl.Series(quality))
+
+
+def _f1(expected: str, given: str | None) -> float:
+    words = [Counter(re.findall(r"\w+", (text or "").lower())) for text in (expected, given)]
+    shared = (words[0] & words[1]).total()
+    return 2 * shared / (words[0].total() + words[1].total()) if shared else 0.0
 
 
 def by_category(

@@ -21,6 +21,7 @@ WHOLE: dict[str, tuple[int, int, str]] = {
     "max_tokens": (1, 10_000_000, "tokens of the longest answer"),
     "n_dry_run": (1, 1_000_000, "requests to try before the rest is sent"),
     "n_validation": (1, _MANY, "validation candidates to ask about"),
+    "n_canary": (1, 10_000, "prompts that are asked before a version is served"),
     "n_test": (1, _MANY, "test candidates to ask about"),
     "n_search": (1, _MANY, "validation candidates for the search"),
     "n_holdout": (1, _MANY, "validation candidates for the report"),
@@ -49,6 +50,11 @@ NUMBERS: dict[str, tuple[float, float, str]] = {
     "max_unread": (0.0, 1.0, "share of the tried answers that may be no number"),
     "max_scorer_failures": (0.0, 1.0, "share of the rows on which scorers may fail"),
     "scorer_timeout_s": (0.001, 86_400.0, "longest that a scorer may take for a row, s"),
+    "icl_margin": (0.0, 1.0, "quality by which a promoted arm may lie below in-context examples"),
+    "rate_margin": (0.0, 1.0, "share by which format validity, stop rate and answers may be lower"),
+    "forgetting_margin": (0.0, 1.0, "score of FORGETTING rows by which it may be lower"),
+    "min_equal": (0.0, 1.0, "share of the canary's answers that must be those of the reference"),
+    "drain_s": (0.0, 86_400.0, "seconds to wait for requests of the version before"),
     "margin": (-1.0, 1.0, "smallest gain in quality that is worth a promotion"),
 }
 """Name to lowest, highest and meaning of other numbers."""
@@ -67,7 +73,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "compare": ("outputs", "samples", "arms"),
 }
 """Name to the words that it may be."""
-TEXTS = ("task", "base_url", "base_model", "use_case", "use_case_column")
+TEXTS = ("task", "base_url", "base_model", "use_case", "use_case_column", "alias")
 """Names of texts that must not be empty or blank."""
 MAY_BE_EMPTY = (
     "model",
@@ -77,6 +83,7 @@ MAY_BE_EMPTY = (
     "examples",
     "selection",
     "compare_with",
+    "server_models",
 )
 """Names of texts of which an empty one, or None, is the default."""
 OTHERS = (

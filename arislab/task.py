@@ -91,6 +91,9 @@ class Task:
     """Rows that every scorer must give 1.0."""
     bad: tuple[dict[str, Any], ...] = ()
     """Rows whose quality must be below 1.0."""
+    forgetting: tuple[dict[str, Any], ...] = ()
+    """What a tuned model must still know, for the gate of phase 5: rows of messages and output (the words of a good
+    answer), from elsewhere than the task."""
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """SCORERS and REPORT as the file defined them, which another process can load from it too."""
 
@@ -238,6 +241,7 @@ def of_source(path: Path, source: str) -> Task:
         category=_guarded(path, "category", names["category"], _name) if names.get("category") else None,
         gold=tuple(names.get("GOLD", ())),
         bad=tuple(names.get("BAD", ())),
+        forgetting=tuple(names.get("FORGETTING", ())),
         own={"SCORERS": dict(scorers), "REPORT": dict(names.get("REPORT", {}))},
     )
 
@@ -519,8 +523,26 @@ def _check_others(file: str, names: dict[str, Any]) -> None:
                 f"task file {file}: {name} must be a list of rows such as {{'output': text}}, got "
                 f"{name}={in_short(rows, 80)}."
             )
+    forgetting = names.get("FORGETTING", ())
+    if not isinstance(forgetting, list | tuple) or not all(map(_is_known, forgetting)):
+        raise TaskError(
+            f"task file {file}: FORGETTING must be a list of rows such as {{'messages': [{{'role': 'user', 'content': "
+            f"'What is 2 + 2?'}}], 'output': '4'}}, got FORGETTING={in_short(forgetting, 80)}."
+        )
     if not isinstance(names.get("SYSTEM", ""), str):
         raise TaskError(f"task file {file}: SYSTEM must be text, got {in_short(names['SYSTEM'])}.")
+
+
+def _is_known(row: Any) -> bool:
+    """Whether a row of FORGETTING asks something and says what a good answer holds."""
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("output"), str)
+        and bool(row["output"].strip())
+        and isinstance(row.get("messages"), list)
+        and bool(row["messages"])
+        and all(isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in row["messages"])
+    )
 
 
 def parameters_of(scorer: Scorer, *, file: str, name: str) -> dict[str, bool]:

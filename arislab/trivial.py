@@ -29,7 +29,8 @@ ARMS = ("echo", "bare echo", "empty", "most frequent", "nearest")
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("arm", "candidate_id"), pl.String), "sample": pl.Int32,
     **dict.fromkeys(("custom_id", "model", "status", "error", "output"), pl.String),
-    "quality": pl.Float64, "tokens": pl.Int64, "latency_s": pl.Float64,
+    "quality": pl.Float64, **dict.fromkeys(("tokens", "prompt_tokens", "completion_tokens"), pl.Int64),
+    "latency_s": pl.Float64,
 }  # fmt: skip
 """Columns of ``scores``, in their order."""
 _ANSWERED = ("output", "tool_calls", "finish_reason", "quality", "schema_error", "repaired", "edited")
@@ -61,8 +62,8 @@ def scores(
     Returns:
         One row per arm and question: arm, candidate_id, sample (0), custom_id (the arm's own), model (null), status
         (ok), output, error (null; why a scorer that failed on this arm could not judge it), quality (null: unscored),
-        tokens (0), latency_s (null), and score_<scorer>; with ``report`` also report and report_<scorer>. An arm that
-        says the same as an earlier one to all is left out.
+        tokens, prompt_tokens and completion_tokens (0), latency_s (null), and score_<scorer>; with ``report`` also
+        report and report_<scorer>. An arm that says the same as an earlier one to all is left out.
     """
     asked = questions.drop_nulls("input").unique(["candidate_id", "input"], keep="first", maintain_order=True)
     if n is not None and asked.height > n:
@@ -201,7 +202,7 @@ def _rows(arm: str, outputs: Sequence[str | None], asked: pl.DataFrame) -> pl.Da
         sample=pl.lit(0, dtype=pl.Int32),
         model=pl.lit(None, dtype=pl.String),
         status=pl.lit("ok"),
-        tokens=pl.lit(0, dtype=pl.Int64),
+        **dict.fromkeys(("tokens", "prompt_tokens", "completion_tokens"), pl.lit(0, dtype=pl.Int64)),
         latency_s=pl.lit(None, dtype=pl.Float64),
     )
 

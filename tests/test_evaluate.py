@@ -154,7 +154,7 @@ def scores(gain, n=200):
     return pl.DataFrame(rows, schema=["arm", "candidate_id", "quality"], orient="row")
 
 
-@pytest.mark.parametrize(("gain", "verdict"), [(0.1, "promote"), (0.0, "not shown"), (-0.1, "hold")])
+@pytest.mark.parametrize(("gain", "verdict"), [(0.1, "promote"), (0.0, "insufficient evidence"), (-0.1, "hold")])
 def test_the_gate_opens_only_for_a_gain_whose_lower_end_is_above_the_margin(gain, verdict):
     comparison = stats.compare(scores(gain), contrasts=[("finetuned", "baseline")])
     assert models.gate(comparison, arm="finetuned")["verdict"] == verdict
@@ -167,8 +167,8 @@ def test_the_gate_opens_only_for_a_gain_whose_lower_end_is_above_the_margin(gain
     ("over_echo", "over_empty", "verdict", "named"),
     [
         (0.05, 0.3, "promote", "echo"),
-        (0.0, 0.3, "not shown", "echo"),
-        (0.3, 0.0, "not shown", "empty"),
+        (0.0, 0.3, "insufficient evidence", "echo"),
+        (0.3, 0.0, "insufficient evidence", "empty"),
         (-0.1, 0.3, "hold", "echo"),
     ],
 )

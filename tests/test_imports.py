@@ -26,12 +26,13 @@ ARROWS: dict[str, set[str] | str] = {
     "stats": set(),
     "duplicates": set(),
     "plots": set(),
-    "models": set(),
+    "models": {"stats"},  # the bounds of a gate
+    "deploying": {"batch", "models"},  # asks a server for what the registry says of a version
     "smollm2": set(),  # weights for a folder; who serves or trains them is told the folder
     # structured: an edit must fit the SCHEMA where the answer did; stats: how far people agree, and what they promise
     "review": {"stats", "structured"},
     "lab": {"__init__"},  # __init__: the version that a lab notes
-    "lake": {"review"},  # the life of a row tells its reviews in their order
+    "lake": {"models", "review"},  # the life of a row tells its reviews in their order, and what its adapters became
     "records": set(),
     "batch": {"chat", "isolation"},
     "tiny": {"chat", "lake", "task"},  # lake: the splits of composed candidates
@@ -58,7 +59,8 @@ ARROWS: dict[str, set[str] | str] = {
     "pairwise": {"batch", "curate", "review", "stats", "task"},
     # judge: what it said of two answers; duplicates: the normal form of what an edit changed
     "preferences": {"batch", "curate", "duplicates", "judge", "review", "task"},
-    "evaluate": {"batch", "duplicates", "models", "questions", "scoring", "stats", "task"},  # models: old names
+    # models: old names; structured: whether an answer has the form
+    "evaluate": {"batch", "duplicates", "models", "questions", "scoring", "stats", "structured", "task"},
     "icl": {"batch", "bm25", "chat", "evaluate", "task", "vectors"},
     "finetune": {"__init__", "chat", "tiny"},  # __init__: the version, which goes into an adapter's manifest
     "ranges": {"batch", "chat"},  # the names that parameters of several phases may take

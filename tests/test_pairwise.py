@@ -15,6 +15,8 @@ from arislab.errors import LakeError, ParameterError
 from arislab.review import core
 from arislab.task import load
 
+UNCLEAR = "insufficient evidence"
+
 ARMS = ("finetuned", "baseline")
 
 
@@ -496,7 +498,7 @@ def comparison(gain=0.0):
 
 @pytest.mark.parametrize(
     ("n_won", "n", "verdict"),
-    [(18, 20, "promote"), (10, 20, "not shown"), (2, 20, "hold"), (3, 3, "not shown"), (12, 12, "promote")],
+    [(18, 20, "promote"), (10, 20, UNCLEAR), (2, 20, "hold"), (3, 3, UNCLEAR), (12, 12, "promote")],
 )
 def test_people_promote_an_arm_only_if_the_lower_end_of_its_win_rate_is_above_one_half(spec, n_won, n, verdict):
     pairs = drawn(spec, n, n_people=1)
@@ -505,7 +507,7 @@ def test_people_promote_an_arm_only_if_the_lower_end_of_its_win_rate_is_above_on
         gate = models.gate(comparison(gain), arm=F, people=said)
         assert (gate["verdict"], gate["people"]["win_rate"]) == (verdict, n_won / n), "whatever the scorers say"
         assert json.dumps(gate, allow_nan=False)
-    words = {"promote": "people prefer", "hold": "people do not prefer", "not shown": "are not shown to prefer"}
+    words = {"promote": "people prefer", "hold": "people do not prefer", UNCLEAR: "are not shown to prefer"}
     assert words[verdict] in gate["reason"]
     assert "people" not in models.gate(comparison(), arm=F)
 
@@ -514,13 +516,13 @@ def test_people_decide_once_all_pairs_are_compared(spec):
     pairs = drawn(spec, 20, n_people=2)
     every = [(i, who, F) for i in range(20) for who in ("Ada", "Bo")]
     gate = models.gate(comparison(), arm=F, people=pairwise.win_rate(pairs, voted(pairs, *every[:-1])))
-    assert gate["verdict"] == "not shown"
+    assert gate["verdict"] == UNCLEAR
     assert "1 of 20 wait" in gate["reason"]
     assert (
         models.gate(comparison(), arm=F, people=pairwise.win_rate(pairs, voted(pairs, *every)))["verdict"] == "promote"
     )
     nobody = models.gate(comparison(), arm=F, people=pairwise.win_rate(pairs, voted(pairs)))
-    assert nobody["verdict"] == "not shown"
+    assert nobody["verdict"] == UNCLEAR
     assert json.dumps(nobody, allow_nan=False)
 
 
@@ -529,7 +531,7 @@ def test_what_costs_nothing_keeps_the_gate_shut_for_people_too(spec):
     said = pairwise.win_rate(pairs, voted(pairs, *[(i, "Ada", F) for i in range(20)]))
     free = comparison().with_columns(baseline=pl.lit("echo"))
     gate = models.gate(comparison(), arm=F, people=said, free=free)
-    assert gate["verdict"] == "not shown"
+    assert gate["verdict"] == UNCLEAR
     assert "people prefer finetuned to baseline" in gate["reason"]
     with pytest.raises(ParameterError, match="compared no pair of these"):
         models.gate(comparison(), arm=F, people=said.with_columns(arm=pl.lit("icl")))

@@ -212,7 +212,7 @@ def test_without_validation_candidates_the_adapters_are_trained_all_the_same_and
     assert numbers["n_train"] == lake["training_data_curated"].rows
     trained = lake["finetuning_runs"].read()
     assert trained["validation_score"].to_list() == [None, None]
-    assert set(lake["models"].read()["version"]) == set(trained["model_path"])
+    assert set(lake["model_events"].read()["version"]) == set(trained["model_path"])
     folder = Path(record["folder"])
     assert (
         "training_data_raw" not in json.loads((folder / "run.json").read_text())["tables_written"]

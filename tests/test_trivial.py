@@ -241,7 +241,7 @@ def test_a_model_that_copies_its_input_is_not_promoted_and_the_echo_is_named(sen
     gate, table = evaluated(sentences, task, copy)
     assert gate["low"] > 0.02, "over its own baseline it looks like progress"
     assert gate["p_holm"] < 0.001
-    assert gate["verdict"] == "not shown"
+    assert gate["verdict"] == "insufficient evidence"
     assert gate["trivial"]["against"] == "bare echo"
     assert "finetuned beats baseline (+" in gate["reason"]
     assert "it is not shown to beat bare echo, an answer that costs nothing (" in gate["reason"]

@@ -1637,3 +1637,21 @@ def play(name, root, *, only=(), given_names=(), **given):
             names |= given if "parameters" in cell["metadata"].get("tags", []) else {}
             pyplot.close("all")
     return names
+
+
+BASE = {"name": "base", "sha256": "b" * 64}
+
+
+def version(folder, text, *, arm="curated", name="fam"):
+    """A version's folder as training leaves it, and its row of ``finetuning_runs``."""
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    place = folder / f"{name}-{arm}-{sha256[:12]}"
+    place.mkdir(parents=True)
+    (place / "adapter_model.safetensors").write_text(text)
+    (place / "adapter_config.json").write_text("{}")
+    config = hashlib.sha256(b"{}").hexdigest()
+    files = {"adapter_model.safetensors": sha256, "adapter_config.json": config}
+    manifest = {"name": name, "arm": arm, "base": BASE, "data_sha256": "d", "files": files}
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    row = {"id": f"ft-{text}", "name": name, "arm": arm, "base_model": "base", "data_version": "t@1"}
+    return row | {"adapter_sha256": sha256, "model_path": place.name}

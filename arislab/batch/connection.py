@@ -76,6 +76,8 @@ class Server:
         if self.base_url == "embedded":
             self._start()
             atexit.register(self.close)
+        self.aliases: dict[str, str] = {}
+        """Names that stand for a model which may change, such as ``candidate-evaluation@champion``, and that model."""
         self.models = self._models()
         """Names of the models that the server offers."""
         self.about = self._about()
@@ -92,6 +94,7 @@ class Server:
             identity=self.identity,
             dialect=self.dialect.name,
             models=self.models,
+            aliases=self.aliases,
             about=self.about,
         )
 
@@ -122,7 +125,7 @@ class Server:
             return {}
         if not isinstance(about, dict) or about.get("server") != "arislab":
             return {}
-        then = {name: value for name, value in self._then.items() if name not in ("base_url", "models")}
+        then = {name: value for name, value in self._then.items() if name not in ("base_url", "models", "aliases")}
         return about | then
 
     def _dialect(self, name: str) -> Dialect:
@@ -197,9 +200,10 @@ class Server:
         import openai
 
         if self._then:
+            self.aliases |= {k: v for k, v in (self._then.get("aliases") or {}).items() if k not in self.aliases}
             return list(self._then["models"])
         try:
-            return [m.id for m in self.client.models.list()]
+            listed = [(m.id, getattr(m, "root", None)) for m in self.client.models.list()]
         except openai.APIConnectionError:
             raise PrerequisiteError(
                 f"nothing answers at {self._url} (connection refused); start the server, or use base_url='embedded'."
@@ -208,17 +212,31 @@ class Server:
             raise PrerequisiteError(
                 f"{self._shown} refuses ({error.status_code}: {error.message}); check ARISLAB_API_KEY{_NOT_KEPT}."
             ) from None
+        # a model of another server may have a root too, its folder; only arislab's aliases have an @ in their name
+        self.aliases = {name: root for name, root in listed if "@" in name and root and root != name}
+        return [name for name, _ in listed if name not in self.aliases]
 
     def model(self, name: str = "") -> str:
         """Return ``name`` if the server lists it or knows it when asked; for an empty name the server's first model.
+
+        Of an alias the model is returned that it names now: requests are named by the model that answers them, and what
+        an earlier one answered is not taken for an answer of this one.
 
         Raises:
             ParameterError: The server does not know the name.
             PrerequisiteError: The server offers no model yet.
         """
         self.models = self._models()
-        if name and name not in self.models and not self._knows(name):
-            raise ParameterError(f"{self._url} has no model {name!r}; {closest(name, self.models)}.")
+        if name in self.aliases:
+            return self.aliases[name]
+        is_alias = "@" in name and bool(
+            self.about
+        )  # one that stands for nothing yet, whatever the server answers to it
+        if name and name not in self.models and (is_alias or not self._knows(name)):
+            raise ParameterError(
+                f"{self._url} has no model {name!r}; {closest(name, [*self.models, *self.aliases])}."
+                + (" Aliases are made by `arislab run deploy`." if is_alias else "")
+            )
         if not self.models:
             raise PrerequisiteError(
                 f"{self._url} offers no model yet; wait until it has loaded one, then run the cell again."
@@ -236,6 +254,75 @@ class Server:
         except (openai.APIStatusError, openai.APIConnectionError):
             return False
         self._note(base_url=self._shown, identity=self.identity, also=name)
+        return True
+
+    def switch(self, alias: str, model: str, *, expected: str | None) -> None:
+        """Let an alias of arislab's own server name another model, for every request from now on.
+
+        Args:
+            alias: Such as ``candidate-evaluation@champion``.
+            model: Name of a model that the server offers.
+            expected: What the alias names until now; null: nothing.
+
+        Raises:
+            PrerequisiteError: The alias names another model now, the server has no such model, or it is not arislab's.
+        """
+        import openai
+
+        if not self.about:
+            raise PrerequisiteError(
+                f"{self._shown} is no server of arislab and has no aliases; put one in front of it: arislab serve "
+                "--data FOLDER --upstream URL."
+            )
+        # a run that is repeated has a server of its own, where the alias names nothing yet
+        body = {"alias": alias, "model": model} | ({} if self._replay else {"expected": expected})
+        try:
+            self.patiently(lambda: self.client.post("/arislab/aliases", body=body, cast_to=object))
+        except openai.APIStatusError as error:
+            raise PrerequisiteError(f"{self._shown} does not let {alias} name {model}: {error.message}") from None
+        self.aliases[alias] = model
+
+    def in_use(self) -> set[str]:
+        """Models that requests and batches still ask at arislab's own server."""
+        listed: Any = self.patiently(lambda: self.client.get("/arislab/aliases", cast_to=object))
+        return set(listed["in_use"])
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Have a server offer an adapter as a model, under a name that it never had.
+
+        A server of arislab with a model of its own sees what lies in its folder of adapters.
+
+        Args:
+            name: Name of the model.
+            folder: The adapter, as the server sees it.
+
+        Raises:
+            PrerequisiteError: The server cannot load it, or does not list it afterwards.
+        """
+        import openai
+
+        if self._replay:
+            return
+        body = {"lora_name": name, "lora_path": str(folder)}
+        try:
+            self.patiently(lambda: self.client.post("/load_lora_adapter", body=body, cast_to=str))
+        except openai.APIStatusError as error:
+            raise PrerequisiteError(f"{self._shown} does not load {name}: {error.message}") from None
+        self.models = self._models()
+        if name not in self.models:
+            raise PrerequisiteError(
+                f"{self._shown} says that it loaded {name}, and lists {', '.join(self.models)}; look at its log, then "
+                "run this again."
+            )
+
+    def unload_adapter(self, name: str) -> bool:
+        """Have a server let an adapter go; False if it keeps it, as one does that sees a folder."""
+        import openai
+
+        try:
+            self.client.post("/unload_lora_adapter", body={"lora_name": name}, cast_to=str)
+        except openai.APIStatusError:
+            return False
         return True
 
     def revive(self) -> bool:

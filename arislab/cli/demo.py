@@ -1,6 +1,8 @@
 """``arislab demo``: the five phases in a row, made-up candidates with a tiny model, or real text with a real one."""
 
+import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +12,7 @@ from arislab.cli.options import Root, Seed, open_lake
 from arislab.cli.runs import perform
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.system.paths import SHIPPED, enter
-from arislab.system.text import print
+from arislab.system.text import one_line, print
 
 MODELS = ("tiny", "smollm2")
 _ASKED: dict[str, Any] = {"temperature": 0.4, "max_tokens": 32}
@@ -45,7 +47,7 @@ def demo(
         bool, typer.Option("--quick", help="A few rows a phase: to see that all works; its numbers show nothing.")
     ] = False,
 ) -> None:
-    """Run the five phases: on synthetic candidates with the embedded model, no network, no GPU; or on real ones."""
+    """Run the five phases and deploy what the gate lets pass, on synthetic candidates or real text: no network, no GPU."""
     from arislab import runs
 
     where = enter(root)
@@ -67,6 +69,8 @@ def demo(
             _import_sentences()
         for phase in phases[: phases.index(until) + 1]:
             perform(phase, {**given.get(phase, {}), "seed": each}, place)
+        if until == "evaluate":
+            _deploy(place, given.get("finetune", {}) | given.get("evaluate", {}))
         print(
             f"demo finished in {time.monotonic() - began:.0f} s; records in {place / 'papermill_runs'}; `arislab runs` "
             "lists them, `arislab sql` asks the lake"
@@ -78,6 +82,26 @@ def demo(
             "approval policy: score (nobody reviewed; review in notebooks/review.ipynb, then run icl and finetune "
             "with -p approve reviewed)"
         )
+
+
+def _deploy(place: Path, given: Mapping[str, Any]) -> None:
+    """Have the embedded server answer with the new champion, if there is one, and show an answer through its alias."""
+    from arislab import models, runs
+    from arislab.task import load
+
+    _, notebook = runs.find_notebook("deploy")
+    defaults = {name: one.default for name, one in runs.parameters_of(notebook).items()}
+    named = defaults | dict(given)
+    lake, family = open_lake(place), load(str(named["task"])).family
+    if models.Registry(lake).named(family) is None:
+        print("deploy: nothing was promoted, so nothing is deployed; the gate's reasons stand in phase 5")
+        return
+    perform("deploy", {name: named[name] for name in ("task", "base_url", "base_model", "max_tokens")}, place)
+    alias = models.alias_of(family)
+    served = lake["deployments"].read(where={"alias": alias}).sort("created_at").row(-1, named=True)
+    through = json.loads(served["smoke_test"])["through_alias"]
+    answer = lake["training_data_raw"].read(where={"custom_id": through}).row(0, named=True)
+    print(one_line(f"{alias} ({answer['model_returned']}) answers: {answer['llm_output']}")[:300])
 
 
 def _synthetic(seed: int) -> dict[str, dict[str, Any]]:

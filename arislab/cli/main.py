@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from arislab.cli import batch as batch_commands
 from arislab.cli import imports as import_commands
 from arislab.cli import lake as lake_commands
+from arislab.cli import models as model_commands
 from arislab.cli import runs as run_commands
 from arislab.cli.demo import demo
 from arislab.cli.init import init
@@ -24,7 +25,7 @@ from arislab.system.text import print
 def run(
     context: typer.Context,
     phase: Annotated[
-        str | None, typer.Argument(help="generate, curate, icl, finetune, evaluate, judge, or FILE.ipynb.")
+        str | None, typer.Argument(help="generate, curate, icl, finetune, evaluate, judge, deploy, or FILE.ipynb.")
     ] = None,
     parameters: Annotated[
         list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="A parameter of the notebook; repeat it.")
@@ -65,7 +66,7 @@ _VERBS: dict[str, dict[str, tuple[Any, str]]] = {
         "review": (review, "Serve the review panel to people without Jupyter."),
     },
     "Phases": {
-        "run": (run, "Run generate, curate, icl, finetune or evaluate; or judge."),
+        "run": (run, "Run generate, curate, icl, finetune, evaluate; judge, deploy."),
         "resume": (run_commands.resume, "Go on from a run that did not end well."),
     },
     "Data": {
@@ -81,6 +82,12 @@ _VERBS: dict[str, dict[str, tuple[Any, str]]] = {
         "runs": (run_commands.app, "List runs; show one, compare two, export one."),
         "verify": (run_commands.verify, "Check that a record is true: run again and compared."),
         "rerun": (run_commands.rerun, "Run a recorded run again from its record."),
+    },
+    "Models": {
+        "models": (model_commands.app, "List model versions; show one, its history, compare two."),
+        "promote": (model_commands.promote, "Let an alias name a version that the gate let pass."),
+        "rollback": (model_commands.rollback, "Go back to the version before, at every server."),
+        "retire": (model_commands.retire, "Say that a version is never promoted again."),
     },
     "Server": {
         "serve": (serve, "Serve Files + Batches over a model or any chat server."),

@@ -16,7 +16,7 @@ from arislab.finetune.settings import Settings
 from arislab.finetune.template import ChatTemplate, check_template
 from arislab.finetune.trained import asked_as, losses, names, of_seeds, rows
 from arislab.finetune.training import check, train
-from arislab.finetune.weights import compute_device, load_tokenizer, resolve_model
+from arislab.finetune.weights import base_fingerprint, compute_device, load_tokenizer, resolve_model
 
 __all__ = [
     "STATUSES",
@@ -24,6 +24,7 @@ __all__ = [
     "Preview",
     "Settings",
     "asked_as",
+    "base_fingerprint",
     "check",
     "check_template",
     "compute_device",

@@ -324,6 +324,27 @@ class Table:
         self._commit(checked, lambda delta: writing.add(self.folder, delta, writing.new(self.folder, delta, checked)))
         return self
 
+    def extend(self, choose: Callable[[pl.DataFrame], pl.DataFrame], *, run_id: str | None = None) -> pl.DataFrame:
+        """Add what a function chooses by the rows that stand there: nobody else's come in between.
+
+        Args:
+            choose: Given all rows, returns those to add as in ``append``; called again where another writer was faster.
+                What it raises is raised, and nothing was written.
+            run_id: As in ``append``.
+
+        Returns:
+            The rows that were added, in all columns of the table.
+
+        Raises:
+            LakeError: As in ``append``.
+        """
+
+        def write(delta: Any) -> pl.DataFrame:
+            rows = self._checked(choose(opening.frame(self.name, delta).collect()), run_id)
+            return writing.add(self.folder, delta, writing.new(self.folder, delta, rows))
+
+        return self._commit(None, write)
+
     def upsert(self, frame: pl.DataFrame, *, on: str | list[str] | None = None, run_id: str | None = None) -> "Table":
         """Add rows whose key is new and replace those whose key exists (older versions keep the replaced row).
 
@@ -414,12 +435,15 @@ class Table:
             stamp.pop("run_id")
         return tables.check(self.name, frame.drop([c for c in stamp if c in frame.columns]).with_columns(**stamp))
 
-    def _commit(self, frame: pl.DataFrame, write: Callable[[Any], pl.DataFrame], *, is_always: bool = False) -> None:
-        """Run a write as ``writing.commit`` does, and note it."""
+    def _commit(
+        self, frame: pl.DataFrame | None, write: Callable[[Any], pl.DataFrame], *, is_always: bool = False
+    ) -> pl.DataFrame:
+        """Run a write as ``writing.commit`` does, and note it; returns its rows."""
         rows, before, now = writing.commit(self.folder, frame, write, is_always=is_always)
         if log.is_kept():
             digest = digests.digest(self.name, rows)
             log.note("write", self.name, version=now, rows=rows.height, digest=digest, version_before=before)
+        return rows
 
     def __repr__(self) -> str:
         if not opening.is_there(self.folder):

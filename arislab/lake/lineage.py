@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from arislab import models
 from arislab.errors import PrerequisiteError
 from arislab.lake.conditions import Where
 from arislab.review import decisions
@@ -76,7 +77,8 @@ def follow(lake: Tables, name: str) -> dict[str, pl.DataFrame]:
     Returns:
         Table to rows; tables without one are left out. ``training_data_curated`` has one row per version that was
         looked at (column version): the newest, and those that a set or a training used. ``finetuning_runs``: trainings
-        that were given the row, with its role (column added, see ``training_rows``). ``evaluations``: answers of the
+        that were given the row, with its role (column added, see ``training_rows``). ``model_events``: what these
+        adapters are now, as ``models.states`` says. ``evaluations``: answers of the
         adapters that learned from it, and answers whose prompt showed it.
     """
     custom_id = find(lake, name)
@@ -93,9 +95,10 @@ def follow(lake: Tables, name: str) -> dict[str, pl.DataFrame]:
     trainings = _trainings(lake, custom_id)
     curated = _curated(lake, custom_id, _versions(sets) | _versions(trainings))
     given_to = trainings["model_path"].unique().to_list()
-    models = trainings.filter(pl.col("role") == "trained")["model_path"].unique().to_list()
-    versions = lake["models"].scan().filter(pl.col("version").is_in(given_to)).collect().sort("created_at")
-    answers = lake["evaluations"].scan().filter(pl.col("model").is_in(models)).collect()
+    learned = trainings.filter(pl.col("role") == "trained")["model_path"].unique().to_list()
+    events = models.with_older(lake["model_events"].read(), lake["models"].read())
+    states = models.states(events).filter(pl.col("version").is_in(given_to))
+    answers = lake["evaluations"].scan().filter(pl.col("model").is_in(learned)).collect()
     shown = lake["evaluations"].scan().join(_shown(lake, curated).lazy(), on=["evaluation_id", "arm"], how="semi")
     life = {
         "candidates": lake["candidates"].read(where={"candidate_id": asked["candidate_id"]}),
@@ -107,8 +110,8 @@ def follow(lake: Tables, name: str) -> dict[str, pl.DataFrame]:
         "icl_trials": trials,
         "icl_examples": sets.sort("created_at"),
         "finetuning_runs": trainings,
-        "models": versions,
-        "deployments": lake["deployments"].scan().filter(pl.col("version").is_in(models)).collect(),
+        "model_events": states,
+        "deployments": lake["deployments"].scan().filter(pl.col("version").is_in(learned)).collect(),
         "evaluations": pl.concat([answered, answers, shown.collect()]).unique(
             ["evaluation_id", "arm", "candidate_id"], maintain_order=True
         ),
@@ -270,7 +273,7 @@ def _sets(life: dict[str, pl.DataFrame]) -> list[str]:
 
 
 def _adapters(life: dict[str, pl.DataFrame]) -> list[str]:
-    states = {row["version"]: row["alias"] for row in _rows(life, "models")}
+    states = {row["version"]: row["state"] for row in _rows(life, "model_events")}
     lines = []
     for row in _rows(life, "finetuning_runs"):
         lines.append(f"{row['model_path']} ({states.get(row['model_path'], 'not registered')})")
@@ -281,7 +284,7 @@ def _adapters(life: dict[str, pl.DataFrame]) -> list[str]:
         role = roles.get(row["role"], f"left out of its training: {row['role']}")
         data = f", {_known(row['data_version'])}" if row["arm"] == "curated" else ""
         lines.append(f"  {role}; arm {row['arm']}{data}")
-    served = [f"promoted: {row['version']} at {_known(row['endpoint'])}" for row in _rows(life, "deployments")]
+    served = [f"served: {row['version']} at {_known(row['endpoint'])}" for row in _rows(life, "deployments")]
     return [*(lines or ["no adapter learned from it"]), *served]
 
 
@@ -311,7 +314,7 @@ _STEPS: list[tuple[str, tuple[str, ...], Any]] = [
     ("reviews", ("reviews",), _reviews),
     ("curated set", ("training_data_curated",), _kept),
     ("in-context sets", ("icl_trials", "icl_examples"), _sets),
-    ("adapters", ("finetuning_runs", "models", "deployments"), _adapters),
+    ("adapters", ("finetuning_runs", "model_events", "deployments"), _adapters),
     ("test answers", ("evaluations",), _answers),
 ]
 

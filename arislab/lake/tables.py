@@ -516,8 +516,43 @@ TABLES: dict[str, Contract] = {
             ),
         },
     ),
+    "model_events": Contract(
+        "One row per event of a model version; append-only, an alias is what its newest event says.",
+        ("event_id",),
+        {
+            "event_id": _text("unique name of the event", required=True, names_run=True),
+            "name": _text("model family", required=True),
+            "version": _text("name by which servers serve it: holds the digest of the weights", required=True),
+            "event": _text(
+                "register: it is known; gate: it was judged; alias: an alias names it from now on; rollback: again; "
+                "retire: it is not promoted any more; canary, deploy: what a server showed of it",
+                required=True,
+                allowed=("register", "gate", "alias", "rollback", "retire", "canary", "deploy"),
+            ),
+            "alias": _text("alias that names it, such as champion; null: the event is about none"),
+            "arm": _text("set that it was trained on, as in finetuning_runs"),
+            "previous": _text("version that the alias named before; null: none"),
+            "verdict": _text("of a gate: promote, hold or insufficient evidence; of a canary: passed or failed"),
+            "adapter_sha256": _text("digest of the adapter's weights", required=True),
+            "base_model": _text("model that was adapted"),
+            "actor": _text("who did it: user of the process, or who was named", volatile=True),
+            "reason": _text("why, in words"),
+            "is_forced": Column(_FLAG, "true: promoted against the gate, or without one", required=True),
+            "detail": _text(
+                "JSON object: digests and training of a registration, the gate, what a canary showed",
+                required=True,
+                names_run=True,
+            ),
+            "seq": Column(
+                _INTEGER,
+                "order of the event: microseconds since 1970, but after all that were there",
+                required=True,
+                volatile=True,
+            ),
+        },
+    ),
     "models": Contract(
-        "One row per event of a model version; the newest row of a version is its state.",
+        "Model versions as earlier versions of arislab kept them; model_events has taken its place.",
         ("name", "version", "alias"),
         {
             "name": _text("model family", required=True),
@@ -530,15 +565,18 @@ TABLES: dict[str, Contract] = {
         },
     ),
     "deployments": Contract(
-        "One row per promotion to a server; no phase of arislab writes it yet.",
+        "One row per version that a server was made to serve under an alias.",
         ("id",),
         {
-            "id": _text("unique name of the promotion", required=True),
+            "id": _text("unique name of the deployment", required=True, names_run=True),
             "name": _text("model family", required=True),
-            "version": _text("version promoted", required=True),
-            "endpoint": _text("where it is served"),
+            "version": _text("version that the alias names at the server from then on", required=True),
+            "endpoint": _text("base_url of the server, without user and password; embedded: this lake's own"),
             "previous": _text("version that served before; null if none"),
-            "smoke_test": _text("JSON object: what was asked and what came back"),
+            "smoke_test": _text("JSON object: what the canary showed, and the answer through the alias"),
+            "alias": _text("name that clients ask for, such as candidate-evaluation@champion"),
+            "action": _text("deploy or rollback", allowed=("deploy", "rollback")),
+            "seconds": _number("from the order to switch to the first answer through the alias", low=0, volatile=True),
         },
     ),
     "evaluations": Contract(

@@ -36,7 +36,7 @@ class Written(NamedTuple):
 
 
 def commit(
-    folder: Path, frame: pl.DataFrame, write: Callable[[Any], pl.DataFrame], *, is_always: bool = False
+    folder: Path, frame: pl.DataFrame | None, write: Callable[[Any], pl.DataFrame], *, is_always: bool = False
 ) -> Written:
     """Run a write on the newest version; where another writer's commit came in between, on that one again.
 
@@ -44,7 +44,7 @@ def commit(
 
     Args:
         folder: Of the table.
-        frame: Rows to write; none, and the table exists: nothing is done.
+        frame: Rows to write; none, and the table exists: nothing is done. Null: only the write knows them.
         write: Given the open table, or null where there is none; returns the rows that it wrote.
         is_always: Write even without rows.
 
@@ -63,7 +63,7 @@ def commit(
             before = None if table is None else int(table.version())
             if table is not None:
                 _check_schema(folder, table)
-            if table is not None and not frame.height and not is_always:
+            if table is not None and frame is not None and not frame.height and not is_always:
                 return Written(frame, before, before)
             try:
                 rows = write(table)

@@ -184,6 +184,7 @@ def _connections(servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if "models" in entry:
             about = {name: entry["about"].get(name) for name in ("engine", "response_format")}
             connections.append({"base_url": entry["base_url"], "models": entry["models"], **about, "replayed": None})
+            connections[-1]["aliases"] = entry.get("aliases", {})
             connections[-1]["isolation"] = []
         else:
             here = [one for one in connections if one["base_url"] == entry.get("base_url", one["base_url"])]

@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from arislab import __version__
 from arislab.errors import PrerequisiteError
-from arislab.server import direct, routes
+from arislab.server import alias_routes, direct, routes
 from arislab.server.connections import MOST_AT_ONCE, Connection, most_at_once, raise_descriptors
 from arislab.server.database import Record
 from arislab.server.engines import base, choose
@@ -81,6 +81,7 @@ def create_app(
     app = Api(lifespan=lifespan, version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.include_router(routes.router)
     app.include_router(direct.router)
+    app.include_router(alias_routes.router)
     app.add_middleware(Guard, token=token, host=host, limits=limits)
     app.add_exception_handler(OSError, _disk_error)
     app.add_exception_handler(sqlite3.OperationalError, _disk_error)

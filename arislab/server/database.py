@@ -40,16 +40,18 @@ create table if not exists batches(
   total integer not null default 0, completed integer not null default 0, failed integer not null default 0,
   input_tokens integer not null default 0, cached_tokens integer not null default 0,
   output_tokens integer not null default 0, reasoning_tokens integer not null default 0,
-  spool_bytes integer not null default 0, pin_outputs integer not null default 1);
+  spool_bytes integer not null default 0, pin_outputs integer not null default 1, aliases text);
 create table if not exists results(
   batch integer not null, line integer not null, offset integer not null, length integer not null, ok integer not null,
   primary key (batch, line)) without rowid;
+create table if not exists aliases(
+  alias text primary key, model text not null, previous text, since integer not null) without rowid;
 create table if not exists meta(name text primary key, value text not null) without rowid;
 """
 # for folders of earlier versions
 ADDED = {
     "files": {"pinned": "integer not null default 0", "collected_at": "integer"},
-    "batches": {"pin_outputs": "integer not null default 1"},
+    "batches": {"pin_outputs": "integer not null default 1", "aliases": "text"},
 }
 INDEX = f"create index if not exists open_batches on batches(input_file_id) where status not in {TERMINAL}"
 

@@ -12,7 +12,7 @@ from arislab.server.engines import base
 from arislab.server.guard import envelope, refuse
 from arislab.server.limits import ForbiddenError, check_fields
 from arislab.server.shown import model_object
-from arislab.server.state import engine_of, limits_of
+from arislab.server.state import aliases_of, engine_of, limits_of
 from arislab.system import json_text
 
 router = APIRouter()
@@ -21,13 +21,19 @@ router = APIRouter()
 @router.get("/v1/models")
 async def list_models(request: Request) -> Record:
     """Names that a line may have in ``body.model``."""
-    return {"object": "list", "data": [model_object(name) for name in await engine_of(request).models()]}
+    models = [model_object(name) for name in await engine_of(request).models()]
+    return {
+        "object": "list",
+        "data": [*models, *(model_object(row["alias"], row["model"]) for row in aliases_of(request).rows())],
+    }
 
 
 @router.get("/v1/models/{model_id:path}")
 async def retrieve_model(request: Request, model_id: str) -> Record:
     """One of the models; names may have slashes."""
     engine = engine_of(request)
+    if (root := aliases_of(request).resolve(model_id)) != model_id:
+        return model_object(model_id, root)
     if not engine.takes_any_model and model_id not in await engine.models():
         message = f"no such model: {model_id!r}; GET /v1/models lists those that exist"
         raise refuse(404, message, param="model", code="model_not_found")
@@ -69,8 +75,9 @@ async def _answer(request: Request, endpoint: str) -> Response:
         raise refuse(400, str(error), param=error.param or None, code=error.code) from None
     results: list[base.Result] = []
     # a random custom_id: local engines draw their seed from it where the body has none
+    model = aliases_of(request).resolve(str(body.get("model")))
+    body |= {"model": model} if "model" in body else {}
     asked = base.Request(0, secrets.token_hex(16), body, int(time.time()), endpoint)
-    model = str(body.get("model"))
     await engine.gate.enter(model)
     try:
         await engine.run([asked], results.append)

@@ -72,6 +72,10 @@ class Gate:
             self._go_in(model)  # whoever entered will leave once more
             raise
 
+    def asked(self) -> set[str]:
+        """Models of the chunks inside, and of those that wait."""
+        return {*self._models, *(model for model, place in self._waiting if not place.done())}
+
     def widen(self, width: int) -> None:
         """Set the number of places (at least 1)."""
         self.width = max(1, width)

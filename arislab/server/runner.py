@@ -9,6 +9,7 @@ that was refused, and for a batch of which not even that can be written.
 """
 
 import asyncio
+import json
 import logging
 import sqlite3
 import time
@@ -17,12 +18,13 @@ from functools import partial
 from typing import Any
 
 from arislab.errors import BatchError, PrerequisiteError
+from arislab.server.aliases import Aliases
 from arislab.server.database import TERMINAL, Record
 from arislab.server.engines.base import Emit, Engine, Request, Result, failure
 from arislab.server.gate import Gate
 from arislab.server.limits import Limits
 from arislab.server.metrics import Meter
-from arislab.server.scan import Scan, as_text, problem, request_at, scan_input
+from arislab.server.scan import Scan, as_text, problem, scan_input
 from arislab.server.store import Store
 from arislab.server.watch import Watch
 from arislab.server.writes import Writes, row_of
@@ -59,6 +61,8 @@ class Runner:
         self._models: dict[str, set[str]] = {}  # batch -> models, of batches that run
         self.watch = Watch(engine, store.database)
         """Which models the engine may have at once."""
+        self.aliases = Aliases(store.database)
+        """Names that stand for a model."""
         self._overdue: set[str] = set()  # batches whose window passed while they ran
 
     def start(self) -> None:
@@ -90,6 +94,10 @@ class Runner:
     def in_flight(self) -> int:
         """Lines that the engine has."""
         return sum(len(asked) for asked in self._asked.values())
+
+    def in_use(self) -> set[str]:
+        """Models that requests and batches ask which are not answered yet."""
+        return self._engine.gate.asked().union(*self._models.values())
 
     def live(self, batch: Record) -> Record:
         """What one batch does now.
@@ -206,7 +214,12 @@ class Runner:
             await self._advance(batch_id, "failed", ("validating",), errors=as_text(scan.errors))
             return
         model = next(iter(scan.models)) if len(scan.models) == 1 else None
-        await self._advance(batch_id, "in_progress", ("validating",), total=len(scan.offsets), model=model)
+        # from here on the batch stays with what its aliases name now
+        named = {name: stood_for for name in scan.models if (stood_for := self.aliases.resolve(name)) != name}
+        columns = {"total": len(scan.offsets), "model": named.get(model, model) if model else None}
+        await self._advance(
+            batch_id, "in_progress", ("validating",), **columns, aliases=json.dumps(named) if named else None
+        )
 
     async def _progress(self, batch: Record, scan: Scan) -> None:
         """Run what is missing until all lines are done, someone cancels, or the time is over."""
@@ -242,9 +255,11 @@ class Runner:
             meter.add(time.monotonic(), row.usage[2])
             writes.add(row)
 
-        self._models[batch["id"]] = set(scan.models)
+        scan.aliases = json.loads(batch["aliases"] or "{}")
+        self._models[batch["id"]] = scan.asked_models()
         await self.watch.before(set().union(*self._models.values()))
-        by_model = len(scan.models) > 1 and not self.watch.may_be_together(frozenset(scan.models))
+        models = frozenset(self._models[batch["id"]])
+        by_model = len(models) > 1 and not self.watch.may_be_together(models)
         with store.path(batch["input_file_id"]).open("rb") as file:
             async with asyncio.TaskGroup() as group:
                 for model, chunk in scan.chunks(size, by_model=by_model):
@@ -256,7 +271,7 @@ class Runner:
                     await engine.gate.enter(model)
                     lines = chunk if engine.whole_chunks else missing
                     # read only once there is a place for it, so that memory holds what is in flight and not the file
-                    requests = [request_at(file, scan.offsets[line], line, batch) for line in lines]
+                    requests = [scan.request_at(file, line, batch) for line in lines]
                     asked |= {request.line: request.custom_id for request in requests if request.line not in done}
                     task = group.create_task(self._ask(requests, emit, asked))
                     leave = partial(_leave, engine.gate, model)
@@ -291,7 +306,7 @@ class Runner:
         scan, rows = await self._scan(batch), []
         with self._store.path(batch["input_file_id"]).open("rb") as file:
             for line in lines:
-                custom_id = request_at(file, scan.offsets[line], line, batch).custom_id
+                custom_id = scan.request_at(file, line, batch).custom_id
                 rows.append(row_of(batch["id"], custom_id, failure(line, 0, code, message)))
         # a line has one result: that of a lost one stands in the way of the error line
         await asyncio.to_thread(self._store.spools.forget, batch["seq"], [row.line for row in rows])

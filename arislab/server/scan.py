@@ -47,12 +47,28 @@ class Scan:
     groups: "array[int]" = field(default_factory=lambda: array("L"))
     """Group of each request, or empty."""
 
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Alias -> the model that the batch has under it."""
+
+    def asked_models(self) -> set[str]:
+        """The models that are asked, under their own names."""
+        return {self.aliases.get(name, name) for name in self.models}
+
+    def request_at(self, file: IO[bytes], line: int, batch: Record) -> Request:
+        """Read one request of the file that was scanned, with the model's own name."""
+        file.seek(self.offsets[line])
+        fields = json_text.loads_whole(file.readline())
+        body = fields["body"]
+        if (model := self.aliases.get(body["model"])) is not None:
+            body["model"] = model
+        return Request(line, fields["custom_id"], body, batch["created_at"], batch["endpoint"], batch["id"])
+
     def chunks(self, size: int, *, by_model: bool) -> Iterator[tuple[str, Sequence[int]]]:
         """Model and lines of each chunk in the order in which they are dispatched.
 
         As they stand, group by group, or one model after the other.
         """
-        names, every = list(self.models), range(len(self.offsets))
+        names, every = [self.aliases.get(name, name) for name in self.models], range(len(self.offsets))
         order = sorted(every, key=self.groups.__getitem__) if self.groups else every
         parts: list[Sequence[int]] = [order]
         if by_model:
@@ -181,10 +197,3 @@ def _lines(path: Path, line_bytes: int) -> Iterator[tuple[int, int, bytes]]:
                 start, raw = start + 3, raw[3:]
             if raw.strip():
                 yield number, start, raw
-
-
-def request_at(file: IO[bytes], offset: int, line: int, batch: Record) -> Request:
-    """Read one request of a file that was scanned."""
-    file.seek(offset)
-    fields = json_text.loads_whole(file.readline())
-    return Request(line, fields["custom_id"], fields["body"], batch["created_at"], batch["endpoint"], batch["id"])

@@ -41,6 +41,7 @@ _STAMPS = [
 _STATUSES = ["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
 _LINE_ERROR = _object(code=_TEXT, line=_or_null(_INT), message=_TEXT, param=_or_null(_TEXT))
 
+_ALIAS = _object(alias=_TEXT, model=_TEXT, previous=_or_null(_TEXT), since=_INT)
 SCHEMAS: dict[str, Schema] = {
     "Error": _object(error=_object(message=_TEXT, type=_TEXT, param=_or_null(_TEXT), code=_or_null(_TEXT))),
     "Health": _object(status={"const": "ok"}),
@@ -106,7 +107,9 @@ SCHEMAS: dict[str, Schema] = {
         response_format=_or_null(_FLAG),
         limits=_object(requests=_INT, file_bytes=_INT, line_bytes=_INT, window_s=_INT),
     ),
-    "Model": _object(id=_TEXT, object={"const": "model"}, created=_INT, owned_by=_TEXT),
+    "Model": _object(id=_TEXT, object={"const": "model"}, created=_INT, owned_by=_TEXT, root=_TEXT),
+    "Alias": _ALIAS,
+    "Aliases": _object(aliases=_list(_ALIAS), in_use=_list(_TEXT)),
     "Models": _object(object={"const": "list"}, data=_list({"$ref": "#/components/schemas/Model"})),
     "Files": _page("File"),
     "Batches": _page("Batch"),
@@ -144,6 +147,10 @@ ANSWERS: dict[tuple[str, str], tuple[str, Schema, str]] = {
     ("get", "/metrics"): ("text/plain", _TEXT, ""),
     ("get", "/v1/arislab"): (_JSON, {"$ref": "Server"}, ""),
     ("post", "/v1/arislab/isolation"): (_JSON, {"$ref": "Isolation"}, "400 408 413 500 507"),
+    ("get", "/v1/arislab/aliases"): (_JSON, {"$ref": "Aliases"}, ""),
+    ("post", "/v1/arislab/aliases"): (_JSON, {"$ref": "Alias"}, "400 404 408 409 413 500 507"),
+    ("post", "/v1/load_lora_adapter"): ("text/plain", _TEXT, "400 408 413 502"),
+    ("post", "/v1/unload_lora_adapter"): ("text/plain", _TEXT, "400 408 409 413 502"),
     ("get", "/v1/models"): (_JSON, {"$ref": "Models"}, ""),
     ("get", "/v1/models/{model_id}"): (_JSON, {"$ref": "Model"}, "404"),
     ("get", "/v1/files"): (_JSON, {"$ref": "Files"}, "400"),

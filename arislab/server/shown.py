@@ -28,9 +28,9 @@ def batch_object(row: Record) -> Record:
     }
 
 
-def model_object(name: str) -> Record:
-    """A model as OpenAI's API shows it."""
-    return {"id": name, "object": "model", "created": 0, "owned_by": "arislab"}
+def model_object(name: str, root: str | None = None) -> Record:
+    """A model as OpenAI's API shows it; ``root`` is the model that answers, where the name is an alias."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "arislab", "root": root or name}
 
 
 def file_object(row: Record) -> Record:

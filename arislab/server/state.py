@@ -2,6 +2,7 @@
 
 from fastapi import Request
 
+from arislab.server.aliases import Aliases
 from arislab.server.engines.base import Engine
 from arislab.server.limits import Limits
 from arislab.server.runner import Runner
@@ -24,6 +25,12 @@ def runner_of(request: Request) -> Runner:
     """The server's runner."""
     runner: Runner = request.app.state.runner
     return runner
+
+
+def aliases_of(request: Request) -> Aliases:
+    """The server's aliases."""
+    aliases: Aliases = request.app.state.runner.aliases
+    return aliases
 
 
 def limits_of(request: Request) -> Limits:

@@ -96,7 +96,7 @@ def test_the_tables_come_in_the_order_of_life(lived):
         ("icl_trials", 1),
         ("icl_examples", 1),
         ("finetuning_runs", 2),
-        ("models", 1),
+        ("model_events", 1),
         ("evaluations", 4),
     ]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from toys import ENDPOINT, Server, jsonl, line
 
 from arislab.server.limits import Limits
-from arislab.server.scan import request_at, scan_input
+from arislab.server.scan import scan_input
 
 
 def test_limits_on_lines(echo: Server, tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_every_line_is_found_again_by_its_offset(texts: list[str], ends: bytes, 
     assert not scan.errors
     with path.open("rb") as file:
         lines = [
-            request_at(file, offset, i, {"id": "b", "created_at": 0, "endpoint": ENDPOINT})
-            for i, offset in enumerate(scan.offsets)
+            scan.request_at(file, i, {"id": "b", "created_at": 0, "endpoint": ENDPOINT})
+            for i in range(len(scan.offsets))
         ]
     assert [(request.custom_id, request.body) for request in lines] == [(row["custom_id"], row["body"]) for row in rows]

@@ -161,6 +161,49 @@ class UpstreamEngine:
                     names.update(dict.fromkeys(str(model["id"]) for model in listed["data"]))
         return list(names)
 
+    async def load_adapter(self, name: str, folder: str) -> list[str]:
+        """Have every server load a LoRA adapter, or none of them; what was against it, a line a server.
+
+        Lines are balanced over all servers: one without the adapter would fail those that it gets. A server that has it
+        already, as after a restart of the others, is content.
+        """
+        asked = {"lora_name": name, "lora_path": folder}
+        said = [(upstream, await self._order(upstream, "load_lora_adapter", asked)) for upstream in self._upstreams]
+        problems = [f"{upstream.url}: {problem}" for upstream, problem in said if problem not in (None, _ALREADY)]
+        for upstream, problem in said if problems else ():
+            if problem is None:
+                await self._order(upstream, "unload_lora_adapter", {"lora_name": name})
+        return problems
+
+    async def unload_adapter(self, name: str) -> list[str]:
+        """Have every server let an adapter go; what was against it, a line a server."""
+        said = [(u.url, await self._order(u, "unload_lora_adapter", {"lora_name": name})) for u in self._upstreams]
+        return [f"{url}: {problem}" for url, problem in said if problem is not None]
+
+    async def _order(self, upstream: _Upstream, route: str, body: dict[str, str]) -> str | None:
+        """What a server has against an order about an adapter; null: it did it."""
+        import aiohttp
+
+        assert self._session is not None
+        url, timeout = f"{upstream.url}/{route}", aiohttp.ClientTimeout(total=120)
+        try:
+            asking = self._session.post(
+                url, data=orjson.dumps(body), headers=upstream.headers, timeout=timeout, allow_redirects=False
+            )
+            async with asking as response:
+                if response.status == 200:
+                    return None
+                text = (await body_of(response, self._answer_bytes) or b"").decode(errors="replace")[:300]
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return f"no answer ({type(error).__name__})"
+        for secret in self._hidden:
+            text = text.replace(secret.decode(), "[hidden]")
+        if "already" in text and "loaded" in text:
+            return _ALREADY
+        if response.status in (404, 405) and "lora_name" not in text and "found" in text.lower():
+            return _NO_ROUTE
+        return f"{response.status}: {text}"
+
     async def run(self, chunk: Sequence[Request], emit: Emit) -> None:
         """Answer one line after the other; what runs at once is up to the gate."""
         for request in chunk:
@@ -265,6 +308,11 @@ class UpstreamEngine:
         self.gate.widen(sum(upstream.limit for upstream in self._upstreams))
 
 
+_ALREADY = "it is loaded already"
+_NO_ROUTE = (
+    "it loads no adapters while it runs; start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and "
+    "with --max-lora-rank of at least the adapter's r"
+)
 _UNREACHABLE = orjson.dumps(
     {"code": "upstream_unreachable", "message": "the upstream server cannot be reached; is it running?"}
 )

@@ -1,12 +1,12 @@
-"""Model versions: registered when trained, promoted if they pass a gate, and how one is served."""
+"""The gate: whether what was measured on the test split speaks for a promotion."""
 
-import json
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
 from arislab.errors import ParameterError
+from arislab.models.beside import rows_for
 
 
 def gate(
@@ -17,6 +17,7 @@ def gate(
     margin: float = 0.0,
     free: pl.DataFrame | None = None,
     people: pl.DataFrame | None = None,
+    checks: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Decide whether an arm may be promoted.
 
@@ -33,12 +34,15 @@ def gate(
         free: From ``stats.compare``: the arm against each arm of ``trivial.scores``. Those that no scorer could judge
             count for nothing.
         people: From ``pairwise.win_rate``, where people decide; null: the scorers do.
+        checks: From ``checks``: one that failed holds the arm, one that is unclear asks for more rows, and what was not
+            measured is told and stands in nobody's way.
 
     Returns:
-        verdict (promote; hold: an interval lies below what it had to exceed; else not shown), arm, against (the
-        baseline), difference, low, high, p_holm, n, margin, reason (in words), and trivial: the free answer that came
-        closest (against, difference, low, high, n), null without any. Where people decide also people: win_rate, low,
-        high, p, n, n_pairs, n_waiting, n_votes, agreement and alpha.
+        verdict (promote; hold: an interval lies below what it had to exceed, or a check failed; else insufficient
+        evidence), n_needed (rows that would decide; null: it is decided, or no number is known), arm, against (the
+        baseline), difference, low, high, p_holm, n, margin, reason (in words), checks, and trivial: the free answer
+        that came closest (against, difference, low, high, n), null without any. Where people decide also people:
+        win_rate, low, high, p, n, n_pairs, n_waiting, n_votes, agreement and alpha.
 
     Raises:
         ParameterError: The comparison has no such contrast, or people compared other arms.
@@ -50,20 +54,28 @@ def gate(
     votes = None if people is None else _votes(people, arm=arm, baseline=baseline)
     verdicts = [_verdict(row, margin) if votes is None else _of_people(votes)]
     verdicts += [_verdict(closest, 0.0)] if closest else []
-    verdict = next(name for name in ("hold", "not shown", "promote") if name in verdicts)
+    verdicts += [_OF_CHECK[check["verdict"]] for check in checks]
+    verdict = next(name for name in ("hold", UNCLEAR, "promote") if name in verdicts)
+    needed = [check["n_needed"] for check in checks if check["verdict"] == "unclear"]
+    needed += [rows_for(row, margin)] if votes is None and _verdict(row, margin) == UNCLEAR else []
+    needed += [rows_for(closest, 0.0)] if closest and _verdict(closest, 0.0) == UNCLEAR else []
     return {
         "arm": arm,
         "against": baseline,
         "verdict": verdict,
         **{k: row[k] for k in ("difference", "low", "high", "p_holm", "n")},
         "margin": margin,
-        "reason": _reason(arm, row, margin, closest, votes),
+        "reason": _reason(arm, row, margin, closest, votes, checks),
+        "n_needed": max((n for n in needed if n is not None), default=None) if verdict == UNCLEAR else None,
+        "checks": list(checks),
         "trivial": closest
         and {"against": closest["baseline"]} | {k: closest[k] for k in ("difference", "low", "high", "n")},
         **({} if votes is None else {"people": votes}),
     }
 
 
+UNCLEAR = "insufficient evidence"
+_OF_CHECK = {"passed": "promote", "not measured": "promote", "failed": "hold", "unclear": UNCLEAR}
 _VOTES = ("win_rate", "low", "high", "p", "n", "n_pairs", "n_waiting", "n_votes", "agreement", "alpha")
 
 
@@ -80,15 +92,15 @@ def _votes(people: pl.DataFrame, *, arm: str, baseline: str) -> dict[str, Any]:
 def _of_people(votes: dict[str, Any]) -> str:
     """The verdict of people; a win rate without spread has an interval without width, so p is asked too."""
     if votes["n_waiting"] or votes["low"] is None or votes["p"] >= _LEAST_P:
-        return "not shown"
-    return "promote" if votes["low"] > _HALF else "hold" if votes["high"] < _HALF else "not shown"
+        return UNCLEAR
+    return "promote" if votes["low"] > _HALF else "hold" if votes["high"] < _HALF else UNCLEAR
 
 
 _HALF, _LEAST_P = 0.5, 0.05
 
 
 def _verdict(contrast: dict[str, Any], margin: float) -> str:
-    return "promote" if contrast["low"] > margin else "hold" if contrast["high"] < margin else "not shown"
+    return "promote" if contrast["low"] > margin else "hold" if contrast["high"] < margin else UNCLEAR
 
 
 def _closest(free: pl.DataFrame | None, arm: str) -> dict[str, Any] | None:
@@ -105,6 +117,7 @@ def _reason(
     margin: float,
     closest: dict[str, Any] | None,
     votes: dict[str, Any] | None,
+    checks: Sequence[dict[str, Any]],
 ) -> str:
     over = f"the margin {margin:g} over {row['baseline']}" if margin else row["baseline"]
     by_scorers = f"{arm} {_beats(row, margin)} {over} ({_gain(row)})"
@@ -113,6 +126,7 @@ def _reason(
         parts.append(
             f"it {_beats(closest, 0.0)} {closest['baseline']}, an answer that costs nothing ({_gain(closest)})"
         )
+    parts += [check["reason"] for check in checks if check["verdict"] in ("failed", "unclear")]
     return "; ".join(parts)
 
 
@@ -122,72 +136,16 @@ def _said(arm: str, baseline: str, votes: dict[str, Any]) -> str:
             f"people have not compared all pairs of {arm} and {baseline} yet: {votes['n_waiting']:,} of "
             f"{votes['n_pairs']:,} wait"
         )
-    words = {"promote": "prefer", "hold": "do not prefer", "not shown": "are not shown to prefer"}[_of_people(votes)]
+    words = {"promote": "prefer", "hold": "do not prefer", UNCLEAR: "are not shown to prefer"}[_of_people(votes)]
     ends = "" if votes["low"] is None else f" [{votes['low']:.3f}, {votes['high']:.3f}]"
     rate = "unknown" if votes["win_rate"] is None else f"{votes['win_rate']:.3f}"
     return f"people {words} {arm} to {baseline} (win rate {rate}{ends}, n {votes['n']:,})"
 
 
 def _beats(contrast: dict[str, Any], margin: float) -> str:
-    words = {"promote": "beats", "hold": "is below", "not shown": "is not shown to beat"}
+    words = {"promote": "beats", "hold": "is below", UNCLEAR: "is not shown to beat"}
     return words[_verdict(contrast, margin)]
 
 
 def _gain(contrast: dict[str, Any]) -> str:
     return f"{contrast['difference']:+.3f} [{contrast['low']:+.3f}, {contrast['high']:+.3f}], n {contrast['n']:,}"
-
-
-def promote(models: pl.DataFrame, tuned: dict[str, Any], gate: dict[str, Any]) -> pl.DataFrame:
-    """Return the rows of ``models`` that follow from a verdict: the new champion, and the one that it retires.
-
-    Args:
-        models: Rows of ``models``: name, version, alias, created_at; the newest row of a version is its state.
-        tuned: The row of ``finetuning_runs`` that was evaluated.
-        gate: From ``gate``.
-    """
-    facts = {name: tuned[name] for name in ("name", "base_model", "adapter_sha256")}
-    won = gate["verdict"] == "promote"
-    version = {
-        "version": tuned["model_path"],
-        "adapter_path": tuned["model_path"],
-        "alias": "champion" if won else "candidate",
-    }
-    # one spelling of one gate: a run that is repeated must write the same row
-    rows = [facts | version | {"gate": json.dumps(gate, sort_keys=True, separators=(",", ":"), allow_nan=False)}]
-    state = models.filter(pl.col("name") == tuned["name"]).sort("created_at").unique("version", keep="last")
-    for old in (
-        state.filter((pl.col("alias") == "champion") & (pl.col("version") != tuned["model_path"])).to_dicts()
-        if won
-        else []
-    ):
-        rows.append(
-            {k: old[k] for k in ("name", "base_model", "adapter_sha256", "version", "adapter_path", "gate")}
-            | {"alias": "retired"}
-        )
-    return pl.DataFrame(rows, schema_overrides={"gate": pl.String})
-
-
-def register(trained: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of ``models`` for adapters that were trained; a version that is known keeps its state.
-
-    Args:
-        trained: From ``finetune.train``: name, base_model, adapter_sha256, model_path, arm. The arm curated is a
-            candidate for promotion, every other one a control.
-        known: Rows of ``models``: version.
-    """
-    alias = pl.when(pl.col("arm") == "curated").then(pl.lit("candidate")).otherwise(pl.lit("control"))
-    rows = trained.select(
-        "name", "base_model", "adapter_sha256", version="model_path", adapter_path="model_path", alias=alias
-    )
-    return rows.join(known, on="version", how="anti", maintain_order="left")  # one row per new version
-
-
-def serve_command(base_model: str, version: str, models: Path) -> str:
-    """Return the vLLM line that serves a promoted adapter under its immutable name.
-
-    Args:
-        base_model: Weights that were adapted.
-        version: Name of the adapter and of its folder.
-        models: Folder of the adapters.
-    """
-    return f"vllm serve {base_model} --enable-lora --lora-modules {version}={models / version}"

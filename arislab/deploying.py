@@ -1,0 +1,281 @@
+"""Deploying: has a server the version that was judged, and do clients get it under its alias?
+
+Success is what the server lists and answers, not what it says of an order. A canary asks frozen prompts of the
+validation split, greedily, and compares three answers to each: what the version's own folder answered when it was first
+asked (the reference, which the lake keeps), what the server answers under its name, and what its base answers.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from arislab import batch, models
+from arislab.errors import ArislabError, ParameterError, RegistryError
+from arislab.system import masking
+
+ANSWER = ["custom_id", "status", "llm_output", "model_returned", "first_token_logprobs"]
+"""Columns of ``training_data_raw`` that a canary reads."""
+
+
+def canary(requests: dict[str, pl.DataFrame], answers: pl.DataFrame) -> pl.DataFrame:
+    """Compare the answers to frozen prompts, prompt by prompt.
+
+    Args:
+        requests: reference, served and base: requests about the same candidates, in one order.
+        answers: Rows of ``training_data_raw`` with the columns ``ANSWER``.
+
+    Returns:
+        One row per prompt: candidate_id, is_answered, is_equal (served is the reference, letter by letter),
+        is_unlike_base (its text is another one than the base's), has_other_logprobs (the likeliest first tokens have
+        other probabilities than the base's; null: the server gave none), gap (nats by which a first token's differs
+        from the reference's, the most of all that both name; null as before), answered_by (the model that the server
+        says answered), reference, served, base (texts).
+    """
+    by_id = {row["custom_id"]: row for row in answers.to_dicts()}
+    rows = []
+    for reference, served, base in zip(
+        *(requests[name].iter_rows(named=True) for name in ("reference", "served", "base")), strict=True
+    ):
+        said = {
+            name: by_id.get(each["custom_id"]) or dict.fromkeys(ANSWER)
+            for name, each in (("reference", reference), ("served", served), ("base", base))
+        }
+        texts = {name: row["llm_output"] for name, row in said.items()}
+        first = {name: json.loads(row["first_token_logprobs"] or "{}") for name, row in said.items()}
+        shared = first["reference"].keys() & first["served"].keys()
+        rows.append(
+            {
+                "candidate_id": served["candidate_id"],
+                "is_answered": None not in (texts["reference"], texts["served"], texts["base"]),
+                "is_equal": texts["served"] is not None and texts["served"] == texts["reference"],
+                "is_unlike_base": texts["served"] is not None and texts["served"] != texts["base"],
+                "has_other_logprobs": first["served"] != first["base"] if first["served"] and first["base"] else None,
+                "gap": max((abs(first["reference"][t] - first["served"][t]) for t in shared), default=None),
+                "answered_by": said["served"]["model_returned"],
+                **texts,
+            }
+        )
+    flags = dict.fromkeys(("is_answered", "is_equal", "is_unlike_base", "has_other_logprobs"), pl.Boolean)
+    texts = dict.fromkeys(("answered_by", "reference", "served", "base"), pl.String)
+    return pl.DataFrame(rows, schema={"candidate_id": pl.String} | flags | {"gap": pl.Float64} | texts)
+
+
+def verdict(compared: pl.DataFrame, version: str, *, min_equal: float = 1.0) -> dict[str, Any]:
+    """Say whether a server may serve a version, by its canary.
+
+    Args:
+        compared: From ``canary``.
+        version: Name of the version.
+        min_equal: Least share of answers that must be those of the reference, 0..1; below 1 for an engine that rounds
+            otherwise than the one that gave the reference.
+
+    Returns:
+        verdict (passed or failed), reason (in words), n, n_equal, n_unlike_base, n_other_logprobs (null: the server
+        gives no probabilities), gap (the most; null likewise), min_equal.
+    """
+    n = compared.height
+    counts = {name: int(compared[f"is_{name}"].sum()) for name in ("answered", "equal", "unlike_base")}
+    measured = compared["has_other_logprobs"].drop_nulls()
+    n_other = int(measured.sum()) if measured.len() else None
+    wrong = compared.filter(pl.col("answered_by").is_not_null() & (pl.col("answered_by") != version))["answered_by"]
+    problems = []
+    if not n or counts["answered"] < n:
+        problems.append(f"{n - counts['answered']} of {n} prompts have no answer")
+    if wrong.len():
+        problems.append(f"{wrong.len()} answers are by {wrong[0]!r}, as the server says")
+    if counts["equal"] < min_equal * n:
+        problems.append(f"{counts['equal']} of {n} answers are those of the reference, {min_equal:.0%} are wanted")
+    if not counts["unlike_base"]:
+        problems.append("no answer differs from the base's: the adapter is not in force, or changes nothing")
+    if n_other is not None and n_other < measured.len():
+        problems.append(f"of {measured.len() - n_other} prompts the first token has the probabilities of the base")
+    said = (
+        f"{counts['equal']} of {n} answers are those of the reference, {counts['unlike_base']} differ from the base's, "
+        + ("the server gives no probabilities" if n_other is None else f"{n_other} have other probabilities")
+    )
+    return {
+        "verdict": "failed" if problems else "passed",
+        "reason": "; ".join(problems) or said,
+        "n": n,
+        "n_equal": counts["equal"],
+        "n_unlike_base": counts["unlike_base"],
+        "n_other_logprobs": n_other,
+        "gap": compared["gap"].max(),
+        "min_equal": min_equal,
+    }
+
+
+def require(said: dict[str, Any], version: str) -> None:
+    """Stop where a canary failed: clients keep what they have.
+
+    Raises:
+        RegistryError: It failed.
+    """
+    if said["verdict"] != "passed":
+        raise RegistryError(
+            f"{version} is not deployed, and clients get what they got before: {said['reason']}. Look at the answers "
+            "above; where another engine only rounds otherwise, -p min_equal 0.9 allows it."
+        )
+
+
+def n_canaries(events: pl.DataFrame, version: str) -> int:
+    """Return how many canaries a version has had: each asks anew, so that no earlier answer passes for a new one.
+
+    Args:
+        events: Rows of ``model_events``.
+        version: Name of the version.
+    """
+    return events.filter(event="canary", version=version).height
+
+
+def switch(server: batch.Server, alias: str, version: str, *, drain_s: float = 0.0) -> dict[str, Any]:
+    """Let a server answer for an alias with another version, and wait until nobody asks the one before.
+
+    Args:
+        server: From ``batch.connect``.
+        alias: From ``models.alias_of``.
+        version: A model that the server offers.
+        drain_s: Seconds to wait, at most; what is not answered by then goes on.
+
+    Returns:
+        previous (version; null: none), seconds (of the switch), is_drained.
+
+    Raises:
+        PrerequisiteError: Somebody else switched meanwhile, or the server has no such model.
+    """
+    previous, began = server.aliases.get(alias), time.monotonic()
+    server.switch(alias, version, expected=previous)
+    seconds, until = time.monotonic() - began, time.monotonic() + drain_s
+    while (is_used := previous not in (None, version) and previous in server.in_use()) and time.monotonic() < until:
+        time.sleep(0.2)
+    return {"previous": previous, "seconds": seconds, "is_drained": not is_used}
+
+
+def row(name: str, version: str, *, alias: str, run_id: str, action: str, **more: Any) -> pl.DataFrame:
+    """Return a row of ``deployments``.
+
+    Args:
+        name: Family.
+        version: What the alias names from now on.
+        alias: From ``models.alias_of``.
+        run_id: Who did it; part of the row's id.
+        action: deploy or rollback.
+        more: endpoint, previous, seconds, smoke_test (JSON).
+    """
+    own = f"{action}/{version}/{more.get('endpoint')}/{run_id}"
+    facts = {"id": own, "name": name, "version": version, "alias": alias, "action": action}
+    return pl.DataFrame([facts | more], schema_overrides={"previous": pl.String, "smoke_test": pl.String})
+
+
+def endpoint(base_url: str, base_model: str = "tiny") -> str:
+    """Return how a server is found again: its URL without secrets, or the embedded one with its model.
+
+    Args:
+        base_url: As given.
+        base_model: Weights of the embedded server.
+    """
+    if base_url == "embedded" and base_model != "tiny":
+        return f"embedded:{base_model}"
+    return masking.take_apart(base_url)[0]
+
+
+def serving(deployments: pl.DataFrame, alias: str) -> pl.DataFrame:
+    """Return the newest row of each endpoint that serves an alias.
+
+    Args:
+        deployments: Rows of ``deployments``.
+        alias: From ``models.alias_of``.
+    """
+    rows = deployments.filter(alias=alias).sort("created_at", maintain_order=True)
+    return rows.unique("endpoint", keep="last", maintain_order=True)
+
+
+def follow(lake: Any, event: dict[str, Any]) -> dict[str, str]:
+    """Make every server that serves an alias follow the registry, at once: the version before is loaded still.
+
+    Args:
+        lake: The lake.
+        event: From ``Registry.roll_back``: name, alias, version.
+
+    Returns:
+        Endpoint -> what became of it; it begins with NOT where the server serves what it served before.
+    """
+    alias, said = models.alias_of(event["name"], event["alias"]), {}
+    for one in serving(lake["deployments"].read(), alias).iter_rows(named=True):
+        where = one["endpoint"]
+        try:
+            with batch.connect(where, folder=lake.batches, adapters=lake.models) as server:
+                done = switch(server, alias, event["version"])
+        except (ArislabError, OSError) as error:
+            said[where] = f"NOT switched: {error} `arislab run deploy -p base_url {where}` when it is back."
+            continue
+        facts = {"endpoint": where, "previous": done["previous"], "seconds": done["seconds"]}
+        new = row(event["name"], event["version"], alias=alias, run_id=lake.run_id, action="rollback", **facts)
+        lake["deployments"].append(new)
+        said[where] = f"{alias} is {event['version']} after {done['seconds']:.2f} s"
+    return said
+
+
+def check_answer(answer: dict[str, Any], compared: pl.DataFrame, version: str) -> None:
+    """Stop where an answer through the alias is not that of the version.
+
+    Args:
+        answer: Row of ``training_data_raw`` with the columns ``ANSWER``.
+        compared: From ``canary``; its first row is about the same candidate.
+        version: Name of the version.
+
+    Raises:
+        RegistryError: Another model answered, or another text.
+    """
+    if answer["model_returned"] != version or answer["llm_output"] != compared["served"][0]:
+        raise RegistryError(
+            f"the alias was switched, and {answer['model_returned']} answers through it ({answer['status']}), not "
+            f"{version}, or another text than before; look at the server's log, and go back with `arislab rollback`."
+        )
+
+
+def served_before(deployments: pl.DataFrame, endpoint: str, alias: str, *, keep: Sequence[str | None]) -> list[str]:
+    """Return versions that an endpoint served under an alias, and need not keep loaded any more.
+
+    Args:
+        deployments: Rows of ``deployments``.
+        endpoint: From ``endpoint``.
+        alias: From ``models.alias_of``.
+        keep: Versions that stay: the present one, and the one before, to which a rollback goes.
+    """
+    versions = deployments.filter(endpoint=endpoint, alias=alias)["version"].unique(maintain_order=True)
+    return [version for version in versions if version not in keep]
+
+
+def needed(version: str | None, name: str, alias: str) -> str:
+    """Return the version that is to be deployed.
+
+    Args:
+        version: What the registry says the alias names; null: nothing.
+        name: Family.
+        alias: Its alias.
+
+    Raises:
+        ParameterError: Nothing was promoted.
+    """
+    if version is None:
+        raise ParameterError(
+            f"{models.alias_of(name, alias)} names no version: nothing was promoted. Run `arislab run evaluate`, whose "
+            "gate promotes what beats the baseline, or `arislab promote VERSION --force --reason …`."
+        )
+    return version
+
+
+def folder_at(server_folder: str, models_folder: Path, version: str) -> Path:
+    """Return where a server finds the folder of a version.
+
+    Args:
+        server_folder: Folder of the versions as the server sees it; empty: as this machine does.
+        models_folder: Folder of the versions here.
+        version: Name of the version.
+    """
+    return (Path(server_folder) if server_folder else models_folder) / version

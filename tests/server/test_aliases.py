@@ -1,0 +1,239 @@
+"""Names that stand for a model, and for another one later: nobody ever gets an answer of a model that was not asked."""
+
+import asyncio
+import hashlib
+import itertools
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+from toys import Server, line, text_of
+
+from arislab.batch import connect
+from arislab.errors import ParameterError, PrerequisiteError
+from arislab.server.aliases import Aliases
+from arislab.server.engines.upstream import UpstreamEngine
+from arislab.server.store import Store
+
+ALIAS = "fam@champion"
+SWAPS = int(os.environ.get("ARISLAB_SWAPS", "12"))
+REQUESTS = 200 * SWAPS
+"""Of the test under load: 50 swaps are 10,000 requests."""
+
+
+@pytest.fixture
+def three(tmp_path):
+    server = Server(tmp_path / "data", {"engine": "faulty:models=3"}).start()
+    yield server
+    server.stop()
+
+
+def switch(server, model, **more):
+    body = {"alias": ALIAS, "model": model} | more
+    return server.client.post("/arislab/aliases", body=body, cast_to=object)
+
+
+def chat(server, model, text="hi"):
+    return server.client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}])
+
+
+def mark(model):
+    """What the faulty engine ends an answer of a model with."""
+    return f"({hashlib.sha256(model.encode()).hexdigest()[:6]})"
+
+
+def test_an_alias_is_answered_by_the_model_that_it_names_and_the_answer_says_which(three):
+    assert switch(three, "faulty-1", expected=None)["previous"] is None
+    listed = {m.id: m.root for m in three.client.models.list()}
+    assert listed == {"faulty": "faulty", "faulty-1": "faulty-1", "faulty-2": "faulty-2", ALIAS: "faulty-1"}
+    assert three.client.models.retrieve(ALIAS).root == "faulty-1"
+    answer = chat(three, ALIAS)
+    assert (answer.model, answer.choices[0].message.content) == ("faulty-1", f"hi {mark('faulty-1')}")
+    made = switch(three, "faulty-2", expected="faulty-1")
+    assert (made["model"], made["previous"]) == ("faulty-2", "faulty-1")
+    assert chat(three, ALIAS).model == "faulty-2"
+    assert switch(three, "faulty-2", expected="faulty-1")["previous"] == "faulty-1", "asked again, it is as it was"
+
+
+def test_who_comes_second_is_told_and_what_cannot_be_is_refused(three):
+    switch(three, "faulty-1")
+    with pytest.raises(openai.ConflictError, match="names 'faulty-1' now, not None: somebody else"):
+        switch(three, "faulty-2", expected=None)
+    with pytest.raises(openai.ConflictError, match="not 'faulty': somebody else switched it"):
+        switch(three, "faulty-2", expected="faulty")
+    assert chat(three, ALIAS).model == "faulty-1"
+    for bad in ("champion", "a b@c", "@champion", "fam@", "x@y@z"):
+        with pytest.raises(openai.BadRequestError):
+            three.client.post("/arislab/aliases", body={"alias": bad, "model": "faulty"}, cast_to=object)
+
+
+def test_an_alias_outlives_the_server_and_so_does_what_a_batch_took_it_for(tmp_path):
+    options = {"engine": "faulty:models=3,slow=1,slow_s=0.05"}
+    server = Server(tmp_path / "data", options).start()
+    switch(server, "faulty-1")
+    made = server.submit([line(f"r-{i}", f"say {i}", model=ALIAS) for i in range(120)])
+    server.wait(made.id, until=lambda b: b.request_counts.completed > 5)
+    switch(server, "faulty-2")
+    server.stop(signal.SIGKILL)
+    server = Server(tmp_path / "data", options).start()
+    assert chat(server, ALIAS).model == "faulty-2"
+    ended = server.wait(made.id)
+    assert ended.model == "faulty-1"
+    rows = server.results(ended.output_file_id)
+    assert {row["response"]["body"]["model"] for row in rows} == {"faulty-1"}
+    assert sorted(text_of(row) for row in rows) == sorted(f"say {i} {mark('faulty-1')}" for i in range(120))
+    server.stop()
+
+
+def test_a_model_is_in_use_until_the_last_who_came_for_it_is_answered(tmp_path):
+    server = Server(tmp_path / "data", {"engine": "faulty:models=3,slow=1,slow_s=0.3"}).start()
+    switch(server, "faulty-1")
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(chat, server, ALIAS)
+        in_use = []
+        until = time.monotonic() + 20
+        while "faulty-1" not in in_use and time.monotonic() < until:
+            in_use = server.client.get("/arislab/aliases", cast_to=object)["in_use"]
+        switch(server, "faulty-2")
+        assert "faulty-1" in in_use
+        assert early.result().model == "faulty-1", "it came before the switch"
+    assert server.client.get("/arislab/aliases", cast_to=object)["in_use"] == []
+    server.stop()
+
+
+def test_under_load_and_many_swaps_every_answer_is_of_the_model_that_it_names(three):
+    names = ("faulty-1", "faulty-2")
+    switch(three, names[0])
+    held = [(0.0, 0.0, names[0])]  # switches: when each was asked for, when it was answered, to which
+    ended, wrong = threading.Event(), []
+
+    def swap():
+        for i in range(SWAPS):
+            ended.wait(0.02)
+            name = names[(i + 1) % 2]
+            before = time.monotonic()
+            switch(three, name, expected=names[i % 2])
+            held.append((before, time.monotonic(), name))
+        ended.set()
+
+    def ask(i):
+        asked = (ALIAS, *names)[i % 3]
+        began = time.monotonic()
+        answer = chat(three, asked, f"say {i}")
+        return i, asked, began, time.monotonic(), answer.model, answer.choices[0].message.content
+
+    with ThreadPoolExecutor(9) as pool:
+        swapping = pool.submit(swap)
+        asked = [pool.submit(ask, i) for i in range(REQUESTS)]
+        batch = three.submit([line(f"b-{i}", f"say {i}", model=ALIAS) for i in range(REQUESTS // 4)])
+        answers = [one.result() for one in asked]
+        ended.set()
+        swapping.result()
+    # a switch takes effect between the moment it was asked for and its answer
+    pairs = itertools.pairwise([*held, (float("inf"), float("inf"), "")])
+    spans = [(asked_at, name, answered) for (asked_at, _, name), (_, answered, _) in pairs]
+    for i, name, began, done, model, text in answers:
+        served = {n for start, n, end in spans if start <= done and began <= end} if name == ALIAS else {name}
+        if model not in served or text != f"say {i} {mark(model)}":
+            wrong.append((i, name, model, text, served))
+    assert wrong == []
+    assert len(held) == SWAPS + 1
+    rows = three.results(three.wait(batch.id).output_file_id)
+    assert len({row["response"]["body"]["model"] for row in rows}) == 1
+    assert len(rows) == REQUESTS // 4
+
+
+def test_our_client_names_requests_by_the_model_behind_an_alias(three, tmp_path, monkeypatch):
+    monkeypatch.setenv("ARISLAB_API_KEY", three.token)
+    with connect(three.url, folder=tmp_path) as server:
+        with pytest.raises(ParameterError, match="Aliases are made by `arislab run deploy`"):
+            server.model(ALIAS)
+        server.switch(ALIAS, "faulty-1", expected=None)
+        assert server.model(ALIAS) == "faulty-1"
+        assert ALIAS not in server.models
+        assert server.model() == "faulty"
+        with pytest.raises(PrerequisiteError, match="somebody else"):
+            server.switch(ALIAS, "faulty-2", expected="faulty-2")
+        switch(three, "faulty-2")  # by somebody else
+        assert server.model(ALIAS) == "faulty-2"
+        assert server.in_use() == set()
+
+
+def test_adapters_are_loaded_by_the_upstreams_all_of_them_or_none(tmp_path):
+    from aiohttp import web
+
+    class Vllm:
+        """What vLLM answers to orders about adapters."""
+
+        def __init__(self, *, fails=False):
+            self.names, self.fails = {"base"}, fails
+
+        async def models(self, _):
+            return web.json_response({"data": [{"id": name} for name in sorted(self.names)]})
+
+        async def load(self, request):
+            name = (await request.json())["lora_name"]
+            if self.fails:
+                return web.json_response({"message": "LoRA rank 64 is greater than max_lora_rank 16"}, status=400)
+            if name in self.names:
+                return web.json_response({"message": f"adapter '{name}' has already been loaded"}, status=400)
+            self.names.add(name)
+            return web.Response(text="Success")
+
+        async def unload(self, request):
+            self.names.discard((await request.json())["lora_name"])
+            return web.Response(text="Success")
+
+        async def start(self, *, routes=True):
+            app = web.Application()
+            app.router.add_get("/v1/models", self.models)
+            if routes:
+                app.router.add_post("/v1/load_lora_adapter", self.load)
+                app.router.add_post("/v1/unload_lora_adapter", self.unload)
+            self.runner = web.AppRunner(app)
+            await self.runner.setup()
+            site = web.TCPSite(self.runner, "127.0.0.1", 0)
+            await site.start()
+            return f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"
+
+    async def scene():
+        good, bad, plain = Vllm(), Vllm(fails=True), Vllm()
+        urls = [await good.start(), await bad.start(), await plain.start(routes=False)]
+        engine = UpstreamEngine(urls[:1])
+        await engine.start()
+        assert await engine.load_adapter("v1", "/models/v1") == []
+        assert await engine.load_adapter("v1", "/models/v1") == [], "as after the restart of another server"
+        assert "v1" in await engine.models()
+        await engine.stop()
+        both = UpstreamEngine(urls[:2])
+        await both.start()
+        (problem,) = await both.load_adapter("v2", "/models/v2")
+        assert "max_lora_rank 16" in problem
+        assert good.names == {"base", "v1"}, "lines are balanced: none has it, or all do"
+        await both.stop()
+        without = UpstreamEngine(urls[2:])
+        await without.start()
+        (problem,) = await without.load_adapter("v3", "/models/v3")
+        assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" in problem
+        await without.stop()
+        for each in (good, bad, plain):
+            await each.runner.cleanup()
+
+    asyncio.run(scene())
+
+
+def test_a_switch_is_on_disk_when_it_returns(tmp_path):
+    store = Store(tmp_path / "data")
+    aliases = Aliases(store.database)
+    assert aliases.switch(ALIAS, "a", {None})["model"] == "a"
+    assert aliases.switch(ALIAS, "b", {None}) is None
+    assert aliases.resolve(ALIAS) == "a"
+    assert aliases.resolve("b") == "b"
+    store.close()
+    store = Store(tmp_path / "data")
+    assert Aliases(store.database).resolve(ALIAS) == "a"
+    store.close()
