@@ -47,7 +47,7 @@ def demo(
         bool, typer.Option("--quick", help="A few rows a phase: to see that all works; its numbers show nothing.")
     ] = False,
 ) -> None:
-    """Run the five phases and deploy what the gate lets pass, on synthetic candidates or real text: no network, no GPU."""
+    """Run the five phases and deploy what the gate lets pass: on synthetic candidates or real text, without a GPU."""
     from arislab import runs
 
     where = enter(root)
