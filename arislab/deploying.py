@@ -122,16 +122,6 @@ def require(said: dict[str, Any], version: str) -> None:
         )
 
 
-def n_canaries(events: pl.DataFrame, version: str) -> int:
-    """Return how many canaries a version has had: each asks anew, so that no earlier answer passes for a new one.
-
-    Args:
-        events: Rows of ``model_events``.
-        version: Name of the version.
-    """
-    return events.filter(event="canary", version=version).height
-
-
 def switch(server: batch.Server, alias: str, version: str, *, drain_s: float = 0.0) -> dict[str, Any]:
     """Let a server answer for an alias with another version, and wait until nobody asks the one before.
 

@@ -1608,7 +1608,7 @@ def result_line(name, text="fine", *, reason="stop", status=200, **more):
     )
 
 
-def random_adapter(folder: Path) -> Any:
+def random_adapter(folder: Path, *, seed: int = 1, spread: float = 0.05) -> Any:
     """Write a random LoRA adapter of the embedded model; return the adapted model."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -1616,10 +1616,10 @@ def random_adapter(folder: Path) -> Any:
 
     base = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
     model = get_peft_model(base, LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # 0 at first, so that a new adapter changes nothing
-            parameter.data.normal_(0, 0.05)
+            parameter.data.normal_(0, spread)
     model.save_pretrained(folder)
     return model
 

@@ -138,7 +138,7 @@ def _import_sentences() -> None:
     from arislab.inputs import files, importing
     from arislab.task import load
 
-    lake, path = open_lake(None), SHIPPED / "data" / "sample" / "skillspan.jsonl"
+    lake, path = open_lake(None), SHIPPED / "data" / "sample" / "skillspan.jsonl.gz"
     known = lake["candidates"].read(columns=["group_id"])["group_id"]
     ads = {f"g-{ad}" for ad in files.read(path).texts("ad", "--group")}
     if n_foreign := int((~known.is_in(ads)).sum()):

@@ -1,14 +1,15 @@
 """LoRA on a CPU: arislab's trainer beside plain TRL, on a real checkpoint and the same rows.
 
 ``python tests/bench/real_training.py FOLDER [--n 32] [--epochs 1]`` trains both on the first sentences of
-data/sample/skillspan.jsonl with the experts' terms as answers, one thread each, and prints tokens (prompt and answer,
-without padding) per CPU second of ``train()``, the loss over the answers' tokens, and the ratio. TRL gets prompt and
+data/sample/skillspan.jsonl.gz with the experts' terms as answers, one thread each, and prints tokens (prompt and
+answer, without padding) per CPU second of ``train()``, the loss over the answers' tokens, and the ratio. TRL gets prompt and
 completion and does the rest by its own defaults; rank, rate, schedule, batch and seed are the same, the order of rows
 is not.
 """
 
 import argparse
 import contextlib
+import gzip
 import json
 import subprocess
 import sys
@@ -25,7 +26,8 @@ def chats(n: int) -> list[list[dict[str, str]]]:
     from arislab.task import load
 
     task = load("key_terms")
-    lines = (CHECKOUT / "data" / "sample" / "skillspan.jsonl").read_text(encoding="utf-8").splitlines()[:n]
+    path = CHECKOUT / "data" / "sample" / "skillspan.jsonl.gz"
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()[:n]
     rows = [json.loads(line) for line in lines]
     return [
         [*task.to_messages({"profile": row}), {"role": "assistant", "content": ", ".join(row["gold"])}] for row in rows

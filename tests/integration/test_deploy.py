@@ -1,0 +1,202 @@
+"""From a promotion to the answer that a client gets, and back: by the commands, over kills, at a server of its own."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import polars as pl
+import pytest
+from toys import CHECKOUT, Server, arislab, arislab_process, random_adapter
+
+from arislab import batch, finetune, models
+from arislab.lake import Lake
+from arislab.system import files
+from arislab.tiny.candidates import compose
+
+FAMILY, ALIAS = "candidate-evaluation", "candidate-evaluation@champion"
+FEW = ["-p", "n_canary", "4", "-p", "max_tokens", "24"]
+KILLS = int(os.environ.get("ARISLAB_DEPLOY_KILLS", "2"))
+PASS = {"verdict": "promote", "reason": "finetuned beats baseline"}
+
+
+def adapter(lake, seed):
+    """A random adapter of the embedded model as training leaves it, registered and judged; returns its name."""
+    staging = lake.models / f"new-{seed}"
+    random_adapter(staging, seed=seed, spread=0.3)
+    for path in staging.iterdir():
+        if path.name not in ("adapter_config.json", "adapter_model.safetensors"):
+            path.unlink()
+    digests = {path.name: files.of_file(path)["sha256"] for path in staging.iterdir()}
+    sha256 = digests["adapter_model.safetensors"]
+    base = finetune.base_fingerprint(finetune.resolve_model("tiny"))
+    manifest = {"name": FAMILY, "arm": "curated", "base": base, "data_sha256": "d", "files": digests}
+    (staging / "manifest.json").write_text(json.dumps(manifest))
+    name = f"{FAMILY}-curated-{sha256[:12]}"
+    staging.rename(lake.models / name)
+    row = {"id": f"ft-{seed}", "name": FAMILY, "arm": "curated", "base_model": base["name"], "method": "lora"}
+    row |= {"training_examples": 1, "model_path": name, "adapter_sha256": sha256, "hyperparameters": "{}"}
+    row |= {"data_version": "training_data_curated@0"}
+    lake["finetuning_runs"].append(pl.DataFrame([row]))
+    registry = models.Registry(lake)
+    registry.register(pl.DataFrame([row]))
+    registry.judge(name, PASS, evaluation="eval-1")
+    return name
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A lake with candidates and two versions, the first of which is promoted."""
+    place = tmp_path_factory.mktemp("lab")
+    lake = Lake(place / "data" / "lake", run_id="made")
+    lake["candidates"].append(compose(60, seed=1))
+    adapter(lake, 1)
+    adapter(lake, 2)
+    return place
+
+
+def lake_of(root):
+    return Lake(root / "data" / "lake", run_id="looked")
+
+
+def versions(root):
+    states = models.Registry(lake_of(root)).events().filter(event="register")
+    return states["version"].to_list()
+
+
+def served(root):
+    """What the embedded server lists for the alias, and answers through it."""
+    lake = lake_of(root)
+    with batch.connect("embedded", folder=lake.batches, adapters=lake.models) as server:
+        asked = [{"role": "user", "content": "Title: Nurse"}]
+        answer = server.client.chat.completions.create(model=ALIAS, messages=asked, max_tokens=8)
+        return server.aliases[ALIAS], answer.model
+
+
+def test_nothing_is_deployed_before_something_is_promoted(root):
+    said = arislab_process("run", "deploy", *FEW, root=root, ok=False)
+    assert "names no version: nothing was promoted" in said
+    assert lake_of(root)["deployments"].rows == 0
+
+
+def test_promoted_deployed_and_rolled_back_by_the_commands(root):
+    one, two = versions(root)
+    assert f"{ALIAS} is {one} now (before: none)" in arislab("promote", one, "--reason", "it is better", root=root)
+    arislab_process("run", "deploy", *FEW, root=root)
+    assert served(root) == (one, one)
+    arislab("promote", two[:-3], "--by", "grace", root=root)
+    assert served(root) == (one, one), "servers follow when they are deployed to"
+    arislab_process("run", "deploy", *FEW, root=root)
+    assert served(root) == (two, two)
+    said = arislab("models", root=root)
+    assert f"champion   {two}" in said
+    assert f"served     {ALIAS} is {two} at embedded" in said
+    said = arislab("rollback", "--reason", "complaints", root=root)
+    assert f"{ALIAS} is {one} again (it was {two})" in said
+    assert f"embedded: {ALIAS} is {one} after" in said
+    assert served(root) == (one, one)
+    history = arislab("models", "history", root=root)
+    assert f"alias {two} as {ALIAS} (before: {one}) by grace" in history
+    assert f"rollback {one} as {ALIAS} (before: {two})" in history
+    assert "complaints" in history
+    rows = lake_of(root)["deployments"].read().sort("created_at")
+    assert rows.select("action", "version", "previous").rows() == [
+        ("deploy", one, None),
+        ("deploy", two, one),
+        ("rollback", one, two),
+    ]
+    raw = lake_of(root)["training_data_raw"].read(where={"model": ALIAS}).sort("created_at")
+    assert raw["model_returned"].to_list() == [one, two], "every row says which version answered"
+    assert raw["custom_id"].n_unique() == 2, "an answer of the champion before is none of this one"
+    assert "files in" in arislab("models", "show", ALIAS, root=root)
+    assert "adapter_sha256" not in arislab("models", "diff", one, two, root=root)
+
+
+def test_requests_of_phase_1_are_named_by_the_version_behind_the_alias(root):
+    arislab_process(
+        "run", "generate", "-p", "model", ALIAS, "-p", "n_candidates", "20", "-p", "n_dry_run", "4", root=root
+    )
+    (one, _), raw = versions(root), lake_of(root)["training_data_raw"].read()
+    runs = raw.filter(pl.col("run_id").str.contains("generate"))
+    assert runs["model"].unique().to_list() == [one]
+    assert runs["model_returned"].drop_nulls().unique().to_list() == [one]
+
+
+def test_what_may_not_be_promoted_is_refused_with_one_message(root):
+    one, _ = versions(root)
+    third = adapter(lake_of(root), 3)
+    path = lake_of(root).models / third / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    said = arislab("promote", third, root=root, ok=False)
+    assert "is another file than was trained" in said
+    assert said.count("arislab:") == 1
+    assert "needs a reason" in arislab("promote", third, "--force", root=root, ok=False)
+    assert "is retired" in arislab("retire", third, "--reason", "damaged", root=root)
+    assert "promote another one first" in arislab("retire", one, "--reason", "old", root=root, ok=False)
+    assert "did you mean" in arislab("models", "show", "candidate-evaluation-curatd", root=root, ok=False)
+
+
+def test_a_deployment_that_is_killed_anywhere_leaves_one_whole_version_and_goes_on(root):
+    one, two = versions(root)[:2]
+    for turn in range(KILLS):
+        new = (two, one)[turn % 2]
+        arislab("promote", new, root=root)
+        command = [sys.executable, "-m", "arislab", "run", "deploy", *FEW, "--root", str(root)]
+        process = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(random.Random(turn).uniform(2, 12))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        listed, answered = served(root)
+        assert listed == answered, "clients get one whole version"
+        assert listed in (one, two)
+        assert models.Registry(lake_of(root)).named(FAMILY) == new
+        arislab_process("run", "deploy", *FEW, root=root)
+        assert served(root) == (new, new)
+        last = lake_of(root)["deployments"].read().sort("created_at").row(-1, named=True)
+        assert (last["version"], last["action"]) == (new, "deploy")
+    aliases = models.Registry(lake_of(root)).events().filter(event="alias")
+    assert aliases.height == aliases["event_id"].n_unique()
+
+
+def test_a_server_of_its_own_gets_the_version_by_its_url(root, tmp_path, monkeypatch):
+    one, two = versions(root)[:2]
+    current = models.Registry(lake_of(root)).named(FAMILY)
+    options = {"model": "tiny", "adapters": lake_of(root).models, "workers": 1}
+    server = Server(tmp_path / "data", options).start()
+    monkeypatch.setenv("ARISLAB_API_KEY", server.token)
+    try:
+        arislab_process("run", "deploy", *FEW, "-p", "base_url", server.url, root=root)
+        assert {m.id: m.root for m in server.client.models.list()}[ALIAS] == current
+        other = one if current == two else two
+        arislab("promote", other, root=root)
+        arislab_process("run", "deploy", *FEW, "-p", "base_url", server.url, root=root)
+        said = arislab("rollback", root=root)
+        assert f"{server.url}: {ALIAS} is {current} after" in said
+        assert {m.id: m.root for m in server.client.models.list()}[ALIAS] == current
+    finally:
+        server.stop()
+    arislab("promote", other, root=root)
+    said = arislab("rollback", root=root, ok=False)
+    assert f"{server.url}: NOT switched" in said
+    assert "when it is back" in said
+    assert models.Registry(lake_of(root)).named(FAMILY) == current
+
+
+def test_a_wrong_base_of_the_same_shape_is_refused(root, tmp_path):
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    source, wrong = finetune.resolve_model("tiny"), tmp_path / "wrong"
+    wrong.mkdir()
+    for path in source.iterdir():
+        if path.is_file() and path.suffix != ".safetensors":
+            (wrong / path.name).write_bytes(path.read_bytes())
+    with safe_open(source / "model.safetensors", "np") as weights:
+        names = weights.keys()
+        tensors = {name: weights.get_tensor(name) * 1.01 for name in names}
+    save_file(tensors, wrong / "model.safetensors", metadata={"format": "pt"})
+    said = arislab_process("run", "deploy", *FEW, "-p", "base_model", str(wrong), root=root, ok=False)
+    assert "of the same shape it would load" in said

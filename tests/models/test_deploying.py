@@ -1,0 +1,74 @@
+"""The canary: what a server must show before clients get a version, and what it may not get away with."""
+
+import json
+
+import polars as pl
+import pytest
+
+from arislab import deploying
+from arislab.errors import RegistryError
+
+VERSION = "fam-curated-1"
+
+
+def compared(*, served=("a", "b", "c"), base=("a", "b", "x"), by=VERSION, logprobs=(-0.5, -0.7)):
+    """Three prompts of which the reference is a, b, c; with the probability of each first token, served and base."""
+    texts = {"reference": ("a", "b", "c"), "served": served, "base": base}
+    first = {"reference": logprobs[0], "served": logprobs[0], "base": logprobs[1]}
+    requests, answers = {}, []
+    for what, each in texts.items():
+        ids = [f"{what}-{i}" for i in range(3)]
+        requests[what] = pl.DataFrame({"custom_id": ids, "candidate_id": [f"c{i}" for i in range(3)]})
+        for name, text in zip(ids, each, strict=True):
+            known = None if first[what] is None else json.dumps({"t": first[what]})
+            row = {"custom_id": name, "status": "ok", "llm_output": text, "first_token_logprobs": known}
+            answers.append(row | {"model_returned": "base" if what == "base" else by})
+    frame = pl.DataFrame(answers, infer_schema_length=None).filter(pl.col("llm_output").is_not_null())
+    return deploying.canary(requests, frame)
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict", "why"),
+    [
+        ({}, "passed", "3 of 3 answers are those of the reference, 1 differ from the base's, 3 have other"),
+        ({"base": ("a", "b", "c")}, "failed", "no answer differs from the base's"),
+        ({"served": ("a", "b", "x")}, "failed", "2 of 3 answers are those of the reference"),
+        ({"served": ("a", "b", None)}, "failed", "1 of 3 prompts have no answer"),
+        ({"by": "fam-curated-0"}, "failed", "3 answers are by 'fam-curated-0'"),
+        ({"logprobs": (-0.5, -0.5)}, "failed", "of 3 prompts the first token has the probabilities of the base"),
+        ({"logprobs": (None, None)}, "passed", "the server gives no probabilities"),
+    ],
+)
+def test_a_canary_passes_only_with_the_version_in_force(given, verdict, why):
+    said = deploying.verdict(compared(**given), VERSION)
+    assert said["verdict"] == verdict
+    assert why in said["reason"]
+    assert json.dumps(said)
+
+
+def test_another_engine_may_round_otherwise_if_that_is_allowed():
+    rows = compared(served=("a", "b", "z"))
+    assert deploying.verdict(rows, VERSION, min_equal=0.6)["verdict"] == "passed"
+    with pytest.raises(RegistryError, match="clients get what they got before: 2 of 3"):
+        deploying.require(deploying.verdict(rows, VERSION, min_equal=0.7), VERSION)
+
+
+def test_an_answer_through_the_alias_is_that_of_the_version():
+    rows = compared()
+    answer = {"model_returned": VERSION, "llm_output": "a", "status": "ok"}
+    deploying.check_answer(answer, rows, VERSION)
+    for wrong in ({"model_returned": "fam-curated-0"}, {"llm_output": "b"}):
+        with pytest.raises(RegistryError, match="go back with `arislab rollback`"):
+            deploying.check_answer(answer | wrong, rows, VERSION)
+
+
+def test_what_an_endpoint_served_before_the_last_two_is_let_go():
+    rows = [
+        {"endpoint": where, "alias": "fam@champion", "version": version, "created_at": i}
+        for i, (where, version) in enumerate([("e", "v1"), ("e", "v2"), ("f", "v9"), ("e", "v3"), ("e", "v2")])
+    ]
+    frame = pl.DataFrame(rows)
+    assert deploying.served_before(frame, "e", "fam@champion", keep=("v2", "v3")) == ["v1"]
+    assert deploying.serving(frame, "fam@champion").select("endpoint", "version").rows() == [("f", "v9"), ("e", "v2")]
+    assert deploying.endpoint("http://me:secret@h:1/v1") == "http://h:1/v1"
+    assert deploying.endpoint("embedded", "weights") == "embedded:weights"
