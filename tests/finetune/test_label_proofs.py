@@ -95,9 +95,10 @@ TEXT = (
 )  # fmt: skip
 
 PIECES = (
-    "7 years of work", "Évaluer l'infirmière", "naïve cafe\u0301", "护士 · 七年", "👩🏽‍⚕️ ok 🇩🇪", "مرحبا بالعالم", "שלום",
-    "\u202eevil\u202c", "a\u00a0b\u2028c", "x\ty", "code:\n```py\nx = {'a': 1}\n```", '{"score": 0.5, "ok": [true]}', "()",
-    "<b>bold</b> & <i>", "{{ bos_token }} {% raise %}", "¿qué?", "0", ".", "\ufeffbom", "\x00nul", "a\r\nb", "ﬁ ligature ½",
+    "7 years of work", "Évaluer l'infirmière", "naïve cafe\u0301", "护士 · 七年", "👩🏽‍⚕️ ok 🇩🇪", "مرحبا بالعالم",
+    "שלום", "\u202eevil\u202c", "a\u00a0b\u2028c", "x\ty", "code:\n```py\nx = {'a': 1}\n```",
+    '{"score": 0.5, "ok": [true]}', "()", "<b>bold</b> & <i>", "{{ bos_token }} {% raise %}", "¿qué?", "0", ".",
+    "\ufeffbom", "\x00nul", "a\r\nb", "ﬁ ligature ½",
 )  # fmt: skip
 
 
