@@ -242,7 +242,11 @@ def _tuned(lake: Any, version: str | None) -> dict[str, Any]:
     fits = rows.filter(arm="curated") if version is None else rows.filter(model_path=version)
     if not fits.height:
         known = rows["model_path"].to_list()
-        which = f"no adapter {version!r} was trained; {closest(version, known)}" if version and known else "none is"
+        which = (
+            f"no adapter {version!r} was trained; {closest(version, known)}"
+            if version and known
+            else "no adapter is trained"
+        )
         raise PrerequisiteError(f"{which}; `arislab run finetune` trains some.")
     return dict(fits.row(-1, named=True))
 

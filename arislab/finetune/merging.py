@@ -156,7 +156,7 @@ def _merged(
     started = time.monotonic()
     tokenizer = AutoTokenizer.from_pretrained(base)
     stops = _stop_ids(base, tokenizer, manifest["hyperparameters"]["stop_tokens"])
-    how = {"max_new_tokens": max_new_tokens, "eos_token_id": stops, "pad_token_id": tokenizer.pad_token_id or stops[0]}
+    how = {"max_new_tokens": max_new_tokens, "eos_token_id": stops, "pad_token_id": stops[0]}
     how = {"generation_config": GenerationConfig(do_sample=False, **how)}
     dtype = AutoConfig.from_pretrained(base).dtype or torch.float32
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter).eval()
