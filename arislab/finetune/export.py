@@ -11,7 +11,7 @@ whether a service accepts what the texts say.
 import collections
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,13 @@ import polars as pl
 
 from arislab import chat
 from arislab.errors import ParameterError, PrerequisiteError, closest
-from arislab.finetune import recipes
+from arislab.finetune import conversations, recipes
 from arislab.system import files
 
 FORMATS = ("openai", "axolotl", "llama-factory")
-OPENAI_STATUSES = {
-    "ok": "written",
-    "empty": "the answer has no text and calls nothing",
-    "bad_roles": "a role is none of system, user, assistant, tool",
-    "bad_tools": "a tool has no name of 1 to 64 letters, digits, _ and -",
-}
 OPENAI_LEAST, OPENAI_MOST_BYTES, OPENAI_MOST_TOKENS = 10, 512 * 10**6, 65_536
-"""Fewest examples, largest file, and longest example of the GPT-4o and GPT-4.1 models (16,385 of GPT-3.5 Turbo), which
-are cut at their end beyond: Source: OpenAI, guide to supervised fine-tuning and reference of the Files API."""
+"""Fewest examples; largest file; longest example of gpt-4o and gpt-4o-mini (of gpt-3.5-turbo 16,385), beyond which they
+cut it at its end. Source: OpenAI, guide to fine-tuning, and reference of the Files API."""
 
 
 def export_jsonl(examples: pl.DataFrame, path: str | Path) -> int:
@@ -64,7 +58,8 @@ def export_training(
 
     The folder holds train.jsonl; validation.jsonl, where examples were held out; account.json (what this returns); and
     axolotl.yaml, or train.yaml and dataset_info.json for LLaMA-Factory. In conversations only the last answer is
-    trained, as here. Nothing is uploaded.
+    trained, as here. A row that would be refused or dropped there is left out with a status: empty, bad_roles or
+    bad_tools. Nothing is uploaded.
 
     Args:
         examples: columns id, messages (JSON list), output; tools and tool_calls, if present: see ``tokenize``.
@@ -80,41 +75,54 @@ def export_training(
 
     Raises:
         ParameterError: Another form.
-        PrerequisiteError: OpenAI would refuse the file: too few examples are in order, or it is too large.
+        PrerequisiteError: No example is in order there; of OpenAI: fewer than 10, or a file is too large.
         OSError: The folder cannot be written, or holds something.
     """
     if form not in FORMATS:
         raise ParameterError(f"format {form!r} is not known; {closest(form, FORMATS)}.")
-    # only templates, and so axolotl, may know a role developer
-    role = json.loads(tuned["hyperparameters"]).get("system_role", "") if form != "openai" else "system"
-    role = role if form == "axolotl" else role or "system"
-    marks: dict[str, dict[str, Any]] = {"openai": {"weight": 0}, "axolotl": {"training": False}}
     account: dict[str, Any] = {"training": tuned["id"], "data_version": tuned["data_version"], "form": form}
     account |= {"rows": {}, "left_out": {}, "files": {}}
     with files.made(Path(folder)) as part:
-        for name, rows in (("train.jsonl", examples), ("validation.jsonl", held_out)):
-            if not rows.height:
-                continue
-            statuses = _judged(rows, form)
-            account["rows"][name] = dict(sorted(collections.Counter(status for status, _ in statuses).items()))
-            kept = rows.filter(pl.Series([status == "ok" for status, _ in statuses], dtype=pl.Boolean))
-            left_out = zip(rows["id"], statuses, strict=True)
-            account["left_out"] |= {i: list(why) for i, why in left_out if why[0] != "ok"}
-            _write(
-                _chats(kept, system_role=role, mark=marks.get(form), tools_as_text=form == "llama-factory"), part / name
-            )
+        _write_in_order(examples, part / "train.jsonl", tuned, form=form, account=account)
+        if held_out.height:
+            _write_in_order(held_out, part / "validation.jsonl", tuned, form=form, account=account)
+        _check_least(account, OPENAI_LEAST if form == "openai" else 1)
         if form == "openai":
-            account |= _within_limits(part, account)
-        has_tools = "tools" in examples.columns and examples["tools"].null_count() < examples.height
-        how: dict[str, Any] = {"base_model": base_model, "is_held_out": held_out.height > 0, "has_tools": has_tools}
-        for name, text in recipes.texts(form, tuned, **how).items():
+            account |= _within_limits(part)
+        is_held_out = (part / "validation.jsonl").exists()
+        for name, text in recipes.texts(form, tuned, base_model=base_model, is_held_out=is_held_out).items():
             files.replace(part / name, text)
         account["files"] = {path.name: files.of_file(path) for path in sorted(part.iterdir())}
         files.replace(part / "account.json", json.dumps(account, indent=1, ensure_ascii=False) + "\n")
     return account
 
 
-def _write(lines: Iterator[dict[str, Any]], path: Path) -> int:
+def _write_in_order(
+    rows: pl.DataFrame, path: Path, tuned: Mapping[str, Any], *, form: str, account: dict[str, Any]
+) -> None:
+    """Write the rows that are in order there, if any, and note the others."""
+    # only templates, and so axolotl, may know a role developer
+    role = json.loads(tuned["hyperparameters"]).get("system_role", "") if form != "openai" else "system"
+    marks: dict[str, dict[str, Any]] = {"openai": {"weight": 0}, "axolotl": {"training": False}}
+    chats = list(_chats(rows, system_role=role if form == "axolotl" else role or "system", mark=marks.get(form)))
+    judged = [_JUDGES[form](line) for line in chats]
+    account["rows"] |= {path.name: dict(sorted(collections.Counter(status for status, _ in judged).items()))}
+    account["left_out"] |= {i: list(why) for i, why in zip(rows["id"], judged, strict=True) if why[0] != "ok"}
+    kept = [line for line, (status, _) in zip(chats, judged, strict=True) if status == "ok"]
+    if kept:
+        _write(map(_sharegpt, kept) if form == "llama-factory" else kept, path)
+
+
+def _check_least(account: Mapping[str, Any], least: int) -> None:
+    counts = account["rows"]["train.jsonl"]
+    if counts.get("ok", 0) < least:
+        raise PrerequisiteError(
+            f"{account['form']} takes {least} examples or more, and {counts.get('ok', 0)} can be written ({counts}); "
+            "approve more, or take another adapter's examples (--adapter)."
+        )
+
+
+def _write(lines: Iterable[dict[str, Any]], path: Path) -> int:
     n = 0
     with files.written(path) as file:
         for line in lines:
@@ -124,49 +132,64 @@ def _write(lines: Iterator[dict[str, Any]], path: Path) -> int:
 
 
 def _chats(
-    examples: pl.DataFrame,
-    *,
-    system_role: str = "",
-    mark: dict[str, Any] | None = None,
-    tools_as_text: bool = False,
+    examples: pl.DataFrame, *, system_role: str = "", mark: dict[str, Any] | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yield the examples as conversations; ``mark`` goes to the answers that are not trained."""
     for row in examples.iter_rows(named=True):
         before = chat.in_role(json.loads(row["messages"]), system_role)
         before = [m | mark if mark and m["role"] == "assistant" else m for m in before]
         line: dict[str, Any] = {"messages": [*before, chat.answer(row["output"], row.get("tool_calls"))]}
-        if row.get("tools"):
-            line["tools"] = row["tools"] if tools_as_text else json.loads(row["tools"])
-        yield line
+        yield line | ({"tools": json.loads(row["tools"])} if row.get("tools") else {})
 
 
-def _judged(examples: pl.DataFrame, form: str) -> list[tuple[str, str]]:
-    """Return status and reason of each row: by OpenAI's rules, if it goes there."""
-    if form != "openai":
-        return [("ok", "")] * examples.height
-    return [_by_openai(line) for line in _chats(examples, system_role="system")]
-
-
-def _by_openai(line: dict[str, Any]) -> tuple[str, str]:
+def _for_openai(line: dict[str, Any]) -> tuple[str, str]:
+    """Return status and reason of a conversation there."""
     messages, answer = line["messages"], line["messages"][-1]
     if not (answer["content"] or "").strip() and not answer.get("tool_calls"):
-        return "empty", OPENAI_STATUSES["empty"]
+        return "empty", "the answer has no text and calls nothing"
     if strange := [m["role"] for m in messages if m["role"] not in ("system", "user", "assistant", "tool")]:
-        return "bad_roles", f"role {strange[0]!r}: {OPENAI_STATUSES['bad_roles']}"
+        return "bad_roles", f"role {strange[0]!r} is none of system, user, assistant, tool"
     names = [str(tool.get("function", {}).get("name", "")) for tool in line.get("tools", ())]
     if bad := [name for name in names if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name)]:
-        return "bad_tools", f"tool {bad[0]!r}: {OPENAI_STATUSES['bad_tools']}"
+        return "bad_tools", f"tool {bad[0]!r} has no name of 1 to 64 letters, digits, _ and -"
     return "ok", ""
 
 
-def _within_limits(folder: Path, account: dict[str, Any]) -> dict[str, Any]:
+def _for_llama_factory(line: dict[str, Any]) -> tuple[str, str]:
+    """Return status and reason of a conversation there: what it would leave out with a line in its log."""
+    turns = line["messages"][line["messages"][0]["role"] == "system" :]
+    roles = ["user" if m["role"] == "tool" else m["role"] for m in turns]
+    if roles != ["user", "assistant"] * (len(roles) // 2):
+        return "bad_roles", f"roles {[m['role'] for m in turns]} do not alternate as LLaMA-Factory takes them"
+    if any(m.get("tool_calls") and (m.get("content") or "").strip() for m in turns):
+        return "bad_tools", "a text stands beside calls, which LLaMA-Factory would lose"
+    if any(conversations.arguments(call) is None for m in turns for call in m.get("tool_calls") or ()):
+        return "bad_tools", "the arguments of a call are no JSON object"
+    return "ok", ""
+
+
+def _sharegpt(line: dict[str, Any]) -> dict[str, Any]:
+    """Return a conversation as LLaMA-Factory reads it: calls as the text of a role of their own, tools as text."""
+    messages = []
+    for message in line["messages"]:
+        role, content = message["role"], message["content"]
+        if calls := message.get("tool_calls"):
+            given = [{"name": c["function"]["name"], "arguments": conversations.arguments(c)} for c in calls]
+            role, content = "function_call", json.dumps(given, ensure_ascii=False)
+        messages.append({"role": role, "content": content})
+    tools = json.dumps(line["tools"], ensure_ascii=False) if "tools" in line else ""
+    return {"messages": messages, "tools": tools}
+
+
+_JUDGES: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
+    "openai": _for_openai,
+    "axolotl": lambda _: ("ok", ""),
+    "llama-factory": _for_llama_factory,
+}
+
+
+def _within_limits(folder: Path) -> dict[str, Any]:
     """Refuse files that OpenAI would; return what was checked, and what could not be."""
-    n_ok = account["rows"].get("train.jsonl", {}).get("ok", 0)
-    if n_ok < OPENAI_LEAST:
-        raise PrerequisiteError(
-            f"OpenAI takes {OPENAI_LEAST} examples or more, and {n_ok} can be written "
-            f"({account['rows'].get('train.jsonl', {})}); approve more, or another adapter's examples (--adapter)."
-        )
     n_long = 0
     for path in sorted(folder.iterdir()):
         if path.stat().st_size > OPENAI_MOST_BYTES:

@@ -17,7 +17,6 @@ def texts(
     *,
     base_model: str | None,
     is_held_out: bool,
-    has_tools: bool,
 ) -> dict[str, str]:
     """Return what a trainer reads beside the examples: file name -> text; a service reads nothing.
 
@@ -26,7 +25,6 @@ def texts(
         tuned: A row of ``finetuning_runs``.
         base_model: What the trainer loads; null: the name that the row holds.
         is_held_out: Whether there is a validation.jsonl.
-        has_tools: Whether the examples have a column tools.
     """
     settings = json.loads(tuned["hyperparameters"])
     quantised: dict[str, Any] = _QUANTISED.get(form, {}) if tuned["method"] == "qlora" else {}
@@ -34,8 +32,8 @@ def texts(
     if form == "axolotl":
         return {"axolotl.yaml": _yaml(_axolotl(base, settings, is_held_out=is_held_out) | quantised, tuned)}
     if form == "llama-factory":
-        info = {"arislab_train": _dataset("train.jsonl", has_tools=has_tools)}
-        info |= {"arislab_validation": _dataset("validation.jsonl", has_tools=has_tools)} if is_held_out else {}
+        info = {"arislab_train": _dataset("train.jsonl")}
+        info |= {"arislab_validation": _dataset("validation.jsonl")} if is_held_out else {}
         train = _llama_factory(base, settings, is_held_out=is_held_out) | quantised
         return {"dataset_info.json": json.dumps(info, indent=1) + "\n", "train.yaml": _yaml(train, tuned)}
     return {}
@@ -53,9 +51,6 @@ def _yaml(recipe: Mapping[str, Any], tuned: Mapping[str, Any]) -> str:
 
 def _axolotl(base: str, settings: Mapping[str, Any], *, is_held_out: bool) -> dict[str, Any]:
     parts = settings["gradient_accumulation_steps"]
-    data: dict[str, Any] = {"ds_type": "json", "type": "chat_template", "field_messages": "messages"}
-    # earlier answers of a conversation say "training": false
-    data |= {"message_field_training": "training", "roles_to_train": ["assistant"], "train_on_eos": "turn"}
     recipe: dict[str, Any] = {
         "base_model": base,
         "adapter": settings["method"],
@@ -65,7 +60,7 @@ def _axolotl(base: str, settings: Mapping[str, Any], *, is_held_out: bool) -> di
         "lora_target_linear": True,
         "chat_template": "tokenizer_default",
         "eot_tokens": settings["stop_tokens"],
-        "datasets": [{"path": "train.jsonl"} | data],
+        "datasets": [_examples("train.jsonl")],
         "sequence_len": settings["max_length"],
         "excess_length_strategy": "drop",  # never cut
         "sample_packing": False,
@@ -80,9 +75,15 @@ def _axolotl(base: str, settings: Mapping[str, Any], *, is_held_out: bool) -> di
         "seed": settings["seed"],
         "output_dir": "out",
     }
-    recipe |= {"test_datasets": [{"path": "validation.jsonl", "split": "train"} | data]} if is_held_out else {}
+    recipe |= {"test_datasets": [_examples("validation.jsonl")]} if is_held_out else {}
     kwargs = settings.get("chat_template_kwargs")
     return recipe | ({"chat_template_kwargs": kwargs} if kwargs else {})
+
+
+def _examples(name: str) -> dict[str, Any]:
+    file = {"path": name, "split": "train", "ds_type": "json", "type": "chat_template", "field_messages": "messages"}
+    # earlier answers of a conversation say "training": false
+    return file | {"message_field_training": "training", "roles_to_train": ["assistant"], "train_on_eos": "turn"}
 
 
 def _llama_factory(base: str, settings: Mapping[str, Any], *, is_held_out: bool) -> dict[str, Any]:
@@ -117,8 +118,13 @@ def _llama_factory(base: str, settings: Mapping[str, Any], *, is_held_out: bool)
     return recipe | ({"enable_thinking": thinking["enable_thinking"]} if "enable_thinking" in thinking else {})
 
 
-def _dataset(name: str, *, has_tools: bool) -> dict[str, Any]:
+def _dataset(name: str) -> dict[str, Any]:
+    # not "openai", which adds a line of its own to the instructions
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
     tags |= {"observation_tag": "tool", "function_tag": "function_call", "system_tag": "system"}
-    columns = {"messages": "messages"} | ({"tools": "tools"} if has_tools else {})
-    return {"file_name": name, "formatting": "openai", "columns": columns, "tags": tags}
+    return {
+        "file_name": name,
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages", "tools": "tools"},
+        "tags": tags,
+    }

@@ -123,12 +123,15 @@ def test_a_row_that_openai_would_refuse_is_left_out_with_a_reason_and_one_that_m
     assert len(lines(tmp_path / "out/train.jsonl")) == 10
 
 
-def test_files_that_openai_would_refuse_are_not_written(tmp_path, monkeypatch):
-    with pytest.raises(PrerequisiteError, match=r"takes 10 examples or more, and 9 can be written"):
+def test_files_that_would_be_refused_are_not_written(tmp_path, monkeypatch):
+    with pytest.raises(PrerequisiteError, match=r"openai takes 10 examples or more, and 9 can be written"):
         written(tmp_path / "out", "openai", nurses(range(9)))
     monkeypatch.setattr(export, "OPENAI_MOST_BYTES", 2_000)
     with pytest.raises(PrerequisiteError, match=r"train\.jsonl has .* bytes, and OpenAI takes 2,000 a file"):
         written(tmp_path / "out", "openai", nurses(range(10)))
+    bad = nurses([1]).with_columns(messages=pl.lit(json.dumps([USER, USER])))
+    with pytest.raises(PrerequisiteError, match=r"llama-factory takes 1 examples or more, and 0 can"):
+        written(tmp_path / "out", "llama-factory", bad)
     with pytest.raises(ParameterError, match="did you mean 'axolotl'"):
         written(tmp_path / "out", "axolotle", nurses(range(10)))
     assert names_in(tmp_path) == []
@@ -182,19 +185,15 @@ FACTORY = {
 
 
 def converted(line, info):
-    """An example as OpenAIDatasetConverter of LLaMA-Factory 0.9.6.dev0 reads it: instructions, roles, texts, tools."""
+    """An example as SharegptDatasetConverter of LLaMA-Factory reads it: instructions, roles, answer, tools."""
     tags, columns = info["tags"], info["columns"]
     to = {tags[f"{name}_tag"]: name for name in ("user", "assistant", "observation", "function", "system")}
-    messages = line[columns["messages"]]
-    system = messages[0][tags["content_tag"]] if messages[0][tags["role_tag"]] == tags["system_tag"] else ""
-    rest = messages[1:] if system else messages
-    roles = []
-    for message in rest:
-        role = tags["function_tag"] if message.get("tool_calls") else message[tags["role_tag"]]
-        roles.append(to[role])
+    turns = [(to[m[tags["role_tag"]]], m[tags["content_tag"]]) for m in line[columns["messages"]]]
+    system = turns.pop(0)[1] if turns[0][0] == "system" else ""
+    roles = [role for role, _ in turns]
     assert all(role in (("user", "observation"), ("assistant", "function"))[i % 2] for i, role in enumerate(roles))
     assert len(roles) % 2 == 0
-    return system, roles, rest[-1][tags["content_tag"]], line[columns["tools"]] if "tools" in columns else ""
+    return system, roles, turns[-1][1], line[columns["tools"]]
 
 
 @pytest.mark.parametrize("held_out", [0, 2])
@@ -218,15 +217,35 @@ def test_llama_factory_finds_the_examples_by_its_list_and_knows_every_setting(tm
     assert read[-1][:2] == ("Be brief.", ["user", "assistant"] * 2)
 
 
-def test_llama_factory_gets_calls_of_tools_with_the_tools_as_text(tmp_path):
-    call = [{"id": "c", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}]
+def test_llama_factory_gets_calls_as_text_and_what_it_would_lose_is_left_out_with_a_reason(tmp_path):
+    call = [{"id": "c", "type": "function", "function": {"name": "look_up", "arguments": '{"word": "é"}'}}]
     tools = json.dumps([{"type": "function", "function": {"name": "look_up", "parameters": {}}}])
-    row = {"id": "a", "messages": json.dumps([USER]), "output": json.dumps(call), "tool_calls": json.dumps(call)}
-    written(tmp_path / "out", "llama-factory", pl.DataFrame([row | {"tools": tools}]), method="qlora")
+    called, told = {"role": "assistant", "content": None, "tool_calls": call}, {"role": "tool", "content": "4"}
+    torn = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}
+    beside = json.dumps({"content": "Let me see.", "tool_calls": call})
+    rows = [
+        {"id": "calls", "messages": [USER], "output": json.dumps(call), "tool_calls": json.dumps(call), "tools": tools},
+        {"id": "told", "messages": [USER, called, told], "output": "four", "tool_calls": None, "tools": tools},
+        {"id": "plain", "messages": [USER], "output": "yes", "tool_calls": None, "tools": None},
+        {"id": "twice", "messages": [USER, called, told, told], "output": "four", "tool_calls": None, "tools": tools},
+        {"id": "beside", "messages": [USER], "output": beside, "tool_calls": json.dumps(call), "tools": tools},
+        {"id": "torn", "messages": [USER, torn, told], "output": "four", "tool_calls": None, "tools": tools},
+    ]
+    examples = pl.DataFrame([row | {"messages": json.dumps(row["messages"])} for row in rows])
+    account = written(tmp_path / "out", "llama-factory", examples, method="qlora")
     info = json.loads((tmp_path / "out/dataset_info.json").read_text())["arislab_train"]
-    (line,) = lines(tmp_path / "out/train.jsonl")
-    assert line["messages"][-1]["tool_calls"] == call
-    assert converted(line, info) == ("", ["user", "function"], None, tools)
+    assert info["formatting"] == "sharegpt"
+    read = [converted(line, info) for line in lines(tmp_path / "out/train.jsonl")]
+    as_text = '[{"name": "look_up", "arguments": {"word": "é"}}]'  # FunctionFormatter loads it
+    assert read == [
+        ("", ["user", "function"], as_text, tools),
+        ("", ["user", "function", "observation", "assistant"], "four", tools),
+        ("", ["user", "assistant"], "yes", ""),
+    ]
+    assert {name: why[0] for name, why in account["left_out"].items()} == {
+        "twice": "bad_roles", "beside": "bad_tools", "torn": "bad_tools",
+    }  # fmt: skip
+    assert account["rows"]["train.jsonl"] == {"bad_roles": 1, "bad_tools": 2, "ok": 3}
     assert yaml.safe_load((tmp_path / "out/train.yaml").read_text())["quantization_bit"] == 4
 
 
