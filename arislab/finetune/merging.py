@@ -8,7 +8,6 @@ What it does not know: other prompts, sampling, and how another engine computes.
 """
 
 import gc
-import hashlib
 import json
 import shutil
 import time
@@ -70,11 +69,9 @@ def export_model(
     base = None if base_model is None else _base(base_model, manifest)
     agreement = None
     with files.made(Path(folder)) as part:
-        names = (
-            [*manifest["files"]] if base is None else [n for n in manifest["files"] if n in adapters.TOKENIZER_FILES]
-        )
-        for name in names:
-            shutil.copyfile(adapter / name, part / name)
+        for name in manifest["files"]:
+            if base is None or name in adapters.TOKENIZER_FILES:
+                shutil.copyfile(adapter / name, part / name)
         if base is not None:
             asked = _prompts(base, manifest, prompts, n_prompts)
             agreement = _merged(adapter, base, part, manifest, asked=asked, max_new_tokens=max_new_tokens)
@@ -90,13 +87,13 @@ def _verified(adapter: Path) -> dict[str, Any]:
     """Return the manifest of an adapter whose files are those that were written."""
     try:
         manifest: dict[str, Any] = json.loads((adapter / "manifest.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        written = dict(manifest["files"])
+    except (OSError, ValueError, TypeError, KeyError):
         raise PrerequisiteError(
             f"{adapter} has no manifest.json that can be read: it is no adapter that was trained here, or it was "
             "damaged; train it again (arislab run finetune)."
         ) from None
-    there = {name: _sha256(adapter / name) if (adapter / name).is_file() else None for name in manifest["files"]}
-    changed = [name for name, digest in manifest["files"].items() if there[name] != digest]
+    changed = [name for name, digest in written.items() if _sha256(adapter / name) != digest]
     if changed:
         raise PrerequisiteError(
             f"{', '.join(changed)} of {adapter} is missing or not what was written when it was trained; take the "
@@ -231,4 +228,4 @@ def _disk() -> Iterator[None]:
 
 
 def _sha256(path: Path) -> str:
-    return str(files.of_file(path)["sha256"]) if path.is_file() else hashlib.sha256().hexdigest()
+    return str(files.of_file(path)["sha256"]) if path.is_file() else ""

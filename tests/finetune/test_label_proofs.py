@@ -28,31 +28,16 @@ CHATML = (
 )
 # Mistral-7B-Instruct-v0.3, without its branches for tools: the instructions stand before the *last* question, and only
 # while it waits for an answer
-MISTRAL = """{%- if messages[0]["role"] == "system" %}
-    {%- set system_message = messages[0]["content"] %}
-    {%- set loop_messages = messages[1:] %}
-{%- else %}
-    {%- set loop_messages = messages %}
-{%- endif %}
-{%- for message in loop_messages %}
-    {%- if (message["role"] == "user") != (loop.index0 % 2 == 0) %}
-        {{- raise_exception("After the optional system message, roles must alternate user/assistant") }}
-    {%- endif %}
-{%- endfor %}
-{{- bos_token }}
-{%- for message in loop_messages %}
-    {%- if message["role"] == "user" %}
-        {%- if loop.last and system_message is defined %}
-            {{- "[INST] " + system_message + "\\n\\n" + message["content"] + "[/INST]" }}
-        {%- else %}
-            {{- "[INST] " + message["content"] + "[/INST]" }}
-        {%- endif %}
-    {%- elif message["role"] == "assistant" %}
-        {{- " " + message["content"]|trim + eos_token}}
-    {%- else %}
-        {{- raise_exception("Only user and assistant roles are supported") }}
-    {%- endif %}
-{%- endfor %}
+MISTRAL = """{%- if messages[0]["role"] == "system" %}{%- set system_message = messages[0]["content"] %}
+{%- set loop_messages = messages[1:] %}{%- else %}{%- set loop_messages = messages %}{%- endif %}
+{%- for message in loop_messages %}{%- if (message["role"] == "user") != (loop.index0 % 2 == 0) %}
+{{- raise_exception("After the optional system message, roles must alternate user/assistant") }}{%- endif %}
+{%- endfor %}{{- bos_token }}{%- for message in loop_messages %}{%- if message["role"] == "user" %}
+{%- if loop.last and system_message is defined %}
+{{- "[INST] " + system_message + "\\n\\n" + message["content"] + "[/INST]" }}{%- else %}
+{{- "[INST] " + message["content"] + "[/INST]" }}{%- endif %}{%- elif message["role"] == "assistant" %}
+{{- " " + message["content"]|trim + eos_token}}{%- else %}
+{{- raise_exception("Only user and assistant roles are supported") }}{%- endif %}{%- endfor %}
 """
 
 
@@ -254,12 +239,8 @@ def test_what_is_trained_is_the_answer_and_the_stop_token_or_the_row_says_why_no
     family = FAMILIES[name]
     tokenizer, rng = tokenizer_of(family), random.Random(name)
     rows = [a_conversation(rng) for _ in range(N)]
-    examples = pl.DataFrame(
-        [
-            {"id": str(i), "messages": json.dumps(messages), "output": answer}
-            for i, (messages, answer) in enumerate(rows)
-        ]
-    )
+    given = [{"id": str(i), "messages": json.dumps(rows[i][0]), "output": rows[i][1]} for i in range(N)]
+    examples = pl.DataFrame(given)
     tokenized = finetune.tokenize(examples, tokenizer, max_length=10**6, chat_template_kwargs=dict(family.kwargs))
     assert tokenized["id"].to_list() == examples["id"].to_list()
     counts = Counter()
