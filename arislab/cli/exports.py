@@ -196,6 +196,8 @@ def _export_training(lake: Any, out: Path | None, *, version: str | None, form: 
 
 def _export_model(lake: Any, out: Path | None, *, version: str, base_model: str | None, is_merged: bool) -> None:
     """Write an adapter, or its base with it, and a card."""
+    import polars as pl
+
     from arislab import evaluate, finetune
 
     folder, tuned = _folder(out, "--adapter"), _tuned(lake, version)
@@ -205,7 +207,9 @@ def _export_model(lake: Any, out: Path | None, *, version: str, base_model: str 
         scores = lake["evaluations"].read(where={"evaluation_id": scores["evaluation_id"][-1]})
     roles = lake["training_rows"].read(where={"model_path": version}).group_by("role").len()
     facts: dict[str, Any] = {"roles": dict(roles.iter_rows()), "control": trained[0] if trained else None}
-    facts["scores"] = evaluate.summary(scores)
+    people = lake["candidates"].read(columns=["candidate_id", "group_id"], where={"split": "test"})
+    reported = evaluate.over_seeds(scores.with_columns(pl.coalesce("report", "quality").alias("report")))
+    facts["scores"] = evaluate.summary(reported, by="report", groups=people)  # as phase 5 does
     if is_merged:
         learned, held_out = _learned(lake, tuned)
         facts["prompts"] = held_out if held_out.height else learned

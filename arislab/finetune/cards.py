@@ -117,7 +117,9 @@ def _data(
         ("training", f"{tuned['id']}, on {tuned['device'] or 'a machine not recorded'}"),
     ]
     beside = "No control was trained beside it: what choosing the examples is worth is not known."
-    if control is not None:
+    if tuned["arm"] == "control":
+        beside = f"It is a control: nothing chose what it learned from (drawn: {tuned.get('drawn') or 'not recorded'})."
+    elif control is not None:
         how = f"drawn: {control['drawn']}" if control.get("drawn") else "how drawn is not recorded"
         beside = (
             f"Beside it a control was trained on {control['training_examples']:,} outputs that nothing chose ({how}), "
@@ -143,7 +145,11 @@ def _judged(tuned: Mapping[str, Any], scores: pl.DataFrame | None) -> list[str]:
         for s in scores.to_dicts()
     ]
     head = ("arm", "n", "no score", "mean quality", "95 % interval")
-    return [measured, "On test candidates, quality 0 to 1 by the scorers of the task:", _table(head, rows)]
+    return [
+        measured,
+        "On test candidates, quality 0 to 1 by the scorers that the task reports with:",
+        _table(head, rows),
+    ]
 
 
 def _agreement(agreement: Agreement) -> str:

@@ -11,6 +11,7 @@ import gc
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -162,7 +163,8 @@ def _merged(
     reference, answers = _first_logits(model, asked), _answers(model, asked, how)
     whole = model.merge_and_unload(safe_merge=True).to(dtype)
     whole.generation_config = GenerationConfig()  # the base's own may hold what cannot be saved
-    with _disk():
+    with _disk(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # transformers warns of what it calls itself
         whole.save_pretrained(folder)
     _write_generation_config(base, folder, stops)
     del model, whole

@@ -81,7 +81,7 @@ def test_an_adapter_goes_out_with_what_its_evaluation_said(lab, export, tmp_path
     arms = (("baseline", "b", 0.25), ("finetuned", version, 0.5))
     scored = [
         {"evaluation_id": "e", "arm": arm, "candidate_id": str(i), "task": "t", "model": model, "status": "ok",
-         "quality": quality} for i in range(4) for arm, model, quality in arms
+         "quality": 1.0 - quality, "report": quality} for i in range(4) for arm, model, quality in arms
     ]  # fmt: skip
     lake["evaluations"].append(pl.DataFrame(scored))
     code, out, err = export("--adapter", version, "--out", tmp_path / "out")
