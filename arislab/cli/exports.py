@@ -207,7 +207,8 @@ def _export_model(lake: Any, out: Path | None, *, version: str, base_model: str 
         scores = lake["evaluations"].read(where={"evaluation_id": scores["evaluation_id"][-1]})
     roles = lake["training_rows"].read(where={"model_path": version}).group_by("role").len()
     facts: dict[str, Any] = {"roles": dict(roles.iter_rows()), "control": trained[0] if trained else None}
-    people = lake["candidates"].read(columns=["candidate_id", "group_id"], where={"split": "test"})
+    who = {"candidate_id": scores["candidate_id"].unique().to_list()}
+    people = lake["candidates"].read(columns=["candidate_id", "group_id"], where=who)
     reported = evaluate.over_seeds(scores.with_columns(pl.coalesce("report", "quality").alias("report")))
     facts["scores"] = evaluate.summary(reported, by="report", groups=people)  # as phase 5 does
     if is_merged:
