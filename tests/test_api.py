@@ -241,6 +241,8 @@ PINNED = {
     finetune.check: "settings arms named",
     finetune.train: "sets validation settings workers seeds named",
     finetune.export_jsonl: "examples path",
+    finetune.export_training: "examples folder held_out tuned form base_model",
+    finetune.export_model: "adapter folder tuned base_model prompts n_prompts max_new_tokens facts",
     finetune.rows: "trained sets validation",
 }
 

@@ -1,20 +1,16 @@
-"""``arislab sql``, ``doctor``, ``lineage``, ``candidates``, ``export``.
+"""``arislab sql``, ``doctor``, ``lineage``, ``candidates``, ``check``.
 
 What the lake holds, whether it is whole, and what goes in and out.
 """
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from arislab.cli.options import Root, Seed, open_lake
 from arislab.errors import ParameterError, PrerequisiteError
-from arislab.system import files
 from arislab.system.text import json_text, print
 
 
@@ -166,135 +162,3 @@ def check_leaks(
             "give what belongs together one group (arislab import … --group COLUMN); -p leaks drop reports on the rest"
         )
         raise typer.Exit(1)
-
-
-def export(
-    use_case: Annotated[str, typer.Option("--use-case", help="Whose examples.")] = "general",
-    task: Annotated[
-        str | None, typer.Option("--task", help="Task file: a name or a path; default that of the set.")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Model that was asked; default any.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="File to write; default: print.")] = None,
-    root: Root = None,
-    *,
-    icl: Annotated[
-        bool, typer.Option("--icl", help="The newest chosen in-context examples, as chat messages.")
-    ] = False,
-    preferences: Annotated[
-        bool,
-        typer.Option("--preferences", help="Pairs of a better and a worse answer, as chat JSONL for DPO; to --out."),
-    ] = False,
-    split: Annotated[str, typer.Option("--split", help="Of the pairs: train or validation.")] = "train",
-    source: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--source", help="Of the pairs: edit, approve-reject, pairwise, judged; repeat it; default people's."
-        ),
-    ] = None,
-) -> None:
-    """Write what was chosen in the form that other programs take (run records: `arislab runs export`)."""
-    if icl == preferences:
-        raise ParameterError("export needs --icl or --preferences: what to write.")
-    if preferences:
-        _export_preferences(open_lake(root, collected=True), out, task=task, split=split, sources=source)
-        return
-    from arislab import curate, review
-    from arislab.icl import prompt
-    from arislab.task import load
-
-    lake = open_lake(root, collected=True)
-    chosen = _chosen(lake, use_case=use_case, task=task, model=model)
-    spec = load(task or chosen["task"])
-    then = curate.versions(chosen["data_version"])
-    stored = lake["training_data_curated"].read(version=then["training_data_curated"])
-    curated = review.fold(stored, lake["reviews"].read(version=then["reviews"])) if "reviews" in then else stored
-    body = prompt.messages(chosen, curated, lake["candidates"].read(where={"split": "train"}), spec)
-    certified = curate.in_force(lake["certificates"].read(), lake["certified_rows"].read())
-    policy = {"approve": chosen["approve_policy"], "certified": certified}
-    if withdrawn := curate.withdrawn(chosen["example_ids"], stored, lake["reviews"].read(), **policy):
-        print(
-            f"arislab: WARNING: {len(withdrawn)} of {chosen['k']} examples may not be used any more by the decisions "
-            f"of today (first: {withdrawn[0]!r}); `arislab run icl` chooses anew.",
-            file=sys.stderr,
-        )
-    text = json.dumps(body, indent=1, ensure_ascii=False)
-    if chosen["scorer_version"] not in (None, spec.version):
-        print(
-            f"arislab: the task file is another one now ({spec.version}) than when the examples were chosen "
-            f"({chosen['scorer_version']}).",
-            file=sys.stderr,
-        )
-    if out is None:
-        print(json_text(text))
-        return
-    with _writing(out):
-        files.replace(out, text + "\n")
-    print(f"{chosen['k']} examples of {chosen['id']} for {use_case}, as {len(body['messages'])} messages, in {out}")
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PrerequisiteError(
-            f"cannot write {out} ({error.strerror or error}); give another file with --out."
-        ) from None
-
-
-def _export_preferences(
-    lake: Any, out: Path | None, *, task: str | None, split: str, sources: Sequence[str] | None
-) -> None:
-    """Write the pairs that the decisions of today still bear out, and beside them where they come from."""
-    from arislab import pairwise, preferences
-
-    if out is None:
-        raise ParameterError("export --preferences needs --out FILE: the pairs, and FILE.provenance.json beside it.")
-    if split not in preferences.SPLITS:
-        raise ParameterError(f"--split must be one of {', '.join(preferences.SPLITS)}, got {split!r}.")
-    wanted = list(sources or preferences.PEOPLE)
-    if strange := [name for name in wanted if name not in preferences.SOURCES]:
-        raise ParameterError(f"--source must be one of {', '.join(preferences.SOURCES)}, got {strange[0]!r}.")
-    tables = ("preferences", "reviews", "arm_pairs", "arm_votes")
-    versions = {table: lake[table].version for table in tables}
-    where = {"split": split, "source": wanted} | ({"task": Path(task).stem} if task else {})
-    stored = lake["preferences"].read(where=where, version=versions["preferences"])
-    compared = lake["arm_pairs"].read(columns=["pair_id", "shown_sha256", "arm_is_left"], version=versions["arm_pairs"])
-    votes = pairwise.counting(compared, lake["arm_votes"].read(version=versions["arm_votes"]))
-    gone = preferences.withdrawn(stored, lake["reviews"].read(version=versions["reviews"]), votes)
-    pairs = stored.filter(~stored["pair_id"].is_in(gone)).sort("pair_id")
-    if gone:
-        print(
-            f"arislab: WARNING: about {len(gone):,} of {stored.height:,} pairs people have decided otherwise, or more, "
-            f"since (first: {gone[0]!r}); they are left out. `arislab run curate` mines anew.",
-            file=sys.stderr,
-        )
-    if not pairs.height:
-        raise PrerequisiteError(
-            f"there is no pair of {', '.join(wanted)} in the {split} split; review some answers (several of one "
-            "question, or edits), then `arislab run curate`."
-        )
-    with _writing(out):
-        n = preferences.write_jsonl(pairs, out)
-        facts = preferences.provenance(pairs, out, versions=versions, left_out=len(gone))
-        files.replace(
-            out.with_name(f"{out.name}.provenance.json"), json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
-        )
-    by_source = ", ".join(f"{count:,} {name}" for name, count in facts["by_source"].items())
-    print(f"{n:,} pairs of the {split} split (by source: {by_source}), in {out}")
-
-
-def _chosen(lake: Any, *, use_case: str, task: str | None, model: str | None) -> dict[str, Any]:
-    """Return the newest set of examples that fits, or say which there are."""
-    sets = lake["icl_examples"].read().sort("created_at")
-    fits = sets
-    for column, value in (("use_case", use_case), ("task", Path(task).stem if task else None), ("model", model)):
-        fits = fits if value is None else fits.filter(fits[column] == value)
-    if not fits.height:
-        asked = ", ".join(f"{n} {v!r}" for n, v in (("use case", use_case), ("task", task), ("model", model)) if v)
-        known = sorted({f"{s['use_case']} ({s['task']}, {s['model']})" for s in sets.to_dicts()})
-        raise PrerequisiteError(
-            f"no examples were chosen for {asked}; there are: {', '.join(known) or 'none'}. `arislab run icl -p "
-            f"use_case {use_case}` searches some."
-        )
-    return dict(fits.row(-1, named=True))

@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from arislab.cli import batch as batch_commands
+from arislab.cli import exports as export_commands
 from arislab.cli import imports as import_commands
 from arislab.cli import lake as lake_commands
 from arislab.cli import models as model_commands
@@ -75,7 +76,7 @@ _VERBS: dict[str, dict[str, tuple[Any, str]]] = {
         "check": (lake_commands.check, "Look for leaks between the splits, before phase 1."),
         "sql": (lake_commands.sql, "Ask the lake in SQL."),
         "lineage": (lake_commands.lineage, "Show the life of a row, from candidate to test answers."),
-        "export": (lake_commands.export, "Write chosen examples for other programs."),
+        "export": (export_commands.export, "Write examples or a model for other programs."),
         "doctor": (lake_commands.doctor, "Say what is damaged or doubled, and the way back."),
     },
     "Records": {

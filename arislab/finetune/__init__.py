@@ -2,15 +2,17 @@
 
 ``settings`` and ``template`` are checked first; ``labels`` turns examples into tokens of which only the answer is
 trained; ``training`` starts a ``worker`` for each set, where ``trainer`` trains and ``adapters`` writes; ``trained``
-reads what they wrote.
+reads what they wrote. ``export`` (with ``recipes``) and ``merging`` (with ``cards``) write for other programs.
 
 It does not know which rows are good.
 """
 
+from arislab.finetune.cards import Agreement
 from arislab.finetune.conversations import STATUSES
-from arislab.finetune.export import export_jsonl
+from arislab.finetune.export import export_jsonl, export_training
 from arislab.finetune.labels import count_statuses, tokenize
 from arislab.finetune.likelihood import digests, identity, perplexities
+from arislab.finetune.merging import export_model
 from arislab.finetune.previews import Preview, preview
 from arislab.finetune.settings import Settings
 from arislab.finetune.template import ChatTemplate, check_template
@@ -20,6 +22,7 @@ from arislab.finetune.weights import base_fingerprint, compute_device, load_toke
 
 __all__ = [
     "STATUSES",
+    "Agreement",
     "ChatTemplate",
     "Preview",
     "Settings",
@@ -31,6 +34,8 @@ __all__ = [
     "count_statuses",
     "digests",
     "export_jsonl",
+    "export_model",
+    "export_training",
     "identity",
     "load_tokenizer",
     "losses",

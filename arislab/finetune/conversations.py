@@ -42,6 +42,10 @@ def checked(messages: Any, output: Any, tools: Any, calls: Any) -> tuple[list[ch
     is_offer = offered is None or (isinstance(offered, list) and all(map(_is_tool, offered)))
     if not is_offer or not _are_calls(calls):
         raise Refused("bad_messages", "tools or tool_calls are not lists of {type: function, function: {name, …}}")
+    if any(map(_HALF.search, strings([before, offered, calls]))):
+        raise Refused(
+            "bad_messages", "a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+        )
     if not _is_dialogue(before):
         raise Refused("bad_roles", f"roles are {[message['role'] for message in before]}")
     texts = [message["content"] for message in before if not _may_be_blank(message)]
@@ -55,6 +59,7 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 work: a prompt without them would be none that a server computes."""
 
 
+_HALF = re.compile(r"[\ud800-\udfff]")
 _FIELDS = ("role", "content", "tool_calls", "tool_call_id", "name", *_REASONING)
 
 

@@ -21,7 +21,7 @@ SWITCHES: tuple[dict[str, Any], ...] = ({"enable_thinking": False}, {"thinking":
 QUESTION: list[chat.Message] = [{"role": "user", "content": "x"}]
 """The plainest conversation."""
 _THINK = re.compile(r"[<\[]/?[^<>\[\]\s/]*think[^<>\[\]\s]*[>\]]", re.IGNORECASE)
-_PROBE = "Q9answer"  # no template writes it by itself
+_PROBE, _LAST = "Q9answer", "Q9last"  # no template writes them by itself
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Renderer:
 
         Return why answers must hold their reasoning, and what to tell; each empty if nothing.
         """
-        written, bare = _beyond(begun, prompt), self.render(shape, tools, prompt=False)
+        written, bare = self._written(shape, tools, prompt, begun), self.render(shape, tools, prompt=False)
         if opened := _open(_beyond(prompt, bare)):
             return self.reasoning(shape, f"the generation prompt of its chat template opens {opened!r}"), ""
         if not written.strip():
@@ -151,6 +151,19 @@ class Renderer:
             if self.switch(shape) or _THINK.sub("", written).strip():
                 return self.reasoning(shape, why), ""
         return "", f"writes {written!r} before an answer that it repeats, but not when a server asks: it is not trained"
+
+    def _written(self, shape: list[chat.Message], tools: Any, prompt: str, begun: str) -> str:
+        """What the template writes between the prompt and an answer."""
+        if begun.startswith(prompt) or not (shape[-1].get("content") or "").strip():
+            return _beyond(begun, prompt)
+        # once there is an answer, some write what comes before it otherwise (Mistral's keep the instructions with a
+        # question that waits): what a server is asked stays the prompt, and only what follows the last message counts
+        last = [*shape[:-1], {**shape[-1], "content": _LAST}]
+        asked, answered = self.render(last, tools, prompt=True), [*last, {"role": "assistant", "content": _PROBE}]
+        before = self.render(answered, tools, prompt=False).rpartition(_PROBE)[0]
+        (_, is_asked, tail), (_, is_repeated, end) = asked.rpartition(_LAST), before.rpartition(_LAST)
+        is_alike = is_asked and is_repeated and end.startswith(tail)
+        return end.removeprefix(tail) if is_alike else _beyond(begun, prompt)
 
     def reasoning(self, shape: list[chat.Message], why: str) -> str:
         """Return why answers must hold their reasoning, and what else would do."""

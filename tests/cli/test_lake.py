@@ -192,7 +192,10 @@ def test_a_lake_without_a_search_says_how_to_make_one(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["arislab", "export"])
     with pytest.raises(SystemExit):
         main()
-    assert capsys.readouterr().err == "arislab: export needs --icl or --preferences: what to write.\n"
+    assert capsys.readouterr().err == (
+        "arislab: export needs one of --icl, --preferences, --training or --adapter VERSION (with --merged, if you "
+        "like): what to write.\n"
+    )
 
 
 def test_a_prompt_that_is_not_one_fixed_list_is_refused_and_a_changed_task_is_told(

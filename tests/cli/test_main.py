@@ -131,7 +131,7 @@ BAD = [
     (["import", "nothing.csv", "--as", "candidates"], "needs --id"),
     (["import", "nothing.csv", "--as", "outputs"], "needs --task"),
     (["sql", "select 1", "--format", "xml"], "--format must be"),
-    (["export"], "export needs --icl"),
+    (["export"], "export needs one of --icl"),
     (["export", "--icl"], "no examples were chosen for use case 'general'; there are: none"),
     (["run", "icl", "-p", "k", "three"], "k must be a whole number, or several with commas between, got 'three'"),
 ]

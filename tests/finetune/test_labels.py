@@ -51,6 +51,7 @@ MALFORMED = [
     ([{"role": "user"}], "yes", "bad_messages"),
     ([{"role": "user", "content": None}], "yes", "bad_messages"),
     ([{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "yes", "bad_messages"),
+    ([{"role": "user", "content": "half of an emoji: \ud83d"}], "yes", "bad_messages"),
     ([], "yes", "bad_roles"),
     ([SYSTEM], "yes", "bad_roles"),
     ([USER, USER], "yes", "bad_roles"),
@@ -83,7 +84,7 @@ def test_every_row_comes_back_once_and_in_order(tokenizer):
     tokenized = finetune.tokenize(examples, tokenizer)
     assert tokenized["id"].to_list() == examples["id"].to_list()
     assert finetune.count_statuses(tokenized) == {
-        "bad_messages": 6,
+        "bad_messages": 7,
         "bad_roles": 8,
         "control_token": 3,
         "empty": 4,
