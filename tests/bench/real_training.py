@@ -2,10 +2,9 @@
 
 ``python tests/bench/real_training.py FOLDER [--n 32] [--epochs 1]`` trains both on the first sentences of
 data/sample/skillspan.jsonl.gz with the experts' terms as answers, one thread each, and prints tokens (prompt and
-answer, without padding) per CPU second of ``train()``, the loss over the answers' tokens, and the ratio. TRL gets prompt
-and
-completion and does the rest by its own defaults; rank, rate, schedule, batch and seed are the same, the order of rows
-is not.
+answer, without padding) per CPU second of ``train()``, the loss over the answers' tokens, and the ratio. TRL gets
+prompt and completion and does the rest by its own defaults; rank, rate, schedule, batch and seed are the same, the
+order of rows is not.
 """
 
 import argparse
