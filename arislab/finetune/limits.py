@@ -11,7 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 _MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
-_DISK = ("no space left on device", "disk quota exceeded", "file too large", "pytorchstreamwriter failed")
+_DISK = (
+    "no space left on device",
+    "disk quota exceeded",
+    "file too large",
+    "pytorchstreamwriter failed",
+    "unexpected pos",  # of torch, when it closes a file that it could not write
+)
 
 
 def reached(error: BaseException) -> int | None:
@@ -27,8 +33,7 @@ def reached(error: BaseException) -> int | None:
         return errno.ENOMEM
     if any(words in text for words in _DISK):
         return errno.ENOSPC
-    # the file was closed while another error was on its way: torch's own words for a write that failed
-    before = error.__context__
+    before = error.__context__  # the file may be closed, which fails too, while the write's error is on its way
     return reached(before) if before is not None else None
 
 
