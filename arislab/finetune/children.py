@@ -44,7 +44,7 @@ class Child:
             for part, frame in (("examples", examples), ("validation", validation)):
                 if frame is not None:
                     frame.select(*columns_of(frame)).sort("id").write_parquet(self.work / f"{part}.parquet")
-        except OSError as error:
+        except (OSError, pl.exceptions.PolarsError) as error:
             self.close()
             if (limit := limits.reached(error)) is None:
                 raise
@@ -157,7 +157,9 @@ def supervise(children: Sequence[Child], workers: int) -> None:
             while waiting and len(running) < workers:
                 child = waiting.popleft()
                 child.start()
-                running[child] = tqdm(desc=f"{child.arm}, seed {child.seed}", bar_format=_BAR, mininterval=1.0)
+                running[child] = tqdm(
+                    desc=f"{child.arm}, seed {child.seed}", bar_format=_BAR, mininterval=1.0, miniters=0
+                )
             time.sleep(0.1)
             for child, bar in list(running.items()):
                 # in this order: the last line is there when it ends

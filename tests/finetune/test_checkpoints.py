@@ -53,12 +53,10 @@ def test_a_training_that_is_killed_again_and_again_goes_on_to_the_adapter_of_one
     assert calm["resumed"].to_list() == [0]
     models, steps, before, done = tmp_path / "models", tmp_path / "steps", 0, 0
     for place, n, kept in (
-        ("within a step", 2, []),
         ("within a step", 4, [2]),
         ("while writing", 2, [2, 4]),
         ("before the checkpoint", 2, [4, 6]),
-        ("after the checkpoint", 1, [4, 6, 8]),
-        ("within a step", 4, [8, 10]),  # the end of the second epoch
+        ("within a step", 6, [8, 10]),  # the end of the second epoch
         ("before the adapter", 1, [12, 14]),
         ("after the adapter", 1, [12, 14]),
     ):
@@ -75,7 +73,7 @@ def test_a_training_that_is_killed_again_and_again_goes_on_to_the_adapter_of_one
         before, done = newest, steps.stat().st_size
     monkeypatch.undo()
     rows = finetune.train(sets, held_out, folder=models, **how)
-    assert rows["resumed"].to_list() == [7]
+    assert rows["resumed"].to_list() == [6]
     assert rows.drop(TIMED).equals(calm.drop(TIMED))
     assert rows["seconds"][0] > calm["seconds"][0]
     assert names_in(models) == sorted([Path(rows["model_path"][0]).name, Path(rows["model_path"][0]).name + ".log"])
