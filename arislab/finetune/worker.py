@@ -67,6 +67,7 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
     validation = None
     if (work / "validation.parquet").exists():
         validation, *_ = _usable(work / "validation.parquet", tokenizer, spec)
+    trainer = new_trainer(spec, tokenizer, examples, work)
     given = {
         "name": spec["name"],
         "arm": spec["arm"],
@@ -76,7 +77,6 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
     }
     versions = _versions(settings["backend"], settings["method"])
     saved = _checkpoints(spec, work, **given, versions=versions)
-    trainer = new_trainer(spec, tokenizer, examples, work)
     meter = Meter(
         trainer,
         validation,
