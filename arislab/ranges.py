@@ -110,7 +110,18 @@ ELSEWHERE = {
     "k": "icl.sizes",
     **dict.fromkeys(("pinned", "banned", "one_per"), "curate.pool"),
     **dict.fromkeys(
-        ("method", "r", "lora_alpha", "learning_rate", "num_train_epochs", "batch_size", "max_length"), "finetune.check"
+        (
+            "method",
+            "r",
+            "lora_alpha",
+            "learning_rate",
+            "num_train_epochs",
+            "batch_size",
+            "early_stopping",
+            "checkpoint_minutes",
+            "max_length",
+        ),
+        "finetune.check",
     ),
     "leaks": "evaluate.without_leaks",
     "compared_arms": "pairwise.check",

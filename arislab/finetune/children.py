@@ -1,6 +1,7 @@
 """The processes that train, one per set: started, watched, ended, and the row that each ends in."""
 
 import collections
+import errno
 import json
 import logging
 import os
@@ -16,9 +17,12 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import TrainingError
+from arislab.finetune import checkpoints, limits
 from arislab.finetune.labels import columns_of
+from arislab.system import processes
 
 logger = logging.getLogger("arislab.finetune")
+_BAR = "{desc}: {n_fmt}/{total_fmt} steps |{bar}| {elapsed}{postfix}"
 
 
 class Child:
@@ -28,16 +32,23 @@ class Child:
         self, arm: str, examples: pl.DataFrame, validation: pl.DataFrame | None, spec: Mapping[str, Any]
     ) -> None:
         self.arm, self.device, self.folder = arm, spec["device"], Path(spec["folder"])
-        self.seed = spec["settings"]["seed"]
+        self.settings, self.seed = spec["settings"], spec["settings"]["seed"]
         self.failed_log = self.folder / f"{spec['name']}-{arm}.failed.log"
         # beside the adapters: from another disk the last rename would be a copy, which can be seen half done
         self.work = Path(tempfile.mkdtemp(prefix=f".{spec['name']}-{arm}-", dir=self.folder))
         self.process: subprocess.Popen[bytes] | None = None
         self.row: dict[str, Any] = {}
-        for part, frame in (("examples", examples), ("validation", validation)):
-            if frame is not None:
-                frame.select(*columns_of(frame)).sort("id").write_parquet(self.work / f"{part}.parquet")
-        (self.work / "spec.json").write_text(json.dumps({**spec, "arm": arm}))
+        try:
+            # first, as it says whose folder this is
+            (self.work / "spec.json").write_text(json.dumps({**spec, "arm": arm}))
+            for part, frame in (("examples", examples), ("validation", validation)):
+                if frame is not None:
+                    frame.select(*columns_of(frame)).sort("id").write_parquet(self.work / f"{part}.parquet")
+        except (OSError, pl.exceptions.PolarsError) as error:
+            self.close()
+            if (limit := limits.reached(error)) is None:
+                raise
+            raise TrainingError(f"{arm!r} was not trained: {error}. {self._advice(limit, workers=1)}.") from error
 
     def start(self) -> None:
         """Start the process, without a network and, on a CPU, with the same sums each time."""
@@ -57,23 +68,25 @@ class Child:
     def progress(self) -> dict[str, Any] | None:
         """Return the last whole line of progress.jsonl."""
         path = self.work / "progress.jsonl"
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []  # the last may be half written
+        if not path.exists():
+            return None
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            lines = file.read().split(b"\n")[:-1]  # the last may be half written
         return json.loads(lines[-1]) if lines else None
 
-    def finished(self) -> bool:
+    def finished(self, *, workers: int) -> bool:
         """Whether the process has ended; keeps its log, and raises TrainingError if it failed."""
         if self.process is None or self.process.poll() is None:
             return False
         if self.process.returncode:
             (self.work / "log.txt").replace(self.failed_log)
-            refused, log = self.work / "refused.txt", self.failed_log.read_text(errors="replace")
-            why = refused.read_text() if refused.exists() else "its last lines:\n" + "\n".join(log.splitlines()[-12:])
-            end = f"training of set {self.arm!r} ended with exit code {self.process.returncode}"
-            raise TrainingError(f"{end} (seed {self.seed}, log: {self.failed_log}); {why}")
+            raise TrainingError(self._why(self.process.returncode, workers=workers))
         self.row = json.loads((self.work / "result.json").read_text())
-        self.row["seconds"] = round(time.monotonic() - self.started, 2)
+        self.row["seconds"] = round(self.row["seconds"] + time.monotonic() - self.started, 2)
         (self.work / "log.txt").replace(f"{self.row['model_path']}.log")
         self.failed_log.unlink(missing_ok=True)
+        checkpoints.discard(self._checkpoints())
         rows = json.loads(self.row["hyperparameters"])["rows"]
         if len(rows) > 1:
             logger.warning(
@@ -84,6 +97,30 @@ class Child:
                 rows,
             )
         return True
+
+    def _checkpoints(self) -> Path:
+        return Path((self.work / "checkpoints.txt").read_text())
+
+    def _why(self, code: int, *, workers: int) -> str:
+        """Say how the process ended, why, and what to do."""
+        refused, log = self.work / "refused.txt", self.failed_log.read_text(errors="replace")
+        why = refused.read_text() if refused.exists() else ""  # empty: the disk had no room for it
+        limit, line = limits.of_exit(code), self.progress()
+        about = f"(seed {self.seed}, log: {self.failed_log})"
+        if limit is None:
+            why = why or "its last lines:\n" + "\n".join(log.splitlines()[-12:])
+            return f"training of set {self.arm!r} ended with exit code {code} {about}; {why}"
+        if code < 0:
+            why = "it was killed (SIGKILL), as Linux does to what needs too much memory"
+        what = "memory" if limit == errno.ENOMEM else "disk"
+        at = f" at step {line['step']:,} of {line['steps']:,}" if line else ""
+        end = f"training of set {self.arm!r} ran out of {what}{at} {about}: {why or os.strerror(limit)}"
+        saved = checkpoints.steps(self._checkpoints()) if (self.work / "checkpoints.txt").exists() else []
+        again = f"goes on from step {saved[-1]:,}" if saved else "starts anew, as there is no checkpoint yet"
+        return f"{end}. {self._advice(limit, workers=workers)}. Run again with the same settings, it {again}."
+
+    def _advice(self, limit: int, *, workers: int) -> str:
+        return limits.what_to_change(limit, self.settings, workers=workers, folder=str(self.folder))
 
     def close(self) -> None:
         """End the process if it still runs, and remove what it left."""
@@ -97,27 +134,57 @@ class Child:
         shutil.rmtree(self.work, ignore_errors=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove the working folders of trainings whose parents were killed."""
+    for path in folder.glob(".*/spec.json"):
+        try:
+            parent = json.loads(path.read_text()).get("parent")
+        except (OSError, ValueError):  # another process removes it, or is writing it
+            continue
+        if parent and processes.gone(parent):
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
 def supervise(children: Sequence[Child], workers: int) -> None:
     """Run the children, at most `workers` at once, with a progress bar each."""
     from tqdm.auto import tqdm
 
     waiting = collections.deque(children)
     running: dict[Child, Any] = {}  # child -> its bar
+    workers = min(workers, len(children))
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 child = waiting.popleft()
                 child.start()
-                running[child] = tqdm(desc=f"{child.arm}, seed {child.seed}", unit="step")
+                running[child] = tqdm(
+                    desc=f"{child.arm}, seed {child.seed}", bar_format=_BAR, mininterval=1.0, miniters=0
+                )
             time.sleep(0.1)
             for child, bar in list(running.items()):
-                done, line = child.finished(), child.progress()  # in this order: the last line is there when it ends
-                if line is not None and (line["step"], line["losses"]) != getattr(bar, "shown", None):
-                    bar.shown = (line["step"], line["losses"])
-                    bar.total, bar.n = line["steps"], line["step"]
-                    bar.set_postfix({key: f"{value:.3f}" for key, value in line["losses"].items()})
+                # in this order: the last line is there when it ends
+                done, line = child.finished(workers=workers), child.progress()
+                if line is not None and line != getattr(bar, "shown", None):
+                    bar.shown, bar.total = line, line["steps"]
+                    bar.set_postfix_str(in_words(line), refresh=False)
+                    bar.update(line["step"] - bar.n)  # draws at most once a second
                 if done:
+                    bar.refresh()
                     running.pop(child).close()
     finally:
         for bar in running.values():
             bar.close()
+
+
+def in_words(line: Mapping[str, Any]) -> str:
+    """Return losses, pace and time left of a line of progress.
+
+    Example:
+        >>> in_words({"losses": {"train_loss": 0.412}, "tokens_per_s": 1234.5, "left_s": 200})
+        'train_loss 0.412, 1,234 trained tokens/s, 3:20 left'
+    """
+    words = [f"{key} {value:.3f}" for key, value in line["losses"].items()]
+    if line["tokens_per_s"] is not None:
+        minutes, seconds = divmod(line["left_s"], 60)
+        words += [f"{line['tokens_per_s']:,.0f} trained tokens/s", f"{minutes:,}:{seconds:02} left"]
+    return ", ".join(words)

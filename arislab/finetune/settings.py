@@ -12,12 +12,15 @@ from arislab.errors import ParameterError, closest
 METHODS = ("lora", "qlora")
 BACKENDS = ("auto", "trl", "unsloth")
 _PLACES = ("base_model", "folder", "name", "chat_template_kwargs")  # recorded elsewhere than among the hyperparameters
+_SAFETY = ("checkpoint_steps", "checkpoint_minutes")  # they change no weight
 _WHOLE = {
     "r": (1, 512),  # vLLM serves no higher rank
     "lora_alpha": (1, 65_536),
     "batch_size": (1, 65_536),
     "gradient_accumulation_steps": (1, 65_536),
     "max_length": (1, 2**24),
+    "early_stopping": (0, 1_000),
+    "checkpoint_steps": (0, 10**9),
     "seed": (0, 2**32 - 1),
 }
 
@@ -59,9 +62,16 @@ class Settings:
     max_length: int = 512
     """Tokens, prompt and answer together, at most the model's context; a longer example is not trained, never cut."""
     batch_size: int = 16
-    """Examples per optimizer step."""
+    """Examples per optimizer step. Another number is another training."""
     gradient_accumulation_steps: int = 1
-    """Compute each batch in this many parts, for less memory."""
+    """Compute each batch in this many parts, for less memory; it divides batch_size. The result differs by rounding."""
+    early_stopping: int = 0
+    """Stop when the loss on `validation`, then scored at each tenth of the steps, was not lower than its lowest for so
+    many scores, and keep the weights of the lowest; 0: train all steps, and keep the last."""
+    checkpoint_steps: int = 0
+    """Write a checkpoint after so many steps, from which a training that was killed goes on; 0: by time alone."""
+    checkpoint_minutes: float = 5
+    """Or after so many minutes, whichever is first; 0: by steps alone. With both 0 it starts anew."""
 
     def __post_init__(self) -> None:
         for key, known in (("method", METHODS), ("backend", BACKENDS)):
@@ -73,10 +83,12 @@ class Settings:
             # True is an int, and would be a rank of 1
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ParameterError(f"{key} must be a whole number from {low}, got {value!r}; the most is {high:,}.")
-        for key, most in (("learning_rate", 1), ("num_train_epochs", 100_000)):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-                raise ParameterError(f"{key} must be a number above 0, got {value!r}; the most is {most:,}.")
+        for key, most in (("learning_rate", 1), ("num_train_epochs", 100_000), ("checkpoint_minutes", 10_080)):
+            value, may_be_off = getattr(self, key), key == "checkpoint_minutes"
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not (0 < value <= most or (may_be_off and value == 0)):
+                least = "from 0" if may_be_off else "above 0"
+                raise ParameterError(f"{key} must be a number {least}, got {value!r}; the most is {most:,}.")
         parts = self.gradient_accumulation_steps
         if self.batch_size % parts:  # the trainer is told the size of a part, not their number
             raise ParameterError(f"gradient_accumulation_steps must divide batch_size {self.batch_size}, got {parts}.")
@@ -84,10 +96,18 @@ class Settings:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """What changes the weights, as it is recorded."""
+        """What changes the weights, as it is recorded; early_stopping where it is on."""
+        off = ("early_stopping",) if not self.early_stopping else ()
         return {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in _PLACES
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in (*_PLACES, *_SAFETY, *off)
         }
+
+    @property
+    def checkpoints(self) -> dict[str, float]:
+        """When checkpoints are written: after so many steps or minutes."""
+        return {"steps": self.checkpoint_steps, "minutes": self.checkpoint_minutes}
 
 
 def check_name(part: str) -> None:

@@ -25,6 +25,7 @@ COLUMNS = {
     "device": pl.String,
     "losses": pl.String,
     "left_out": pl.String,
+    "resumed": pl.Int64,
 }
 """Of what `train` returns."""
 
@@ -67,7 +68,9 @@ def of_seeds(trained: pl.DataFrame, arm: str, *, n: int = 1) -> list[dict[str, A
 
 
 def _kind(row: Mapping[str, Any]) -> str:
-    settings = {name: value for name, value in json.loads(row["hyperparameters"] or "{}").items() if name != "seed"}
+    settings = json.loads(row["hyperparameters"] or "{}")
+    for own in ("seed", "early_stop"):  # when it stops is a result of the seed
+        settings.pop(own, None)
     return json.dumps([row["base_model"], row["data_version"], row["training_examples"], settings], sort_keys=True)
 
 

@@ -17,6 +17,7 @@ def new_trainer(spec: dict[str, Any], tokenizer: Any, examples: pl.DataFrame, wo
     settings, on_gpu = spec["settings"], spec["device"] == "cuda"
     datasets.disable_progress_bars()
     model, peft_config = _model(spec, on_gpu=on_gpu)
+    from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
     parts = settings["gradient_accumulation_steps"]
@@ -31,12 +32,12 @@ def new_trainer(spec: dict[str, Any], tokenizer: Any, examples: pl.DataFrame, wo
         warmup_steps=max(1, round(0.03 * steps)),
         weight_decay=0.0,
         seed=settings["seed"],
-        logging_steps=max(1, steps // 40),  # about forty points on the curve
+        logging_steps=1,  # what it sums up between two logs would not be in a checkpoint
         max_length=None,  # rows are whole or refused before this; the trainer must not cut
         packing=False,
         train_sampling_strategy="group_by_length",  # batches of like lengths: little of them is padding
         dataset_kwargs={"skip_prepare_dataset": True},  # it would render, mask and cut once more, by its own rules
-        save_strategy="no",  # the adapter is written once, at the end
+        save_strategy="no",  # checkpoints are written by a rule of their own, the adapter once, at the end
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -58,6 +59,7 @@ def new_trainer(spec: dict[str, Any], tokenizer: Any, examples: pl.DataFrame, wo
     )
     if not on_gpu and settings["backend"] == "trl":
         speed_up_lora(trainer.model)
+    trainer.remove_callback(PrinterCallback)  # a line a step
     return trainer
 
 

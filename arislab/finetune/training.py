@@ -12,12 +12,13 @@ labels that are built and checked here: TRL neither renders, nor masks, nor cuts
 folder name is the model name under which the embedded server and vLLM serve it.
 
 What it does not know: nothing here was run on a GPU. `backend="unsloth"` and `method="qlora"` were run on a CPU; the
-tests run them where the packages are installed, else they skip. Training that was killed starts again from its first
-step. One process uses one device.
+tests run them where the packages are installed, else they skip. One process uses one device. Training that was killed
+goes on from its newest checkpoint (see ``checkpoints``), on a CPU to the same adapter, bit for bit.
 """
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -28,12 +29,13 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import ParameterError, PrerequisiteError, TrainingError
-from arislab.finetune.children import Child, supervise
+from arislab.finetune.children import Child, supervise, sweep
 from arislab.finetune.labels import none_usable, tokenize
 from arislab.finetune.settings import Settings, check_name
 from arislab.finetune.template import ChatTemplate, check_template
 from arislab.finetune.trained import COLUMNS
 from arislab.finetune.weights import compute_device, load_tokenizer, resolve_model
+from arislab.system import processes
 from arislab.system.imports import require
 
 TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
@@ -65,12 +67,15 @@ def train(
     Returns:
         One row per seed and set: id (the same for the same inputs), name, arm, base_model, method, training_examples,
         train_loss (nats per trained token, mean of the last epoch), eval_loss (the same over `validation`, at the end;
-        null without), model_path, hyperparameters (JSON; its `rows` counts the set's examples by status, their sum is
-        the set's height), adapter_sha256 (of the weights file), seconds (wall, start-up included), device, losses
-        (JSON, see `losses`), left_out (JSON: id to status of the set's examples that were not trained on).
+        null without; with early_stopping both are of the weights that are kept), model_path, hyperparameters (JSON; its
+        `rows` counts the set's examples by status, their sum is the set's height; its `early_stop` says which step is
+        kept and which was the last), adapter_sha256 (of the weights file), seconds (wall, start-up included, of all
+        attempts), device, losses (JSON, see `losses`), left_out (JSON: id to status of the set's examples that were not
+        trained on), resumed (how often it went on from a checkpoint).
 
     Raises:
-        TrainingError: a set or `validation` has no usable row, they share an id, or a training process failed.
+        TrainingError: a set or `validation` has no usable row, they share an id, or a training process failed: for want
+            of memory or disk with what to change.
         ParameterError: a setting that is unknown or out of range.
         PrerequisiteError: a package or the base model is missing.
     """
@@ -87,6 +92,11 @@ def train(
         raise ParameterError(f"seeds must be a whole number from 1 to 100, got {seeds!r}; trainings of each set.")
     if workers < 1:
         raise ParameterError(f"workers must be at least 1, got {workers!r}.")
+    if settings.early_stopping and validation is None:
+        raise ParameterError(
+            f"early_stopping {settings.early_stopping} needs held-out examples, and there are none; give `validation` "
+            "some (phase 4 holds out a twentieth, where that are 30 or more), or leave it 0."
+        )
     for arm, examples in sets.items():
         _check_examples(arm, examples, validation)
     scored = {} if validation is None else {"validation": validation}
@@ -100,13 +110,18 @@ def train(
         "settings": {**settings.numbers, "backend": _backend(settings, device)},
         "chat_template_kwargs": dict(template.chat_template_kwargs),
         "system_role": template.system_role,
+        "checkpoints": settings.checkpoints,
         "parent_pid": os.getpid(),
+        "parent": processes.identity(os.getpid()),
     }
     specs = [
         {**spec, "settings": {**spec["settings"], "seed": (settings.seed + more) % 2**32}} for more in range(seeds)
     ]
-    children = [Child(arm, examples, validation, one) for one in specs for arm, examples in sets.items()]
+    sweep(folder)
+    children: list[Child] = []
     try:
+        for one, (arm, examples) in itertools.product(specs, sets.items()):
+            children.append(Child(arm, examples, validation, one))
         supervise(children, workers)
     finally:
         for child in children:
@@ -146,7 +161,9 @@ def check(
             "servers refuse what is longer."
         )
     template = check_template(base, chat_template_kwargs=settings.chat_template_kwargs)
-    _check_disk(Path(settings.folder), base, settings.r * len(arms))
+    # a checkpoint is weights and two moments of each, and a third is written before the first is removed
+    times = 10 if any(settings.checkpoints.values()) else 1
+    _check_disk(Path(settings.folder), base, settings.r * len(arms) * times)
     return template
 
 
@@ -165,7 +182,7 @@ def _check_lengths(sets: Mapping[str, pl.DataFrame], base: Path, template: ChatT
 
 
 def _check_disk(folder: Path, base: Path, ranks: int) -> None:
-    """Refuse a disk without room for the adapters.
+    """Refuse a disk without room for the adapters and their checkpoints.
 
     Rank x (inputs + outputs) x 4 bytes for each matrix of the model, and the tokenizer's files.
     """
@@ -173,8 +190,8 @@ def _check_disk(folder: Path, base: Path, ranks: int) -> None:
     needed = ranks * 4 * sum(map(_sides, base.glob("*.safetensors"))) + 64 * 2**20
     if (free := shutil.disk_usage(place).free) < needed:
         raise PrerequisiteError(
-            f"{place} has {free / 2**20:,.0f} MB free, and the adapters take up to {needed / 2**20:,.0f} MB while they "
-            "are written; make room, or give another root."
+            f"{place} has {free / 2**20:,.0f} MB free, and the adapters and their checkpoints take up to "
+            f"{needed / 2**20:,.0f} MB while they are written; make room, or give another root."
         )
 
 

@@ -2,20 +2,20 @@
 
 Beside the spec it finds examples.parquet and, if losses are to be measured, validation.parquet; it appends to
 progress.jsonl, writes result.json (the row that `train` returns) or refused.txt (what the user must change), and moves
-the adapter to its place as its last act.
+the adapter to its place as its last act. A training that was killed goes on from its newest checkpoint; of what memory
+or disk refused, the exit code is the number of the error.
 
-On a GPU (`on_gpu`) LoRA and QLoRA were run on one H100; Unsloth was run on a CPU only. A run that was killed starts
-again.
+On a GPU (`on_gpu`) LoRA and QLoRA were run on one H100; Unsloth was run on a CPU only, and going on was too.
 """
 
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
 import json
 import math
-import os
 import sys
-from collections.abc import Iterator
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +23,31 @@ import polars as pl
 
 from arislab import __version__
 from arislab.errors import TrainingError
-from arislab.finetune import adapters
+from arislab.finetune import adapters, checkpoints, limits
 from arislab.finetune.labels import NOT_TRAINED, count_statuses, none_usable, tokenize
+from arislab.finetune.meter import Meter
 from arislab.finetune.trainer import new_trainer
 from arislab.finetune.weights import base_fingerprint, load_tokenizer
 
 
 def _main(spec_path: str) -> int:
     """Train one set and write its adapter; result.json beside the spec says how it went."""
+    from safetensors import SafetensorError
+
     work = Path(spec_path).parent
     spec = json.loads(Path(spec_path).read_text())
     try:
-        result = _train_one(spec, work)
+        (work / "result.json").write_text(json.dumps(_train_one(spec, work)))
     except TrainingError as error:
         (work / "refused.txt").write_text(str(error))
         raise
-    (work / "result.json").write_text(json.dumps(result))
+    except (RuntimeError, MemoryError, OSError, SafetensorError) as error:
+        if (limit := limits.reached(error)) is None:
+            raise
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+            (work / "refused.txt").write_text(" ".join(str(error).split()))
+        return limit
     return 0
 
 
@@ -59,9 +68,25 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
     if (work / "validation.parquet").exists():
         validation, *_ = _usable(work / "validation.parquet", tokenizer, spec)
     trainer = new_trainer(spec, tokenizer, examples, work)
-    meter = _Meter(trainer, validation, work / "progress.jsonl", spec["parent_pid"])
+    given = {
+        "name": spec["name"],
+        "arm": spec["arm"],
+        "base": base_fingerprint(base),
+        "data_sha256": _data_sha256(examples),
+        "validation_sha256": None if validation is None else _data_sha256(validation),
+    }
+    versions = _versions(settings["backend"], settings["method"])
+    saved = _checkpoints(spec, work, **given, versions=versions)
+    meter = Meter(
+        trainer,
+        validation,
+        progress=work / "progress.jsonl",
+        parent_pid=spec["parent_pid"],
+        n_trained_tokens=sum(label != NOT_TRAINED for labels in examples["labels"].to_list() for label in labels[1:]),
+        patience=settings.get("early_stopping", 0),
+    )
     trainer.add_callback(meter.callback())
-    trainer.train()
+    saved.train(trainer, remember=meter.remember, recall=meter.recall)
 
     hyperparameters = {
         **settings,
@@ -69,18 +94,12 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         "chat_template_kwargs": spec["chat_template_kwargs"],
         "system_role": spec["system_role"],
         "rows": rows,
-        "versions": _versions(settings["backend"], settings["method"]),
+        "versions": versions,
+        **meter.outcome,
     }
-    manifest = {
-        "name": spec["name"],
-        "arm": spec["arm"],
-        "base": base_fingerprint(base),
-        "data_sha256": _data_sha256(examples),
-        "validation_sha256": None if validation is None else _data_sha256(validation),
-        "hyperparameters": hyperparameters,
-    }
+    manifest = {**given, "hyperparameters": hyperparameters}
     path, adapter_sha256 = adapters.write(trainer, base, Path(spec["folder"]), manifest, work / "adapter")
-    last_epoch = trainer.state.max_steps - math.ceil(trainer.state.max_steps / settings["num_train_epochs"])
+    last_epoch = meter.kept_step - math.ceil(trainer.state.max_steps / settings["num_train_epochs"])
     return {
         # of what went in and of the versions, not of the weights: another machine may round otherwise
         "id": "ft-" + hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16],
@@ -90,14 +109,29 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         "method": settings["method"],
         "training_examples": examples.height,
         "train_loss": meter.train_loss(since=last_epoch),
-        "eval_loss": meter.records[-1]["eval_loss"],
+        "eval_loss": meter.eval_loss,
         "model_path": str(path),
         "hyperparameters": json.dumps(hyperparameters),
         "adapter_sha256": adapter_sha256,
         "device": spec["device"] if spec["device"] == "cpu" else torch.cuda.get_device_name(0),
         "losses": json.dumps(meter.records),
         "left_out": json.dumps(left_out),
+        "resumed": saved.resumed,
+        "seconds": saved.seconds_before,
     }
+
+
+def _checkpoints(spec: dict[str, Any], work: Path, **given: Any) -> checkpoints.Checkpoints:
+    """Return the checkpoints of a training with this identity: what it is given, and the code that trains."""
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        code.update(path.read_bytes())
+    kept = ("settings", "device", "chat_template_kwargs", "system_role")
+    parts = {**given, **{key: spec[key] for key in kept}, "code": code.hexdigest()}
+    identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    folder = Path(spec["folder"]) / checkpoints.FOLDER / identity[:32]
+    (work / "checkpoints.txt").write_text(str(folder))  # for the parent, which removes them when all is well
+    return checkpoints.Checkpoints(folder, identity, **spec["checkpoints"])
 
 
 def _facts(trainer: Any, tokenizer: Any, examples: pl.DataFrame) -> dict[str, Any]:
@@ -128,81 +162,6 @@ def _usable(path: Path, tokenizer: Any, spec: dict[str, Any]) -> tuple[pl.DataFr
         raise TrainingError(none_usable(tokenized, f"{path.stem} of arm {spec['arm']!r}"))
     others = tokenized.filter(pl.col("status") != "ok")
     return usable, count_statuses(tokenized), dict(others.select("id", "status").iter_rows())
-
-
-class _Meter:
-    """Records losses and progress, and stops when the parent has died."""
-
-    def __init__(self, trainer: Any, validation: pl.DataFrame | None, progress: Path, parent_pid: int) -> None:
-        self.trainer, self.progress, self.parent_pid = trainer, progress, parent_pid
-        self.records: list[dict[str, Any]] = []
-        self.batches = [] if validation is None else list(self._batches(validation))
-
-    def _batches(self, validation: pl.DataFrame) -> Iterator[dict[str, Any]]:
-        rows = validation.sort("n_tokens").select("input_ids", "labels").to_dicts()
-        size = self.trainer.args.per_device_train_batch_size
-        for at in range(0, len(rows), size):
-            yield self.trainer.data_collator(rows[at : at + size])
-
-    def eval_loss(self) -> float | None:
-        """Return the loss per trained token over all of validation.
-
-        Of sums, not a mean of the batches' means: these would weigh a token by the batch that it happens to be in.
-        """
-        import torch
-
-        if not self.batches:
-            return None
-        model, total, n_trained = self.trainer.model, 0.0, 0
-        model.eval()
-        one = torch.tensor(1, device=self.trainer.args.device)  # the trainer divides its sum by this
-        with torch.no_grad():
-            for batch in self.batches:
-                inputs = self.trainer._prepare_inputs(dict(batch))
-                with self.trainer.compute_loss_context_manager():
-                    total += float(self.trainer.compute_loss(model, inputs, num_items_in_batch=one))
-                n_trained += int((inputs["labels"][:, 1:] != NOT_TRAINED).sum())  # nothing predicts the first token
-        model.train()
-        return total / n_trained
-
-    def record(self, step: int, steps: int, **losses: float | None) -> None:
-        if not self.records or self.records[-1]["step"] != step:
-            self.records.append({"step": step, "train_loss": None, "eval_loss": None})
-        self.records[-1].update(losses)
-        shown = {key: value for key, value in losses.items() if value is not None}
-        with self.progress.open("a") as file:
-            file.write(json.dumps({"step": step, "steps": steps, "losses": shown}) + "\n")
-
-    def train_loss(self, *, since: int) -> float | None:
-        known = [(r["step"], r["train_loss"]) for r in self.records if r["train_loss"] is not None]
-        late = [loss for step, loss in known if step > since] or [loss for _, loss in known[-1:]]
-        return sum(late) / len(late) if late else None
-
-    def callback(self) -> Any:
-        from transformers import TrainerCallback
-
-        meter = self
-
-        class Callback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-            def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                meter.record(0, state.max_steps, eval_loss=meter.eval_loss())
-
-            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                if os.getppid() != meter.parent_pid:  # killed outright, it could not end its children
-                    raise SystemExit("the process that started this training is gone")
-                steps = state.max_steps
-                control.should_log = control.should_log or state.global_step == steps  # else the curve ends before it
-                if state.global_step < steps and state.global_step in {round(steps * part / 4) for part in (1, 2, 3)}:
-                    meter.record(state.global_step, steps, eval_loss=meter.eval_loss())
-
-            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-                if logs and "loss" in logs:
-                    meter.record(state.global_step, state.max_steps, train_loss=float(logs["loss"]))
-
-            def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                meter.record(state.global_step, state.max_steps, eval_loss=meter.eval_loss())
-
-        return Callback()
 
 
 def _data_sha256(tokenized: pl.DataFrame) -> str:

@@ -492,7 +492,10 @@ TABLES: dict[str, Contract] = {
             "hyperparameters": _text("JSON object"),
             "data_version": _text("table@version of the examples and of the reviews folded into them"),
             "adapter_sha256": _text("digest of the adapter's weights", required=True),
-            "seconds": _number("wall time of the training", low=0, volatile=True),
+            "seconds": _number("wall time of the training, of all its attempts", low=0, volatile=True),
+            "resumed": Column(
+                _INTEGER, "times that it went on from a checkpoint; null in older rows", low=0, volatile=True
+            ),
             "device": _text("where it ran"),
             "approve_policy": _text(
                 "reviewed: people approved the rows; certified: they, or certificates; score: only the scorers did"

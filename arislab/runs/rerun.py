@@ -125,7 +125,9 @@ def _lake_as_it_was(run: dict[str, Any], into: Path) -> None:
         if version is not None:
             lake[name].link(then, version=version)
     for folder in models.iterdir() if models.is_dir() else ():
-        if folder.is_dir() and provenance.made_before(folder, began) and not _leads_out(folder, lake.data):
+        # hidden: checkpoints, with which the training would not be repeated
+        is_adapter = folder.is_dir() and not folder.name.startswith(".")
+        if is_adapter and provenance.made_before(folder, began) and not _leads_out(folder, lake.data):
             ignore = partial(_links_out, lake.data)
             # hard links: weights are large, and nobody writes into an adapter that is there
             shutil.copytree(folder, then.data / "models" / folder.name, copy_function=os.link, ignore=ignore)

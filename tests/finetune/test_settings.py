@@ -23,6 +23,9 @@ from arislab.errors import ParameterError
         ({"learning_rate": float("nan")}, "learning_rate must be a number above 0, got nan"),
         ({"num_train_epochs": "3"}, "num_train_epochs must be a number above 0, got '3'"),
         ({"gradient_accumulation_steps": 3}, "gradient_accumulation_steps must divide batch_size 16, got 3"),
+        ({"checkpoint_minutes": float("nan")}, "checkpoint_minutes must be a number from 0, got nan"),
+        ({"checkpoint_steps": -1}, "checkpoint_steps must be a whole number from 0, got -1"),
+        ({"early_stopping": 2}, "early_stopping 2 needs held-out examples, and there are none"),
         ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"name": "../up"}, "'../up' becomes part of a model name"),
     ],
@@ -48,4 +51,9 @@ def test_what_changes_the_weights_is_recorded_and_where_they_lie_is_not(tmp_path
     numbers = finetune.Settings(base_model="tiny", folder=tmp_path, name="mine", r=4).numbers
     assert numbers["r"] == 4
     assert not {"base_model", "folder", "name", "chat_template_kwargs"} & set(numbers)
+    safer = finetune.Settings(base_model="tiny", folder=tmp_path, r=4, checkpoint_steps=9, checkpoint_minutes=1)
+    assert safer.numbers == numbers, "what only saves changes no adapter's manifest"
+    assert safer.checkpoints == {"steps": 9, "minutes": 1}
+    stops = finetune.Settings(base_model="tiny", folder=tmp_path, r=4, early_stopping=2)
+    assert stops.numbers == {**numbers, "early_stopping": 2}
     assert {"method", "backend", "lora_alpha", "learning_rate", "num_train_epochs", "batch_size", "seed"} < set(numbers)

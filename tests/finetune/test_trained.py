@@ -55,7 +55,9 @@ def recorded(*rows):
                 "id": f"{arm}-{seed}-{minute}", "arm": arm, "base_model": "b", "data_version": data,
                 "training_examples": 9, "model_path": f"{arm}-{seed}-{rate}-{data}",
                 "created_at": minute, "run_id": f"run-{minute}",
-                "hyperparameters": json.dumps({"seed": seed, "learning_rate": rate, "rows": {"ok": 9}}),
+                "hyperparameters": json.dumps(
+                    {"seed": seed, "learning_rate": rate, "rows": {"ok": 9}, "early_stop": {"kept_step": minute}}
+                ),
             }
             for arm, seed, rate, data, minute in rows
         ]

@@ -1,0 +1,175 @@
+"""A training that is killed goes on to the same adapter; what is damaged or of another training is not used."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from toys import TINY, names_in, nurses
+
+from arislab import finetune
+from arislab.errors import TrainingError
+from arislab.finetune import checkpoints, children
+from arislab.system import processes
+
+DYING = Path(__file__).with_name("dying.py")
+POPEN = subprocess.Popen
+TIMED = ("seconds", "resumed", "model_path")
+
+
+def dying(monkeypatch, place, n, steps):
+    """Have the training processes killed when they come to a place."""
+
+    monkeypatch.setattr(
+        children.subprocess,
+        "Popen",
+        lambda command, **named: POPEN([sys.executable, DYING, place, str(n), steps, command[-1]], **named),
+    )
+
+
+@pytest.fixture(scope="module")
+def wavering(tmp_path_factory):
+    """The tiny model with dropout: each step draws random numbers."""
+    folder = tmp_path_factory.mktemp("base") / "wavering"
+    shutil.copytree(TINY, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.1}))
+    return folder
+
+
+def test_a_training_that_is_killed_again_and_again_goes_on_to_the_adapter_of_one_that_was_not(
+    wavering, tmp_path, monkeypatch
+):
+    how = {
+        "base_model": wavering, "name": "toy", "num_train_epochs": 3, "batch_size": 4, "gradient_accumulation_steps": 2,
+        "checkpoint_steps": 2, "checkpoint_minutes": 0,
+    }  # fmt: skip
+    sets, held_out = {"a": nurses(range(18))}, nurses(range(100, 104))  # 15 steps, 5 an epoch
+    calm = finetune.train(sets, held_out, folder=tmp_path / "calm", **how)
+    assert calm["resumed"].to_list() == [0]
+    models, steps, before, done = tmp_path / "models", tmp_path / "steps", 0, 0
+    for place, n, kept in (
+        ("within a step", 4, [2]),
+        ("while writing", 2, [2, 4]),
+        ("before the checkpoint", 2, [4, 6]),
+        ("within a step", 6, [8, 10]),  # the end of the second epoch
+        ("before the adapter", 1, [12, 14]),
+        ("after the adapter", 1, [12, 14]),
+    ):
+        dying(monkeypatch, place, n, steps)
+        with pytest.raises(TrainingError, match=r"ran out of memory at step .* it was killed"):
+            finetune.train(sets, held_out, folder=models, **how)
+        (folder,) = (models / checkpoints.FOLDER).iterdir()
+        assert checkpoints.steps(folder) == kept, place
+        now = [name for name in names_in(models) if not name.startswith("toy-a-")]
+        assert now == [checkpoints.FOLDER, "toy-a.failed.log"]
+        newest = max(kept, default=0)
+        repeated = steps.stat().st_size - done - (newest - before)
+        assert 0 <= repeated <= 2, place
+        before, done = newest, steps.stat().st_size
+    monkeypatch.undo()
+    rows = finetune.train(sets, held_out, folder=models, **how)
+    assert rows["resumed"].to_list() == [6]
+    assert rows.drop(TIMED).equals(calm.drop(TIMED))
+    assert rows["seconds"][0] > calm["seconds"][0]
+    assert names_in(models) == sorted([Path(rows["model_path"][0]).name, Path(rows["model_path"][0]).name + ".log"])
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A training with early stopping that was killed after its checkpoints of steps 8 and 10: its models, and how."""
+    models, steps = tmp_path_factory.mktemp("interrupted"), tmp_path_factory.mktemp("count") / "steps"
+    how = {
+        "base_model": "tiny", "name": "toy", "num_train_epochs": 10, "batch_size": 3, "learning_rate": 0.02,
+        "early_stopping": 3, "checkpoint_steps": 2, "checkpoint_minutes": 0,
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        dying(patch, "within a step", 12, steps)
+        with pytest.raises(TrainingError, match="it goes on from step 10"):
+            finetune.train({"a": nurses(range(6))}, nurses(range(100, 104)), folder=models, **how)
+    return models, how
+
+
+def test_early_stopping_keeps_the_weights_of_the_lowest_loss_through_a_kill_too(interrupted, tmp_path):
+    models, how = interrupted
+    shutil.copytree(models, again := tmp_path / "models")
+    sets, held_out = {"a": nurses(range(6))}, nurses(range(100, 104))
+    calm, rows = (finetune.train(sets, held_out, folder=folder, **how) for folder in (tmp_path / "calm", again))
+    assert rows["resumed"].to_list() == [1]
+    assert rows.drop(TIMED).equals(calm.drop(TIMED))
+    curve = finetune.losses(rows).drop_nulls("eval_loss").filter(pl.col("step") > 0)
+    best = curve.sort("eval_loss").row(0, named=True)
+    stopped = json.loads(rows["hyperparameters"][0])["early_stop"]
+    assert stopped == {"kept_step": best["step"], "last_step": curve["step"][-1]}
+    assert rows["eval_loss"][0] == best["eval_loss"]
+    manifest = json.loads((Path(rows["model_path"][0]) / "manifest.json").read_text())
+    assert manifest["hyperparameters"]["early_stop"] == stopped
+    assert stopped == {"kept_step": 8, "last_step": 14}, "the lowest loss is at 8; 10, 12 and 14 are higher"
+
+
+def test_a_checkpoint_of_which_any_file_is_damaged_is_skipped_and_the_one_before_it_is_used(
+    interrupted, tmp_path, caplog
+):
+    (kept,) = (interrupted[0] / checkpoints.FOLDER).iterdir()
+    identity = json.loads((kept / "step-00000010/complete.json").read_text())["identity"]
+    names = [path.relative_to(kept) for path in (kept / "step-00000010").rglob("*") if path.is_file()]
+    assert {"adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "best.safetensors"} < {
+        name.name for name in names
+    }
+    for name in names:
+        for harm in (cut, flip, Path.unlink):
+            shutil.copytree(kept, copy := tmp_path / "copy")
+            harm(copy / name)
+            assert checkpoints.Checkpoints(copy, identity, steps=2, minutes=0).newest() == copy / "step-00000008"
+            assert not (copy / "step-00000010").exists()
+            shutil.rmtree(copy)
+    assert len(caplog.records) == 3 * len(names)
+    assert all("step-00000010 is not used" in record.getMessage() for record in caplog.records)
+    shutil.copytree(kept, copy := tmp_path / "copy")
+    (copy / "step-00000010/optimizer.bin").write_bytes(b"more")  # a file that nobody wrote
+    assert checkpoints.Checkpoints(copy, identity, steps=2, minutes=0).newest() == copy / "step-00000008"
+    assert checkpoints.Checkpoints(copy, "0" * 64, steps=2, minutes=0).newest() is None, "of another training"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_of_another_training_nothing_is_taken(interrupted, tmp_path):
+    """One answer is another: it starts anew."""
+    models, how = interrupted
+    shutil.copytree(models, again := tmp_path / "models")
+    changed = nurses(range(6)).with_columns(output=pl.col("output").replace(nurses([3])["output"][0], "{}"))
+    rows = finetune.train({"a": changed}, nurses(range(100, 104)), folder=again, **how)
+    assert rows["resumed"].to_list() == [0]
+    assert len(list((again / checkpoints.FOLDER).iterdir())) == 1, "of the first training, which may still go on"
+    old = next((again / checkpoints.FOLDER).iterdir())
+    os.utime(old, (0, 0))
+    checkpoints.discard(again / checkpoints.FOLDER / "none")
+    assert not (again / checkpoints.FOLDER).exists(), "nobody went on with it for a month"
+
+
+def test_a_checkpoint_holds_no_pickled_arguments(interrupted):
+    (kept,) = (interrupted[0] / checkpoints.FOLDER).iterdir()
+    for path in kept.rglob("*"):  # the torch files are read with weights_only
+        assert path.is_dir() or path.suffix in ("", ".json", ".safetensors", ".pt", ".pth")
+    assert not list(kept.rglob("training_args.bin"))
+
+
+def test_folders_of_trainings_whose_parents_were_killed_are_removed_and_others_are_not(tmp_path):
+    gone = {"pid": 2**22 + 1, "start_ticks": 1, "boot_id": "another", "hostname": os.uname().nodename}
+    for name, parent in ((".gone", gone), (".here", processes.identity(os.getpid())), (".old", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "spec.json").write_text(json.dumps({"parent": parent}))
+    children.sweep(tmp_path)
+    assert names_in(tmp_path) == [".here", ".old"]
