@@ -11,6 +11,7 @@ from arislab.finetune.conversations import STATUSES
 from arislab.finetune.export import export_jsonl
 from arislab.finetune.labels import count_statuses, tokenize
 from arislab.finetune.likelihood import digests, identity, perplexities
+from arislab.finetune.preference import prefer, preference_rows, told_apart
 from arislab.finetune.previews import Preview, preview
 from arislab.finetune.settings import Settings
 from arislab.finetune.template import ChatTemplate, check_template
@@ -36,9 +37,12 @@ __all__ = [
     "names",
     "of_seeds",
     "perplexities",
+    "prefer",
+    "preference_rows",
     "preview",
     "resolve_model",
     "rows",
     "tokenize",
+    "told_apart",
     "train",
 ]

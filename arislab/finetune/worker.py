@@ -23,7 +23,7 @@ import polars as pl
 
 from arislab import __version__
 from arislab.errors import TrainingError
-from arislab.finetune import adapters
+from arislab.finetune import adapters, pairs
 from arislab.finetune.labels import NOT_TRAINED, count_statuses, none_usable, tokenize
 from arislab.finetune.trainer import new_trainer
 from arislab.finetune.weights import base_fingerprint, load_tokenizer
@@ -58,10 +58,22 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
     validation = None
     if (work / "validation.parquet").exists():
         validation, *_ = _usable(work / "validation.parquet", tokenizer, spec)
-    trainer = new_trainer(spec, tokenizer, examples, work)
+    numbers: dict[str, Any] = {}
+    beside: dict[str, Any] = {}
+    if "preference" in spec:
+        from arislab.finetune import preferring  # torch and transformers, which Unsloth must come before
+
+        examples = preferring.drawn(examples, spec)
+        trainer = preferring.new_trainer(spec, tokenizer, examples, work)
+        validation = None if validation is None else trainer.referenced(validation)
+        numbers, beside = preferring.recorded(spec, examples)
+    else:
+        trainer = new_trainer(spec, tokenizer, examples, work)
     meter = _Meter(trainer, validation, work / "progress.jsonl", spec["parent_pid"])
     trainer.add_callback(meter.callback())
     trainer.train()
+    if "preference" in spec:
+        meter.records[-1] |= trainer.measured(meter.batches)
 
     hyperparameters = {
         **settings,
@@ -70,6 +82,7 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         "system_role": spec["system_role"],
         "rows": rows,
         "versions": _versions(settings["backend"], settings["method"]),
+        **numbers,
     }
     manifest = {
         "name": spec["name"],
@@ -78,6 +91,7 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         "data_sha256": _data_sha256(examples),
         "validation_sha256": None if validation is None else _data_sha256(validation),
         "hyperparameters": hyperparameters,
+        **beside,
     }
     path, adapter_sha256 = adapters.write(trainer, base, Path(spec["folder"]), manifest, work / "adapter")
     last_epoch = trainer.state.max_steps - math.ceil(trainer.state.max_steps / settings["num_train_epochs"])
@@ -87,7 +101,7 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         "name": spec["name"],
         "arm": spec["arm"],
         "base_model": manifest["base"]["name"],
-        "method": settings["method"],
+        "method": spec["preference"]["loss"] if "preference" in spec else settings["method"],
         "training_examples": examples.height,
         "train_loss": meter.train_loss(since=last_epoch),
         "eval_loss": meter.records[-1]["eval_loss"],
@@ -117,7 +131,7 @@ def _facts(trainer: Any, tokenizer: Any, examples: pl.DataFrame) -> dict[str, An
 def _usable(path: Path, tokenizer: Any, spec: dict[str, Any]) -> tuple[pl.DataFrame, dict[str, int], dict[str, str]]:
     """Return the rows that can be trained on, the count of all rows by status, and the status of each of the others."""
     settings = spec["settings"]
-    tokenized = tokenize(
+    tokenized = (pairs.tokenize_preferences if "preference" in spec else tokenize)(
         pl.read_parquet(path),
         tokenizer,
         max_length=settings["max_length"],
@@ -139,7 +153,7 @@ class _Meter:
         self.batches = [] if validation is None else list(self._batches(validation))
 
     def _batches(self, validation: pl.DataFrame) -> Iterator[dict[str, Any]]:
-        rows = validation.sort("n_tokens").select("input_ids", "labels").to_dicts()
+        rows = validation.sort("n_tokens").select(pairs.columns(validation)).to_dicts()
         size = self.trainer.args.per_device_train_batch_size
         for at in range(0, len(rows), size):
             yield self.trainer.data_collator(rows[at : at + size])
@@ -207,7 +221,7 @@ class _Meter:
 
 def _data_sha256(tokenized: pl.DataFrame) -> str:
     digest = hashlib.sha256()
-    for row in tokenized.select("input_ids", "labels").iter_rows():
+    for row in tokenized.select(pairs.columns(tokenized, known=pairs.TRAINED)).iter_rows():
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()
 
