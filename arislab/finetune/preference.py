@@ -105,9 +105,9 @@ def told_apart(trained: pl.DataFrame) -> pl.DataFrame:
     """Return how well what ``prefer`` trained tells the held-out rows apart.
 
     Returns:
-        One row per training that was measured: model_path, arm, accuracy (share of the rows in which the better answer
-        gained more likelihood than the other since the start, ties half; of kto: on the right side of the KL term),
-        margin (mean of the difference, nats; of ipo per token) and n (rows).
+        One row per training that was measured: model_path, arm, accuracy (share of pairs in which the better answer
+        gained more likelihood than the other since the start, ties half; of kto over all pairs of a desirable and an
+        undesirable row), margin (mean of what it gained more, nats; of ipo per token) and n (rows).
     """
     rows = []
     for path, arm, curve in trained.select("model_path", "arm", "losses").iter_rows():
@@ -181,7 +181,7 @@ def _check_number(tokenized: pl.DataFrame, loss: str, least: int) -> None:
 
 def _starts(start: Any, settings: Settings, seeds: int) -> list[dict[str, Any]]:
     """The adapter of each seed, verified: its record and what a process needs of it; none for the base."""
-    if start is None:
+    if start is None or not _whole(seeds):
         return []
     given = [start] * _whole(seeds) if isinstance(start, str | Path) else list(start)
     if len(given) != seeds:

@@ -172,21 +172,23 @@ class PreferenceTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
         columns = zip(pairs.REFERENCES, zip(*said, strict=True), strict=True)
         return rows.with_columns(pl.Series(name, values, dtype=pl.Float64) for name, values in columns).sort("id")
 
-    def margins(self, inputs: dict[str, Any]) -> Any:
-        """Return by how much the model prefers what is better, compared with the reference, nats; above 0: it does.
+    def gained(self, inputs: dict[str, Any], of: slice = slice(None)) -> Any:
+        """Return by how much answers have become likelier than they were to the reference, nats; of ipo per token."""
+        gained = self.said(inputs, of) - inputs["references"][of]
+        if self.preference["loss"] != "ipo":
+            return gained
+        return gained / (inputs["targets"][of] != NOT_TRAINED).sum(dim=1)  # as TRL and the authors of IPO have it
 
-        Of single verdicts: on which side of the KL term (its mean over the batch) the row is.
-        """
+    def margins(self, inputs: dict[str, Any]) -> Any:
+        """Return by how much what is better gained more, or a single answer more than the KL term; less where bad."""
         n = len(inputs["labels"])
         if "is_desirable" not in inputs:
-            gained = self.said(inputs) - inputs["references"]
-            if self.preference["loss"] == "ipo":  # per token, as TRL and the authors of IPO have it
-                gained = gained / (inputs["targets"] != NOT_TRAINED).sum(dim=1)
-            return gained[:n] - gained[n:]
+            better, worse = self.gained(inputs).chunk(2)
+            return better - worse
         with torch.no_grad():
-            kl = (self.said(inputs, slice(n, None)) - inputs["references"][n:]).mean().clamp(min=0)
-        gained = self.said(inputs, slice(n)) - inputs["references"][:n] - kl
-        return torch.where(inputs["is_desirable"], gained, -gained)
+            kl = self.gained(inputs, slice(n, None)).mean().clamp(min=0)
+        beyond = self.gained(inputs, slice(n)) - kl
+        return torch.where(inputs["is_desirable"], beyond, -beyond)
 
     def losses(self, inputs: dict[str, Any]) -> Any:
         """Return the loss of each row.
@@ -221,12 +223,23 @@ class PreferenceTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
     def measured(self, batches: list[dict[str, Any]]) -> dict[str, float]:
         """Return how rows that were not trained on are told apart now.
 
-        accuracy: share of rows with a margin above 0, one of 0 counting half; margin: its mean, nats.
+        accuracy: share of pairs of which the better answer gained more, ties half; margin: the mean of what it gained
+        more, nats. Of single verdicts: over all pairs of a desirable and an undesirable row. Nothing without any.
         """
-        if not batches:
-            return {}
+        margins, n = [], 0
         self.model.eval()
-        with torch.no_grad(), self.compute_loss_context_manager():
-            margins = torch.cat([self.margins(self._prepare_inputs(dict(batch))).float() for batch in batches])
-        right = (margins > 0).double() + (margins == 0).double() / 2
-        return {"accuracy": float(right.mean()), "margin": float(margins.double().mean()), "n": len(margins)}
+        for batch in batches:
+            inputs = self._prepare_inputs(dict(batch))
+            n += len(inputs["labels"])
+            with torch.no_grad(), self.compute_loss_context_manager():
+                gained = self.gained(inputs, slice(len(inputs["labels"]) if "is_desirable" in inputs else None))
+            margins.append(gained.double())
+        if n and "is_desirable" in batches[0]:
+            gained, good = torch.cat(margins), torch.cat([batch["is_desirable"] for batch in batches]).to(gained.device)
+            apart = (gained[good][:, None] - gained[~good][None]).flatten()
+        else:
+            apart = torch.cat([part[: len(part) // 2] - part[len(part) // 2 :] for part in margins] or [torch.zeros(0)])
+        if not len(apart):
+            return {}
+        right = (apart > 0).double() + (apart == 0).double() / 2
+        return {"accuracy": float(right.mean()), "margin": float(apart.mean()), "n": n}
