@@ -4,6 +4,9 @@
 trained; ``training`` starts a ``worker`` for each set, where ``trainer`` trains and ``adapters`` writes; ``trained``
 reads what they wrote.
 
+``preference`` goes on with an adapter, or begins one, by pairs of answers or by single verdicts (``pairs``, and
+``preferring`` in its process).
+
 It does not know which rows are good.
 """
 

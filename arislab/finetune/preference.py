@@ -1,10 +1,7 @@
 """Preference training: an adapter that makes the better of two answers likelier, beside a control of chance.
 
-It starts from an adapter that learned from examples, whose weights go on being trained, so that one adapter is served;
-or from the base. Its control learns from the same answers in the same number and order of steps, but a coin says which
-are better: what people's preferences are worth is the difference of the two.
-
-It does not know whether the preferences are worth anything: phase 5 says so.
+An adapter that learned from examples is trained further, so that one adapter is served; or a new one on the base. The
+control learns from the same answers, but chance says which are better: the difference is what preferences are worth.
 """
 
 import dataclasses
@@ -36,6 +33,7 @@ def prefer(
     start: str | Path | Sequence[str | Path] | None = None,
     loss: str = "dpo",
     beta: float = 0.1,
+    learning_rate: float = 2e-4,
     control: bool = True,
     least: int = 30,
     workers: int | None = None,
@@ -44,34 +42,34 @@ def prefer(
 ) -> pl.DataFrame:
     """Train an adapter on preferences, and beside it a control for which chance says which answer is better.
 
-    Nothing is cut: a row of which one answer cannot be trained as ``tokenize`` says, or that says nothing, is left out
-    with a status. On a CPU the same rows, settings, start and versions give the same adapter, bit for bit.
+    Nothing is cut: a row that says nothing, or of which one answer cannot be trained (``tokenize``), is left out with a
+    status. On a CPU the same rows, settings, start and versions give the same adapter, bit for bit.
 
     Args:
-        preferences: for dpo and ipo rows of the table ``preferences`` (reads pair_id, messages, chosen, rejected); for
-            kto rows of ``preferences.rated`` (reads id, messages, output, is_desirable).
-        validation: the same of candidates that are not learned from; None, or without a row: nothing is measured.
-        settings: see ``Settings``; r and lora_alpha must be those of `start`. Of the backends only trl.
-        start: folder of an adapter of this base, whose weights are trained further; a list: one for each seed; None:
-            a new adapter on the base.
+        preferences: dpo, ipo: rows of the table ``preferences`` (reads pair_id, messages, chosen, rejected); kto: of
+            ``preferences.rated`` (reads id, messages, output, is_desirable).
+        validation: the same of candidates that are not learned from; None or no row: nothing is measured.
+        settings: see ``Settings``; r and lora_alpha are those of `start`, the backend is trl.
+        start: folder of an adapter that is trained further, or one for each seed; None: a new one on the base.
         loss: "dpo", "ipo" or "kto".
         beta: how strongly the adapter is held to where it starts, above 0.
+        learning_rate: its peak, in place of that of the settings; too high a one unlearns the answers' form.
         control: train the control too.
         least: fewest rows to train on; of kto a third of each kind.
         workers: as in ``train``.
         seeds: as in ``train``.
-        named: fields of ``Settings`` to change, such as ``learning_rate=1e-4``.
+        named: fields of ``Settings`` to change.
 
     Returns:
-        As ``train``: one row per seed and arm (`loss`, and `loss`-control), losses in nats per row: log 2 is what
-        dpo has before it learns. ``told_apart`` reads how the rows of `validation` are told apart at the end.
+        As ``train``, a row per seed and arm (`loss`, and `loss`-control); losses are nats per row, and log 2 is what
+        dpo has before it learns. ``told_apart`` reads how `validation` is told apart at the end.
 
     Raises:
         TrainingError: too few rows can be trained, or `start` is damaged or of another base.
         ParameterError: a setting that is unknown, out of range, or other than that of `start`.
         PrerequisiteError: as in ``train``.
     """
-    settings = dataclasses.replace(settings, **named)
+    settings = dataclasses.replace(settings, **named, learning_rate=learning_rate)
     if loss not in LOSSES:
         raise ParameterError(f"loss {loss!r} is not known; {closest(str(loss), LOSSES)}.")
     if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 < beta <= 1_000:
@@ -81,8 +79,7 @@ def prefer(
     settings = dataclasses.replace(settings, backend="trl")
     starts = _starts(start, settings, seeds)
     if starts:  # with the date that it was told, too
-        asked_as = starts[0]["hyperparameters"].get("chat_template_kwargs") or {}
-        settings = dataclasses.replace(settings, chat_template_kwargs=asked_as)
+        settings = dataclasses.replace(settings, chat_template_kwargs=starts[0]["chat_template_kwargs"])
     arms = [loss, f"{loss}-control"][: 1 + control]
     template = check(settings, arms=arms)
     examples = _examples(preferences, loss)
@@ -91,14 +88,11 @@ def prefer(
     _check_number(tokenize_preferences(examples, tokenizer, **how), loss, least)
     held_out = None if validation is None or validation.is_empty() else _examples(validation, loss)
     if held_out is not None:
-        count = count_statuses(tokenize_preferences(held_out, tokenizer, **how))
-        held_out = held_out if count.get("ok") else None
-    of_seed = {
-        str((settings.seed + more) % 2**32): starts[more]["start"] if starts else None for more in range(_whole(seeds))
-    }
+        held_out = held_out if "ok" in tokenize_preferences(held_out, tokenizer, **how)["status"] else None
+    names = [str((settings.seed + more) % 2**32) for more in range(_whole(seeds))]
+    of_seed = dict(zip(names, starts, strict=True)) if starts else dict.fromkeys(names)
     preference = {"loss": loss, "beta": float(beta), "controls": arms[1:], "starts": of_seed}
-    sets = dict.fromkeys(arms, examples)
-    return run(sets, held_out, settings, workers=workers, seeds=seeds, preference=preference)
+    return run(dict.fromkeys(arms, examples), held_out, settings, workers=workers, seeds=seeds, preference=preference)
 
 
 def told_apart(trained: pl.DataFrame) -> pl.DataFrame:
@@ -109,13 +103,10 @@ def told_apart(trained: pl.DataFrame) -> pl.DataFrame:
         gained more likelihood than the other since the start, ties half; of kto over all pairs of a desirable and an
         undesirable row), margin (mean of what it gained more, nats; of ipo per token) and n (rows).
     """
-    rows = []
-    for path, arm, curve in trained.select("model_path", "arm", "losses").iter_rows():
-        last = json.loads(curve)[-1]
-        if "accuracy" in last:
-            rows.append({"model_path": path, "arm": arm} | {name: last[name] for name in ("accuracy", "margin", "n")})
-    schema = {"model_path": pl.String, "arm": pl.String, "accuracy": pl.Float64, "margin": pl.Float64, "n": pl.Int64}
-    return pl.DataFrame(rows, schema=schema)
+    lasts = [json.loads(curve)[-1] for curve in trained["losses"]]
+    columns = {"accuracy": pl.Float64, "margin": pl.Float64, "n": pl.Int64}
+    told = [pl.Series(name, [last.get(name) for last in lasts], dtype=kind) for name, kind in columns.items()]
+    return trained.select("model_path", "arm", *told).drop_nulls()
 
 
 def preference_rows(trained: pl.DataFrame, preferences: pl.DataFrame, validation: pl.DataFrame | None) -> pl.DataFrame:
@@ -162,18 +153,16 @@ def _check_number(tokenized: pl.DataFrame, loss: str, least: int) -> None:
     usable, counts = tokenized.filter(pl.col("status") == "ok"), count_statuses(tokenized)
     if usable.height < least:
         reasons = tokenized["reason"].drop_nulls().unique(maintain_order=True).head(3).to_list()
-        first = f"; first reasons of those left out: {reasons}" if reasons else ""
         raise TrainingError(
-            f"{usable.height} of {tokenized.height} preferences can be trained ({counts}), and at least {least} are "
-            f"needed: {least - usable.height} more{first}. Let people decide about more outputs, or give least."
+            f"{usable.height} of {tokenized.height} preferences can be trained ({counts}; first reasons: {reasons}), "
+            f"and at least {least} are needed: {least - usable.height} more. Let people decide more, or give least."
         )
-    if loss == "kto":
-        good = int(usable["is_desirable"].sum())
-        if min(good, usable.height - good) < least // 3:
-            raise TrainingError(
-                f"{good} answers are desirable and {usable.height - good} are not, and at least {least // 3} of each "
-                "are needed; let people decide about more outputs, or give least."
-            )
+    good = int(usable["is_desirable"].sum()) if loss == "kto" else least
+    if min(good, usable.height - good) < least // 3 and loss == "kto":
+        raise TrainingError(
+            f"{good} answers are desirable and {usable.height - good} are not, and at least {least // 3} of each are "
+            "needed. Let people decide more, or give least."
+        )
 
 
 # ---- where it starts -------------------------------------------------------------------------------------------------
@@ -197,8 +186,7 @@ def _verified(folder: Path, settings: Settings, base: Mapping[str, str]) -> dict
         digests, of, learned = record["files"], record["base"], record["hyperparameters"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
-            f"{folder} is no adapter that finetune.train wrote ({error}); start from one, or leave start out to begin "
-            "with the base."
+            f"{folder} is no adapter that finetune.train wrote ({error}); start from one, or from the base (None)."
         ) from None
     damaged = [name for name, sha in digests.items() if not _is_whole(folder / name, sha)]
     if damaged:
@@ -221,7 +209,8 @@ def _verified(folder: Path, settings: Settings, base: Mapping[str, str]) -> dict
             f"chat_template_kwargs must be {theirs}, with which {folder} was trained, got {mine}; leave it out."
         )
     sha256 = digests["adapter_model.safetensors"]
-    return {"hyperparameters": learned, "start": {"path": str(folder.resolve()), "sha256": sha256}}
+    told = learned.get("chat_template_kwargs") or {}
+    return {"path": str(folder.resolve()), "sha256": sha256, "chat_template_kwargs": told}
 
 
 def _is_whole(path: Path, sha256: str) -> bool:

@@ -1,13 +1,8 @@
 """The trainer of preferences: the losses of DPO, IPO and KTO over our ids and labels.
 
-A trainer of its own and not TRL's DPOTrainer: that one renders and tokenizes by its own rules and cannot be given ids
-without overriding what is private, it scores every position on a CPU, and where an adapter goes on being trained it
-keeps a second copy of it in the model. The losses are TRL's to the last digits, which a test says.
-
-The reference is the model as it is before the first step: the adapter that is trained further, or the base, to which a
-new adapter adds nothing. What it says of each answer is computed once.
-
-It was not run on a GPU.
+Not TRL's trainers: they render and tokenize by their own rules, and score every position on a CPU. Loss and gradients
+are theirs, which a test says. The reference is the model before its first step (the adapter that is trained further, or
+the base, to which a new adapter adds nothing), asked once about each answer. It was not run on a GPU.
 """
 
 import random
@@ -79,7 +74,7 @@ def new_trainer(spec: dict[str, Any], tokenizer: Any, examples: pl.DataFrame, wo
 
 
 def recorded(spec: dict[str, Any], examples: pl.DataFrame) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what an adapter's record says of its preferences: among the hyperparameters, and beside them."""
+    """Return what a record says of preferences: among the hyperparameters, and beside them."""
     start = _start(spec)
     numbers = {name: spec["preference"][name] for name in ("loss", "beta")} | _weights(examples)
     is_control = spec["arm"] in spec["preference"]["controls"]
@@ -95,11 +90,7 @@ def _start(spec: dict[str, Any]) -> dict[str, str] | None:
 
 
 def _weights(examples: pl.DataFrame) -> dict[str, float]:
-    """Return how much a desirable and an undesirable row count: both kinds the same in all.
-
-    Source:
-        Ethayarajh et al. 2024, KTO, section 4.1: (weight x number) of the two within 1 to 4/3 of each other.
-    """
+    """Return how much a desirable and an undesirable row count: all of a kind the same, as the paper of KTO asks."""
     if "is_desirable" not in examples.columns:
         return {}
     good = int(examples["is_desirable"].sum())
@@ -108,18 +99,12 @@ def _weights(examples: pl.DataFrame) -> dict[str, float]:
 
 
 def with_mismatches(rows: pl.DataFrame, max_length: int) -> pl.DataFrame:
-    """Give each single verdict an answer to another question behind its own prompt, for the KL term of KTO.
-
-    That of the next row with other messages that fits into max_length tokens; its own where none does.
-    """
-    split = [
-        ([token for token, label in zip(ids, labels, strict=True) if label == NOT_TRAINED], labels, ids)
-        for ids, labels in rows.select("input_ids", "labels").iter_rows()
-    ]
-    prompts, answers = [prompt for prompt, *_ in split], [ids[len(prompt) :] for prompt, _, ids in split]
+    """Put the next answer to another prompt that fits behind each prompt, else its own: for the KL term of KTO."""
+    split = [(ids, labels.count(NOT_TRAINED)) for ids, labels in rows.select("input_ids", "labels").rows()]
+    prompts, answers = [ids[:n] for ids, n in split], [ids[n:] for ids, n in split]
     others = []
     for at, prompt in enumerate(prompts):
-        behind = ((at + step) % len(split) for step in range(1, len(split)))
+        behind = (*range(at + 1, len(split)), *range(at))
         fits = (i for i in behind if prompts[i] != prompt and len(prompt) + len(answers[i]) <= max_length)
         answer = answers[next(fits, at)]
         others.append((prompt + answer, [NOT_TRAINED] * len(prompt) + answer))
@@ -153,7 +138,7 @@ class PreferenceTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
             made["is_desirable"] = torch.tensor([row["is_desirable"] for row in rows])
         return made
 
-    def said(self, inputs: dict[str, Any], of: slice = slice(None)) -> Any:
+    def _said(self, inputs: dict[str, Any], of: slice = slice(None)) -> Any:
         """Return the log-probability of each answer, nats."""
         core = self.accelerator.unwrap_model(self.model).get_base_model()
         return log_probabilities(core, inputs["input_ids"][of], inputs["targets"][of]).sum(dim=1)
@@ -168,36 +153,35 @@ class PreferenceTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
         for part in rows.iter_slices(self.args.per_device_train_batch_size):
             inputs = self._prepare_inputs(self.batch(part.select(pairs.columns(part)).to_dicts()))
             with torch.no_grad(), self.compute_loss_context_manager():
-                said += self.said(inputs).reshape(2, -1).t().tolist()
+                said += self._said(inputs).reshape(2, -1).t().tolist()
         columns = zip(pairs.REFERENCES, zip(*said, strict=True), strict=True)
         return rows.with_columns(pl.Series(name, values, dtype=pl.Float64) for name, values in columns).sort("id")
 
-    def gained(self, inputs: dict[str, Any], of: slice = slice(None)) -> Any:
+    def _gained(self, inputs: dict[str, Any], of: slice = slice(None)) -> Any:
         """Return by how much answers have become likelier than they were to the reference, nats; of ipo per token."""
-        gained = self.said(inputs, of) - inputs["references"][of]
+        gained = self._said(inputs, of) - inputs["references"][of]
         if self.preference["loss"] != "ipo":
             return gained
         return gained / (inputs["targets"][of] != NOT_TRAINED).sum(dim=1)  # as TRL and the authors of IPO have it
 
-    def margins(self, inputs: dict[str, Any]) -> Any:
+    def _margins(self, inputs: dict[str, Any]) -> Any:
         """Return by how much what is better gained more, or a single answer more than the KL term; less where bad."""
         n = len(inputs["labels"])
         if "is_desirable" not in inputs:
-            better, worse = self.gained(inputs).chunk(2)
+            better, worse = self._gained(inputs).chunk(2)
             return better - worse
         with torch.no_grad():
-            kl = self.gained(inputs, slice(n, None)).mean().clamp(min=0)
-        beyond = self.gained(inputs, slice(n)) - kl
+            kl = self._gained(inputs, slice(n, None)).mean().clamp(min=0)
+        beyond = self._gained(inputs, slice(n)) - kl
         return torch.where(inputs["is_desirable"], beyond, -beyond)
 
-    def losses(self, inputs: dict[str, Any]) -> Any:
+    def _rows_losses(self, inputs: dict[str, Any]) -> Any:
         """Return the loss of each row.
 
         Source:
-            DPO: Rafailov et al. 2023, equation 7. IPO: Azar et al. 2023, equation 17. KTO: Ethayarajh et al. 2024,
-            equation 8.
+            DPO: Rafailov et al. 2023, eq. 7. IPO: Azar et al. 2023, eq. 17. KTO: Ethayarajh et al. 2024, eq. 8.
         """
-        beta, margins = self.preference["beta"], self.margins(inputs)
+        beta, margins = self.preference["beta"], self._margins(inputs)
         if self.preference["loss"] == "dpo":
             return -logsigmoid(beta * margins)
         if self.preference["loss"] == "ipo":
@@ -213,7 +197,7 @@ class PreferenceTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return the mean loss, or its part of the mean over a step that is computed in parts."""
-        losses = self.losses(inputs)
+        losses = self._rows_losses(inputs)
         return losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -221,24 +205,20 @@ class PreferenceTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
         return 0
 
     def measured(self, batches: list[dict[str, Any]]) -> dict[str, float]:
-        """Return how rows that were not trained on are told apart now.
-
-        accuracy: share of pairs of which the better answer gained more, ties half; margin: the mean of what it gained
-        more, nats. Of single verdicts: over all pairs of a desirable and an undesirable row. Nothing without any.
-        """
-        margins, n = [], 0
+        """Return how rows that were not trained on are told apart now, as ``told_apart`` says; nothing without any."""
+        parts, goods = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
         self.model.eval()
         for batch in batches:
-            inputs = self._prepare_inputs(dict(batch))
-            n += len(inputs["labels"])
+            inputs, n = self._prepare_inputs(dict(batch)), len(batch["labels"])
+            is_pairs = "is_desirable" not in batch
             with torch.no_grad(), self.compute_loss_context_manager():
-                gained = self.gained(inputs, slice(len(inputs["labels"]) if "is_desirable" in inputs else None))
-            margins.append(gained.double())
+                gained = self._gained(inputs, slice(None if is_pairs else n)).cpu()
+            parts.append(gained[:n] - gained[n:] if is_pairs else gained)
+            goods.append(torch.ones(n, dtype=torch.bool) if is_pairs else batch["is_desirable"])
+        apart, good = torch.cat(parts).double(), torch.cat(goods)
+        n = len(apart)
         if n and "is_desirable" in batches[0]:
-            gained, good = torch.cat(margins), torch.cat([batch["is_desirable"] for batch in batches]).to(gained.device)
-            apart = (gained[good][:, None] - gained[~good][None]).flatten()
-        else:
-            apart = torch.cat([part[: len(part) // 2] - part[len(part) // 2 :] for part in margins] or [torch.zeros(0)])
+            apart = (apart[good][:, None] - apart[~good][None]).flatten()
         if not len(apart):
             return {}
         right = (apart > 0).double() + (apart == 0).double() / 2

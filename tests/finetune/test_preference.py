@@ -16,7 +16,8 @@ from arislab import finetune
 from arislab.errors import ParameterError, TrainingError
 from arislab.finetune.pairs import tokenize_preferences
 
-QUICK = {"base_model": "tiny", "name": "toy", "num_train_epochs": 2, "batch_size": 8, "learning_rate": 5e-4}
+QUICK = {"base_model": "tiny", "name": "toy", "num_train_epochs": 2, "batch_size": 8}
+RATE = 5e-4
 
 
 def compared(numbers):
@@ -29,25 +30,15 @@ def compared(numbers):
     )  # fmt: skip
 
 
-def turned(pairs):
-    return pairs.rename({"chosen": "rejected", "rejected": "chosen"})
-
-
 def verdicts(pairs):
     """The single verdicts behind pairs."""
-    sides = (("chosen", True), ("rejected", False))
-    rows = [
-        pairs.select(
-            "messages", id=pl.format("{}-{}", "pair_id", pl.lit(side)), output=side, is_desirable=pl.lit(is_good),
-            custom_ids="custom_ids",
-        )
-        for side, is_good in sides
-    ]  # fmt: skip
-    return pl.concat(rows).sort("id")
+    long = pairs.unpivot(["chosen", "rejected"], index=["pair_id", "messages"], value_name="output")
+    names = {"id": pl.format("{}-{}", "pair_id", "variable"), "is_desirable": pl.col("variable") == "chosen"}
+    return long.select("messages", "output", **names).sort("id")
 
 
-def of(folder, **more):
-    return finetune.Settings(folder=folder, **{**QUICK, **more})
+def of(folder):
+    return finetune.Settings(folder=folder, **QUICK)
 
 
 def pair(chosen, rejected, messages='[{"role": "user", "content": "Capital of Peru?"}]', name="p-0"):
@@ -76,11 +67,11 @@ def test_both_answers_are_trained_whole_with_their_stop_behind_the_same_prompt(
         return
     prompts = []
     for ids, labels, text in (("input_ids", "labels", chosen), ("other_ids", "other_labels", rejected)):
-        stop = tokenizer.decode(row[labels][-1:])
+        stop, n_prompt = tokenizer.decode(row[labels][-1:]), row[labels].count(-100)
         assert learned(tokenizer, {"labels": row[labels]}) in (text + stop, text.lstrip(" ") + stop)
-        prompts.append([token for token, label in zip(row[ids], row[labels], strict=True) if label == -100])
+        assert row[ids][n_prompt:] == row[labels][n_prompt:]
+        prompts.append(row[ids][:n_prompt])
     assert prompts[0] == prompts[1] != []
-    assert row["n_tokens"] == len(row["input_ids"]) + len(row["other_ids"])
 
 
 ROLES = json.dumps([{"role": "captain", "content": "go"}])
@@ -110,9 +101,8 @@ def test_a_pair_that_says_nothing_or_cannot_be_trained_has_a_status_and_a_reason
 
 def test_an_answer_that_is_both_desirable_and_not_is_not_trained(tokenizer):
     rows = verdicts(compared(range(3)))
-    odd = rows.with_columns(output=pl.lit("Same."), is_desirable=pl.int_range(pl.len()) % 2 == 0)
-    odd = odd.with_columns(messages=pl.lit('[{"role": "user", "content": "hi"}]'))
-    tokenized = tokenize_preferences(pl.concat([rows, odd.head(2), odd.slice(2, 1)]), tokenizer)
+    odd = rows.head(3).with_columns(output=pl.lit("Same."), messages=pl.lit(rows["messages"][0]))
+    tokenized = tokenize_preferences(pl.concat([rows, odd]), tokenizer)
     assert tokenized["status"].to_list() == ["ok"] * 6 + ["contradicted"] * 3
 
 
@@ -121,62 +111,55 @@ def test_an_answer_that_is_both_desirable_and_not_is_not_trained(tokenizer):
 ORACLE = """
 import json, os, pathlib, sys
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-import datasets, polars as pl, torch, transformers
-from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+import datasets, polars as pl, torch, transformers, trl
+from peft import PeftModel
 from arislab import finetune
 from arislab.finetune import pairs, preferring
-from peft import PeftModel
-base, adapter, work, rows = sys.argv[1:]
-rows, tokenizer = json.load(open(rows)), finetune.load_tokenizer(base)
+base, adapter, work = sys.argv[1:]
+work, tokenizer, found = pathlib.Path(work), finetune.load_tokenizer(base), {}
 quick = {"output_dir": work, "report_to": "none", "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
-    "max_length": None, "per_device_train_batch_size": 6, "beta": 0.3, "disable_tqdm": True}
+    "max_length": None, "beta": 0.3}
+settings = {"backend": "trl", "method": "lora", "r": 8, "lora_alpha": 16, "batch_size": 6, "seed": 0,
+    "gradient_accumulation_steps": 1, "num_train_epochs": 1, "learning_rate": 1e-3, "max_length": 512}
 
-def differ(model):  # from the reference
+def moved(trainer):  # away from the reference
     generator = torch.Generator().manual_seed(3)
-    for name, weight in model.named_parameters():
-        if weight.requires_grad and "lora" in name:
+    for weight in trainer.model.parameters():
+        if weight.requires_grad:
             weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
+    trainer.model.train()
 
-def parts(row, ids, labels):
-    n = sum(label == -100 for label in row[labels])
-    return row[ids][:n], row[ids][n:]
+def loss_and_gradients(trainer, batch):
+    loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch))
+    loss.backward()
+    return loss.item(), {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
 
-found = {}
 for loss in ("dpo", "ipo", "kto"):
-    spec = {"base_model": base, "device": "cpu", "arm": loss, "preference": {"loss": loss, "beta": 0.3, "controls": [],
-        "starts": {"0": {"path": adapter, "sha256": ""}}}, "settings": {"backend": "trl", "method": "lora", "r": 8,
-        "lora_alpha": 16, "batch_size": 6, "gradient_accumulation_steps": 1, "num_train_epochs": 1, "seed": 0,
-        "learning_rate": 1e-3, "max_length": 512}}
-    frame = pairs.tokenize_preferences(pl.DataFrame(rows["kto" if loss == "kto" else "pairs"]), tokenizer)
-    frame = frame.filter(pl.col("status") == "ok").sort("id").head(6)
-    ours = preferring.new_trainer(spec, tokenizer, frame, pathlib.Path(work))
-    read = ours.train_dataset.to_list()
+    starts = {"0": {"path": adapter, "sha256": ""}}
+    spec = {"base_model": base, "device": "cpu", "arm": loss, "settings": settings,
+        "preference": {"loss": loss, "beta": 0.3, "controls": [], "starts": starts}}
+    rows = pl.read_parquet(work / f"{loss == 'kto'}.parquet")
+    ours = preferring.new_trainer(spec, tokenizer, pairs.tokenize_preferences(rows, tokenizer), work)
+    read, data = ours.train_dataset.to_list(), []
+    for row in read:
+        n, m = row["labels"].count(-100), row["other_labels"].count(-100)
+        prompt, first, second = row["input_ids"][:n], row["input_ids"][n:], row["other_ids"][m:]
+        data.append({"prompt_ids": prompt, "chosen_ids": first, "rejected_ids": second, "completion_ids": first,
+            "KL_completion_ids": second, "label": row.get("is_desirable")})
+    kind, config = trl.DPOTrainer, trl.DPOConfig(**quick, loss_type=[{"dpo": "sigmoid"}.get(loss, "ipo")])
+    if loss == "kto":
+        weighed = {name: ours.preference[name] for name in ("desirable_weight", "undesirable_weight")}
+        kind, config = trl.KTOTrainer, trl.KTOConfig(**quick, per_device_train_batch_size=6, **weighed)
+    kind._prepare_dataset = lambda self, dataset, *_: dataset
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
-    if loss == "kto":
-        data = []
-        for row in read:
-            (prompt, answer), (_, other) = parts(row, "input_ids", "labels"), parts(row, "other_ids", "other_labels")
-            data.append({"prompt_ids": prompt, "completion_ids": answer, "KL_completion_ids": other,
-                "label": row["is_desirable"]})
-        config, kind = KTOConfig(**quick, desirable_weight=ours.preference["desirable_weight"],
-            undesirable_weight=ours.preference["undesirable_weight"]), KTOTrainer
-    else:
-        data = [{"prompt_ids": parts(row, "input_ids", "labels")[0], "chosen_ids": parts(row, "input_ids", "labels")[1],
-            "rejected_ids": parts(row, "other_ids", "other_labels")[1]} for row in read]
-        config, kind = DPOConfig(**quick, loss_type=["sigmoid" if loss == "dpo" else "ipo"]), DPOTrainer
-    kind._prepare_dataset = lambda self, dataset, *_: dataset
     theirs = kind(model=model, args=config, train_dataset=datasets.Dataset.from_list(data), processing_class=tokenizer)
-    differ(ours.model), differ(theirs.model)
-    ours.model.train(), theirs.model.train()
-    one = ours.compute_loss(ours.model, ours._prepare_inputs(ours.batch(read)))
-    other = theirs.compute_loss(theirs.model, theirs._prepare_inputs(theirs.data_collator(data)))
-    for value in (one, other):
-        value.backward()
-    mine = {n: p.grad for n, p in ours.model.named_parameters() if p.grad is not None}
-    apart = max(float((mine[n] - p.grad).norm() / p.grad.norm()) for n, p in theirs.model.named_parameters()
-        if p.grad is not None and p.grad.norm() > 1e-9)
-    found[loss] = [float(one), float(other), apart, len(mine), len(read)]
+    moved(ours), moved(theirs)
+    (one, mine), (other, known) = (
+        loss_and_gradients(ours, ours.batch(read)), loss_and_gradients(theirs, theirs.data_collator(data))
+    )
+    apart = max(float((mine[n] - known[n]).norm() / known[n].norm()) for n in mine)
+    found[loss] = [one, other, apart, len(mine), len(read)]
 print(json.dumps(found))
 """
 
@@ -186,12 +169,11 @@ def oracle(trained, tmp_path_factory):
     """Our loss and that of TRL on the same batch, of a model that has moved away from its reference."""
     _, rows, _ = trained
     work, pairs = tmp_path_factory.mktemp("oracle"), compared(range(6))
-    named = {"pair_id": "id", "chosen": "output"}
-    data = {"pairs": pairs.rename(named).drop("custom_ids"), "kto": verdicts(pairs).drop("custom_ids").tail(8)}
-    (work / "rows.json").write_text(json.dumps({name: frame.to_dicts() for name, frame in data.items()}))
+    pairs.rename({"pair_id": "id", "chosen": "output"}).write_parquet(work / "False.parquet")
+    verdicts(pairs)[[0, 1, 2, 3, 4, 6]].write_parquet(work / "True.parquet")
     (work / "oracle.py").write_text(ORACLE)
-    command = [sys.executable, "-W", "ignore", str(work / "oracle.py"), str(TINY), rows["model_path"][0], str(work)]
-    done = subprocess.run([*command, str(work / "rows.json")], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-W", "ignore", work / "oracle.py", TINY, rows["model_path"][0], work]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -216,8 +198,8 @@ def preferred(trained, tmp_path_factory):
     """An adapter of examples that goes on with pairs, and its control: (settings, where it starts, rows)."""
     _, rows, _ = trained
     settings, start = of(tmp_path_factory.mktemp("preferred")), rows["model_path"][0]
-    odd = PAIRS.head(2).with_columns(pair_id=pl.format("{}-odd", "pair_id"), custom_ids=pl.lit(["x"]))
-    return settings, start, finetune.prefer(pl.concat([PAIRS, odd]), HELD_OUT, settings, start=start)
+    pairs = pl.concat([PAIRS, PAIRS.head(2).with_columns(pair_id=pl.format("{}-odd", "pair_id"))])
+    return settings, start, finetune.prefer(pairs, HELD_OUT, settings, start=start, learning_rate=RATE)
 
 
 def test_pairs_that_were_not_learned_are_told_apart_and_chance_learns_less(preferred):
@@ -244,7 +226,7 @@ def test_the_record_says_what_was_preferred_and_where_it_started(preferred):
     sha256 = json.loads((Path(start) / "manifest.json").read_text())["files"]["adapter_model.safetensors"]
     assert manifest["start"] == {"name": Path(start).name, "sha256": sha256}
     other = json.loads((Path(rows["model_path"][1]) / "manifest.json").read_text())
-    assert other["data_sha256"] != manifest["data_sha256"]
+    assert other["data_sha256"] != manifest["data_sha256"]  # it learned from pairs that are turned round
     assert other["hyperparameters"]["preference"]["is_control"]
     assert not {path.name for path in Path(row["model_path"]).iterdir() if path.is_dir()}  # one adapter is served
     learned_from = finetune.preference_rows(rows, PAIRS, HELD_OUT).filter(arm="dpo")
@@ -253,16 +235,15 @@ def test_the_record_says_what_was_preferred_and_where_it_started(preferred):
 
 def test_the_same_pairs_in_another_order_and_process_give_the_same_adapter_bit_for_bit(preferred, tmp_path):
     settings, start, rows = preferred
-    again = finetune.prefer(PAIRS.reverse(), HELD_OUT, settings, start=start, control=False, folder=tmp_path)
+    how = {"start": start, "learning_rate": RATE, "control": False, "folder": tmp_path}
+    again = finetune.prefer(PAIRS.reverse(), HELD_OUT, settings, **how)
     assert again["adapter_sha256"].to_list() == rows["adapter_sha256"].to_list()[:1]
-    assert (
-        again["adapter_sha256"][0]
-        != json.loads((Path(start) / "manifest.json").read_text())["files"]["adapter_model.safetensors"]
-    )
+    assert again["adapter_sha256"][0][:12] not in start
 
 
 def test_pairs_that_are_turned_round_go_the_other_way_from_the_base_too(tmp_path):
-    rows = finetune.prefer(turned(PAIRS), HELD_OUT, of(tmp_path), control=False)
+    turned = PAIRS.rename({"chosen": "rejected", "rejected": "chosen"})
+    rows = finetune.prefer(turned, HELD_OUT, of(tmp_path), learning_rate=RATE, control=False)
     assert finetune.told_apart(rows)["accuracy"].to_list() == [0.0]
     assert finetune.told_apart(rows)["margin"][0] < -1.0
     assert json.loads(rows["hyperparameters"][0])["preference"]["start_from"] == "base"
@@ -271,9 +252,8 @@ def test_pairs_that_are_turned_round_go_the_other_way_from_the_base_too(tmp_path
 def test_single_verdicts_are_told_apart_and_the_rarer_kind_counts_more(trained, tmp_path):
     _, rows, _ = trained
     few = verdicts(PAIRS).filter(pl.col("is_desirable") | pl.col("id").str.contains("p-r-00(0|10)"))
-    made = finetune.prefer(
-        few, verdicts(HELD_OUT), of(tmp_path), loss="kto", start=rows["model_path"][0], control=False
-    )
+    how = {"loss": "kto", "start": rows["model_path"][0], "learning_rate": RATE, "control": False}
+    made = finetune.prefer(few, verdicts(HELD_OUT), of(tmp_path), **how)
     preference = json.loads(made["hyperparameters"][0])["preference"]
     n = few["is_desirable"].sum()
     assert preference["undesirable_weight"] == pytest.approx(n / (few.height - n))
@@ -284,25 +264,26 @@ def test_single_verdicts_are_told_apart_and_the_rarer_kind_counts_more(trained, 
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
-def edited(folder, name, change):
-    path = folder / name
-    path.write_bytes(change(path.read_bytes()))
+WEIGHTS, RECORD = "adapter_model.safetensors", "manifest.json"
 
 
-DAMAGE = [
-    (lambda a: (a / "adapter_model.safetensors").unlink(), r"adapter_model.safetensors in \S+ are not as they were"),
-    (lambda a: edited(a, "adapter_model.safetensors", lambda b: b[:-1] + b"!"), "train that adapter again"),
-    (lambda a: (a / "manifest.json").unlink(), "is no adapter that finetune.train wrote"),
-    (lambda a: (a / "manifest.json").write_text("{"), "is no adapter that finetune.train wrote"),
-    (lambda a: edited(a, "manifest.json", lambda b: b.replace(b'"sha256": "', b'"sha256": "0')), "fit their own base"),
-]
-
-
-@pytest.mark.parametrize(("damage", "message"), DAMAGE)
-def test_a_start_that_is_damaged_or_of_another_base_is_refused(trained, tmp_path, damage, message):
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (WEIGHTS, None, r"adapter_model.safetensors in \S+ are not as they were"),
+        (WEIGHTS, lambda content: content[:-1] + b"!", "train that adapter again"),
+        (RECORD, None, "is no adapter that finetune.train wrote"),
+        (RECORD, lambda content: content[:-9], "is no adapter that finetune.train wrote"),
+        (RECORD, lambda content: content.replace(b'"sha256": "', b'"sha256": "0'), "fit their own base"),
+    ],
+)
+def test_a_start_that_is_damaged_or_of_another_base_is_refused(trained, tmp_path, name, change, message):
     _, rows, _ = trained
     start = shutil.copytree(rows["model_path"][0], tmp_path / "adapter")
-    damage(start)
+    content = (start / name).read_bytes()
+    (start / name).unlink()
+    if change:
+        (start / name).write_bytes(change(content))
     with pytest.raises(TrainingError, match=message):
         finetune.prefer(PAIRS, None, of(tmp_path / "models"), start=start)
     assert not (tmp_path / "models").exists()
@@ -318,6 +299,7 @@ def test_a_start_that_is_damaged_or_of_another_base_is_refused(trained, tmp_path
         ({"r": 4}, r"r must be 8, that of \S+, got 4"),
         ({"chat_template_kwargs": {"enable_thinking": False}}, r"chat_template_kwargs must be \{\}"),
         ({"seeds": 0}, "seeds must be a whole number"),
+        ({"start": ["a", "b"], "seeds": 3}, "one for each of 3 seeds, got 2"),
         ({"loss": "kto"}, "the rows for loss 'kto' have no column"),
     ],
 )
@@ -328,18 +310,11 @@ def test_settings_that_do_not_fit_are_refused_before_a_process_starts(trained, t
     assert not (tmp_path / "models").exists()
 
 
-def test_a_start_for_each_seed_or_none_is_asked_for(trained, tmp_path):
-    _, rows, _ = trained
-    with pytest.raises(ParameterError, match="one for each of 3 seeds, got 2"):
-        finetune.prefer(PAIRS, None, of(tmp_path), start=rows["model_path"].to_list()[:2], seeds=3)
-
-
 def test_too_few_preferences_are_refused_with_the_number_that_is_missing(tmp_path):
     with pytest.raises(TrainingError, match=r"29 of 29 preferences .* at least 30 are needed: 1 more"):
         finetune.prefer(PAIRS.head(29), None, of(tmp_path))
     long = PAIRS.with_columns(rejected=pl.lit("no end " * 600))
     with pytest.raises(TrainingError, match=r"0 of 32 .*'too_long': 32.*rejected: \d+ tokens"):
         finetune.prefer(long, None, of(tmp_path))
-    mostly_good = verdicts(PAIRS).filter(pl.col("is_desirable") | pl.col("id").str.starts_with("p-r-0000"))
-    with pytest.raises(TrainingError, match="32 answers are desirable and 1 are not, and at least 10 of each"):
-        finetune.prefer(mostly_good, None, of(tmp_path), loss="kto")
+    with pytest.raises(TrainingError, match="32 answers are desirable and 0 are not, and at least 10 of each"):
+        finetune.prefer(verdicts(PAIRS).filter("is_desirable"), None, of(tmp_path), loss="kto")
