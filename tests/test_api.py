@@ -224,7 +224,7 @@ PINNED = {
     plots.quality_distribution: "frame threshold by ax",
     finetune.check: "settings arms named",
     finetune.train: "sets validation settings workers seeds named",
-    finetune.prefer: "preferences validation settings start loss beta control least workers seeds named",
+    finetune.prefer: "preferences validation settings start loss beta learning_rate control least workers seeds named",
     finetune.told_apart: "trained",
     finetune.preference_rows: "trained preferences validation",
     finetune.export_jsonl: "examples path",

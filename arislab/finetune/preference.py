@@ -53,7 +53,8 @@ def prefer(
         start: folder of an adapter that is trained further, or one for each seed; None: a new one on the base.
         loss: "dpo", "ipo" or "kto".
         beta: how strongly the adapter is held to where it starts, above 0.
-        learning_rate: its peak, in place of that of the settings; too high a one unlearns the answers' form.
+        learning_rate: its peak, in place of that of the settings. With 1e-3 and beta 0.1 the embedded model told 81 %
+            of the held-out pairs apart and answered far worse than before: ask the arms.
         control: train the control too.
         least: fewest rows to train on; of kto a third of each kind.
         workers: as in ``train``.
