@@ -4,6 +4,9 @@
 trained; ``training`` starts a ``worker`` for each set, where ``trainer`` trains and ``adapters`` writes; ``trained``
 reads what they wrote. ``export`` (with ``recipes``) and ``merging`` (with ``cards``) write for other programs.
 
+``preference`` goes on with an adapter, or begins one, by pairs of answers or by single verdicts (``pairs``, and
+``preferring`` in its process).
+
 It does not know which rows are good.
 """
 
@@ -13,6 +16,7 @@ from arislab.finetune.export import export_jsonl, export_training
 from arislab.finetune.labels import count_statuses, tokenize
 from arislab.finetune.likelihood import digests, identity, perplexities
 from arislab.finetune.merging import export_model
+from arislab.finetune.preference import prefer, preference_rows, told_apart
 from arislab.finetune.previews import Preview, preview
 from arislab.finetune.settings import Settings
 from arislab.finetune.template import ChatTemplate, check_template
@@ -42,9 +46,12 @@ __all__ = [
     "names",
     "of_seeds",
     "perplexities",
+    "prefer",
+    "preference_rows",
     "preview",
     "resolve_model",
     "rows",
     "tokenize",
+    "told_apart",
     "train",
 ]

@@ -57,7 +57,7 @@ def tokenize(
     """
     renderer = Renderer(load_tokenizer(tokenizer), dict(chat_template_kwargs or {}))
     rows = []
-    for row in examples.select(columns_of(examples)).iter_rows(named=True):
+    for row in examples.select(_read(examples)).iter_rows(named=True):
         row_id = row.pop("id")
         rows.append({"id": row_id, **_label(renderer, max_length, **row)})
     columns: dict[str, Any] = {"id": pl.String, "input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32)}
@@ -66,7 +66,12 @@ def tokenize(
 
 
 def columns_of(examples: pl.DataFrame) -> list[str]:
-    """Return the columns of examples that labels are made of."""
+    """Return the columns of examples that training reads, of preferences too (``pairs``)."""
+    return [*_read(examples), *(name for name in ("rejected", "is_desirable") if name in examples.columns)]
+
+
+def _read(examples: pl.DataFrame) -> list[str]:
+    """The columns that labels are made of."""
     return ["id", "messages", "output", *(name for name in ("tools", "tool_calls") if name in examples.columns)]
 
 

@@ -103,18 +103,25 @@ def _means(model: Any, batch: list[dict[str, Any]], device: str) -> list[float]:
     import torch
 
     ids, labels = (torch.tensor([row[name] for row in batch], device=device) for name in ("input_ids", "labels"))
-    n_prompt = int((labels == NOT_TRAINED).sum(dim=1).min())  # labels follow a prompt, whatever its length
-    keeps = {"logits_to_keep": ids.shape[1] - n_prompt + 1} if _may_keep_few(model) else {}
     with torch.inference_mode():
-        logits = model(input_ids=ids, use_cache=False, **keeps).logits
+        of_token = log_probabilities(model, ids, labels)
+    n = (labels != NOT_TRAINED).sum(dim=1)
+    return [float(mean) for mean in of_token.double().sum(dim=1) / n]
+
+
+def log_probabilities(model: Any, ids: Any, labels: Any) -> Any:
+    """Return the log-probability of each trained token of some rows, nats; 0 where nothing is trained."""
+    import torch
+
+    n_prompt = int((labels != NOT_TRAINED).int().argmax(dim=1).min())  # labels follow a prompt, whatever its length
+    keeps = {"logits_to_keep": ids.shape[1] - n_prompt + 1} if _may_keep_few(model) else {}
+    logits = model(input_ids=ids, use_cache=False, **keeps).logits
     targets = labels[:, n_prompt:]
     # the token before says what comes next; where all were kept, those of the prompt go
     before = logits[:, -(targets.shape[1] + 1) : -1].float()
-    of_token = -torch.nn.functional.cross_entropy(
+    return -torch.nn.functional.cross_entropy(
         before.transpose(1, 2), targets, ignore_index=NOT_TRAINED, reduction="none"
     )
-    n = (targets != NOT_TRAINED).sum(dim=1)
-    return [float(mean) for mean in of_token.double().sum(dim=1) / n]
 
 
 def _may_keep_few(model: Any) -> bool:

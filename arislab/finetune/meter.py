@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from arislab.finetune import pairs
 from arislab.finetune.labels import NOT_TRAINED
 
 _POINTS = 40  # of the curve of the training's loss
@@ -47,7 +48,7 @@ class Meter:
         self.batches = [] if validation is None else list(self._batches(validation))
 
     def _batches(self, validation: pl.DataFrame) -> Iterator[dict[str, Any]]:
-        rows = validation.sort("n_tokens").select("input_ids", "labels").to_dicts()
+        rows = validation.sort("n_tokens").select(pairs.columns(validation)).to_dicts()
         size = self.trainer.args.per_device_train_batch_size
         for at in range(0, len(rows), size):
             yield self.trainer.data_collator(rows[at : at + size])

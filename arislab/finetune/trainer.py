@@ -16,36 +16,15 @@ def new_trainer(spec: dict[str, Any], tokenizer: Any, examples: pl.DataFrame, wo
 
     settings, on_gpu = spec["settings"], spec["device"] == "cuda"
     datasets.disable_progress_bars()
-    model, peft_config = _model(spec, on_gpu=on_gpu)
+    model, peft_config = load_model(spec, on_gpu=on_gpu)
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    parts = settings["gradient_accumulation_steps"]
-    steps = math.ceil(math.ceil(examples.height / settings["batch_size"]) * settings["num_train_epochs"])
     arguments = SFTConfig(
-        output_dir=str(work / "trainer"),
-        per_device_train_batch_size=settings["batch_size"] // parts,
-        gradient_accumulation_steps=parts,
-        num_train_epochs=settings["num_train_epochs"],
-        learning_rate=settings["learning_rate"],
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, round(0.03 * steps)),
-        weight_decay=0.0,
-        seed=settings["seed"],
-        logging_steps=1,  # what it sums up between two logs would not be in a checkpoint
+        **common_arguments(spec, examples.height, work),
         max_length=None,  # rows are whole or refused before this; the trainer must not cut
         packing=False,
-        train_sampling_strategy="group_by_length",  # batches of like lengths: little of them is padding
         dataset_kwargs={"skip_prepare_dataset": True},  # it would render, mask and cut once more, by its own rules
-        save_strategy="no",  # checkpoints are written by a rule of their own, the adapter once, at the end
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=not on_gpu,
-        bf16=on_gpu,
-        fp16=False,
-        gradient_checkpointing=on_gpu,
-        dataloader_pin_memory=on_gpu,
     )
     # on a GPU the trainer's own fused loss is faster; without Triton it scores masked positions too
     trainer_class = _supervised_trainer(SFTTrainer) if not on_gpu and settings["backend"] == "trl" else SFTTrainer
@@ -63,7 +42,36 @@ def new_trainer(spec: dict[str, Any], tokenizer: Any, examples: pl.DataFrame, wo
     return trainer
 
 
-def _model(spec: dict[str, Any], *, on_gpu: bool) -> tuple[Any, Any]:
+def common_arguments(spec: dict[str, Any], n_examples: int, work: Path) -> dict[str, Any]:
+    """Return the arguments of any trainer of an adapter."""
+    settings, on_gpu = spec["settings"], spec["device"] == "cuda"
+    parts = settings["gradient_accumulation_steps"]
+    steps = math.ceil(math.ceil(n_examples / settings["batch_size"]) * settings["num_train_epochs"])
+    return {
+        "output_dir": str(work / "trainer"),
+        "per_device_train_batch_size": settings["batch_size"] // parts,
+        "gradient_accumulation_steps": parts,
+        "num_train_epochs": settings["num_train_epochs"],
+        "learning_rate": settings["learning_rate"],
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": max(1, round(0.03 * steps)),
+        "weight_decay": 0.0,
+        "seed": settings["seed"],
+        "logging_steps": 1,  # what it sums up between two logs would not be in a checkpoint
+        "train_sampling_strategy": "group_by_length",  # batches of like lengths: little of them is padding
+        "save_strategy": "no",  # checkpoints are written by a rule of their own, the adapter once, at the end
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu,
+        "fp16": False,
+        "gradient_checkpointing": on_gpu,
+        "dataloader_pin_memory": on_gpu,
+    }
+
+
+def load_model(spec: dict[str, Any], *, on_gpu: bool) -> tuple[Any, Any]:
     """Load the base model: (model, LoRA configuration), or (model with its adapter, None) from Unsloth."""
     settings = spec["settings"]
     import torch

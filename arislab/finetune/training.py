@@ -79,9 +79,21 @@ def train(
         ParameterError: a setting that is unknown or out of range.
         PrerequisiteError: a package or the base model is missing.
     """
+    return run(sets, validation, _settings(settings, named), workers=workers, seeds=seeds)
+
+
+def run(
+    sets: Mapping[str, pl.DataFrame],
+    validation: pl.DataFrame | None,
+    settings: Settings,
+    *,
+    workers: int | None,
+    seeds: int,
+    preference: Mapping[str, Any] | None = None,
+) -> pl.DataFrame:
+    """Train as `train` says; with `preference` (see ``preference.prefer``) the sets are preferences."""
     if not sets:
         raise ParameterError('sets is empty; give at least one, such as {"curated": examples}.')
-    settings = _settings(settings, named)
     validation = None if validation is None or validation.is_empty() else validation
     template = check(settings, arms=tuple(sets))
     base, folder = resolve_model(settings.base_model), Path(settings.folder).resolve()
@@ -113,6 +125,7 @@ def train(
         "checkpoints": settings.checkpoints,
         "parent_pid": os.getpid(),
         "parent": processes.identity(os.getpid()),
+        **({} if preference is None else {"preference": dict(preference)}),
     }
     specs = [
         {**spec, "settings": {**spec["settings"], "seed": (settings.seed + more) % 2**32}} for more in range(seeds)

@@ -23,7 +23,7 @@ import polars as pl
 
 from arislab import __version__
 from arislab.errors import TrainingError
-from arislab.finetune import adapters, checkpoints, limits
+from arislab.finetune import adapters, checkpoints, limits, pairs
 from arislab.finetune.labels import NOT_TRAINED, count_statuses, none_usable, tokenize
 from arislab.finetune.meter import Meter
 from arislab.finetune.trainer import new_trainer
@@ -67,14 +67,26 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
     validation = None
     if (work / "validation.parquet").exists():
         validation, *_ = _usable(work / "validation.parquet", tokenizer, spec)
-    trainer = new_trainer(spec, tokenizer, examples, work)
+    numbers: dict[str, Any] = {}
+    beside: dict[str, Any] = {}
+    if "preference" in spec:
+        from arislab.finetune import preferring  # torch and transformers, which Unsloth must come before
+
+        examples = preferring.drawn(examples, spec)
+        trainer = preferring.new_trainer(spec, tokenizer, examples, work)
+        numbers, beside = preferring.recorded(spec, examples)
+    else:
+        trainer = new_trainer(spec, tokenizer, examples, work)
     given = {
         "name": spec["name"],
         "arm": spec["arm"],
         "base": base_fingerprint(base),
         "data_sha256": _data_sha256(examples),
         "validation_sha256": None if validation is None else _data_sha256(validation),
+        **beside,
     }
+    if "preference" in spec and validation is not None:
+        validation = trainer.referenced(validation)
     versions = _versions(settings["backend"], settings["method"])
     saved = _checkpoints(spec, work, **given, versions=versions)
     meter = Meter(
@@ -82,11 +94,13 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         validation,
         progress=work / "progress.jsonl",
         parent_pid=spec["parent_pid"],
-        n_trained_tokens=sum(label != NOT_TRAINED for labels in examples["labels"].to_list() for label in labels[1:]),
+        n_trained_tokens=_n_trained_tokens(examples),
         patience=settings.get("early_stopping", 0),
     )
     trainer.add_callback(meter.callback())
     saved.train(trainer, remember=meter.remember, recall=meter.recall)
+    if "preference" in spec:
+        meter.records[-1] |= trainer.measured(meter.batches)
 
     hyperparameters = {
         **settings,
@@ -96,6 +110,7 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         "rows": rows,
         "versions": versions,
         **meter.outcome,
+        **numbers,
     }
     manifest = {**given, "hyperparameters": hyperparameters}
     path, adapter_sha256 = adapters.write(trainer, base, Path(spec["folder"]), manifest, work / "adapter")
@@ -106,7 +121,7 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         "name": spec["name"],
         "arm": spec["arm"],
         "base_model": manifest["base"]["name"],
-        "method": settings["method"],
+        "method": spec["preference"]["loss"] if "preference" in spec else settings["method"],
         "training_examples": examples.height,
         "train_loss": meter.train_loss(since=last_epoch),
         "eval_loss": meter.eval_loss,
@@ -128,6 +143,7 @@ def _checkpoints(spec: dict[str, Any], work: Path, **given: Any) -> checkpoints.
         code.update(path.read_bytes())
     kept = ("settings", "device", "chat_template_kwargs", "system_role")
     parts = {**given, **{key: spec[key] for key in kept}, "code": code.hexdigest()}
+    parts |= {"preference": spec["preference"]} if "preference" in spec else {}
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     folder = Path(spec["folder"]) / checkpoints.FOLDER / identity[:32]
     (work / "checkpoints.txt").write_text(str(folder))  # for the parent, which removes them when all is well
@@ -151,7 +167,7 @@ def _facts(trainer: Any, tokenizer: Any, examples: pl.DataFrame) -> dict[str, An
 def _usable(path: Path, tokenizer: Any, spec: dict[str, Any]) -> tuple[pl.DataFrame, dict[str, int], dict[str, str]]:
     """Return the rows that can be trained on, the count of all rows by status, and the status of each of the others."""
     settings = spec["settings"]
-    tokenized = tokenize(
+    tokenized = (pairs.tokenize_preferences if "preference" in spec else tokenize)(
         pl.read_parquet(path),
         tokenizer,
         max_length=settings["max_length"],
@@ -164,9 +180,17 @@ def _usable(path: Path, tokenizer: Any, spec: dict[str, Any]) -> tuple[pl.DataFr
     return usable, count_statuses(tokenized), dict(others.select("id", "status").iter_rows())
 
 
+def _n_trained_tokens(examples: pl.DataFrame) -> int:
+    """Tokens that count in the loss, of both answers where there are two."""
+    columns = [name for name in ("labels", "other_labels") if name in examples.columns]
+    return sum(
+        label != NOT_TRAINED for name in columns for labels in examples[name].to_list() for label in (labels or [])[1:]
+    )
+
+
 def _data_sha256(tokenized: pl.DataFrame) -> str:
     digest = hashlib.sha256()
-    for row in tokenized.select("input_ids", "labels").iter_rows():
+    for row in tokenized.select(pairs.columns(tokenized, known=pairs.TRAINED)).iter_rows():
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()
 

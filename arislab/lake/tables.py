@@ -480,13 +480,15 @@ TABLES: dict[str, Contract] = {
             "id": _text("unique name of the training", required=True),
             "name": _text("model family", required=True),
             "arm": _text(
-                "set that it was trained on: curated, or control for outputs that nothing chose", required=True
+                "what it was trained on: curated examples, control (outputs that nothing chose), dpo, ipo or kto "
+                "(preferences), or one of these with -control (chance said which answer is better)",
+                required=True,
             ),
             "base_model": _text("model that was adapted", required=True),
-            "method": _text("lora or qlora", required=True),
+            "method": _text("lora or qlora; of preferences their loss: dpo, ipo or kto", required=True),
             "training_examples": Column(_INTEGER, "rows trained on", low=0),
             "validation_score": _number("mean quality of its answers on validation candidates; null if not measured"),
-            "train_loss": _number("mean loss over the last epoch, nats a trained token"),
+            "train_loss": _number("mean loss over the last epoch, nats a trained token; of preferences, a row"),
             "eval_loss": _number("loss on held-out examples at the end, nats a trained token; null if there are none"),
             "model_path": _text("folder of the adapter, relative to data/models", required=True),
             "hyperparameters": _text("JSON object"),
@@ -509,9 +511,11 @@ TABLES: dict[str, Contract] = {
         {
             "model_path": _text("folder of the adapter, relative to data/models", required=True),
             "arm": _text(
-                "set that it was trained on: curated, or control for outputs that nothing chose", required=True
+                "what it was trained on: curated examples, control (outputs that nothing chose), dpo, ipo or kto "
+                "(preferences), or one of these with -control (chance said which answer is better)",
+                required=True,
             ),
-            "id": _text("custom_id of the row that was the example", required=True),
+            "id": _text("custom_id of the row that was the example, or stands behind the preference", required=True),
             "role": _text(
                 "trained; held out: scored for the loss, not learned from; else why it was left out "
                 "(finetune.STATUSES)",

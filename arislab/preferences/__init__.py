@@ -7,7 +7,7 @@ It does not know how decisions are made or folded, and no test answer: pairs are
 """
 
 from arislab.preferences.files import provenance, write_jsonl
-from arislab.preferences.mining import PEOPLE, SOURCES, SPLITS, by_judge, mined, withdrawn
+from arislab.preferences.mining import PEOPLE, SOURCES, SPLITS, by_judge, mined, rated, withdrawn
 from arislab.preferences.patterns import edit_patterns, in_words
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "in_words",
     "mined",
     "provenance",
+    "rated",
     "withdrawn",
     "write_jsonl",
 ]

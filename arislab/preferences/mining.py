@@ -85,6 +85,35 @@ def mined(
     return _named(pairs, task=task)
 
 
+def rated(judged: pl.DataFrame, raw: pl.DataFrame, candidates: pl.DataFrame, *, task: Task) -> pl.DataFrame:
+    """Return what people said of single answers, for training that needs no pairs (KTO).
+
+    An approved answer is desirable, a rejected one is not; of an edited one the edit is and the answer as it was shown
+    is not. Left out are what is stale, disputed or taken back, answers that are calls of tools or were offered some,
+    edits that break the SCHEMA, and texts about which two rows say the opposite.
+
+    Args:
+        judged: As in ``mined``.
+        raw: As in ``mined``.
+        candidates: As in ``mined``.
+        task: As in ``mined``.
+
+    Returns:
+        One row per answer and verdict, sorted by id: id (its custom_id; of what was edited away, with "/original"
+        behind it), candidate_id, split, messages, output, is_desirable (Boolean) and custom_ids (its custom_id).
+    """
+    rows = _answered(judged.filter("holds", pl.col("edit_error").is_null()), raw, candidates, task=task)
+    facts = ("candidate_id", "split", "messages")
+    said = rows.select("custom_id", *facts, "output", id="custom_id", is_desirable=pl.col("verdict") != "reject")
+    before = rows.filter(verdict="edit").select(
+        "custom_id", *facts, output="original_output", id=pl.col("custom_id") + "/original", is_desirable=False
+    )
+    both = pl.concat([said, before], how="diagonal").with_columns(custom_ids=pl.concat_list("custom_id"))
+    same = ["messages", "output"]
+    is_one = pl.col("is_desirable").n_unique().over(same) == 1
+    return both.filter(is_one).sort("id").unique(same, keep="first", maintain_order=True).drop("custom_id")
+
+
 _PARTS = [name for name in _SCHEMA if name not in ("pair_id", "task")]
 
 

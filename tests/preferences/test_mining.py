@@ -299,3 +299,25 @@ def test_a_judge_that_prefers_one_both_ways_round_makes_a_pair_of_its_own_source
     assert preferences.by_judge(heard, rows, tested, task=spec).height == 0
     if expected:
         assert (pairs["reviewers"].to_list(), pairs["event_ids"].list.len().to_list()) == ([["j"]], [2])
+
+
+def test_single_verdicts_are_rated_and_an_edit_says_what_was_undesirable(task_file):
+    raw = recorded([GOOD, BAD, "Quito.", "Arequipa.", "La Paz."])
+    edit = (1, "edit", "Ada", {"edited_output": MENDED})
+    reviews = decided(raw, (0, "approve", "Ada"), edit, (2, "reject", "Bo"), (3, "approve", "Bo"), (3, "reject", "Cy"))
+    spec, candidates = load(task_file), people(3)
+    judged = verdicts.judged(raw, candidates, spec, reviews)
+    rows = preferences.rated(judged, raw, candidates, task=spec)
+    assert rows.select("id", "output", "is_desirable").rows() == [
+        ("c0000-0", GOOD, True),
+        ("c0000-1", MENDED, True),
+        ("c0000-1/original", BAD, False),
+        ("c0000-2", "Quito.", False),
+    ]
+    assert rows["custom_ids"].to_list() == [["c0000-0"], ["c0000-1"], ["c0000-1"], ["c0000-2"]]
+    assert set(rows["split"]) == {"train"}
+    twice = recorded([GOOD, GOOD])
+    both = decided(twice, (0, "approve", "Ada"), (1, "reject", "Bo"))
+    assert not preferences.rated(verdicts.judged(twice, candidates, spec, both), twice, candidates, task=spec).height
+    test = people(3, split="test")
+    assert not preferences.rated(verdicts.judged(raw, test, spec, reviews), raw, test, task=spec).height
