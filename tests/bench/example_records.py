@@ -4,7 +4,7 @@
     arislab demo --model smollm2 --seeds 3 --root DIR && python tests/bench/example_records.py DIR example-real
 
 Of several seeds the first one's five stand there, and of each other its evaluation, without pictures, in a folder of
-its own. Of each run its executed notebook and run.json stay, pictures in 128 colours: a third of their bytes. The
+its own. Of each run its executed notebook and run.json stay, pictures in 24 colours: a quarter of their bytes. The
 machine's name, absolute paths and widget state go, and the digests are those of what is left. ``demo.png``, which the
 README shows, is the plot of arms in phase 5.
 """
@@ -37,7 +37,7 @@ def in_few_colours(picture: str) -> str:
     """A PNG in base64, with a palette in the place of four bytes a dot."""
     small = io.BytesIO()
     whole = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
-    whole.quantize(128, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    whole.quantize(24, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return base64.b64encode(small.getvalue()).decode() + "\n"
 
 
