@@ -11,6 +11,7 @@ from arislab.cli import imports as import_commands
 from arislab.cli import lake as lake_commands
 from arislab.cli import runs as run_commands
 from arislab.cli.demo import demo
+from arislab.cli.forget import forget
 from arislab.cli.init import init
 from arislab.cli.lab import PASSED_ON, lab
 from arislab.cli.options import Root
@@ -75,6 +76,7 @@ _VERBS: dict[str, dict[str, tuple[Any, str]]] = {
         "sql": (lake_commands.sql, "Ask the lake in SQL."),
         "lineage": (lake_commands.lineage, "Show the life of a row, from candidate to test answers."),
         "export": (lake_commands.export, "Write chosen examples for other programs."),
+        "forget": (forget, "Take a candidate out of everything; a receipt stays."),
         "doctor": (lake_commands.doctor, "Say what is damaged or doubled, and the way back."),
     },
     "Records": {
