@@ -47,7 +47,8 @@ def recount(folder: Path) -> None:
     """Make a ledger, and the server under its folder, count what their files hold now."""
     with _opened(folder / "ledger.sqlite") as db:
         for number, path in db.execute("select id, path from shards").fetchall() if db else ():
-            n_bytes = Path(path).stat().st_size if Path(path).is_file() else None
+            sent = folder / "requests" / Path(path).name  # not where it lay: the root may have moved
+            n_bytes = sent.stat().st_size if sent.is_file() else None
             db.execute(
                 "update shards set n = (select count(*) from lines where shard_id = shards.id), "
                 "bytes = coalesce(?, bytes) where id = ? and state in ('collected', 'fruitless')",

@@ -36,6 +36,9 @@ def forget(
     lake = open_lake(root)
     planned = forgetting.plan(lake, candidates or [], group=group)
     print("\n".join(_said(planned)))
+    if not (planned.n or planned.left or forgetting.unfinished(lake)):
+        print("0 places hold it")
+        return
     if not yes:
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             print("nothing was changed; --yes does it")

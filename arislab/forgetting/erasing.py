@@ -264,7 +264,7 @@ def _place(lake: Lake, path: Path) -> str:
 
 
 def _state(lake: Lake) -> Path:
-    return Path(lake.path) / ".forgetting.json"
+    return Path(lake.path) / receipts.UNDER_WAY
 
 
 @contextlib.contextmanager

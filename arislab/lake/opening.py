@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import LakeError
-from arislab.lake import storage, tables
+from arislab.lake import receipts, storage, tables
 
 DAMAGED = re.compile(r"parquet|snappy|thrift|arrow error|utf-?8|python exception", re.IGNORECASE)
 """In what libraries say of a file whose bytes are not what was written; they have no error of their own for that."""
@@ -87,6 +87,11 @@ def frame(name: str, table: Any) -> pl.LazyFrame:
 
 def damaged(folder: Path, damage: storage.Damage) -> LakeError:
     """Return the error of a table that is not whole."""
+    if (folder.parent / receipts.UNDER_WAY).is_file():
+        return LakeError(
+            f"{folder.name} under {folder.parent} cannot be read now: a candidate is being forgotten, or that was cut "
+            "off; then `arislab forget` without a name completes it."
+        )
     return LakeError(
         f"{folder.name} under {folder.parent} is damaged: {damage}. Nothing was read or written; "
         "`arislab doctor` says which version is whole and how to go back to it."

@@ -18,6 +18,8 @@ from arislab.errors import LakeError
 from arislab.system import files
 
 FOLDER = "forgotten"
+UNDER_WAY = ".forgetting.json"
+"""File beside the tables that says who is being forgotten, for as long as it is under way."""
 
 
 def written(data: Path) -> list[dict[str, Any]]:
