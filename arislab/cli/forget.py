@@ -58,6 +58,8 @@ def forget(
 
 def _said(planned: "Plan") -> Iterator[str]:
     """What goes, and what should be done about what was learned from it."""
+    from arislab.forgetting.person import is_telling
+
     person = planned.person
     yield f"{len(person.names):,} candidates with {len(person.ids):,} requests and pairs; {planned.n:,} traces go:"
     yield from (f"  {n:>7,}  {place}" for place, n in planned.places.items())
@@ -65,6 +67,8 @@ def _said(planned: "Plan") -> Iterator[str]:
         next_step = "train again without (`arislab run finetune`), then" if role == "trained" else "to be rid of it:"
         yield f"adapter {version}: {role}; {next_step} `arislab retire {version}`"
     yield from (f"example set {name} shows them; `arislab run icl` chooses anew" for name in planned.sets)
+    for name in (name for name in person.names if not is_telling(name)):
+        yield f"{name!r} may stand anywhere by chance: as a name it is sought only where a field says so"
     if planned.group:
         yield f"of their group, and not forgotten (--group takes them along): {', '.join(planned.group)}"
     for name, heir in person.heirs.items():

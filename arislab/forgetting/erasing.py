@@ -81,24 +81,26 @@ def plan(lake: Lake, names: Sequence[str], *, group: bool = False) -> Plan:
         raise PrerequisiteError(
             "the forgetting of another candidate was cut off; `arislab forget` without a name completes it first."
         )
-    known = lake["candidates"].read(columns=["candidate_id", "group_id"])
-    person = cut_off
-    if person is None:
-        if not names:
-            raise ParameterError("nobody is named: arislab forget CANDIDATE_ID.")
-        gone = receipts.forgotten(lake.data, names)
-        if strange := [name for name in names if name not in known["candidate_id"] and name not in gone]:
-            which = closest(strange[0], known["candidate_id"].to_list())
-            raise ParameterError(f"there is no candidate {strange[0]!r} in this lake; {which}. Nothing was forgotten.")
-    groups = known.filter(known["candidate_id"].is_in(list(names)))["group_id"].to_list()
-    others = known.filter(known["group_id"].is_in(groups) & ~known["candidate_id"].is_in(list(names)))["candidate_id"]
-    if person is None:
-        everyone = sorted({*names, *(others if group else ())})
-        receipt = f"{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}"
-        person = gather(Path(lake.path), everyone, receipt)
+    person, others = (cut_off, []) if cut_off is not None else _sought(lake, list(names), group=group)
     places, left = _search(lake, person)
     adapters, sets = learned(Path(lake.path), person)
-    return Plan(person, places, left, adapters, sets, [] if group else sorted(others))
+    return Plan(person, places, left, adapters, sets, others)
+
+
+def _sought(lake: Lake, names: list[str], *, group: bool) -> tuple[Person, list[str]]:
+    """Who is forgotten, and who of their groups is not."""
+    if not names:
+        raise ParameterError("nobody is named: arislab forget CANDIDATE_ID.")
+    known = lake["candidates"].read(columns=["candidate_id", "group_id"])
+    gone = receipts.forgotten(lake.data, names)
+    if strange := [name for name in names if name not in known["candidate_id"] and name not in gone]:
+        which = closest(strange[0], known["candidate_id"].to_list())
+        raise ParameterError(f"there is no candidate {strange[0]!r} in this lake; {which}. Nothing was forgotten.")
+    groups = known.filter(known["candidate_id"].is_in(names))["group_id"].to_list()
+    others = known.filter(known["group_id"].is_in(groups) & ~known["candidate_id"].is_in(names))["candidate_id"]
+    everyone = sorted({*names, *(others if group else ())})
+    receipt = f"{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}"
+    return gather(Path(lake.path), everyone, receipt), [] if group else sorted(others)
 
 
 def forget(lake: Lake, planned: Plan, *, by: str, reason: str) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class Person:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        names = sorted({form for name in self.names if _is_telling(name) for form in _forms(name)}, key=len)
+        names = sorted({form for name in self.names if is_telling(name) for form in _forms(name)}, key=len)
         ids = [f"{name[:12]}[0-9a-f]*" if _MINTED.fullmatch(name) else re.escape(name) for name in self.ids]
         tokens = "|".join([*map(re.escape, reversed(names)), *ids])
         parts = [rf"(?<![\w-])(?:{tokens})(?![\w-]|[.:/@%][\w-])"] if tokens else []
@@ -116,7 +116,7 @@ class Person:
         """Return a text of a field without what is theirs; it may be JSON itself."""
         if value in self.wholes:
             return self.mark, 1
-        if value in self._ids or (value in self.names and (key in _NAMED or _is_telling(value))):
+        if value in self._ids or (value in self.names and (key in _NAMED or is_telling(value))):
             return self.stamps[value], 1
         if value[:1] in ("{", "["):
             try:
@@ -321,7 +321,7 @@ def _text_of(row: dict[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _is_telling(name: str) -> bool:
+def is_telling(name: str) -> bool:
     """Whether a name can be sought in any text: one that is short, or a number, stands there by chance."""
     return len(name) >= 6 and not name.isdigit()
 

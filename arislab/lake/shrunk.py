@@ -51,6 +51,8 @@ def renew(folder: Path, clean: Callable[[str], tuple[str, int]], *, is_dry: bool
         for file, action in _files(folder, actions):
             held = clean(action.get("stats") or "")[1]
             n += held
+            if is_dry:
+                continue
             if held or (file.is_file() and file.stat().st_size != action.get("size", file.stat().st_size)):
                 _tell(file, action)
         for action in actions:
@@ -58,15 +60,14 @@ def renew(folder: Path, clean: Callable[[str], tuple[str, int]], *, is_dry: bool
                 text, held = clean(json.dumps(action["commitInfo"]))
                 n += held
                 action["commitInfo"] = json.loads(text)
-        if json.dumps(actions) != before:
+        if json.dumps(actions) != before and not is_dry:
             is_changed = True
-            if not is_dry:
-                files.replace(path, "".join(json.dumps(a, separators=(",", ":")) + "\n" for a in actions))
+            files.replace(path, "".join(json.dumps(a, separators=(",", ":")) + "\n" for a in actions))
     if not checkpoints or is_dry:
         return n
     newest = max([*commits, *checkpoints])
     if set(range(newest + 1)) - commits.keys():
-        if is_changed or n:
+        if is_changed:
             raise LakeError(
                 f"a checkpoint of {folder.name} stands for commits that are gone, and may hold statistics of theirs"
             )
@@ -94,6 +95,9 @@ def _tell(file: Path, action: dict[str, Any]) -> None:
     n_rows = json.loads(action.get("stats") or "{}").get("numRecords")
     if file.is_file():
         action["size"] = file.stat().st_size
-        n_rows = pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
+        try:
+            n_rows = pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
+        except pl.exceptions.PolarsError as error:
+            raise LakeError(f"{file.name} cannot be read ({str(error).splitlines()[0]})") from None
     if action.get("stats"):
         action["stats"] = json.dumps({"numRecords": n_rows})

@@ -4,6 +4,7 @@ import fcntl
 import gzip
 import html
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from toys import arislab, here
+from toys import arislab, here, notebook
 
 from arislab import curate, icl, review
 from arislab.errors import LakeError, PrerequisiteError
@@ -22,12 +23,19 @@ from arislab.review import decisions, sessions
 from arislab.tiny.candidates import compose
 
 # put together here: a record keeps uncommitted changes, such as this file as text, and names in code stay
-PLAIN, TRAPS, COPY, TWIN = map(
-    "".join, [("s1-00", "001"), ("O'Brien ", '"x" 100%_Ünï'), ("a-", "copy"), ("a-", "twin")]
-)
+PLAIN, COPY, TWIN = (f"{start}-{end}" for start, end in (("s1", "000001"), ("the", "copy"), ("the", "twin")))
+TRAPS = "O'Brien " + '"x" 100%_Ünï'
 PREFIXED, NUMBER = f"{PLAIN}0", "007"
 TASK = "candidate_evaluation"
 COLUMNS = ("--as", "outputs", "--task", TASK, "--id", "who", "--input", "q", "--output", "a")
+
+
+LOOKS = (
+    "from arislab import runs\nfrom arislab.lake import Lake\nruns.begin()\nlake = Lake()",
+    'rows = lake["training_data_raw"].read(where={"candidate_id": who})\nprint(rows.to_dicts())\nrows',
+    'lake["candidates"].read(where={"candidate_id": who}).select("profile")',
+    'runs.headline(leaks_taken_out=", ".join(who))',
+)
 
 
 def profiles():
@@ -52,6 +60,8 @@ def made(tmp_path_factory):
     lake["candidates"].append(profiles())
     arislab("run", "generate", "-p", "n_candidates", "60", root=root)
     arislab("run", "curate", "-p", "keep_fraction", "1", root=root)
+    looking = notebook(root.parent / "nb", *LOOKS, parameters="who: list[str] = []  # names", name="look")
+    arislab("run", looking / "look.ipynb", "-p", "who", json.dumps([PLAIN, TRAPS, NUMBER, "p-4"]), root=root)
     outputs = root / "data" / "told.jsonl"
     told = [{"who": TRAPS, "q": f"What about {TRAPS}, the baker of Ulm?", "a": "a baker who is worth every crumb"}]
     told += [{"who": "p-1", "q": "What about the smith of Bonn, then?", "a": "a smith who hits the iron hard"}]
@@ -124,7 +134,11 @@ def everything(path):
             text = "\n".join(db.iterdump())
     else:
         text = gzip.decompress(data).decode() if data[:2] == b"\x1f\x8b" else data.decode(errors="replace")
-    layers = [data.decode(errors="replace"), text]
+    return data.decode(errors="replace") + unescaped(text)
+
+
+def unescaped(text):
+    layers = [text]
     for _ in range(3):
         text = html.unescape(text).replace("\\n", "\n").replace('\\"', '"').replace("\\\\", "\\")
         text = text.replace("\\u00dc", "Ü").replace("\\u00ef", "ï").replace("\\u00df", "ß")
@@ -133,8 +147,10 @@ def everything(path):
 
 
 def holding(root, sought):
-    files = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink())
-    return [(path.relative_to(root).as_posix(), text) for path in files for text in sought if text in everything(path)]
+    """Files, and what they hold of texts; a name that is the start of a longer one is another."""
+    pattern = re.compile("|".join(rf"{re.escape(text)}(?![0-9])" for text in sought))
+    paths = [path for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink()]
+    return [(path.relative_to(root).as_posix(), hit[0]) for path in paths if (hit := pattern.search(everything(path)))]
 
 
 def rows_of(root):
@@ -155,7 +171,6 @@ def said(root, *words, ok=True):
 def test_nothing_of_theirs_is_left_and_nothing_of_others_is_lost(root, name):
     sought, before = theirs(root, name), rows_of(root)
     lake = Lake(root / "data" / "lake")
-    ids = {text for text in sought if text.startswith("r-")}
     places = {place.split("/")[0] for place, _ in holding(root, sought)}
     assert places == {"data", "papermill_runs"}
     out = said(root, name)
@@ -166,7 +181,7 @@ def test_nothing_of_theirs_is_left_and_nothing_of_others_is_lost(root, name):
     after = rows_of(root)
     assert after.keys() == before.keys()
     for key, rows in before.items():
-        of_others = [row for row in rows if not any(json.dumps(text)[1:-1] in row for text in (*sought, *ids))]
+        of_others = [row for row in rows if not any(text in unescaped(row) for text in sought - {name})]
         of_others = [row for row in of_others if json.loads(row).get("candidate_id") != name]
         assert set(of_others) <= set(after[key]), key
         kept = [row for row in rows if key[0] in ("icl_examples", "training_rows")]
