@@ -9,15 +9,20 @@ import csv
 import gzip
 import io
 import json
+import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import polars as pl
 
 from arislab.forgetting.person import SUBJECTS, Person
 from arislab.system import files
 
+_WEIGHTS = (".safetensors", ".gguf")
+"""Numbers alone, and gigabytes of them."""
 _CODE = (".py", ".diff", ".lock", ".toml", ".jinja")
 """Not rewritten: what ran is what a record proves, and people write it by hand."""
 
@@ -39,6 +44,8 @@ def without(path: Path, person: Person, *, table: str = "", is_dry: bool = True)
         Kept: The file holds something and stays as it is, or its form is not known to the last byte.
         OSError: It cannot be read or written.
     """
+    if path.suffix in _WEIGHTS:
+        return 0
     with path.open("rb") as file:
         start = file.read(16)
     if start[:4] == b"PAR1" or path.suffix == ".parquet":
@@ -61,8 +68,18 @@ def without(path: Path, person: Person, *, table: str = "", is_dry: bool = True)
         raise Kept("it is code, which is not rewritten; take their data out yourself")
     if n and not is_dry:
         encoded = new.encode()
-        files.keep(path, gzip.compress(encoded) if is_packed else encoded)
+        with _anew(path) as file:
+            file.write(gzip.compress(encoded) if is_packed else encoded)
     return n
+
+
+@contextlib.contextmanager
+def _anew(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file whole or not at all, for those who could read it before."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    with files.written(path) as file:
+        os.fchmod(file.fileno(), mode)
+        yield file
 
 
 def _form(path: Path) -> Callable[[str, Person], tuple[str, int]]:
@@ -129,24 +146,26 @@ def _joined(value: object) -> object:
 
 
 def _csv(text: str, person: Person) -> tuple[str, int]:
-    with contextlib.suppress(csv.Error):
-        dialect = csv.Sniffer().sniff(text[:10_000], delimiters=",;\t|")
-        rows = list(csv.reader(io.StringIO(text, newline=""), dialect))
-        heads = rows[0] if rows else []
-        kept, n = [], 0
-        for row in rows:
-            named = dict(zip(heads, row, strict=False))
-            if person.is_about(named) or any(cell in person.wholes or cell in person.names for cell in row):
-                n += 1
-                continue
-            done = [person.leaf(cell) for cell in row]
-            kept.append([new for new, _ in done])
-            n += sum(count for _, count in done)
-        target = io.StringIO(newline="")
-        ending = "\r\n" if "\r\n" in text else "\n"
-        csv.writer(target, delimiter=dialect.delimiter, lineterminator=ending).writerows(kept)
-        return (target.getvalue(), n) if n else (text, 0)
-    return person.text(text)
+    delimiter = max(",;\t|", key=text.partition("\n")[0].count)
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error:
+        rows = []
+    if {len(row) for row in rows if row} != {len(rows[0]) if rows else -1}:  # of no form that could be written again
+        return person.text(text)
+    kept, n = [], 0
+    for row in rows:
+        named = dict(zip(rows[0], row, strict=False))
+        if person.is_about(named) or any(cell in person.wholes or cell in person.names for cell in row):
+            n += 1
+            continue
+        done = [person.leaf(cell) for cell in row]
+        kept.append([new for new, _ in done])
+        n += sum(count for _, count in done)
+    target = io.StringIO(newline="")
+    ending = "\r\n" if "\r\n" in text else "\n"
+    csv.writer(target, delimiter=delimiter, lineterminator=ending).writerows(kept)
+    return (target.getvalue(), n) if n else (text, 0)
 
 
 def _parquet(path: Path, person: Person, table: str, *, is_dry: bool) -> int:
@@ -156,7 +175,7 @@ def _parquet(path: Path, person: Person, table: str, *, is_dry: bool) -> int:
         raise Kept(f"it cannot be read, so nobody knows what it holds ({str(error).splitlines()[0]})") from None
     new, n = person.frame(rows, table)
     if n and not is_dry:
-        with files.written(path) as file:
+        with _anew(path) as file:
             new.write_parquet(file)
     return n
 

@@ -22,8 +22,8 @@ from typing import Any
 from arislab.batch import forgetting as batches
 from arislab.errors import LakeError, ParameterError, PrerequisiteError, closest
 from arislab.forgetting import contents
-from arislab.forgetting.person import Person, data_files, gather, learned
-from arislab.lake import Lake, receipts, shrunk
+from arislab.forgetting.person import Person, gather, learned
+from arislab.lake import Lake, receipts, shrunk, storage
 from arislab.records import files as run_files
 from arislab.runs import resealing
 from arislab.system import files
@@ -124,7 +124,7 @@ def forget(lake: Lake, planned: Plan, *, by: str, reason: str) -> dict[str, Any]
         receipts.keep(lake.data, receipt)
         left, links = dict[str, str](), dict[int, int]()
         for table in _tables(lake):
-            for path in (*data_files(table), *table.rglob("*.parquet.damaged")):
+            for path in _inside(table):
                 _rewritten(path, person, left, links, table=table.name)
             try:
                 shrunk.renew(table, person.leaf)
@@ -197,15 +197,16 @@ def _search(lake: Lake, person: Person) -> tuple[dict[str, int], dict[str, str]]
     """Where something of theirs is, with how much, and which files cannot be rewritten."""
     found, left = Counter[str](), dict[str, str]()
     for table in _tables(lake):
-        for path in (*data_files(table), *table.rglob("*.parquet.damaged")):
+        for path in _inside(table):
             found[_place(lake, table)] += _counted(path, person, left, table=table.name)
         with contextlib.suppress(LakeError):
             found[_place(lake, table)] += shrunk.renew(table, person.leaf, is_dry=True)
     for path in _files(lake):
         place = _place(lake, path)
         found[place] += _counted(path, person, left)
-        if person.text(path.name)[1]:
-            left[str(path.relative_to(lake.data.parent))] = "its name holds it; rename the file"
+        inside = str(path.relative_to(lake.data.parent))
+        if person.text(inside)[1]:
+            left[inside] = "its name holds it; rename it"
     return {place: n for place, n in sorted(found.items()) if n}, left
 
 
@@ -234,6 +235,14 @@ def _roots(lake: Lake) -> list[Path]:
 
 def _tables(lake: Lake) -> list[Path]:
     return [log.parent for base in _roots(lake) for log in sorted((base / "data" / "lake").glob("*/_delta_log"))]
+
+
+def _inside(table: Path) -> list[Path]:
+    """Data files of a table, and what was set aside or left behind there; not its log, which goes by them."""
+    commits, checkpoints = storage.log_of(table)
+    log = {*commits.values(), *(path for some in checkpoints.values() for path in some)}
+    every = (path for path in table.rglob("*") if path.is_file() and not path.is_symlink())
+    return sorted(path for path in every if path not in log and path.name != "_last_checkpoint")
 
 
 def _ledgers(lake: Lake) -> list[Path]:

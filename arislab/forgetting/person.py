@@ -196,13 +196,16 @@ def gather(lake: Path, names: list[str], receipt: str) -> Person:
         names: candidate_id of each.
         receipt: Name of the receipt.
     """
-    ids, own, heirs = set[str](), set[str](), _heirs(lake, names)
+    ids, of_others, own, heirs = set[str](), set[str](), set[str](), _heirs(lake, names)
     for table in tables.TABLES:
         for rows in _rows(lake, table, ["candidate_id", *SUBJECTS, "custom_ids"]):
             if "candidate_id" in rows.columns:
                 who = [name for name in names if not (table in _HANDED and name in heirs)]
                 theirs = rows.filter(pl.col("candidate_id").is_in(who)).drop("candidate_id")
                 ids.update(*(theirs[name].explode().drop_nulls() for name in theirs.columns))
+                rest = rows.filter(~pl.col("candidate_id").is_in(names)).drop("candidate_id")
+                of_others.update(*(rest[name].explode().drop_nulls() for name in rest.columns))
+    ids -= of_others
     for rows in _rows(lake, "judgements", ["request_id", "custom_id", "other_id"]):
         known = pl.col("custom_id").is_in(list(ids)) | pl.col("other_id").is_in(list(ids)).fill_null(value=False)
         ids.update(rows.filter(known)["request_id"])

@@ -85,13 +85,20 @@ def frame(name: str, table: Any) -> pl.LazyFrame:
     return rows.with_columns(late) if late else rows
 
 
+def being_forgotten(folder: Path) -> LakeError | None:
+    """Return the error of a lake from which a candidate is being taken; null if nobody is."""
+    if not (folder.parent / receipts.UNDER_WAY).is_file():
+        return None
+    return LakeError(
+        f"{folder.name} under {folder.parent} is not to be had now: a candidate is being forgotten, or that was cut "
+        "off; then `arislab forget` without a name completes it."
+    )
+
+
 def damaged(folder: Path, damage: storage.Damage) -> LakeError:
     """Return the error of a table that is not whole."""
-    if (folder.parent / receipts.UNDER_WAY).is_file():
-        return LakeError(
-            f"{folder.name} under {folder.parent} cannot be read now: a candidate is being forgotten, or that was cut "
-            "off; then `arislab forget` without a name completes it."
-        )
+    if (under_way := being_forgotten(folder)) is not None:
+        return under_way
     return LakeError(
         f"{folder.name} under {folder.parent} is damaged: {damage}. Nothing was read or written; "
         "`arislab doctor` says which version is whole and how to go back to it."
