@@ -107,7 +107,7 @@ class Person:
             if match.start() < at:
                 continue
             longest = (_common(value, match.start(), whole) for whole in self._by_probe.get(match[0], ()))
-            end = match.start() + max(longest, default=len(match[0]))
+            end = match.start() + max([len(match[0]), *longest])
             parts += [value[at : match.start()], self.stamps.get(match[0], self.mark)]
             at, n = end, n + 1
         return "".join([*parts, value[at:]]), n
@@ -205,7 +205,7 @@ def gather(lake: Path, names: list[str], receipt: str) -> Person:
                 ids.update(*(theirs[name].explode().drop_nulls() for name in theirs.columns))
                 rest = rows.filter(~pl.col("candidate_id").is_in(names)).drop("candidate_id")
                 of_others.update(*(rest[name].explode().drop_nulls() for name in rest.columns))
-    ids -= of_others
+    ids = (ids | _groups(lake, names)) - of_others
     for rows in _rows(lake, "judgements", ["request_id", "custom_id", "other_id"]):
         known = pl.col("custom_id").is_in(list(ids)) | pl.col("other_id").is_in(list(ids)).fill_null(value=False)
         ids.update(rows.filter(known)["request_id"])
@@ -248,6 +248,16 @@ def _rows(lake: Path, table: str, columns: Iterable[str]) -> Iterator[pl.DataFra
             yield pl.read_parquet(path, columns=[name for name in columns if name in have], glob=False)
         except pl.exceptions.PolarsError:
             continue
+
+
+def _groups(lake: Path, names: list[str]) -> set[str]:
+    """Names of groups that are theirs alone, and made of their own names."""
+    none = pl.DataFrame(schema={"candidate_id": pl.String, "group_id": pl.String})
+    rows = pl.concat([none, *_rows(lake, "candidates", ["candidate_id", "group_id"])])
+    is_theirs = pl.col("candidate_id").is_in(names)
+    theirs = rows.filter(is_theirs).join(rows.filter(~is_theirs), on="group_id", how="anti")["group_id"]
+    told = [name for name in names if is_telling(name)]
+    return {group for group in theirs.drop_nulls() if group not in names and any(name in group for name in told)}
 
 
 def _heirs(lake: Path, names: list[str]) -> dict[str, str]:
@@ -332,6 +342,7 @@ def is_telling(name: str) -> bool:
 def _forms(text: str) -> list[str]:
     """A text as it is, and as JSON, HTML and Python write it."""
     jsons = [json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]]
+    jsons += [json.dumps(inner)[1:-1] for inner in jsons]  # within JSON that is a text of JSON
     return [text, *jsons, html.escape(text), html.escape(text, quote=False), repr(text)[1:-1]]
 
 

@@ -4,6 +4,7 @@ import fcntl
 import gzip
 import html
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -18,7 +19,7 @@ from toys import arislab, here, notebook
 
 from arislab import curate, icl, review
 from arislab.errors import LakeError, PrerequisiteError
-from arislab.lake import Lake, receipts, tables
+from arislab.lake import Lake, opening, receipts, tables
 from arislab.review import decisions, sessions
 from arislab.tiny.candidates import compose
 
@@ -102,7 +103,10 @@ def made(tmp_path_factory):
         lake.export("training_data_curated", lake.exports / f"all.{ending}")
     lines = (lake.exports / "all.jsonl").read_bytes()
     (lake.exports / "all.jsonl.gz").write_bytes(gzip.compress(lines))
+    log = lake["candidates"].folder / "_delta_log"
+    opening.open_version(log.parent).create_checkpoint()
     lake["candidates"].upsert(lake["candidates"].read().with_columns(company=pl.lit("Acme")))  # an older version
+    shutil.copy(log / f"{0:020}.json", log / f"{7:020}.json.damaged")  # as `arislab doctor` sets it aside
     return root
 
 
@@ -295,15 +299,22 @@ def test_nothing_is_forgotten_while_somebody_is_at_work(root):
 
 def test_a_place_that_cannot_be_rewritten_is_named(root):
     (root / "data" / "exports" / "notes.bin").write_bytes(b"\xff\xfe" + PLAIN.encode() + b"\xff")
+    elsewhere = root.parent / "elsewhere.jsonl"
+    told = root / "data" / "told.jsonl"
+    told.write_text(told.read_text() + json.dumps({"who": PLAIN}) + "\n")
+    told.chmod(0o600)
+    os.link(told, elsewhere)
     (root / "notebooks").mkdir()
     (root / "notebooks" / "mine.py").write_text(f"look_at = {PLAIN!r}\n")
     out = said(root, PLAIN, ok=False)
-    assert "2 places hold it" in out
+    assert "3 places hold it" in out
+    assert "1 hard links from outside" in out
+    assert told.stat().st_mode & 0o777 == 0o600
     assert "notes.bin" in out
     assert "it is code" in out
     assert [place for place, _ in holding(root, theirs(root, PLAIN))] == ["data/exports/notes.bin", "notebooks/mine.py"]
     receipt = json.loads(next((root / "data" / "forgotten").iterdir()).read_text())
-    assert (receipt["status"], len(receipt["left"])) == ("incomplete", 2)
+    assert (receipt["status"], len(receipt["left"])) == ("incomplete", 3)
     (root / "data" / "exports" / "notes.bin").unlink()
     (root / "notebooks" / "mine.py").unlink()
     assert "0 places hold it" in said(root, PLAIN)
