@@ -104,13 +104,19 @@ class Person:
         """Return a text without what is theirs, and how often that stood in it."""
         parts, at, n = [], 0, 0
         for match in self._pattern.finditer(value):
-            if match.start() < at:
+            if match.start() < at or not self._is_theirs(match[0]):
                 continue
             longest = (_common(value, match.start(), whole) for whole in self._by_probe.get(match[0], ()))
             end = match.start() + max([len(match[0]), *longest])
             parts += [value[at : match.start()], self.stamps.get(match[0], self.mark)]
             at, n = end, n + 1
         return "".join([*parts, value[at:]]), n
+
+    def _is_theirs(self, found: str) -> bool:
+        """Whether what was found is theirs; an id of others may begin as one of theirs does."""
+        if found in self._by_probe or not re.fullmatch("r-[0-9a-f]+", found):
+            return True
+        return found in self.names or any(name.startswith(found) for name in self.ids)
 
     def leaf(self, value: str, key: str = "") -> tuple[str, int]:
         """Return a text of a field without what is theirs; it may be JSON itself."""

@@ -8,7 +8,7 @@ import pytest
 
 from arislab.forgetting.person import Person
 
-GONE, OTHER = "r-" + "a" * 40, "r-" + "b" * 40
+GONE, ALIKE, OTHER = "r-" + "a" * 40, "r-" + "a" * 39 + "b", "r-" + "b" * 40
 TEXT = 'Title: "Baker" & more\nSkills: bread, rolls and 7 kinds of cake'
 PERSON = Person("R", ["p-00001"], [GONE, "pair-000001"], [(TEXT[:24], TEXT)])
 
@@ -23,6 +23,8 @@ PERSON = Person("R", ["p-00001"], [GONE, "pair-000001"], [(TEXT[:24], TEXT)])
          {"candidate_id": ["p-000011"], "group_id": ["forgotten-R-1"]}),
         ("training_data_scored", {"custom_id": [OTHER], "duplicate_of": [GONE]},
          {"custom_id": [OTHER], "duplicate_of": ["forgotten-R-2"]}),
+        ("perplexities", {"custom_id": [GONE, ALIKE], "task": [ALIKE, f"{ALIKE} {GONE[:20]}…"]},
+         {"custom_id": [ALIKE], "task": [f"{ALIKE} [forgotten R]…"]}),
         ("training_rows", {"id": [GONE, OTHER]}, {"id": ["forgotten-R-2", OTHER]}),
         ("certified_rows", {"custom_id": [GONE], "shown_sha256": ["5c1e"]},
          {"custom_id": ["forgotten-R-2"], "shown_sha256": ["[forgotten R]"]}),
