@@ -67,6 +67,8 @@ ARROWS: dict[str, set[str] | str] = {
     # review: examples count as reviewed by whoever wrote them
     "inputs": {"batch", "duplicates", "lake", "questions", "review", "scoring", "task"},
     "runs": {"__init__", "lake", "records", "task"},  # __init__: the version; task: which file a name means
+    # it goes through all that is kept of a person: tables, batches, and records, which are made true again (runs)
+    "forgetting": {"batch", "lake", "records", "runs"},
     "prices": {"batch"},  # an old name
     "plugin": {"runs"},  # papermill loads it; what it needs of runs it imports when a notebook runs
     "server": {"__init__", "chat", "isolation", "tiny"},  # __init__: the version

@@ -13,6 +13,7 @@ from arislab.cli import lake as lake_commands
 from arislab.cli import models as model_commands
 from arislab.cli import runs as run_commands
 from arislab.cli.demo import demo
+from arislab.cli.forget import forget
 from arislab.cli.init import init
 from arislab.cli.lab import PASSED_ON, lab
 from arislab.cli.options import Root
@@ -77,6 +78,7 @@ _VERBS: dict[str, dict[str, tuple[Any, str]]] = {
         "sql": (lake_commands.sql, "Ask the lake in SQL."),
         "lineage": (lake_commands.lineage, "Show the life of a row, from candidate to test answers."),
         "export": (export_commands.export, "Write examples or a model for other programs."),
+        "forget": (forget, "Take a candidate out of everything; a receipt stays."),
         "doctor": (lake_commands.doctor, "Say what is damaged or doubled, and the way back."),
     },
     "Records": {

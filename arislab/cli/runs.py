@@ -250,7 +250,7 @@ def verify(
     verdicts = [check_files(record)]
     if against is not None:
         verdicts.append(compare(record, records.read(against.resolve())))
-    elif level != "0":
+    elif level != "0" and verdicts[0].note is None:
         target = _target(record, None)
         try:
             trust = _is_trusted(record, trust=trust)

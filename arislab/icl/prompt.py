@@ -101,8 +101,16 @@ def turns(examples: pl.DataFrame, ids: Sequence[str]) -> list[tuple[str, str]]:
     Args:
         examples: As in ``texts``; each of ``ids`` is among them.
         ids: Of the set.
+
+    Raises:
+        PrerequisiteError: One of them is not there, as its candidate was forgotten.
     """
     known = texts(examples)
+    if gone := [name for name in ids if name not in known]:
+        raise PrerequisiteError(
+            f"example {gone[0]!r} is not there any more (withdrawn rows keep their texts, a forgotten candidate does "
+            "not): this set cannot be shown again; `arislab run icl` chooses anew."
+        )
     return [known[name] for name in ids]
 
 

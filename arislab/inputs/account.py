@@ -8,13 +8,29 @@ Each function returns lines; none where there is nothing to say. This module dec
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
 from arislab import questions
+from arislab.errors import PrerequisiteError
 from arislab.inputs.rows import Rows
 from arislab.lake.tables import SPLITS
+
+
+def skipped(gone: Mapping[str, str], n_rows: int, n_all: int) -> list[str]:
+    """Rows about candidates who were forgotten, which do not come back.
+
+    Raises:
+        PrerequisiteError: There are no others.
+    """
+    if not gone:
+        return []
+    name, when = next(iter(sorted(gone.items())))
+    said = f"{n_rows:,} of {n_all:,} rows are about {len(gone):,} forgotten candidates (first: {name!r}, {when})"
+    if n_rows == n_all:
+        raise PrerequisiteError(f"{said}; who was forgotten is not imported again. Nothing was imported.")
+    return [f"warning: {said}: skipped"]
 
 
 def renamed(names: dict[str, str]) -> list[str]:

@@ -25,6 +25,7 @@ from arislab import scoring
 from arislab.errors import PrerequisiteError
 from arislab.inputs import account, batch_files, earlier, files, lake_rows
 from arislab.inputs.rows import Rows
+from arislab.lake import receipts
 from arislab.review import decisions
 from arislab.task import Task
 
@@ -61,6 +62,7 @@ def candidates(
             recorded.
     """
     rows = files.read(file, **read)
+    rows, skipped = _let_in(lake, rows, rows.texts(id, "--id"))
     frame = lake_rows.candidates(rows, id=id, group=group, split=split)
     known = lake["candidates"].read()
     used = lake["training_data_raw"].read(columns=["candidate_id"]).unique()
@@ -78,6 +80,7 @@ def candidates(
     lines = [
         f"{frame.height:,} candidates = {frame.height - again.height:,} new + {again.height:,} replaced; "
         f"{placed['group_id'].n_unique():,} groups",
+        *skipped,
         *account.splits(placed),
         *account.read(rows, read["types"], rows.columns),
         f"first row: {account.short(frame['candidate_id'][0])}: {account.short(frame['profile'][0])}",
@@ -140,7 +143,10 @@ def outputs(
     rows = files.read(file, wanted={*used, *read["types"]}, **read)
     reserved = scoring.reserved(task)
     people, raw = lake_rows.outputs(rows, task=task.name, keep=keep, reserved=reserved, **columns)
-    lines = account.read(rows, read["types"], used)
+    rows, lines = _let_in(lake, rows, raw["candidate_id"].to_list())
+    if lines:
+        people, raw = lake_rows.outputs(rows, task=task.name, keep=keep, reserved=reserved, **columns)
+    lines += account.read(rows, read["types"], used)
     lines += account.unused_split(rows, split)
     if n := raw.filter(pl.col("input").str.strip_chars() == "").height:
         lines.append(f"warning: {n:,} outputs have no question (--input is null or blank)")
@@ -184,7 +190,22 @@ def batch(lake: Any, file: Path, task: Task, *, requests: Path, dry_run: bool = 
         dry_run: Say what would become of it, and write nothing.
     """
     people, raw = batch_files.read(requests, file, task=task.name)
-    return _write(lake, people, raw, [f"read from {requests.name} and {file.name}"], task=task, dry_run=dry_run)
+    gone = receipts.forgotten(lake.data, people["candidate_id"])
+    skipped = account.skipped(gone, raw.filter(raw["candidate_id"].is_in([*gone])).height, raw.height)
+    people, raw = (part.filter(~part["candidate_id"].is_in([*gone])) for part in (people, raw))
+    read = [*skipped, f"read from {requests.name} and {file.name}"]
+    return _write(lake, people, raw, read, task=task, dry_run=dry_run)
+
+
+def _let_in(lake: Any, rows: Rows, names: Sequence[str | None]) -> tuple[Rows, list[str]]:
+    """Return the rows of a file without those of people who were forgotten, and what is said of these."""
+    gone = receipts.forgotten(lake.data, {name for name in names if name})
+    if not gone:
+        return rows, []
+    kept = [i for i, name in enumerate(names) if name not in gone]
+    skipped = account.skipped(gone, len(names) - len(kept), len(names))
+    left = dataclasses.replace(rows, rows=[rows.rows[i] for i in kept], lines=[rows.lines[i] for i in kept])
+    return left, skipped
 
 
 def _write(

@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import LakeError, PrerequisiteError, closest
-from arislab.lake import conditions, digests, log, opening, sql, storage, tables, writing
+from arislab.lake import conditions, digests, log, opening, receipts, sql, storage, tables, writing
 from arislab.lake.conditions import Where
 from arislab.review import journal
 from arislab.system import files, paths
@@ -433,7 +433,15 @@ class Table:
         # where a row is a run (training_runs), its run_id is what it is about, not who wrote it
         if "run_id" in frame.columns and "run_id" in self.contract.key and run_id is None:
             stamp.pop("run_id")
-        return tables.check(self.name, frame.drop([c for c in stamp if c in frame.columns]).with_columns(**stamp))
+        checked = tables.check(self.name, frame.drop([c for c in stamp if c in frame.columns]).with_columns(**stamp))
+        if self.name in ("candidates", "training_data_raw"):  # by which anybody comes in
+            gone = receipts.forgotten(self.lake.data, checked["candidate_id"].unique())
+            if name := next(iter(sorted(gone)), None):
+                raise LakeError(
+                    f"{self.name}: candidate {name!r} was {gone[name]}; leave their rows out ({len(gone):,} such "
+                    "candidates). Nothing was written."
+                )
+        return checked
 
     def _commit(
         self, frame: pl.DataFrame | None, write: Callable[[Any], pl.DataFrame], *, is_always: bool = False

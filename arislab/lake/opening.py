@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import LakeError
-from arislab.lake import storage, tables
+from arislab.lake import receipts, storage, tables
 
 DAMAGED = re.compile(r"parquet|snappy|thrift|arrow error|utf-?8|python exception", re.IGNORECASE)
 """In what libraries say of a file whose bytes are not what was written; they have no error of their own for that."""
@@ -85,8 +85,20 @@ def frame(name: str, table: Any) -> pl.LazyFrame:
     return rows.with_columns(late) if late else rows
 
 
+def being_forgotten(folder: Path) -> LakeError | None:
+    """Return the error of a lake from which a candidate is being taken; null if nobody is."""
+    if not (folder.parent / receipts.UNDER_WAY).is_file():
+        return None
+    return LakeError(
+        f"{folder.name} under {folder.parent} is not to be had now: a candidate is being forgotten, or that was cut "
+        "off; then `arislab forget` without a name completes it."
+    )
+
+
 def damaged(folder: Path, damage: storage.Damage) -> LakeError:
     """Return the error of a table that is not whole."""
+    if (under_way := being_forgotten(folder)) is not None:
+        return under_way
     return LakeError(
         f"{folder.name} under {folder.parent} is damaged: {damage}. Nothing was read or written; "
         "`arislab doctor` says which version is whole and how to go back to it."

@@ -49,11 +49,14 @@ def commit(
         is_always: Write even without rows.
 
     Raises:
-        LakeError: The table is damaged or has another schema, or others were faster each time.
+        LakeError: The table is damaged or has another schema, a candidate is being forgotten, or others were faster
+            each time.
         PrerequisiteError: The disk is full, or the folder cannot be written.
     """
     from deltalake.exceptions import CommitFailedError, DeltaError
 
+    if (under_way := opening.being_forgotten(folder)) is not None:
+        raise under_way
     is_there = opening.exists(folder)  # first of all: a folder whose log is gone must not get one
     _make_place(folder)
     with storage.turn(folder):

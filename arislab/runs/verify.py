@@ -50,11 +50,13 @@ class Verdict:
     """How many of what were compared."""
     findings: list[Finding] = field(default_factory=list)
     """Empty: the run is verified."""
+    note: str | None = None
+    """Why the record cannot be run again to the same result, if so."""
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n:,} {name}" for name, n in self.checked.items())
         if not self.findings:
-            return f"{self.run_id}: {self.level} equal ({counts})"
+            return f"{self.run_id}: {self.level} equal ({counts})" + (f"\n  {self.note}" if self.note else "")
         lines = [f"{self.run_id}: NOT equal at {self.level} ({counts})", *(f"  {finding}" for finding in self.findings)]
         return "\n".join(lines)
 
@@ -102,7 +104,22 @@ def check_files(run: dict[str, Any]) -> Verdict:
         "reads": n_reads,
         "tables written": len(run.get("tables_written", {})),
     }
-    return Verdict(run["run_id"], "V0", checked, findings)
+    return Verdict(run["run_id"], "V0", checked, findings, _forgotten(run))
+
+
+def _forgotten(run: dict[str, Any]) -> str | None:
+    """Say that a person was taken out of what a record read or showed (``resealing``); null if nobody was."""
+    marks = run.get("forgotten") or []
+    if not marks:
+        return None
+    said = [
+        f"receipt {mark['receipt']} on {mark['at'][:10]} ({', '.join(mark['tables']) or 'its files alone'})"
+        for mark in marks
+    ]
+    return (
+        f"of what it read and left, a person was forgotten: {'; '.join(said)}. Without "
+        "their rows it gives another result: it is not run again."
+    )
 
 
 def _changed_fields(raw: dict[str, Any], folder: Path) -> list[Finding]:
