@@ -50,10 +50,12 @@ class Checkpoints:
         steps: Write one after so many optimizer steps; 0 for no such rule.
         minutes: Write one after so many minutes, or after `steps`, whichever is first; 0 for no such rule. Of neither,
             none is written or read.
+        began: When the process did, seconds since 1970; default now.
     """
 
-    def __init__(self, folder: Path, identity: str, *, steps: int, minutes: float) -> None:
+    def __init__(self, folder: Path, identity: str, *, steps: int, minutes: float, began: float | None = None) -> None:
         self.folder, self.identity, self.steps, self.minutes = folder, identity, steps, minutes
+        self.began = time.time() if began is None else began
         self.newest_step = 0
         """Of the newest checkpoint on disk; 0 without one."""
         self.resumed, self.seconds_before = 0, 0.0
@@ -125,7 +127,7 @@ class Checkpoints:
                 self.resumed += attempt["from_step"] > 0
         self.resumed += self.newest_step > 0
         self.attempt = self.folder / f"attempt-{len(earlier) + 1:06d}"
-        files.replace(self.attempt, json.dumps({"began": time.time(), "from_step": self.newest_step}))
+        files.replace(self.attempt, json.dumps({"began": self.began, "from_step": self.newest_step}))
 
     def _callback(self, trainer: Any, checkpoint: Path | None, remember: Callable[[Path], None]) -> Any:
         from transformers import TrainerCallback

@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import math
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def _main(spec_path: str) -> int:
 
 def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
     """Train one set and return its row."""
-    settings, base = spec["settings"], Path(spec["base_model"])
+    began, settings, base = time.time(), spec["settings"], Path(spec["base_model"])
     if settings["backend"] == "unsloth":
         importlib.import_module("unsloth")  # it patches trl and transformers, and must come first
     import torch
@@ -88,7 +89,7 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
     if "preference" in spec and validation is not None:
         validation = trainer.referenced(validation)
     versions = _versions(settings["backend"], settings["method"])
-    saved = _checkpoints(spec, work, **given, versions=versions)
+    saved = _checkpoints(spec, work, began, **given, versions=versions)
     meter = Meter(
         trainer,
         validation,
@@ -136,7 +137,7 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
     }
 
 
-def _checkpoints(spec: dict[str, Any], work: Path, **given: Any) -> checkpoints.Checkpoints:
+def _checkpoints(spec: dict[str, Any], work: Path, began: float, **given: Any) -> checkpoints.Checkpoints:
     """Return the checkpoints of a training with this identity: what it is given, and the code that trains."""
     code = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
@@ -147,7 +148,7 @@ def _checkpoints(spec: dict[str, Any], work: Path, **given: Any) -> checkpoints.
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     folder = Path(spec["folder"]) / checkpoints.FOLDER / identity[:32]
     (work / "checkpoints.txt").write_text(str(folder))  # for the parent, which removes them when all is well
-    return checkpoints.Checkpoints(folder, identity, **spec["checkpoints"])
+    return checkpoints.Checkpoints(folder, identity, **spec["checkpoints"], began=began)
 
 
 def _facts(trainer: Any, tokenizer: Any, examples: pl.DataFrame) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -75,7 +76,6 @@ def test_a_training_that_is_killed_again_and_again_goes_on_to_the_adapter_of_one
     rows = finetune.train(sets, held_out, folder=models, **how)
     assert rows["resumed"].to_list() == [6]
     assert rows.drop(TIMED).equals(calm.drop(TIMED))
-    assert rows["seconds"][0] > calm["seconds"][0]
     assert names_in(models) == sorted([Path(rows["model_path"][0]).name, Path(rows["model_path"][0]).name + ".log"])
 
 
@@ -173,3 +173,16 @@ def test_folders_of_trainings_whose_parents_were_killed_are_removed_and_others_a
         (tmp_path / name / "spec.json").write_text(json.dumps({"parent": parent}))
     children.sweep(tmp_path)
     assert names_in(tmp_path) == [".here", ".old"]
+
+
+def test_the_seconds_of_earlier_attempts_are_those_up_to_their_last_steps(tmp_path):
+    for n, (text, last) in enumerate(
+        [('{"began": 1000, "from_step": 0}', 1010), ("{", 1500), ('{"began": 2000, "from_step": 4}', 2005)], 1
+    ):
+        (tmp_path / f"attempt-{n:06d}").write_text(text)
+        os.utime(tmp_path / f"attempt-{n:06d}", (last, last))
+    trainer = SimpleNamespace(add_callback=lambda _: None, train=lambda **_: None)
+    mine = checkpoints.Checkpoints(tmp_path, "0", steps=1, minutes=0, began=3000)
+    mine.train(trainer)
+    assert (mine.seconds_before, mine.resumed) == (15, 1)
+    assert json.loads((tmp_path / "attempt-000004").read_text()) == {"began": 3000, "from_step": 0}
