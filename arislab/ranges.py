@@ -50,9 +50,9 @@ NUMBERS: dict[str, tuple[float, float, str]] = {
     "max_unread": (0.0, 1.0, "share of the tried answers that may be no number"),
     "max_scorer_failures": (0.0, 1.0, "share of the rows on which scorers may fail"),
     "scorer_timeout_s": (0.001, 86_400.0, "longest that a scorer may take for a row, s"),
-    "icl_margin": (0.0, 1.0, "quality by which a promoted arm may lie below in-context examples"),
+    "loss_margin": (0.0, 1.0, "quality by which a promoted arm may lie below in-context examples, or what it knew"),
+    "beta": (1e-6, 1_000.0, "how strongly an adapter is held to where it starts"),
     "rate_margin": (0.0, 1.0, "share by which format validity, stop rate and answers may be lower"),
-    "forgetting_margin": (0.0, 1.0, "score of FORGETTING rows by which it may be lower"),
     "min_equal": (0.0, 1.0, "share of the canary's answers that must be those of the reference"),
     "drain_s": (0.0, 86_400.0, "seconds to wait for requests of the version before"),
     "margin": (-1.0, 1.0, "smallest gain in quality that is worth a promotion"),
@@ -70,6 +70,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "control": ("random", "longest", "unfiltered"),
     "quality_from": ("rules", "people"),
     "gate_by": ("scorers", "people"),
+    "trained": ("curated", "dpo", "ipo", "kto"),
+    "loss": ("dpo", "ipo", "kto"),
+    "start": ("sft", "base"),
     "compare": ("outputs", "samples", "arms"),
 }
 """Name to the words that it may be."""

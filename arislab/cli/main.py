@@ -27,7 +27,8 @@ from arislab.system.text import print
 def run(
     context: typer.Context,
     phase: Annotated[
-        str | None, typer.Argument(help="generate, curate, icl, finetune, evaluate, judge, deploy, or FILE.ipynb.")
+        str | None,
+        typer.Argument(help="generate, curate, icl, finetune, evaluate; judge, prefer, deploy; or FILE.ipynb."),
     ] = None,
     parameters: Annotated[
         list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="A parameter of the notebook; repeat it.")
@@ -68,7 +69,7 @@ _VERBS: dict[str, dict[str, tuple[Any, str]]] = {
         "review": (review, "Serve the review panel to people without Jupyter."),
     },
     "Phases": {
-        "run": (run, "Run generate, curate, icl, finetune, evaluate; judge, deploy."),
+        "run": (run, "Run generate, curate, icl, finetune, evaluate; judge, prefer, deploy."),
         "resume": (run_commands.resume, "Go on from a run that did not end well."),
     },
     "Data": {

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from arislab import chat
-from arislab.errors import ParameterError
+from arislab.errors import ParameterError, TrainingError
 
 COLUMNS = {
     "id": pl.String,
@@ -41,6 +42,36 @@ def names(trained: pl.DataFrame) -> pl.Series:
     return trained.select(pl.when(number > 1).then(later).otherwise("arm").alias("label")).to_series()
 
 
+def with_control(arm: str) -> tuple[str, str]:
+    """Return an arm of ``finetuning_runs`` and the one that shows what it is worth.
+
+    Args:
+        arm: curated, or a loss of ``prefer``.
+
+    Example:
+        >>> with_control("curated"), with_control("dpo")
+        (('curated', 'control'), ('dpo', 'dpo-control'))
+    """
+    return arm, "control" if arm == "curated" else f"{arm}-control"
+
+
+def started_from(tuned: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return the adapter that a training went on with, as a list of one; of a new adapter an empty one.
+
+    Args:
+        tuned: A row of ``finetuning_runs``: model_path.
+        folder: Of the adapters.
+
+    Raises:
+        TrainingError: Its folder has no manifest.
+    """
+    path = folder / tuned["model_path"] / "manifest.json"
+    if not path.is_file():
+        raise TrainingError(f"{path} is gone; bring the folder back, or train again (arislab run finetune).")
+    start = json.loads(path.read_text(encoding="utf-8")).get("start")
+    return [start["name"]] if start else []
+
+
 def of_seeds(trained: pl.DataFrame, arm: str, *, n: int = 1) -> list[dict[str, Any]]:
     """Return the newest training of an arm, and others that are alike but for their seed.
 
@@ -49,7 +80,7 @@ def of_seeds(trained: pl.DataFrame, arm: str, *, n: int = 1) -> list[dict[str, A
 
     Args:
         trained: Rows of ``finetuning_runs``.
-        arm: curated or control.
+        arm: curated, control, or an arm of ``prefer``.
         n: How many.
 
     Raises:

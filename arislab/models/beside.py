@@ -12,6 +12,8 @@ from arislab import stats
 
 RATES = {"is_valid": "format validity", "is_whole": "stop rate", "is_answered": "answers that are no refusals"}
 """Columns of ``evaluate.rates``, and what the share of true is called."""
+SFT = "sft"
+"""Arm of the adapter with which preference training began."""
 _MOST = 10_000_000
 
 
@@ -31,7 +33,8 @@ def checks(
     """Return what is looked at beside the gain over the baseline, in a fixed order.
 
     Args:
-        comparison: From ``stats.compare``, with a row of the arm against ``icl``.
+        comparison: From ``stats.compare``, with a row of the arm against ``icl``; one against ``SFT``, of an adapter
+            that was trained further, is looked at likewise.
         arm: The arm to promote.
         rates: From ``evaluate.rates``.
         costs: From ``evaluate.costs``.
@@ -48,14 +51,18 @@ def checks(
         other; null: not measured), margin, n, n_needed (rows that would decide; null: it is decided, or no number
         would).
     """
+    begun = comparison.filter((pl.col("arm") == arm) & (pl.col("baseline") == SFT)).height
     return [
         beside_icl(comparison, costs, arm=arm, icl=icl, margin=icl_margin),
+        *([beside_icl(comparison, costs, arm=arm, icl=SFT, margin=icl_margin, name="where it began")] if begun else []),
         *(not_lower(rates, column, arm=arm, baseline=baseline, margin=rate_margin) for column in RATES),
         _forgets(forgetting, arm=arm, baseline=baseline, margin=forgetting_margin),
     ]
 
 
-def beside_icl(comparison: pl.DataFrame, costs: pl.DataFrame, *, arm: str, icl: str, margin: float) -> dict[str, Any]:
+def beside_icl(
+    comparison: pl.DataFrame, costs: pl.DataFrame, *, arm: str, icl: str, margin: float, name: str = "in-context"
+) -> dict[str, Any]:
     """Is the arm as good as in-context examples, or cheaper and not shown to be worse?
 
     As good: the lower end of its gain lies above minus the margin. An arm whose prompts are shorter need not show that:
@@ -65,12 +72,13 @@ def beside_icl(comparison: pl.DataFrame, costs: pl.DataFrame, *, arm: str, icl: 
         comparison: From ``stats.compare``.
         costs: From ``evaluate.costs``: arm, prompt_tokens (per 1,000 answers).
         arm: The arm to promote.
-        icl: Arm with in-context examples.
+        icl: Arm with in-context examples, or another one that the arm may replace.
         margin: By how much its quality may lie below.
+        name: Of the check.
     """
     rows = comparison.filter((pl.col("arm") == arm) & (pl.col("baseline") == icl))
     if not rows.height:
-        return _said("in-context", "not measured", f"no arm {icl} was compared", margin=margin)
+        return _said(name, "not measured", f"no arm {icl} was compared", margin=margin)
     row = rows.row(0, named=True)
     told: dict[str, float | None] = dict(costs.select("arm", "prompt_tokens").iter_rows())
     mine, theirs = told.get(arm), told.get(icl)
@@ -81,14 +89,14 @@ def beside_icl(comparison: pl.DataFrame, costs: pl.DataFrame, *, arm: str, icl: 
     )
     gain = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
     if row["low"] > -margin:
-        return _said("in-context", "passed", f"not below {icl} by more than {margin:g} ({gain}){price}", **numbers)
+        return _said(name, "passed", f"not below {icl} by more than {margin:g} ({gain}){price}", **numbers)
     if row["high"] < -margin:
-        return _said("in-context", "failed", f"below {icl} by more than {margin:g} ({gain}){price}", **numbers)
+        return _said(name, "failed", f"below {icl} by more than {margin:g} ({gain}){price}", **numbers)
     if is_cheaper:
-        return _said("in-context", "passed", f"cheaper than {icl}, not shown to be worse ({gain}){price}", **numbers)
+        return _said(name, "passed", f"cheaper than {icl}, not shown to be worse ({gain}){price}", **numbers)
     needed = rows_for(row, -margin)
     return _said(
-        "in-context",
+        name,
         "unclear",
         f"may be below {icl} by more than {margin:g} ({gain}){price}",
         **numbers,
