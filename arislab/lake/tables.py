@@ -594,8 +594,8 @@ TABLES: dict[str, Contract] = {
                 "one evaluation of several arms on the same candidates", required=True, names_run=True
             ),
             "arm": _text(
-                "baseline, icl, finetuned, icl+finetuned, control, sft (what it was trained further from); echo, bare echo, "
-                "empty, most frequent, nearest: answers without a model",
+                "baseline, icl, finetuned, icl+finetuned, control, sft (what it was trained further from); echo, bare "
+                "echo, empty, most frequent, nearest: answers without a model",
                 required=True,
             ),
             "candidate_id": _text("test candidate", required=True),
