@@ -47,7 +47,7 @@ from arislab.server.engines import base
 from arislab.server.engines import echo as echoing
 from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.store import Store
-from arislab.system import processes
+from arislab.system import files, processes
 from arislab.system.processes import start_ticks
 from arislab.tiny import grammar
 from arislab.tiny.decoder import MODEL_DIR
@@ -365,6 +365,8 @@ def arislab_process(*arguments, root, ok=True, timeout=240, **env):
 
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
+BY_DEFAULT = [path for path in NOTEBOOKS if path.stem != "prefer"]
+"""Those that run without anybody: prefer needs what people prefer."""
 
 
 NBVAL = """
@@ -382,7 +384,7 @@ sys.exit(pytest.main(options + sys.argv[1:]))
 
 
 class NotebooksBeside:
-    """nbval executes every cell of all eight notebooks in one root, in order, in a process beside this one."""
+    """nbval executes every cell of all notebooks but one in one root, in order, in a process beside this one."""
 
     def __init__(self):
         self._folder = Path(tempfile.mkdtemp(prefix="arislab-test-notebooks-"))
@@ -392,7 +394,7 @@ class NotebooksBeside:
             env.pop(name, None)
         with self._printed.open("wb") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", NBVAL, *map(str, NOTEBOOKS)],
+                [sys.executable, "-c", NBVAL, *map(str, BY_DEFAULT)],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -1655,3 +1657,36 @@ def version(folder, text, *, arm="curated", name="fam"):
     (place / "manifest.json").write_text(json.dumps(manifest))
     row = {"id": f"ft-{text}", "name": name, "arm": arm, "base_model": "base", "data_version": "t@1"}
     return row | {"adapter_sha256": sha256, "model_path": place.name}
+
+
+def adapter(lake, seed, *, family="candidate-evaluation"):
+    """A random adapter of the embedded model as training leaves it, registered and judged; returns its name."""
+    from arislab import models  # what few tests need
+
+    staging = lake.models / f"new-{seed}"
+    random_adapter(staging, seed=seed, spread=0.3)
+    for path in staging.iterdir():
+        if path.name not in ("adapter_config.json", "adapter_model.safetensors"):
+            path.unlink()
+    digests = {path.name: files.of_file(path)["sha256"] for path in staging.iterdir()}
+    sha256 = digests["adapter_model.safetensors"]
+    base = finetune.base_fingerprint(finetune.resolve_model("tiny"))
+    manifest = {"name": family, "arm": "curated", "base": base, "data_sha256": "d", "files": digests}
+    manifest["hyperparameters"] = {"r": 4, "lora_alpha": 16, "chat_template_kwargs": {}}
+    (staging / "manifest.json").write_text(json.dumps(manifest))
+    name = f"{family}-curated-{sha256[:12]}"
+    staging.rename(lake.models / name)
+    numbers = {"r": 4, "lora_alpha": 16, "max_length": 512}
+    row = {"id": f"ft-{seed}", "name": family, "arm": "curated", "base_model": base["name"], "method": "lora"}
+    row |= {
+        "training_examples": 1,
+        "model_path": name,
+        "adapter_sha256": sha256,
+        "hyperparameters": json.dumps(numbers),
+    }
+    row |= {"data_version": "training_data_curated@0"}
+    lake["finetuning_runs"].append(pl.DataFrame([row]))
+    registry = models.Registry(lake)
+    registry.register(pl.DataFrame([row]))
+    registry.judge(name, {"verdict": "promote", "reason": "finetuned beats baseline"}, evaluation="eval-1")
+    return name

@@ -154,9 +154,10 @@ def _check_number(tokenized: pl.DataFrame, loss: str, least: int) -> None:
     usable, counts = tokenized.filter(pl.col("status") == "ok"), count_statuses(tokenized)
     if usable.height < least:
         reasons = tokenized["reason"].drop_nulls().unique(maintain_order=True).head(3).to_list()
+        why = f" ({counts}; first reasons: {reasons})" if reasons else ""
         raise TrainingError(
-            f"{usable.height} of {tokenized.height} preferences can be trained ({counts}; first reasons: {reasons}), "
-            f"and at least {least} are needed: {least - usable.height} more. Let people decide more, or give least."
+            f"{usable.height} of {tokenized.height} preferences can be trained{why}, and at least {least} are needed: "
+            f"{least - usable.height} more. Let people decide more, or give least."
         )
     good = int(usable["is_desirable"].sum()) if loss == "kto" else least
     if min(good, usable.height - good) < least // 3 and loss == "kto":

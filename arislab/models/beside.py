@@ -151,7 +151,7 @@ def not_lower(rates: pl.DataFrame, column: str, *, arm: str, baseline: str, marg
             ),
             None,
         )
-    why = f"{shown}: may be lower by {-low:.1%}, {margin:.1%} is allowed"
+    why = f"{shown}: may be lower by {-low:.2%}, {margin:.2%} is allowed"
     return _said(name, "unclear", why, **numbers, n_needed=needed)
 
 

@@ -59,14 +59,16 @@ def gate(
     needed = [check["n_needed"] for check in checks if check["verdict"] == "unclear"]
     needed += [rows_for(row, margin)] if votes is None and _verdict(row, margin) == UNCLEAR else []
     needed += [rows_for(closest, 0.0)] if closest and _verdict(closest, 0.0) == UNCLEAR else []
+    n_needed = max((n for n in needed if n is not None), default=None) if verdict == UNCLEAR else None
+    more = f"; about {n_needed:,} test candidates would decide" if n_needed else ""
     return {
         "arm": arm,
         "against": baseline,
         "verdict": verdict,
         **{k: row[k] for k in ("difference", "low", "high", "p_holm", "n")},
         "margin": margin,
-        "reason": _reason(arm, row, margin, closest, votes, checks),
-        "n_needed": max((n for n in needed if n is not None), default=None) if verdict == UNCLEAR else None,
+        "reason": _reason(arm, row, margin, closest, votes, checks) + more,
+        "n_needed": n_needed,
         "checks": list(checks),
         "trivial": closest
         and {"against": closest["baseline"]} | {k: closest[k] for k in ("difference", "low", "high", "n")},

@@ -1,6 +1,5 @@
 """From a promotion to the answer that a client gets, and back: by the commands, over kills, at a server of its own."""
 
-import json
 import os
 import random
 import signal
@@ -10,41 +9,15 @@ import time
 
 import polars as pl
 import pytest
-from toys import CHECKOUT, Server, arislab, arislab_process, random_adapter
+from toys import CHECKOUT, Server, adapter, arislab, arislab_process
 
 from arislab import batch, finetune, models
 from arislab.lake import Lake
-from arislab.system import files
 from arislab.tiny.candidates import compose
 
 FAMILY, ALIAS = "candidate-evaluation", "candidate-evaluation@champion"
 FEW = ["-p", "n_canary", "4", "-p", "max_tokens", "24"]
 KILLS = int(os.environ.get("ARISLAB_DEPLOY_KILLS", "2"))
-PASS = {"verdict": "promote", "reason": "finetuned beats baseline"}
-
-
-def adapter(lake, seed):
-    """A random adapter of the embedded model as training leaves it, registered and judged; returns its name."""
-    staging = lake.models / f"new-{seed}"
-    random_adapter(staging, seed=seed, spread=0.3)
-    for path in staging.iterdir():
-        if path.name not in ("adapter_config.json", "adapter_model.safetensors"):
-            path.unlink()
-    digests = {path.name: files.of_file(path)["sha256"] for path in staging.iterdir()}
-    sha256 = digests["adapter_model.safetensors"]
-    base = finetune.base_fingerprint(finetune.resolve_model("tiny"))
-    manifest = {"name": FAMILY, "arm": "curated", "base": base, "data_sha256": "d", "files": digests}
-    (staging / "manifest.json").write_text(json.dumps(manifest))
-    name = f"{FAMILY}-curated-{sha256[:12]}"
-    staging.rename(lake.models / name)
-    row = {"id": f"ft-{seed}", "name": FAMILY, "arm": "curated", "base_model": base["name"], "method": "lora"}
-    row |= {"training_examples": 1, "model_path": name, "adapter_sha256": sha256, "hyperparameters": "{}"}
-    row |= {"data_version": "training_data_curated@0"}
-    lake["finetuning_runs"].append(pl.DataFrame([row]))
-    registry = models.Registry(lake)
-    registry.register(pl.DataFrame([row]))
-    registry.judge(name, PASS, evaluation="eval-1")
-    return name
 
 
 @pytest.fixture(scope="module")
