@@ -15,7 +15,7 @@ from arislab.runs import convert, parameters_of
 from arislab.task import load
 
 N = 12
-ANY = {"rate_margin": 1.0, "icl_margin": 1.0}
+ANY = {"rate_margin": 1.0, "loss_margin": 1.0}
 """Twelve answers cannot show that no format broke: here only the gain, and what people say, are of interest."""
 
 
@@ -137,6 +137,7 @@ def evaluated(lake, root, *, gain, **given):
         "lake": lake, "spec": spec, "people": asked, "scores": scores, "free": free, "everything": everything,
         "merged": everything, "means": evaluate.summary(everything, by="report", groups=asked), "tuned": tuned,
         "known": None,
+        "begun": [],
         "evaluate": evaluate, "models": models, "pairwise": pairwise, "stats": stats, "trivial": trivial, "pl": pl,
     }  # fmt: skip
     return play("5_evaluate", root, only=("parameters", "compare", "worst", "gate"), given_names=names, **given)
