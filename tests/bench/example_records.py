@@ -4,7 +4,7 @@
     arislab demo --model smollm2 --seeds 3 --root DIR && python tests/bench/example_records.py DIR example-real
 
 Of several seeds the first one's five stand there, and of each other its evaluation, without pictures, in a folder of
-its own. Of each run its executed notebook and run.json stay, pictures in 24 colours: a quarter of their bytes. The
+its own. Of each run its executed notebook and run.json stay, pictures in 24 colours and tables as HTML alone. The
 machine's name, absolute paths and widget state go, and the digests are those of what is left. ``demo.png``, which the
 README shows, is the plot of arms in phase 5.
 """
@@ -50,6 +50,8 @@ def keep(run: dict, target: Path, above: Path, *, pictures: bool = True) -> dict
         picture = data.pop("image/png", None)
         if picture and pictures:
             data["image/png"] = in_few_colours(picture)
+        if "text/html" in data:
+            data.pop("text/plain", None)
     text = without_places(json.dumps(notebook, indent=1, ensure_ascii=False), run, above)
     target.mkdir(parents=True, exist_ok=True)
     (target / "notebook.ipynb").write_text(text + "\n", encoding="utf-8")
