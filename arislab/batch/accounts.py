@@ -45,8 +45,9 @@ def collect(work: Work) -> pl.DataFrame:
         .with_columns(tools=pl.Series(tools, dtype=pl.String))
         .join(_outcomes(work), on="custom_id", how="inner", maintain_order="left")
     )
-    # a server may add the version to the name: gpt-x answers as gpt-x-2026-08-01
-    other = frame.filter(~pl.col("model_returned").str.starts_with(pl.col("model")))
+    # a server may add the version to the name: gpt-x answers as gpt-x-2026-08-01; an alias is answered by its model
+    asked_for = pl.col("model").replace(work.server.aliases)
+    other = frame.filter(~pl.col("model_returned").str.starts_with(asked_for))
     if other.height:
         asked, answered = other.row(0, named=True)["model"], other.row(0, named=True)["model_returned"]
         warnings.warn(

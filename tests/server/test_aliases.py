@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
-from toys import Server, line, text_of
+from toys import Server, line, people, text_of
 
-from arislab.batch import connect
+from arislab.batch import build_requests, connect, submit
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.server.aliases import Aliases
 from arislab.server.engines.upstream import UpstreamEngine
@@ -39,6 +39,10 @@ def switch(server, model, **more):
 
 def chat(server, model, text="hi"):
     return server.client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}])
+
+
+def asked(candidate):
+    return [{"role": "user", "content": candidate["candidate_id"]}]
 
 
 def mark(model):
@@ -237,3 +241,14 @@ def test_a_switch_is_on_disk_when_it_returns(tmp_path):
     store = Store(tmp_path / "data")
     assert Aliases(store.database).resolve(ALIAS) == "a"
     store.close()
+
+
+def test_that_an_alias_is_answered_by_its_model_is_no_surprise(three, tmp_path, monkeypatch, recwarn):
+    monkeypatch.setenv("ARISLAB_API_KEY", three.token)
+    with connect(three.url, folder=tmp_path) as server:
+        server.switch(ALIAS, "faulty-1", expected=None)
+        requests = build_requests(people(2), asked, model=ALIAS)
+        rows = submit(requests, server=server, folder=tmp_path).wait().collect()
+    assert rows["model_returned"].unique().to_list() == ["faulty-1"]
+    assert rows["model"].unique().to_list() == [ALIAS]
+    assert not [w for w in recwarn if "of another name than was asked" in str(w.message)]
