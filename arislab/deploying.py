@@ -7,7 +7,8 @@ asked (the reference, which the lake keeps), what the server answers under its n
 
 import json
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,26 +110,56 @@ def verdict(compared: pl.DataFrame, version: str, *, min_equal: float = 1.0) -> 
     }
 
 
-def require(said: dict[str, Any], version: str) -> None:
+def require(said: dict[str, Any], version: str, *, server: batch.Server | None = None) -> None:
     """Stop where a canary failed: clients keep what they have.
+
+    Args:
+        said: From ``verdict``.
+        version: Name of the version.
+        server: Lets it go again, if it is one that loads versions; null: it stays.
 
     Raises:
         RegistryError: It failed.
     """
     if said["verdict"] != "passed":
+        if server is not None:
+            server.unload_adapter(version)
         raise RegistryError(
             f"{version} is not deployed, and clients get what they got before: {said['reason']}. Look at the answers "
             "above; where another engine only rounds otherwise, -p min_equal 0.9 allows it."
         )
 
 
-def switch(server: batch.Server, alias: str, version: str, *, drain_s: float = 0.0) -> dict[str, Any]:
+def asked_anew(events: pl.DataFrame, n_rows: int, endpoint: str) -> int:
+    """Return a seed for a canary, so that no answer to an earlier one, or of another server, passes for one to it.
+
+    Greedy requests do not depend on it but for their name; a run that is repeated gets the same.
+
+    Args:
+        events: Rows of ``model_events``.
+        n_rows: Rows of ``training_data_raw`` now.
+        endpoint: From ``endpoint``.
+    """
+    return zlib.crc32(f"{n_rows}/{events.filter(event='canary').height}/{endpoint}".encode()) % 2**31 + 1
+
+
+def switch(
+    server: batch.Server,
+    alias: str,
+    version: str,
+    *,
+    expected: str | None,
+    registered: Callable[[], str | None] | None = None,
+    drain_s: float = 0.0,
+) -> dict[str, Any]:
     """Let a server answer for an alias with another version, and wait until nobody asks the one before.
 
     Args:
         server: From ``batch.connect``.
         alias: From ``models.alias_of``.
         version: A model that the server offers.
+        expected: What the alias named at the server when the deployment began; null: nothing.
+        registered: Says what the registry names now; the server follows it, and so does a switch that came second.
         drain_s: Seconds to wait, at most; what is not answered by then goes on.
 
     Returns:
@@ -136,13 +167,27 @@ def switch(server: batch.Server, alias: str, version: str, *, drain_s: float = 0
 
     Raises:
         PrerequisiteError: Somebody else switched meanwhile, or the server has no such model.
+        RegistryError: The registry names another version by now; the server answers with that one, or as before.
     """
-    previous, began = server.aliases.get(alias), time.monotonic()
-    server.switch(alias, version, expected=previous)
+    if registered is not None and (now := registered()) != version:
+        raise RegistryError(_moved(alias, now, version) + "Nothing was switched.")
+    previous, began = expected, time.monotonic()
+    server.switch(alias, version, expected=expected)
+    if registered is not None and (now := registered()) != version:  # a rollback that the switch overtook
+        if now is not None:
+            server.switch(alias, now, expected=version)
+        raise RegistryError(_moved(alias, now, version) + "The server answers with that one.")
     seconds, until = time.monotonic() - began, time.monotonic() + drain_s
     while (is_used := previous not in (None, version) and previous in server.in_use()) and time.monotonic() < until:
         time.sleep(0.2)
     return {"previous": previous, "seconds": seconds, "is_drained": not is_used}
+
+
+def _moved(alias: str, now: str | None, version: str) -> str:
+    return (
+        f"{alias} names {now or 'no version'} in the registry now, and named {version} when this began: somebody "
+        "promoted or went back meanwhile (`arislab models history`). "
+    )
 
 
 def row(name: str, version: str, *, alias: str, run_id: str, action: str, **more: Any) -> pl.DataFrame:
@@ -199,9 +244,12 @@ def follow(lake: Any, event: dict[str, Any]) -> dict[str, str]:
         where = one["endpoint"]
         try:
             with batch.connect(where, folder=lake.batches, adapters=lake.models) as server:
-                done = switch(server, alias, event["version"])
+                done = switch(server, alias, event["version"], expected=server.aliases.get(alias))
         except (ArislabError, OSError) as error:
-            said[where] = f"NOT switched: {error} `arislab run deploy -p base_url {where}` when it is back."
+            said[where] = (
+                f"NOT switched: {error} `arislab run deploy -p base_url {where}` when it is back (with its user and "
+                "password, if it was given with some; they are not kept)."
+            )
             continue
         facts = {"endpoint": where, "previous": done["previous"], "seconds": done["seconds"]}
         new = row(event["name"], event["version"], alias=alias, run_id=lake.run_id, action="rollback", **facts)

@@ -269,13 +269,14 @@ def rates(scores: pl.DataFrame, people: pl.DataFrame, task: Task) -> pl.DataFram
     """Return how each answer came, whatever it is worth: is it of the form, is it whole, is it one at all?
 
     Args:
-        scores: From ``ask``; where no answer came (status error, unavailable, …) all is null.
+        scores: From ``ask``.
         people: Rows of ``candidates``: candidate_id, group_id.
         task: Its SCHEMA is the form.
 
     Returns:
-        arm, candidate_id, group_id, is_valid (fits the SCHEMA; null: there is none), is_whole (the model ended it, and
-        not the limit), is_answered (it is neither refused nor empty).
+        arm, candidate_id, group_id, is_valid (fits the SCHEMA; null: there is none, or no answer came), is_whole (the
+        model ended it, and not the limit; null: no answer came), is_answered (an answer came that is neither refused
+        nor empty).
     """
     errors = structured.check(scores.select("output"), task.schema)["schema_error"]
     came = pl.col("status").is_in(list(batch.ANSWERED))
@@ -283,7 +284,7 @@ def rates(scores: pl.DataFrame, people: pl.DataFrame, task: Task) -> pl.DataFram
     rows = scores.with_columns(
         is_valid=pl.when(came).then(valid),
         is_whole=pl.when(came).then(pl.col("status") != "truncated"),
-        is_answered=pl.when(came).then(~pl.col("status").is_in(["refused", "empty"])),
+        is_answered=came & ~pl.col("status").is_in(["refused", "empty"]),
     )
     rows = rows.join(people.select("candidate_id", "group_id"), on="candidate_id", how="left", maintain_order="left")
     return rows.select("arm", "candidate_id", "group_id", "is_valid", "is_whole", "is_answered")

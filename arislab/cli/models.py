@@ -8,7 +8,7 @@ import polars as pl
 import typer
 
 from arislab.cli.options import Root, open_lake
-from arislab.errors import ParameterError, PrerequisiteError, RegistryError
+from arislab.errors import ParameterError, PrerequisiteError, RegistryError, closest
 from arislab.system.text import one_line, print
 
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="Its name, the start of it, or NAME@ALIAS.")]
@@ -81,8 +81,9 @@ def history(
 ) -> None:
     """Show who did what to which version, and why, in the order in which it happened."""
     events = _registry(root).events()
-    if name is not None:
-        events = events.filter((pl.col("name") == name) | pl.col("version").str.starts_with(name))
+    if name is not None and not (own := events.filter(pl.col("version").str.starts_with(name))).height:
+        own = events.filter(name=_family(events, name))
+    events = events if name is None else own
     if as_json:
         _print_json(events)
         return
@@ -144,7 +145,7 @@ def rollback(
     families = registry.states()["name"].unique(maintain_order=True).to_list()
     if name is None and len(families) != 1:
         raise ParameterError(f"which family? Name one: {', '.join(families) or 'there is none yet'}.")
-    event = registry.roll_back(name or families[0], alias=alias, reason=reason)
+    event = registry.roll_back(_family(registry.events(), name or families[0]), alias=alias, reason=reason)
     print(f"{event['name']}@{alias} is {event['version']} again (it was {event['previous']})")
     problems = 0
     for endpoint, said in deploying.follow(lake, event).items():
@@ -168,12 +169,26 @@ def _registry(root: Any, by: str | None = None) -> Any:
     return models.Registry(open_lake(root), actor=by)
 
 
+def _family(events: pl.DataFrame, name: str) -> str:
+    """The family that a name means: its own, or that of the task."""
+    known = events["name"].unique(maintain_order=True).to_list()
+    meant = name if name in known else name.replace("_", "-")
+    if meant not in known:
+        raise PrerequisiteError(
+            f"there is no family {name!r}; {closest(name, known) if known else 'there is none yet'}."
+        )
+    return meant
+
+
 def _find(events: pl.DataFrame, text: str) -> str:
     """The version that is meant by its name, the start of it, or an alias."""
     from arislab import models
 
+    if not text.strip():
+        raise PrerequisiteError("a version has a name; `arislab models` lists them.")
     if "@" in text:
-        family, _, alias = text.partition("@")
+        name, _, alias = text.partition("@")
+        family = _family(events, name)
         if (version := models.named(events, family, alias)) is None:
             raise PrerequisiteError(f"{text} names no version yet; `arislab models` lists them.")
         return version

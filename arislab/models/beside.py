@@ -65,8 +65,8 @@ def beside_icl(
 ) -> dict[str, Any]:
     """Is the arm as good as in-context examples, or cheaper and not shown to be worse?
 
-    As good: the lower end of its gain lies above minus the margin. An arm whose prompts are shorter need not show that:
-    it fails where the upper end lies below minus the margin.
+    As good: the lower end of its gain lies above minus the margin. An arm whose prompts are shorter need not show that,
+    if its gain lies above minus the margin and the interval reaches 0. It fails where the upper end lies below.
 
     Args:
         comparison: From ``stats.compare``.
@@ -88,11 +88,13 @@ def beside_icl(
         "" if mine is None or theirs is None else f"; {mine:,.0f} prompt tokens per 1,000 answers, {icl} {theirs:,.0f}"
     )
     gain = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    if not math.isfinite(row["low"]) or not math.isfinite(row["high"]):
+        return _said(name, "unclear", f"too few rows beside {icl} for an interval{price}", **numbers)
     if row["low"] > -margin:
         return _said(name, "passed", f"not below {icl} by more than {margin:g} ({gain}){price}", **numbers)
     if row["high"] < -margin:
         return _said(name, "failed", f"below {icl} by more than {margin:g} ({gain}){price}", **numbers)
-    if is_cheaper:
+    if is_cheaper and row["high"] >= 0 and row["difference"] >= -margin:
         return _said(name, "passed", f"cheaper than {icl}, not shown to be worse ({gain}){price}", **numbers)
     needed = rows_for(row, -margin)
     return _said(
@@ -107,8 +109,9 @@ def beside_icl(
 def not_lower(rates: pl.DataFrame, column: str, *, arm: str, baseline: str, margin: float) -> dict[str, Any]:
     """Is a rate of an arm lower than that of the baseline by no more than a margin?
 
-    By exact bounds on groups of candidates: of how many the arm loses what the baseline had, at most (97.5 %), less
-    that of how many it gains, at least (97.5 %). Where nothing was lost on few rows, much may be lost on others.
+    By the wider of two intervals. Exact bounds on groups of candidates: of how many the arm loses what the baseline
+    had, at most (97.5 %), less that of how many it gains, at least (97.5 %); where nothing was lost on few rows, much
+    may be lost on others. And the paired bootstrap over whole groups, which knows how many rows a group has.
 
     Args:
         rates: From ``evaluate.rates``.
@@ -125,7 +128,9 @@ def not_lower(rates: pl.DataFrame, column: str, *, arm: str, baseline: str, marg
         on="arm", index=["candidate_id", "group_id"], values=column
     )
     if not {arm, baseline} <= set(pairs.columns) or not pairs.drop_nulls().height:
-        return _said(name, "not measured", f"{name}: not measured (the task has no SCHEMA)", margin=margin)
+        if column == "is_valid" and not rates[column].count():
+            return _said(name, "not measured", f"{name}: not measured (the task has no SCHEMA)", margin=margin)
+        return _said(name, "unclear", f"{name}: no candidate has an answer of both arms", margin=margin)
     pairs = pairs.drop_nulls().with_columns(
         lost=(pl.col(baseline) & ~pl.col(arm)).cast(pl.Int64), won=(pl.col(arm) & ~pl.col(baseline)).cast(pl.Int64)
     )
@@ -133,17 +138,24 @@ def not_lower(rates: pl.DataFrame, column: str, *, arm: str, baseline: str, marg
     groups = pairs.group_by("group_id").agg(change=pl.col("won").sum() - pl.col("lost").sum())["change"]
     n, n_lost, n_won = groups.len(), int((groups < 0).sum()), int((groups > 0).sum())
     means = [int(pairs[each].sum()) / pairs.height for each in (arm, baseline)]
-    low = stats.lower_bound(n_won / n, n, alpha=0.025) - _upper(n_lost, n)
-    high = _upper(n_won, n) - stats.lower_bound(n_lost / n, n, alpha=0.025)
+    rows = pairs.unpivot([arm, baseline], index="candidate_id", variable_name="arm", value_name="share")
+    by_rows = stats.compare(
+        rows.with_columns(pl.col("share").cast(pl.Float64)),
+        contrasts=[(arm, baseline)],
+        by="share",
+        groups=pairs.select("candidate_id", "group_id"),
+    ).row(0, named=True)
+    low = min(by_rows["low"], stats.lower_bound(n_won / n, n, alpha=0.025) - _upper(n_lost, n))
+    high = max(by_rows["high"], _upper(n_won, n) - stats.lower_bound(n_lost / n, n, alpha=0.025))
     numbers = {"difference": means[0] - means[1], "low": low, "high": high, "margin": margin, "n": pairs.height}
     shown = f"{name} {means[0]:.1%}, {baseline} {means[1]:.1%}"
     if low >= -margin:
         return _said(name, "passed", shown, **numbers)
-    if high < 0:
-        return _said(name, "failed", f"{shown}: lower", **numbers)
-    needed = None
-    if n_lost / n - n_won / n < margin:
-        needed = next(
+    if high < -margin:
+        return _said(name, "failed", f"{shown}: lower by more than {margin:.2%}", **numbers)
+    needed = rows_for(by_rows, -margin) if means[0] - means[1] > -margin else None
+    if n_lost / n - n_won / n < margin and means[0] - means[1] > -margin:
+        exact = next(
             (
                 m
                 for m in _sizes(n)
@@ -151,6 +163,7 @@ def not_lower(rates: pl.DataFrame, column: str, *, arm: str, baseline: str, marg
             ),
             None,
         )
+        needed = max((each for each in (needed, exact) if each is not None), default=None)
     why = f"{shown}: may be lower by {-low:.2%}, {margin:.2%} is allowed"
     return _said(name, "unclear", why, **numbers, n_needed=needed)
 
@@ -172,11 +185,14 @@ def rows_for(row: dict[str, Any], margin: float) -> int | None:
 
 
 def _forgets(forgetting: pl.DataFrame | None, *, arm: str, baseline: str, margin: float) -> dict[str, Any]:
-    rows = None if forgetting is None else forgetting.filter((pl.col("arm") == arm) & (pl.col("baseline") == baseline))
-    if rows is None or not rows.height:
+    if forgetting is None:
         why = "forgetting: not measured (the task names no FORGETTING rows)"
         return _said("forgetting", "not measured", why, margin=margin)
-    row = rows.row(0, named=True)
+    rows = forgetting.filter((pl.col("arm") == arm) & (pl.col("baseline") == baseline))
+    row = rows.row(0, named=True) if rows.height else {}
+    if not rows.height or not math.isfinite(row["low"]):
+        why = f"the FORGETTING rows were not compared, or are too few ({row.get('n', 0)})"
+        return _said("forgetting", "unclear", why, margin=margin)
     numbers = {k: row[k] for k in ("difference", "low", "high", "n")} | {"margin": margin}
     shown = f"on FORGETTING rows {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], n {row['n']:,}"
     if row["low"] >= -margin:

@@ -1,6 +1,7 @@
 """What the events of model versions say: states, aliases, and the ways back. Frames in, frames out."""
 
 import json
+import re
 from typing import Any
 
 import polars as pl
@@ -11,6 +12,7 @@ CHAMPION = "champion"
 EVENTS = ("register", "gate", "alias", "rollback", "retire", "canary", "deploy")
 """register: an adapter is known; gate: it was judged; alias: an alias names it from now on; rollback: an alias names it
 again; retire: it is not promoted any more; canary, deploy: what a server showed of it."""
+_STATES = ("candidate", "control", "retired")
 _SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("event_id", "name", "version", "event", "alias", "arm", "previous", "verdict"), pl.String),
     **dict.fromkeys(("adapter_sha256", "base_model", "actor", "reason", "detail"), pl.String),
@@ -55,8 +57,9 @@ def before(events: pl.DataFrame, name: str, alias: str = CHAMPION) -> str | None
         name: Family.
         alias: Its alias.
     """
-    gone = set(events.filter(event="retire")["version"])
-    earlier = [version for version in _stack(events, name, alias)[:-1] if version not in gone]
+    stack = _stack(events, name, alias)
+    gone = {*events.filter(event="retire")["version"], *stack[-1:]}
+    earlier = [version for version in stack if version not in gone]
     return earlier[-1] if earlier else None
 
 
@@ -79,22 +82,23 @@ def states(events: pl.DataFrame) -> pl.DataFrame:
         events: Rows of ``model_events``.
 
     Returns:
-        name, version, arm, state (an alias that names it, such as champion; retired; control: it is none for
-        promotion; else candidate), verdict (of its newest gate; null: none judged it), is_forced (it was promoted
+        name, version, arm, state (the aliases that name it, such as champion; retired; control: it is none
+        for promotion; else candidate), verdict (of its newest gate; null: none judged it), is_forced (it was promoted
         against the gate, once or more), base_model, adapter_sha256, run_id, created_at (of its registration).
     """
-    aliases: dict[str, str] = {}
+    aliases: dict[str, list[str]] = {}
     pairs = events.filter(pl.col("alias").is_not_null()).select("name", "alias").unique(maintain_order=True)
     for name, alias in pairs.iter_rows():
         if (version := named(events, name, alias)) is not None:
-            aliases[version] = alias
+            aliases.setdefault(version, []).append(alias)
     rows = []
     for register in events.filter(event="register").sort("seq", descending=True).iter_rows(named=True):
         own = events.filter(version=register["version"]).sort("seq")
         gates = own.filter(event="gate")["verdict"].to_list()
         is_retired = own.filter(event="retire").height > 0
         control = "control" if "control" in (register["arm"] or "") else "candidate"
-        state = aliases.get(register["version"]) or ("retired" if is_retired else control)
+        named_by = sorted(aliases.get(register["version"], ()), key=lambda alias: (alias != CHAMPION, alias))
+        state = ", ".join(named_by) or ("retired" if is_retired else control)
         shown = {k: register.get(k) for k in ("name", "version", "arm")} | {"state": state}
         shown |= {"verdict": gates[-1] if gates else None, "is_forced": bool(own["is_forced"].fill_null(False).any())}
         rows.append(shown | {k: register.get(k) for k in ("base_model", "adapter_sha256", "run_id", "created_at")})
@@ -104,6 +108,33 @@ def states(events: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema | {"created_at": pl.Datetime("us", "UTC")}).sort(
         "name", maintain_order=True
     )
+
+
+def left(events: pl.DataFrame, version: str) -> dict[str, Any] | None:
+    """Return the rollback by which somebody left a version that was not promoted again since; null: nobody did.
+
+    Args:
+        events: Rows of ``model_events``.
+        version: Name of the version.
+    """
+    is_of = (pl.col("event") == "alias") & (pl.col("version") == version)
+    is_away = (pl.col("event") == "rollback") & (pl.col("previous") == version)
+    last = events.filter(is_of | is_away).sort("seq")
+    return last.row(-1, named=True) if last.height and last["event"][-1] == "rollback" else None
+
+
+def check_alias(alias: str) -> str:
+    """Return the name of an alias, or refuse one that no server takes, or that a state has.
+
+    Raises:
+        RegistryError: It is such a name.
+    """
+    if not re.fullmatch(r"[^@\s]{1,200}", alias) or alias in _STATES:
+        raise RegistryError(
+            f"an alias must be a word without @ and spaces, other than {', '.join(_STATES)}, got {alias!r}; "
+            "champion is what clients ask for."
+        )
+    return alias
 
 
 def registered(events: pl.DataFrame, version: str) -> dict[str, Any]:
@@ -149,6 +180,8 @@ def made(known: pl.DataFrame, run_id: str, now_us: int, **fields: Any) -> pl.Dat
 def with_older(events: pl.DataFrame, models: pl.DataFrame) -> pl.DataFrame:
     """Return events, and before them those that the table ``models`` of earlier versions amounts to.
 
+    Its ``retired`` only said that another one had become champion, which that one's row says.
+
     Args:
         events: Rows of ``model_events``.
         models: Rows of ``models``; versions that events tell of are left out.
@@ -166,7 +199,6 @@ def with_older(events: pl.DataFrame, models: pl.DataFrame) -> pl.DataFrame:
                 ("gate", {"verdict": gate.get("verdict"), "reason": gate.get("reason"), "detail": row["gate"]})
             )
         kinds += [("alias", {"alias": CHAMPION})] if row["alias"] == CHAMPION else []
-        kinds += [("retire", {})] if row["alias"] == "retired" else []
         for event, more in kinds:
             own = {"event": event, "event_id": f"{event}/{row['version']}/{row['run_id']}/older", "seq": seq}
             own |= {"run_id": row["run_id"], "created_at": row["created_at"], "is_forced": False, "detail": "{}"}

@@ -129,6 +129,8 @@ def _reason(
             f"it {_beats(closest, 0.0)} {closest['baseline']}, an answer that costs nothing ({_gain(closest)})"
         )
     parts += [check["reason"] for check in checks if check["verdict"] in ("failed", "unclear")]
+    if unmeasured := [check["check"] for check in checks if check["verdict"] == "not measured"]:
+        parts.append(f"not measured: {', '.join(unmeasured)}")
     return "; ".join(parts)
 
 

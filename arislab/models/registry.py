@@ -107,6 +107,31 @@ class Registry:
         judged = {"event": "gate", "verdict": gate["verdict"], "reason": gate["reason"]}
         return self._add(row, **judged, detail=gate | {"evaluation_id": evaluation})
 
+    def follow_gate(self, version: str, gate: dict[str, Any], *, evaluation: str, expected: str | None) -> str:
+        """Add what a gate said, and make the version champion if it passed; returns what became of it, in words.
+
+        A version that somebody left by a rollback is not promoted again by a gate: a person must say why.
+
+        Args:
+            version: Name of the version.
+            gate: As in ``judge``.
+            evaluation: As in ``judge``.
+            expected: The champion when the evaluation began; null: none.
+
+        Raises:
+            RegistryError: As in ``promote``: also if somebody promoted another one since.
+        """
+        row = self.judge(version, gate, evaluation=evaluation).row(0, named=True)
+        if gate["verdict"] != "promote":
+            return f"{version} is not promoted: {gate['verdict']}"
+        if (rollback := events.left(self.events(), version)) is not None:
+            return (
+                f"{version} passes, and is not promoted: {rollback['actor'] or 'somebody'} went back from it "
+                f"({rollback['reason'] or 'no reason given'}). `arislab promote {version} --reason …` does so."
+            )
+        self.promote(version, reason=gate["reason"], expected=expected)
+        return f"{row['name']}@{CHAMPION} is {version} now (before: {expected or 'none'})"
+
     def note(self, version: str, event: str, **fields: Any) -> pl.DataFrame:
         """Add what a server showed of a version: canary (with a verdict) or deploy.
 
@@ -143,6 +168,7 @@ class Registry:
             RegistryError: No gate lets exactly these weights pass, the version is a control or retired, its folder is
                 another one now, or somebody else promoted meanwhile. Nothing was changed.
         """
+        events.check_alias(alias)
         known = self.events()
         row = events.registered(known, version)
         if expected == "":

@@ -37,6 +37,7 @@ def contrast(difference, low, high, n=100, baseline="icl"):
         (rates(244, per_group=2), "passed"),
         (rates(242, per_group=2), "unclear"),  # two of a group tell no more than one
         (rates(200, lost=30), "failed"),
+        (rates(1_000, lost=20), "unclear"),  # 2 points may be lost; 3.07 are not excluded
         (rates(20, won=10), "passed"),  # far better than before: that much cannot be lost at once
         (rates(200, lost=5), "unclear"),
     ],
@@ -45,6 +46,14 @@ def test_a_rate_may_not_be_lower_by_more_than_the_margin_as_exact_bounds_have_it
     said = beside.not_lower(case, "is_whole", **FEW)
     assert said["verdict"] == verdict
     assert (said["n_needed"] is None) == (verdict != "unclear")
+
+
+def test_a_large_group_that_is_lost_is_no_single_one_of_many():
+    big = [{"candidate_id": f"x{i}", "group_id": "x", "is_valid": None, "is_answered": True} for i in range(900)]
+    rows = [row | {"arm": arm, "is_whole": arm == "baseline"} for row in big for arm in ("baseline", "finetuned")]
+    said = beside.not_lower(pl.concat([rates(399), pl.DataFrame(rows, schema=rates(1).schema)]), "is_whole", **FEW)
+    assert (said["verdict"], round(said["difference"], 3)) == ("unclear", -0.693)
+    assert said["low"] < said["difference"] < said["high"]
 
 
 def test_how_many_rows_would_decide():
@@ -73,6 +82,8 @@ COSTS = pl.DataFrame({"arm": ["finetuned", "icl"], "prompt_tokens": [90_000.0, 6
         (contrast(0.0, -0.01, 0.01), COSTS, "passed"),
         (contrast(-0.1, -0.15, -0.05), COSTS, "failed"),
         (contrast(-0.02, -0.06, 0.02), COSTS, "passed"),  # cheaper, and not shown to be worse
+        (contrast(-0.4, -0.9, -0.019, n=6), COSTS, "unclear"),  # cheaper, and too far below to be let through
+        (contrast(float("nan"), float("nan"), float("nan"), n=1), COSTS, "unclear"),
         (contrast(-0.02, -0.06, 0.02), COSTS.with_columns(prompt_tokens=pl.lit(9.0)), "unclear"),
         (contrast(-0.02, -0.06, 0.02), COSTS.clear(), "unclear"),
         (contrast(0.3, 0.2, 0.4, baseline="baseline"), COSTS, "not measured"),
@@ -102,6 +113,10 @@ def test_a_check_that_fails_holds_and_one_that_is_unclear_asks_for_rows():
     assert {k: v["n_needed"] for k, v in gated.items()} == dict.fromkeys(gated) | {"unclear": 500}
     assert gated["failed"]["reason"].endswith("; why")
     assert json.dumps(gated)
+    assert gated["not measured"]["reason"].endswith("not measured: x")
+    named = beside._forgets(comparison.clear(), arm="finetuned", baseline="baseline", margin=0.02)
+    assert named["verdict"] == "unclear", "rows that the task names and nobody compared"
+    assert beside._forgets(None, arm="finetuned", baseline="baseline", margin=0.02)["verdict"] == "not measured"
     few = models.gate(
         contrast(0.1, -0.1, 0.3, 50, baseline="baseline").with_columns(p_holm=pl.lit(0.4)), arm="finetuned"
     )
@@ -137,8 +152,9 @@ def test_rates_and_costs_of_answers_as_they_came(tmp_path):
         (False, True, True),
         (False, False, True),
         (False, True, False),
-        (None, None, None),
+        (None, None, False),  # no answer is no answer
     ]
+    assert evaluate.rates(scores, people, load(str(tmp_path / "t.py")))["is_answered"].sum() == 3
     assert evaluate.costs(scores).row(0, named=True) == {
         "arm": "finetuned",
         "n": 4,

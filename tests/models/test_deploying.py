@@ -62,6 +62,47 @@ def test_an_answer_through_the_alias_is_that_of_the_version():
             deploying.check_answer(answer | wrong, rows, VERSION)
 
 
+class Fake:
+    """A server whose registry moves at the n-th look."""
+
+    def __init__(self, *names):
+        self.names, self.switched = list(names), []
+
+    def registered(self):
+        return self.names.pop(0)
+
+    def switch(self, alias, model, *, expected):
+        self.switched.append((model, expected))
+
+    def in_use(self):
+        return set()
+
+
+def test_a_deployment_follows_the_registry_to_the_last_moment():
+    def deployed(*names):
+        server = Fake(*names)
+        done = deploying.switch(server, "fam@champion", "v2", expected="v1", registered=server.registered)
+        return server.switched, done["previous"]
+
+    assert deployed("v2", "v2") == ([("v2", "v1")], "v1")
+    went_back, overtaken = Fake("v1"), Fake("v2", "v1")
+    with pytest.raises(RegistryError, match=r"names v1 in the registry now.*Nothing was switched"):
+        deploying.switch(went_back, "fam@champion", "v2", expected="v1", registered=went_back.registered)
+    assert went_back.switched == []
+    with pytest.raises(RegistryError, match="The server answers with that one"):
+        deploying.switch(overtaken, "fam@champion", "v2", expected="v1", registered=overtaken.registered)
+    assert overtaken.switched == [("v2", "v1"), ("v1", "v2")]
+
+
+def test_each_canary_asks_anew():
+    events = pl.DataFrame({"event": ["canary", "register"]})
+    seeds = [deploying.asked_anew(*given) for given in ((events, 9, "e"), (events, 9, "f"), (events, 8, "e"))]
+    seeds.append(deploying.asked_anew(pl.concat([events, events]), 9, "e"))  # rows went, as of somebody forgotten
+    assert len({*seeds}) == 4
+    assert deploying.asked_anew(events, 9, "e") == seeds[0]
+    assert all(0 < seed < 2**32 for seed in seeds)
+
+
 def test_what_an_endpoint_served_before_the_last_two_is_let_go():
     rows = [
         {"endpoint": where, "alias": "fam@champion", "version": version, "created_at": i}

@@ -13,6 +13,7 @@ from toys import BASE, version
 from arislab import models
 from arislab.errors import RegistryError
 from arislab.lake import Lake
+from arislab.models import events
 
 PASS = {"verdict": "promote", "reason": "finetuned beats baseline"}
 
@@ -211,8 +212,52 @@ def test_a_renamed_folder_and_another_base_are_refused(registry, lake):
         registry.check(one)
 
 
+def test_a_way_back_never_ends_where_it_began(registry):
+    one, two = one_and_two(registry)
+    for name in (one, two, one):
+        promoted(registry, name)
+    registry.retire(two, reason="nonsense")
+    with pytest.raises(RegistryError, match="nothing to go back to"):
+        registry.roll_back("fam")
+
+
+def test_a_gate_overwrites_nobody_and_brings_back_nothing_that_was_left(registry):
+    one, two = one_and_two(registry)
+    passed = {"evaluation": "eval-9"}
+    assert "is not promoted: hold" in registry.follow_gate(one, PASS | {"verdict": "hold"}, expected=None, **passed)
+    assert "(before: none)" in registry.follow_gate(one, PASS, expected=None, **passed)
+    promoted(registry, two)  # by somebody, while an evaluation of the first one runs again
+    with pytest.raises(RegistryError, match=f"named {one} when this began"):
+        registry.follow_gate(one, PASS, expected=one, **passed)
+    assert registry.named("fam") == two
+    registry.roll_back("fam", reason="answers nonsense")
+    said = registry.follow_gate(two, PASS, expected=one, **passed)
+    assert "ada went back from it (answers nonsense)" in said
+    assert registry.named("fam") == one
+    registry.promote(two, reason="mended")
+    assert registry.named("fam") == two
+
+
+@pytest.mark.parametrize("alias", ["", "a b", "x@y", "retired", "control"])
+def test_an_alias_that_no_server_takes_is_refused(registry, alias):
+    one, _ = one_and_two(registry)
+    with pytest.raises(RegistryError, match="an alias must be a word"):
+        promoted(registry, one, alias=alias)
+    assert not registry.events()["alias"].count()
+
+
+def test_a_version_with_two_aliases_shows_both_and_is_retired_under_neither(registry):
+    one, _ = one_and_two(registry)
+    promoted(registry, one)
+    registry.promote(one, alias="staging")
+    assert registry.states().filter(version=one)["state"].item() == "champion, staging"
+    with pytest.raises(RegistryError, match="champion, staging"):
+        registry.retire(one, reason="old")
+
+
 def test_versions_of_an_earlier_lake_keep_what_they_were(lake):
     row = {"name": "fam", "base_model": "b", "adapter_sha256": "x", "gate": None}
+    lake["models"].append(pl.DataFrame([row | {"version": "fam-0", "alias": "champion"}]))
     lake["models"].append(
         pl.DataFrame(
             [
@@ -222,9 +267,12 @@ def test_versions_of_an_earlier_lake_keep_what_they_were(lake):
             ]
         )
     )
+    lake["models"].append(pl.DataFrame([row | {"version": "fam-0", "alias": "retired"}]))
     registry = models.Registry(lake)
     assert sorted(registry.states().select("version", "state", "verdict").rows()) == [
+        ("fam-0", "candidate", None),
         ("fam-1", "champion", "promote"),
         ("fam-2", "control", None),
     ]
     assert registry.named("fam") == "fam-1"
+    assert events.before(registry.events(), "fam") == "fam-0", "retired said only that another one became champion"

@@ -138,6 +138,7 @@ def evaluated(lake, root, *, gain, **given):
         "merged": everything, "means": evaluate.summary(everything, by="report", groups=asked), "tuned": tuned,
         "known": None,
         "begun": [],
+        "standing": None,
         "evaluate": evaluate, "models": models, "pairwise": pairwise, "stats": stats, "trivial": trivial, "pl": pl,
     }  # fmt: skip
     return play("5_evaluate", root, only=("parameters", "compare", "worst", "gate"), given_names=names, **given)
