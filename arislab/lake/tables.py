@@ -559,7 +559,7 @@ TABLES: dict[str, Contract] = {
         },
     ),
     "models": Contract(
-        "Model versions as earlier versions of arislab kept them; model_events has taken its place.",
+        "One row per state of a model version in lakes of earlier versions; model_events has taken its place.",
         ("name", "version", "alias"),
         {
             "name": _text("model family", required=True),
