@@ -93,7 +93,9 @@ class Checkpoints:
 
     def newest(self) -> Path | None:
         """Return the newest checkpoint that is whole; those after it are damaged, which is said, and removed."""
-        for left in self.folder.glob(".*.part"):  # half removed when the process was killed
+        for left in self.folder.glob(
+            f".*{files.beside(self.folder).suffix}"
+        ):  # half removed when the process was killed
             shutil.rmtree(left, ignore_errors=True)
         for path in sorted(self.folder.glob("step-*"), reverse=True):
             wrong = self._wrong(path)

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from arislab import chat
-from arislab.errors import ParameterError, TrainingError
+from arislab.errors import ParameterError
 
 COLUMNS = {
     "id": pl.String,
@@ -56,19 +56,16 @@ def with_control(arm: str) -> tuple[str, str]:
 
 
 def started_from(tuned: Mapping[str, Any], folder: Path) -> list[str]:
-    """Return the adapter that a training went on with, as a list of one; of a new adapter an empty one.
+    """Return the adapter that a training went on with, as a list of one; an empty one of a new adapter.
+
+    Of one whose folder is not here, as where only the server has it, nothing is known.
 
     Args:
         tuned: A row of ``finetuning_runs``: model_path.
         folder: Of the adapters.
-
-    Raises:
-        TrainingError: Its folder has no manifest.
     """
     path = folder / tuned["model_path"] / "manifest.json"
-    if not path.is_file():
-        raise TrainingError(f"{path} is gone; bring the folder back, or train again (arislab run finetune).")
-    start = json.loads(path.read_text(encoding="utf-8")).get("start")
+    start = json.loads(path.read_text(encoding="utf-8")).get("start") if path.is_file() else None
     return [start["name"]] if start else []
 
 

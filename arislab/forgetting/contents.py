@@ -83,7 +83,7 @@ def _anew(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _form(path: Path) -> Callable[[str, Person], tuple[str, int]]:
-    kind = next((s for s in reversed(path.suffixes) if s not in (".gz", ".damaged", ".part")), "")
+    kind = next((s for s in reversed(path.suffixes) if s not in (".gz", ".damaged", files.beside(path).suffix)), "")
     return {".ipynb": _notebook, ".json": _json, ".csv": _csv}.get(kind, _lines)
 
 

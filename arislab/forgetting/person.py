@@ -5,7 +5,6 @@ Of all others the shortest beginning is kept that nobody else's text has, so tha
 as well. Not found is a text that was cut at its start, or put into other words.
 """
 
-import html
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape as xml_escape
 
 import polars as pl
 
@@ -349,7 +349,7 @@ def _forms(text: str) -> list[str]:
     """A text as it is, and as JSON, HTML and Python write it."""
     jsons = [json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]]
     jsons += [json.dumps(inner)[1:-1] for inner in jsons]  # within JSON that is a text of JSON
-    return [text, *jsons, html.escape(text), html.escape(text, quote=False), repr(text)[1:-1]]
+    return [text, *jsons, xml_escape(text, {'"': "&quot;", "'": "&#x27;"}), xml_escape(text), repr(text)[1:-1]]
 
 
 def _common(text: str, start: int, whole: str) -> int:

@@ -55,9 +55,9 @@ def commit(
     """
     from deltalake.exceptions import CommitFailedError, DeltaError
 
+    is_there = opening.exists(folder)  # first of all: a folder whose log is gone must not get one
     if (under_way := opening.being_forgotten(folder)) is not None:
         raise under_way
-    is_there = opening.exists(folder)  # first of all: a folder whose log is gone must not get one
     _make_place(folder)
     with storage.turn(folder):
         for attempt in range(_RETRIES):

@@ -101,9 +101,11 @@ class Registry:
             The event.
 
         Raises:
-            RegistryError: There is no such version, or its folder is another one now.
+            RegistryError: There is no such version, or its folder is here and another one now.
         """
-        row = self.check(version)
+        row = events.registered(self.events(), version)
+        if (self.folder / version).is_dir():  # else only the server has it; to be promoted it must be here
+            self.check(version)
         judged = {"event": "gate", "verdict": gate["verdict"], "reason": gate["reason"]}
         return self._add(row, **judged, detail=gate | {"evaluation_id": evaluation})
 
@@ -121,6 +123,8 @@ class Registry:
         Raises:
             RegistryError: As in ``promote``: also if somebody promoted another one since.
         """
+        if not self.events().filter(event="register", version=version).height:
+            return f"{version} is not promoted: it is not registered; `arislab run finetune` trains one that is"
         row = self.judge(version, gate, evaluation=evaluation).row(0, named=True)
         if gate["verdict"] != "promote":
             return f"{version} is not promoted: {gate['verdict']}"

@@ -140,7 +140,7 @@ def test_jupyterlab_shows_a_lab_that_is_its_own_root_as_it_is(tmp_path, monkeypa
 def test_help_lists_the_verbs_by_their_work_a_line_each():
     shown = command("--help", cwd=CHECKOUT, COLUMNS="80").stdout
     panels = [line.split("─ ")[1].split(" ")[0] for line in shown.splitlines() if line.startswith("╭─ ")]
-    assert panels == ["Options", "Lab", "Phases", "Data", "Records", "Server"]
+    assert panels == ["Options", "Lab", "Phases", "Data", "Records", "Models", "Server"]
     lines = [line for line in shown.splitlines() if line.startswith("│ ") and "--help" not in line]
     verbs = [line.split()[1] for line in lines]
     assert verbs == [
@@ -157,8 +157,9 @@ def test_help_lists_the_verbs_by_their_work_a_line_each():
             "sql",
             "lineage",
             "export",
+            "forget",
             "doctor",
         ),
-        *("runs", "verify", "rerun", "serve", "batch"),
+        *("runs", "verify", "rerun", "models", "promote", "rollback", "retire", "serve", "batch"),
     ], "no verb needs a second line"
     assert all(line.rstrip("│ ").endswith((".", ").")) for line in lines)

@@ -118,7 +118,7 @@ def test_a_pair_whose_decisions_changed_since_is_left_out_and_named(decided, cap
         ((), "needs --out FILE"),
         (("--out", "x", "--split", "test"), "--split must be one of train, validation, got 'test'"),
         (("--out", "x", "--source", "edits"), "--source must be one of edit, approve-reject, pairwise, judged"),
-        (("--out", "x", "--icl"), "export needs --icl or --preferences"),
+        (("--out", "x", "--icl"), "export needs one of --icl, --preferences, --training or --adapter VERSION"),
         (("--out", "x", "--task", "other"), "there is no pair of edit, approve-reject, pairwise in the train split"),
         (("--out", "/dev/null/x"), "cannot write /dev/null/x"),
     ],

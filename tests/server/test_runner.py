@@ -16,6 +16,7 @@ from arislab.server import runner
 from arislab.server.database import TERMINAL
 from arislab.server.engines import base, echo
 from arislab.server.engines import echo as echoing
+from arislab.server.scan import Scan
 from arislab.server.spools import NO_USAGE
 from arislab.server.store import Store
 from arislab.system import files as whole_files
@@ -116,7 +117,7 @@ def test_a_batch_whose_requests_vanish_while_it_runs_ends_with_what_it_has(store
 
 def test_a_pump_that_breaks_leaves_an_error_line_for_each_other_line(store, monkeypatch):
     batch_id = add_batch(store, [line(f"r-{i}", f"text {i}") for i in range(64)])
-    real, calls = runner.request_at, []
+    real, calls = Scan.request_at, []
 
     def breaking(*args):
         calls.append(args)
@@ -124,7 +125,7 @@ def test_a_pump_that_breaks_leaves_an_error_line_for_each_other_line(store, monk
             raise AssertionError("a defect of the server")
         return real(*args)
 
-    monkeypatch.setattr(runner, "request_at", breaking)
+    monkeypatch.setattr(Scan, "request_at", breaking)
     asyncio.run(live(store, batch_id))
     row, (done, failed) = store.batch(batch_id), output_and_errors(store, batch_id)
     assert (row["status"], row["completed"] + row["failed"]) == ("completed", 64)
