@@ -69,7 +69,7 @@ _VERBS: dict[str, dict[str, tuple[Any, str]]] = {
         "review": (review, "Serve the review panel to people without Jupyter."),
     },
     "Phases": {
-        "run": (run, "Run generate, curate, icl, finetune, evaluate; judge, prefer, deploy."),
+        "run": (run, "Run a phase, or judge, prefer or deploy."),
         "resume": (run_commands.resume, "Go on from a run that did not end well."),
     },
     "Data": {
