@@ -3,7 +3,7 @@
 One event, a row of the table of events, which is only ever added to::
 
     event_id='alias/candidate-evaluation-curated-1f…/evaluate-20261128T…/0' event='alias' alias='champion'
-    version='candidate-evaluation-curated-1f0c…' previous='candidate-evaluation-curated-88…' actor='ada' reason='…'
+    version='candidate-evaluation-curated-1f0c…' previous='candidate-evaluation-curated-8…' actor='ada' reason='…'
 
 A version is an immutable folder of ``data/models``, named by its weights' digest. An alias is what the newest event of
 that alias says, so there is one champion at any time; who promotes a second one at once is refused and told. What is
