@@ -64,6 +64,6 @@ def what_to_change(limit: int, settings: Mapping[str, Any], *, workers: int, fol
         changes.append(f"gradient_accumulation_steps is {parts}, the most for this batch_size")
     changes.append(f"shorter examples (max_length is {length:,}, longer ones are left out)")
     changes.append(f"a smaller batch_size (is {size}; another result)")
-    if settings["method"] == "lora":
-        changes.append("method 'qlora' (is 'lora'), a base in 4 bits")
+    if settings["method"] != "qlora":
+        changes.append(f"method 'qlora' (is {settings['method']!r}), a base in 4 bits")
     return "To need less memory, in this order: " + "; ".join(changes)

@@ -19,7 +19,9 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from arislab.finetune import pairs
 from arislab.finetune.labels import NOT_TRAINED
 from arislab.finetune.likelihood import log_probabilities
-from arislab.finetune.trainer import common_arguments, load_model, speed_up_lora
+from arislab.finetune.on_cpu import speed_up
+from arislab.finetune.settings import BFLOAT16
+from arislab.finetune.trainer import common_arguments, load_model
 
 
 def drawn(rows: pl.DataFrame, spec: dict[str, Any]) -> pl.DataFrame:
@@ -67,7 +69,7 @@ def new_trainer(spec: dict[str, Any], tokenizer: Any, examples: pl.DataFrame, wo
     trainer = PreferenceTrainer(model, arguments, preference=preference, pad=pad)
     trainer.remove_callback(PrinterCallback)  # a line a step
     if not on_gpu:
-        speed_up_lora(trainer.model)
+        speed_up(trainer.model, bfloat16=spec["settings"]["method"] == BFLOAT16)
     rows = trainer.referenced(examples)
     read = rows.select(*pairs.columns(rows), length="n_tokens")
     trainer.train_dataset = datasets.Dataset.from_dict({name: read[name].to_list() for name in read.columns})

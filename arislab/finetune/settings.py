@@ -9,7 +9,8 @@ from typing import Any
 
 from arislab.errors import ParameterError, closest
 
-METHODS = ("lora", "qlora")
+BFLOAT16 = "bf16-lora"
+METHODS = ("lora", BFLOAT16, "qlora")
 BACKENDS = ("auto", "trl", "unsloth")
 _PLACES = ("base_model", "folder", "name", "chat_template_kwargs")  # recorded elsewhere than among the hyperparameters
 _SAFETY = ("checkpoint_steps", "checkpoint_minutes")  # they change no weight
@@ -46,7 +47,8 @@ class Settings:
     chat_template_kwargs: Mapping[str, Any] | None = None
     """What the chat template is rendered with, see `tokenize`."""
     method: str = "lora"
-    """``"lora"``, or ``"qlora"``: base in 4-bit NF4 by bitsandbytes."""
+    """``"lora"``; ``"bf16-lora"``: the frozen base multiplied in bfloat16, as on a GPU always, on a CPU that can;
+    ``"qlora"``: base in 4-bit NF4 by bitsandbytes."""
     backend: str = "auto"
     """``"trl"``, ``"unsloth"``, or ``"auto"``: unsloth where a GPU and unsloth are, else trl."""
     r: int = 8

@@ -31,12 +31,13 @@ import polars as pl
 from arislab.errors import ParameterError, PrerequisiteError, TrainingError
 from arislab.finetune.children import Child, supervise, sweep
 from arislab.finetune.labels import none_usable, tokenize
-from arislab.finetune.settings import Settings, check_name
+from arislab.finetune.settings import BFLOAT16, Settings, check_name
 from arislab.finetune.template import ChatTemplate, check_template
 from arislab.finetune.trained import COLUMNS
 from arislab.finetune.weights import compute_device, load_tokenizer, resolve_model
 from arislab.system import processes
 from arislab.system.imports import require
+from arislab.tiny.weights import multiplies_bfloat16
 
 TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
@@ -243,6 +244,14 @@ def _backend(settings: Settings, device: str) -> str:
         backend = "unsloth" if device == "cuda" and importlib.util.find_spec("unsloth") else "trl"
     if backend == "unsloth":
         require("backend='unsloth'", "pip install 'unsloth>=2026.8'", "unsloth")
+    if settings.method == BFLOAT16 and device == "cpu":
+        if backend == "unsloth":
+            raise ParameterError(f"method {BFLOAT16!r} on a CPU needs backend 'trl', got 'unsloth'.")
+        if not multiplies_bfloat16():
+            raise PrerequisiteError(
+                f"method {BFLOAT16!r} needs a CPU that multiplies bfloat16 (AVX512_BF16 or AMX), and this one converts "
+                "at each product, which is slower than float32; use method 'lora'."
+            )
     if settings.method == "qlora":
         require("method='qlora'", "pip install 'bitsandbytes>=0.48'", "bitsandbytes")
     return backend

@@ -485,7 +485,7 @@ TABLES: dict[str, Contract] = {
                 required=True,
             ),
             "base_model": _text("model that was adapted", required=True),
-            "method": _text("lora or qlora; of preferences their loss: dpo, ipo or kto", required=True),
+            "method": _text("lora, bf16-lora or qlora; of preferences their loss: dpo, ipo or kto", required=True),
             "training_examples": Column(_INTEGER, "rows trained on", low=0),
             "validation_score": _number("mean quality of its answers on validation candidates; null if not measured"),
             "train_loss": _number("mean loss over the last epoch, nats a trained token; of preferences, a row"),

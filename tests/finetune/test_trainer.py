@@ -40,7 +40,7 @@ with torch.no_grad():
 loaded = {k.replace(".default", "") for k in model.state_dict() if "lora" in k}
 every = loaded == set(load_file(adapter + "/adapter_model.safetensors"))
 
-from arislab.finetune.trainer import speed_up_lora
+from arislab.finetune.on_cpu import speed_up
 parameters = [p.requires_grad_() for n, p in model.named_parameters() if "lora" in n]
 def gradients():
     model.zero_grad()
@@ -48,7 +48,7 @@ def gradients():
     model(ids, labels=labels).loss.backward()
     return [p.grad.clone() for p in parameters]
 slow = gradients()
-speed_up_lora(model)
+speed_up(model)
 replaced = sum("forward" in vars(module) for module in model.modules())
 apart = max(float((x - y).norm() / x.norm()) for x, y in zip(slow, gradients(), strict=True))
 print(json.dumps({"changed": changed, "loss": total / n, "every": every, "replaced": replaced, "apart": apart}))
