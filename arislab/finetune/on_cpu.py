@@ -103,8 +103,9 @@ def _of_norm(module: Any) -> tuple[Any, float] | None:
     Models differ in what they keep, the factor (Llama, Qwen) or the factor less one (Gemma): it is tried which it is.
     """
     weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    is_norm = type(module).__name__.endswith("RMSNorm") and isinstance(eps, float)
-    if not is_norm or weight is None or weight.dim() != 1 or weight.requires_grad:
+    if not type(module).__name__.endswith("RMSNorm") or weight is None or not isinstance(eps, float):
+        return None
+    if weight.dim() != 1 or weight.requires_grad:
         return None
     x = torch.linspace(-2, 3, 3 * len(weight)).view(3, -1)
     with torch.no_grad():

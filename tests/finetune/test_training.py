@@ -10,6 +10,7 @@ from toys import need, nurses
 
 from arislab import finetune
 from arislab.errors import ParameterError, PrerequisiteError, TrainingError
+from arislab.tiny.weights import multiplies_bfloat16
 
 
 def test_the_same_rows_in_another_order_and_process_give_the_same_adapter_bit_for_bit(trained):
@@ -88,6 +89,11 @@ def test_without_validation_rows_there_is_an_adapter_and_no_loss_of_its_own(tmp_
     assert rows["train_loss"][0] > 0
     assert finetune.losses(rows)["eval_loss"].null_count() == finetune.losses(rows).height
     assert (tmp_path / rows["model_path"][0]).is_dir()
+
+
+def test_a_base_in_bfloat16_lowers_the_loss(tmp_path):
+    need("bfloat16", present=multiplies_bfloat16(), why="this CPU does not multiply bfloat16")
+    assert lowered(tmp_path, method="bf16-lora")
 
 
 def test_qlora_lowers_the_loss(tmp_path):
