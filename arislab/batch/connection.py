@@ -329,6 +329,7 @@ class Server:
         """Start the embedded server again if it died; False if it runs, or is not ours to start."""
         if self.base_url != "embedded" or (self._process is not None and self._process.poll() is None):
             return False
+        self.close()
         self._start()
         return True
 

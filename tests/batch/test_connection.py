@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from arislab import batch
+from arislab.batch import sending
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
 from arislab.tiny.decoder import MODEL_DIR
 
@@ -47,3 +48,12 @@ def test_the_embedded_server_serves_the_model_in_a_folder_that_base_url_names(tm
     assert entry["base_url"] == f"embedded:{tmp_path}/mine-1b"
     with pytest.raises(BatchError, match=r"no config\.json in"):
         batch.connect(f"embedded:{tmp_path}/nothing", folder=tmp_path / "c")
+
+
+def test_a_server_that_dies_is_started_again_whatever_is_asked_of_it(tmp_path):
+    """Another port, and whoever kept the connection to the old one would wait for it in vain."""
+    with batch.connect("embedded", folder=tmp_path) as server:
+        for what in ("files", "batches"):
+            server._process.kill()
+            server._process.wait()
+            assert sending.listed(server, what) == []
