@@ -91,7 +91,7 @@ class LocalEngine:
         for task in self._loading:
             task.cancel()
         for worker in self._workers:
-            worker.process.terminate()
+            worker.process.kill()
         for worker in self._workers:
             worker.process.join(timeout=5)
             worker.connection.close()
@@ -157,7 +157,7 @@ class LocalEngine:
         """Start a process, which waits for the fork server's import, and may be too late."""
         process.start()
         if self._is_stopping:
-            process.terminate()
+            process.kill()
 
     async def _generate(self, jobs: list[dict[str, Any]], heard: Callable[[tuple[int, "_Answer"]], None]) -> None:
         """Have a worker generate, and another one if it dies; two that die of these jobs are enough."""
@@ -204,7 +204,9 @@ def _ask(connection: "Connection[Any, Any]", jobs: list[dict[str, Any]], heard: 
 
 def _work(connection: "Connection[Any, Any]", model: Path, adapters: Path | None) -> None:
     """The worker process: a list of jobs in, a list of answers out, until the server is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends us in its own time
+    # Ctrl-C and whoever ends a run reach all processes: died we before the server knows, it would call our lines failed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_server, daemon=True).start()
     from arislab.tiny import decoder
 
