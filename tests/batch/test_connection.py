@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 
 import pytest
 
@@ -57,3 +58,17 @@ def test_a_server_that_dies_is_started_again_whatever_is_asked_of_it(tmp_path):
             server._process.kill()
             server._process.wait()
             assert sending.listed(server, what) == []
+
+
+def test_a_server_that_is_killed_as_it_starts_says_so_and_nothing_of_earlier_starts(tmp_path, monkeypatch):
+    class Killed(subprocess.Popen):
+        def __init__(self, *words, **how):
+            super().__init__(*words, **how)
+            self.kill()
+
+    log = tmp_path / "server" / "server.log"
+    log.parent.mkdir()
+    log.write_text("of an earlier start\n")
+    monkeypatch.setattr(subprocess, "Popen", Killed)
+    with pytest.raises(BatchError, match="did not start: it was killed"):
+        batch.connect("embedded", folder=tmp_path)

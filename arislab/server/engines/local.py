@@ -144,9 +144,10 @@ class LocalEngine:
         try:
             ready = await loop.run_in_executor(self._threads, ours.recv)
         except (EOFError, ConnectionError):
-            raise PrerequisiteError(
-                f"the model in {str(self._model)!r} cannot be loaded; the reason stands in the server's log above"
-            ) from None
+            process.join(timeout=5)
+            is_killed = process.exitcode == -signal.SIGKILL  # as Linux does to what needs too much memory
+            why = ": its process was killed" if is_killed else "; the reason stands in the server's log above"
+            raise PrerequisiteError(f"the model in {str(self._model)!r} cannot be loaded{why}") from None
         if isinstance(ready, PrerequisiteError):
             raise ready
         self._base, about = ready
