@@ -6,6 +6,7 @@ This module does not know requests, batches or answers (batch does).
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -153,6 +154,7 @@ class Server:
         if self._adapters is not None:
             command += ["--adapters", str(self._adapters)]
         with (data / "server.log").open("a", encoding="utf-8") as log:
+            n_before = log.tell()  # the log is kept from start to start
             self._process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True
             )
@@ -162,11 +164,13 @@ class Server:
         elif (data / "address.json").is_file() and self._answers(data / "address.json"):
             self._process = None  # another kernel's server: ours was refused by its lock
             line = (data / "address.json").read_text(encoding="utf-8")
-        else:  # its last lines, as the log is kept from start to start
+        else:
+            process = self._process
             self.close()
-            tail = (data / "server.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+            tail = (data / "server.log").read_bytes()[n_before:].decode(errors="replace").strip().splitlines()[-3:]
+            how = "it was killed" if process.returncode == -signal.SIGKILL else "no message"
             raise BatchError(
-                f"the embedded server did not start: {' / '.join(tail) or 'no message'}. Its log: {data / 'server.log'}"
+                f"the embedded server did not start: {' / '.join(tail) or how}. Its log: {data / 'server.log'}"
             )
         ready = json.loads(line)
         self._url = ready["url"]
@@ -329,6 +333,7 @@ class Server:
         """Start the embedded server again if it died; False if it runs, or is not ours to start."""
         if self.base_url != "embedded" or (self._process is not None and self._process.poll() is None):
             return False
+        self.close()
         self._start()
         return True
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from arislab.batch.answers import Recorded, answer
 from arislab.batch.connection import Server
-from arislab.batch.job import prepare
+from arislab.batch.job import Job, prepare
 from arislab.batch.ledger import OPEN
 from arislab.batch.sending import cut, unsendable
 from arislab.errors import BatchError, ParameterError
@@ -85,10 +85,7 @@ def plan(
     wanted = [name for name in todo["custom_id"] if name not in bad]
     free, held, stay = job.ledger.look(wanted, server=server.identity, resend=job.again(set(resend)))
     ids = [name for names in free.values() for name in names]
-    on_the_way: set[str] = set()
-    for shard in job.ledger.rows():
-        if shard["id"] in held and shard["state"] in OPEN:
-            on_the_way |= set(job.ledger.lines(shard["id"])) & set(wanted)
+    on_the_way = _on_the_way(job, held) & set(wanted)
     blocked: dict[str, int] = {}
     for status in stay.values():
         blocked[status] = blocked.get(status, 0) + 1
@@ -108,9 +105,15 @@ def plan(
     )
 
 
+def _on_the_way(job: Job, held: Iterable[int]) -> set[str]:
+    """Return the requests of those batches that have not ended, of the ones that the ledger holds."""
+    still = [shard["id"] for shard in job.ledger.rows() if shard["id"] in held and shard["state"] in OPEN]
+    return {name for shard_id in still for name in job.ledger.lines(shard_id)}
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """What the requests without a recorded answer will take, extrapolated from a few of them."""
+    """What the requests that are neither answered nor on their way will take, extrapolated from a few of them."""
 
     n_requests: int
     n_tried: int
@@ -132,7 +135,7 @@ class Estimate:
 
     def __repr__(self) -> str:
         if not self.n_requests:
-            return "nothing to send: every request has a recorded answer"
+            return "nothing to send: every request has a recorded answer, or is on its way"
 
         def span(x: tuple[float, float, float], form: str = ",.0f") -> str:
             return f"{x[0]:{form}} [{x[1]:{form}}, {x[2]:{form}}]"
@@ -158,6 +161,8 @@ def dry_run(
 ) -> Estimate:
     """Ask ``n`` random requests (their answers are kept and not asked for again) and extrapolate to all.
 
+    What is on its way is not tried: its batch may take hours, and is paid for already.
+
     Args:
         requests: As in ``answer``.
         server: As in ``answer``.
@@ -178,6 +183,10 @@ def dry_run(
         )
     distinct = requests.unique("custom_id", keep="first", maintain_order=True)
     distinct = distinct.filter(~pl.col("custom_id").is_in(recorded.answered.to_list()))
+    job = prepare(distinct, server=server, folder=folder)
+    _, held, _ = job.ledger.look(distinct["custom_id"].to_list(), server=server.identity, resend=job.again(set()))
+    distinct = distinct.filter(~pl.col("custom_id").is_in(list(_on_the_way(job, held))))
+    job.ledger.close()
     if not distinct.height:
         nothing = (0.0, 0.0, 0.0)
         return Estimate(0, 0, 0, nothing, nothing, nothing, nothing if usd_per_million else None)

@@ -167,17 +167,18 @@ class Job(Work):
 
         began = moved = time.monotonic()
         is_near = self.server.dialect.name == "arislab"
-        pause, longest = _NEAR_S if is_near else _FAR_S
+        (pause, longest), n_done = _NEAR_S if is_near else _FAR_S, 0
         with tqdm(
             total=self.requests.height, unit="req", desc="batch", disable=not self.open_shards(), mininterval=1.0
         ) as bar:
             while self.open_shards():
-                n_before, states = bar.n, [shard["state"] for shard in self.shards]
+                n_before, states = n_done, [shard["state"] for shard in self.shards]
                 live = self.look()
                 outgoing.pump(self)
-                bar.n = min(self.requests.height, self._n_done(live))
+                n_done = self._n_done(live)  # of these batches: others' requests in them are waited for too
+                bar.n = min(self.requests.height, n_done)
                 bar.refresh()
-                if bar.n != n_before or states != [shard["state"] for shard in self.shards]:
+                if n_done != n_before or states != [shard["state"] for shard in self.shards]:
                     moved, pause = time.monotonic(), min(pause, 2.0)
                 if left := self.open_shards():
                     done = f"{bar.n:,} of {self.requests.height:,} done"

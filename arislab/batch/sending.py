@@ -80,11 +80,10 @@ def listed(server: Server, what: str, n: int = _LISTED) -> list[Any] | None:
 
     if not server.dialect.lists:
         return None
-    client = server.client
     try:
         if what == "files":
-            return list(server.patiently(lambda: _newest(client.files.list(purpose="batch"), n)))
-        return list(server.patiently(lambda: _newest(client.batches.list(limit=100), n)))
+            return list(server.patiently(lambda: _newest(server.client.files.list(purpose="batch"), n)))
+        return list(server.patiently(lambda: _newest(server.client.batches.list(limit=100), n)))
     except openai.APIStatusError:
         return None
 

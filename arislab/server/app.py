@@ -225,13 +225,13 @@ async def _run(
     loading: asyncio.Task[None] | None = None
     is_announced, is_child = False, os.getppid() == parent_pid
     while not serving.done():
-        if server.started and loading is None:
+        if server.started and loading is None and not server.should_exit:
             # asyncio has one number for how many it takes at once and how many may wait; who finds the queue full tries
             # again after a second
             listener.listen(MOST_AT_ONCE)
             loading = asyncio.create_task(engine.loaded())
         if loading is not None and loading.done() and not is_announced:
-            if loading.exception() is not None:
+            if loading.cancelled() or loading.exception() is not None:
                 end()
             else:
                 # What is loaded now stays to the end: each full collection would walk it again, hundreds of times in a
@@ -241,12 +241,12 @@ async def _run(
                 sys.stdout.write(json.dumps(ready) + "\n")
                 sys.stdout.flush()
                 is_announced = True
-        if parent_pid is not None and not _is_alive(parent_pid, is_child=is_child):
+        if parent_pid is not None and not server.should_exit and not _is_alive(parent_pid, is_child=is_child):
             log.info("the parent process %d is gone", parent_pid)
             end()
         await asyncio.wait([serving], timeout=0.5 if is_announced else 0.02)
     await serving
-    if loading is not None and loading.done():
+    if loading is not None and loading.done() and not loading.cancelled():
         loading.result()  # a model that cannot be loaded is the user's to fix
 
 

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import subprocess
 
 import pytest
 
 from arislab import batch
+from arislab.batch import sending
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
 from arislab.tiny.decoder import MODEL_DIR
 
@@ -47,3 +49,26 @@ def test_the_embedded_server_serves_the_model_in_a_folder_that_base_url_names(tm
     assert entry["base_url"] == f"embedded:{tmp_path}/mine-1b"
     with pytest.raises(BatchError, match=r"no config\.json in"):
         batch.connect(f"embedded:{tmp_path}/nothing", folder=tmp_path / "c")
+
+
+def test_a_server_that_dies_is_started_again_whatever_is_asked_of_it(tmp_path):
+    """Another port, and whoever kept the connection to the old one would wait for it in vain."""
+    with batch.connect("embedded", folder=tmp_path) as server:
+        for what in ("files", "batches"):
+            server._process.kill()
+            server._process.wait()
+            assert sending.listed(server, what) == []
+
+
+def test_a_server_that_is_killed_as_it_starts_says_so_and_nothing_of_earlier_starts(tmp_path, monkeypatch):
+    class Killed(subprocess.Popen):
+        def __init__(self, *words, **how):
+            super().__init__(*words, **how)
+            self.kill()
+
+    log = tmp_path / "server" / "server.log"
+    log.parent.mkdir()
+    log.write_text("of an earlier start\n")
+    monkeypatch.setattr(subprocess, "Popen", Killed)
+    with pytest.raises(BatchError, match="did not start: it was killed"):
+        batch.connect("embedded", folder=tmp_path)

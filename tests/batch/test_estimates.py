@@ -58,3 +58,17 @@ def test_the_plan_sums_to_all_rows_and_sends_nothing(echo, root):
     )
     assert "unknown before a dry run" in repr(planned)
     assert len(list(how["server"].client.batches.list())) == 2
+
+
+def test_what_is_on_its_way_is_not_tried_again(echo, root):
+    """Its batch may take hours, and whoever runs a notebook again after a kill would wait for it first."""
+    _, url = echo(0.1)
+    how = {"server": batch.connect(url, folder=root / "b"), "folder": root / "b"}
+    job = batch.submit(requests(30).head(20), **how)
+    recorded = nothing_recorded()
+    estimate = batch.dry_run(requests(30), **how, recorded=recorded, task="t", n=40)
+    assert (estimate.n_requests, estimate.n_tried) == (10, 10)
+    assert set(recorded.frame["custom_id"]) == set(requests(30).tail(10)["custom_id"])
+    job.wait(poll_s=0.05)
+    batch.submit(requests(50).tail(20), **how)
+    assert not batch.dry_run(requests(50).tail(20), **how, recorded=recorded, task="t").n_tried

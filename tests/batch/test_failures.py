@@ -14,7 +14,7 @@ import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import FUZZ, good, people, serving
+from toys import FUZZ, good, people, questions, serving
 
 from arislab import batch
 from arislab.batch import connection, kept, outgoing, results, sending, watch
@@ -697,6 +697,15 @@ def test_24_a_batch_without_any_progress_is_not_waited_for_for_ever(server, tmp_
     with pytest.raises(BatchError, match=r"batch batch-0 made no progress .*arislab batch cancel batch-0.*resend"):
         job.wait(poll_s=0.02)
     assert job.account() == {"open": N}
+
+
+def test_24_a_few_that_are_in_a_long_batch_wait_as_long_as_it_moves(echo, root, monkeypatch):
+    """As after a kill: what is asked for now is on its way with thousands of others."""
+    _, url = echo(0.1)
+    how = {"server": batch.connect(url, folder=root / "b"), "folder": root / "b"}
+    batch.submit(questions(40), **how)
+    monkeypatch.setattr(watch, "_REMOTE_STALL_S", 1.5)
+    assert batch.submit(questions(40).tail(1), **how).wait(poll_s=0.02).account() == {"ok": 1}
 
 
 def test_25_a_batch_that_stays_in_cancelling_counts_as_cancelled(server, tmp_path, monkeypatch):

@@ -93,6 +93,16 @@ def test_the_server_ends_with_its_parent(tmp_path: Path) -> None:
     server.client.close()
 
 
+def test_a_server_whose_parent_ends_while_it_loads_ends_quietly(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    options = {"model": "tiny", "workers": 1, "parent_pid": gone.pid}
+    done = subprocess.run(command(tmp_path / "data", options), capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.count("is gone") == 1
+    assert "Traceback" not in done.stderr
+
+
 def test_the_server_says_what_it_is_and_keeps_its_name_over_restarts(tmp_path: Path) -> None:
     server = Server(tmp_path / "data", {"engine": "echo", "max_window": 2}).start()
     bearer = f"Bearer {server.token}"

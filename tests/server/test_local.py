@@ -5,13 +5,15 @@ import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
-from toys import Server, line, text_of
+from toys import Server, ended, line, text_of
 
 from arislab.server.engines import base
 from arislab.server.engines.local import CHUNKS, LocalEngine, chunk_of
+from arislab.system import processes
 from arislab.tiny.decoder import MODEL_DIR, base_name
 
 
@@ -115,6 +117,27 @@ def test_lines_of_workers_that_die_twice_are_failures_and_what_was_given_stays()
     given = [result for result in results if result.status == 200]
     assert 2 <= len(given) < 30
     assert all(b"worker_died" in result.body for result in results if result not in given)
+
+
+def test_a_signal_that_reaches_all_processes_costs_no_line(tmp_path: Path) -> None:
+    """As whoever ends a run sends it: to the workers and their fork server too, before the server has stopped."""
+    server = Server(tmp_path / "data", {"model": "tiny", "workers": 2}).start()
+    name = server.client.models.list().data[0].id
+    lines = [line(f"r-{i}", f"candidate {i}", model=name, max_tokens=60) for i in range(400)]
+    batch = server.submit(lines)
+    server.wait(batch.id, until=lambda b: b.request_counts.completed > 0)
+    others = [pid for pid, _ in processes.descendants(server.process.pid)]
+    assert len(others) >= 3
+    for pid in others:
+        os.kill(pid, signal.SIGTERM)
+    time.sleep(0.5)
+    assert "died" not in server.log.read_text()
+    assert server.stop() == 0
+    assert all(ended(pid) for pid in others)
+    server.start()
+    whole = server.wait(batch.id, timeout_s=120)
+    assert (whole.request_counts.completed, whole.request_counts.failed) == (400, 0)
+    assert server.stop() == 0
 
 
 def test_a_stop_text_ends_the_answer_at_the_server_too() -> None:

@@ -91,7 +91,7 @@ class LocalEngine:
         for task in self._loading:
             task.cancel()
         for worker in self._workers:
-            worker.process.terminate()
+            worker.process.kill()
         for worker in self._workers:
             worker.process.join(timeout=5)
             worker.connection.close()
@@ -144,9 +144,10 @@ class LocalEngine:
         try:
             ready = await loop.run_in_executor(self._threads, ours.recv)
         except (EOFError, ConnectionError):
-            raise PrerequisiteError(
-                f"the model in {str(self._model)!r} cannot be loaded; the reason stands in the server's log above"
-            ) from None
+            process.join(timeout=5)
+            is_killed = process.exitcode == -signal.SIGKILL  # as Linux does to what needs too much memory
+            why = ": its process was killed" if is_killed else "; the reason stands in the server's log above"
+            raise PrerequisiteError(f"the model in {str(self._model)!r} cannot be loaded{why}") from None
         if isinstance(ready, PrerequisiteError):
             raise ready
         self._base, about = ready
@@ -157,7 +158,7 @@ class LocalEngine:
         """Start a process, which waits for the fork server's import, and may be too late."""
         process.start()
         if self._is_stopping:
-            process.terminate()
+            process.kill()
 
     async def _generate(self, jobs: list[dict[str, Any]], heard: Callable[[tuple[int, "_Answer"]], None]) -> None:
         """Have a worker generate, and another one if it dies; two that die of these jobs are enough."""
@@ -204,7 +205,9 @@ def _ask(connection: "Connection[Any, Any]", jobs: list[dict[str, Any]], heard: 
 
 def _work(connection: "Connection[Any, Any]", model: Path, adapters: Path | None) -> None:
     """The worker process: a list of jobs in, a list of answers out, until the server is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends us in its own time
+    # Ctrl-C and whoever ends a run reach all processes: died we before the server knows, it would call our lines failed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_server, daemon=True).start()
     from arislab.tiny import decoder
 
