@@ -22,6 +22,8 @@ app = typer.Typer(help="List the model versions; show one, compare two.", invoke
 @app.callback()
 def listed(context: typer.Context, root: Root = None, *, as_json: AsJson = False) -> None:
     """List the versions with what they are now: champion, candidate, control or retired."""
+    from arislab import deploying
+
     if context.invoked_subcommand is not None:
         return
     registry = _registry(root)
@@ -37,6 +39,10 @@ def listed(context: typer.Context, root: Root = None, *, as_json: AsJson = False
     for row in served.unique(["alias", "endpoint"], keep="last", maintain_order=True).iter_rows(named=True):
         since = f"{row['created_at']:%Y-%m-%d %H:%M}"
         print(f"served     {row['alias']} is {row['version']} at {row['endpoint']}, since {since}")
+    for row in deploying.cut_off(registry.events()).iter_rows(named=True):
+        since = f"{row['created_at']:%Y-%m-%d %H:%M}"
+        print(f"loaded     {row['version']} at {row['endpoint']}, since {since}, by a deployment that did not end;")
+        print("           `arislab run deploy` to that server goes on, or has it let go of it")
     if not states.height:
         print("no version is registered yet; `arislab run finetune` trains and registers some")
 
