@@ -34,15 +34,16 @@ said = os.environ["ARISLAB_TEST_DIES"]
 place, seen, is_looking = json.loads(said), 0, False
 pattern = re.compile(place["pattern"])
 
-def kill_all():
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                is_ours = said.encode() in file.read()
-        except OSError:
-            continue
-        if is_ours and int(pid) != os.getpid():
-            os.kill(int(pid), signal.SIGKILL)
+def is_ours(pid):
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return said.encode() in file.read()
+    except OSError:
+        return False
+
+def kill(pid):
+    if is_ours(pid):  # the parent of the command itself is the test
+        os.kill(pid, signal.SIGKILL)
 
 def hook(event, args):
     global seen, is_looking
@@ -51,12 +52,14 @@ def hook(event, args):
     seen, is_looking = seen + 1, True
     if seen == place["n"] and not os.path.exists(place["mark"]):  # once, of all the processes
         os.close(os.open(place["mark"], os.O_CREAT | os.O_EXCL))
+        is_child = is_ours(os.getppid())
         if place["whom"] == "all":
-            kill_all()
+            for pid in {*map(int, filter(str.isdigit, os.listdir("/proc")))} - {os.getpid()}:
+                kill(pid)
         if "parent" in place["whom"]:
-            os.kill(os.getppid(), signal.SIGKILL)
-        if place["whom"] != "parent":
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill(os.getppid())
+        if place["whom"] != "parent" or not is_child:
+            kill(os.getpid())
     is_looking = False
 
 sys.addaudithook(hook)
