@@ -280,6 +280,23 @@ def follow(lake: Any, event: dict[str, Any]) -> dict[str, str]:
     return said
 
 
+def unfinished(deployments: pl.DataFrame, events: pl.DataFrame, name: str, alias: str) -> dict[str, Any] | None:
+    """Return the rollback that a server has not followed yet, as one that was killed leaves it; null: all followed.
+
+    Args:
+        deployments: Rows of ``deployments``.
+        events: Rows of ``model_events``.
+        name: Family.
+        alias: Its alias.
+    """
+    of = events.filter(pl.col("event").is_in(["alias", "rollback"]), name=name, alias=alias).sort("seq")
+    last = of.row(-1, named=True) if of.height else {"event": None}
+    if last["event"] != "rollback":
+        return None
+    stays = serving(deployments, models.alias_of(name, alias)).filter(version=last["previous"])
+    return last if stays.height else None
+
+
 def check_answer(answer: dict[str, Any], compared: pl.DataFrame, version: str) -> None:
     """Stop where an answer through the alias is not that of the version.
 

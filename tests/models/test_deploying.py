@@ -156,6 +156,19 @@ def test_what_was_served_before_is_never_the_version_itself():
     assert deploying.previous(rows, "f", "fam@champion", "v9", now="v9") is None
 
 
+def test_a_rollback_is_unfinished_while_a_server_that_can_say_so_serves_what_was_left():
+    rows = pl.DataFrame([{"endpoint": "e", "alias": "fam@champion", "version": "v2", "created_at": 1}])
+    back = {"previous": "v2"}
+    events = [event(1, "alias", "v1", ""), event(2, "alias", "v2", ""), event(3, "rollback", "v1", "") | back]
+    events = [{"previous": None} | one for one in events]
+    of = ("fam", "champion")
+    assert deploying.unfinished(rows, pl.DataFrame(events), *of)["version"] == "v1"
+    assert deploying.unfinished(rows, pl.DataFrame(events[:2]), *of) is None
+    followed = pl.concat([rows, rows.with_columns(version=pl.lit("v1"), created_at=2)], how="vertical_relaxed")
+    assert deploying.unfinished(followed, pl.DataFrame(events), *of) is None
+    assert deploying.unfinished(rows, pl.DataFrame(events), "fam", "other") is None
+
+
 def test_what_an_endpoint_served_before_the_last_two_is_let_go():
     rows = [
         {"endpoint": where, "alias": "fam@champion", "version": version, "created_at": i}
