@@ -327,6 +327,8 @@ class Server:
         """Have a server let an adapter go; False if it keeps it, as one does that sees a folder."""
         import openai
 
+        if self._replay:  # as the one did that is repeated, unless the adapter was in use then
+            return bool(self.about.get("engine") == "upstream")
         try:
             self.client.post("/unload_lora_adapter", body={"lora_name": name}, cast_to=str)
         except openai.APIStatusError:

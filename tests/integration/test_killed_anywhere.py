@@ -105,7 +105,7 @@ DEPLOYING = (
 )
 FEW = ["-p", "n_canary", "4", "-p", "max_tokens", "24"]
 SHORT = ["-p", "max_tokens", "24"]
-BRIEF = [*SHORT, "-p", "n_validation", "2", "-p", "num_train_epochs", "1", "-p", "batch_size", "4"]
+BRIEF = [*SHORT, "-p", "n_validation", "2", "-p", "learning_rate", "0.02", "-p", "batch_size", "4"]
 TRAIN = ["run", "finetune", *BRIEF, "-p", "checkpoint_minutes", "0.0001"]
 
 
