@@ -229,6 +229,25 @@ def serving(deployments: pl.DataFrame, alias: str) -> pl.DataFrame:
     return rows.unique("endpoint", keep="last", maintain_order=True)
 
 
+def previous(deployments: pl.DataFrame, endpoint: str, alias: str, version: str, *, now: str | None) -> str | None:
+    """Return what an endpoint served under an alias before a version; null: nothing.
+
+    Where the server names that version already, as after a deployment that was killed once it had switched, the newest
+    other one of the rows.
+
+    Args:
+        deployments: Rows of ``deployments``.
+        endpoint: From ``endpoint``.
+        alias: From ``models.alias_of``.
+        version: What is deployed.
+        now: What the server names before the switch; null: nothing.
+    """
+    if now != version:
+        return now
+    others = deployments.filter(pl.col("version") != version, endpoint=endpoint, alias=alias)
+    return others.sort("created_at", maintain_order=True)["version"].to_list()[-1] if others.height else None
+
+
 def follow(lake: Any, event: dict[str, Any]) -> dict[str, str]:
     """Make every server that serves an alias follow the registry, at once: the version before is loaded still.
 
@@ -240,22 +259,42 @@ def follow(lake: Any, event: dict[str, Any]) -> dict[str, str]:
         Endpoint -> what became of it; it begins with NOT where the server serves what it served before.
     """
     alias, said = models.alias_of(event["name"], event["alias"]), {}
-    for one in serving(lake["deployments"].read(), alias).iter_rows(named=True):
+    rows = lake["deployments"].read()
+    for one in serving(rows, alias).iter_rows(named=True):
         where = one["endpoint"]
         try:
             with batch.connect(where, folder=lake.batches, adapters=lake.models) as server:
-                done = switch(server, alias, event["version"], expected=server.aliases.get(alias))
+                now = server.aliases.get(alias)
+                done = switch(server, alias, event["version"], expected=now)
         except (ArislabError, OSError) as error:
             said[where] = (
                 f"NOT switched: {error} `arislab run deploy -p base_url {where}` when it is back (with its user and "
                 "password, if it was given with some; they are not kept)."
             )
             continue
-        facts = {"endpoint": where, "previous": done["previous"], "seconds": done["seconds"]}
+        before = previous(rows, where, alias, event["version"], now=now)
+        facts = {"endpoint": where, "previous": before, "seconds": done["seconds"]}
         new = row(event["name"], event["version"], alias=alias, run_id=lake.run_id, action="rollback", **facts)
         lake["deployments"].append(new)
         said[where] = f"{alias} is {event['version']} after {done['seconds']:.2f} s"
     return said
+
+
+def unfinished(deployments: pl.DataFrame, events: pl.DataFrame, name: str, alias: str) -> dict[str, Any] | None:
+    """Return the rollback that a server has not followed yet, as one that was killed leaves it; null: all followed.
+
+    Args:
+        deployments: Rows of ``deployments``.
+        events: Rows of ``model_events``.
+        name: Family.
+        alias: Its alias.
+    """
+    of = events.filter(pl.col("event").is_in(["alias", "rollback"]), name=name, alias=alias).sort("seq")
+    last = of.row(-1, named=True) if of.height else {"event": None}
+    if last["event"] != "rollback":
+        return None
+    stays = serving(deployments, models.alias_of(name, alias)).filter(version=last["previous"])
+    return last if stays.height else None
 
 
 def check_answer(answer: dict[str, Any], compared: pl.DataFrame, version: str) -> None:
@@ -276,17 +315,51 @@ def check_answer(answer: dict[str, Any], compared: pl.DataFrame, version: str) -
         )
 
 
-def served_before(deployments: pl.DataFrame, endpoint: str, alias: str, *, keep: Sequence[str | None]) -> list[str]:
-    """Return versions that an endpoint served under an alias, and need not keep loaded any more.
+def to_let_go(
+    events: pl.DataFrame, deployments: pl.DataFrame, *, endpoint: str, alias: str, keep: Sequence[str | None]
+) -> list[str]:
+    """Return versions that an endpoint was made to load for an alias, and need not keep any more.
+
+    Also those of deployments that were killed before they could say what became of them.
 
     Args:
+        events: Rows of ``model_events``.
         deployments: Rows of ``deployments``.
         endpoint: From ``endpoint``.
         alias: From ``models.alias_of``.
-        keep: Versions that stay: the present one, and the one before, to which a rollback goes.
+        keep: Versions that stay: the present one, the one before, and that to which a rollback goes.
     """
-    versions = deployments.filter(endpoint=endpoint, alias=alias)["version"].unique(maintain_order=True)
+    loaded = _of_endpoint(events.filter(event="load")).filter(
+        pl.col("endpoint") == endpoint, pl.format("{}@{}", "name", "alias") == alias
+    )
+    served = deployments.filter(endpoint=endpoint, alias=alias)
+    versions = pl.concat([served["version"], loaded["version"]]).unique(maintain_order=True)
     return [version for version in versions if version not in keep]
+
+
+def cut_off(events: pl.DataFrame) -> pl.DataFrame:
+    """Return the deployments that had a server load a version and ended before a verdict: killed, or under way.
+
+    Args:
+        events: Rows of ``model_events``.
+
+    Returns:
+        version, endpoint, created_at; the next deployment to that endpoint lets go of what it does not need.
+    """
+    seen = _of_endpoint(events.filter(pl.col("event").is_in(["load", "canary", "deploy"])))
+
+    def has_ended(row: dict[str, Any]) -> bool:
+        is_judged = (pl.col("event") == "canary") & (pl.col("version") == row["version"])
+        is_next = (pl.col("event") != "canary") & (pl.col("endpoint") == row["endpoint"])
+        return seen.filter(pl.col("seq") > row["seq"], is_judged | is_next).height > 0
+
+    loads = seen.filter(event="load")
+    is_cut = [not has_ended(row) for row in loads.iter_rows(named=True)]
+    return loads.filter(pl.Series(is_cut, dtype=pl.Boolean)).select("version", "endpoint", "created_at")
+
+
+def _of_endpoint(events: pl.DataFrame) -> pl.DataFrame:
+    return events.with_columns(endpoint=pl.col("detail").str.json_path_match("$.endpoint"))
 
 
 def needed(version: str | None, name: str, alias: str) -> str:

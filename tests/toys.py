@@ -1132,6 +1132,7 @@ class Upstream:
             app.router.add_get("/v1/models", self.models)
             app.router.add_post("/v1/completions", self.complete)
             app.router.add_post("/v1/embeddings", self.embed)
+            app.router.add_post("/v1/load_lora_adapter", self.load)
             self._runner = web.AppRunner(app)
             await self._runner.setup()
             site = web.TCPSite(self._runner, "127.0.0.1", self._port)
@@ -1152,6 +1153,9 @@ class Upstream:
 
     async def models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": "m", "object": "model"}]})
+
+    async def load(self, _: web.Request) -> web.Response:
+        raise web.HTTPNotFound
 
     async def complete(self, request: web.Request) -> web.Response:
         text = (await request.json())["prompt"]

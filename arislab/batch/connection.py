@@ -273,11 +273,7 @@ class Server:
         """
         import openai
 
-        if not self.about:
-            raise PrerequisiteError(
-                f"{self._shown} is no server of arislab and has no aliases; put one in front of it: arislab serve "
-                "--data FOLDER --upstream URL."
-            )
+        self.check_aliases()
         # a run that is repeated has a server of its own, where the alias names nothing yet
         body = {"alias": alias, "model": model} | ({} if self._replay else {"expected": expected})
         try:
@@ -285,6 +281,18 @@ class Server:
         except openai.APIStatusError as error:
             raise PrerequisiteError(f"{self._shown} does not let {alias} name {model}: {error.message}") from None
         self.aliases[alias] = model
+
+    def check_aliases(self) -> None:
+        """Refuse a server that is not arislab's own: only these have aliases.
+
+        Raises:
+            PrerequisiteError: It is another one.
+        """
+        if not self.about:
+            raise PrerequisiteError(
+                f"{self._shown} is no server of arislab and has no aliases; put one in front of it: arislab serve "
+                f"--data FOLDER --upstream {self._shown}, and give the URL of that one."
+            )
 
     def in_use(self) -> set[str]:
         """Models that requests and batches still ask at arislab's own server."""
@@ -323,6 +331,8 @@ class Server:
         """Have a server let an adapter go; False if it keeps it, as one does that sees a folder."""
         import openai
 
+        if self._replay:  # as the one did that is repeated, unless the adapter was in use then
+            return bool(self.about.get("engine") == "upstream")
         try:
             self.client.post("/unload_lora_adapter", body={"lora_name": name}, cast_to=str)
         except openai.APIStatusError:

@@ -80,21 +80,27 @@ def probe(
     result = _ask(server, names, folder, batches)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "isolation.jsonl").open("a", encoding="utf-8") as file:  # a line before may be torn: begin a new one
-        file.write("\n" + json.dumps({"identity": server.identity, **result.as_dict()}) + "\n")
+        beside = {"identity": server.identity, "beside": server.models}
+        file.write("\n" + json.dumps({**beside, **result.as_dict()}) + "\n")
     return result
 
 
 def known(server: Server, models: Iterable[str], *, folder: Path) -> Isolation | None:
-    """Return the newest result that still says something of these models, or None; asks nothing."""
+    """Return the newest result that still says something of these models, or None; asks nothing.
+
+    That a server keeps models apart counts until it lists another one, as an adapter that was loaded since.
+    """
     path, names = folder / "isolation.jsonl", set(models)
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     for line in reversed(lines):
         try:
             fields = json.loads(line)
-            identity, result = fields.pop("identity"), from_dict(fields)
+            identity, beside = fields.pop("identity"), set(fields.pop("beside", ()))
+            result = from_dict(fields)
         except (ValueError, AttributeError, KeyError, TypeError):
             continue  # torn by a kill, or of another version: as if nothing was known
-        if identity == server.identity and result.covers(names):
+        is_current = beside.issuperset(server.models) or not result.is_together
+        if identity == server.identity and result.covers(names) and is_current:
             return result
     return None
 

@@ -22,6 +22,8 @@ app = typer.Typer(help="List the model versions; show one, compare two.", invoke
 @app.callback()
 def listed(context: typer.Context, root: Root = None, *, as_json: AsJson = False) -> None:
     """List the versions with what they are now: champion, candidate, control or retired."""
+    from arislab import deploying
+
     if context.invoked_subcommand is not None:
         return
     registry = _registry(root)
@@ -37,6 +39,10 @@ def listed(context: typer.Context, root: Root = None, *, as_json: AsJson = False
     for row in served.unique(["alias", "endpoint"], keep="last", maintain_order=True).iter_rows(named=True):
         since = f"{row['created_at']:%Y-%m-%d %H:%M}"
         print(f"served     {row['alias']} is {row['version']} at {row['endpoint']}, since {since}")
+    for row in deploying.cut_off(registry.events()).iter_rows(named=True):
+        since = f"{row['created_at']:%Y-%m-%d %H:%M}"
+        print(f"loaded     {row['version']} at {row['endpoint']}, since {since}, by a deployment that did not end;")
+        print("           `arislab run deploy` to that server goes on, or has it let go of it")
     if not states.height:
         print("no version is registered yet; `arislab run finetune` trains and registers some")
 
@@ -137,7 +143,10 @@ def rollback(
     by: By = None,
     root: Root = None,
 ) -> None:
-    """Let an alias name the version before again, and switch every server that serves it under the alias."""
+    """Let an alias name the version before again, and switch every server that serves it under the alias.
+
+    A rollback that was killed before all servers followed is completed instead.
+    """
     from arislab import deploying
 
     lake = open_lake(root)
@@ -145,13 +154,18 @@ def rollback(
     families = registry.states()["name"].unique(maintain_order=True).to_list()
     if name is None and len(families) != 1:
         raise ParameterError(f"which family? Name one: {', '.join(families) or 'there is none yet'}.")
-    event = registry.roll_back(_family(registry.events(), name or families[0]), alias=alias, reason=reason)
-    print(f"{event['name']}@{alias} is {event['version']} again (it was {event['previous']})")
-    problems = 0
-    for endpoint, said in deploying.follow(lake, event).items():
+    family = _family(registry.events(), name or families[0])
+    event = deploying.unfinished(lake["deployments"].read(), registry.events(), family, alias)
+    followed = deploying.follow(lake, event) if event else {}
+    if event and not all(said.startswith("NOT") for said in followed.values()):
+        print(f"{family}@{alias} is {event['version']} since an earlier rollback; servers that had not followed do now")
+    else:  # none was left half done, or by servers alone that are gone
+        event = registry.roll_back(family, alias=alias, reason=reason)
+        print(f"{family}@{alias} is {event['version']} again (it was {event['previous']})")
+        followed = deploying.follow(lake, event)
+    for endpoint, said in followed.items():
         print(f"  {endpoint}: {said}")
-        problems += said.startswith("NOT")
-    if problems:
+    if any(said.startswith("NOT") for said in followed.values()):
         raise typer.Exit(1)
 
 

@@ -125,6 +125,21 @@ class Evidence:
             counts += [sum(turned), len(turned)]
         return counts[0], counts[1], counts[2], counts[3]
 
+    def departed(self) -> tuple[int, int, int, int]:
+        """Answers that are not the model's own and all answers, with other models beside them, and with one only."""
+        counts: list[int] = []
+        for texts in (self.mixed, self.control):
+            departed = [text != self.stable(cell) for cell in texts for text in texts[cell]]
+            counts += [sum(departed), len(departed)]
+        return counts[0], counts[1], counts[2], counts[3]
+
+    def departs(self) -> bool:
+        """Whether other models beside them change more answers than batching does, into whatever it is.
+
+        A model that is not asked may answer too.
+        """
+        return fisher(*self.departed()) < 0.001
+
     def chance(self) -> float:
         """How probable so many turned answers are, if other models beside them made no difference."""
         return fisher(*self.counts())
@@ -163,6 +178,7 @@ class Evidence:
             n_control=n_control,
             n_control_turned=n_control_turned,
             n_turned_alone=len(alone),
+            n_departed=self.departed()[0] - n_turned,
             alike=tuple(self.alike()),
             example=next(iter([*alone, *self.examples()]), ""),
             problem=problem,

@@ -38,6 +38,8 @@ class Isolation:
     """Of these, how many were nearer to another model's: what batching explains."""
     n_turned_alone: int = 0
     """Answers of a model asked alone that were another model's once that one had been asked."""
+    n_departed: int = 0
+    """Answers asked for beside another model that were neither the model's own nor another one's of these."""
     alike: tuple[tuple[str, str], ...] = ()
     """Pairs of models that answered all prompts alike, so that nobody can tell from outside which of them answered."""
     example: str = ""
@@ -109,7 +111,12 @@ def _why(result: Isolation) -> str:
         )
     if result.verdict == "cannot tell":
         often = f"{turned} ({result.example}): too few to tell it from what batching does"
-        why = often if result.n_turned else "alone, a model answers a prompt differently each time"
+        departed = (
+            f"{turned}, and {result.n_departed} into answers that none of them gives alone: a model that is not asked "
+            "may have answered"
+        )
+        often = often if result.n_turned else departed if result.n_departed else ""
+        why = often or "alone, a model answers a prompt differently each time"
         return f"{why}; one model at a time, to be safe"
     # none of n turned: rates above 1 - 0.05^(1/n) would have shown at least one with 95 %
     least = 1 - 0.05 ** (1 / max(1, result.n_could_show))

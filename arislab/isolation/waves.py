@@ -36,12 +36,12 @@ def examine(models: Sequence[str]) -> Generator[Wave, Answers, Isolation]:
         if not evidence.examples() or evidence.chance() < 0.001:
             break
     if not evidence.examples():
-        return evidence.result("cannot tell" if evidence.blind() else "isolated")
+        return evidence.result("cannot tell" if evidence.blind() or evidence.departs() else "isolated")
     # each round is another look at the same question, so one of them counts only by a bound stricter than 0.05
     is_rare = evidence.counts()[2] == 0  # turned within one model never, so hardly by batching
     if evidence.chance() < 0.001 or (is_rare and evidence.chance() < 0.05):
         return evidence.result("mixes")
-    return evidence.result("cannot tell" if is_rare or evidence.blind() else "isolated")
+    return evidence.result("cannot tell" if is_rare or evidence.blind() or evidence.departs() else "isolated")
 
 
 def _alone(

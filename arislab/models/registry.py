@@ -68,6 +68,10 @@ class Registry:
         """Return the version that an alias names; null: none."""
         return events.named(self.events(), name, alias)
 
+    def before(self, name: str, alias: str = CHAMPION) -> str | None:
+        """Return the version to which a rollback goes; null: none."""
+        return events.before(self.events(), name, alias)
+
     def register(self, trained: pl.DataFrame) -> pl.DataFrame:
         """Add adapters that were trained; one that is known stays as it is.
 
@@ -137,11 +141,11 @@ class Registry:
         return f"{row['name']}@{CHAMPION} is {version} now (before: {expected or 'none'})"
 
     def note(self, version: str, event: str, **fields: Any) -> pl.DataFrame:
-        """Add what a server showed of a version: canary (with a verdict) or deploy.
+        """Add what a server is to do with a version, or showed of it: load, canary (with a verdict) or deploy.
 
         Args:
             version: Name of the version.
-            event: canary or deploy.
+            event: load, canary or deploy.
             fields: Columns of ``model_events``.
         """
         return self._add(events.registered(self.events(), version), event=event, **fields)

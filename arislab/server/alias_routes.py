@@ -74,8 +74,11 @@ async def load_adapter(request: Request, adapter: Adapter) -> str:
                 "folder there, or start the server with --adapters",
                 param="lora_name",
             )
-    elif problems := await engine.load_adapter(adapter.lora_name, adapter.lora_path):
-        raise refuse(502, "; ".join(problems), param="lora_name", code="adapter_not_loaded")
+    else:
+        async with runner_of(request).watch.loading():
+            problems = await engine.load_adapter(adapter.lora_name, adapter.lora_path)
+        if problems:
+            raise refuse(502, "; ".join(problems), param="lora_name", code="adapter_not_loaded")
     return f"adapter {adapter.lora_name} is offered"
 
 

@@ -85,6 +85,7 @@ SCHEMAS: dict[str, Schema] = {
         models=_list(_TEXT),
         **dict.fromkeys(("n_prompts", "n_differ", "n_could_show", "n_turned", "n_control", "n_control_turned"), _INT),
         n_turned_alone=_INT,
+        n_departed=_INT,
         alike=_list(_list(_TEXT)),
         example=_TEXT,
         problem=_TEXT,

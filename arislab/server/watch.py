@@ -3,15 +3,17 @@
 Known from the database, or found out by a probe while nothing else is asked (``isolation``).
 
 Models of a server that arislab did not write (upstream, vLLM) go in one after the other until a probe has shown that it
-keeps them apart.
+keeps them apart. That counts until it has another model: vLLM 0.32 (CPU build) keeps models apart while it has a place
+for one more adapter, and answers for the base model with the last adapter when all are taken. An adapter that somebody
+else loads and lets go again between two looks at its list of models is not seen.
 """
 
 import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import orjson
@@ -50,11 +52,18 @@ class Watch:
         rows = database.query("select value from meta where name like 'isolation:%' order by name")
         kept = [orjson.loads(row["value"]) for row in rows]
         self._identity: str = getattr(engine, "identity", engine.name)
-        self._found = [from_dict(one["found"]) for one in kept if one["of"] == self._identity]
+        # each result, and the models that the engine was seen to have by then
+        self._found = [
+            (from_dict(one["found"]), frozenset(one.get("beside", ()))) for one in kept if one["of"] == self._identity
+        ]
+        self._n_seen = 0
         engine.gate.may_be_together = self.may_be_together
 
     def may_be_together(self, models: frozenset[str]) -> bool:
         """Whether the engine may have these models at once."""
+        if len(self._seen()) != self._n_seen:
+            self._n_seen = len(self._seen())
+            self._together.clear()
         if models not in self._together:
             known = self._known(models)
             is_free = self._engine.name not in FOREIGN if known is None else known.is_together
@@ -89,6 +98,8 @@ class Watch:
         names = tuple(dict.fromkeys(models))
         if len(names) < 2:
             return Isolation("one model", names)
+        if self._engine.name in FOREIGN:
+            await self._engine.models()  # whether there is another one by now
         async with self._examining:
             result = None if again else self._known(names)
             if result is None and len(names) > MOST_MODELS:
@@ -105,16 +116,40 @@ class Watch:
                 await self._keep(result)
         return result
 
+    @asynccontextmanager
+    async def loading(self) -> AsyncIterator[None]:
+        """Let nobody be inside beside others while the engine loads an adapter; who is inside alone may stay."""
+        is_mixed = len(self._engine.gate.asked()) > 1
+        if is_mixed:
+            await self._engine.gate.enter(ALONE)
+        try:
+            yield
+        finally:
+            if is_mixed:
+                self._engine.gate.leave(ALONE)
+
+    def _seen(self) -> set[str]:
+        seen: set[str] = getattr(self._engine, "seen", set())
+        return seen
+
     def _known(self, models: Iterable[str]) -> Isolation | None:
-        names = frozenset(models)
-        return next((result for result in reversed(self._found) if result.covers(names)), None)
+        names, seen = frozenset(models), self._seen()
+        return next(
+            (
+                result
+                for result, beside in reversed(self._found)
+                if result.covers(names) and (seen <= beside or not result.is_together)
+            ),
+            None,
+        )
 
     async def _keep(self, result: Isolation) -> None:
-        text = orjson.dumps({"of": self._identity, "found": result.as_dict()}).decode()
+        beside = sorted(self._seen())
+        text = orjson.dumps({"of": self._identity, "found": result.as_dict(), "beside": beside}).decode()
         name = f"isolation:{result.checked_at}:{secrets.token_hex(4)}"
         write = self._database.write(lambda db: db.execute("insert into meta values (?, ?)", (name, text)))
         await asyncio.wrap_future(write)
-        self._found.append(result)
+        self._found.append((result, frozenset(beside)))
         self._together.clear()
         self._engine.gate.widen(self._engine.gate.width)  # has it look again at who waited for want of this result
 

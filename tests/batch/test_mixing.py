@@ -116,6 +116,9 @@ def test_a_result_is_kept_until_a_model_is_added(serve, tmp_path, monkeypatch):
     n_asked = proxy.asked["chat"]
     assert batch.isolation(server, models=[*NAMES, "faulty-2"]).models == (*NAMES, "faulty-2")
     assert proxy.asked["chat"] == n_asked, "a torn line must not swallow the next"
+    assert mixing.known(server, NAMES, folder=server.folder).verdict == "isolated"
+    server.models.append("loaded-since")
+    assert mixing.known(server, NAMES, folder=server.folder) is None
     entries = [json.loads(line) for line in (tmp_path / "run" / "servers.jsonl").read_text().splitlines()]
     assert [t["isolation"]["verdict"] for t in entries if "isolation" in t] == ["isolated"] * 4
 

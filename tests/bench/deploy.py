@@ -1,9 +1,10 @@
 """How long it takes until clients get another version: promoted, canary, switched, answered; and to go back.
 
-``python tests/bench/deploy.py ROOT [--rounds 5] [--n-canary 20]``, where ROOT holds a demo: its two adapters take turns
-as champion of a server of its own (the in-process engine), the control by force. Prints seconds (median and range): of
-promote to served (registry, canary of so many prompts, switch, first answer through the alias), of the switch alone,
-and of a rollback to its first answer. ROOT is copied; what is asked of the server is asked anew in each round.
+``python tests/bench/deploy.py ROOT [--rounds 5] [--n-canary 20] [--upstream URL]``, where ROOT holds a demo: its two
+adapters take turns as champion of a server of its own (the in-process engine), the control by force. Prints seconds
+(median and range): of promote to served (registry, canary of so many prompts, switch, first answer through the alias),
+of the switch alone, and of a rollback to its first answer. ROOT is copied; what is asked of the server is asked anew in
+each round. ``--upstream URL`` has a vLLM behind the server, which loads the version in each round and lets it go again.
 """
 
 import argparse
@@ -37,7 +38,8 @@ def canary(lake, server, people, spec, version, again):
     raw = lake["training_data_raw"]
     ids = [name for frame in requests.values() for name in frame["custom_id"]]
     recorded = batch.Recorded(raw.read(columns=batch.RECORDED, where={"custom_id": ids}), write=raw.upsert)
-    batch.answer(pl.concat(requests.values()), server=server, folder=lake.batches, recorded=recorded, task=spec.name)
+    for each in requests.values():
+        batch.answer(each, server=server, folder=lake.batches, recorded=recorded, task=spec.name)
     compared = deploying.canary(requests, raw.read(columns=deploying.ANSWER, where={"custom_id": ids}))
     deploying.require(deploying.verdict(compared, version), version)
 
@@ -49,7 +51,7 @@ def answered(server, alias, version):
     assert said.model == version
 
 
-def main(root, rounds, n_canary):
+def main(root, rounds, n_canary, upstream):
     spec, seconds = load("candidate_evaluation"), {"promote to served": [], "switch": [], "rollback to answered": []}
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(root, Path(folder) / "root")
@@ -60,16 +62,20 @@ def main(root, rounds, n_canary):
         other = states.filter(pl.col("version") != champion)["version"][0]
         people = curate.spread(lake["candidates"].read(where={"split": "validation"}), n_canary)
         alias = models.alias_of(spec.family)
-        started = Server(Path(folder) / "server", {"model": "tiny", "adapters": lake.models, "workers": 2}).start()
+        options = {"upstream": upstream} if upstream else {"model": "tiny", "adapters": lake.models, "workers": 2}
+        started = Server(Path(folder) / "server", options).start()
         try:
             os.environ["ARISLAB_API_KEY"] = started.token
             with batch.connect(started.url, folder=lake.batches) as server:
                 for version in (champion, other):
+                    server.load_adapter(version, lake.models / version)
                     canary(lake, server, people, spec, version, 1)
                 server.switch(alias, champion, expected=None)
                 for turn in range(rounds):
+                    server.unload_adapter(other)  # where it can be
                     began = time.monotonic()
                     registry.promote(other, is_forced=True, reason="bench")
+                    server.load_adapter(other, lake.models / other)
                     canary(lake, server, people, spec, other, turn + 2)
                     seconds["switch"].append(deploying.switch(server, alias, other, expected=champion)["seconds"])
                     answered(server, alias, other)
@@ -90,5 +96,6 @@ if __name__ == "__main__":
     parser.add_argument("root", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--n-canary", type=int, default=20)
+    parser.add_argument("--upstream", default="")
     given = parser.parse_args()
-    main(given.root, given.rounds, given.n_canary)
+    main(given.root, given.rounds, given.n_canary, given.upstream)

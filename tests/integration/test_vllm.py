@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from toys import Server, line, need, random_adapter, text_of
+from toys import Server, ended, line, need, random_adapter, text_of
+
+from arislab.system import processes
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 SCHEMA = {
@@ -22,13 +24,13 @@ ON_A_CPU = ["--dtype", "float32", "--enforce-eager", "--gpu-memory-utilization",
 COMPACT = ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
 
 
-def servers_of(python: str) -> list[int]:
-    """Pids of vLLM's API servers, without the watcher that leads their group."""
+def servers_of(server: Server, python: str) -> list[int]:
+    """Pids of the vLLM that a server has started, without the watcher that leads their group, and of no other vLLM."""
     pids = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        words = entry.read_bytes().split(b"\0")
+    for pid, _ in processes.descendants(server.process.pid):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if words[0] == python.encode() and b"vllm.entrypoints.openai.api_server" in words:
-            pids.append(int(entry.parent.name))
+            pids.append(pid)
     return pids
 
 
@@ -47,7 +49,7 @@ def test_every_row_of_a_batch_comes_back_though_vllm_is_killed_in_the_middle(tmp
     rows = [line(f"r-{i}", f"Is {i} even?", model=[base, tuned][i % 2], **limits) for i in range(1000)]
     batch = server.submit(rows)
     batch = server.wait(batch.id, until=lambda b: b.request_counts.completed >= 200, timeout_s=120)
-    killed = servers_of(python)
+    killed = servers_of(server, python)
     print(f"kill -9 {killed} at {batch.request_counts.completed} rows, {time.monotonic() - began:.1f} s")
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
@@ -89,5 +91,7 @@ def test_every_row_of_a_batch_comes_back_though_vllm_is_killed_in_the_middle(tmp
     )
     assert turned == []
     assert verdict["verdict"] in ("isolated", "mixes")
+    last = servers_of(server, python)
     assert server.stop() == 0
-    assert servers_of(python) == []
+    assert last
+    assert all(map(ended, last))

@@ -60,6 +60,15 @@ def test_base_requests_answered_by_the_adapter_beside_them_are_a_finding():
     assert "one model at a time" in repr(result)
 
 
+def test_answers_of_a_model_that_is_not_asked_clear_nobody():
+    def answer(model, prompt, beside):
+        return says("third" if model == "base" and others(model, beside) else model, prompt)
+
+    result = judge(answer, ("base", "tuned"))
+    assert (result.verdict, result.n_turned, result.n_departed, result.is_together) == ("cannot tell", 0, 54, False)
+    assert "54 into answers that none of them gives alone" in repr(result)
+
+
 def test_a_server_that_mixes_one_request_in_ten_is_found_too():
     for seed in range(20):
         chance = random.Random(seed)

@@ -1,6 +1,8 @@
 """The canary: what a server must show before clients get a version, and what it may not get away with."""
 
 import json
+from datetime import UTC, datetime
+from functools import partial
 
 import polars as pl
 import pytest
@@ -103,13 +105,77 @@ def test_each_canary_asks_anew():
     assert all(0 < seed < 2**32 for seed in seeds)
 
 
+def event(seq, kind, version, where, *, alias="champion"):
+    detail = json.dumps({"endpoint": where} if where else {})
+    row = {"seq": seq, "event": kind, "name": "fam", "alias": alias, "version": version, "detail": detail}
+    return row | {"created_at": datetime(2026, 1, 1, 0, 0, seq, tzinfo=UTC)}
+
+
+EVENTS = pl.DataFrame([event(1, "load", "v4", "e")])
+let_go = partial(deploying.to_let_go, endpoint="e", alias="fam@champion")
+
+
+def test_what_a_deployment_had_loaded_that_was_killed_before_its_verdict_is_told_and_let_go():
+    rows = pl.DataFrame(schema=dict.fromkeys(("endpoint", "alias", "version"), pl.String))
+    assert let_go(EVENTS, rows, keep=("v5", None)) == ["v4"]
+    assert let_go(EVENTS, rows, keep=("v4", None)) == []
+    assert deploying.to_let_go(EVENTS, rows, endpoint="f", alias="fam@champion", keep=()) == []
+    assert deploying.to_let_go(EVENTS, rows, endpoint="e", alias="fam@other", keep=()) == []
+    told = {
+        "under way": [("load", "v4", "e")],
+        "judged": [("load", "v4", "e"), ("canary", "v4", "")],
+        "another one is judged": [("load", "v4", "e"), ("canary", "v5", "")],
+        "another one was deployed there": [("load", "v4", "e"), ("canary", "v5", ""), ("deploy", "v5", "e")],
+        "or elsewhere": [("load", "v4", "e"), ("deploy", "v5", "f")],
+        "loaded again": [("load", "v4", "e"), ("canary", "v4", ""), ("load", "v4", "e")],
+    }
+    left = {
+        what: deploying.cut_off(pl.DataFrame([event(i, *one) for i, one in enumerate(each)]))["version"].to_list()
+        for what, each in told.items()
+    }
+    assert left == {
+        "under way": ["v4"],
+        "judged": [],
+        "another one is judged": ["v4"],
+        "another one was deployed there": [],
+        "or elsewhere": ["v4"],
+        "loaded again": ["v4"],
+    }
+
+
+def test_what_was_served_before_is_never_the_version_itself():
+    rows = pl.DataFrame(
+        [
+            {"endpoint": where, "alias": "fam@champion", "version": version, "created_at": i}
+            for i, (where, version) in enumerate([("e", "v1"), ("e", "v2"), ("f", "v9"), ("e", "v3"), ("e", "v3")])
+        ]
+    )
+    assert deploying.previous(rows, "e", "fam@champion", "v4", now="v3") == "v3"
+    assert deploying.previous(rows, "e", "fam@champion", "v3", now="v3") == "v2"
+    assert deploying.previous(rows, "e", "fam@champion", "v4", now=None) is None
+    assert deploying.previous(rows, "f", "fam@champion", "v9", now="v9") is None
+
+
+def test_a_rollback_is_unfinished_while_a_server_that_can_say_so_serves_what_was_left():
+    rows = pl.DataFrame([{"endpoint": "e", "alias": "fam@champion", "version": "v2", "created_at": 1}])
+    back = {"previous": "v2"}
+    events = [event(1, "alias", "v1", ""), event(2, "alias", "v2", ""), event(3, "rollback", "v1", "") | back]
+    events = [{"previous": None} | one for one in events]
+    of = ("fam", "champion")
+    assert deploying.unfinished(rows, pl.DataFrame(events), *of)["version"] == "v1"
+    assert deploying.unfinished(rows, pl.DataFrame(events[:2]), *of) is None
+    followed = pl.concat([rows, rows.with_columns(version=pl.lit("v1"), created_at=2)], how="vertical_relaxed")
+    assert deploying.unfinished(followed, pl.DataFrame(events), *of) is None
+    assert deploying.unfinished(rows, pl.DataFrame(events), "fam", "other") is None
+
+
 def test_what_an_endpoint_served_before_the_last_two_is_let_go():
     rows = [
         {"endpoint": where, "alias": "fam@champion", "version": version, "created_at": i}
         for i, (where, version) in enumerate([("e", "v1"), ("e", "v2"), ("f", "v9"), ("e", "v3"), ("e", "v2")])
     ]
     frame = pl.DataFrame(rows)
-    assert deploying.served_before(frame, "e", "fam@champion", keep=("v2", "v3")) == ["v1"]
+    assert let_go(EVENTS.head(0), frame, keep=("v2", "v3")) == ["v1"]
     assert deploying.serving(frame, "fam@champion").select("endpoint", "version").rows() == [("f", "v9"), ("e", "v2")]
     assert deploying.endpoint("http://me:secret@h:1/v1") == "http://h:1/v1"
     assert deploying.endpoint("embedded", "weights") == "embedded:weights"

@@ -4,12 +4,16 @@ Examined before the first mixed use, then one model at a time if need be.
 """
 
 import asyncio
+import hashlib
 import json
 import shutil
 import signal
+from collections import Counter
 
+import openai
 import pytest
-from toys import NAMES, Server, Stranger, add_batch, line, live, random_adapter, read, text_of
+from aiohttp import web
+from toys import NAMES, Server, Stranger, Upstream, add_batch, line, live, random_adapter, read, text_of
 
 from arislab import batch
 from arislab.errors import BatchError
@@ -237,6 +241,67 @@ def test_engines_of_our_own_are_free_until_one_is_found_to_mix(tmp_path):
         return before, after
 
     assert asyncio.run(main()) == (True, (False, False))
+
+
+class TwoPlaces(Upstream):
+    """As vLLM 0.32 on a CPU: once all places for adapters are taken, the base beside others answers as the last."""
+
+    def __init__(self):
+        self.adapters, self.inside, self.most = [], Counter(), 0
+        super().__init__()
+
+    async def models(self, _):
+        return web.json_response({"object": "list", "data": [{"id": name} for name in ("base", *self.adapters)]})
+
+    async def load(self, request):
+        self.adapters.append((await request.json())["lora_name"])
+        return web.Response(text="Success")
+
+    async def answer(self, request):
+        body = await request.json()
+        name, text = body["model"], body["messages"][-1]["content"]
+        self.inside[name] += 1
+        await asyncio.sleep(0.01)
+        is_mixed = len(+self.inside) > 1
+        self.most = max(self.most, len(+self.inside))
+        self.inside[name] -= 1
+        by = self.adapters[-1] if name == "base" and is_mixed and len(self.adapters) > 1 else name
+        message = {"role": "assistant", "content": f"{hashlib.sha256(text.encode()).hexdigest()[:6]} by {by}"}
+        choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+        return web.json_response({"id": "x", "model": name, "choices": choices})
+
+
+@pytest.mark.parametrize("by_whom", ["through us", "by somebody else, while we are away"])
+def test_that_models_are_kept_apart_counts_until_there_is_another_one(tmp_path, by_whom):
+    upstream = TwoPlaces()
+    server = Server(tmp_path / "data", {"upstream": upstream.url}).start()
+
+    def load(name):
+        body = {"lora_name": name, "lora_path": "/x"}
+        if by_whom == "through us" or name == "one":
+            server.client.post("/load_lora_adapter", body=body, cast_to=str)
+        else:
+            server.stop()
+            openai.OpenAI(base_url=upstream.url, api_key="x").post("/load_lora_adapter", body=body, cast_to=str)
+            server.start()
+
+    def asked():
+        upstream.most = 0
+        rows = [line(f"{i}-{name}", f"Say {i}.", model=name) for i in range(40) for name in ("base", "one")]
+        rows = server.results(server.wait(server.submit(rows).id).output_file_id)
+        return [row for row in rows if text_of(row).split(" by ")[1] != row["custom_id"].split("-")[1]]
+
+    try:
+        load("one")
+        assert asked() == []
+        assert upstream.most == 2, "they are asked at once"
+        load("two")
+        assert asked() == [], "the place that was free kept them apart"
+        assert server.log.read_text().count("INFO isolation: ") == 2
+        assert server.log.read_text().count("INFO isolation: isolated") == 1
+    finally:
+        server.stop()
+        upstream.stop()
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch and peft, while the adapter is made

@@ -110,6 +110,8 @@ class UpstreamEngine:
         self._timeout_s, self._backoff_s, self._key = timeout_s, backoff_s, key
         self._answer_bytes = answer_bytes
         self.gate = Gate(start * len(self._upstreams))
+        self.seen: set[str] = set()
+        """Models that it was seen to offer, ever: what was found out while there were fewer may hold no more."""
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -159,6 +161,7 @@ class UpstreamEngine:
                 async with asking as response:
                     listed = orjson.loads(await body_of(response, self._answer_bytes) or b"")
                     names.update(dict.fromkeys(str(model["id"]) for model in listed["data"]))
+        self.seen.update(names)
         return list(names)
 
     async def load_adapter(self, name: str, folder: str) -> list[str]:
@@ -167,6 +170,7 @@ class UpstreamEngine:
         Lines are balanced over all servers: one without the adapter would fail those that it gets. A server that has it
         already, as after a restart of the others, is content.
         """
+        self.seen.add(name)
         asked = {"lora_name": name, "lora_path": folder}
         said = [(upstream, await self._order(upstream, "load_lora_adapter", asked)) for upstream in self._upstreams]
         problems = [f"{upstream.url}: {problem}" for upstream, problem in said if problem not in (None, _ALREADY)]

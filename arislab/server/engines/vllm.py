@@ -112,6 +112,11 @@ class VllmEngine:
         parts = orjson.dumps([self._python, self._model, self._arguments])
         return f"vllm-{hashlib.sha256(parts).hexdigest()[:16]}"
 
+    @property
+    def seen(self) -> set[str]:
+        """Adapters that it was made to load, ever."""
+        return set(self._weights)
+
     async def start(self) -> None:
         """Start vLLM; it loads the model while the server already answers."""
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -186,10 +191,10 @@ class VllmEngine:
                 )
                 return failure(request.line, 409, "adapter_changed", message)
             if name not in life.adapters:
+                self._weights[name] = known  # before it is loaded: it counts as seen
                 status, message = await vllm_process.load_adapter(life, name, file.parent.resolve())
                 if status >= 400 and "already been loaded" not in message:
                     return failure(request.line, status, "adapter_not_loaded", f"vLLM cannot load {name!r}: {message}")
-                self._weights[name] = known
                 life.adapters.add(name)
                 log.info("adapter %s is loaded", name)
         return None
