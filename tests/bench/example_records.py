@@ -52,7 +52,9 @@ def keep(run: dict, target: Path, above: Path, *, pictures: bool = True) -> dict
             data["image/png"] = in_few_colours(picture)
         if "text/html" in data:
             data.pop("text/plain", None)
-    text = without_places(json.dumps(notebook, indent=1, ensure_ascii=False), run, above)
+    # a line for each line of a cell, and no blanks before it: they would be a twentieth of all that is kept
+    text = json.dumps(notebook, indent=0, separators=(",", ":"), ensure_ascii=False)
+    text = without_places(text, run, above)
     target.mkdir(parents=True, exist_ok=True)
     (target / "notebook.ipynb").write_text(text + "\n", encoding="utf-8")
     record = json.loads(without_places((source / "run.json").read_text(encoding="utf-8"), run, above))
