@@ -85,6 +85,8 @@ def main(root, rounds, n_canary, upstream):
                     deploying.switch(server, alias, back["version"], expected=other)
                     answered(server, alias, champion)
                     seconds["rollback to answered"].append(time.monotonic() - began)
+                # its folder goes: a vLLM that then needs to load it once more dies, with all that it serves
+                server.unload_adapter(other)
         finally:
             started.stop()
     for what, each in seconds.items():

@@ -103,7 +103,7 @@ DEPLOYING = (
     ("open", r"model_events/_delta_log", 2),  # all is noted
     ("at random", "", 0),
 )
-FEW = ["-p", "n_canary", "4", "-p", "max_tokens", "24"]
+FEW = ["-p", "n_canary", "4", "-p", "max_tokens", "24" if KILLS < 30 else "100"]
 SHORT = ["-p", "max_tokens", "24"]
 BRIEF = [*SHORT, "-p", "n_validation", "2", "-p", "learning_rate", "0.02", "-p", "batch_size", "4"]
 TRAIN = ["run", "finetune", *BRIEF, "-p", "checkpoint_minutes", "0.0001"]
@@ -179,7 +179,7 @@ class Way:
                 printed = out.read()
             print(f"{self.n_kills}: {words[:2]} {event} {pattern} {n}, {place['whom']}: exit {code}")
             if event == "the server":
-                assert code == 0, printed
+                assert code == 0 or "nothing answers at" in printed, printed  # it is away when the command begins
             elif event != "at random":
                 assert mark.exists(), f"{place} never came: {printed}"
                 assert code != 0
