@@ -8,7 +8,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_QUANTISED: dict[str, dict[str, Any]] = {"axolotl": {"load_in_4bit": True}, "llama-factory": {"quantization_bit": 4}}
+_QUANTISED: dict[str, dict[str, Any]] = {
+    "axolotl": {"adapter": "qlora", "load_in_4bit": True},
+    "llama-factory": {"quantization_bit": 4},
+}
 
 
 def texts(
@@ -53,7 +56,7 @@ def _axolotl(base: str, settings: Mapping[str, Any], *, is_held_out: bool) -> di
     parts = settings["gradient_accumulation_steps"]
     recipe: dict[str, Any] = {
         "base_model": base,
-        "adapter": settings["method"],
+        "adapter": "lora",
         "lora_r": settings["r"],
         "lora_alpha": settings["lora_alpha"],
         "lora_dropout": settings["lora_dropout"],

@@ -149,6 +149,13 @@ AXOLOTL_DATASET = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("method", ["lora", "bf16-lora"])
+def test_axolotl_knows_no_method_but_lora_and_qlora(tmp_path, method):
+    written(tmp_path / "out", "axolotl", conversations(3), method=method)
+    recipe = yaml.safe_load((tmp_path / "out/axolotl.yaml").read_text())
+    assert (recipe["adapter"], recipe["bf16"], recipe.get("load_in_4bit")) == ("lora", "auto", None)
+
+
 @pytest.mark.parametrize("held_out", [0, 2])
 def test_axolotl_finds_the_settings_and_trains_the_last_answer_alone(tmp_path, held_out):
     written(tmp_path / "out", "axolotl", conversations(3), held_out=held_out, method="qlora")
@@ -158,7 +165,7 @@ def test_axolotl_finds_the_settings_and_trains_the_last_answer_alone(tmp_path, h
     data = recipe["datasets"] + recipe.get("test_datasets", [])
     assert names_in(tmp_path / "out") == sorted(["account.json", "axolotl.yaml", *(d["path"] for d in data)])
     expected = {
-        "base_model": "Qwen/Qwen3-0.6B", "load_in_4bit": True, "lora_r": 4, "lora_alpha": 12, "lora_dropout": 0.0,
+        "base_model": "Qwen/Qwen3-0.6B", "adapter": "qlora", "load_in_4bit": True, "lora_r": 4, "lora_alpha": 12, "lora_dropout": 0.0,
         "sequence_len": 300, "micro_batch_size": 2, "gradient_accumulation_steps": 4, "num_epochs": 2, "seed": 3,
         "learning_rate": 0.0005, "warmup_steps": 2, "eot_tokens": ["<|im_end|>"], "excess_length_strategy": "drop",
         "chat_template_kwargs": {"enable_thinking": False},
