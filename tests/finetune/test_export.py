@@ -165,10 +165,10 @@ def test_axolotl_finds_the_settings_and_trains_the_last_answer_alone(tmp_path, h
     data = recipe["datasets"] + recipe.get("test_datasets", [])
     assert names_in(tmp_path / "out") == sorted(["account.json", "axolotl.yaml", *(d["path"] for d in data)])
     expected = {
-        "base_model": "Qwen/Qwen3-0.6B", "adapter": "qlora", "load_in_4bit": True, "lora_r": 4, "lora_alpha": 12, "lora_dropout": 0.0,
-        "sequence_len": 300, "micro_batch_size": 2, "gradient_accumulation_steps": 4, "num_epochs": 2, "seed": 3,
-        "learning_rate": 0.0005, "warmup_steps": 2, "eot_tokens": ["<|im_end|>"], "excess_length_strategy": "drop",
-        "chat_template_kwargs": {"enable_thinking": False},
+        "base_model": "Qwen/Qwen3-0.6B", "adapter": "qlora", "load_in_4bit": True, "lora_r": 4, "lora_alpha": 12,
+        "lora_dropout": 0.0, "sequence_len": 300, "micro_batch_size": 2, "gradient_accumulation_steps": 4,
+        "num_epochs": 2, "seed": 3, "learning_rate": 0.0005, "warmup_steps": 2, "eot_tokens": ["<|im_end|>"],
+        "excess_length_strategy": "drop", "chat_template_kwargs": {"enable_thinking": False},
     }  # fmt: skip
     assert {key: recipe[key] for key in expected} == expected
     for dataset in data:
