@@ -239,6 +239,7 @@ PINNED = {
     runs.headline: "account numbers",
     plots.quality_distribution: "frame threshold by ax",
     finetune.check: "settings arms named",
+    finetune.settle: "trained settings",
     finetune.train: "sets validation settings workers seeds named",
     finetune.prefer: "preferences validation settings start loss beta learning_rate control least workers seeds named",
     finetune.told_apart: "trained",

@@ -21,7 +21,7 @@ from arislab.finetune.previews import Preview, preview
 from arislab.finetune.settings import Settings
 from arislab.finetune.template import ChatTemplate, check_template
 from arislab.finetune.trained import asked_as, losses, names, of_seeds, rows, started_from, with_control
-from arislab.finetune.training import check, train
+from arislab.finetune.training import check, settle, train
 from arislab.finetune.weights import base_fingerprint, compute_device, load_tokenizer, resolve_model
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "preview",
     "resolve_model",
     "rows",
+    "settle",
     "started_from",
     "tokenize",
     "told_apart",

@@ -19,7 +19,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ logger = logging.getLogger("arislab.finetune")
 
 FOLDER = ".checkpoints"
 """In the folder of the adapters; hidden, and an adapter_config.json lies too deep in it to be taken for an adapter."""
-_SEAL, _EPOCH, _KEPT, _DAYS = "complete.json", "epoch", 2, 30
+_SEAL, _ENDED, _EPOCH, _KEPT, _DAYS = "complete.json", "ended", "epoch", 2, 30
 _NOT_READ = (  # a pickle, a card, and the tokenizer, which the base has
     "training_args.bin",
     "README.md",
@@ -188,6 +188,30 @@ class Checkpoints:
 def steps(folder: Path) -> list[int]:
     """Return the steps of which a training has checkpoints, in their order."""
     return sorted(map(_step, folder.glob("step-*")))
+
+
+def mark(folder: Path, training: str) -> None:
+    """Note that a training has ended; its checkpoints stay until ``settle``.
+
+    Args:
+        folder: Of its checkpoints; there is none where none were to be written.
+        training: Its id in ``finetuning_runs``.
+    """
+    if folder.is_dir():
+        files.replace(folder / _ENDED, training)
+
+
+def settle(folder: Path, trainings: Collection[str]) -> None:
+    """Remove the checkpoints of trainings that have ended.
+
+    Args:
+        folder: Of the adapters.
+        trainings: Their ids, as in ``mark``.
+    """
+    for path in (folder / FOLDER).glob(f"*/{_ENDED}"):
+        with contextlib.suppress(FileNotFoundError):  # another process that is done removes it
+            if path.read_text() in trainings:
+                discard(path.parent)
 
 
 def discard(folder: Path) -> None:

@@ -33,6 +33,7 @@ class Child:
     ) -> None:
         self.arm, self.device, self.folder = arm, spec["device"], Path(spec["folder"])
         self.settings, self.seed = spec["settings"], spec["settings"]["seed"]
+        self.until_settled = spec["until_settled"]
         self.failed_log = self.folder / f"{spec['name']}-{arm}.failed.log"
         # beside the adapters: from another disk the last rename would be a copy, which can be seen half done
         self.work = Path(tempfile.mkdtemp(prefix=f".{spec['name']}-{arm}-", dir=self.folder))
@@ -86,7 +87,10 @@ class Child:
         self.row["seconds"] = round(self.row["seconds"] + time.monotonic() - self.started, 2)
         (self.work / "log.txt").replace(f"{self.row['model_path']}.log")
         self.failed_log.unlink(missing_ok=True)
-        checkpoints.discard(self._checkpoints())
+        if self.until_settled:
+            checkpoints.mark(self._checkpoints(), self.row["id"])
+        else:
+            checkpoints.discard(self._checkpoints())
         rows = json.loads(self.row["hyperparameters"])["rows"]
         if len(rows) > 1:
             logger.warning(

@@ -13,7 +13,7 @@ BFLOAT16 = "bf16-lora"
 METHODS = ("lora", BFLOAT16, "qlora")
 BACKENDS = ("auto", "trl", "unsloth")
 _PLACES = ("base_model", "folder", "name", "chat_template_kwargs")  # recorded elsewhere than among the hyperparameters
-_SAFETY = ("checkpoint_steps", "checkpoint_minutes")  # they change no weight
+_SAFETY = ("checkpoint_steps", "checkpoint_minutes", "until_settled")  # they change no weight
 _WHOLE = {
     "r": (1, 512),  # vLLM serves no higher rank
     "lora_alpha": (1, 65_536),
@@ -74,6 +74,9 @@ class Settings:
     """Write a checkpoint after so many steps, from which a training that was killed goes on; 0: by time alone."""
     checkpoint_minutes: float = 5
     """Or after so many minutes, whichever is first; 0: by steps alone. With both 0 it starts anew."""
+    until_settled: bool = False
+    """Keep the checkpoints of a training that has ended until ``settle`` is called: whoever is killed before its row is
+    written calls `train` again, and it goes on from the last one. For callers that do call ``settle``."""
 
     def __post_init__(self) -> None:
         for key, known in (("method", METHODS), ("backend", BACKENDS)):

@@ -29,6 +29,7 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import ParameterError, PrerequisiteError, TrainingError
+from arislab.finetune import checkpoints
 from arislab.finetune.children import Child, supervise, sweep
 from arislab.finetune.labels import none_usable, tokenize
 from arislab.finetune.settings import BFLOAT16, Settings, check_name
@@ -124,6 +125,7 @@ def run(
         "chat_template_kwargs": dict(template.chat_template_kwargs),
         "system_role": template.system_role,
         "checkpoints": settings.checkpoints,
+        "until_settled": settings.until_settled,
         "parent_pid": os.getpid(),
         "parent": processes.identity(os.getpid()),
         **({} if preference is None else {"preference": dict(preference)}),
@@ -141,6 +143,16 @@ def run(
         for child in children:
             child.close()
     return pl.DataFrame([child.row for child in children], schema=COLUMNS)  # one row per seed and set
+
+
+def settle(trained: pl.DataFrame, settings: Settings) -> None:
+    """Remove the checkpoints of trainings whose rows are written, see ``Settings.until_settled``.
+
+    Args:
+        trained: From `train`: id.
+        settings: As in `train`; reads folder.
+    """
+    checkpoints.settle(Path(settings.folder), trained["id"].to_list())
 
 
 def check(

@@ -79,6 +79,25 @@ def test_a_training_that_is_killed_again_and_again_goes_on_to_the_adapter_of_one
     assert names_in(models) == sorted([Path(rows["model_path"][0]).name, Path(rows["model_path"][0]).name + ".log"])
 
 
+def test_a_training_that_has_ended_is_not_done_again_before_it_is_settled(tmp_path, monkeypatch):
+    settings = finetune.Settings(
+        base_model="tiny", folder=tmp_path / "models", name="toy", num_train_epochs=2, batch_size=4,
+        checkpoint_steps=2, checkpoint_minutes=0, until_settled=True,
+    )  # fmt: skip
+    sets, steps = {"a": nurses(range(18))}, tmp_path / "steps"  # 10 steps
+    rows = finetune.train(sets, None, settings)
+    dying(monkeypatch, "nowhere", 1, steps)
+    again = finetune.train(sets, None, settings)  # as after a kill before anybody wrote the row
+    assert steps.stat().st_size == 2, "those after the last checkpoint"
+    assert again["resumed"].to_list() == [1]
+    assert again.drop(TIMED).equals(rows.drop(TIMED))
+    finetune.settle(rows.with_columns(id=pl.lit("ft-another")), settings)
+    assert (settings.folder / checkpoints.FOLDER).is_dir()
+    finetune.settle(again, settings)
+    name = Path(rows["model_path"][0]).name
+    assert names_in(settings.folder) == sorted([name, f"{name}.log"])
+
+
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
     """A training with early stopping that was killed after its checkpoints of steps 8 and 10: its models, and how."""
