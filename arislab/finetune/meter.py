@@ -130,13 +130,18 @@ class Meter:
             for name, value in self._trained():
                 value.copy_(weights[name])
 
+    @property
+    def _sharing(self) -> Any:
+        return getattr(self.trainer, "sharing", None)
+
     def remember(self, folder: Path) -> None:
         """Write into a checkpoint what goes on with it."""
         from safetensors.torch import save_file
 
         state = {name: getattr(self, name) for name in ("records", "sum", "n", "best")}
-        # found out once, by a computation that draws random numbers where there is dropout
-        (folder / "meter.json").write_text(json.dumps({**state, "agrees": getattr(self.trainer, "agrees", None)}))
+        # found out once, on one batch; another one, or one with dropout, might have it otherwise
+        found = {"agrees": getattr(self.trainer, "agrees", None), "shares": getattr(self._sharing, "is_right", None)}
+        (folder / "meter.json").write_text(json.dumps({**state, **found}))
         if self.weights:
             save_file(self.weights, folder / "best.safetensors")
 
@@ -145,7 +150,9 @@ class Meter:
         from safetensors.torch import load_file
 
         state = json.loads((folder / "meter.json").read_text())
-        self.trainer.agrees = state.pop("agrees")
+        self.trainer.agrees, shares = state.pop("agrees"), state.pop("shares")
+        if self._sharing is not None:
+            self._sharing.is_right = shares
         vars(self).update(state)
         self.weights = load_file(folder / "best.safetensors") if self.best else {}
 

@@ -69,7 +69,7 @@ def new_trainer(spec: dict[str, Any], tokenizer: Any, examples: pl.DataFrame, wo
     trainer = PreferenceTrainer(model, arguments, preference=preference, pad=pad)
     trainer.remove_callback(PrinterCallback)  # a line a step
     if not on_gpu:
-        speed_up(trainer.model, bfloat16=spec["settings"]["method"] == BFLOAT16)
+        trainer.replaced = speed_up(trainer.model, bfloat16=spec["settings"]["method"] == BFLOAT16)
     rows = trainer.referenced(examples)
     read = rows.select(*pairs.columns(rows), length="n_tokens")
     trainer.train_dataset = datasets.Dataset.from_dict({name: read[name].to_list() for name in read.columns})

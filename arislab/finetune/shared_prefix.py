@@ -22,7 +22,8 @@ _NAME = "arislab_shared_prefix"
 class SharedPrefix:
     """The decoder of a model from transformers, which reads the common part of a batch once.
 
-    The first batch that has one is read both ways; where the hidden states differ, it is never done.
+    The first batch that has one is read both ways; where the hidden states differ, it is never done, nor where there
+    is dropout.
 
     Args:
         core: The model, whose attention is that of torch (``sdpa``).
@@ -31,7 +32,10 @@ class SharedPrefix:
 
     def __init__(self, core: Any, *, tolerance: float = 1e-4) -> None:
         self.core, self.config, self.tolerance = core, core.config.get_text_config(), tolerance
-        self.is_right: bool | None = None  # not known yet
+        # dropout draws for each place that is read, also where attention has no module for it
+        has_dropout = any(isinstance(module, torch.nn.Dropout) and module.p for module in core.modules())
+        has_dropout = has_dropout or bool(getattr(self.config, "attention_dropout", 0))
+        self.is_right: bool | None = False if has_dropout else None  # not known yet
         self._shape, self._n_layers = (0, 0), 0
         AttentionInterface.register(_NAME, self._attend)
         AttentionMaskInterface.register(_NAME, _no_mask)
@@ -46,7 +50,7 @@ class SharedPrefix:
         shared = n_shared(input_ids, labels)
         # windows and chunks, outside of which a layer sees nothing
         limits = (getattr(self.config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-        if self.is_right is False or any(limit is not None and input_ids.shape[1] > limit for limit in limits):
+        if self.is_right is False or any(limit and input_ids.shape[1] > limit for limit in limits):
             return 0
         if shared and self.is_right is None:
             self.is_right = self._is_right(input_ids, shared)

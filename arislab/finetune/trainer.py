@@ -40,12 +40,12 @@ def new_trainer(spec: dict[str, Any], tokenizer: Any, examples: pl.DataFrame, wo
     if is_ours:
         from arislab.finetune import on_cpu, shared_prefix  # torch and transformers, which Unsloth must come before
 
-        is_bfloat16 = settings["method"] == BFLOAT16
-        is_small = on_cpu.is_small(trainer.model)
-        on_cpu.speed_up(trainer.model, bfloat16=is_bfloat16)
+        is_bfloat16, is_small = settings["method"] == BFLOAT16, on_cpu.is_small(trainer.model)
+        core, trainer.replaced = trainer.model.get_base_model(), on_cpu.speed_up(trainer.model, bfloat16=is_bfloat16)
+        if _caps_logits(core.config):
+            trainer.agrees = False  # of a model that knows little yet, they are too small for a cap to be seen
         if not is_small:
-            core, tolerance = trainer.model.get_base_model(), 2e-2 if is_bfloat16 else 1e-4
-            trainer.sharing = shared_prefix.SharedPrefix(core, tolerance=tolerance)
+            trainer.sharing = shared_prefix.SharedPrefix(core, tolerance=2e-2 if is_bfloat16 else 1e-4)
     trainer.remove_callback(PrinterCallback)  # a line a step
     return trainer
 
@@ -129,6 +129,22 @@ def load_model(spec: dict[str, Any], *, on_gpu: bool) -> tuple[Any, Any]:
     return model, config
 
 
+def _caps_logits(config: Any) -> bool:
+    names = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+    return any(getattr(config.get_text_config(), name, None) for name in names)
+
+
+def sums(trainer: Any) -> dict[str, Any]:
+    """Return what of a larger model was computed otherwise than its trainer does, for the record; nothing of others.
+
+    Other sums round otherwise: with them, the same rows and settings are another training.
+    """
+    replaced, sharing = getattr(trainer, "replaced", {}), getattr(trainer, "sharing", None)
+    if sharing is not None:
+        replaced = {**replaced, "head_where_trained": trainer.agrees, "shared_prefix": bool(sharing.is_right)}
+    return {"sums": replaced} if sharing is not None or replaced.get("norms") else {}
+
+
 def _supervised_trainer(base: Any) -> Any:
     """Return an SFTTrainer whose loss computes the output head at trained positions only.
 
@@ -140,6 +156,7 @@ def _supervised_trainer(base: Any) -> Any:
     class SupervisedTrainer(base):  # type: ignore[misc]  # trl is not typed
         agrees: bool | None = None
         sharing: Any = None  # reads once what the rows of a batch begin with
+        replaced: dict[str, int]  # layers and norms that are computed in fewer passes
 
         def compute_loss(
             self,

@@ -27,7 +27,7 @@ from arislab.errors import TrainingError
 from arislab.finetune import adapters, checkpoints, limits, pairs
 from arislab.finetune.labels import NOT_TRAINED, count_statuses, none_usable, tokenize
 from arislab.finetune.meter import Meter
-from arislab.finetune.trainer import new_trainer
+from arislab.finetune.trainer import new_trainer, sums
 from arislab.finetune.weights import base_fingerprint, load_tokenizer
 
 
@@ -110,6 +110,7 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         "system_role": spec["system_role"],
         "rows": rows,
         "versions": versions,
+        **sums(trainer),
         **meter.outcome,
         **numbers,
     }

@@ -1,15 +1,18 @@
 """A model that is computed in fewer passes has the outputs and the gradients that PEFT and transformers give it."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
-from arislab.errors import PrerequisiteError
+from arislab.errors import PrerequisiteError, TrainingError
 from arislab.finetune import Settings, on_cpu, training
+from arislab.finetune.meter import Meter
 from arislab.finetune.shared_prefix import SharedPrefix, n_shared
+from arislab.finetune.trainer import _caps_logits, sums
 
 SIZES = {"vocab_size": 97, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12, "max_position_embeddings": 64}
@@ -174,6 +177,70 @@ def test_what_is_shared_ends_before_the_last_token_of_the_shortest_prompt(batch)
     assert n_shared(differs, labels) == 0, "2 of 22 tokens are not worth it"
     differs[1, 0] += 1
     assert n_shared(differs, labels) == 0
+
+
+def test_with_dropout_nothing_is_shared_whatever_a_first_batch_would_say(batch):
+    config = transformers.LlamaConfig(**SIZES, **HEADS, attention_dropout=0.1)  # without a module of its own
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()  # in which nothing is dropped
+    assert SharedPrefix(model).length(*batch) == 0
+    config.attention_dropout = 0.0
+    assert SharedPrefix(transformers.AutoModelForCausalLM.from_config(config).eval()).length(*batch) == SHARED
+
+
+@pytest.mark.parametrize("family", ["qwen2"])
+def test_a_layer_with_a_bias_rounds_as_recorded_adapters_did(model):
+    layer = model.get_base_model().model.layers[0].self_attn.q_proj
+    rows, base = torch.randn(40, 48), layer.base_layer
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    on_cpu.speed_up(model)
+    expected = torch.addmm(base.bias, rows, base.weight.t()).addmm_(rows @ a.t(), (b * 2).t().contiguous())
+    assert torch.equal(layer(rows), expected)
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_a_model_may_change_what_a_layer_gave_in_place(model):
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    on_cpu.speed_up(model)
+    x = torch.randn(2, 5, 48, requires_grad=True)
+    layer(x).mul_(2).sum().backward()  # as Gemma 3n does
+    once = layer.lora_A["default"].weight.grad.clone()
+    layer.lora_A["default"].weight.grad = None
+    (layer(x) * 2).sum().backward()
+    assert torch.equal(layer.lora_A["default"].weight.grad, once)
+
+
+def test_bfloat16_without_a_layer_that_can_be_kept_in_it_is_refused():
+    config = transformers.GPT2Config(n_embd=48, n_layer=1, n_head=4, vocab_size=97)  # its layers are Conv1D
+    lora = LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+    model = get_peft_model(transformers.AutoModelForCausalLM.from_config(config), lora)
+    assert on_cpu.speed_up(model) == {"layers": 0, "norms": 0}
+    with pytest.raises(TrainingError, match=r"no layer of this model is a plain linear one.*use lora"):
+        on_cpu.speed_up(model, bfloat16=True)
+
+
+def test_what_is_computed_otherwise_is_recorded_of_larger_models_alone(model, family, monkeypatch):
+    made = SimpleNamespace(agrees=True, sharing=None, replaced=on_cpu.speed_up(model))
+    assert sums(made) == {}, "a small model's trainings keep their ids"
+    monkeypatch.setattr(on_cpu, "SMALL_BYTES", 0)
+    made.replaced, made.sharing = on_cpu.speed_up(model), SharedPrefix(model.get_base_model())
+    recorded = sums(made)["sums"]
+    assert recorded["layers"] >= 12
+    assert recorded["norms"] >= 6
+    assert (recorded["head_where_trained"], recorded["shared_prefix"]) == (True, False)
+    assert _caps_logits(model.config) == (family == "gemma2"), "30 of Gemma 2, which its first logits do not reach"
+
+
+def test_what_was_found_out_goes_on_with_a_checkpoint(tmp_path):
+    def meter(**trainer):
+        how = {"progress": tmp_path / "progress", "parent_pid": 1, "n_trained_tokens": 1, "patience": 0}
+        return Meter(SimpleNamespace(**trainer), None, **how)
+
+    for found in (True, False, None):
+        meter(agrees=found, sharing=SimpleNamespace(is_right=found)).remember(tmp_path)
+        again = meter(agrees=None, sharing=SimpleNamespace(is_right=None))
+        again.recall(tmp_path)
+        assert (again.trainer.agrees, again.trainer.sharing.is_right) == (found, found)
+        meter(agrees=None, sharing=None).recall(tmp_path)
 
 
 def test_bfloat16_is_refused_where_it_is_slower(monkeypatch, tmp_path):
