@@ -33,8 +33,8 @@ def checks(
     """Return what is looked at beside the gain over the baseline, in a fixed order.
 
     Args:
-        comparison: From ``stats.compare``, with a row of the arm against ``icl``; one against ``SFT``, of an adapter
-            that was trained further, is looked at likewise.
+        comparison: From ``stats.compare``, with a row of the arm against ``icl``; an adapter that was trained further
+            has one against ``SFT`` too, and must be better: to keep that one costs nothing.
         arm: The arm to promote.
         rates: From ``evaluate.rates``.
         costs: From ``evaluate.costs``.
@@ -51,18 +51,29 @@ def checks(
         other; null: not measured), margin, n, n_needed (rows that would decide; null: it is decided, or no number
         would).
     """
-    begun = comparison.filter((pl.col("arm") == arm) & (pl.col("baseline") == SFT)).height
+    begun = comparison.filter((pl.col("arm") == arm) & (pl.col("baseline") == SFT))
     return [
         beside_icl(comparison, costs, arm=arm, icl=icl, margin=icl_margin),
-        *([beside_icl(comparison, costs, arm=arm, icl=SFT, margin=icl_margin, name="where it began")] if begun else []),
+        *([_beyond(begun.row(0, named=True))] if begun.height else []),
         *(not_lower(rates, column, arm=arm, baseline=baseline, margin=rate_margin) for column in RATES),
         _forgets(forgetting, arm=arm, baseline=baseline, margin=forgetting_margin),
     ]
 
 
-def beside_icl(
-    comparison: pl.DataFrame, costs: pl.DataFrame, *, arm: str, icl: str, margin: float, name: str = "in-context"
-) -> dict[str, Any]:
+def _beyond(row: dict[str, Any]) -> dict[str, Any]:
+    """Is an adapter better than the one that it was trained further from?"""
+    numbers = {k: row[k] for k in ("difference", "low", "high", "n")} | {"margin": 0.0}
+    name, gain = "where it began", f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    if row["low"] > 0:
+        return _said(name, "passed", f"better than the adapter that it began with ({gain})", **numbers)
+    if row["high"] < 0:
+        return _said(name, "failed", f"worse than the adapter that it began with ({gain})", **numbers)
+    why = f"not shown to be better than the adapter that it began with, which costs nothing ({gain})"
+    needed = rows_for(row, 0.0) if math.isfinite(row["low"]) and math.isfinite(row["high"]) else None
+    return _said(name, "unclear", why, **numbers, n_needed=needed)
+
+
+def beside_icl(comparison: pl.DataFrame, costs: pl.DataFrame, *, arm: str, icl: str, margin: float) -> dict[str, Any]:
     """Is the arm as good as in-context examples, or cheaper and not shown to be worse?
 
     As good: the lower end of its gain lies above minus the margin. An arm whose prompts are shorter need not show that,
@@ -72,10 +83,10 @@ def beside_icl(
         comparison: From ``stats.compare``.
         costs: From ``evaluate.costs``: arm, prompt_tokens (per 1,000 answers).
         arm: The arm to promote.
-        icl: Arm with in-context examples, or another one that the arm may replace.
+        icl: Arm with in-context examples.
         margin: By how much its quality may lie below.
-        name: Of the check.
     """
+    name = "in-context"
     rows = comparison.filter((pl.col("arm") == arm) & (pl.col("baseline") == icl))
     if not rows.height:
         return _said(name, "not measured", f"no arm {icl} was compared", margin=margin)

@@ -30,6 +30,28 @@ def contrast(difference, low, high, n=100, baseline="icl"):
 
 
 @pytest.mark.parametrize(
+    ("gain", "verdict", "says"),
+    [
+        ((0.03, 0.01, 0.05), "passed", "better than the adapter that it began with (+0.030 [+0.010, +0.050])"),
+        ((0.001, -0.014, 0.016), "unclear", "not shown to be better than the adapter that it began with, which costs"),
+        ((-0.03, -0.05, -0.01), "failed", "worse than the adapter that it began with"),
+        ((math.nan, math.nan, math.nan), "unclear", "not shown to be better"),
+    ],
+)
+def test_an_adapter_that_was_trained_further_must_be_better_than_the_one_it_began_with(gain, verdict, says):
+    compared = pl.concat([contrast(0.2, 0.1, 0.3), contrast(*gain, baseline=beside.SFT)])
+    costs = pl.DataFrame({"arm": ["finetuned", "icl"], "prompt_tokens": [60.0, 300.0]})
+    checks = models.checks(compared, arm="finetuned", rates=rates(200), costs=costs, forgetting=None)
+    (said,) = [check for check in checks if check["check"] == "where it began"]
+    assert said["verdict"] == verdict
+    assert says in said["reason"]
+    # (2.8 * .0077 / .001)^2 * 100: of a gain as small as this, a great many
+    assert said["n_needed"] == (None if verdict != "unclear" or math.isnan(gain[0]) else 45_919)
+    alone = models.checks(contrast(0.2, 0.1, 0.3), arm="finetuned", rates=rates(200), costs=costs, forgetting=None)
+    assert "where it began" not in [check["check"] for check in alone]
+
+
+@pytest.mark.parametrize(
     ("case", "verdict"),
     [
         (rates(122), "passed"),  # 1 - 0.025 ** (1 / 122) = 0.0298: nothing was lost, and little can be
