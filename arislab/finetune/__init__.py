@@ -1,8 +1,9 @@
 """LoRA adapters from curated rows: what is learned from each, the process that trains, its record.
 
 ``settings`` and ``template`` are checked first; ``labels`` turns examples into tokens of which only the answer is
-trained; ``training`` starts a ``worker`` for each set, where ``trainer`` trains and ``adapters`` writes; ``trained``
-reads what they wrote. ``export`` (with ``recipes``) and ``merging`` (with ``cards``) write for other programs.
+trained; ``training`` starts a ``worker`` for each set, where ``trainer`` trains (on a CPU in fewer passes: ``on_cpu``,
+``shared_prefix``) and ``adapters`` writes; ``trained`` reads what they wrote. ``export`` (with ``recipes``) and
+``merging`` (with ``cards``) write for other programs.
 
 ``preference`` goes on with an adapter, or begins one, by pairs of answers or by single verdicts (``pairs``, and
 ``preferring`` in its process).
