@@ -344,13 +344,14 @@ def cut_off(events: pl.DataFrame) -> pl.DataFrame:
         events: Rows of ``model_events``.
 
     Returns:
-        version, endpoint, created_at; the next deployment to that endpoint lets go of what it does not need.
+        version, endpoint, created_at; the next deployment of that alias there lets go of what it does not need.
     """
     seen = _of_endpoint(events.filter(pl.col("event").is_in(["load", "canary", "deploy"])))
 
     def has_ended(row: dict[str, Any]) -> bool:
         is_judged = (pl.col("event") == "canary") & (pl.col("version") == row["version"])
-        is_next = (pl.col("event") != "canary") & (pl.col("endpoint") == row["endpoint"])
+        same = [pl.col(column).eq_missing(row[column]) for column in ("endpoint", "name", "alias")]
+        is_next = (pl.col("event") != "canary") & pl.all_horizontal(same)
         return seen.filter(pl.col("seq") > row["seq"], is_judged | is_next).height > 0
 
     loads = seen.filter(event="load")

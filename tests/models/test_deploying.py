@@ -133,6 +133,8 @@ def test_what_a_deployment_had_loaded_that_was_killed_before_its_verdict_is_told
         what: deploying.cut_off(pl.DataFrame([event(i, *one) for i, one in enumerate(each)]))["version"].to_list()
         for what, each in told.items()
     }
+    others = [event(2, "load", "v7", "e", alias="other"), event(3, "deploy", "w1", "e") | {"name": "another"}]
+    assert deploying.cut_off(pl.DataFrame([event(1, "load", "v4", "e"), *others]))["version"].to_list() == ["v4", "v7"]
     assert left == {
         "under way": ["v4"],
         "judged": [],
