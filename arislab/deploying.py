@@ -248,12 +248,13 @@ def previous(deployments: pl.DataFrame, endpoint: str, alias: str, version: str,
     return others.sort("created_at", maintain_order=True)["version"].to_list()[-1] if others.height else None
 
 
-def follow(lake: Any, event: dict[str, Any]) -> dict[str, str]:
+def follow(lake: Any, event: dict[str, Any], *, only: Sequence[str] | None = None) -> dict[str, str]:
     """Make every server that serves an alias follow the registry, at once: the version before is loaded still.
 
     Args:
         lake: The lake.
         event: From ``Registry.roll_back``: name, alias, version.
+        only: Endpoints that are asked; null: all.
 
     Returns:
         Endpoint -> what became of it; it begins with NOT where the server serves what it served before.
@@ -262,6 +263,8 @@ def follow(lake: Any, event: dict[str, Any]) -> dict[str, str]:
     rows = lake["deployments"].read()
     for one in serving(rows, alias).iter_rows(named=True):
         where = one["endpoint"]
+        if only is not None and where not in only:
+            continue
         try:
             with batch.connect(where, folder=lake.batches, adapters=lake.models) as server:
                 now = server.aliases.get(alias)
@@ -288,13 +291,16 @@ def unfinished(deployments: pl.DataFrame, events: pl.DataFrame, name: str, alias
         events: Rows of ``model_events``.
         name: Family.
         alias: Its alias.
+
+    Returns:
+        The event, and endpoints: those of the servers that have not followed, for ``follow``.
     """
     of = events.filter(pl.col("event").is_in(["alias", "rollback"]), name=name, alias=alias).sort("seq")
     last = of.row(-1, named=True) if of.height else {"event": None}
     if last["event"] != "rollback":
         return None
     stays = serving(deployments, models.alias_of(name, alias)).filter(version=last["previous"])
-    return last if stays.height else None
+    return last | {"endpoints": stays["endpoint"].to_list()} if stays.height else None
 
 
 def check_answer(answer: dict[str, Any], compared: pl.DataFrame, version: str) -> None:

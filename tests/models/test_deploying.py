@@ -164,7 +164,8 @@ def test_a_rollback_is_unfinished_while_a_server_that_can_say_so_serves_what_was
     events = [event(1, "alias", "v1", ""), event(2, "alias", "v2", ""), event(3, "rollback", "v1", "") | back]
     events = [{"previous": None} | one for one in events]
     of = ("fam", "champion")
-    assert deploying.unfinished(rows, pl.DataFrame(events), *of)["version"] == "v1"
+    found = deploying.unfinished(rows, pl.DataFrame(events), *of)
+    assert (found["version"], found["endpoints"]) == ("v1", ["e"])
     assert deploying.unfinished(rows, pl.DataFrame(events[:2]), *of) is None
     followed = pl.concat([rows, rows.with_columns(version=pl.lit("v1"), created_at=2)], how="vertical_relaxed")
     assert deploying.unfinished(followed, pl.DataFrame(events), *of) is None
