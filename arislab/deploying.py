@@ -150,6 +150,7 @@ def switch(
     *,
     expected: str | None,
     registered: Callable[[], str | None] | None = None,
+    note: Callable[[], object] | None = None,
     drain_s: float = 0.0,
 ) -> dict[str, Any]:
     """Let a server answer for an alias with another version, and wait until nobody asks the one before.
@@ -160,6 +161,7 @@ def switch(
         version: A model that the server offers.
         expected: What the alias named at the server when the deployment began; null: nothing.
         registered: Says what the registry names now; the server follows it, and so does a switch that came second.
+        note: Writes down, before it is done, that the server is to switch: a rollback asks it from then on.
         drain_s: Seconds to wait, at most; what is not answered by then goes on.
 
     Returns:
@@ -171,6 +173,8 @@ def switch(
     """
     if registered is not None and (now := registered()) != version:
         raise RegistryError(_moved(alias, now, version) + "Nothing was switched.")
+    if note is not None:
+        note()
     previous, began = expected, time.monotonic()
     server.switch(alias, version, expected=expected)
     if registered is not None and (now := registered()) != version:  # a rollback that the switch overtook
@@ -229,6 +233,29 @@ def serving(deployments: pl.DataFrame, alias: str) -> pl.DataFrame:
     return rows.unique("endpoint", keep="last", maintain_order=True)
 
 
+def may_serve(deployments: pl.DataFrame, events: pl.DataFrame, alias: str) -> pl.DataFrame:
+    """Return what each endpoint may answer with under an alias.
+
+    That is the version of its newest row, and those to which it was to switch since then: of a deployment that was
+    killed before it wrote its row, nobody but the server knows whether it did.
+
+    Args:
+        deployments: Rows of ``deployments``.
+        events: Rows of ``model_events``.
+        alias: From ``models.alias_of``.
+
+    Returns:
+        endpoint, version; an endpoint without a row may serve nothing as well.
+    """
+    newest = serving(deployments, alias).select("endpoint", "version", "created_at")
+    switches = _of_endpoint(events.filter(pl.format("{}@{}", "name", "alias") == alias, event="switch"))
+    rows = newest.select("endpoint", since="created_at")
+    since = switches.join(rows, on="endpoint", how="left", maintain_order="left").filter(
+        pl.col("since").is_null() | (pl.col("created_at") >= pl.col("since"))
+    )
+    return pl.concat([frame.select("endpoint", "version") for frame in (newest, since)]).unique(maintain_order=True)
+
+
 def previous(deployments: pl.DataFrame, endpoint: str, alias: str, version: str, *, now: str | None) -> str | None:
     """Return what an endpoint served under an alias before a version; null: nothing.
 
@@ -248,23 +275,28 @@ def previous(deployments: pl.DataFrame, endpoint: str, alias: str, version: str,
     return others.sort("created_at", maintain_order=True)["version"].to_list()[-1] if others.height else None
 
 
-def follow(lake: Any, event: dict[str, Any]) -> dict[str, str]:
-    """Make every server that serves an alias follow the registry, at once: the version before is loaded still.
+def follow(lake: Any, event: dict[str, Any], *, only: Sequence[str] | None = None) -> dict[str, str]:
+    """Make every server that may serve an alias follow the registry, at once: the version before is loaded still.
 
     Args:
         lake: The lake.
         event: From ``Registry.roll_back``: name, alias, version.
+        only: Endpoints that are asked; null: all.
 
     Returns:
-        Endpoint -> what became of it; it begins with NOT where the server serves what it served before.
+        Endpoint -> what became of it; it begins with NOT where the server serves what it served before. None of a
+        server that was never switched: it serves nothing under the alias.
     """
     alias, said = models.alias_of(event["name"], event["alias"]), {}
     rows = lake["deployments"].read()
-    for one in serving(rows, alias).iter_rows(named=True):
-        where = one["endpoint"]
+    known = serving(rows, alias)["endpoint"]
+    for where in may_serve(rows, lake["model_events"].read(), alias)["endpoint"].unique(maintain_order=True):
+        if only is not None and where not in only:
+            continue
         try:
             with batch.connect(where, folder=lake.batches, adapters=lake.models) as server:
-                now = server.aliases.get(alias)
+                if (now := server.aliases.get(alias)) is None and where not in known:
+                    continue
                 done = switch(server, alias, event["version"], expected=now)
         except (ArislabError, OSError) as error:
             said[where] = (
@@ -281,20 +313,24 @@ def follow(lake: Any, event: dict[str, Any]) -> dict[str, str]:
 
 
 def unfinished(deployments: pl.DataFrame, events: pl.DataFrame, name: str, alias: str) -> dict[str, Any] | None:
-    """Return the rollback that a server has not followed yet, as one that was killed leaves it; null: all followed.
+    """Return the rollback that a server may not have followed, as one that was killed leaves it; null: all followed.
 
     Args:
         deployments: Rows of ``deployments``.
         events: Rows of ``model_events``.
         name: Family.
         alias: Its alias.
+
+    Returns:
+        The event, and endpoints: those of the servers that may serve another version, for ``follow``.
     """
     of = events.filter(pl.col("event").is_in(["alias", "rollback"]), name=name, alias=alias).sort("seq")
     last = of.row(-1, named=True) if of.height else {"event": None}
     if last["event"] != "rollback":
         return None
-    stays = serving(deployments, models.alias_of(name, alias)).filter(version=last["previous"])
-    return last if stays.height else None
+    served = may_serve(deployments, events, models.alias_of(name, alias))
+    stays = served.filter(pl.col("version") != last["version"])["endpoint"].unique(maintain_order=True)
+    return last | {"endpoints": stays.to_list()} if stays.len() else None
 
 
 def check_answer(answer: dict[str, Any], compared: pl.DataFrame, version: str) -> None:
@@ -344,13 +380,14 @@ def cut_off(events: pl.DataFrame) -> pl.DataFrame:
         events: Rows of ``model_events``.
 
     Returns:
-        version, endpoint, created_at; the next deployment to that endpoint lets go of what it does not need.
+        version, endpoint, created_at; the next deployment of that alias there lets go of what it does not need.
     """
     seen = _of_endpoint(events.filter(pl.col("event").is_in(["load", "canary", "deploy"])))
 
     def has_ended(row: dict[str, Any]) -> bool:
         is_judged = (pl.col("event") == "canary") & (pl.col("version") == row["version"])
-        is_next = (pl.col("event") != "canary") & (pl.col("endpoint") == row["endpoint"])
+        same = [pl.col(column).eq_missing(row[column]) for column in ("endpoint", "name", "alias")]
+        is_next = (pl.col("event") != "canary") & pl.all_horizontal(same)
         return seen.filter(pl.col("seq") > row["seq"], is_judged | is_next).height > 0
 
     loads = seen.filter(event="load")

@@ -197,7 +197,7 @@ PINNED = {
     models.Registry.check: "self version base",
     deploying.canary: "requests answers",
     deploying.verdict: "compared version min_equal",
-    deploying.switch: "server alias version expected registered drain_s",
+    deploying.switch: "server alias version expected registered note drain_s",
     evaluate.rates: "scores people task",
     evaluate.costs: "scores",
     evaluate.forgetting: "task models server folder recorded parameters",

@@ -156,7 +156,7 @@ def rollback(
         raise ParameterError(f"which family? Name one: {', '.join(families) or 'there is none yet'}.")
     family = _family(registry.events(), name or families[0])
     event = deploying.unfinished(lake["deployments"].read(), registry.events(), family, alias)
-    followed = deploying.follow(lake, event) if event else {}
+    followed = deploying.follow(lake, event, only=event["endpoints"]) if event else {}
     if event and not all(said.startswith("NOT") for said in followed.values()):
         print(f"{family}@{alias} is {event['version']} since an earlier rollback; servers that had not followed do now")
     else:  # none was left half done, or by servers alone that are gone

@@ -532,9 +532,10 @@ TABLES: dict[str, Contract] = {
             "version": _text("name by which servers serve it: holds the digest of the weights", required=True),
             "event": _text(
                 "register: it is known; gate: it was judged; alias: an alias names it from now on; rollback: again; "
-                "retire: it is not promoted any more; load: a server is to load it; canary, deploy: what it showed",
+                "retire: it is not promoted any more; load: a server is to load it; switch: its alias is to name it; "
+                "canary, deploy: what it showed",
                 required=True,
-                allowed=("register", "gate", "alias", "rollback", "retire", "load", "canary", "deploy"),
+                allowed=("register", "gate", "alias", "rollback", "retire", "load", "canary", "switch", "deploy"),
             ),
             "alias": _text("alias that names it, such as champion; null: the event is about none"),
             "arm": _text("set that it was trained on, as in finetuning_runs"),

@@ -9,10 +9,10 @@ import polars as pl
 from arislab.errors import RegistryError, closest
 
 CHAMPION = "champion"
-EVENTS = ("register", "gate", "alias", "rollback", "retire", "load", "canary", "deploy")
+EVENTS = ("register", "gate", "alias", "rollback", "retire", "load", "canary", "switch", "deploy")
 """register: an adapter is known; gate: it was judged; alias: an alias names it from now on; rollback: an alias names it
-again; retire: it is not promoted any more; load: a server is to load it; canary, deploy: what the server showed of
-it."""
+again; retire: it is not promoted any more; load: a server is to load it; switch: an alias of a server is to name it;
+canary, deploy: what the server showed of it."""
 _STATES = ("candidate", "control", "retired")
 _SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("event_id", "name", "version", "event", "alias", "arm", "previous", "verdict"), pl.String),

@@ -141,11 +141,11 @@ class Registry:
         return f"{row['name']}@{CHAMPION} is {version} now (before: {expected or 'none'})"
 
     def note(self, version: str, event: str, **fields: Any) -> pl.DataFrame:
-        """Add what a server is to do with a version, or showed of it: load, canary (with a verdict) or deploy.
+        """Add what a server is to do with a version, or showed of it: load, canary (with a verdict), switch, deploy.
 
         Args:
             version: Name of the version.
-            event: load, canary or deploy.
+            event: load, canary, switch or deploy.
             fields: Columns of ``model_events``.
         """
         return self._add(events.registered(self.events(), version), event=event, **fields)

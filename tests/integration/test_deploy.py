@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 from toys import Server, adapter, arislab, arislab_process
 
-from arislab import batch, finetune, models
+from arislab import batch, deploying, finetune, models
 from arislab.lake import Lake
 from arislab.tiny.candidates import compose
 
@@ -126,6 +126,60 @@ def test_a_server_of_its_own_gets_the_version_by_its_url(root, tmp_path, monkeyp
     assert f"{server.url}: NOT switched" in said
     assert "when it is back" in said
     assert models.Registry(lake_of(root)).named(FAMILY) == current
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A lake with three versions, promoted one after the other and deployed nowhere; their names."""
+    lake = Lake(tmp_path / "data" / "lake", run_id="made")
+    names = [adapter(lake, seed) for seed in (1, 2, 3)]
+    for name in names:
+        arislab("promote", name, root=tmp_path)
+    return lake, names
+
+
+def switched(lake, version):
+    with batch.connect("embedded", folder=lake.batches, adapters=lake.models) as server:
+        server.switch(ALIAS, version, expected=None)
+
+
+def deployed(lake, version, where="embedded"):
+    own = {"alias": ALIAS, "run_id": "made", "action": "deploy", "endpoint": where}
+    lake["deployments"].append(deploying.row(FAMILY, version, **own))
+
+
+def test_a_server_that_is_gone_for_good_holds_up_no_further_rollback(three, tmp_path):
+    (lake, (one, two, last)), gone = three, "http://127.0.0.1:9/v1"
+    switched(lake, last)
+    deployed(lake, last)
+    deployed(lake, last, gone)
+    for back in (two, one):
+        said = arislab("rollback", root=tmp_path, ok=False)
+        assert f"{ALIAS} is {back} again" in said
+        assert f"embedded: {ALIAS} is {back} after" in said
+        assert f"{gone}: NOT switched" in said
+        assert models.Registry(lake).named(FAMILY) == back
+        assert served(tmp_path) == (back, back)
+    assert "nothing to go back to" in arislab("rollback", root=tmp_path, ok=False)
+
+
+def test_a_rollback_reaches_a_server_that_was_to_switch_and_has_no_row(three, tmp_path):
+    lake, (_, two, last) = three
+    switched(lake, last)
+    models.Registry(lake).note(last, "switch", alias="champion", detail={"endpoint": "embedded"})
+    said = arislab("rollback", root=tmp_path)
+    assert f"embedded: {ALIAS} is {two} after" in said
+    assert served(tmp_path) == (two, two)
+    rows = lake["deployments"].read()
+    assert rows.select("endpoint", "action", "version", "previous").rows() == [("embedded", "rollback", two, last)]
+
+
+def test_a_server_that_was_never_switched_is_left_alone_and_holds_up_no_rollback(three, tmp_path):
+    lake, (one, two, last) = three
+    models.Registry(lake).note(last, "switch", alias="champion", detail={"endpoint": "embedded"})
+    for back in (two, one):
+        assert arislab("rollback", root=tmp_path).splitlines()[0].startswith(f"{ALIAS} is {back} again")
+    assert lake["deployments"].rows == 0
 
 
 def test_a_wrong_base_of_the_same_shape_is_refused(root, tmp_path):

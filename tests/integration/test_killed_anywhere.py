@@ -20,7 +20,7 @@ import polars as pl
 import pytest
 from toys import CHECKOUT, Server, adapter, arislab, arislab_process, ended
 
-from arislab import models
+from arislab import batch, models
 from arislab.lake import Lake
 from arislab.system import files, processes
 from arislab.tiny.candidates import compose
@@ -100,7 +100,8 @@ DEPLOYING = (
     ("the server", "", 0),
     ("open", r"\.locks/training_data_raw", 3),  # answered through the alias
     ("open", r"deployments/_delta_log", 1),
-    ("open", r"model_events/_delta_log", 2),  # all is noted
+    ("open", r"model_events/_delta_log", 2),  # the switch is noted, and not done
+    ("open", r"model_events/_delta_log", 3),  # all is noted
     ("at random", "", 0),
 )
 FEW = ["-p", "n_canary", "4", "-p", "max_tokens", "24" if KILLS < 30 else "100"]
@@ -162,6 +163,12 @@ class Way:
 
     def killed(self, words, places):
         """Run a command again and again, killed at one place after the other; then once to its end."""
+        self.kill(words, places)
+        arislab_process(*words, root=self.root)
+        self.is_whole()
+
+    def kill(self, words, places):
+        """Run a command again and again, killed at one place after the other."""
         for event, pattern, n in places:
             self.n_kills += 1
             mark = self.folder / f"killed-{self.n_kills}"
@@ -184,8 +191,6 @@ class Way:
                 assert mark.exists(), f"{place} never came: {printed}"
                 assert code != 0
             self.is_whole()
-        arislab_process(*words, root=self.root)
-        self.is_whole()
 
     def at_random(self, process, dies, *, event, whom):
         if event == "the server":
@@ -243,6 +248,14 @@ class Way:
         assert self.registry.events().filter(event="rollback")["version"].to_list() == [self.old], "and not twice"
         assert {model.id: model.root for model in self.server.client.models.list()}[ALIAS] == self.old
 
+    def serve(self):
+        """What the server and the embedded one name by the alias."""
+        with batch.connect("embedded", folder=self.lake.batches, adapters=self.lake.models) as embedded:
+            return [
+                {model.id: model.root for model in self.server.client.models.list()}[ALIAS],
+                embedded.aliases[ALIAS],
+            ]
+
     def alone(self, version):
         answer = self.server.client.chat.completions.create(
             model=version,
@@ -274,6 +287,20 @@ def test_a_promotion_and_a_deployment_that_are_killed_anywhere(way):
         arislab("promote", new, root=way.root)
     way.killed(way.deploy, islice(cycle(DEPLOYING), min(KILLS, len(DEPLOYING))))
     way.ends(new)
+
+
+def test_a_rollback_reaches_servers_whose_deployment_was_killed_once_they_had_switched(way):
+    new = adapter(Lake(way.lake.path, run_id="made-too"), 2)
+    arislab("promote", new, root=way.root)
+    switched = [("open", r"\.locks/deployments", 1)]
+    way.kill(way.deploy, switched)  # its newest row names the old version
+    way.kill(["run", "deploy", *FEW], switched)  # the embedded server has no row
+    assert way.lake["deployments"].read()["version"].to_list() == [way.old]
+    assert way.serve() == [new, new]
+    way.registry.roll_back(FAMILY)  # by a command that was killed before any server followed
+    assert f"{ALIAS} is {way.old} since an earlier rollback" in arislab("rollback", root=way.root)
+    assert way.serve() == [way.old, way.old]
+    assert "nothing to go back to" in arislab("rollback", root=way.root, ok=False)
 
 
 @pytest.mark.slow

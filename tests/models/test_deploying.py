@@ -1,7 +1,7 @@
 """The canary: what a server must show before clients get a version, and what it may not get away with."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import polars as pl
@@ -133,6 +133,8 @@ def test_what_a_deployment_had_loaded_that_was_killed_before_its_verdict_is_told
         what: deploying.cut_off(pl.DataFrame([event(i, *one) for i, one in enumerate(each)]))["version"].to_list()
         for what, each in told.items()
     }
+    others = [event(2, "load", "v7", "e", alias="other"), event(3, "deploy", "w1", "e") | {"name": "another"}]
+    assert deploying.cut_off(pl.DataFrame([event(1, "load", "v4", "e"), *others]))["version"].to_list() == ["v4", "v7"]
     assert left == {
         "under way": ["v4"],
         "judged": [],
@@ -157,16 +159,50 @@ def test_what_was_served_before_is_never_the_version_itself():
 
 
 def test_a_rollback_is_unfinished_while_a_server_that_can_say_so_serves_what_was_left():
-    rows = pl.DataFrame([{"endpoint": "e", "alias": "fam@champion", "version": "v2", "created_at": 1}])
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = pl.DataFrame([{"endpoint": "e", "alias": "fam@champion", "version": "v2", "created_at": at}])
     back = {"previous": "v2"}
     events = [event(1, "alias", "v1", ""), event(2, "alias", "v2", ""), event(3, "rollback", "v1", "") | back]
     events = [{"previous": None} | one for one in events]
     of = ("fam", "champion")
-    assert deploying.unfinished(rows, pl.DataFrame(events), *of)["version"] == "v1"
+    found = deploying.unfinished(rows, pl.DataFrame(events), *of)
+    assert (found["version"], found["endpoints"]) == ("v1", ["e"])
     assert deploying.unfinished(rows, pl.DataFrame(events[:2]), *of) is None
-    followed = pl.concat([rows, rows.with_columns(version=pl.lit("v1"), created_at=2)], how="vertical_relaxed")
+    followed = pl.concat([rows, rows.with_columns(version=pl.lit("v1"), created_at=at + timedelta(seconds=4))])
     assert deploying.unfinished(followed, pl.DataFrame(events), *of) is None
     assert deploying.unfinished(rows, pl.DataFrame(events), "fam", "other") is None
+
+
+def test_a_server_may_serve_what_it_was_to_switch_to_after_its_newest_row():
+    at = datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC)
+    rows = pl.DataFrame([{"endpoint": "e", "alias": "fam@champion", "version": "v1", "created_at": at}])
+    events = [
+        event(1, "switch", "v1", "e"),  # of the deployment that wrote the row
+        event(3, "switch", "v2", "e"),
+        event(4, "load", "v3", "e"),
+        event(5, "switch", "v4", "e", alias="other"),
+        event(6, "switch", "w1", "e") | {"name": "another"},
+        event(7, "switch", "v2", "f"),  # its first one
+    ]
+    served = deploying.may_serve(rows, pl.DataFrame(events), "fam@champion")
+    assert served.rows() == [("e", "v1"), ("e", "v2"), ("f", "v2")]
+    back = event(8, "rollback", "v1", "") | {"previous": "v2"}
+    story = pl.DataFrame([{"previous": None} | one for one in (*events, back)])
+    assert deploying.unfinished(rows, story, "fam", "champion")["endpoints"] == ["e", "f"]
+    done = [rows.with_columns(endpoint=pl.lit(where), created_at=at + timedelta(seconds=9)) for where in ("e", "f")]
+    assert deploying.unfinished(pl.concat([rows, *done]), story, "fam", "champion") is None
+
+
+def test_a_switch_is_noted_before_it_is_done_and_only_where_it_is():
+    noted = []
+    for names in (("v2", "v2"), ("v1",)):
+        server = Fake(*names)
+        note = partial(lambda at: noted.append((*at.switched,)), server)
+        try:
+            deploying.switch(server, "fam@champion", "v2", expected="v1", registered=server.registered, note=note)
+        except RegistryError:
+            assert names == ("v1",)
+    assert noted == [()], "nothing was switched when it was noted, and what is refused is not noted"
 
 
 def test_what_an_endpoint_served_before_the_last_two_is_let_go():
