@@ -4,15 +4,17 @@ import random
 import re
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from arislab.batch.answers import Recorded, answer
 from arislab.batch.connection import Server
 from arislab.batch.job import Job, prepare
-from arislab.batch.ledger import OPEN
+from arislab.batch.ledger import UNSENT
 from arislab.batch.sending import cut, unsendable
 from arislab.errors import BatchError, ParameterError
 
@@ -30,13 +32,15 @@ class Plan:
     """Have an answer in the folder that is not recorded yet: collected, not paid for again."""
     n_open: int
     """Are on their way in a batch: attached to."""
+    n_claimed: int
+    """Were claimed and not sent yet, as after a kill, or by another process: sent first, and paid for."""
     n_blocked: dict[str, int]
     """Failed earlier in a way that may cost or fail again, by status; ``resend`` sends them."""
     n_unsendable: int
     """Too long, or not valid text."""
     n_to_send: int
     files: list[tuple[int, int]]
-    """Requests and bytes of each file that would be sent."""
+    """Requests and bytes of each file that would be sent, those that lie claimed first."""
     estimate: "Estimate | None" = None
     """Tokens, time and cost, if a dry run was made."""
 
@@ -46,6 +50,7 @@ class Plan:
             "recorded": self.n_recorded,
             "received": self.n_received,
             "on their way": self.n_open,
+            "claimed, not sent yet": self.n_claimed,
             **{f"{status} (not sent again)": n for status, n in self.n_blocked.items()},
             "cannot be sent": self.n_unsendable,
             "to send": self.n_to_send,
@@ -83,59 +88,80 @@ def plan(
     todo = job.requests
     bad = {name for name, body in todo.select("custom_id", "body").iter_rows() if unsendable(body)}
     wanted = [name for name in todo["custom_id"] if name not in bad]
-    free, held, stay = job.ledger.look(wanted, server=server.identity, resend=job.again(set(resend)))
+    with closing(job.ledger):
+        free, held, stay = job.ledger.look(wanted, server=server.identity, resend=job.again(set(resend)))
+        on_the_way, claimed, waiting = _open(job, held, wanted)
     ids = [name for names in free.values() for name in names]
-    on_the_way = _on_the_way(job, held) & set(wanted)
     blocked: dict[str, int] = {}
     for status in stay.values():
         blocked[status] = blocked.get(status, 0) + 1
-    job.ledger.close()
     files = cut(todo.filter(pl.col("custom_id").is_in(ids)), max_lines=job.max_lines, max_bytes=job.max_bytes)
     return Plan(
         n_rows=requests.height,
         n_same_request=requests.height - todo.height - job.n_recorded,
         n_recorded=job.n_recorded,
-        n_received=len(wanted) - len(ids) - len(on_the_way) - len(stay),
+        n_received=len(wanted) - len(ids) - len(on_the_way) - len(claimed) - len(stay),
         n_open=len(on_the_way),
+        n_claimed=len(claimed),
         n_blocked=blocked,
         n_unsendable=len(bad),
         n_to_send=len(ids),
-        files=[(len(names), len(content)) for names, content in files],
+        files=waiting + [(len(names), len(content)) for names, content in files],
         estimate=estimate,
     )
 
 
-def _on_the_way(job: Job, held: Iterable[int]) -> set[str]:
-    """Return the requests of those batches that have not ended, of the ones that the ledger holds."""
-    still = [shard["id"] for shard in job.ledger.rows() if shard["id"] in held and shard["state"] in OPEN]
-    return {name for shard_id in still for name in job.ledger.lines(shard_id)}
+def _open(job: Job, held: set[int], wanted: Iterable[str]) -> tuple[set[str], set[str], list[tuple[int, int]]]:
+    """Return the wanted requests in batches that have not ended, and those in files of which no batch is known.
+
+    The latter's files follow, with requests and bytes. A kill while a batch was being made may have been too late for
+    it: such a file counts as unsent, as nobody knows, and is taken up, not paid twice, if it was made.
+    """
+    shards = [shard for shard in job.ledger.rows() if shard["id"] in held]
+    unsent = [shard for shard in shards if shard["state"] in UNSENT]
+    names = set(wanted)
+
+    def lines(some: list[dict[str, Any]]) -> set[str]:
+        return {name for shard in some for name in job.ledger.lines(shard["id"])} & names
+
+    sent = lines([shard for shard in shards if shard["state"] == "submitted"])
+    return sent, lines(unsent), [(shard["n"], shard["bytes"]) for shard in unsent]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the requests that are neither answered nor on their way will take, extrapolated from a few of them."""
+    """What the requests that are neither answered nor on their way will take, extrapolated from a few of them.
+
+    Null is unknown: nothing was tried.
+    """
 
     n_requests: int
     n_tried: int
     n_failed: int
-    prompt_tokens: tuple[float, float, float]
+    prompt_tokens: tuple[float, float, float] | None
     """Mean, low, high for all requests; 95 % bootstrap interval."""
-    completion_tokens: tuple[float, float, float]
-    seconds: tuple[float, float, float]
+    completion_tokens: tuple[float, float, float] | None
+    seconds: tuple[float, float, float] | None
     """Time for all requests at the rate seen, the interval from the tokens alone; a server at full load is usually
     faster."""
     usd: tuple[float, float, float] | None
-    """Null if no prices were given: prices are never guessed."""
+    """Null too if no prices were given: prices are never guessed."""
+    n_claimed: int = 0
+    """Of the requests, those that were claimed and not sent yet, as after a kill: none of them is tried."""
 
     @property
-    def per_request(self) -> tuple[float, float]:
-        """Mean prompt and answer tokens of a request, for a ``Budget``."""
-        n = max(1, self.n_requests)
-        return self.prompt_tokens[0] / n, self.completion_tokens[0] / n
+    def per_request(self) -> tuple[float, float] | None:
+        """Mean prompt and answer tokens of a request, for a ``Budget``; null if nothing was tried."""
+        if not self.n_tried or self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        return self.prompt_tokens[0] / self.n_requests, self.completion_tokens[0] / self.n_requests
 
     def __repr__(self) -> str:
         if not self.n_requests:
             return "nothing to send: every request has a recorded answer, or is on its way"
+        claimed = f"{self.n_claimed:,} were claimed and not sent yet; they will be, and cost"
+        if self.prompt_tokens is None or self.completion_tokens is None or self.seconds is None:
+            return f"{self.n_requests:,} requests, none tried: {claimed}; tokens, time and cost: unknown"
 
         def span(x: tuple[float, float, float], form: str = ",.0f") -> str:
             return f"{x[0]:{form}} [{x[1]:{form}}, {x[2]:{form}}]"
@@ -144,7 +170,7 @@ class Estimate:
         return (
             f"{self.n_requests:,} requests, from {self.n_tried} tried ({self.n_failed} failed): prompt "
             f"{span(self.prompt_tokens)} tokens, answers {span(self.completion_tokens)} tokens, at this rate "
-            f"{span(self.seconds)} s, cost {cost}"
+            f"{span(self.seconds)} s, cost {cost}" + (f"; {claimed}" if self.n_claimed else "")
         )
 
 
@@ -161,7 +187,8 @@ def dry_run(
 ) -> Estimate:
     """Ask ``n`` random requests (their answers are kept and not asked for again) and extrapolate to all.
 
-    What is on its way is not tried: its batch may take hours, and is paid for already.
+    What is on its way is not tried: its batch may take hours, and is paid for already. Nor is what was claimed and not
+    sent yet, as after a kill: it is sent as the file that it lies in, and the estimate is for it too.
 
     Args:
         requests: As in ``answer``.
@@ -184,12 +211,16 @@ def dry_run(
     distinct = requests.unique("custom_id", keep="first", maintain_order=True)
     distinct = distinct.filter(~pl.col("custom_id").is_in(recorded.answered.to_list()))
     job = prepare(distinct, server=server, folder=folder)
-    _, held, _ = job.ledger.look(distinct["custom_id"].to_list(), server=server.identity, resend=job.again(set()))
-    distinct = distinct.filter(~pl.col("custom_id").is_in(list(_on_the_way(job, held))))
-    job.ledger.close()
+    names = distinct["custom_id"].to_list()
+    with closing(job.ledger):
+        _, held, _ = job.ledger.look(names, server=server.identity, resend=job.again(set()))
+        on_the_way, claimed, _ = _open(job, held, names)
+    distinct = distinct.filter(~pl.col("custom_id").is_in([*on_the_way, *claimed]))
     if not distinct.height:
-        nothing = (0.0, 0.0, 0.0)
-        return Estimate(0, 0, 0, nothing, nothing, nothing, nothing if usd_per_million else None)
+        tokens = None if claimed else (0.0, 0.0, 0.0)
+        priced = tokens if usd_per_million else None
+        return Estimate(len(claimed), 0, 0, tokens, tokens, tokens, priced, len(claimed))
+    scale = distinct.height + len(claimed)
     tried = distinct.sample(min(n, distinct.height), seed=seed)
     began = time.monotonic()
     rows = answer(tried, server=server, folder=folder, recorded=recorded, task=task)
@@ -200,9 +231,9 @@ def dry_run(
         way = " A model without a system role takes system_role='user'." if re.search(r"(?i)system.?role", why) else ""
         raise BatchError(
             f"none of {tried.height} requests tried gave an answer (first: {rows['status'][0]}: {why}); mend this "
-            f"before sending {distinct.height:,}.{way}"
+            f"before sending {scale:,}.{way}"
         )
-    chance, scale = random.Random(seed), distinct.height
+    chance = random.Random(seed)
 
     def extrapolate(values: list[float]) -> tuple[float, float, float]:
         # the bootstrap's percentiles: token counts are skewed, and a mean plus or minus would reach below zero
@@ -219,4 +250,5 @@ def dry_run(
         )
     seconds = tuple(a / rate for a in answers)
     n_failed = tried.height - good.height
-    return Estimate(scale, tried.height, n_failed, prompt, answers, seconds, usd)  # type: ignore[arg-type]  # of three
+    n_tried, n_claimed = tried.height, len(claimed)
+    return Estimate(scale, n_tried, n_failed, prompt, answers, seconds, usd, n_claimed)  # type: ignore[arg-type]  # of three

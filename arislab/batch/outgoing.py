@@ -36,15 +36,17 @@ def begin(work: Work, resend: set[str]) -> None:
 def pump(work: Work) -> None:
     """Send planned files while the window and the budget have room."""
     for shard in work.open_shards():
-        n_open = sum(s["state"] in ("uploading", "creating", "submitted") for s in work.shards)
         if shard["state"] == "submitted":
             continue
+        n_sent = sum(s["state"] == "submitted" for s in work.shards)
+        n_open = n_sent + sum(s["state"] in ("uploading", "creating") for s in work.shards)
         if shard["state"] == "planned" and n_open >= work.window:
             break
         if shard["state"] == "planned" and not _may_stand_beside(work, shard):
             continue
-        if work.budget and n_open and spending.mean_tokens(work) is None:
-            break  # the first file is the pilot: it tells what a request takes
+        n_before = n_open if shard["state"] == "planned" else n_sent  # one that a kill left half sent goes first
+        if work.budget and n_before and spending.mean_tokens(work) is None:
+            continue  # the first file is the pilot: it tells what a request takes
         if work.is_stopped or (work.budget and not spending.affords(work, shard)):
             if shard["state"] == "planned":
                 _withdraw(work, shard)

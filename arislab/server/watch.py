@@ -108,25 +108,31 @@ class Watch:
                 log.info("%s", result)
             if result is None:
                 await self._engine.gate.enter(ALONE)
+                before = frozenset(self._seen())
                 try:
                     result = await self._probe(names)
                 finally:
                     self._engine.gate.leave(ALONE)
                 log.info("%s", result)
-                await self._keep(result)
+                # one that came meanwhile was not beside all of the probe, but those examined were, if they exist
+                await self._keep(result, before | (self._seen() & set(names)))
         return result
 
     @asynccontextmanager
     async def loading(self) -> AsyncIterator[None]:
-        """Let nobody be inside beside others while the engine loads an adapter; who is inside alone may stay."""
-        is_mixed = len(self._engine.gate.asked()) > 1
-        if is_mixed:
-            await self._engine.gate.enter(ALONE)
-        try:
-            yield
-        finally:
+        """Let nobody be inside beside others while the engine loads an adapter; who is inside alone may stay.
+
+        A probe is not inside meanwhile: one of the two waits for the other.
+        """
+        async with self._examining:
+            is_mixed = len(self._engine.gate.asked()) > 1
             if is_mixed:
-                self._engine.gate.leave(ALONE)
+                await self._engine.gate.enter(ALONE)
+            try:
+                yield
+            finally:
+                if is_mixed:
+                    self._engine.gate.leave(ALONE)
 
     def _seen(self) -> set[str]:
         seen: set[str] = getattr(self._engine, "seen", set())
@@ -143,13 +149,13 @@ class Watch:
             None,
         )
 
-    async def _keep(self, result: Isolation) -> None:
-        beside = sorted(self._seen())
-        text = orjson.dumps({"of": self._identity, "found": result.as_dict(), "beside": beside}).decode()
+    async def _keep(self, result: Isolation, beside: frozenset[str]) -> None:
+        kept = {"of": self._identity, "found": result.as_dict(), "beside": sorted(beside)}
+        text = orjson.dumps(kept).decode()
         name = f"isolation:{result.checked_at}:{secrets.token_hex(4)}"
         write = self._database.write(lambda db: db.execute("insert into meta values (?, ?)", (name, text)))
         await asyncio.wrap_future(write)
-        self._found.append((result, frozenset(beside)))
+        self._found.append((result, beside))
         self._together.clear()
         self._engine.gate.widen(self._engine.gate.width)  # has it look again at who waited for want of this result
 

@@ -1,10 +1,13 @@
 """A budget stops what would pass it."""
 
 import pytest
+from toys import nothing_recorded
 from toys import questions as requests
 from toys import result_line as line
 
 from arislab import batch
+from arislab.batch import claims
+from arislab.batch.job import prepare
 from arislab.errors import ParameterError
 
 
@@ -24,3 +27,22 @@ def test_a_budget_stops_before_the_file_that_would_pass_it(scripted):
     with pytest.raises(ParameterError, match="needs prices"):
         batch.Budget(usd=1.0)
     assert batch.Budget(usd=1.0, usd_per_million=(1.0, 2.0)).passed(500_001, 250_000)
+
+
+@pytest.mark.parametrize("state", ["planned", "uploading", "creating"])
+def test_a_budget_holds_for_what_a_killed_job_had_claimed(echo, root, state):
+    _, url = echo()
+    frame, server = requests(12), batch.connect(url, folder=root / "b")
+    killed = prepare(frame, server=server, folder=root / "b", max_lines=4)
+    claims.claim(killed, frame["custom_id"].to_list(), set())
+    for shard in killed.shards[1:]:  # two are half sent where two processes were killed
+        killed.ledger.note(shard, state=state)
+    killed.ledger.close()
+    estimate = batch.dry_run(frame, server=server, folder=root / "b", recorded=nothing_recorded(), task="t")
+    budget = batch.Budget(tokens=1, per_request=estimate.per_request)
+    job = batch.submit(frame, server=server, folder=root / "b", max_lines=4, budget=budget)
+    assert len(list(server.client.batches.list())) == 1, "the first file is the pilot"
+    with pytest.warns(UserWarning, match="is spent"):
+        job.wait(poll_s=0.05)
+    assert len(list(server.client.batches.list())) == 1
+    assert job.account()["ok"] == 4

@@ -40,7 +40,10 @@ async def load(request):
     asked = await request.json()
     if not allowed(request) or asked["lora_name"] in loras or asked.get("load_inplace"):
         return web.json_response({"error": {"message": "refused"}}, status=400)
-    loras[asked["lora_name"]] = pathlib.Path(asked["lora_path"], "adapter_model.safetensors").read_text()
+    weights = pathlib.Path(asked["lora_path"], "adapter_model.safetensors").read_text()
+    if weights == "torn":
+        return web.json_response({"error": {"message": "header too large"}}, status=400)
+    loras[asked["lora_name"]] = weights
     return web.Response(text="Success")
 
 async def chat(request):
@@ -131,6 +134,25 @@ def test_each_row_is_answered_though_vllm_is_killed_and_its_key_is_told_to_nobod
     assert len({life["key"] for life in seen}) == 2
     assert server.stop() == 0
     assert all_gone(seen[1]["pids"])
+
+
+def test_an_adapter_that_could_not_be_loaded_is_loaded_once_it_is_mended(stand_in):
+    server = Server(stand_in / "data", options(stand_in)).start()
+
+    def said(name):
+        ended = server.wait(server.submit([line("r", "x", model=name)]).id)
+        row = server.results(ended.output_file_id or ended.error_file_id)[0]
+        return text_of(row) if ended.output_file_id else row["response"]["body"]["error"]["code"]
+
+    try:
+        adapter(stand_in, "second-2b", "torn")
+        assert said("second-2b") == "adapter_not_loaded"
+        adapter(stand_in, "second-2b", "whole now")
+        assert said("second-2b") == "whole now:x"
+        adapter(stand_in, "second-2b", "others")
+        assert said("second-2b") == "adapter_changed"
+    finally:
+        server.stop()
 
 
 def test_nothing_is_left_when_the_server_is_killed(stand_in):

@@ -17,7 +17,9 @@ from toys import NAMES, Server, Stranger, Upstream, add_batch, line, live, rando
 
 from arislab import batch
 from arislab.errors import BatchError
+from arislab.isolation import Isolation
 from arislab.server.engines import choose, echo
+from arislab.server.gate import Gate
 from arislab.server.scan import Scan
 from arislab.server.store import Store
 from arislab.server.watch import MOST_MODELS, Watch
@@ -302,6 +304,88 @@ def test_that_models_are_kept_apart_counts_until_there_is_another_one(tmp_path, 
     finally:
         server.stop()
         upstream.stop()
+
+
+class Opened:
+    """A server of somebody else that is examined for as long as the test wants."""
+
+    name = identity = "upstream"
+
+    def __init__(self):
+        self.gate, self.seen = Gate(4), {"base", "one"}
+
+    async def models(self):
+        return sorted(self.seen)
+
+
+def probed(tmp_path, meanwhile):
+    """Examine base and one, and run ``meanwhile(watch, engine)`` while the probe is inside."""
+
+    async def main():
+        engine, store, began, go_on = Opened(), Store(tmp_path), asyncio.Event(), asyncio.Event()
+        watch = Watch(engine, store.database)
+
+        async def probe(names):
+            began.set()
+            await go_on.wait()
+            return Isolation("isolated", names)
+
+        watch._probe = probe
+        checking = asyncio.create_task(watch.check(["base", "one"]))
+        await began.wait()
+        other = asyncio.create_task(meanwhile(watch, engine))
+        await asyncio.sleep(0)
+        seen = set(engine.seen)
+        go_on.set()
+        await asyncio.gather(checking, other)
+        store.close()
+        return seen, watch.may_be_together(frozenset({"base", "one"}))
+
+    return asyncio.run(asyncio.wait_for(main(), 30))
+
+
+async def nothing(*_):
+    pass
+
+
+async def loads_one_more(watch, engine):
+    async with watch.loading():
+        engine.seen.add("two")
+
+
+async def sees_one_more(_, engine):
+    engine.seen.add("two")
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "is_there_at_once", "is_together"),
+    [(nothing, False, True), (loads_one_more, False, False), (sees_one_more, True, False)],
+)
+def test_a_model_that_comes_while_a_probe_is_inside_is_not_examined(tmp_path, meanwhile, is_there_at_once, is_together):
+    seen, found = probed(tmp_path, meanwhile)
+    assert ("two" in seen, found) == (is_there_at_once, is_together)
+
+
+def test_a_probe_waits_for_an_adapter_that_is_being_loaded(tmp_path):
+    async def main():
+        engine, store, began = Opened(), Store(tmp_path), asyncio.Event()
+        watch = Watch(engine, store.database)
+
+        async def probe(names):
+            began.set()
+            return Isolation("isolated", names)
+
+        watch._probe = probe
+        async with watch.loading():
+            checking = asyncio.create_task(watch.check(["base", "one"]))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            is_early = began.is_set()
+        await checking
+        store.close()
+        return is_early, began.is_set()
+
+    assert asyncio.run(asyncio.wait_for(main(), 30)) == (False, True)
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch and peft, while the adapter is made

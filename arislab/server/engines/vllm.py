@@ -101,6 +101,7 @@ class VllmEngine:
         self.gate = Gate(1)
         self._names: list[str] = []  # what vLLM offers by itself
         self._weights: dict[str, tuple[Path, tuple[int, int]]] = {}  # adapter -> file, and its state when first loaded
+        self._seen: set[str] = set()
         self._loading = asyncio.Lock()
         self._serving = asyncio.Event()
         self._life: Life | None = None
@@ -114,8 +115,8 @@ class VllmEngine:
 
     @property
     def seen(self) -> set[str]:
-        """Adapters that it was made to load, ever."""
-        return set(self._weights)
+        """Adapters that it was asked to load, ever, also those that failed."""
+        return set(self._seen)
 
     async def start(self) -> None:
         """Start vLLM; it loads the model while the server already answers."""
@@ -191,10 +192,11 @@ class VllmEngine:
                 )
                 return failure(request.line, 409, "adapter_changed", message)
             if name not in life.adapters:
-                self._weights[name] = known  # before it is loaded: it counts as seen
+                self._seen.add(name)  # before it is loaded
                 status, message = await vllm_process.load_adapter(life, name, file.parent.resolve())
                 if status >= 400 and "already been loaded" not in message:
                     return failure(request.line, status, "adapter_not_loaded", f"vLLM cannot load {name!r}: {message}")
+                self._weights[name] = known  # not of a load that failed: its folder may be mended
                 life.adapters.add(name)
                 log.info("adapter %s is loaded", name)
         return None
