@@ -25,6 +25,8 @@ from arislab.system.pause import retry_after_s
 
 _PATIENCE_S = 120.0
 _EMBEDDED_MODEL = "embedded:"
+_ENDING_S = 15.0  # that a server whose parent was killed may take to end
+_IN_USE = "is in use by another arislab server"  # what it says that finds the folder's lock taken
 _PAUSE_S = 0.2  # before the second try, at most; doubles up to 10 s
 
 
@@ -134,8 +136,12 @@ class Server:
             return dialect(name)
         return DIALECTS["arislab" if self.about else "openai"]
 
-    def _start(self) -> None:
-        """Start the embedded server, or attach to the one that already serves this folder."""
+    def _start(self, until: float | None = None) -> None:
+        """Start the embedded server, or attach to the one that already serves this folder.
+
+        One that serves it no more may not have ended yet, as after a kill of the process that started it.
+        """
+        until = time.monotonic() + _ENDING_S if until is None else until
         data = self.folder / "server"
         data.mkdir(parents=True, exist_ok=True)
         command = [
@@ -168,6 +174,10 @@ class Server:
             process = self._process
             self.close()
             tail = (data / "server.log").read_bytes()[n_before:].decode(errors="replace").strip().splitlines()[-3:]
+            if any(_IN_USE in line for line in tail) and time.monotonic() < until:
+                time.sleep(0.5)
+                self._start(until)
+                return
             how = "it was killed" if process.returncode == -signal.SIGKILL else "no message"
             raise BatchError(
                 f"the embedded server did not start: {' / '.join(tail) or how}. Its log: {data / 'server.log'}"

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -72,3 +73,15 @@ def test_a_server_that_is_killed_as_it_starts_says_so_and_nothing_of_earlier_sta
     monkeypatch.setattr(subprocess, "Popen", Killed)
     with pytest.raises(BatchError, match="did not start: it was killed"):
         batch.connect("embedded", folder=tmp_path)
+
+
+def test_a_server_that_has_not_ended_yet_is_waited_for(tmp_path):
+    """As after a kill of the process that started it: nobody answers, and the lock is held still."""
+    (tmp_path / "server").mkdir()
+    code = "import pathlib, sys, time; from arislab.server import database; "
+    code += "f = database.lock(pathlib.Path(sys.argv[1])); print(1, flush=True); time.sleep(4)"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "server"], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"1\n"
+        with batch.connect("embedded", folder=tmp_path) as server:
+            assert server.models
+            assert holder.wait(10) == 0
