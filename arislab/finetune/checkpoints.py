@@ -10,7 +10,8 @@ the examples, and what the owner of the training remembers. It is written elsewh
 Checkpoints of one training lie in a folder that is named by its identity, a digest of all that makes it what it is, so
 that those of other rows, settings or versions are never found. Torch reads its files without running code from them.
 
-This module does not know what is trained: it works on any trainer of transformers, on one device.
+This module does not know what is trained: it works on any trainer of transformers. Of several processes (`ranks`) the
+first decides, seals and removes; each has random states of its own in a checkpoint.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from arislab.finetune.ranks import agreed, is_first
 from arislab.system import files
 
 logger = logging.getLogger("arislab.finetune")
@@ -83,9 +85,10 @@ class Checkpoints:
             trainer.train()
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = self.newest()
+        checkpoint = agreed(trainer, self.newest() if is_first() else None)
         self.newest_step = _step(checkpoint) if checkpoint else 0
-        self._begin_attempt()
+        if is_first():
+            self._begin_attempt()
         if checkpoint is not None:
             recall(checkpoint)
         trainer.add_callback(self._callback(trainer, checkpoint, remember))
@@ -150,18 +153,21 @@ class Checkpoints:
                 trainer._save_rng_state(str(self.epoch))
 
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                if mine.attempt.exists():  # not once another process has published the same adapter
+                if is_first() and mine.attempt.exists():  # not once another process has published the same adapter
                     os.utime(mine.attempt)
                 steps, minutes = state.global_step - self.step, (time.monotonic() - self.at) / 60
-                is_due = 0 < mine.steps <= steps or 0 < mine.minutes <= minutes
+                is_due = agreed(trainer, 0 < mine.steps <= steps or 0 < mine.minutes <= minutes)
                 if is_due and state.global_step < state.max_steps and not control.should_training_stop:
                     control.should_save = True
 
             def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                part = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-                shutil.copytree(self.epoch, part / _EPOCH)
-                remember(part)
-                mine._seal(part, state.global_step)
+                trainer.accelerator.wait_for_everyone()  # to have written its random state
+                if is_first():
+                    part = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                    shutil.copytree(self.epoch, part / _EPOCH)
+                    remember(part)
+                    mine._seal(part, state.global_step)
+                trainer.accelerator.wait_for_everyone()
                 self.step, self.at = state.global_step, time.monotonic()
 
         return Callback()

@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from arislab.errors import TrainingError
-from arislab.finetune import checkpoints, limits
+from arislab.finetune import checkpoints, limits, ranks
 from arislab.finetune.labels import columns_of
 from arislab.system import processes
 
@@ -38,6 +37,7 @@ class Child:
         # beside the adapters: from another disk the last rename would be a copy, which can be seen half done
         self.work = Path(tempfile.mkdtemp(prefix=f".{spec['name']}-{arm}-", dir=self.folder))
         self.process: subprocess.Popen[bytes] | None = None
+        self.gpus = ""
         self.row: dict[str, Any] = {}
         try:
             # first, as it says whose folder this is
@@ -51,18 +51,20 @@ class Child:
                 raise
             raise TrainingError(f"{arm!r} was not trained: {error}. {self._advice(limit, workers=1)}.") from error
 
-    def start(self) -> None:
-        """Start the process, without a network and, on a CPU, with the same sums each time."""
+    def start(self, gpus: str) -> None:
+        """Start the process on these GPUs, without a network and, on a CPU, with the same sums each time."""
+        self.gpus = gpus
         env = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
         if self.device == "cpu":  # one thread: the same sums in the same order, so the same adapter
-            env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # read at import only
+            env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}  # read at import only
+        env["CUDA_VISIBLE_DEVICES"] = gpus  # the trainer would cut each batch among all that it sees
         with (self.work / "log.txt").open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "arislab.finetune.worker", str(self.work / "spec.json")],
+                ranks.command(self.work / "spec.json", self.settings.get("num_processes", 1)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **env, "PYTHONHASHSEED": "0"},  # sets of names in the same order in each process
+                env={**ranks.outside(), **env, "PYTHONHASHSEED": "0"},  # sets of names in the same order each time
             )
         self.started = time.monotonic()
 
@@ -110,6 +112,8 @@ class Child:
         refused, log = self.work / "refused.txt", self.failed_log.read_text(errors="replace")
         why = refused.read_text() if refused.exists() else ""  # empty: the disk had no room for it
         limit, line = limits.of_exit(code), self.progress()
+        if self.settings.get("num_processes", 1) > 1:  # the exit code is the launcher's
+            limit = limits.reached(RuntimeError(why)) or limits.of_launch(log)
         about = f"(seed {self.seed}, log: {self.failed_log})"
         if limit is None:
             why = why or "its last lines:\n" + "\n".join(log.splitlines()[-12:])
@@ -149,18 +153,23 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(path.parent, ignore_errors=True)
 
 
-def supervise(children: Sequence[Child], workers: int) -> None:
-    """Run the children, at most `workers` at once, with a progress bar each."""
+def supervise(children: Sequence[Child], workers: int, gpus: Sequence[str] = ()) -> None:
+    """Run the children, at most `workers` at once, with a progress bar each; `gpus` are what one after the other gets.
+
+    Example:
+        With ``["0", "1"]`` two trainings at once have a GPU each; on a CPU there are none.
+    """
     from tqdm.auto import tqdm
 
     waiting = collections.deque(children)
     running: dict[Child, Any] = {}  # child -> its bar
     workers = min(workers, len(children))
+    free = [gpus[at % len(gpus)] if gpus else "" for at in range(workers)]
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 child = waiting.popleft()
-                child.start()
+                child.start(free.pop(0))
                 running[child] = tqdm(
                     desc=f"{child.arm}, seed {child.seed}", bar_format=_BAR, mininterval=1.0, miniters=0
                 )
@@ -175,6 +184,7 @@ def supervise(children: Sequence[Child], workers: int) -> None:
                 if done:
                     bar.refresh()
                     running.pop(child).close()
+                    free.append(child.gpus)
     finally:
         for bar in running.values():
             bar.close()

@@ -42,6 +42,16 @@ def of_exit(code: int) -> int | None:
     return errno.ENOMEM if code == -signal.SIGKILL else code if code in (errno.ENOMEM, errno.ENOSPC) else None
 
 
+def of_launch(log: str) -> int | None:
+    """Return the limit that the log of `accelerate launch` means: it names the signal that ended one of its processes.
+
+    Example:
+        >>> of_launch("traceback : Signal 9 (SIGKILL) received by PID 2871") == errno.ENOMEM
+        True
+    """
+    return errno.ENOMEM if "Signal 9 (SIGKILL)" in log else None
+
+
 def what_to_change(limit: int, settings: Mapping[str, Any], *, workers: int, folder: str) -> str:
     """Return what the user can change.
 

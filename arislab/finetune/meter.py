@@ -11,6 +11,8 @@ import polars as pl
 
 from arislab.finetune import pairs
 from arislab.finetune.labels import NOT_TRAINED
+from arislab.finetune.ranks import agreed, is_first
+from arislab.system.processes import gone
 
 _POINTS = 40  # of the curve of the training's loss
 _PAUSE_S = 0.5  # between two lines of progress
@@ -23,7 +25,7 @@ class Meter:
         trainer: That logs each step.
         validation: Tokenized examples that are scored at each quarter, or each tenth with `patience`; None for none.
         progress: File of lines for the parent.
-        parent_pid: Whose end ends the training.
+        parent: The process whose end ends the training, see ``processes.identity``.
         n_trained_tokens: Of one pass over the examples.
         patience: Stop after so many scores without a lower one, and keep the weights of the lowest; 0: the last.
     """
@@ -34,12 +36,12 @@ class Meter:
         validation: pl.DataFrame | None,
         *,
         progress: Path,
-        parent_pid: int,
+        parent: dict[str, Any],
         n_trained_tokens: int,
         patience: int,
     ) -> None:
-        self.trainer, self.progress, self.parent_pid = trainer, progress, parent_pid
-        self.n_trained_tokens, self.patience = n_trained_tokens, patience
+        self.trainer, self.progress, self.parent = trainer, progress, parent
+        self.n_trained_tokens, self.patience, self.starter = n_trained_tokens, patience, os.getppid()
         self.records: list[dict[str, Any]] = []
         self.sum, self.n = 0.0, 0  # of the losses since the last point of the curve
         self.best: dict[str, Any] | None = None  # step and loss of the lowest score; later scores that were not lower
@@ -72,7 +74,8 @@ class Meter:
                     total += float(self.trainer.compute_loss(model, inputs, num_items_in_batch=one))
                 n_trained += int((inputs["labels"][:, 1:] != NOT_TRAINED).sum())  # nothing predicts the first token
         model.train()
-        return total / n_trained
+        # the trainer multiplies by the processes whose mean it will take; one says it, as all must come to the same end
+        return float(agreed(self.trainer, total / self.trainer.accelerator.num_processes / n_trained))
 
     @property
     def kept_step(self) -> int:
@@ -158,6 +161,8 @@ class Meter:
 
     def tell(self) -> None:
         """Append a line for the parent: where the training is, and how fast."""
+        if not is_first():
+            return
         state, now = self.trainer.state, time.monotonic()
         done, took = state.global_step - self.began[0], now - self.began[1]
         tokens = ((state.epoch or 0) - self.began[2]) * self.n_trained_tokens
@@ -200,7 +205,8 @@ class Meter:
                 meter.tell()
 
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                if os.getppid() != meter.parent_pid:  # killed outright, it could not end its children
+                # killed outright, they could not end this one
+                if gone(meter.parent) or os.getppid() != meter.starter:
                     raise SystemExit("the process that started this training is gone")
                 step, steps, parts = state.global_step, state.max_steps, 10 if meter.patience else 4
                 is_due = step < steps and step in {round(steps * part / parts) for part in range(1, parts)}

@@ -1,13 +1,15 @@
 """What is trained on, and the numbers of the training: checked when they are made, recorded as hyperparameters."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from arislab.errors import ParameterError, closest
+from arislab.finetune.ranks import VARIABLE
 
 BFLOAT16 = "bf16-lora"
 METHODS = ("lora", BFLOAT16, "qlora")
@@ -22,8 +24,15 @@ _WHOLE = {
     "max_length": (1, 2**24),
     "early_stopping": (0, 1_000),
     "checkpoint_steps": (0, 10**9),
+    "num_processes": (1, 1_024),
     "seed": (0, 2**32 - 1),
 }
+
+
+def _of_environment() -> Any:
+    """Return how many processes this machine gives a training; what is no number is refused with the others."""
+    given = os.environ.get(VARIABLE) or "1"
+    return int(given) if given.isascii() and given.isdigit() else given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +83,10 @@ class Settings:
     """Write a checkpoint after so many steps, from which a training that was killed goes on; 0: by time alone."""
     checkpoint_minutes: float = 5
     """Or after so many minutes, whichever is first; 0: by steps alone. With both 0 it starts anew."""
+    num_processes: int = field(default_factory=_of_environment)
+    """GPUs of each training, by `accelerate launch` (on a CPU: processes, to try it); default
+    $ARISLAB_NUM_PROCESSES, or 1. Each computes its share of batch_size / gradient_accumulation_steps; other sums give
+    other bits."""
     until_settled: bool = False
     """Keep the checkpoints of a training that has ended until ``settle`` is called: whoever is killed before its row is
     written calls `train` again, and it goes on from the last one. For callers that do call ``settle``."""
@@ -97,16 +110,22 @@ class Settings:
         parts = self.gradient_accumulation_steps
         if self.batch_size % parts:  # the trainer is told the size of a part, not their number
             raise ParameterError(f"gradient_accumulation_steps must divide batch_size {self.batch_size}, got {parts}.")
+        if (share := self.batch_size // parts) % self.num_processes:
+            raise ParameterError(
+                f"num_processes must divide the {share} examples that are computed at once (batch_size / "
+                f"gradient_accumulation_steps), got {self.num_processes}; ${VARIABLE} sets it where no setting does."
+            )
         check_name(self.name)
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """What changes the weights, as it is recorded; early_stopping where it is on."""
-        off = ("early_stopping",) if not self.early_stopping else ()
+        """What changes the weights, as it is recorded; early_stopping and num_processes where they are not as usual."""
+        usual = {"early_stopping": 0, "num_processes": 1}
+        numbers = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in (*_PLACES, *_SAFETY, *off)
+            name: value
+            for name, value in numbers.items()
+            if name not in (*_PLACES, *_SAFETY) and (name not in usual or usual[name] != value)
         }
 
     @property

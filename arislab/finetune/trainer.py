@@ -1,6 +1,7 @@
 """The trainer of one adapter: TRL over our ids and labels; on a CPU the same sums in fewer passes."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ def new_trainer(spec: dict[str, Any], tokenizer: Any, examples: pl.DataFrame, wo
         dataset_kwargs={"skip_prepare_dataset": True},  # it would render, mask and cut once more, by its own rules
     )
     # on a GPU the trainer's own fused loss is faster; without Triton it scores masked positions too
-    is_ours = not on_gpu and settings["backend"] == "trl"
+    n_processes = settings.get("num_processes", 1)
+    # and ours goes past the model that sums up the gradients of several processes
+    is_ours = not on_gpu and settings["backend"] == "trl" and n_processes == 1
     trainer_class = _supervised_trainer(SFTTrainer) if is_ours else SFTTrainer
     rows = {column: examples[column].to_list() for column in ("input_ids", "labels")}
     trainer = trainer_class(
@@ -53,11 +56,11 @@ def new_trainer(spec: dict[str, Any], tokenizer: Any, examples: pl.DataFrame, wo
 def common_arguments(spec: dict[str, Any], n_examples: int, work: Path) -> dict[str, Any]:
     """Return the arguments of any trainer of an adapter."""
     settings, on_gpu = spec["settings"], spec["device"] == "cuda"
-    parts = settings["gradient_accumulation_steps"]
+    parts, n_processes = settings["gradient_accumulation_steps"], settings.get("num_processes", 1)
     steps = math.ceil(math.ceil(n_examples / settings["batch_size"]) * settings["num_train_epochs"])
     return {
         "output_dir": str(work / "trainer"),
-        "per_device_train_batch_size": settings["batch_size"] // parts,
+        "per_device_train_batch_size": settings["batch_size"] // parts // n_processes,
         "gradient_accumulation_steps": parts,
         "num_train_epochs": settings["num_train_epochs"],
         "learning_rate": settings["learning_rate"],
@@ -76,6 +79,7 @@ def common_arguments(spec: dict[str, Any], n_examples: int, work: Path) -> dict[
         "fp16": False,
         "gradient_checkpointing": on_gpu,
         "dataloader_pin_memory": on_gpu,
+        "ddp_find_unused_parameters": False if n_processes > 1 else None,  # each step uses all of an adapter
     }
 
 
@@ -115,7 +119,11 @@ def load_model(spec: dict[str, Any], *, on_gpu: bool) -> tuple[Any, Any]:
         quantization = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-    model = AutoModelForCausalLM.from_pretrained(spec["base_model"], dtype=dtype, quantization_config=quantization)
+    # quantized weights stay where they are loaded
+    place = None if quantization is None or not on_gpu else {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    model = AutoModelForCausalLM.from_pretrained(
+        spec["base_model"], dtype=dtype, quantization_config=quantization, device_map=place
+    )
     if quantization is not None:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=on_gpu)
     config = LoraConfig(

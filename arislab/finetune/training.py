@@ -12,8 +12,9 @@ labels that are built and checked here: TRL neither renders, nor masks, nor cuts
 folder name is the model name under which the embedded server and vLLM serve it.
 
 What it does not know: nothing here was run on a GPU. `backend="unsloth"` and `method="qlora"` were run on a CPU; the
-tests run them where the packages are installed, else they skip. One process uses one device. Training that was killed
-goes on from its newest checkpoint (see ``checkpoints``), on a CPU to the same adapter, bit for bit.
+tests run them where the packages are installed, else they skip. A training uses one device, or several by `accelerate
+launch` (``Settings.num_processes``). One that was killed goes on from its newest checkpoint (see ``checkpoints``), on a
+CPU to the same adapter, bit for bit.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ from arislab.finetune.labels import none_usable, tokenize
 from arislab.finetune.settings import BFLOAT16, Settings, check_name
 from arislab.finetune.template import ChatTemplate, check_template
 from arislab.finetune.trained import COLUMNS
-from arislab.finetune.weights import compute_device, load_tokenizer, resolve_model
+from arislab.finetune.weights import compute_device, load_tokenizer, resolve_model, visible_gpus
 from arislab.system import processes
 from arislab.system.imports import require
 from arislab.tiny.weights import multiplies_bfloat16
@@ -62,7 +63,8 @@ def train(
         validation: examples of no set, scored before, three times during, and after training; None, or without a row:
             not scored.
         settings: see ``Settings``.
-        workers: processes at once; default 2 (1 on a single core) on a CPU, 1 on a GPU.
+        workers: trainings at once; default 2 (1 on a single core) on a CPU, else as many as there are GPUs for, each
+            with its own.
         seeds: trainings of each set: with the seed of the settings, the one after it, and so on.
         named: fields of ``Settings`` by name, in place of them or to change some, such as ``base_model="tiny", r=16``.
 
@@ -99,9 +101,12 @@ def run(
     validation = None if validation is None or validation.is_empty() else validation
     template = check(settings, arms=tuple(sets))
     base, folder = resolve_model(settings.base_model), Path(settings.folder).resolve()
-    device, _ = compute_device()
+    device, n = compute_device()[0], settings.num_processes
+    places = _places(visible_gpus(), n) if device == "cuda" else []
+    if preference is not None and n > 1:
+        raise ParameterError(f"preferences are trained in one process, got num_processes {n}; make it 1.")
     if workers is None:
-        workers = 1 if device == "cuda" else min(2, os.cpu_count() or 1)
+        workers = len(places) or max(1, min(2, (os.cpu_count() or 1) // n))
     if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= 100:
         raise ParameterError(f"seeds must be a whole number from 1 to 100, got {seeds!r}; trainings of each set.")
     if workers < 1:
@@ -126,7 +131,6 @@ def run(
         "system_role": template.system_role,
         "checkpoints": settings.checkpoints,
         "until_settled": settings.until_settled,
-        "parent_pid": os.getpid(),
         "parent": processes.identity(os.getpid()),
         **({} if preference is None else {"preference": dict(preference)}),
     }
@@ -138,11 +142,18 @@ def run(
     try:
         for one, (arm, examples) in itertools.product(specs, sets.items()):
             children.append(Child(arm, examples, validation, one))
-        supervise(children, workers)
+        supervise(children, workers, places)
     finally:
         for child in children:
             child.close()
     return pl.DataFrame([child.row for child in children], schema=COLUMNS)  # one row per seed and set
+
+
+def _places(gpus: Sequence[str], n: int) -> list[str]:
+    """Return the GPUs of each training that can run at once, as CUDA_VISIBLE_DEVICES."""
+    if n > len(gpus):
+        raise ParameterError(f"num_processes must be at most {len(gpus)}, the GPUs that are visible, got {n}.")
+    return [",".join(gpus[at : at + n]) for at in range(0, len(gpus) - n + 1, n)]
 
 
 def settle(trained: pl.DataFrame, settings: Settings) -> None:
@@ -251,7 +262,12 @@ def _check_examples(arm: str, examples: pl.DataFrame, validation: pl.DataFrame |
 
 def _backend(settings: Settings, device: str) -> str:
     """Return the backend that `auto` stands for, or refuse one whose packages are missing."""
-    backend = settings.backend
+    backend, n = settings.backend, settings.num_processes
+    if n > 1 and (backend == "unsloth" or (settings.method == BFLOAT16 and device == "cpu")):
+        what = "backend 'unsloth'" if backend == "unsloth" else f"method {BFLOAT16!r} on a CPU"
+        raise ParameterError(f"{what} trains in one process, got num_processes {n}; make it 1, or take another.")
+    if backend == "auto" and n > 1:
+        backend = "trl"
     if backend == "auto":
         backend = "unsloth" if device == "cuda" and importlib.util.find_spec("unsloth") else "trl"
     if backend == "unsloth":

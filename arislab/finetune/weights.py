@@ -22,6 +22,15 @@ def compute_device() -> tuple[str, str]:
     return "cpu", f"no CUDA device is visible to torch {torch.__version__}"
 
 
+def visible_gpus() -> list[str]:
+    """Return the GPUs that training may use, as CUDA_VISIBLE_DEVICES names them; none on a CPU."""
+    import torch
+
+    n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (named or [str(at) for at in range(n)])[:n]
+
+
 def resolve_model(base_model: str | Path) -> Path:
     """Return the folder of a base model: a folder, ``"tiny"``, or a name in the local Hugging Face cache.
 

@@ -3,7 +3,8 @@
 Beside the spec it finds examples.parquet and, if losses are to be measured, validation.parquet; it appends to
 progress.jsonl, writes result.json (the row that `train` returns) or refused.txt (what the user must change), and moves
 the adapter to its place as its last act. A training that was killed goes on from its newest checkpoint; of what memory
-or disk refused, the exit code is the number of the error.
+or disk refused, the exit code is the number of the error. Each process of a training in several (`ranks`) runs this,
+and the first writes.
 
 On a GPU (`on_gpu`) LoRA and QLoRA were run on one H100; Unsloth was run on a CPU only, and going on was too.
 """
@@ -27,6 +28,7 @@ from arislab.errors import TrainingError
 from arislab.finetune import adapters, checkpoints, limits, pairs
 from arislab.finetune.labels import NOT_TRAINED, count_statuses, none_usable, tokenize
 from arislab.finetune.meter import Meter
+from arislab.finetune.ranks import is_first
 from arislab.finetune.trainer import new_trainer, sums
 from arislab.finetune.weights import base_fingerprint, load_tokenizer
 
@@ -38,7 +40,9 @@ def _main(spec_path: str) -> int:
     work = Path(spec_path).parent
     spec = json.loads(Path(spec_path).read_text())
     try:
-        (work / "result.json").write_text(json.dumps(_train_one(spec, work)))
+        row = _train_one(spec, work)
+        if is_first():
+            (work / "result.json").write_text(json.dumps(row))
     except TrainingError as error:
         (work / "refused.txt").write_text(str(error))
         raise
@@ -94,7 +98,7 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         trainer,
         validation,
         progress=work / "progress.jsonl",
-        parent_pid=spec["parent_pid"],
+        parent=spec["parent"],
         n_trained_tokens=_n_trained_tokens(examples),
         patience=settings.get("early_stopping", 0),
     )
@@ -115,6 +119,8 @@ def _train_one(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         **numbers,
     }
     manifest = {**given, "hyperparameters": hyperparameters}
+    if not is_first():
+        return {}
     path, adapter_sha256 = adapters.write(trainer, base, Path(spec["folder"]), manifest, work / "adapter")
     last_epoch = meter.kept_step - math.ceil(trainer.state.max_steps / settings["num_train_epochs"])
     return {

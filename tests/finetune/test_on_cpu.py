@@ -232,7 +232,7 @@ def test_what_is_computed_otherwise_is_recorded_of_larger_models_alone(model, fa
 
 def test_what_was_found_out_goes_on_with_a_checkpoint(tmp_path):
     def meter(**trainer):
-        how = {"progress": tmp_path / "progress", "parent_pid": 1, "n_trained_tokens": 1, "patience": 0}
+        how = {"progress": tmp_path / "progress", "parent": {}, "n_trained_tokens": 1, "patience": 0}
         return Meter(SimpleNamespace(**trainer), None, **how)
 
     for found in (True, False, None):
