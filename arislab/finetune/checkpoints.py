@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from arislab.finetune.ranks import agreed, is_first
+from arislab.finetune.ranks import agreed, is_first, meet
 from arislab.system import files
 
 logger = logging.getLogger("arislab.finetune")
@@ -85,7 +85,7 @@ class Checkpoints:
             trainer.train()
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = agreed(trainer, self.newest() if is_first() else None)
+        checkpoint = agreed(self.newest() if is_first() else None)
         self.newest_step = _step(checkpoint) if checkpoint else 0
         if is_first():
             self._begin_attempt()
@@ -156,18 +156,18 @@ class Checkpoints:
                 if is_first() and mine.attempt.exists():  # not once another process has published the same adapter
                     os.utime(mine.attempt)
                 steps, minutes = state.global_step - self.step, (time.monotonic() - self.at) / 60
-                is_due = agreed(trainer, 0 < mine.steps <= steps or 0 < mine.minutes <= minutes)
+                is_due = agreed(0 < mine.steps <= steps or 0 < mine.minutes <= minutes)
                 if is_due and state.global_step < state.max_steps and not control.should_training_stop:
                     control.should_save = True
 
             def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                trainer.accelerator.wait_for_everyone()  # to have written its random state
+                meet()  # to have written its random state
                 if is_first():
                     part = Path(args.output_dir) / f"checkpoint-{state.global_step}"
                     shutil.copytree(self.epoch, part / _EPOCH)
                     remember(part)
                     mine._seal(part, state.global_step)
-                trainer.accelerator.wait_for_everyone()
+                meet()
                 self.step, self.at = state.global_step, time.monotonic()
 
         return Callback()

@@ -1,12 +1,14 @@
 """The processes that train, one per set: started, watched, ended, and the row that each ends in."""
 
 import collections
+import contextlib
 import errno
 import json
 import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -19,8 +21,13 @@ from arislab.errors import TrainingError
 from arislab.finetune import checkpoints, limits, ranks
 from arislab.finetune.labels import columns_of
 from arislab.system import processes
+from arislab.system.forking import Fork, Forks
 
 logger = logging.getLogger("arislab.finetune")
+_FORKS = Forks(
+    *("datasets", "peft", "transformers.trainer", "transformers.models.auto.modeling_auto"),
+    *("transformers.models.auto.tokenization_auto", "trl.trainer.sft_trainer"),
+)
 _BAR = "{desc}: {n_fmt}/{total_fmt} steps |{bar}| {elapsed}{postfix}"
 
 
@@ -36,7 +43,7 @@ class Child:
         self.failed_log = self.folder / f"{spec['name']}-{arm}.failed.log"
         # beside the adapters: from another disk the last rename would be a copy, which can be seen half done
         self.work = Path(tempfile.mkdtemp(prefix=f".{spec['name']}-{arm}-", dir=self.folder))
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Fork | None = None
         self.gpus = ""
         self.row: dict[str, Any] = {}
         try:
@@ -58,15 +65,19 @@ class Child:
         if self.device == "cpu":  # one thread: the same sums in the same order, so the same adapter
             env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}  # read at import only
         env["CUDA_VISIBLE_DEVICES"] = gpus  # the trainer would cut each batch among all that it sees
-        with (self.work / "log.txt").open("wb") as log:
+        n = self.settings.get("num_processes", 1)
+        python, *arguments = ranks.command(self.work / "spec.json", n)
+        env = {**ranks.outside(), **env, "PYTHONHASHSEED": "0"}  # sets of names in the same order each time
+        path, self.started = self.work / "log.txt", time.monotonic()
+        # what comes with a GPU may not be forked once it is imported
+        if self.device == "cpu" and self.settings["backend"] == "trl" and n == 1 and sys.platform == "linux":
+            with contextlib.suppress(EOFError):
+                self.process = _FORKS.start(arguments, environment=env, log=path)
+                return
+        with path.open("wb") as log:
             self.process = subprocess.Popen(
-                ranks.command(self.work / "spec.json", self.settings.get("num_processes", 1)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**ranks.outside(), **env, "PYTHONHASHSEED": "0"},  # sets of names in the same order each time
+                [python, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env
             )
-        self.started = time.monotonic()
 
     def progress(self) -> dict[str, Any] | None:
         """Return the last whole line of progress.jsonl."""

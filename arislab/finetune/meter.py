@@ -11,7 +11,7 @@ import polars as pl
 
 from arislab.finetune import pairs
 from arislab.finetune.labels import NOT_TRAINED
-from arislab.finetune.ranks import agreed, is_first
+from arislab.finetune.ranks import agreed, count, is_first
 from arislab.system.processes import gone
 
 _POINTS = 40  # of the curve of the training's loss
@@ -75,7 +75,7 @@ class Meter:
                 n_trained += int((inputs["labels"][:, 1:] != NOT_TRAINED).sum())  # nothing predicts the first token
         model.train()
         # the trainer multiplies by the processes whose mean it will take; one says it, as all must come to the same end
-        return float(agreed(self.trainer, total / self.trainer.accelerator.num_processes / n_trained))
+        return float(agreed(total / count() / n_trained))
 
     @property
     def kept_step(self) -> int:

@@ -54,10 +54,23 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def agreed(trainer: Any, value: Any) -> Any:
+def count() -> int:
+    """Return how many processes this training has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def agreed(value: Any) -> Any:
     """Return what the first process says, in all of them."""
-    if trainer.accelerator.num_processes == 1:
+    if count() == 1:
         return value
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([value])[0]
+
+
+def meet() -> None:
+    """Wait until all processes are here."""
+    if count() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +13,10 @@ from toys import TINY, names_in, nurses
 
 from arislab import finetune
 from arislab.errors import TrainingError
-from arislab.finetune import checkpoints, children
+from arislab.finetune import checkpoints, children, ranks
 from arislab.system import processes
 
 DYING = Path(__file__).with_name("dying.py")
-POPEN = subprocess.Popen
 TIMED = ("seconds", "resumed", "model_path")
 
 
@@ -26,9 +24,7 @@ def dying(monkeypatch, place, n, steps):
     """Have the training processes killed when they come to a place."""
 
     monkeypatch.setattr(
-        children.subprocess,
-        "Popen",
-        lambda command, **named: POPEN([sys.executable, DYING, place, str(n), steps, command[-1]], **named),
+        ranks, "command", lambda spec, _: [sys.executable, str(DYING), place, str(n), str(steps), str(spec)]
     )
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import re
-import subprocess
 import sys
 
 import pytest
@@ -10,9 +9,8 @@ from toys import disk, names_in, nurses
 
 from arislab import finetune
 from arislab.errors import TrainingError
-from arislab.finetune import checkpoints, children, limits
+from arislab.finetune import checkpoints, limits, ranks
 
-POPEN = subprocess.Popen
 NOW = {"batch_size": 6, "gradient_accumulation_steps": 2, "max_length": 512, "method": "lora"}
 
 
@@ -71,10 +69,7 @@ def after_a_checkpoint(monkeypatch, event):
         Checkpoints._seal = sealed
         sys.exit(worker._main(sys.argv[1]))"""
 
-    def start(command, **named):
-        return POPEN([sys.executable, "-c", code, command[-1]], **named)
-
-    monkeypatch.setattr(children.subprocess, "Popen", start)
+    monkeypatch.setattr(ranks, "command", lambda spec, _: [sys.executable, "-c", code, str(spec)])
 
 
 HOW = {
