@@ -60,7 +60,8 @@ def keep(run: dict, target: Path, above: Path, *, pictures: bool = True) -> dict
     record = json.loads(without_places((source / "run.json").read_text(encoding="utf-8"), run, above))
     record["files"] = {"notebook.ipynb": digests.of_file(target / "notebook.ipynb")}
     record["record_sha256"] = record_sha256(record)
-    (target / "run.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(record, indent=0, separators=(",", ":"), ensure_ascii=False)
+    (target / "run.json").write_text(text + "\n", encoding="utf-8")
     return notebook
 
 
