@@ -71,6 +71,7 @@ class Child:
         path, self.started = self.work / "log.txt", time.monotonic()
         # what comes with a GPU may not be forked once it is imported
         if self.device == "cpu" and self.settings["backend"] == "trl" and n == 1 and sys.platform == "linux":
+            path.touch()  # of a full disk this process is told
             with contextlib.suppress(EOFError):
                 self.process = _FORKS.start(arguments, environment=env, log=path)
                 return

@@ -3,6 +3,7 @@
 The first process writes, the others compute. What depends on a clock or on rounding (when a checkpoint is due, when it
 learns no more) is decided by the first for all of them: processes that disagree wait for each other for ever.
 
+Rows that do not divide are filled up with the first of an epoch, as accelerate does, so that all have as many batches.
 It was run on a CPU only, in two processes. They find each other by a port that torch opens on all interfaces while
 they start; sums go over loopback.
 """

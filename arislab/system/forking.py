@@ -26,7 +26,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_READ_AT_START = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "MKL_", "KMP_", "TORCH", "PYTHON", "LD_", "ARROW_")
+_READ_AT_START = (
+    *("HF_", "TRANSFORMERS_", "TOKENIZERS_", "TORCH", "PYTORCH_", "ATEN_", "CUDA_", "ARROW_", "PYTHON", "LD_"),
+    *("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "NUMEXPR_", "MALLOC_", "HOME", "XDG_", "TMPDIR", "LANG", "LC_"),
+)
 _IDLE_S = 120.0
 
 
@@ -107,13 +110,18 @@ class _Python:
 
     def fork(self, order: Mapping[str, Any]) -> int:
         """Have a process started, and return its number."""
-        self._in.write(json.dumps(order).encode() + b"\n")
-        self._in.flush()
-        with self._lock:
-            while True:
-                for line in self._lines(timeout=None):
-                    if "code" not in line:
-                        return int(line["pid"])
+        pid = None
+        try:
+            self._in.write(json.dumps(order).encode() + b"\n")
+            self._in.flush()
+            with self._lock:
+                while pid is None:
+                    pid = next((int(line["pid"]) for line in self._lines(timeout=None) if "code" not in line), None)
+        finally:
+            if pid is None:  # interrupted: the next answer would be to this order
+                self.key = ""
+                self.leave()
+        return pid
 
     def code(self, pid: int) -> int | None:
         """Return the exit code of a process; null while it runs."""
@@ -133,7 +141,10 @@ class _Python:
             raise EOFError
         *whole, self._rest = (self._rest + read).split(b"\n")
         lines = [json.loads(line) for line in whole]
-        self._codes |= {line["pid"]: line["code"] for line in lines if "code" in line}
+        for line in lines:
+            self._codes.pop(line["pid"], None)  # of an earlier process with this number
+            if "code" in line:
+                self._codes[line["pid"]] = line["code"]
         return lines
 
     def is_alive(self) -> bool:

@@ -85,15 +85,14 @@ def test_several_run_at_once_and_can_be_ended(forks, tmp_path):
 
 
 def test_what_libraries_read_at_their_import_is_never_another_process_s(forks, tmp_path):
-    how = {"log": tmp_path / "log"}
+    log = tmp_path / "log"
     asks = ["-c", "import os; print(os.environ.get('OMP_NUM_THREADS'), os.getppid())"]
     said, running = [], []
     for threads in ("1", "2", "2"):
-        slow = forks.start(
-            ["-c", "import time; time.sleep(60)"], environment={**os.environ, "OMP_NUM_THREADS": threads}, **how
-        )
-        forks.start(asks, environment={**os.environ, "OMP_NUM_THREADS": threads}, **how).wait(20)
-        said.append(how["log"].read_text().split())
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        slow = forks.start(["-c", "import time; time.sleep(60)"], environment=environment, log=tmp_path / "slow")
+        forks.start(asks, environment=environment, log=log).wait(20)
+        said.append(log.read_text().split())
         running.append(slow)
     assert [threads for threads, _ in said] == ["1", "2", "2"]
     assert said[0][1] != said[1][1] == said[2][1]
@@ -116,6 +115,30 @@ def test_modules_that_are_not_there_are_said_and_a_server_that_was_killed_is_rep
     os.kill(slow.pid, signal.SIGKILL)
     assert forks.start(["-c", ""], **how).wait(20) == 0
     forks.close()
+
+
+def test_an_order_that_was_interrupted_is_no_answer_to_the_next(tmp_path):
+    forks, how = Forks("json"), {"environment": os.environ, "log": tmp_path / "log"}
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupted)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)  # while it starts
+    with pytest.raises(KeyboardInterrupt):
+        forks.start(["-c", "raise SystemExit(3)"], **how)
+    signal.signal(signal.SIGALRM, before)
+    assert forks.start(["-c", "raise SystemExit(4)"], **how).wait(20) == 4
+    forks.close()
+
+
+def test_a_number_that_is_used_again_has_no_code_of_before(forks, tmp_path):
+    fork = forks.start(["-c", "import time; time.sleep(60)"], environment=os.environ, log=tmp_path / "log")
+    lines = ({"pid": 1, "code": 7}, {"pid": 1}, {"pid": 2}, {"pid": 2, "code": 5})
+    fork._python._rest = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    fork.kill()
+    assert fork.wait(20) == -signal.SIGKILL
+    assert [fork._python._codes.get(pid) for pid in (1, 2)] == [None, 5]
 
 
 def test_it_ends_with_its_owner(tmp_path):
