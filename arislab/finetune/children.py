@@ -125,7 +125,7 @@ class Child:
         why = refused.read_text() if refused.exists() else ""  # empty: the disk had no room for it
         limit, line = limits.of_exit(code), self.progress()
         if self.settings.get("num_processes", 1) > 1:  # the exit code is the launcher's
-            limit = limits.reached(RuntimeError(why)) or limits.of_launch(log)
+            limit = limit or limits.of_launch(log) or limits.reached(RuntimeError(why))
         about = f"(seed {self.seed}, log: {self.failed_log})"
         if limit is None:
             why = why or "its last lines:\n" + "\n".join(log.splitlines()[-12:])

@@ -6,6 +6,7 @@ take a message.
 """
 
 import errno
+import re
 import signal
 from collections.abc import Mapping
 from typing import Any
@@ -43,13 +44,14 @@ def of_exit(code: int) -> int | None:
 
 
 def of_launch(log: str) -> int | None:
-    """Return the limit that the log of `accelerate launch` means: it names the signal that ended one of its processes.
+    """Return the limit that the log of `accelerate launch` means: it says how the first of its processes ended.
 
     Example:
-        >>> of_launch("traceback : Signal 9 (SIGKILL) received by PID 2871") == errno.ENOMEM
+        >>> of_launch("  exitcode  : 28 (pid: 2871)") == errno.ENOSPC
         True
     """
-    return errno.ENOMEM if "Signal 9 (SIGKILL)" in log else None
+    codes = re.findall(r"exitcode\s*: (-?\d+) \(pid", log)  # the last is that of the root cause
+    return of_exit(int(codes[-1])) if codes else None
 
 
 def what_to_change(limit: int, settings: Mapping[str, Any], *, workers: int, folder: str) -> str:

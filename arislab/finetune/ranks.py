@@ -1,4 +1,4 @@
-"""Several processes of one training, as `accelerate launch` starts them: one GPU each, the same batch in equal parts.
+"""Several processes of one training, as `accelerate launch` starts them: one GPU each, batches in equal parts.
 
 The first process writes, the others compute. What depends on a clock or on rounding (when a checkpoint is due, when it
 learns no more) is decided by the first for all of them: processes that disagree wait for each other for ever.

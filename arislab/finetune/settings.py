@@ -85,8 +85,8 @@ class Settings:
     """Or after so many minutes, whichever is first; 0: by steps alone. With both 0 it starts anew."""
     num_processes: int = field(default_factory=_of_environment)
     """GPUs of each training, by `accelerate launch` (on a CPU: processes, to try it); default
-    $ARISLAB_NUM_PROCESSES, or 1. Each computes its share of batch_size / gradient_accumulation_steps; other sums give
-    other bits."""
+    $ARISLAB_NUM_PROCESSES, or 1. It is another training: batches hold other rows, and the last batch of an epoch
+    is filled up with rows that it had before."""
     until_settled: bool = False
     """Keep the checkpoints of a training that has ended until ``settle`` is called: whoever is killed before its row is
     written calls `train` again, and it goes on from the last one. For callers that do call ``settle``."""

@@ -33,6 +33,7 @@ from arislab.errors import ParameterError, PrerequisiteError, TrainingError
 from arislab.finetune import checkpoints
 from arislab.finetune.children import Child, supervise, sweep
 from arislab.finetune.labels import none_usable, tokenize
+from arislab.finetune.ranks import VARIABLE
 from arislab.finetune.settings import BFLOAT16, Settings, check_name
 from arislab.finetune.template import ChatTemplate, check_template
 from arislab.finetune.trained import COLUMNS
@@ -104,7 +105,9 @@ def run(
     device, n = compute_device()[0], settings.num_processes
     places = _places(visible_gpus(), n) if device == "cuda" else []
     if preference is not None and n > 1:
-        raise ParameterError(f"preferences are trained in one process, got num_processes {n}; make it 1.")
+        raise ParameterError(
+            f"preferences are trained in one process, got num_processes {n}; make it 1, or unset ${VARIABLE}."
+        )
     if workers is None:
         workers = len(places) or max(1, min(2, (os.cpu_count() or 1) // n))
     if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= 100:
@@ -265,7 +268,7 @@ def _backend(settings: Settings, device: str) -> str:
     backend, n = settings.backend, settings.num_processes
     if n > 1 and (backend == "unsloth" or (settings.method == BFLOAT16 and device == "cpu")):
         what = "backend 'unsloth'" if backend == "unsloth" else f"method {BFLOAT16!r} on a CPU"
-        raise ParameterError(f"{what} trains in one process, got num_processes {n}; make it 1, or take another.")
+        raise ParameterError(f"{what} trains in one process, got num_processes {n}; make it 1, or unset ${VARIABLE}.")
     if backend == "auto" and n > 1:
         backend = "trl"
     if backend == "auto":

@@ -14,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import runpy
 import select
 import signal
@@ -26,10 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_READ_AT_START = (
-    *("HF_", "TRANSFORMERS_", "TOKENIZERS_", "TORCH", "PYTORCH_", "ATEN_", "CUDA_", "ARROW_", "PYTHON", "LD_"),
-    *("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "NUMEXPR_", "MALLOC_", "HOME", "XDG_", "TMPDIR", "LANG", "LC_"),
-)
+_NOT_READ = ("ARISLAB_", "OPENAI_", "PYTEST_", "JPY_", "_")  # by a library at its import; any other may be
 _IDLE_S = 120.0
 
 
@@ -65,9 +63,7 @@ class Forks:
         raise EOFError(f"a Python with {', '.join(self._modules)} ended")
 
     def _ready(self, environment: Mapping[str, str]) -> "_Python":
-        early = {name: value for name, value in environment.items() if name.startswith(_READ_AT_START)}
-        # a fork of this very process has the pipes of its parent
-        key = json.dumps([os.getpid(), sorted(early.items()), str(Path.cwd())])
+        key = _key(environment)
         for python in (gone := [python for python in self._pythons if not python.is_alive()]):
             python.close()
         self._pythons = [python for python in self._pythons if python not in gone]
@@ -88,6 +84,18 @@ class Forks:
             time.sleep(0.01)
         for python in self._pythons:
             python.close()
+
+
+def _key(environment: Mapping[str, str]) -> str:
+    """Return what a process started now would have of its own: in another one, another Python is needed."""
+    early = {name: value for name, value in environment.items() if not name.startswith(_NOT_READ)}
+    limits = [resource.getrlimit(n) for name, n in vars(resource).items() if name.startswith("RLIMIT_")]
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    rights = [line for line in status if line.startswith(("Umask", "Uid", "Gid", "Cpus_allowed:"))]
+    installed = [Path(place).stat().st_mtime_ns for place in sys.path if Path(place).is_dir()]
+    # the pid, as a fork of this very process has the pipes of its parent
+    facts = [os.getpid(), str(Path.cwd()), sorted(early.items()), limits, rights, os.getpriority(os.PRIO_PROCESS, 0)]
+    return json.dumps([*facts, installed])
 
 
 class _Python:
@@ -121,17 +129,24 @@ class _Python:
             if pid is None:  # interrupted: the next answer would be to this order
                 self.key = ""
                 self.leave()
+        if pid == 0:
+            raise EOFError  # the system gives it no more processes
         return pid
 
     def code(self, pid: int) -> int | None:
         """Return the exit code of a process; null while it runs."""
-        with self._lock, contextlib.suppress(EOFError, ValueError):  # it ended, and so its pipe was closed
-            while self._lines(timeout=0):
-                pass
+        is_alive = self.is_alive()  # before what it said is read
+        self._read()
         if pid in self._codes:
             return self._codes[pid]
         # without it nobody knows, and what it forked ends when it sees that
-        return None if self.is_alive() else self._process.returncode or 1
+        return None if is_alive else self._process.returncode or 1
+
+    def _read(self) -> None:
+        """Read what it has said; nothing of a pipe that was closed, after it was read to its end."""
+        with self._lock, contextlib.suppress(EOFError, ValueError):
+            while self._lines(timeout=0):
+                pass
 
     def _lines(self, *, timeout: float | None) -> list[dict[str, Any]]:
         """Return what it said since the last call, and keep the exit codes."""
@@ -157,6 +172,7 @@ class _Python:
 
     def close(self) -> None:
         self.leave()
+        self._read()
         with self._lock:
             self._out.close()
 
@@ -234,7 +250,11 @@ def _serve(modules: Sequence[str]) -> None:
             *whole, orders = (orders + read).split(b"\n")
             for line in whole:
                 order = json.loads(line)
-                pid = os.fork()
+                try:
+                    pid = os.fork()
+                except OSError:
+                    _say(pid=0)
+                    continue
                 if pid == 0:
                     signal.set_wakeup_fd(-1)
                     os.close(ended)

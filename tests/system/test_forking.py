@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -130,6 +131,32 @@ def test_an_order_that_was_interrupted_is_no_answer_to_the_next(tmp_path):
     signal.signal(signal.SIGALRM, before)
     assert forks.start(["-c", "raise SystemExit(4)"], **how).wait(20) == 4
     forks.close()
+
+
+def test_a_code_that_was_not_read_is_not_lost_when_another_python_is_needed(tmp_path):
+    forks, log = Forks("json"), tmp_path / "log"
+    first = forks.start(
+        ["-c", "import time; time.sleep(.3)"], environment={**os.environ, "OMP_NUM_THREADS": "1"}, log=log
+    )
+    forks.start(["-c", ""], environment={**os.environ, "OMP_NUM_THREADS": "2"}, log=log).wait(20)
+    assert first._python._process.wait(20) == 0
+    forks.start(["-c", ""], environment={**os.environ, "OMP_NUM_THREADS": "2"}, log=log).wait(20)
+    assert first.wait(20) == 0
+    forks.close()
+
+
+def test_it_has_the_rights_and_limits_of_its_owner_as_they_are_now(forks, tmp_path):
+    asks = ["-c", "import os, resource; print(os.umask(0), resource.getrlimit(resource.RLIMIT_CORE)[0])"]
+    how, soft = {"environment": os.environ, "log": tmp_path / "log"}, resource.getrlimit(resource.RLIMIT_CORE)
+    forks.start(["-c", ""], **how).wait(20)
+    mask = os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, soft[1]))
+    try:
+        assert forks.start(asks, **how).wait(20) == 0
+    finally:
+        os.umask(mask)
+        resource.setrlimit(resource.RLIMIT_CORE, soft)
+    assert (tmp_path / "log").read_text().split() == [str(0o077), "0"]
 
 
 def test_a_number_that_is_used_again_has_no_code_of_before(forks, tmp_path):
