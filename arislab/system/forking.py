@@ -92,7 +92,8 @@ def _key(environment: Mapping[str, str]) -> str:
     limits = [resource.getrlimit(n) for name, n in vars(resource).items() if name.startswith("RLIMIT_")]
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
     rights = [line for line in status if line.startswith(("Umask", "Uid", "Gid", "Cpus_allowed:"))]
-    installed = [Path(place).stat().st_mtime_ns for place in sys.path if Path(place).is_dir()]
+    packages = [Path(place) for place in sys.path if place.endswith("-packages")]  # what pip installs changes them
+    installed = [folder.stat().st_mtime_ns for folder in packages if folder.is_dir()]
     # the pid, as a fork of this very process has the pipes of its parent
     facts = [os.getpid(), str(Path.cwd()), sorted(early.items()), limits, rights, os.getpriority(os.PRIO_PROCESS, 0)]
     return json.dumps([*facts, installed])

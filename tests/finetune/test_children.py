@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from toys import TINY, names_in, nurses
 
 from arislab import finetune
 from arislab.errors import TrainingError
+from arislab.finetune import children
 
 
 def test_a_training_process_that_dies_is_reported_with_the_end_of_its_log(tmp_path):
@@ -53,3 +55,22 @@ def wait_for(event, seconds=60):
             return result
         time.sleep(0.1)
     raise AssertionError(f"nothing within {seconds} s")
+
+
+def test_a_training_whose_fork_server_is_killed_goes_on_to_the_same_adapter(tmp_path):
+    rows, how = {"a": nurses(range(24))}, {"base_model": "tiny", "num_train_epochs": 6, "batch_size": 2}
+    how |= {"checkpoint_steps": 5, "checkpoint_minutes": 0}
+    whole = finetune.train(rows, None, folder=tmp_path / "whole", **how)
+
+    def kill():
+        wait_for(lambda: any((tmp_path / "killed").glob(".checkpoints/*/step-*")))
+        children._FORKS._pythons[-1]._process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(TrainingError, match=r"set 'a' (ran out of memory|ended with exit code)"):
+        finetune.train(rows, None, folder=tmp_path / "killed", **how)
+    killer.join()
+    again = finetune.train(rows, None, folder=tmp_path / "killed", **how)
+    assert again["resumed"].to_list() == [1]
+    assert again["adapter_sha256"].to_list() == whole["adapter_sha256"].to_list()
