@@ -8,6 +8,7 @@ paired difference (``stats.compare``). Only phase 5 reads the test split, and ha
 import json
 import re
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -79,7 +80,7 @@ def ask(
     Returns:
         One row per arm and request: arm, candidate_id, sample, custom_id, model, status, output (null if none came),
         error (what the server said; null if an answer came), quality (0..1, null = no answer or unscored), tokens
-        (prompt_tokens and completion_tokens together), latency_s (null: batches do not tell), score_<scorer>; with
+        (prompt_tokens and completion_tokens together), latency_s (null: see ``timed``), score_<scorer>; with
         ``report`` also report (0..1) and report_<scorer> as in ``scoring.report``.
     """
     judged = [f"score_{name}" for name in task.scorers]
@@ -104,6 +105,49 @@ def ask(
         tokens=pl.col("prompt_tokens") + pl.col("completion_tokens"), latency_s=pl.lit(None, dtype=pl.Float64)
     )
     return out.select(*_ASKED, *judged)  # one row per arm and request
+
+
+def timed(
+    scores: pl.DataFrame,
+    arms: Mapping[str, pl.DataFrame],
+    *,
+    server: batch.Server,
+    among: Iterable[str] = ("baseline", "icl", "finetuned"),
+    n: int = 10,
+    within_s: float = 10.0,
+) -> pl.DataFrame:
+    """Return the same rows, some with the seconds that an answer takes when it is asked alone.
+
+    A batch does not tell them. In rounds each arm is asked once about the same candidate, so that what else the machine
+    does meets all alike; the first round warms up and does not count.
+
+    Args:
+        scores: From ``ask``.
+        arms: As in ``ask``.
+        server: Still open. Of one whose answers may be paid (``Server.seconds``) nothing is asked.
+        among: Arms that are asked, of those that there are.
+        n: Rounds that count, at most.
+        within_s: Seconds after which no round begins any more, once one has counted.
+
+    Returns:
+        The rows of ``scores``, latency_s set where a request was asked so.
+    """
+    asked = {arm: arms[arm].sort("candidate_id") for arm in among if arm in arms}
+    rounds = min((min(n + 1, frame.height) for frame in asked.values()), default=0)
+    began, found = time.monotonic(), []
+    for at in range(rounds):
+        if at > 1 and time.monotonic() - began > within_s:
+            break
+        for arm, frame in asked.items():
+            seconds = server.seconds(json.loads(frame["body"][at]))
+            if seconds is None and not at:
+                return scores  # it cannot be told here
+            found += [(arm, frame["custom_id"][at], seconds)] if at else []
+    schema = {"arm": pl.String, "custom_id": pl.String, "latency_s": pl.Float64}
+    by_request = pl.DataFrame(found, schema=schema, orient="row").unique(["arm", "custom_id"], maintain_order=True)
+    order = scores.columns
+    told = scores.drop("latency_s").join(by_request, on=["arm", "custom_id"], how="left", maintain_order="left")
+    return told.select(order)
 
 
 _NUMBER = r" #\d+$"
@@ -298,11 +342,28 @@ def costs(scores: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         arm, n (answers of which the server told tokens), prompt_tokens and completion_tokens (per 1,000 answers; null:
-        it told none), latency_s (mean seconds; null: batches do not tell).
+        it told none), latency_s (median seconds of an answer asked alone; null: not measured), n_timed (of how many).
     """
     mean = [(1000 * pl.col(name).mean()).round(0).alias(name) for name in ("prompt_tokens", "completion_tokens")]
-    told = pl.col("prompt_tokens").count().alias("n")
-    return scores.group_by("arm", maintain_order=True).agg(told, *mean, pl.col("latency_s").mean())
+    told, timed = pl.col("prompt_tokens").count().alias("n"), pl.col("latency_s").count().alias("n_timed")
+    return scores.group_by("arm", maintain_order=True).agg(told, *mean, pl.col("latency_s").median(), timed)
+
+
+def costs_in_words(scores: pl.DataFrame) -> str:
+    """Return what the arms cost that a promotion is about, one line for tokens and one for seconds.
+
+    Args:
+        scores: From ``ask``, or from ``timed``.
+    """
+    rows = costs(scores).to_dicts()
+    tokens = [f"{r['arm']} {r['prompt_tokens']:,.0f}" for r in rows if r["prompt_tokens"] is not None]
+    seconds = [f"{r['arm']} {r['latency_s']:.2f} s" for r in rows if r["latency_s"] is not None]
+    n = max((r["n_timed"] for r in rows), default=0)
+    alone = f"an answer asked alone (median of {n})" if n else "an answer asked alone"
+    return (
+        f"prompt tokens per 1,000 answers: {', '.join(tokens) or 'the server told none'}\n"
+        f"{alone}: {', '.join(seconds) or 'not measured at this server'}"
+    )
 
 
 def forgetting(

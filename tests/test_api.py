@@ -200,6 +200,8 @@ PINNED = {
     deploying.switch: "server alias version expected registered note drain_s",
     evaluate.rates: "scores people task",
     evaluate.costs: "scores",
+    evaluate.costs_in_words: "scores",
+    evaluate.timed: "scores arms server among n within_s",
     evaluate.forgetting: "task models server folder recorded parameters",
     pairwise.check: "arms among n gate_by",
     pairwise.pairs: "scores people task arms n n_people seed",

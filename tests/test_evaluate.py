@@ -332,6 +332,74 @@ def test_an_arm_is_judged_by_its_own_answers_alone(tmp_path, monkeypatch):
     assert dict(scored.group_by("arm").agg(pl.col("quality").mean()).iter_rows()) == {"a": 1.0, "b": 0.0}
 
 
+class Watch:
+    """A server whose models take so many seconds, and longer the first time."""
+
+    def __init__(self, **seconds):
+        self.takes, self.asked = seconds, []
+
+    def seconds(self, body):
+        self.asked.append((body["model"], body["messages"]))
+        takes = self.takes[body["model"]]
+        return takes and (takes if self.asked.count(self.asked[-1]) + len(self.asked) > 4 else 100 * takes)
+
+
+def test_answers_are_timed_in_rounds_and_the_first_does_not_count():
+    arms = {
+        arm: pl.DataFrame(
+            {
+                "candidate_id": ["c2", "c0", "c1"],
+                "custom_id": [f"{arm}-2", f"{arm}-0", f"{arm}-1"],
+                "body": [json.dumps({"model": arm, "messages": n}) for n in (2, 0, 1)],
+            }
+        )
+        for arm in ("baseline", "icl", "finetuned", "control")
+    }
+    scores = pl.concat(
+        [frame.select(pl.lit(arm).alias("arm"), "candidate_id", "custom_id") for arm, frame in arms.items()]
+    ).with_columns(
+        latency_s=pl.lit(None, dtype=pl.Float64),
+        prompt_tokens=pl.when(arm="icl").then(400).otherwise(60),
+        completion_tokens=9,
+    )
+    watch = Watch(baseline=0.2, icl=0.5, finetuned=0.2)
+    timed = evaluate.timed(scores, arms, server=watch)
+    assert watch.asked == [(arm, n) for n in range(3) for arm in ("baseline", "icl", "finetuned")]
+    assert timed.columns == scores.columns
+    assert timed.drop("latency_s").equals(scores.drop("latency_s"))
+    costs = {row["arm"]: row for row in evaluate.costs(timed).to_dicts()}
+    assert {arm: (row["latency_s"], row["n_timed"]) for arm, row in costs.items()} == {
+        "baseline": (0.2, 2), "icl": (0.5, 2), "finetuned": (0.2, 2), "control": (None, 0),
+    }  # fmt: skip
+    assert evaluate.costs_in_words(timed).splitlines() == [
+        "prompt tokens per 1,000 answers: baseline 60,000, icl 400,000, finetuned 60,000, control 60,000",
+        "an answer asked alone (median of 2): baseline 0.20 s, icl 0.50 s, finetuned 0.20 s",
+    ]
+    # one counted round, however long it takes
+    assert (
+        evaluate.timed(scores, arms, server=Watch(baseline=1, icl=1, finetuned=1), within_s=0.0)["latency_s"].count()
+        == 3
+    )
+
+
+def test_where_an_answer_cannot_be_timed_one_is_asked_for_and_the_rows_stay_as_they_are():
+    frame = pl.DataFrame({"candidate_id": ["c"], "custom_id": ["r"], "body": ['{"model": "m", "messages": 0}']})
+    scores = frame.select(
+        pl.lit("icl").alias("arm"),
+        "candidate_id",
+        "custom_id",
+        pl.lit(None, dtype=pl.Float64).alias("latency_s"),
+        prompt_tokens=None,
+        completion_tokens=None,
+    )
+    watch = Watch(m=None)
+    assert evaluate.timed(scores, {"icl": pl.concat([frame, frame])}, server=watch).equals(scores)
+    assert len(watch.asked) == 1
+    assert evaluate.costs_in_words(scores) == (
+        "prompt tokens per 1,000 answers: the server told none\nan answer asked alone: not measured at this server"
+    )
+
+
 def test_intervals_are_named_by_arm_and_by_contrast():
     means = evaluate.summary(scores(0.1).with_columns(tokens=1))
     comparison = stats.compare(scores(0.1), contrasts=[("finetuned", "baseline")])

@@ -13,10 +13,12 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from random import uniform
 from typing import Any
 
+from arislab.batch.cost import Price, prices
 from arislab.batch.dialects import DIALECTS, Dialect, dialect
 from arislab.errors import BatchError, ParameterError, PrerequisiteError, closest
 from arislab.isolation import Isolation
@@ -24,6 +26,7 @@ from arislab.system import masking
 from arislab.system.pause import retry_after_s
 
 _PATIENCE_S = 120.0
+_FREE = Price("", 0.0, 0.0, date.min, "computed by the server itself")
 _EMBEDDED_MODEL = "embedded:"
 _ENDING_S = 15.0  # that a server whose parent was killed may take to end
 _IN_USE = "is in use by another arislab server"  # what it says that finds the folder's lock taken
@@ -92,6 +95,7 @@ class Server:
         restarts."""
         self.recorded: list[dict[str, Any]] | None = self._then.get("isolation", []) if self._replay else None
         """What probes showed in the run that is repeated; null: none is."""
+        self._times = iter(self._then.get("seconds", []))
         self._note(
             base_url=self._shown,
             identity=self.identity,
@@ -303,6 +307,34 @@ class Server:
                 f"{self._shown} is no server of arislab and has no aliases; put one in front of it: arislab serve "
                 f"--data FOLDER --upstream {self._shown}, and give the URL of that one."
             )
+
+    def seconds(self, body: dict[str, Any]) -> float | None:
+        """Ask one request at once, outside of any batch, and return how long its answer took.
+
+        Null where nothing is asked: the server is not arislab's own, or hands requests on to one that may want money
+        for each, and its price does not say 0. Null too where no answer came. The answer is kept nowhere; under a run
+        the time is, and repeating the run asks nobody.
+
+        Args:
+            body: Of the request.
+        """
+        if self._replay:
+            return next(self._times, None)
+        price = prices(str(body.get("model"))) if self.about.get("engine") == "upstream" else _FREE
+        is_free = bool(self.about) and price is not None and not any(price.usd_per_million)
+        seconds = self._timed(body) if is_free else None
+        self._note(base_url=self._shown, seconds=seconds)
+        return seconds
+
+    def _timed(self, body: dict[str, Any]) -> float | None:
+        import openai
+
+        began = time.monotonic()
+        try:
+            self.client.post("/chat/completions", body=body, cast_to=object)
+        except (openai.APIStatusError, openai.APIConnectionError):
+            return None
+        return time.monotonic() - began
 
     def in_use(self) -> set[str]:
         """Models that requests and batches still ask at arislab's own server."""

@@ -611,7 +611,7 @@ TABLES: dict[str, Contract] = {
                 low=0,
                 high=1,
             ),
-            "latency_s": _number("seconds at the server; null if it did not say", low=0, volatile=True),
+            "latency_s": _number("seconds of the answer when asked alone; null: it was not", low=0, volatile=True),
             "tokens": Column(_INTEGER, "tokens of prompt and answer; null if the server did not say", low=0),
         },
     ),

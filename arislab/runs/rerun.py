@@ -180,14 +180,14 @@ _ANSWERS = {
 
 
 def _connections(servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each server said whenever the run connected, which response_format was decided on, what probes showed."""
+    """What each server said whenever the run connected, and what was decided, probed and timed there."""
     connections: list[dict[str, Any]] = []
     for entry in servers:
         if "models" in entry:
             about = {name: entry["about"].get(name) for name in ("engine", "response_format")}
             connections.append({"base_url": entry["base_url"], "models": entry["models"], **about, "replayed": None})
             connections[-1]["aliases"] = entry.get("aliases", {})
-            connections[-1]["isolation"] = []
+            connections[-1] |= {"isolation": [], "seconds": []}
         else:
             here = [one for one in connections if one["base_url"] == entry.get("base_url", one["base_url"])]
             if "form" in entry:
@@ -196,6 +196,8 @@ def _connections(servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 here[-1]["models"] = [*here[-1]["models"], entry["also"]]
             if "isolation" in entry:
                 here[-1]["isolation"].append(entry["isolation"])
+            if "seconds" in entry:
+                here[-1]["seconds"].append(entry["seconds"])
     return connections
 
 

@@ -85,3 +85,23 @@ def test_a_server_that_has_not_ended_yet_is_waited_for(tmp_path):
         with batch.connect("embedded", folder=tmp_path) as server:
             assert server.models
             assert holder.wait(10) == 0
+
+
+def test_an_answer_is_timed_only_where_nobody_is_paid_for_it(echo, root, monkeypatch):
+    _, url = echo()
+    monkeypatch.setenv("ARISLAB_ROOT", str(root))
+    own = batch.connect(url, folder=root)
+    body = {"model": own.model(), "messages": [{"role": "user", "content": "how long?"}]}
+    assert 0 < own.seconds(body) < 60
+    assert own.seconds(body | {"messages": "none"}) is None  # no answer, no time
+    own.about = {"engine": "upstream"}
+    assert own.seconds(body) is None  # at whose expense is not known
+    (root / "data").mkdir(exist_ok=True)
+    price = (
+        f'[[price]]\nmodel = "{body["model"]}"\nas_of = 2026-11-01\nsource = "a test"\nusd_per_million_prompt = 0.0\n'
+    )
+    for usd, is_timed in ((1.0, False), (0.0, True)):
+        (root / "data/prices.toml").write_text(f"{price}usd_per_million_completion = {usd}\n")
+        assert (own.seconds(body) is not None) == is_timed
+    own.about = {}  # somebody else's
+    assert own.seconds(body) is None

@@ -183,6 +183,7 @@ def test_rates_and_costs_of_answers_as_they_came(tmp_path):
         "prompt_tokens": 25_000.0,
         "completion_tokens": 5_000.0,
         "latency_s": None,
+        "n_timed": 0,
     }
     (tmp_path / "free.py").write_text(TASK)
     assert evaluate.rates(scores, people, load(str(tmp_path / "free.py")))["is_valid"].null_count() == 5

@@ -64,6 +64,13 @@ def test_every_kind_of_row_comes_back_as_it_was(recorded, tmp_path):
     assert answered.sort("candidate_id").select(COLUMNS).rows() == ROWS
 
 
+def test_times_that_were_measured_then_are_told_again_and_nobody_is_asked(recorded, tmp_path):
+    times = [{"base_url": "embedded", "seconds": seconds} for seconds in (0.25, None, 0.5)]
+    recorded(said("http://x/v1", "other"), said("embedded", "toy"), *times)
+    with batch.connect("embedded", folder=tmp_path / "batches") as server:
+        assert [server.seconds({"model": "toy"}) for _ in range(4)] == [0.25, None, 0.5, None]
+
+
 def test_a_request_that_was_not_asked_then_is_an_error_of_its_row(recorded, tmp_path):
     requests = asked()
     row = {"custom_id": requests["custom_id"][0], "model_returned": "toy", **dict(zip(COLUMNS, ROWS[0], strict=True))}
