@@ -1676,7 +1676,7 @@ def adapter(lake, seed, *, family="candidate-evaluation"):
     sha256 = digests["adapter_model.safetensors"]
     base = finetune.base_fingerprint(finetune.resolve_model("tiny"))
     manifest = {"name": family, "arm": "curated", "base": base, "data_sha256": "d", "files": digests}
-    manifest["hyperparameters"] = {"r": 4, "lora_alpha": 16, "chat_template_kwargs": {}}
+    manifest["hyperparameters"] = {"r": 4, "lora_alpha": 16, "chat_template_kwargs": {}, "stop_tokens": ["<|end|>"]}
     (staging / "manifest.json").write_text(json.dumps(manifest))
     name = f"{family}-curated-{sha256[:12]}"
     staging.rename(lake.models / name)

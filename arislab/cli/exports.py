@@ -180,7 +180,7 @@ def _export_training(lake: Any, out: Path | None, *, version: str | None, form: 
     from arislab import finetune
 
     folder = _folder(out, "--training")
-    tuned = _tuned(lake, version)
+    tuned = training(lake, version)
     learned, held_out = _learned(lake, tuned)
     with _writing(folder, "folder"):
         account = finetune.export_training(
@@ -196,21 +196,10 @@ def _export_training(lake: Any, out: Path | None, *, version: str | None, form: 
 
 def _export_model(lake: Any, out: Path | None, *, version: str, base_model: str | None, is_merged: bool) -> None:
     """Write an adapter, or its base with it, and a card."""
-    import polars as pl
+    from arislab import finetune
 
-    from arislab import evaluate, finetune
-
-    folder, tuned = _folder(out, "--adapter"), _tuned(lake, version)
-    trained = lake["finetuning_runs"].read(where={"arm": "control", "run_id": tuned["run_id"]}).to_dicts()
-    scores = lake["evaluations"].read(where={"model": version}).sort("created_at")
-    if scores.height:
-        scores = lake["evaluations"].read(where={"evaluation_id": scores["evaluation_id"][-1]})
-    roles = lake["training_rows"].read(where={"model_path": version}).group_by("role").len()
-    facts: dict[str, Any] = {"roles": dict(roles.iter_rows()), "control": trained[0] if trained else None}
-    who = {"candidate_id": scores["candidate_id"].unique().to_list()}
-    people = lake["candidates"].read(columns=["candidate_id", "group_id"], where=who)
-    reported = evaluate.over_seeds(scores.with_columns(pl.coalesce("report", "quality").alias("report")))
-    facts["scores"] = evaluate.summary(reported, by="report", groups=people)  # as phase 5 does
+    folder, tuned = _folder(out, "--adapter"), training(lake, version)
+    facts = judged(lake, tuned)
     if is_merged:
         learned, held_out = _learned(lake, tuned)
         facts["prompts"] = held_out if held_out.height else learned
@@ -228,6 +217,37 @@ def _export_model(lake: Any, out: Path | None, *, version: str, base_model: str 
     print(f"{version}{' merged into its base' if agreement else ''}, with a card, in {folder}")
 
 
+def judged(lake: Any, tuned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the lake knows of a training for its card: as ``finetune.card`` takes it.
+
+    Args:
+        lake: The lake.
+        tuned: Row of ``finetuning_runs``.
+    """
+    import polars as pl
+
+    from arislab import evaluate
+
+    version = tuned["model_path"]
+    trained = lake["finetuning_runs"].read(where={"arm": "control", "run_id": tuned["run_id"]}).to_dicts()
+    scores = lake["evaluations"].read(where={"model": version}).sort("created_at")
+    if scores.height:
+        scores = lake["evaluations"].read(where={"evaluation_id": scores["evaluation_id"][-1]})
+    roles = lake["training_rows"].read(where={"model_path": version}).group_by("role").len()
+    who = {"candidate_id": scores["candidate_id"].unique().to_list()}
+    people = lake["candidates"].read(columns=["candidate_id", "group_id"], where=who)
+    reported = evaluate.over_seeds(scores.with_columns(pl.coalesce("report", "quality").alias("report")))
+    events = lake["model_events"].read(where={"version": version}).sort("seq")
+    gates, forced = (events.filter(of).to_dicts() for of in (pl.col("event") == "gate", pl.col("is_forced")))
+    return {
+        "roles": dict(roles.iter_rows()),
+        "control": trained[0] if trained else None,
+        "scores": evaluate.summary(reported, by="report", groups=people),  # as phase 5 does
+        "gate": gates[-1] if gates else None,
+        "forced": forced[-1]["reason"] if forced else None,
+    }
+
+
 def _folder(out: Path | None, option: str) -> Path:
     if out is None:
         raise ParameterError(f"export {option} needs --out DIR: the folder to make.")
@@ -241,7 +261,7 @@ def _known(base: str) -> str:
     return "tiny" if base.startswith("arislab-tiny-") else base
 
 
-def _tuned(lake: Any, version: str | None) -> dict[str, Any]:
+def training(lake: Any, version: str | None) -> dict[str, Any]:
     """Return the training of an adapter, or the newest on curated examples."""
     rows = lake["finetuning_runs"].read().sort("created_at", "id")
     fits = rows.filter(arm="curated") if version is None else rows.filter(model_path=version)

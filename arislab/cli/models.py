@@ -2,11 +2,13 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import polars as pl
 import typer
 
+from arislab.cli import exports
 from arislab.cli.options import Root, open_lake
 from arislab.errors import ParameterError, PrerequisiteError, RegistryError, closest
 from arislab.system.text import one_line, print
@@ -48,12 +50,21 @@ def listed(context: typer.Context, root: Root = None, *, as_json: AsJson = False
 
 
 @app.command()
-def show(version: Version, root: Root = None, *, as_json: AsJson = False) -> None:
+def show(
+    version: Version,
+    root: Root = None,
+    *,
+    card: Annotated[bool, typer.Option("--card", help="Its card as Markdown, with what is known by now.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show a version: what it learned from, how it was judged, what became of it, whether its files are whole."""
     registry = _registry(root)
     events = registry.events()
     name = _find(events, version)
     own = events.filter(version=name)
+    if card:
+        _print_card(registry, root, name)
+        return
     if as_json:
         _print_json(own)
         return
@@ -76,6 +87,14 @@ def show(version: Version, root: Root = None, *, as_json: AsJson = False) -> Non
         print(f"  DAMAGED: {error}")
         raise typer.Exit(1) from None
     print(f"  its files in {registry.folder / name} are what was registered")
+
+
+def _print_card(registry: Any, root: Path | None, version: str) -> None:
+    from arislab import finetune
+
+    lake = open_lake(root)
+    tuned = exports.training(lake, version)
+    print(finetune.card(registry.manifest(version), tuned, **exports.judged(lake, tuned)))
 
 
 @app.command()

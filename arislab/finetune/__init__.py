@@ -11,7 +11,7 @@ trained; ``training`` starts a ``worker`` for each set, where ``trainer`` trains
 It does not know which rows are good.
 """
 
-from arislab.finetune.cards import Agreement
+from arislab.finetune.cards import Agreement, card
 from arislab.finetune.conversations import STATUSES
 from arislab.finetune.export import export_jsonl, export_training
 from arislab.finetune.labels import count_statuses, tokenize
@@ -33,6 +33,7 @@ __all__ = [
     "Settings",
     "asked_as",
     "base_fingerprint",
+    "card",
     "check",
     "check_template",
     "compute_device",

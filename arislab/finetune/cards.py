@@ -49,6 +49,8 @@ def card(
     roles: Mapping[str, int] | None = None,
     control: Mapping[str, Any] | None = None,
     scores: pl.DataFrame | None = None,
+    gate: Mapping[str, Any] | None = None,
+    forced: str | None = None,
     agreement: Agreement | None = None,
 ) -> str:
     """Return the card of an adapter, or of its merged weights, as Markdown with the front matter of model hubs.
@@ -60,6 +62,8 @@ def card(
         control: The row of ``finetuning_runs`` of the control trained beside it; null: there is none.
         scores: Its evaluation on test candidates, one row per arm, from ``evaluate.summary``: arm, n, n_missing, mean,
             low, high; null or empty: not evaluated.
+        gate: The newest event of ``model_events`` in which a gate judged it: verdict, reason; null: none did.
+        forced: Why it was promoted against its gate, or without one; null: it was not.
         agreement: Of merged weights with the adapter; null: the folder holds the adapter.
     """
     base, name = manifest["base"], f"{manifest['name']}-{manifest['arm']}-{tuned['adapter_sha256'][:12]}"
@@ -72,7 +76,7 @@ def card(
         "## What it learned from",
         *_data(manifest, tuned, roles, control),
         "## How it was judged",
-        *_judged(tuned, scores),
+        *_judged(tuned, scores, gate, forced),
         *([] if agreement is None else ["## Merged", _agreement(agreement)]),
         "## Settings",
         _table(("setting", "value"), [(key, _shown(value)) for key, value in _settings(manifest).items()]),
@@ -128,12 +132,16 @@ def _data(
     return [_table(("what", "value"), rows), beside]
 
 
-def _judged(tuned: Mapping[str, Any], scores: pl.DataFrame | None) -> list[str]:
+def _judged(
+    tuned: Mapping[str, Any], scores: pl.DataFrame | None, gate: Mapping[str, Any] | None, forced: str | None
+) -> list[str]:
     losses = [("loss on its examples, last epoch", tuned["train_loss"]), ("loss held out", tuned["eval_loss"])]
     losses += [("mean quality on validation candidates", tuned["validation_score"])]
     measured = _table(("what", "value"), [(what, _number(value)) for what, value in losses])
+    said = ["No gate judged it."] if gate is None else [f"Its gate said **{gate['verdict']}**: {gate['reason']}."]
+    said += [] if forced is None else [f"**It was promoted by force**, against its gate or without one: {forced}."]
     if scores is None or not scores.height:
-        return [measured, "**Not evaluated** on test candidates (arislab run evaluate)."]
+        return [measured, "**Not evaluated** on test candidates (arislab run evaluate).", *said]
     rows = [
         (
             s["arm"],
@@ -149,6 +157,7 @@ def _judged(tuned: Mapping[str, Any], scores: pl.DataFrame | None) -> list[str]:
         measured,
         "On test candidates, quality 0 to 1 by the scorers that the task reports with:",
         _table(head, rows),
+        *said,
     ]
 
 

@@ -58,7 +58,7 @@ def export_model(
             present. Those of no training say most.
         n_prompts: The first of these, at most.
         max_new_tokens: Longest answer that is compared.
-        facts: As in ``card``: scores, roles, control.
+        facts: As in ``card``: scores, roles, control, gate.
 
     Raises:
         PrerequisiteError: Files of the adapter were changed, the base is another, or there is no prompt to compare.

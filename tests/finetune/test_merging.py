@@ -188,4 +188,10 @@ def test_a_card_shows_the_evaluation_the_control_and_a_base_that_a_hub_knows(tun
                  "reviewed: people approved or edited each example", "PeftModel.from_pretrained",
                  "| mean quality on validation candidates | 0.500 |"):  # fmt: skip
         assert text in card, text
-    assert "Not evaluated" not in card
+    for text in ("Not evaluated", "by force"):
+        assert text not in card
+    assert "No gate judged it." in card
+    gate = {"verdict": "hold", "reason": "worse than icl"}
+    card = cards.card(manifest, tuned[0], gate=gate, forced="a demo for the board")
+    assert "Its gate said **hold**: worse than icl." in card
+    assert "**It was promoted by force**, against its gate or without one: a demo for the board." in card

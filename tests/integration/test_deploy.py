@@ -77,6 +77,10 @@ def test_promoted_deployed_and_rolled_back_by_the_commands(root):
     assert raw["model_returned"].to_list() == [one, two], "every row says which version answered"
     assert raw["custom_id"].n_unique() == 2, "an answer of the champion before is none of this one"
     assert "files in" in arislab("models", "show", ALIAS, root=root)
+    card = arislab("models", "show", ALIAS, "--card", root=root)
+    assert card.startswith("---\nlibrary_name: peft\n")
+    assert f"# {one}\n" in card
+    assert "Its gate said **promote**" in card
     assert "adapter_sha256" not in arislab("models", "diff", one, two, root=root)
 
 
