@@ -105,7 +105,7 @@ def test_a_base_in_bfloat16_is_as_near_as_bfloat16_is(model, batch, monkeypatch)
     kinds = {value.dtype for name, value in model.named_parameters() if "base_layer.weight" in name}
     assert kinds == {torch.bfloat16}
     rounded_loss, rounded = gradients(model, *batch)
-    assert rounded_loss != loss
+    assert not any(torch.equal(rounded[name], exact[name]) for name in exact)  # the loss alone may be equal by chance
     assert rounded_loss == pytest.approx(loss, rel=1e-2)
     assert {value.dtype for value in rounded.values()} == {torch.float32}
     # 8 bits of each number in a product: 2^-9 is .002, and there are seven products a layer
