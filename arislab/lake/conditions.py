@@ -75,11 +75,6 @@ def text(where: Where) -> str:
     return _text(where, str)
 
 
-def same(keys: Iterable[str], one: str, other: str) -> str:
-    """Return "the rows of two tables have equal keys", as Delta reads it; one, other: their aliases."""
-    return " and ".join(f"{one}.{identifier(key)} = {other}.{identifier(key)}" for key in keys)
-
-
 def _text(where: Where, name_of: Any) -> str:
     if isinstance(where, str):
         return where

@@ -11,7 +11,8 @@ import errno
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +70,8 @@ def commit(
             if table is not None and frame is not None and not frame.height and not is_always:
                 return Written(frame, before, before)
             try:
-                rows = write(table)
+                with _said(folder):
+                    rows = write(table)
             except (CommitFailedError, DeltaError) as error:
                 if not isinstance(error, CommitFailedError) and "already exists" not in str(error):
                     raise failed(folder, error) from None
@@ -79,8 +81,6 @@ def commit(
                     ) from None
                 # of chance, and longer each time: writers that collided would collide again
                 time.sleep(random.uniform(0.01, 0.05) * (attempt + 1))
-            except OSError as error:
-                raise _no_place(folder, error) from None
             else:
                 # not asked of the table: by now another program's commit may stand behind ours
                 now = 0 if before is None else before + 1 if rows.height or is_always else before
@@ -113,42 +113,59 @@ def new(folder: Path, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def merge(folder: Path, table: Any, frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
-    """Add rows whose keys are new, and put the others in the place of those that have them; returns them."""
+    """Add rows whose keys are new, and put the others in the place of those that have them; returns them.
+
+    Not by Delta's own merge: it writes texts as Arrow's string views, which other programs cannot read (Daft), or
+    compare (DuckDB over Arrow).
+
+    Raises:
+        LakeError: Two of the rows have the same keys.
+    """
+    if frame.select(keys).is_duplicated().any():
+        raise LakeError(
+            f"{folder.name}: rows of one write share their {' + '.join(keys)}, by which they are told apart; drop the "
+            "doubles. Nothing was written."
+        )
     if table is None:
         return add(folder, table, frame)
-    # to_arrow casts: merge compares the source's string views with the table's strings
-    same = conditions.same(keys, "t", "s")
-    aliases = {"source_alias": "s", "target_alias": "t"}
-    merged = table.merge(frame.to_arrow(), predicate=same, merge_schema=True, **aliases, **storage.commit_options())
-    merged.when_matched_update_all().when_not_matched_insert_all().execute()
+    rows = opening.frame(folder.name, table)
+    if not _known(tuple(keys), rows, frame).height:
+        return add(folder, table, frame)
+    some = frame[keys[0]].unique().to_list()
+    where: Where | None = {keys[0]: some} if len(some) <= _FEW else None  # else all is written anew
+    near = rows if where is None else rows.filter(conditions.expression(where))
+    kept = near.join(frame.lazy(), on=keys, how="anti", maintain_order="left").collect()
+    _overwrite(table, pl.concat([kept, frame], how="diagonal"), where)
     return frame
+
+
+def _overwrite(table: Any, frame: pl.DataFrame, where: Where | None) -> None:
+    """Make rows all that a table holds where a condition is fulfilled; null: all that it holds."""
+    from deltalake import write_deltalake
+
+    only = {} if where is None else {"predicate": conditions.predicate(where)}
+    write_deltalake(table, frame.to_arrow(), mode="overwrite", schema_mode="merge", **only, **storage.commit_options())
 
 
 def replace(folder: Path, table: Any, frame: pl.DataFrame, where: Where) -> pl.DataFrame:
     """Put rows in the place of those that fulfil a condition, and of those that have their keys; returns them."""
-    from deltalake import write_deltalake
-
     if table is None:
         return add(folder, table, frame)
     key = tables.contract(folder.name).key
     # null is no match, and what does not match stays
     others = opening.frame(folder.name, table).filter(conditions.expression(where).fill_null(value=False).not_())
-    rows, given = frame, {"mode": "overwrite", "schema_mode": "merge", **storage.commit_options()}
-    if _known(key, others, frame).height:
-        # a predicate takes away the rows of one condition only; these stand elsewhere, so that all is written anew
-        left = others.join(frame.lazy(), on=key, how="anti", maintain_order="left").collect()
-        rows = pl.concat([left, frame], how="diagonal")
-    else:
-        given["predicate"] = conditions.predicate(where)
-    write_deltalake(table, rows.to_arrow(), **given)
+    if not _known(key, others, frame).height:
+        _overwrite(table, frame, where)
+        return frame
+    # a predicate takes away the rows of one condition only; these stand elsewhere, so that all is written anew
+    left = others.join(frame.lazy(), on=key, how="anti", maintain_order="left").collect()
+    _overwrite(table, pl.concat([left, frame], how="diagonal"), None)
     return frame
 
 
 def rewrite(table: Any, frame: pl.DataFrame) -> pl.DataFrame:
     """Make rows all that a table holds; returns them."""
-    from deltalake import write_deltalake
-
-    write_deltalake(table, frame.to_arrow(), mode="overwrite", schema_mode="merge", **storage.commit_options())
+    _overwrite(table, frame, None)
     return frame
 
 
@@ -221,6 +238,19 @@ def _sync(folder: Path, version: int) -> None:
             f"{folder.name} version {version} was written under {folder.parent}, but the disk does not confirm it "
             f"({error.strerror}): a loss of power may take it back. Check the disk, then run the cell again."
         ) from None
+
+
+@contextmanager
+def _said(folder: Path) -> Iterator[None]:
+    """Say in arislab's words what stops a write that is neither Delta's nor another writer's doing."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        if not opening.DAMAGED.search(str(error)):
+            raise
+        raise opening.unreadable(folder, str(error).splitlines()[0]) from None
+    except OSError as error:
+        raise _no_place(folder, error) from None
 
 
 def failed(folder: Path, error: Exception) -> LakeError | PrerequisiteError:

@@ -154,6 +154,7 @@ def test_a_byte_that_changed_inside_a_data_file_is_found(table):
     for way in (
         table.read,
         lambda: table.upsert(people(9)),
+        lambda: table.append(people(9)),
         lambda: table.lake.sql("select * from candidates"),
         lambda: table.lake.lineage("r-8"),
     ):
