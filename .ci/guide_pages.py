@@ -6,6 +6,7 @@ here knows what the other pages say.
 
 import ast
 import importlib
+import json
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,6 +172,42 @@ def rooms() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def case_study() -> str:
+    """Return the picture of the case study, from the records of its three seeds: a line an interval, a dot a mean."""
+    folder = CHECKOUT / "papermill_runs" / "example-real"
+    places = [folder / "evaluate", folder / "seed-2" / "evaluate", folder / "seed-3" / "evaluate"]
+    seeds = [json.loads((place / "run.json").read_text())["headline"] for place in places]
+    width, left, row, top = 560, 120, 42, 16
+    foot = top + row * len(ARMS)
+
+    def x(value: float) -> str:
+        return f"{left + value * (width - left - 20) / 0.5:.1f}"
+
+    parts = []
+    for mark in (0, 0.1, 0.2, 0.3, 0.4, 0.5):
+        parts.append(f'<line x1="{x(mark)}" y1="{top}" x2="{x(mark)}" y2="{foot}" stroke="{FAINT}" stroke-width=".5"/>')
+        parts.append(f'<text x="{x(mark)}" y="{foot + 16}" text-anchor="middle">{mark:g}</text>')
+    for n, arm in enumerate(ARMS):
+        middle = top + row * n + row / 2
+        parts.append(f'<text x="{left - 12}" y="{middle + 4:g}" text-anchor="end">{arm}</text>')
+        for place, seed in enumerate(seeds):
+            y = f"{middle + 9 * (place - 1):g}"
+            low, mean, high = (x(seed[arm][end]) for end in ("low", "mean", "high"))
+            parts.append(f'<line x1="{low}" y1="{y}" x2="{high}" y2="{y}" stroke="{INK}" stroke-width="2"/>')
+            parts.append(f'<circle cx="{mean}" cy="{y}" r="3.5" fill="{INK}"/>')
+    n_rows = seeds[0]["baseline"]["n"]
+    what = f"right_terms (F1), {n_rows} test sentences; from the top seeds 1, 2, 3; 95 % intervals over whole ads"
+    parts.append(f'<text x="{left}" y="{foot + 36}">{what}</text>')
+    size = f'viewBox="0 0 {width + 120} {foot + 48}" width="{width + 120}" height="{foot + 48}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12" fill="{FAINT}">'
+    return "\n".join([head, MADE, *parts, "</svg>"]) + "\n"
+
+
+ARMS = ("baseline", "nearest", "icl", "control", "finetuned", "icl+finetuned")
+INK, FAINT = "#4a86c8", "#7d8590"
+"""Colours that can be seen on white and on black."""
+
+
 def _assigns(node: ast.stmt, name: str) -> bool:
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     return any(isinstance(target, ast.Name) and target.id == name for target in targets)
@@ -193,6 +230,7 @@ def _shown(text: str) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "case-study.svg": case_study,
     "command-line.md": command_line,
     "lake-tables.md": lake_tables,
     "parameters.md": parameters,

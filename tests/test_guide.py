@@ -11,6 +11,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import nbformat
@@ -24,6 +27,7 @@ from arislab.runs import PHASES, parameters_of
 
 FOLDER = CHECKOUT / "notebooks" / "guide"
 README = CHECKOUT / "README.md"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 spec = importlib.util.spec_from_file_location("guide_pages", CHECKOUT / ".ci" / "guide_pages.py")
 guide_pages = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(guide_pages)
@@ -502,6 +506,37 @@ def test_the_site_has_every_page_and_loads_nothing_from_elsewhere(site):
         loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=[\"']?([^\"' >]+)", page.read_text())
         assert [place for place in loaded if re.match(r"(?:https?:)?//", place)] == [], page.name
     assert (site / "beside" / "2_curate.ipynb").read_bytes() == (FOLDER.parent / "2_curate.ipynb").read_bytes()
+
+
+@pytest.mark.browser
+def test_pages_open_in_light_and_dark_and_ask_no_other_machine(site):
+    need("browser", present=CHROMIUM is not None, why="there is no Chromium")
+    need("browser", present=importlib.util.find_spec("playwright") is not None, why="playwright is not installed")
+    from playwright.sync_api import sync_playwright
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+    flags += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-first-run", "--disable-sync"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server, sync_playwright() as play:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base, asked, failed = f"http://127.0.0.1:{server.server_port}/", [], []
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=flags)
+        for scheme, shown in (("light", "default"), ("dark", "slate")):
+            page = browser.new_context(color_scheme=scheme).new_page()
+            page.on("request", lambda request: asked.append(request.url))
+            page.on("pageerror", lambda error: failed.append(str(error)))
+            for name in ("case-study", "glossary"):
+                page.goto(f"{base}{name}.html", wait_until="networkidle")
+                assert page.get_attribute("body", "data-md-color-scheme") == shown
+                assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+        browser.close()
+        server.shutdown()
+    assert len(asked) > 20
+    assert [url for url in asked if not url.startswith((base, "data:", "blob:"))] == []
+    assert failed == []
 
 
 def test_arislab_itself_does_not_need_the_generator():
