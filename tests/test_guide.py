@@ -439,6 +439,16 @@ def first_cells():
     return {path.stem: nbformat.read(path, 4).cells[0].source for path in NOTEBOOKS}
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_first_cell_leads_to_its_page_and_to_words_of_the_glossary(path):
+    found = links(first_cells()[path.stem])
+    assert {link for link in found if link.startswith("guide/") and "#" not in link}, path.stem
+    assert [link for link in found if link.startswith("guide/glossary.md#")], path.stem
+    for link in found:
+        place, _, anchor = link.partition("#")
+        assert anchor in {"", *anchors((path.parent / place).read_text())}, link
+
+
 def test_the_words_of_the_first_cells_and_of_the_readme_are_in_the_glossary():
     defined = terms() | {"base", "policy", "reviewer"}  # base model, approve policy, review
     for name, text in [*first_cells().items(), ("README", README.read_text())]:
