@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from toys import CHECKOUT
+from toys import CHECKOUT, GUIDE
 
 import arislab
 from arislab import (
@@ -272,6 +272,7 @@ def test_all_but_the_subject_is_keyword_only():
 PAGES = [
     CHECKOUT / "README.md",
     *sorted((CHECKOUT / "arislab").rglob("README.md")),
+    *GUIDE,
     CHECKOUT / "papermill_runs/README.md",
 ]
 

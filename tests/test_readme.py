@@ -1,4 +1,8 @@
-"""What the README says is so: its commands run, its tables and links match the tree."""
+"""What README and guide say is so: their commands run, their tables match the tree, and README is one screen.
+
+README makes the promises that a newcomer reads first; how each is kept stands in the guide (``test_guide.py`` looks at
+its pages one by one).
+"""
 
 import json
 import os
@@ -8,28 +12,54 @@ import subprocess
 import sys
 
 import pytest
-from toys import CHECKOUT, arislab, arislab_process
+from toys import CHECKOUT, GUIDE, arislab, arislab_process
 
 from arislab import __version__
 
 README = (CHECKOUT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+TOLD = "\n".join([README, *(page.read_text() for page in GUIDE)])
 
 
-def commands(containing):
-    """The lines of the one block that contains a text, without comments."""
-    (block,) = [b for b in BLOCKS if containing in b]
+def commands(containing, text=TOLD):
+    """The lines of the one block, of README and the guide, that contains a text, without comments."""
+    (block,) = [b for b in re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if containing in b]
     lines = block.replace("\\\n", "").splitlines()  # a command that goes on in the next line is one
     return [line.split("  #")[0].strip() for line in lines if line.strip()]
 
 
-def test_it_is_short():
-    assert len(README.splitlines()) <= 150
+def test_it_is_one_screen_of_a_hundred_lines_and_columns():
+    assert len(README.splitlines()) <= 100
+    assert [line for line in README.splitlines() if len(line) > 100] == []
+
+
+def test_it_has_one_picture_of_the_phases_in_their_order_and_a_sentence_for_each():
+    from arislab.runs import PHASES
+
+    (picture,) = re.findall(r"^```mermaid\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    assert re.findall(r"\b(\w+)\[\d \1\]", picture) == list(PHASES)[:5]
+    assert re.findall(r"^\d\. \*\*(\w+)\*\* .+\.$", README, re.MULTILINE) == list(PHASES)[:5]
+    beside = README.partition("5. **evaluate**")[2].partition("## ")[0]
+    phases = {path.stem for path in (CHECKOUT / "notebooks").glob("*.ipynb") if not path.name[0].isdigit()}
+    assert phases == set(re.findall(r"`(\w+)`", beside))
+
+
+def test_it_says_in_six_rows_what_to_edit():
+    (rows,) = re.findall(r"^\| to change \| edit \|\n\|---\|---\|\n((?:\|.*\|\n)+)", README, re.MULTILINE)
+    assert len(rows.splitlines()) == 6
+
+
+def test_it_leads_to_every_page_of_the_guide():
+    named = set(re.findall(r"\]\(notebooks/guide/([\w-]+\.md)\)", README))
+    assert named == {page.name for page in GUIDE} - {"rooms.md"}  # of those who change arislab: contribute leads there
 
 
 PAGES = [
     *CHECKOUT.glob("*.md"),
-    *(path for room in ("arislab", "data", "papermill_runs", "tests") for path in (CHECKOUT / room).rglob("*.md")),
+    *(
+        path
+        for room in ("arislab", "data", "notebooks", "papermill_runs", "tests")
+        for path in (CHECKOUT / room).rglob("*.md")
+    ),
 ]
 
 
@@ -39,7 +69,7 @@ def test_the_lines_of_a_page_fit_120_columns(page):
 
 
 def test_the_two_commands_are_what_ci_runs():
-    install, test = commands("arislab demo")
+    install, test = commands("arislab demo", README)
     ci = (CHECKOUT / ".ci" / "run").read_text()
     assert install == 'pip install -e ".[train]" && arislab demo'
     assert test == 'pip install -e ".[test]" && pytest -n 2 --dist loadfile'
@@ -108,7 +138,7 @@ def test_the_commands_on_records_run(tmp_path):
 
 
 def test_a_chat_server_behind_arislab_serve_answers_a_phase(tmp_path):
-    """The block "A real model", with our echo engine in the place of vLLM."""
+    """The block of the page on real models, with our echo engine in the place of vLLM."""
     _, _, serve, export, run = commands("vllm serve")
     processes = []
 
@@ -176,8 +206,9 @@ def test_the_page_on_servers_names_options_limits_and_dialects_that_exist():
 
 
 def test_the_phase_table_names_the_notebooks_that_are_there():
-    named = set(re.findall(r"^\| `(\w+\.ipynb)` \|", README, re.MULTILINE))
-    assert named == {p.name for p in (CHECKOUT / "notebooks").glob("*.ipynb")}
+    named = re.findall(r"^\| \[\w+\]\(\.\./(\w+\.ipynb)\) \|", TOLD, re.MULTILINE)
+    assert len(named) == len(set(named))
+    assert set(named) == {p.name for p in (CHECKOUT / "notebooks").glob("*.ipynb")}
 
 
 @pytest.mark.parametrize(
@@ -192,7 +223,8 @@ def test_the_parameters_it_names_exist():
     from arislab.runs import PHASES, parameters_of
 
     known = {p for name in PHASES.values() for p in parameters_of(CHECKOUT / "notebooks" / name)}
-    assert set(re.findall(r"-p (\w+) ", README)) - {"NAME"} <= known
+    assert set(re.findall(r"-p (\w+) ", TOLD)) - {"NAME", "goes"} <= known  # "-p goes before it" is the help's
+    assert {"keep_fraction", "approve", "one_per", "n_arm_pairs", "logprobs"} <= set(re.findall(r"-p (\w+)", TOLD))
 
 
 def test_its_figure_is_there_and_its_numbers_are_those_of_the_example_record():

@@ -365,6 +365,7 @@ def arislab_process(*arguments, root, ok=True, timeout=240, **env):
 
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
+GUIDE = sorted((CHECKOUT / "notebooks" / "guide").glob("*.md"))
 BY_DEFAULT = [path for path in NOTEBOOKS if path.stem != "prefer"]
 """Those that run without anybody: prefer needs what people prefer."""
 

@@ -9,7 +9,8 @@ from arislab.system.paths import SHIPPED
 _FILES = Path(__file__).parent / "files"
 _OWN = {"README.md": "README.md", ".gitignore": "gitignore", ".gitattributes": "gitattributes"}
 _TASKS = ("notebooks/tasks/*.py", "notebooks/tasks/*.jsonl")
-_PATTERNS = ("notebooks/*.ipynb", *_TASKS, "data/prices.toml", "data/sample/*")
+_GUIDE = ("notebooks/guide/*.md", "notebooks/guide/*.svg")
+_PATTERNS = ("notebooks/*.ipynb", *_GUIDE, *_TASKS, "data/prices.toml", "data/sample/*")
 
 
 def shipped() -> dict[str, bytes]:

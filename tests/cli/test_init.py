@@ -36,6 +36,8 @@ def test_the_templates_are_the_notebooks_tasks_and_samples_of_the_checkout():
     # what a task shows stands beside it: a lab without it could not run its demo
     tasks = {path.name for path in (CHECKOUT / "notebooks" / "tasks").iterdir() if path.is_file()}
     assert {place.rpartition("/")[2] for place in SHIPPED if place.startswith("notebooks/tasks/")} == tasks
+    guide = {path.name for path in (CHECKOUT / "notebooks" / "guide").iterdir() if path.is_file()}
+    assert {place.rpartition("/")[2] for place in SHIPPED if place.startswith("notebooks/guide/")} == guide
     assert SHIPPED["notebooks/2_curate.ipynb"] == (CHECKOUT / "notebooks" / "2_curate.ipynb").read_bytes()
 
 
