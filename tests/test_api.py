@@ -236,7 +236,7 @@ PINNED = {
     stats.compare: "scores baseline contrasts level seed n_boot by groups",
     stats.paired_difference: "a b level seed n_boot groups",
     stats.verdicts: "comparison level power",
-    runs.execute: "phase given root notebooks echo given_from wait timeout_s cell_timeout_s resumed_from",
+    runs.execute: "phase given root notebooks echo tell given_from wait timeout_s cell_timeout_s resumed_from",
     runs.account: "total label states",
     runs.headline: "account numbers",
     plots.quality_distribution: "frame threshold by ax",

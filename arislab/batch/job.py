@@ -177,6 +177,7 @@ class Job(Work):
                 outgoing.pump(self)
                 n_done = self._n_done(live)  # of these batches: others' requests in them are waited for too
                 bar.n = min(self.requests.height, n_done)
+                bar.set_postfix_str(spending.in_words(self, live.values()), refresh=False)
                 bar.refresh()
                 if n_done != n_before or states != [shard["state"] for shard in self.shards]:
                     moved, pause = time.monotonic(), min(pause, 2.0)

@@ -50,7 +50,7 @@ def run(
         print(context.get_help() if phase is None else run_commands.help_of(phase))
         raise typer.Exit(0 if show_help else 2)
     given, origin = run_commands.given(parameters or (), files or ())
-    limits = {"timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s}
+    limits: dict[str, Any] = {"timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s}
     perform(phase, given, enter(root), given_from=origin, wait=wait, **limits)
 
 

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from arislab.cli import progress, report
 from arislab.cli.options import Root, Run, Trust
 from arislab.errors import ParameterError, PrerequisiteError
+from arislab.records.record import Record
 from arislab.system.paths import enter
 from arislab.system.text import one_line, print
 
@@ -46,15 +48,24 @@ def help_of(phase: str) -> str:
     return f"Parameters of {name} ({notebook.name}); give them with -p NAME VALUE, or -f FILE.yaml:\n\n{lines}"
 
 
-def perform(phase: str, given: Mapping[str, Any], root: Path, **how: Any) -> None:
-    """Run a phase and print its record; exit code 1 if it is not ok."""
+def perform(phase: str, given: Mapping[str, Any], root: Path, *, is_alone: bool = True, **how: Any) -> Record:
+    """Run a phase, show where it is meanwhile, and print its report; exit code 1 if it is not ok.
+
+    Args:
+        phase: As in ``runs.execute``.
+        given: Its parameters.
+        root: Folder of ``data/`` and ``papermill_runs/``.
+        is_alone: False: another phase follows at once.
+        how: More of ``runs.execute``.
+    """
     from arislab import runs
 
-    print(f"{phase}: running …")
-    record = runs.execute(phase, given, root=root, **how)
-    print(record)
+    with progress.shown(Path(phase).stem) as tell:
+        record = runs.execute(phase, given, root=root, tell=tell, **how)
+    print(report.of(record, is_alone=is_alone))
     if record.status != "ok":
         raise typer.Exit(1)
+    return record
 
 
 @app.command()

@@ -52,8 +52,10 @@ class Log:
 class Watch:
     """Hooks of the client: which cell runs, and the error that ended the notebook."""
 
-    def __init__(self, source: list[dict[str, Any]], log: Log) -> None:
-        self.log = log
+    def __init__(
+        self, source: list[dict[str, Any]], log: Log, *, starts: Callable[[int, str], object] | None = None
+    ) -> None:
+        self.log, self._starts = log, starts
         self.cell: dict[str, Any] | None = None
         self.error: dict[str, str] | None = None
         self.headline: dict[str, Any] | None = None
@@ -70,6 +72,8 @@ class Watch:
         index = self._index.get(cell.get("id"), cell_index)
         self.cell = {"index": index, "id": cell.get("id"), "heading": self._heading(index, cell.source)}
         self.log.line(f"cell {self._done}/{self._total}: {self.cell['heading']}")
+        if self._starts is not None:
+            self._starts(self._done, self.cell["heading"])
 
     def cell_ends(self, cell: Any) -> None:
         """Keep the headline, if the cell showed one."""
