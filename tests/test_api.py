@@ -45,7 +45,7 @@ PINNED = {
     Lake.sql: "self query",
     Lake.lineage: "self custom_id",
     Lake.collect: "self",
-    Table.read: "self columns where version",
+    Table.read: "self columns where version as_",
     Table.head: "self n where columns",
     Table.append: "self frame run_id",
     Table.upsert: "self frame on run_id",

@@ -25,6 +25,7 @@ from arislab.errors import ParameterError, closest
 from arislab.icl import surrogate
 from arislab.icl.rounds import Rounds, plan
 from arislab.icl.sets import CELLS, Rules, set_id
+from arislab.system.kinds import takes_any_frame
 
 Ask = Callable[[pl.DataFrame], pl.DataFrame]
 """Wanted cells (search_id, set_id, example_ids, candidate_id, round; one set's cells stand together, sets with the same
@@ -36,6 +37,7 @@ _MOST_MISSING = 0.05  # share of a round's cells without an answer; more, and so
 _ANSWERED = ("ok", "truncated", "refused", "empty", "overflow")  # an answer came, or never can
 
 
+@takes_any_frame
 def halves(
     validation: pl.DataFrame, *, n_search: int, n_holdout: int, seed: int = 0
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -146,6 +148,7 @@ class Search:
         )
 
 
+@takes_any_frame
 def search(
     pool: pl.DataFrame,
     validation: pl.DataFrame,
