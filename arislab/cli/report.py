@@ -36,7 +36,7 @@ def of(record: Record, *, is_alone: bool = True) -> str:
         is_alone: False: another phase follows at once, so that none is named.
     """
     if record.status != "ok":
-        return f"{record!r}\n{_places(record, {})}"
+        return f"{record!r}\n{_places(record, {'go on': f'arislab resume {record.run_id}{at(record.root)}'})}"
     took = "" if record.duration_s is None else f" in {record.duration_s:.1f} s"
     headline = record.headline or {}
     parts = [f"{record.phase}: ok{took}"]

@@ -1,7 +1,8 @@
-"""The lake: Delta tables under ``data/lake``, read and written as polars frames, queried with SQL.
+"""The lake: Delta tables under ``data/lake``, read and written as frames (polars, pandas, Arrow), queried with SQL.
 
     lake = Lake()
     lake["training_data_raw"].read(where={"status": "ok"})
+    lake["training_data_raw"].read(as_="pandas")
     lake["training_data_raw"].upsert(rows)
     lake.sql("select task, avg(quality_score) from training_data_curated group by 1")
 

@@ -73,7 +73,8 @@ def test_a_run_that_failed_says_why_and_where_to_look(root):
     done = here("run", books / "2_curate.ipynb", "--root", root)
     assert done.returncode == 1
     assert "ZeroDivisionError: division by zero" in done.stdout
-    last = Path(done.stdout.splitlines()[-1].split(maxsplit=1)[1])
-    assert last.is_file()
-    assert last.name == "notebook.ipynb"
-    assert "next" not in done.stdout
+    *_, where, again = done.stdout.splitlines()
+    path = Path(where.removeprefix("  notebook  "))
+    assert path.is_file()
+    assert path.name == "notebook.ipynb"
+    assert again == f"  go on     arislab resume {path.parent.name} --root {root}"
