@@ -25,7 +25,7 @@ class Step:
     """The code cell that runs, from 1."""
     n_cells: int
     heading: str
-    """What stands above the cell, else its first line."""
+    """The heading under which the cell stands, else its first line."""
     bars: tuple[str, ...] = ()
     """What each progress bar of the cell says that is not at its end, in the order in which they were shown."""
 

@@ -56,7 +56,7 @@ def test_without_a_terminal_there_are_lines_and_no_carriage_returns(root):
     assert done.returncode == 0, done
     begun, *told = done.stdout.splitlines()
     assert begun == "2_curate: running …"
-    assert re.fullmatch(r"2_curate 2/2, 0:\d\d, import time( · batch: \d+/20 \[.*\])?", told[0])
+    assert re.fullmatch(r"2_curate 2/2, 0:\d\d, A toy( · batch: \d+/20 \[.*\])?", told[0])
     assert "\r" not in done.stdout
     assert all(len(line) <= 120 for line in told if "notebook" not in line)
 
@@ -84,7 +84,7 @@ def test_at_a_terminal_a_bar_is_written_over_and_nothing_is_left_of_it(root):
     assert code == 0, shown
     states = shown.replace("\r\n", "\n").split("\n")[0].split("\r")
     bars = [state for state in states if state.startswith("2_curate 2/2 |")]
-    assert [bar for bar in bars if re.search(r"import time · batch: \d+/20 \[\d\d:\d\d<", bar)], shown
+    assert [bar for bar in bars if re.search(r"A toy · batch: \d+/20 \[\d\d:\d\d<", bar)], shown
     assert max(map(len, states)) < 90
     assert states[-2].strip() == "", "it is wiped"
     assert states[-1].startswith("2_curate: ok") or states[-1].startswith("curate: ok"), states[-1]

@@ -1,5 +1,7 @@
 """A run tells where it is, by what its kernel says anyway."""
 
+from typing import ClassVar
+
 from toys import notebook, saved
 
 from arislab import runs
@@ -24,12 +26,7 @@ def test_each_cell_is_told_and_in_it_what_its_bars_say(root):
     record, steps = told(root, "1", BARS, "2")
     assert record.status == "ok"
     first = [(step.cell, step.n_cells, step.heading) for step in steps if not step.bars]
-    assert list(dict.fromkeys(first)) == [
-        (1, 4, steps[0].heading),
-        (2, 4, "1"),
-        (3, 4, "from tqdm.auto import tqdm"),
-        (4, 4, "2"),
-    ]
+    assert list(dict.fromkeys(first)) == [(n, 4, "A toy") for n in (1, 2, 3, 4)]
     both = [step.bars for step in steps if len(step.bars) == 2]
     assert both
     assert all(bars[0].startswith("outer <b>: ") and bars[1].startswith("inner: ") for bars in both)
@@ -91,3 +88,31 @@ def test_a_bar_at_its_end_or_of_another_cell_says_nothing():
 def test_nothing_is_read_of_the_widgets_when_nobody_watches(monkeypatch):
     monkeypatch.setattr(Bars, "hear", lambda *_: 1 / 0)
     Teller(None, n_cells=1).hear({"msg_type": "comm_msg", "content": {}})
+
+
+def test_a_cell_is_called_by_the_heading_that_it_stands_under_else_by_its_first_line():
+    from types import SimpleNamespace
+
+    from arislab.runs.log import Watch
+
+    kinds = [
+        ("code", "x = 1"),
+        ("markdown", "# Top\n\nWords"),
+        ("code", "y = 1"),
+        ("markdown", "no heading"),
+        ("code", "z"),
+    ]
+    source = [{"cell_type": kind, "source": text, "id": str(n)} for n, (kind, text) in enumerate(kinds)]
+    told, logged = [], []
+    watch = Watch(source, SimpleNamespace(line=logged.append), starts=lambda *step: told.append(step))
+    for n in (0, 2, 4):
+        watch.cell_starts(Cell(source[n]), n)
+    assert told == [(1, "x = 1"), (2, "Top"), (3, "Top")]
+    assert logged == ["cell 1/3: x = 1", "cell 2/3: Top", "cell 3/3: z"], "the log names the cell itself"
+
+
+class Cell(dict):
+    """A cell as nbclient hands it on."""
+
+    metadata: ClassVar[dict[str, str]] = {}
+    source = property(lambda self: self["source"])
