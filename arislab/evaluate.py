@@ -20,6 +20,7 @@ from arislab import batch, duplicates, models, questions, scoring, stats, struct
 from arislab.batch import requests as batch_requests
 from arislab.duplicates import leaks as leaks  # notebooks of earlier versions ask for it here
 from arislab.errors import LeakageError, ParameterError, TaskError
+from arislab.system.kinds import takes_any_frame
 from arislab.task import Task, candidate_of
 
 gate, promote, serve_command = models.gate, models.promote, models.serve_command  # notebooks had them here
@@ -54,6 +55,7 @@ def custom_ids(arms: Mapping[str, pl.DataFrame]) -> list[str]:
     return sorted({name for requests in arms.values() for name in requests["custom_id"]})
 
 
+@takes_any_frame
 def ask(
     arms: dict[str, pl.DataFrame],
     *,
@@ -164,6 +166,7 @@ def per_seed(arm: str, trained: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {arm if n == 1 else f"{arm} #{n}": row["model_path"] for n, row in enumerate(trained, start=1)}
 
 
+@takes_any_frame
 def over_seeds(scores: pl.DataFrame) -> pl.DataFrame:
     """Return one row per arm and candidate: the mean over the seeds with which the arm was trained.
 
@@ -178,6 +181,7 @@ def over_seeds(scores: pl.DataFrame) -> pl.DataFrame:
     return merged.group_by("arm", "candidate_id", maintain_order=True).agg(pl.col(values).mean())
 
 
+@takes_any_frame
 def spread(scores: pl.DataFrame, *, by: str = "quality") -> str:
     """Return how much the seeds of a training differ: a line an arm with its means; none where there is one seed.
 
@@ -214,6 +218,7 @@ def judges(task: Task) -> str:
     return f"judged by the REPORT scorers {names}, which no earlier phase has seen; quality is by the SCORERS"
 
 
+@takes_any_frame
 def summary(scores: pl.DataFrame, *, by: str = "quality", groups: pl.DataFrame | None = None) -> pl.DataFrame:
     """Return one row per arm, in order of appearance.
 
@@ -249,6 +254,7 @@ def summary(scores: pl.DataFrame, *, by: str = "quality", groups: pl.DataFrame |
     return pl.DataFrame(rows, schema=columns | dict.fromkeys(("quality", "tokens"), pl.Float64))
 
 
+@takes_any_frame
 def intervals(frame: pl.DataFrame) -> dict[str, tuple[float, float, float, int]]:
     """Return (mean, low, high, n) by arm, or by ``arm - baseline``, for the headline.
 
@@ -262,6 +268,7 @@ def intervals(frame: pl.DataFrame) -> dict[str, tuple[float, float, float, int]]
     return {arm: tuple(numbers) for arm, *numbers in frame.select(name, value, "low", "high", "n").iter_rows()}
 
 
+@takes_any_frame
 def table(
     means: pl.DataFrame,
     comparison: pl.DataFrame,
@@ -309,6 +316,7 @@ def _verdict(contrast: dict[str, Any]) -> str:
     return f"   {contrast['verdict']}" + (f" (these rows show {contrast['mde']:.3f} or more)" if unseen else "")
 
 
+@takes_any_frame
 def rates(scores: pl.DataFrame, people: pl.DataFrame, task: Task) -> pl.DataFrame:
     """Return how each answer came, whatever it is worth: is it of the form, is it whole, is it one at all?
 
@@ -334,6 +342,7 @@ def rates(scores: pl.DataFrame, people: pl.DataFrame, task: Task) -> pl.DataFram
     return rows.select("arm", "candidate_id", "group_id", "is_valid", "is_whole", "is_answered")
 
 
+@takes_any_frame
 def costs(scores: pl.DataFrame) -> pl.DataFrame:
     """Return what the answers of each arm cost, per 1,000 answers.
 
@@ -349,6 +358,7 @@ def costs(scores: pl.DataFrame) -> pl.DataFrame:
     return scores.group_by("arm", maintain_order=True).agg(told, *mean, pl.col("latency_s").median(), timed)
 
 
+@takes_any_frame
 def costs_in_words(scores: pl.DataFrame) -> str:
     """Return what the arms cost that a promotion is about, one line for tokens and one for seconds.
 
@@ -423,6 +433,7 @@ def _f1(expected: str, given: str | None) -> float:
     return 2 * shared / (words[0].total() + words[1].total()) if shared else 0.0
 
 
+@takes_any_frame
 def by_category(
     scores: pl.DataFrame,
     people: pl.DataFrame,
@@ -475,6 +486,7 @@ def by_category(
     return pl.concat(parts)
 
 
+@takes_any_frame
 def find_leaks(
     people: pl.DataFrame,
     everybody: pl.DataFrame,

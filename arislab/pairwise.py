@@ -32,6 +32,7 @@ from arislab.review.streams import Streams
 from arislab.review.votes import SCHEMA as EVENTS
 from arislab.review.votes import VOTES
 from arislab.stats.agreement import coefficients
+from arislab.system.kinds import takes_any_frame
 from arislab.task import Task
 
 _NAMES = pl.List(pl.String)
@@ -87,6 +88,7 @@ def check(arms: Sequence[str], *, among: Iterable[str], n: int, gate_by: str) ->
         )
 
 
+@takes_any_frame
 def pairs(
     scores: pl.DataFrame,
     people: pl.DataFrame,
@@ -135,6 +137,7 @@ def pairs(
     return pl.DataFrame([row | {"n_people": n_people} for row in rows], schema=PAIRS)  # one row per pair
 
 
+@takes_any_frame
 def samples(
     raw: pl.DataFrame, candidates: pl.DataFrame, task: Task, *, n: int, n_people: int, seed: int
 ) -> pl.DataFrame:
@@ -400,6 +403,7 @@ def latest(pairs: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:
     return about.sort("seq", "decided_at", "event_id").unique(["pair_id", "reviewer"], keep="last", maintain_order=True)
 
 
+@takes_any_frame
 def counting(pairs: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:
     """Return the votes that count: as ``latest``, without skips, with value (1: the arm is better, 0.5: tie, 0).
 
@@ -425,6 +429,7 @@ _RESULT: dict[str, Any] = {
 }
 
 
+@takes_any_frame
 def win_rate(pairs: pl.DataFrame, votes: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
     """Return how often people prefer the arm, a tie counted half, and how sure that is.
 
@@ -513,6 +518,7 @@ def headline(result: pl.DataFrame) -> dict[str, Any]:
     }
 
 
+@takes_any_frame
 def preferred(pairs: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:
     """Return the pairs of which all who voted preferred the same side: what ``preferences.mined`` takes.
 

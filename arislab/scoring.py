@@ -18,12 +18,14 @@ from arislab import task as tasks
 from arislab.calls import GOLD, Batch, Failure, Job
 from arislab.errors import ParameterError, TaskError, closest
 from arislab.system import json_text, processes
+from arislab.system.kinds import takes_any_frame
 from arislab.task import Scorer, Task
 
 MAX_FAILURES, TIMEOUT_S = 0.01, 10.0
 """Share of the rows on which scorers may fail, and seconds that one may take for a row."""
 
 
+@takes_any_frame
 def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Task | None = None) -> pl.DataFrame:
     """Return the columns that scorers may ask for, one row per row of ``raw``.
 
@@ -142,6 +144,7 @@ def reserved(task: Task) -> frozenset[str]:
     return _RESERVED | {name for name in ("category", "difficulty") if getattr(task, name) is not None}
 
 
+@takes_any_frame
 def score(
     frame: pl.DataFrame,
     task: Task,
@@ -239,6 +242,7 @@ def without(scored: pl.DataFrame, task: Task, *, every: bool = False) -> dict[st
     return left_out
 
 
+@takes_any_frame
 def as_came(scored: pl.DataFrame, rows: pl.DataFrame, task: Task, *, timeout_s: float = TIMEOUT_S) -> pl.DataFrame:
     """Return scored rows with those that a reviewer edited scored as they came: what the reviewer judged.
 
@@ -283,6 +287,7 @@ def failing(
     return failed
 
 
+@takes_any_frame
 def report(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     """Judge every row by the REPORT scorers of the task, which no earlier phase has seen.
 

@@ -20,6 +20,7 @@ import polars as pl
 from arislab import chat
 from arislab.errors import BatchError, TaskError
 from arislab.system import imports
+from arislab.system.kinds import takes_any_frame
 
 _NO = (400, 404, 405, 415, 422, 501)
 """Answers by which a server says that it does not take a field, or has no direct chat to ask."""
@@ -154,6 +155,7 @@ def _refusal(server: Any, model: str, form: dict[str, Any]) -> str:
         ) from None
 
 
+@takes_any_frame
 def check(frame: pl.DataFrame, schema: dict[str, Any] | None, *, repair: bool = False) -> pl.DataFrame:
     """Check every output against a schema, and on demand repair the JSON of those that break it.
 

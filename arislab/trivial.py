@@ -21,6 +21,7 @@ import polars as pl
 from arislab import bm25, scoring
 from arislab.curate.subsets import stable_hash
 from arislab.errors import TaskError
+from arislab.system.kinds import takes_any_frame
 from arislab.task import Task
 
 WEAK = 0.5
@@ -37,6 +38,7 @@ _ANSWERED = ("output", "tool_calls", "finish_reason", "quality", "schema_error",
 """What a recorded answer brings, and an answer without a model does not have."""
 
 
+@takes_any_frame
 def scores(
     questions: pl.DataFrame,
     candidates: pl.DataFrame,
@@ -81,6 +83,7 @@ def scores(
     return pl.concat(parts, how="diagonal")
 
 
+@takes_any_frame
 def contrasts(free: pl.DataFrame, *, arm: str) -> list[tuple[str, str]]:
     """Return an arm against each that costs nothing, for ``stats.compare``.
 

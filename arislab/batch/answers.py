@@ -18,6 +18,7 @@ from arislab.batch.ledger import Ledger
 from arislab.batch.protocol import ANSWERED, canonical
 from arislab.batch.requests import LIMITS, REQUEST
 from arislab.isolation import Isolation
+from arislab.system.kinds import takes_any_frame
 
 RECORDED = [
     "custom_id", "stem", "request_sha256", "status", "llm_output", "tool_calls", "tools", "error", "finish_reason",
@@ -72,6 +73,7 @@ class Recorded:
         return f"Recorded: {self.frame.height:,} rows"
 
 
+@takes_any_frame
 def reuse_finished(requests: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFrame:
     """Let requests whose question was answered in full under another max_tokens stand for that recorded request.
 
@@ -107,6 +109,7 @@ def _limit(body: dict[str, Any]) -> int:
     return min((int(body[name]) for name in LIMITS if body.get(name)), default=2**62)
 
 
+@takes_any_frame
 def answer(
     requests: pl.DataFrame,
     *,
@@ -178,6 +181,7 @@ def isolation(server: Server, *, models: Iterable[str], again: bool = False) -> 
     return mixing.check(server, names, folder=server.folder, batches=send_together, again=again)
 
 
+@takes_any_frame
 def states(requests: pl.DataFrame, recorded: pl.DataFrame) -> dict[str, int]:
     """Return what became of every row of ``requests``, for the account: counts that sum to all of them.
 

@@ -162,6 +162,16 @@ class Budget:
         """Say whether so much is more than allowed."""
         if self.tokens is not None and prompt_tokens + completion_tokens > self.tokens:
             return True
+        spent = self.spent_usd(prompt_tokens, completion_tokens)
+        return spent is not None and self.usd is not None and spent > self.usd
+
+    def spent_usd(self, prompt_tokens: float, completion_tokens: float) -> float | None:
+        """Return what so much costs, in USD; null without a limit in USD.
+
+        Example:
+            >>> Budget(usd=5.0, usd_per_million=(0.5, 2.0)).spent_usd(2_000_000, 500_000)
+            2.0
+        """
         if self.usd is None or self.usd_per_million is None:
-            return False
-        return (prompt_tokens * self.usd_per_million[0] + completion_tokens * self.usd_per_million[1]) / 1e6 > self.usd
+            return None
+        return (prompt_tokens * self.usd_per_million[0] + completion_tokens * self.usd_per_million[1]) / 1e6

@@ -17,6 +17,7 @@ from arislab.batch.job import Job, prepare
 from arislab.batch.ledger import UNSENT
 from arislab.batch.sending import cut, unsendable
 from arislab.errors import BatchError, ParameterError
+from arislab.system.kinds import takes_any_frame
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Plan:
         return f"{self.n_rows:,} rows = {counts}; {len(self.files)} files, {size / 1e6:,.1f} MB; {cost}"
 
 
+@takes_any_frame
 def plan(
     requests: pl.DataFrame,
     *,
@@ -174,6 +176,7 @@ class Estimate:
         )
 
 
+@takes_any_frame
 def dry_run(
     requests: pl.DataFrame,
     *,

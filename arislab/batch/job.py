@@ -22,6 +22,7 @@ from arislab.batch.results import BrokenError
 from arislab.batch.sending import find_batch
 from arislab.batch.work import Work
 from arislab.errors import BatchError, ParameterError
+from arislab.system.kinds import to_polars
 
 _NEAR_S, _FAR_S = (0.2, 2.0), (1.0, 60.0)
 """Seconds between looks at batches, the first and the longest: of arislab's own server, and of others."""
@@ -94,7 +95,7 @@ def prepare(
 
     Arguments as in ``submit``.
     """
-    done = set(answered)
+    done, requests = set(answered), to_polars(requests)
     distinct = requests.unique("custom_id", keep="first", maintain_order=True)
     todo = distinct.filter(~pl.col("custom_id").is_in(list(done))) if done else distinct
     most = server.dialect
@@ -177,6 +178,7 @@ class Job(Work):
                 outgoing.pump(self)
                 n_done = self._n_done(live)  # of these batches: others' requests in them are waited for too
                 bar.n = min(self.requests.height, n_done)
+                bar.set_postfix_str(spending.in_words(self, live.values()), refresh=False)
                 bar.refresh()
                 if n_done != n_before or states != [shard["state"] for shard in self.shards]:
                     moved, pause = time.monotonic(), min(pause, 2.0)

@@ -18,6 +18,7 @@ from arislab import chat
 from arislab.batch.protocol import asked, canonical
 from arislab.batch.request_lines import request
 from arislab.errors import ParameterError, TaskError
+from arislab.system.kinds import takes_any_frame
 
 REQUEST = {
     "candidate_id": pl.String,
@@ -45,6 +46,7 @@ def custom_id(body: dict[str, Any], *, sample: int) -> str:
     return "r-" + hashlib.sha256(canonical({"body": body, "sample": sample}).encode()).hexdigest()[:40]
 
 
+@takes_any_frame
 def build_requests(
     candidates: pl.DataFrame,
     to_messages: Callable[[dict[str, Any]], list[dict[str, str]]],
@@ -185,6 +187,7 @@ class Preview:
         return ("\n" + "-" * 60 + "\n").join(blocks)
 
 
+@takes_any_frame
 def preview(requests: pl.DataFrame, *, n: int = 2) -> Preview:
     """Show the first ``n`` conversations as they will be sent."""
     return Preview([json.loads(text) for text in requests["messages"].head(n)])

@@ -42,16 +42,36 @@ def is_passed(work: Work, running: list[Any]) -> bool:
     """Whether the budget is spent with what running batches have used so far; says so, and nothing more is sent."""
     if work.budget is None or work.is_stopped:
         return False
+    if not work.budget.passed(*_used(work, running)):
+        return False
+    work.is_stopped = True
+    warnings.warn(f"the budget ({work.budget}) is spent: what runs is cancelled, answers so far stay.", stacklevel=4)
+    return True
+
+
+def in_words(work: Work, running: Iterable[Any]) -> str:
+    """Return what was spent so far beside the budget; empty without one.
+
+    Args:
+        work: Whose budget.
+        running: Batches on their way, as the server tells of them.
+    """
+    if work.budget is None:
+        return ""
+    prompt, answers = _used(work, running)
+    if (usd := work.budget.spent_usd(prompt, answers)) is not None:
+        return f"{usd:,.2f} of {work.budget.usd:,.2f} USD"
+    return f"{prompt + answers:,} of {work.budget.tokens:,} tokens"
+
+
+def _used(work: Work, running: Iterable[Any]) -> tuple[int, int]:
+    """Prompt and answer tokens that are paid, with those of running batches so far."""
     prompt, answers = summed(work.paid_tokens.values())
     for batch in running:
         usage = getattr(batch, "usage", None)  # many servers tell it at the end only, or never
         prompt += getattr(usage, "input_tokens", 0) or 0
         answers += getattr(usage, "output_tokens", 0) or 0
-    if not work.budget.passed(prompt, answers):
-        return False
-    work.is_stopped = True
-    warnings.warn(f"the budget ({work.budget}) is spent: what runs is cancelled, answers so far stay.", stacklevel=4)
-    return True
+    return prompt, answers
 
 
 def summed(tokens: Iterable[tuple[int, int]]) -> tuple[int, int]:

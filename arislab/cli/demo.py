@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from arislab.cli import report
 from arislab.cli.options import Root, Seed, open_lake
 from arislab.cli.runs import perform
 from arislab.errors import ParameterError, PrerequisiteError
@@ -15,6 +16,7 @@ from arislab.system.paths import SHIPPED, enter
 from arislab.system.text import one_line, print
 
 MODELS = ("tiny", "smollm2")
+_ARMS = ("baseline", "icl", "finetuned", "icl+finetuned", "control")
 _ASKED: dict[str, Any] = {"temperature": 0.4, "max_tokens": 32}
 _SMOLLM2: dict[str, dict[str, Any]] = {
     "generate": {**_ASKED, "n_candidates": 425, "samples": 1, "examples": "tasks/key_terms.jsonl"},
@@ -68,20 +70,31 @@ def demo(
         if model == "smollm2":
             _import_sentences()
         for phase in phases[: phases.index(until) + 1]:
-            perform(phase, {**given.get(phase, {}), "seed": each}, place)
+            record = perform(phase, {**given.get(phase, {}), "seed": each}, place, is_alone=False)
         if until == "evaluate":
             _deploy(place, given.get("finetune", {}) | given.get("evaluate", {}))
-        print(
-            f"demo finished in {time.monotonic() - began:.0f} s; records in {place / 'papermill_runs'}; `arislab runs` "
-            "lists them, `arislab sql` asks the lake"
-        )
-    if until == "evaluate":
-        if seeds > 1:
-            print(_side_by_side(places))
-        print(
-            "approval policy: score (nobody reviewed; review in notebooks/review.ipynb, then run icl and finetune "
-            "with -p approve reviewed)"
-        )
+        print(f"\ndemo finished in {time.monotonic() - began:.0f} s")
+    if until != "evaluate":
+        print(f"next: {report.next_step(record)}")
+        return
+    if seeds > 1:
+        print(_side_by_side(places))
+    else:
+        print("\n".join(report.table({arm: value for arm, value in (record.headline or {}).items() if arm in _ARMS})))
+    print(_ways_on(record.folder / "notebook.ipynb", report.at(place)))
+
+
+def _ways_on(notebook: Path, root: str) -> str:
+    """What to do after a demo, a line each: what it is for, and what to type."""
+    ways = {
+        "the result with its figures": str(notebook),
+        "notebooks and records": f"arislab lab{root}",
+        "all runs": f"arislab runs{root}",
+        "check that a record is true": f"arislab verify evaluate{root}",
+        "next: people review": f"arislab review{root}",
+        "and what they approved counts": f"arislab run icl -p approve reviewed{root}",
+    }
+    return "\n".join(f"  {what:<30}  {how}" for what, how in ways.items())
 
 
 def _deploy(place: Path, given: Mapping[str, Any]) -> None:
@@ -96,7 +109,12 @@ def _deploy(place: Path, given: Mapping[str, Any]) -> None:
     if models.Registry(lake).named(family) is None:
         print("deploy: nothing was promoted, so nothing is deployed; the gate's reasons stand in phase 5")
         return
-    perform("deploy", {name: named[name] for name in ("task", "base_url", "base_model", "max_tokens")}, place)
+    perform(
+        "deploy",
+        {name: named[name] for name in ("task", "base_url", "base_model", "max_tokens")},
+        place,
+        is_alone=False,
+    )
     alias = models.alias_of(family)
     served = lake["deployments"].read(where={"alias": alias}).sort("created_at").row(-1, named=True)
     through = json.loads(served["smoke_test"])["through_alias"]

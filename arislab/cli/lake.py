@@ -1,7 +1,4 @@
-"""``arislab sql``, ``doctor``, ``lineage``, ``candidates``, ``check``.
-
-What the lake holds, whether it is whole, and what goes in and out.
-"""
+"""``arislab sql``, ``lineage``, ``candidates``, ``check``: what the lake holds, and what goes in and out."""
 
 import json
 import sys
@@ -47,34 +44,6 @@ def _data(text: str) -> None:
         print(text)
     else:
         sys.stdout.write(f"{text}\n")
-
-
-def doctor(
-    root: Root = None,
-    back: Annotated[
-        str | None, typer.Option("--back", metavar="TABLE@VERSION", help="Make a whole version the newest one again.")
-    ] = None,
-    *,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Keep all that can be read; set the rest aside; one row per key.")
-    ] = False,
-) -> None:
-    """Read the lake to the last value: which table is damaged or holds a key twice, and which version is whole."""
-    from arislab.lake import check as lake_check
-
-    lake = open_lake(root)
-    if back is not None:
-        name, _, version = back.partition("@")
-        if not version.isdecimal():
-            raise ParameterError(f"--back must be TABLE@VERSION, such as reviews@3, got {back!r}.")
-        print(lake_check.back(lake, name, int(version)))
-    states = lake_check.examine(lake)
-    for state in [s for s in states if not s.is_well] if repair else []:
-        print("\n".join(f"{state.table}: {step}" for step in lake_check.repair(lake, state)))
-    states = lake_check.examine(lake) if repair else states
-    print("\n".join(map(str, states)) or "the lake is empty")
-    if not all(state.is_well for state in states):
-        raise typer.Exit(1)
 
 
 def lineage(

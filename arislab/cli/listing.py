@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from arislab.records import find as records
-from arislab.records.text import headline_line
+from arislab.records import words
 from arislab.system.paths import enter
 from arislab.system.text import one_line, print
+
+_COLUMNS = 120
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,17 +41,22 @@ def main(arguments: Sequence[str]) -> None:
     if not rows:
         why = "no run fulfils that" if given.where else "no runs yet: `arislab demo`, or `arislab run PHASE`"
         print(f"{why} (looked in {base / 'papermill_runs'})", file=sys.stderr)
-    lines = []
-    for row in rows:
-        took = f"{row['duration_s']:7.1f} s" if row["duration_s"] is not None else "        –"
-        note = headline_line(row["headline"]) if row["status"] in ("ok", *records.OPEN) else row["reason"]
-        note = one_line(note or "")[:160]
-        names = f"{one_line(row['run_id']):<40} {one_line(row['phase'] or ''):<10} {one_line(row['status']):<12}"
-        lines.append(f"{names} {took}  {note}")
+    lines = [_line(row) for row in rows]
     if more:
         lines.append(f"and more: -n N lists so many, --where filters; newest first in {base / 'papermill_runs'}")
     if lines:
         print("\n".join(lines))
+
+
+def _line(row: dict[str, Any]) -> str:
+    """One run on a line, whose end is left out where it does not fit; the id, which names the phase too, is whole."""
+    took = f"{row['duration_s']:7.1f} s" if row["duration_s"] is not None else "        –"
+    begin = f"{one_line(row['run_id']):<30} {one_line(row['status']):<11} {took}  "
+    left = max(0, _COLUMNS - len(begin))
+    if row["status"] in ("ok", *records.OPEN):
+        return begin + words.line(row["headline"], columns=left)
+    why = one_line(row["reason"] or "")
+    return begin + (why if len(why) <= left else f"{why[: left - 1]}…"[:left])
 
 
 class _Help(argparse.HelpFormatter):

@@ -13,6 +13,7 @@ from arislab.cli import lake as lake_commands
 from arislab.cli import models as model_commands
 from arislab.cli import runs as run_commands
 from arislab.cli.demo import demo
+from arislab.cli.doctor import doctor
 from arislab.cli.forget import forget
 from arislab.cli.init import init
 from arislab.cli.lab import PASSED_ON, lab
@@ -50,7 +51,7 @@ def run(
         print(context.get_help() if phase is None else run_commands.help_of(phase))
         raise typer.Exit(0 if show_help else 2)
     given, origin = run_commands.given(parameters or (), files or ())
-    limits = {"timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s}
+    limits: dict[str, Any] = {"timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s}
     perform(phase, given, enter(root), given_from=origin, wait=wait, **limits)
 
 
@@ -80,7 +81,7 @@ _VERBS: dict[str, dict[str, tuple[Any, str]]] = {
         "lineage": (lake_commands.lineage, "Show the life of a row, from candidate to test answers."),
         "export": (export_commands.export, "Write examples or a model for other programs."),
         "forget": (forget, "Take a candidate out of everything; a receipt stays."),
-        "doctor": (lake_commands.doctor, "Say what is damaged or doubled, and the way back."),
+        "doctor": (doctor, "Say what is installed, what answers, and if the lake is whole."),
     },
     "Records": {
         "runs": (run_commands.app, "List runs; show one, compare two, export one."),
@@ -104,7 +105,6 @@ _SETTINGS: dict[str, dict[str, Any]] = {"lab": PASSED_ON, "run": {"help_option_n
 app = typer.Typer(
     cls=_InOrder,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Turn batch LLM output into training data you can defend.",
 )

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from arislab.cli import progress, report
 from arislab.cli.options import Root, Run, Trust
 from arislab.errors import ParameterError, PrerequisiteError
+from arislab.records.record import Record
 from arislab.system.paths import enter
 from arislab.system.text import one_line, print
 
@@ -46,15 +48,24 @@ def help_of(phase: str) -> str:
     return f"Parameters of {name} ({notebook.name}); give them with -p NAME VALUE, or -f FILE.yaml:\n\n{lines}"
 
 
-def perform(phase: str, given: Mapping[str, Any], root: Path, **how: Any) -> None:
-    """Run a phase and print its record; exit code 1 if it is not ok."""
+def perform(phase: str, given: Mapping[str, Any], root: Path, *, is_alone: bool = True, **how: Any) -> Record:
+    """Run a phase, show where it is meanwhile, and print its report; exit code 1 if it is not ok.
+
+    Args:
+        phase: As in ``runs.execute``.
+        given: Its parameters.
+        root: Folder of ``data/`` and ``papermill_runs/``.
+        is_alone: False: another phase follows at once.
+        how: More of ``runs.execute``.
+    """
     from arislab import runs
 
-    print(f"{phase}: running …")
-    record = runs.execute(phase, given, root=root, **how)
-    print(record)
+    with progress.shown(Path(phase).stem) as tell:
+        record = runs.execute(phase, given, root=root, tell=tell, **how)
+    print(report.of(record, is_alone=is_alone))
     if record.status != "ok":
         raise typer.Exit(1)
+    return record
 
 
 @app.command()
@@ -248,18 +259,19 @@ def verify(
         raise ParameterError(f"--level must be 0, 1, 2 or 3, got {level!r}.")
     record = records.find(enter(root), run)
     verdicts = [check_files(record)]
+    if not as_json:  # at once: the rest may take as long as the run did, or be refused
+        print(verdicts[0], flush=True)
     if against is not None:
         verdicts.append(compare(record, records.read(against.resolve())))
     elif level != "0" and verdicts[0].note is None:
         target = _target(record, None)
         try:
             trust = _is_trusted(record, trust=trust)
+            if not as_json:
+                took = "" if record["duration_s"] is None else f"; it took {record['duration_s']:.0f} s then"
+                print(f"{record['run_id']}: running it again{took} …", flush=True)
             made = run_again(record, into=target, replay=level != "3", allow_drift=allow_drift, trust=trust)
             verdicts.append((within if level == "3" else compare)(record, made))
-        except PrerequisiteError:
-            if not as_json:  # what is known without running anything is said all the same
-                print(verdicts[0])
-            raise
         finally:
             if not keep:
                 # its tables are hard links: nothing of the lake goes with it
@@ -267,7 +279,7 @@ def verify(
     if as_json:
         print(json.dumps([dataclasses.asdict(verdict) for verdict in verdicts], indent=1))
     else:
-        for verdict in verdicts:
+        for verdict in verdicts[1:]:
             print(verdict)
     if any(verdict.findings for verdict in verdicts):
         raise typer.Exit(NOT_EQUAL)

@@ -20,6 +20,7 @@ from arislab.curate.learned import learn
 from arislab.curate.selection import Selection
 from arislab.errors import ParameterError
 from arislab.review import decisions
+from arislab.system.kinds import takes_any_frame
 
 _FOLDS = 5
 _SURPRISING = 0.7
@@ -30,6 +31,7 @@ _STABLE, _SHAKY = 0.9, 0.5
 """Jaccard index from which a cut is said to stay, and below which to be another one."""
 
 
+@takes_any_frame
 def audit(
     frame: pl.DataFrame,
     *,

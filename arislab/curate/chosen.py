@@ -18,6 +18,7 @@ import polars as pl
 
 from arislab import structured
 from arislab.errors import ParameterError, closest
+from arislab.system.kinds import takes_any_frame
 from arislab.system.text import json_text
 from arislab.task import Task, candidate_of
 
@@ -197,6 +198,7 @@ def columns_of(described: pl.DataFrame) -> tuple[list[str], list[str]]:
     return numbers, [c for c in NAMED if c in described.columns]
 
 
+@takes_any_frame
 def held(described: pl.DataFrame, selection: str) -> pl.DataFrame:
     """Return the rows that a selection holds, in their order.
 
@@ -212,6 +214,7 @@ def held(described: pl.DataFrame, selection: str) -> pl.DataFrame:
     return described.filter([condition.expression for condition in conditions]) if conditions else described
 
 
+@takes_any_frame
 def described(scored: pl.DataFrame, *, texts: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.DataFrame:
     """Return scored rows with what a selection may say of them, and no texts.
 
@@ -252,6 +255,7 @@ def _difficulty(texts: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl
     return pl.Series([hard.get(pair) for pair in asked], dtype=pl.Float64)
 
 
+@takes_any_frame
 def within(
     rows: pl.DataFrame,
     selection: str | None,

@@ -16,6 +16,7 @@ from arislab.batch import protocol
 from arislab.curate import subsets
 from arislab.errors import ParameterError
 from arislab.review import decisions
+from arislab.system.kinds import takes_any_frame
 from arislab.task import Task
 
 _MARKS = ("original_output", "scored_sha256")
@@ -33,6 +34,7 @@ _SCHEMA: dict[str, Any] = {
 }
 
 
+@takes_any_frame
 def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.DataFrame:
     """Return rows of ``training_data_curated`` for kept outputs; nobody has reviewed them yet.
 
@@ -132,6 +134,7 @@ def _calls(row: Mapping[str, Any]) -> str | None:
     return text if text and text.lstrip().startswith("[") else None
 
 
+@takes_any_frame
 def plain(raw: pl.DataFrame) -> pl.DataFrame:
     """Return outputs with the messages on which is trained: without the examples that phase 1 showed, if it showed any.
 
@@ -143,6 +146,7 @@ def plain(raw: pl.DataFrame) -> pl.DataFrame:
     return raw.with_columns(messages=pl.coalesce("plain", "messages")).drop("plain")
 
 
+@takes_any_frame
 def rounds(raw: pl.DataFrame) -> str:
     """Return how many outputs came from which model and which examples in its prompt: the rounds of a study.
 
@@ -160,6 +164,7 @@ CONTROLS = ("random", "longest", "unfiltered")
 """How the rows of a control are taken: as many as were trained on at random, as many of the longest, or all."""
 
 
+@takes_any_frame
 def draw(
     answers: pl.DataFrame | pl.LazyFrame,
     candidates: pl.DataFrame,
@@ -212,6 +217,7 @@ def draw(
     return (rows if rule == "unfiltered" else rows.head(n))["custom_id"].to_list()
 
 
+@takes_any_frame
 def control(
     raw: pl.DataFrame, candidates: pl.DataFrame, task: Task, *, n: int | None = None, seed: int = 0
 ) -> pl.DataFrame:

@@ -18,6 +18,7 @@ from arislab import batch, vectors
 from arislab.curate import subsets
 from arislab.curate.selection import Selection, check_columns, queued, ranking
 from arislab.errors import ParameterError
+from arislab.system.kinds import takes_any_frame
 from arislab.vectors import Embed, Floats, Ints, Matrix
 
 LIMIT = 10_000
@@ -163,6 +164,7 @@ class _Greedy:
             yield place
 
 
+@takes_any_frame
 def keep_diverse(
     frame: pl.DataFrame,
     *,

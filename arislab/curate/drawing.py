@@ -10,9 +10,11 @@ import polars as pl
 from arislab import structured
 from arislab.batch import protocol
 from arislab.curate import curated as examples
+from arislab.system.kinds import takes_any_frame
 from arislab.task import Task
 
 
+@takes_any_frame
 def newest(scored: pl.DataFrame, task: Task) -> pl.DataFrame:
     """Return the rows as they were scored last: of one version of the task file, and one learned quality.
 
@@ -26,6 +28,7 @@ def newest(scored: pl.DataFrame, task: Task) -> pl.DataFrame:
     return ours.filter(pl.col("scorer_version").is_in(last.to_list()))
 
 
+@takes_any_frame
 def drawable(scored: pl.DataFrame, curated: pl.DataFrame) -> pl.DataFrame:
     """Return what a queue can draw: custom_id, quality_score, kept; one row of each group of near-duplicates.
 

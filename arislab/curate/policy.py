@@ -10,10 +10,12 @@ import polars as pl
 from arislab import review
 from arislab.errors import ParameterError, closest
 from arislab.review import certificates, decisions
+from arislab.system.kinds import takes_any_frame
 
 POLICIES = ("reviewed", "certified", "score")
 
 
+@takes_any_frame
 def approved(
     curated: pl.DataFrame,
     reviews: pl.DataFrame | None = None,
@@ -50,6 +52,7 @@ def approved(
     return rows
 
 
+@takes_any_frame
 def usable(
     curated: pl.DataFrame, reviews: pl.DataFrame, *, approve: str, certified: pl.DataFrame | None = None
 ) -> pl.DataFrame:
@@ -73,6 +76,7 @@ def usable(
     return rows.filter(pl.col("split") == "train", is_free).select(curated.columns)
 
 
+@takes_any_frame
 def withdrawn(
     ids: Sequence[str],
     curated: pl.DataFrame,

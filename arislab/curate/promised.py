@@ -14,6 +14,7 @@ from arislab.curate.labels import LEAST, Labels
 from arislab.curate.selection import Selection
 from arislab.curate.worth import Labelled, ranked
 from arislab.errors import ParameterError
+from arislab.system.kinds import takes_any_frame
 from arislab.vectors import Embed
 
 ALPHAS = {0.05: 0.005, 0.1: 0.005, 0.2: 0.015, 0.4: 0.005, 0.7: 0.005, 1.0: 0.015}
@@ -23,6 +24,7 @@ _GROUP = "group of candidates"
 """Column that holds it for as long as rows are chosen; named as the rule says it."""
 
 
+@takes_any_frame
 def keep(
     frame: pl.DataFrame,
     *,

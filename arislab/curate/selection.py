@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from arislab import duplicates, vectors
 from arislab.errors import ParameterError, closest
+from arislab.system.kinds import takes_any_frame
 from arislab.task import FAILED
 from arislab.vectors import Embed, Floats
 
@@ -68,6 +69,7 @@ class Selection:
         return f"{self.rule}: kept {self.n_kept:,} of {n_scored:,} scored rows{share}{wanted}{cut}{ties}{unscored}"
 
 
+@takes_any_frame
 def keep_top(
     frame: pl.DataFrame,
     *,
@@ -189,6 +191,7 @@ def first_of_each(values: pl.Series) -> NDArray[np.bool_]:
     return (values.is_first_distinct() | values.is_null()).to_numpy()
 
 
+@takes_any_frame
 def keep_above(
     frame: pl.DataFrame,
     *,
@@ -257,6 +260,7 @@ def states(recorded: pl.DataFrame, *, train: pl.DataFrame, marked: pl.DataFrame,
     }
 
 
+@takes_any_frame
 def near_duplicates(
     frame: pl.DataFrame,
     *,

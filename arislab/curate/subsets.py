@@ -11,8 +11,10 @@ import polars as pl
 
 from arislab.errors import ParameterError, closest
 from arislab.review import certificates
+from arislab.system.kinds import takes_any_frame
 
 
+@takes_any_frame
 def hold_out(
     examples: pl.DataFrame, *, fraction: float, seed: int = 0, least: int = 1
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -43,11 +45,13 @@ def hold_out(
     return rest, examples.join(held, on="candidate_id", how="semi", maintain_order="left")
 
 
+@takes_any_frame
 def one_per_group(candidates: pl.DataFrame) -> pl.DataFrame:
     """Return the first candidate of each group, by candidate_id: near-duplicates are not independent rows."""
     return candidates.sort("candidate_id").unique("group_id", keep="first", maintain_order=True)
 
 
+@takes_any_frame
 def spread(candidates: pl.DataFrame, n: int) -> pl.DataFrame:
     """Return up to ``n`` candidates of as many groups as there are: the first of each group, then the second of each.
 
@@ -63,6 +67,7 @@ def spread(candidates: pl.DataFrame, n: int) -> pl.DataFrame:
     return ordered.with_columns(_place=place).sort("_place", "candidate_id").drop("_place").head(n)
 
 
+@takes_any_frame
 def first_of_groups(candidates: pl.DataFrame, *, n: int, split: str) -> pl.DataFrame:
     """Return the first ``n`` candidates of different groups.
 
@@ -82,6 +87,7 @@ def first_of_groups(candidates: pl.DataFrame, *, n: int, split: str) -> pl.DataF
     return one_per_group(candidates).head(n)
 
 
+@takes_any_frame
 def to_look_at(candidates: pl.DataFrame, *, n: int) -> tuple[pl.DataFrame, str]:
     """Return the first ``n`` validation candidates of different groups, and how many they are in words.
 
@@ -101,6 +107,7 @@ def to_look_at(candidates: pl.DataFrame, *, n: int) -> tuple[pl.DataFrame, str]:
     )
 
 
+@takes_any_frame
 def serves(candidates: pl.DataFrame, *, use_case: str, column: str = "use_case") -> pl.DataFrame:
     """Return the candidates that a use case is about.
 
@@ -123,6 +130,7 @@ def serves(candidates: pl.DataFrame, *, use_case: str, column: str = "use_case")
     return people
 
 
+@takes_any_frame
 def pool(
     examples: pl.DataFrame,
     *,

@@ -12,6 +12,7 @@ import polars as pl
 from arislab import stats
 from arislab.curate import selection
 from arislab.curate.labels import Labels
+from arislab.system.kinds import takes_any_frame
 
 SHARES = (0.01, 0.02, 0.05, *(n / 10 for n in range(1, 11)))
 """Shares of the rows whose cuts the curve shows."""
@@ -84,6 +85,7 @@ class Labelled:
         return stats.share(kept, self.weights, strata=self.strata, within=self.good, inflation=self.inflation)
 
 
+@takes_any_frame
 def estimates(
     frame: pl.DataFrame, labels: Labels, *, chances: pl.DataFrame | None = None, by: str = "category"
 ) -> pl.DataFrame:
@@ -125,6 +127,7 @@ def _table(lines: list[tuple[str, stats.Share]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict(zip(names, types, strict=True)), orient="row")  # one row per estimate
 
 
+@takes_any_frame
 def curve(
     frame: pl.DataFrame,
     labels: Labels,

@@ -21,6 +21,7 @@ from arislab import chat
 from arislab.errors import ParameterError, PrerequisiteError, closest
 from arislab.finetune import conversations, recipes
 from arislab.system import files
+from arislab.system.kinds import takes_any_frame
 
 FORMATS = ("openai", "axolotl", "llama-factory")
 OPENAI_LEAST, OPENAI_MOST_BYTES, OPENAI_MOST_TOKENS = 10, 512 * 10**6, 65_536
@@ -28,6 +29,7 @@ OPENAI_LEAST, OPENAI_MOST_BYTES, OPENAI_MOST_TOKENS = 10, 512 * 10**6, 65_536
 cut it at its end. Source: OpenAI, guide to fine-tuning, and reference of the Files API."""
 
 
+@takes_any_frame
 def export_jsonl(examples: pl.DataFrame, path: str | Path) -> int:
     """Write examples as chat JSONL, the format that fine-tuning services and trainers share.
 
@@ -45,6 +47,7 @@ def export_jsonl(examples: pl.DataFrame, path: str | Path) -> int:
     return _write(_chats(examples), path)
 
 
+@takes_any_frame
 def export_training(
     examples: pl.DataFrame,
     folder: str | Path,

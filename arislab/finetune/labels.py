@@ -20,11 +20,13 @@ from arislab.finetune import conversations
 from arislab.finetune.conversations import Refused
 from arislab.finetune.renderer import Renderer, closes_reasoning
 from arislab.finetune.weights import load_tokenizer
+from arislab.system.kinds import takes_any_frame
 
 NOT_TRAINED = -100
 """The label that torch's cross entropy, and so every trainer, leaves out of the loss."""
 
 
+@takes_any_frame
 def tokenize(
     examples: pl.DataFrame,
     tokenizer: Any,

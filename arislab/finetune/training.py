@@ -40,11 +40,13 @@ from arislab.finetune.trained import COLUMNS
 from arislab.finetune.weights import compute_device, load_tokenizer, resolve_model, visible_gpus
 from arislab.system import processes
 from arislab.system.imports import require
+from arislab.system.kinds import takes_any_frame
 from arislab.tiny.weights import multiplies_bfloat16
 
 TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
 
+@takes_any_frame
 def train(
     sets: Mapping[str, pl.DataFrame],
     validation: pl.DataFrame | None,

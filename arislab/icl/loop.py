@@ -25,6 +25,7 @@ from arislab.errors import ParameterError, closest
 from arislab.icl import surrogate
 from arislab.icl.rounds import Rounds, plan
 from arislab.icl.sets import CELLS, Rules, set_id
+from arislab.system.kinds import takes_any_frame
 
 Ask = Callable[[pl.DataFrame], pl.DataFrame]
 """Wanted cells (search_id, set_id, example_ids, candidate_id, round; one set's cells stand together, sets with the same
@@ -36,6 +37,7 @@ _MOST_MISSING = 0.05  # share of a round's cells without an answer; more, and so
 _ANSWERED = ("ok", "truncated", "refused", "empty", "overflow")  # an answer came, or never can
 
 
+@takes_any_frame
 def halves(
     validation: pl.DataFrame, *, n_search: int, n_holdout: int, seed: int = 0
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -146,6 +148,7 @@ class Search:
         )
 
 
+@takes_any_frame
 def search(
     pool: pl.DataFrame,
     validation: pl.DataFrame,
@@ -186,6 +189,8 @@ def search(
         ParameterError: Pool, validation or budget too small; pool and validation share candidates; a rule that no set
             can keep.
     """
+    from tqdm.auto import tqdm
+
     ks = sorted({k} if isinstance(k, int) else set(k))
     pool = _checked(pool, validation, ks=ks, pinned=pinned, banned=banned)
     ids = pool["id"].to_list()
@@ -205,20 +210,24 @@ def search(
         for size in ks
     ]
     facts = _facts(known)
-    stopped, done = "", 0
+    stopped, done, n_requests = "", 0, 0
     n_rounds = min(rounds or 99, max(one.steps.height for one in searches))
-    while done < n_rounds and not stopped:
-        done += 1
-        wanted = pl.concat([one.wanted(done) for one in searches]).with_columns(search_id=pl.lit(search_id))
-        cells = _answered(wanted, facts, ask)
-        for one in searches:
-            one.learn(cells, done)
-        share = _missing_share(cells)
-        if share > _MOST_MISSING and done < n_rounds:
-            stopped = (
-                f"{share:.0%} of the cells of round {done} got no answer; "
-                "see why, then search again with the known cells"
-            )
+    with tqdm(total=n_rounds, unit="round", desc="search") as bar:
+        while done < n_rounds and not stopped:
+            done += 1
+            wanted = pl.concat([one.wanted(done) for one in searches]).with_columns(search_id=pl.lit(search_id))
+            n_requests += wanted.height
+            bar.set_postfix_str(f"round {done}, {n_requests:,} of {budget:,} requests")
+            cells = _answered(wanted, facts, ask)
+            for one in searches:
+                one.learn(cells, done)
+            share = _missing_share(cells)
+            if share > _MOST_MISSING and done < n_rounds:
+                stopped = (
+                    f"{share:.0%} of the cells of round {done} got no answer; "
+                    "see why, then search again with the known cells"
+                )
+            bar.update()
     return _result(searches, search_id=search_id, done=done, stopped=stopped)
 
 

@@ -9,6 +9,7 @@ import polars as pl
 
 from arislab import batch, chat
 from arislab.errors import PrerequisiteError
+from arislab.system.kinds import takes_any_frame
 from arislab.task import Task, candidate_of
 
 QUESTION = "{{question}}"
@@ -86,6 +87,7 @@ Write = Callable[[dict[str, Any]], Messages]
 """A candidate (profile parsed) to the messages about it."""
 
 
+@takes_any_frame
 def texts(examples: pl.DataFrame) -> dict[str, tuple[str, str]]:
     """Return what was asked and what was answered, by the id of the example: the turns that a prompt shows.
 
@@ -95,6 +97,7 @@ def texts(examples: pl.DataFrame) -> dict[str, tuple[str, str]]:
     return {name: (asked, answered) for name, asked, answered in examples.select("id", "input", "output").iter_rows()}
 
 
+@takes_any_frame
 def turns(examples: pl.DataFrame, ids: Sequence[str]) -> list[tuple[str, str]]:
     """Return the turns of a set, in its order, for ``with_examples``.
 

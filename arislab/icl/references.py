@@ -18,6 +18,7 @@ from arislab import bm25, vectors
 from arislab.errors import ParameterError
 from arislab.icl.sets import set_id
 from arislab.icl.surrogate import Floats
+from arislab.system.kinds import takes_any_frame
 from arislab.vectors import Embed
 
 _N_RANDOM = 3
@@ -100,6 +101,7 @@ def n_report(n_rows: int, *, n_sizes: int, n_nearest: int, by_meaning: bool = Fa
     return n_rows * n_sets + min(n_nearest, n_rows) * (2 if by_meaning else 1)
 
 
+@takes_any_frame
 def nearest(pool: pl.DataFrame, questions: pl.DataFrame, *, k: int, embed: Embed | None = None) -> pl.DataFrame:
     """Return for each question the ``k`` examples whose input is most like it, the nearest last.
 

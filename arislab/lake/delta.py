@@ -1,7 +1,8 @@
-"""The lake: Delta tables under ``data/lake``, read and written as polars frames, queried with SQL.
+"""The lake: Delta tables under ``data/lake``, read and written as frames (polars, pandas, Arrow), queried with SQL.
 
     lake = Lake()
     lake["training_data_raw"].read(where={"status": "ok"})
+    lake["training_data_raw"].read(as_="pandas")
     lake["training_data_raw"].upsert(rows)
     lake.sql("select task, avg(quality_score) from training_data_curated group by 1")
 
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import polars as pl
 
@@ -23,7 +24,7 @@ from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.lake import conditions, digests, log, opening, receipts, sql, storage, tables, writing
 from arislab.lake.conditions import Where
 from arislab.review import journal
-from arislab.system import files, paths
+from arislab.system import files, kinds, paths
 from arislab.system.paths import root
 from arislab.system.text import AS_IS, html
 
@@ -236,9 +237,34 @@ class Table:
         log.note("read", self.name, version=delta.version() if delta else None, rows=None)
         return opening.frame(self.name, delta)
 
+    @overload
     def read(
-        self, *, columns: list[str] | None = None, where: Where | None = None, version: int | None = None
-    ) -> pl.DataFrame:
+        self,
+        *,
+        columns: list[str] | None = None,
+        where: Where | None = None,
+        version: int | None = None,
+        as_: Literal["polars"] = "polars",
+    ) -> pl.DataFrame: ...
+
+    @overload
+    def read(
+        self,
+        *,
+        columns: list[str] | None = None,
+        where: Where | None = None,
+        version: int | None = None,
+        as_: Literal["pandas", "arrow"],
+    ) -> Any: ...
+
+    def read(
+        self,
+        *,
+        columns: list[str] | None = None,
+        where: Where | None = None,
+        version: int | None = None,
+        as_: str = "polars",
+    ) -> Any:
         """Return rows as a frame.
 
         Args:
@@ -246,10 +272,13 @@ class Table:
             where: Column to value, such as ``{"task": spec.name, "status": ["ok", "empty"], "model": None}``; or a
                 constant condition in SQL, such as ``"quality >= 0.8"``, with no name in it.
             version: Version to read; default the newest.
+            as_: Whose frame it is: polars, pandas (its types are Arrow's: null is ``pd.NA``), or arrow (a Table).
 
         Raises:
             LakeError: There is no such column or version, or the table is damaged.
+            ParameterError: ``as_`` names another kind.
         """
+        kinds.check(as_)
         where = self._condition(where)
         delta = opening.open_version(self.folder, version) if self.exists else None
         lazy = opening.frame(self.name, delta)
@@ -269,7 +298,7 @@ class Table:
             digest, at = digests.digest(self.name, frame), delta.version() if delta else None
             more = {"digest": digest, "columns": columns, "where": where}
             log.note("read", self.name, version=at, rows=frame.height, **more)
-        return frame
+        return kinds.of_kind(frame, as_)
 
     def head(self, n: int, *, where: Where, columns: list[str] | None = None) -> pl.DataFrame:
         """Return the first rows that fulfil a condition, to try something on.
@@ -314,7 +343,7 @@ class Table:
         """Add the rows whose key is new; a row whose key exists stays as it is. Several processes may do so at once.
 
         Args:
-            frame: Rows in columns of the table; those that may be null may be missing.
+            frame: Rows in columns of the table, of polars, pandas or Arrow; those that may be null may be missing.
             run_id: Written on each row; default the lake's.
 
         Raises:
@@ -426,6 +455,7 @@ class Table:
         storage.link(self.folder, Path(lake.path) / self.name, version=version)
 
     def _checked(self, frame: pl.DataFrame, run_id: str | None) -> pl.DataFrame:
+        frame = kinds.to_polars(frame)
         stamp = {
             "run_id": pl.lit(run_id or self.lake.run_id),
             "created_at": pl.lit(datetime.now(UTC)).dt.cast_time_unit("us"),

@@ -8,6 +8,7 @@ import polars as pl
 
 from arislab.errors import ParameterError, closest
 from arislab.plots import style
+from arislab.system.kinds import takes_any_frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ _BESIDE = 0.02
 _NAMED = 9  # criteria that have room for their names beside a figure
 
 
+@takes_any_frame
 def quality_distribution(
     frame: pl.DataFrame, *, threshold: float | None = None, by: str = "quality", ax: "Axes | None" = None
 ) -> "Axes":
@@ -71,6 +73,7 @@ def quality_distribution(
     return ax
 
 
+@takes_any_frame
 def precision_curve(curve: pl.DataFrame, *, kept: float | None = None, ax: "Axes | None" = None) -> "Axes":
     """Draw what people would approve of among the best rows, for every share of them that a cut keeps.
 
@@ -102,6 +105,7 @@ def precision_curve(curve: pl.DataFrame, *, kept: float | None = None, ax: "Axes
     return ax
 
 
+@takes_any_frame
 def reliability(bins: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     """Draw whether chances mean what they say: what share of the rows of about one chance people approved.
 
@@ -126,6 +130,7 @@ def reliability(bins: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
+@takes_any_frame
 def two_orders(scores: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     """Draw what a judge said of each answer one way round beside what it said the other way round.
 
@@ -185,6 +190,7 @@ def funnel(steps: Sequence[tuple[str, int]], *, ax: "Axes | None" = None) -> "Ax
     return ax
 
 
+@takes_any_frame
 def bias(frame: pl.DataFrame, column: str, *, kept: str = "kept", ax: "Axes | None" = None) -> "Axes":
     """Draw what a cut did to the mix: the distribution of `column` among all rows and among those kept.
 
@@ -213,6 +219,7 @@ def bias(frame: pl.DataFrame, column: str, *, kept: str = "kept", ax: "Axes | No
     return _bias_of_categories(values.cast(pl.String).fill_null("(none)"), mask, style.words(column), ax)
 
 
+@takes_any_frame
 def tokens(frame: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     """Draw the distributions of prompt and completion length.
 

@@ -7,11 +7,13 @@ import polars as pl
 
 from arislab.errors import ParameterError, closest
 from arislab.plots import style
+from arislab.system.kinds import takes_any_frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@takes_any_frame
 def losses(frame: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     """Draw the training loss (thin) and the validation loss (with dots) of each arm by step.
 
@@ -40,6 +42,7 @@ def losses(frame: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
+@takes_any_frame
 def arms(
     frame: pl.DataFrame, *, baseline: str | None = None, score: str = "quality", ax: "Axes | None" = None
 ) -> "Axes":

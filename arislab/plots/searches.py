@@ -7,11 +7,13 @@ import polars as pl
 
 from arislab.errors import ParameterError, closest
 from arislab.plots import style
+from arislab.system.kinds import takes_any_frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@takes_any_frame
 def trials(trials: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     """Draw every set of examples that an ICL search tried, by round; the area of a dot grows with its validation rows.
 
@@ -79,6 +81,7 @@ def _point_at(ax: "Axes", at: tuple[float, float], label: str, *, left: float, r
     ax.annotate(label, at, xytext=above, arrowprops=line, bbox=style.halo(), **place)
 
 
+@takes_any_frame
 def effects(frame: pl.DataFrame, *, by: str = "effect", n: int = 12, ax: "Axes | None" = None) -> "Axes":
     """Draw what the examples of an ICL search add, or what their place in the prompt does, with 95 % intervals.
 

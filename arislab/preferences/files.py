@@ -8,8 +8,10 @@ from typing import Any
 import polars as pl
 
 from arislab.system import files
+from arislab.system.kinds import takes_any_frame
 
 
+@takes_any_frame
 def write_jsonl(pairs: pl.DataFrame, path: str | Path) -> int:
     """Write pairs as chat JSONL, the conversational form that TRL's DPOTrainer and others read.
 

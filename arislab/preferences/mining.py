@@ -22,6 +22,7 @@ from arislab.curate import curated
 from arislab.curate.verdicts import DISPUTED
 from arislab.judge import Judge, outputs
 from arislab.review import decisions
+from arislab.system.kinds import takes_any_frame
 from arislab.task import WINS, Task
 
 PEOPLE = ("edit", "approve-reject", "pairwise")
@@ -42,6 +43,7 @@ _SCHEMA: dict[str, Any] = {
 _QUESTION = ["candidate_id", "messages"]
 
 
+@takes_any_frame
 def mined(
     judged: pl.DataFrame,
     raw: pl.DataFrame,

@@ -15,6 +15,7 @@ import polars as pl
 
 from arislab.duplicates import normalise
 from arislab.system import json_text
+from arislab.system.kinds import takes_any_frame
 
 _SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("change", "where", "text"), pl.String),
@@ -28,6 +29,7 @@ _MOST_WORDS = 2_000
 _Change = tuple[str, str, str]
 
 
+@takes_any_frame
 def edit_patterns(judged: pl.DataFrame, *, least: int = 2) -> pl.DataFrame:
     """Return the changes that several edits share, the most frequent first: candidates for new rules.
 

@@ -17,6 +17,7 @@ from arislab.errors import ParameterError, closest
 from arislab.review.decisions import VERDICTS, in_order, live
 from arislab.stats.agreement import Coefficient
 from arislab.stats.agreement import coefficients as coefficients_of
+from arislab.system.kinds import takes_any_frame
 
 DECISIONS = ("reject", "edit", "approve")
 """What an opinion may be, from worst to best."""
@@ -35,6 +36,7 @@ _COEFFICIENTS: dict[str, Any] = {
 }
 
 
+@takes_any_frame
 def opinions(reviews: pl.DataFrame) -> pl.DataFrame:
     """Return the latest live verdict of each reviewer on each text: no adjudications, nothing planted.
 
@@ -48,6 +50,7 @@ def opinions(reviews: pl.DataFrame) -> pl.DataFrame:
     return given.drop_nulls("shown_sha256").unique(["reviewer", *TEXT], keep="last", maintain_order=True)
 
 
+@takes_any_frame
 def coefficients(
     reviews: pl.DataFrame,
     *,
@@ -145,6 +148,7 @@ def _ratings(text: str | None) -> dict[str, int]:
 # ---- what planted texts tell of a reviewer ---------------------------------------------------------------------------
 
 
+@takes_any_frame
 def repeats(reviews: pl.DataFrame, *, level: float = 0.95, seed: int = 0, n_boot: int = 2000) -> pl.DataFrame:
     """Return how far reviewers agree with themselves on texts that they were shown again (planted repeats).
 
@@ -176,6 +180,7 @@ def repeats(reviews: pl.DataFrame, *, level: float = 0.95, seed: int = 0, n_boot
     return pl.DataFrame(lines, schema=schema)  # one row per reviewer and measure
 
 
+@takes_any_frame
 def accuracy(reviews: pl.DataFrame, gold: pl.DataFrame, *, level: float = 0.95) -> pl.DataFrame:
     """Return how often reviewers are right on planted texts of which the right answer is known.
 
@@ -226,6 +231,7 @@ def _with_interval(counts: pl.DataFrame, name: str, level: float) -> pl.DataFram
 # ---- over time -------------------------------------------------------------------------------------------------------
 
 
+@takes_any_frame
 def drift(
     reviews: pl.DataFrame, *, every: str = "1h", gold: pl.DataFrame | None = None, level: float = 0.95
 ) -> pl.DataFrame:
@@ -273,6 +279,7 @@ def _with_others(given: pl.DataFrame) -> pl.DataFrame:
     return given.filter(n > 1).select("reviewer", "decided_at", is_right=2 * (same - 1) >= n - 1)
 
 
+@takes_any_frame
 def seconds(reviews: pl.DataFrame) -> pl.DataFrame:
     """Return how long each decision took, in the order in which they were made.
 
@@ -293,6 +300,7 @@ def seconds(reviews: pl.DataFrame) -> pl.DataFrame:
     return timed.drop_nulls("seconds").sort("decided_at", maintain_order=True)
 
 
+@takes_any_frame
 def speed(reviews: pl.DataFrame, *, level: float = 0.95, seed: int = 0) -> pl.DataFrame:
     """Return how fast reviewers decide, pauses cut to ``LONGEST_S``.
 

@@ -26,6 +26,7 @@ from typing import Any
 import polars as pl
 
 from arislab.system import json_text
+from arislab.system.kinds import takes_any_frame
 
 VERDICTS = ("approve", "reject", "edit", "adjudicate")
 """Decisions that settle a row. skip, label and flag settle nothing, and nothing does that was planted to measure people
@@ -153,6 +154,7 @@ def in_order(reviews: pl.DataFrame) -> pl.DataFrame:
     return events.unique("event_id", keep="first", maintain_order=True)
 
 
+@takes_any_frame
 def live(reviews: pl.DataFrame) -> pl.DataFrame:
     """Return the events that still count, in their order: each once, without undos and what they take back.
 
@@ -383,11 +385,13 @@ def _metadata(row: Mapping[str, Any], original: str | None) -> str | None:
     return json.dumps(after, ensure_ascii=False) if after else None
 
 
+@takes_any_frame
 def fold(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
     """Return the curated rows with all decisions applied, in the columns of ``curated``; see ``standing``."""
     return standing(curated, reviews).select(curated.columns)
 
 
+@takes_any_frame
 def progress(curated: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
     """Return how many curated rows are in each of ``STATES``; the rows sum to all.
 

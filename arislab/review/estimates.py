@@ -16,6 +16,7 @@ from arislab import stats
 from arislab.errors import ParameterError
 from arislab.review.agreement import TEXT, opinions, seconds
 from arislab.review.decisions import VERDICTS, kind_of, live
+from arislab.system.kinds import takes_any_frame
 
 CERTIFICATE = "certificate"
 """Stratum (why) of rows that were drawn for a certificate."""
@@ -86,6 +87,7 @@ def _shares(sizes: list[tuple[int, int]]) -> list[float]:
 # ---- the approve rate ------------------------------------------------------------------------------------------------
 
 
+@takes_any_frame
 def approve_rate(
     rows: pl.DataFrame, reviews: pl.DataFrame, *, by: str | None = None, level: float = 0.95
 ) -> pl.DataFrame:

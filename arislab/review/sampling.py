@@ -13,6 +13,7 @@ import polars as pl
 
 from arislab.errors import ParameterError
 from arislab.review.decisions import standing
+from arislab.system.kinds import takes_any_frame
 
 BELOW = 0.3
 """Share of a queue that is drawn from the rows below the cut."""
@@ -20,6 +21,7 @@ _NEAR, _OF_NEAR = 0.25, 0.35
 """The worst quarter of the kept rows lies near the cut; it gets a third of what is drawn from the kept ones."""
 
 
+@takes_any_frame
 def queue(
     rows: pl.DataFrame,
     reviews: pl.DataFrame,
@@ -77,6 +79,7 @@ def queue(
     )  # one row per output to review
 
 
+@takes_any_frame
 def picked(rows: pl.DataFrame) -> pl.DataFrame:
     """Return a queue over rows that somebody picked: what is decided in it speaks of these rows alone.
 

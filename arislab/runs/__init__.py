@@ -18,6 +18,7 @@ from arislab.records.record import Record
 from arislab.runs.execution import PHASES, execute, find_notebook, from_papermill, lock
 from arislab.runs.jupyter import begin
 from arislab.runs.parameters import Parameter, convert, parameters_of
+from arislab.runs.progress import Step
 from arislab.system.paths import root as found_root
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Parameter",
     "Record",
     "Runs",
+    "Step",
     "account",
     "as_json",
     "begin",

@@ -11,12 +11,15 @@ _HELD_BYTES = 50_000_000
 _MORE = "\n[more was printed than a cell keeps; log.txt has more of it]\n"
 
 
-def make_client(notebook: Notebook, *, write: Callable[[str], object], **settings: Any) -> Any:
+def make_client(
+    notebook: Notebook, *, write: Callable[[str], object], hear: Callable[[dict[str, Any]], object], **settings: Any
+) -> Any:
     """Return an nbclient for the notebook, whose streams are joined as they come and bounded a cell.
 
     Args:
         notebook: Saved now and then while messages come.
         write: Gets all text that cells print.
+        hear: Gets each message of the kernel.
         settings: nbclient's.
     """
     from nbclient import NotebookClient
@@ -27,6 +30,7 @@ def make_client(notebook: Notebook, *, write: Callable[[str], object], **setting
         def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
             if msg["msg_type"] == "stream":
                 write(msg["content"]["text"])
+            hear(msg)
             shown = super().process_message(msg, cell, cell_index)
             notebook.save(at_once=False)
             return shown

@@ -19,6 +19,7 @@ from arislab.records.record import Record
 from arislab.runs import provenance
 from arislab.runs.kernel import run
 from arislab.runs.parameters import as_code, convert, in_force, parameters_of
+from arislab.runs.progress import Step
 from arislab.runs.recording import Recording
 from arislab.runs.signals import stoppable
 from arislab.runs.supervise import supervise
@@ -42,6 +43,7 @@ def execute(
     root: Path,
     notebooks: Path | None = None,
     echo: Callable[[str], object] | None = None,
+    tell: Callable[[Step], object] | None = None,
     given_from: Mapping[str, str] | None = None,
     wait: bool = False,
     timeout_s: float | None = None,
@@ -58,6 +60,7 @@ def execute(
         root: Folder of ``data/`` and ``papermill_runs/``.
         notebooks: Folder of the notebooks; default: the lab's.
         echo: Gets one line a cell.
+        tell: Gets a ``runs.Step`` whenever a cell begins, or a progress bar in it goes on: up to five a second.
         given_from: Where each given parameter came from; recorded.
         wait: Wait for another run of this phase instead of being refused.
         timeout_s: Longest run, seconds; null: no limit.
@@ -89,6 +92,7 @@ def execute(
             cwd=notebook.parent,
             timeout_s=timeout_s,
             cell_timeout_s=cell_timeout_s,
+            tell=tell,
         )
 
 

@@ -18,6 +18,7 @@ from arislab.runs.log import FULL, Log, Watch
 from arislab.runs.notebook import Notebook
 from arislab.runs.parameters import plain
 from arislab.runs.process import Process, death, end_children, last_words, manager_class
+from arislab.runs.progress import Step, Teller
 from arislab.runs.signals import Stopped, hold
 
 
@@ -69,6 +70,8 @@ class Job:
     """Gets the notebook whenever it is saved."""
     clean: Callable[[str], str] = str
     """Takes secrets out of what is written."""
+    tell: Callable[[Step], object] | None = None
+    """Gets where the run is, a few times a second at most."""
 
 
 def run(nb: Any, job: Job) -> Outcome:
@@ -81,7 +84,9 @@ def run(nb: Any, job: Job) -> Outcome:
     parameters = nb.metadata.get("papermill", {}).get("parameters")
     if parameters is not None:
         nb.metadata.papermill["parameters"] = plain(parameters)
-    watch = Watch(job.source, job.log)
+    n_cells = sum(cell["cell_type"] == "code" for cell in job.source)
+    teller = Teller(job.tell, n_cells=n_cells, clean=job.clean)
+    watch = Watch(job.source, job.log, starts=teller.cell_starts)
     notebook = Notebook(
         nb, path=job.output, overflow=job.output.parent / "outputs", also=job.also_save, clean=job.clean
     )
@@ -89,7 +94,8 @@ def run(nb: Any, job: Job) -> Outcome:
     widgets: dict[str, Any] = {}
     with tempfile.TemporaryFile() as raw:
         try:
-            ending = _run(notebook, job, watch, manager_class(job.cwd, job.env, raw, process), process, widgets)
+            manager = manager_class(job.cwd, job.env, raw, process)
+            ending = _run(notebook, job, watch, manager, process, widgets, teller.hear)
             hold()  # from here on a signal would only cut off the verdict
         except Stopped as stop:
             ending = {"status": "interrupted", "cause": "signal", "reason": str(stop), "signal": str(stop)}
@@ -120,6 +126,7 @@ def _run(
     manager: type,
     process: Process,
     widgets: dict[str, Any],
+    hear: Callable[[dict[str, Any]], object],
 ) -> dict[str, Any]:
     """Return status, cause, reason and signal."""
     from nbclient.exceptions import CellControlSignal, CellExecutionError, CellTimeoutError, DeadKernelError
@@ -135,6 +142,7 @@ def _run(
     client = make_client(
         notebook,
         write=job.log.printed,
+        hear=hear,
         kernel_manager_class=manager,
         startup_timeout=180,
         iopub_timeout=60,  # 4 s, the default, turns a busy machine into a failure

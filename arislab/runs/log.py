@@ -52,8 +52,10 @@ class Log:
 class Watch:
     """Hooks of the client: which cell runs, and the error that ended the notebook."""
 
-    def __init__(self, source: list[dict[str, Any]], log: Log) -> None:
-        self.log = log
+    def __init__(
+        self, source: list[dict[str, Any]], log: Log, *, starts: Callable[[int, str], object] | None = None
+    ) -> None:
+        self.log, self._starts = log, starts
         self.cell: dict[str, Any] | None = None
         self.error: dict[str, str] | None = None
         self.headline: dict[str, Any] | None = None
@@ -70,6 +72,8 @@ class Watch:
         index = self._index.get(cell.get("id"), cell_index)
         self.cell = {"index": index, "id": cell.get("id"), "heading": self._heading(index, cell.source)}
         self.log.line(f"cell {self._done}/{self._total}: {self.cell['heading']}")
+        if self._starts is not None:
+            self._starts(self._done, self._section(index) or self.cell["heading"])
 
     def cell_ends(self, cell: Any) -> None:
         """Keep the headline, if the cell showed one."""
@@ -91,8 +95,16 @@ class Watch:
     def _heading(self, index: int, source: str) -> str:
         """Return the heading right above the cell, else its first line."""
         above = self._source[index - 1] if 0 < index <= len(self._source) else None
-        if above is not None and above["cell_type"] == "markdown":
-            headings = re.findall(r"^#+ *(.+)$", "".join(above["source"]), re.MULTILINE)
-            if headings:
-                return str(headings[-1])
-        return source.strip().splitlines()[0]
+        return (_heading_in(above) if above is not None else None) or source.strip().splitlines()[0]
+
+    def _section(self, index: int) -> str | None:
+        """Return the heading under which a cell stands, however far above it."""
+        return next(filter(None, map(_heading_in, reversed(self._source[:index]))), None)
+
+
+def _heading_in(cell: dict[str, Any]) -> str | None:
+    """The last heading in a cell of words; null: it has none, or is code."""
+    if cell["cell_type"] != "markdown":
+        return None
+    headings = re.findall(r"^#+ *(.+)$", "".join(cell["source"]), re.MULTILINE)
+    return str(headings[-1]) if headings else None

@@ -43,6 +43,7 @@ from arislab.runs.kernel import Job, Outcome
 from arislab.runs.log import Log
 from arislab.runs.notebook import trust
 from arislab.runs.parameters import Parameter, in_force, notebook_json, plain
+from arislab.runs.progress import Step
 from arislab.runs.signals import Stopped
 from arislab.system import files as whole_files
 from arislab.system import masking, processes
@@ -119,6 +120,7 @@ class Recording:
         timeout_s: float | None = None,
         cell_timeout_s: float | None = None,
         also_save: Callable[[Any], object] | None = None,
+        tell: Callable[[Step], object] | None = None,
     ) -> Record:
         """Record, run, and write the verdict."""
         ended = threading.Event()
@@ -143,6 +145,7 @@ class Recording:
                     cell_timeout_s=cell_timeout_s,
                     also_save=also_save,
                     clean=self.clean,
+                    tell=tell,
                 )
                 outcome = work(job)
                 log.line(": ".join(filter(None, (outcome.status, outcome.reason))))

@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from arislab.errors import ParameterError
+from arislab.system.kinds import takes_any_frame
 
 Floats = NDArray[np.float64]
 
@@ -82,6 +83,7 @@ def _of(estimate: Interval | Difference) -> str:
     return f" of {estimate.n_groups:,} groups" if 0 < estimate.n_groups < estimate.n else ""
 
 
+@takes_any_frame
 def mean_interval(
     values: Iterable[float | None] | ArrayLike | pl.Series,
     *,
@@ -125,6 +127,7 @@ def mean_interval(
     return Interval(mean, low, high, len(present), len(given) - len(present), level, _n_groups(group))
 
 
+@takes_any_frame
 def paired_difference(
     a: Iterable[float | None] | ArrayLike | pl.Series,
     b: Iterable[float | None] | ArrayLike | pl.Series,

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from arislab.errors import ParameterError, closest
 from arislab.stats.bootstrap import NORMAL, Floats, check_level, floats, paired_difference
+from arislab.system.kinds import takes_any_frame
 
 
 def holm(pvalues: Iterable[float | None] | ArrayLike | pl.Series) -> Floats:
@@ -31,6 +32,7 @@ def holm(pvalues: Iterable[float | None] | ArrayLike | pl.Series) -> Floats:
     return adjusted
 
 
+@takes_any_frame
 def compare(
     scores: pl.DataFrame,
     *,
@@ -101,6 +103,7 @@ def compare(
     )  # one row per contrast
 
 
+@takes_any_frame
 def group_of(candidates: pl.Series, groups: pl.DataFrame) -> pl.Series:
     """Return the group of each candidate; one who is in none of ``groups`` stands alone.
 
@@ -145,6 +148,7 @@ def minimal_detectable_effect(
     return (NORMAL.inv_cdf(1 - alpha / 2) + NORMAL.inv_cdf(power)) * sd / math.sqrt(n)
 
 
+@takes_any_frame
 def verdicts(comparison: pl.DataFrame, *, level: float = 0.95, power: float = 0.8) -> pl.DataFrame:
     """Return the comparison with what may be said about each contrast.
 

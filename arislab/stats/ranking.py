@@ -10,8 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from arislab.errors import ParameterError
 from arislab.stats.bootstrap import Floats, Interval, check_level, floats, numbered
+from arislab.system.kinds import takes_any_frame
 
 
+@takes_any_frame
 def auc(
     scores: Iterable[float | None] | ArrayLike | pl.Series,
     labels: Iterable[bool | None] | ArrayLike | pl.Series,
@@ -53,6 +55,7 @@ def auc(
     return _ranking(area, scores, labels, groups, level=level, seed=seed, n_boot=n_boot)
 
 
+@takes_any_frame
 def precision_at(
     scores: Iterable[float | None] | ArrayLike | pl.Series,
     labels: Iterable[bool | None] | ArrayLike | pl.Series,

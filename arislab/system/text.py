@@ -99,6 +99,7 @@ def print_secret(text: str) -> None:
     sys.stdout.write(terminal(text) + "\n")
 
 
-def print(*values: object, sep: str = " ", end: str = "\n", file: TextIO | None = None) -> None:
+def print(*values: object, sep: str = " ", end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
     """Print as the builtin does, without secrets and what steers a terminal; every command prints with this one."""
-    builtins.print(terminal(masking.masked(sep.join(map(str, values)))), end=end, file=file or sys.stdout)
+    text = terminal(masking.masked(sep.join(map(str, values))))
+    builtins.print(text, end=end, file=file or sys.stdout, flush=flush)

@@ -6,7 +6,7 @@ from toys import questions as requests
 from toys import result_line as line
 
 from arislab import batch
-from arislab.batch import claims
+from arislab.batch import claims, spending
 from arislab.batch.job import prepare
 from arislab.errors import ParameterError
 
@@ -46,3 +46,16 @@ def test_a_budget_holds_for_what_a_killed_job_had_claimed(echo, root, state):
         job.wait(poll_s=0.05)
     assert len(list(server.client.batches.list())) == 1
     assert job.account()["ok"] == 4
+
+
+def test_what_was_spent_so_far_stands_beside_the_budget_in_its_unit():
+    from types import SimpleNamespace
+
+    running = [SimpleNamespace(usage=SimpleNamespace(input_tokens=500_000, output_tokens=None)), SimpleNamespace()]
+
+    def words(budget):
+        return spending.in_words(SimpleNamespace(budget=budget, paid_tokens={1: (500_000, 250_000)}), running)
+
+    assert words(None) == ""
+    assert words(batch.Budget(usd=20.0, usd_per_million=(1.0, 4.0))) == "2.00 of 20.00 USD"
+    assert words(batch.Budget(tokens=2_000_000)) == "1,250,000 of 2,000,000 tokens"

@@ -39,3 +39,15 @@ def test_a_reader_that_has_seen_enough_ends_the_list_quietly(three):
     command = f"'{sys.executable}' -m arislab runs --json -n 500 --root '{three}' | head -c 10"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.stdout[0], done.stderr) == ("[", "")
+
+
+def test_a_line_fits_120_columns_and_its_id_is_whole(three):
+    plant(three, "20260201T000000Z-finetune-0001", status="failed", reason="because " * 90)
+    numbers = {f"arm {n}": {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 20} for n in range(9)}
+    plant(three, "20260202T000000Z-evaluate-0002", status="ok", headline={"n_paid_earlier": 3, **numbers})
+    plant(three, f"20260203T000000Z-{'n' * 120}-0003", status="ok", headline=numbers)
+    longest, evaluated, failed, *_ = arislab_command(three, "runs").stdout.splitlines()
+    assert longest.split()[0] == f"20260203T000000Z-{'n' * 120}-0003"
+    assert evaluated.endswith("arm 0 0.500 [0.400, 0.600], arm 1 0.500 [0.400, 0.600]")
+    assert (len(failed), failed[-1]) == (120, "…")
+    assert max(len(evaluated), len(failed)) <= 120
