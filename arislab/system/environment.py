@@ -25,9 +25,8 @@ EXTRAS = {
     "gpu": "fine-tuning by unsloth on a GPU",
     "ray": "batches over many machines",
     "mlflow": "records as MLflow runs",
-    "test": "the tests of arislab itself",
 }
-"""Extra to what it is for."""
+"""Extra to what it is for; without the one for arislab's own tests."""
 _PATIENCE_S = 3.0
 
 

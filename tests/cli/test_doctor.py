@@ -30,7 +30,7 @@ def test_as_json_it_is_one_object(lake, root, monkeypatch):
     said = json.loads(here("doctor", "--json", "--root", root).stdout)
     assert said.keys() == {"versions", "extras", "gpus", "root", "servers", "done", "tables"}
     assert said["versions"].keys() == {"python", *environment.PACKAGES}
-    assert said["extras"]["test"].keys() == {"is_complete", "missing"}
+    assert said["extras"]["train"].keys() == {"is_complete", "missing"}
     assert [(table["table"], table["rows"], table["is_well"]) for table in said["tables"]] == [("candidates", 3, True)]
     assert said["root"] == str(root)
 
