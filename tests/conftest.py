@@ -99,7 +99,7 @@ def notebooks_run(request):
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """An empty root; no run is under way."""
-    for name in ("ARISLAB_RUN_ID", "ARISLAB_RUN_DIR", "ARISLAB_TASKS"):
+    for name in ("ARISLAB_RUN_ID", "ARISLAB_RUN_DIR", "ARISLAB_TASKS", "ARISLAB_LAKE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ARISLAB_ROOT", str(tmp_path))
     return tmp_path
