@@ -14,8 +14,10 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from threading import Barrier
 from typing import IO, Any, NamedTuple
 
 from arislab.errors import PrerequisiteError
@@ -26,6 +28,8 @@ WRITERS = "ARISLAB_LAKE_WRITERS"
 _FRESH_S = 60.0
 """Seconds for which a listing of data files counts: they never change, and only a vacuum takes one away."""
 _VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "ARISLAB_LAKE")
+_RIVALS, _ROUNDS = 4, 3
+"""Writers at one moment, and moments, in which a store must let one alone make an object."""
 _RETRIES, _RETRY_S = 8, 60
 """A store that is restarted is asked again for so long; deltalake's own three minutes look like a hang."""
 FOR_POLARS: dict[str, Any] = {"max_retries": _RETRIES}
@@ -249,23 +253,38 @@ def _store(base: str, options: tuple[tuple[str, str], ...], variables: tuple[str
 
 @lru_cache(maxsize=64)
 def _is_conditional(base: str, variables: tuple[str, ...]) -> bool:
-    """Have two writers commit the same version of a table of their own, which goes away again."""
-    from deltalake import CommitProperties, DeltaTable, Field, Schema
-    from deltalake.exceptions import CommitFailedError
+    """Have writers commit the same version of a table of their own at one moment; the table goes away again.
+
+    Each looks first whether there is that version, as deltalake's do: only those of one moment come to the condition.
+    """
+    from deltalake import DeltaTable, Field, Schema
     from deltalake.schema import PrimitiveType
 
     place = Url(base) / f".writers-{secrets.token_hex(8)}"
-    options = place.options()
     try:
-        DeltaTable.create(str(place), Schema([Field("n", PrimitiveType("long"))]), storage_options=options)
-        first, second = (DeltaTable(str(place), storage_options=options) for _ in range(2))
-        once = CommitProperties(max_commit_retries=0)
-        first.alter.set_table_properties({"delta.appendOnly": "false"}, commit_properties=once)
-        try:
-            second.alter.set_table_properties({"delta.appendOnly": "false"}, commit_properties=once)
-        except CommitFailedError:
-            return True
-        return False
+        DeltaTable.create(str(place), Schema([Field("n", PrimitiveType("long"))]), storage_options=place.options())
+        with ThreadPoolExecutor(_RIVALS) as pool:
+            return all(_n_committed(place, pool) == 1 for _ in range(_ROUNDS))
     finally:
         for path in list(place.rglob("*")):
             path.unlink()
+
+
+def _n_committed(place: Url, pool: ThreadPoolExecutor) -> int:
+    """How many of several writers made the next version."""
+    from deltalake import CommitProperties, DeltaTable
+    from deltalake.exceptions import CommitFailedError
+
+    start, once = Barrier(_RIVALS), CommitProperties(max_commit_retries=0)
+
+    def commit(_: int) -> bool:
+        table = DeltaTable(str(place), storage_options=place.options())
+        start.wait(_RETRY_S)
+        try:
+            # without actions; and it lets other threads run meanwhile, as a change of properties would not
+            table.create_write_transaction([], "append", table.schema(), commit_properties=once)
+        except CommitFailedError:
+            return False
+        return True
+
+    return sum(pool.map(commit, range(_RIVALS)))

@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from arislab.errors import LakeError
-from arislab.lake.places import Place, Url
+from arislab.lake.places import FOR_POLARS, Place, Url
 from arislab.system import files as whole_files
 
 _COMMIT = re.compile(r"(\d{20})\.json")
@@ -35,6 +35,9 @@ _TURN_S = 120.0
 _FOR_EVER = "interval 36500 days"
 PROPERTIES = {"delta.logRetentionDuration": _FOR_EVER, "delta.deletedFileRetentionDuration": _FOR_EVER}
 """Of new tables: records name versions, so no reader's housekeeping may take them away."""
+_AFAR = {"delta.checkpointInterval": "10"}
+"""Below a URL each commit since the last checkpoint is a request of everybody who opens the table; Delta's own hundred
+would be a minute of them."""
 
 
 class Damage(Exception):  # noqa: N818  # raised and caught here and by the lake, which says it in its own words
@@ -93,8 +96,9 @@ def listed(folder: Place, version: int | None = None) -> Any:
 def target(folder: Place) -> dict[str, Any]:
     """Return by which arguments ``write_deltalake`` makes a table there."""
     if isinstance(folder, Url):
-        return {"table_or_uri": str(folder), "storage_options": folder.options()}
-    return {"table_or_uri": folder}
+        options = folder.options()
+        return {"table_or_uri": str(folder), "storage_options": options, "configuration": PROPERTIES | _AFAR}
+    return {"table_or_uri": folder, "configuration": PROPERTIES}
 
 
 def size_of(table: Any, name: str) -> int:
@@ -120,6 +124,7 @@ def _table_type() -> Any:
 
 def check_log(folder: Place, version: int | None = None) -> None:
     """Raise Damage if a reader of a version would meet a commit that is missing or cut off."""
+    named = _named_checkpoint(folder)  # before the log: a checkpoint that another writer makes meanwhile is in it then
     commits, checkpoints = log_of(folder)
     newest = max([*commits, *checkpoints], default=-1)
     newest = newest if version is None else min(version, newest)
@@ -130,10 +135,16 @@ def check_log(folder: Place, version: int | None = None) -> None:
         if at not in commits:
             raise Damage(f"version {at} is missing: there is no _delta_log/{at:020}.json")
         _check_commit(commits[at], at)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # one that says nothing is looked over
-        at = int(json.loads((folder / "_delta_log" / "_last_checkpoint").read_bytes())["version"])
-        if at not in checkpoints:
-            raise Damage(f"checkpoint {at:020}.checkpoint.parquet is gone, which _delta_log/_last_checkpoint names")
+    if named is not None and named not in checkpoints:
+        raise Damage(f"checkpoint {named:020}.checkpoint.parquet is gone, which _delta_log/_last_checkpoint names")
+
+
+def _named_checkpoint(folder: Place) -> int | None:
+    """Version of the checkpoint that a table names as its last; null if it names none, or says nothing."""
+    try:
+        return int(json.loads((folder / "_delta_log" / "_last_checkpoint").read_bytes())["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 _seen: dict[tuple[str, int, int], None] = {}
@@ -229,6 +240,13 @@ def commit_options() -> dict[str, Any]:
         "commit_properties": CommitProperties(max_commit_retries=0),
         "post_commithook_properties": PostCommitHookProperties(cleanup_expired_logs=False),
     }
+
+
+def begin(folder: Url) -> None:
+    """Make the log of a table that does not exist yet: a store has no folder without an object in it."""
+    import polars as pl
+
+    pl.DataFrame({"log": ["begun"]}).write_csv(f"{folder}/_delta_log/_begun.csv", storage_options=FOR_POLARS)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ from arislab.lake.places import Place, Url
 
 _RETRIES, _RETRIES_AFAR = 20, 120
 """Below a URL there is no turn to wait for, so that writers of the same moment collide each time."""
+_PAUSE_S, _PAUSE_AFAR_S = (0.01, 0.05), (0.0, 0.3)
+"""Shortest and longest pause after the first collision: about what a commit takes there."""
 _FEW = 1_000
 
 
@@ -61,7 +63,7 @@ def commit(
     is_there = opening.exists(folder)  # first of all: a folder whose log is gone must not get one
     if (under_way := opening.being_forgotten(folder)) is not None:
         raise under_way
-    _make_place(folder)
+    _make_place(folder, is_new=not is_there)
     retries = _RETRIES_AFAR if isinstance(folder, Url) else _RETRIES
     with storage.turn(folder):
         for attempt in range(retries):
@@ -82,7 +84,8 @@ def commit(
                         f"{folder.name}: other writers were faster {retries} times; run the cell again ({error})."
                     ) from None
                 # of chance, and longer each time: writers that collided would collide again
-                time.sleep(random.uniform(0.01, 0.05) * min(attempt + 1, _RETRIES))
+                shortest, longest = _PAUSE_AFAR_S if isinstance(folder, Url) else _PAUSE_S
+                time.sleep(random.uniform(shortest, longest) * min(attempt + 1, _RETRIES))
             except OSError as error:
                 raise _no_place(folder, error) from None
             else:
@@ -99,8 +102,7 @@ def add(folder: Place, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
     from deltalake import write_deltalake
 
     if table is None:  # the one who makes the table; who comes second finds it when it tries again
-        how = {"mode": "error", "configuration": storage.PROPERTIES} | storage.commit_options()
-        write_deltalake(data=frame.to_arrow(), **storage.target(folder), **how)
+        write_deltalake(data=frame.to_arrow(), mode="error", **storage.target(folder), **storage.commit_options())
     elif frame.height:
         write_deltalake(table, frame.to_arrow(), mode="append", schema_mode="merge", **storage.commit_options())
     return frame
@@ -161,7 +163,7 @@ def compact(folder: Place) -> int:
 
     with storage.turn(folder):
         table = opening.open_version(folder)
-        _make_place(folder)
+        _make_place(folder, is_new=False)
         before = table.version()
         try:
             n_removed = int(table.optimize.compact(**storage.commit_options())["numFilesRemoved"])
@@ -183,13 +185,14 @@ def _known(key: tuple[str, ...], rows: pl.LazyFrame, frame: pl.DataFrame) -> pl.
 # ---- what is in the way ----------------------------------------------------------------------------------------------
 
 
-def _make_place(folder: Place) -> None:
+def _make_place(folder: Place, *, is_new: bool) -> None:
     """Refuse a folder that cannot be written, or a store that would lose rows, before anything is written."""
     if isinstance(folder, Url):
         folder.check_writers()
-        return
     try:
         # before any data: data files without a log are damage, an empty log is a table that does not exist yet
+        if isinstance(folder, Url):
+            return storage.begin(folder) if is_new else None
         (folder / "_delta_log").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _no_place(folder, error) from None

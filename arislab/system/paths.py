@@ -124,6 +124,28 @@ def enter_lake(url: str) -> str:
     return os.environ["ARISLAB_LAKE"]
 
 
+def without_lake(words: list[str]) -> list[str]:
+    """Take ``--lake URL`` out of a command line and make that the lake of this process and of those that it starts.
+
+    Every verb has it: it stands for the variable ARISLAB_LAKE, which says to all of them where the tables lie.
+
+    Raises:
+        PrerequisiteError: It is no URL of a lake.
+    """
+    rest = iter(words)
+    left: list[str] = []
+    for word in rest:
+        if word == "--":
+            return [*left, word, *rest]
+        if word == "--lake":
+            enter_lake(next(rest, ""))
+        elif word.startswith("--lake="):
+            enter_lake(word.removeprefix("--lake="))
+        else:
+            left.append(word)
+    return left
+
+
 def notebooks() -> Path:
     """Return the folder of the notebooks: of the root if that is a lab, else of the lab, else those that came along."""
     given = os.environ.get("ARISLAB_ROOT")
