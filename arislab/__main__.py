@@ -6,15 +6,16 @@ import warnings
 from typing import Any, TextIO
 
 from arislab.errors import ArislabError
+from arislab.system import paths
 from arislab.system.text import print
 
 
 def main() -> None:
     """Run the command; what the user must fix prints as one message, without a traceback."""
-    words = sys.argv[1:]
     sys.excepthook = _crash
     warnings.showwarning = _warning
     try:
+        words = paths.without_lake(sys.argv[1:])
         if words[:1] == ["runs"] and (len(words) == 1 or words[1].startswith("-")):
             from arislab.cli import listing
 

@@ -6,6 +6,7 @@ A missing resource skips on a laptop and fails where it was promised: ARISLAB_EX
 import atexit
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import threading
@@ -20,6 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import certifi
 import nbformat
 import pytest
+import stores
 from jupyter_client.manager import start_new_kernel
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from toys import (
@@ -99,7 +101,7 @@ def notebooks_run(request):
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """An empty root; no run is under way."""
-    for name in ("ARISLAB_RUN_ID", "ARISLAB_RUN_DIR", "ARISLAB_TASKS"):
+    for name in ("ARISLAB_RUN_ID", "ARISLAB_RUN_DIR", "ARISLAB_TASKS", "ARISLAB_LAKE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ARISLAB_ROOT", str(tmp_path))
     return tmp_path
@@ -108,6 +110,23 @@ def root(tmp_path, monkeypatch):
 @pytest.fixture
 def lake(root):
     return Lake()
+
+
+@pytest.fixture(scope="session")
+def heedful():
+    """The variables of an object store on loopback, with one bucket."""
+    with stores.store("heedful") as variables:
+        yield variables
+
+
+@pytest.fixture
+def afar(heedful, root, monkeypatch):
+    """The URL of a lake in an object store; it is the lake of this process, and empty."""
+    for name, value in heedful.items():
+        monkeypatch.setenv(name, value)
+    url = f"s3://{stores.BUCKET}/{secrets.token_hex(4)}"
+    monkeypatch.setenv("ARISLAB_LAKE", url)
+    return url
 
 
 @pytest.fixture(scope="session")

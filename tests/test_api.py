@@ -41,7 +41,7 @@ from arislab.lake import Lake, Table, conditions, opening, writing
 from arislab.review import adjudication, agreement, certificates, estimates, seats, sessions
 
 PINNED = {
-    Lake.__init__: "self path run_id",
+    Lake.__init__: "self path run_id root",
     Lake.sql: "self query",
     Lake.lineage: "self custom_id",
     Lake.collect: "self",

@@ -12,6 +12,7 @@ from arislab.cli import report
 from arislab.cli.options import Root, Seed, open_lake
 from arislab.cli.runs import perform
 from arislab.errors import ParameterError, PrerequisiteError
+from arislab.system import paths
 from arislab.system.paths import SHIPPED, enter
 from arislab.system.text import one_line, print
 
@@ -58,6 +59,11 @@ def demo(
         raise ParameterError(f"--until must be one of {', '.join(phases)}, got {until!r}.")
     if model not in MODELS:
         raise ParameterError(f"--model must be one of {', '.join(MODELS)}, got {model!r}.")
+    if seeds > 1 and paths.is_url(lake := paths.lake()):
+        raise ParameterError(
+            f"--seeds {seeds} runs each seed in a root of its own, and all would write to {lake}; run them one by one, "
+            "each with a --root and a --lake of its own, or without --lake."
+        )
     given = _synthetic(seed) if model == "tiny" else _real(where)
     if quick:
         given = {phase: given.get(phase, {}) | _QUICK.get(phase, {}) for phase in phases}

@@ -107,6 +107,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Turn batch LLM output into training data you can defend.",
+    epilog="Every verb takes --lake URL, or ARISLAB_LAKE: tables below s3://BUCKET/PATH, gs://…, az://… or abfss://…, "
+    "with keys and endpoint from AWS_…, GOOGLE_… or AZURE_… variables. Models, batches, exports and review journals "
+    "stay in data/ of the root.",
 )
 for panel, verbs in _VERBS.items():
     for name, (verb, line) in verbs.items():

@@ -9,7 +9,10 @@ import typer
 from arislab.system.paths import enter
 
 Root = Annotated[
-    Path | None, typer.Option("--root", help="Folder for data/ and papermill_runs/; default: the lab around.")
+    Path | None,
+    typer.Option(
+        "--root", help="Folder for data/ and papermill_runs/; default: the lab around. --lake URL: tables elsewhere."
+    ),
 ]
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="Its id, the start or the last four characters of it, or a phase.")

@@ -27,6 +27,7 @@ from arislab.lake import Lake, receipts, shrunk, storage
 from arislab.records import files as run_files
 from arislab.runs import resealing
 from arislab.system import files
+from arislab.system.paths import is_url
 
 _PLACES = ("data", "papermill_runs", "notebooks")
 _LOCKS = ("papermill_runs/.locks/*", "data/lake/.locks/*", "data/**/server/lock")
@@ -74,8 +75,14 @@ def plan(lake: Lake, names: Sequence[str], *, group: bool = False) -> Plan:
 
     Raises:
         ParameterError: The lake knows no such candidate and nobody of that name was forgotten.
-        PrerequisiteError: A forgetting of others was cut off.
+        PrerequisiteError: A forgetting of others was cut off, or the lake is one by URL.
     """
+    if is_url(lake.path):
+        raise PrerequisiteError(
+            f"nobody can be forgotten in {lake.path}: it rewrites data files in their place, which is done in folders "
+            "only. Copy the lake to a folder with your store's own tool, forget them there (without --lake), put it "
+            "back, and delete the store's older copies. Nothing was changed."
+        )
     cut_off = unfinished(lake)
     if cut_off is not None and names and set(names) - set(cut_off.names):
         raise PrerequisiteError(

@@ -1,6 +1,7 @@
 """What of a lake is whole, what is damaged, and the ways back.
 
-Nothing is deleted: what is set aside is renamed to ``*.damaged``.
+Nothing is deleted: what is set aside is renamed to ``*.damaged``, which a store cannot do: below a URL damage is found,
+rows are mended, and files are left to whoever has the store's own tools.
 
 for state in examine(lake): print(state)
 candidates: whole, version 3, 5,939 rows
@@ -16,9 +17,11 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from arislab.errors import LakeError, ParameterError
+from arislab.errors import LakeError, ParameterError, PrerequisiteError
 from arislab.lake import opening, storage, tables
 from arislab.lake.delta import Lake, Table
+from arislab.lake.places import Place, Url
+from arislab.system.paths import is_url
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class State:
 
 def examine(lake: Lake) -> list[State]:
     """Read every table to the last value; returns one state per table that exists."""
-    named = _named_by_records(Path(lake.path).parent.parent / "papermill_runs")
+    named = _named_by_records(lake.data.parent / "papermill_runs", lake.path if is_url(lake.path) else None)
     return [_state(lake[name], named.get(name, {})) for name in lake.tables()]
 
 
@@ -110,8 +113,9 @@ def _damage(table: Table, version: int | None, *, is_deep: bool = True) -> str |
         if not storage.exists(table.folder):
             return "nothing was ever written"
         delta = storage.opened(table.folder, version)
-        for path, n_rows in _files(table, delta) if is_deep else ():
-            _read(path, n_rows)
+        with opening.reached(table.folder):
+            for path, n_rows in _files(table, delta) if is_deep else ():
+                _read(path, n_rows)
         opening.open_version(table.folder, version)
     except storage.Damage as damage:
         return str(damage)
@@ -120,7 +124,7 @@ def _damage(table: Table, version: int | None, *, is_deep: bool = True) -> str |
     return None
 
 
-def _files(table: Table, delta: Any) -> list[tuple[Path, int | None]]:
+def _files(table: Table, delta: Any) -> list[tuple[Any, int | None]]:
     """Data files and the rows that their commits count.
 
     The number is null where a commit counts none; without any that does, deltalake may have no such column.
@@ -130,21 +134,23 @@ def _files(table: Table, delta: Any) -> list[tuple[Path, int | None]]:
     return [(table.folder / unquote(name), n_rows) for name, n_rows in zip(files["path"], counted, strict=True)]
 
 
-def _read(path: Path, n_rows: int | None) -> None:
+def _read(path: Path | Url, n_rows: int | None) -> None:
     try:
-        height = pl.read_parquet(path, glob=False).height
+        height = pl.read_parquet(str(path), glob=False).height
     except pl.exceptions.PolarsError as error:
         raise storage.Damage(f"{path.name} cannot be read ({str(error).splitlines()[0]})") from None
     if n_rows is not None and n_rows != height:
         raise storage.Damage(f"{path.name} has {height:,} rows, and its commit says {n_rows:,}")
 
 
-def _named_by_records(folder: Path) -> dict[str, dict[int, str]]:
-    """Table to version to the run whose record names it."""
+def _named_by_records(folder: Path, url: str | None) -> dict[str, dict[int, str]]:
+    """Table to version to the run whose record names it, of those that ran on this lake: by URL, or the root's own."""
     runs: dict[str, dict[int, str]] = {}
     for path in sorted(folder.glob("*/run.json")):
         try:
             run = json.loads(path.read_bytes())
+            if (run["lake"] if is_url(run.get("lake", "")) else None) != url:
+                continue
             named = [*run["tables_read"].items(), *run["tables_written"].items()]
             for table, state in named:
                 if isinstance(state["version"], int):
@@ -163,9 +169,13 @@ def repair(lake: Lake, state: State) -> list[str]:
     Commits that are cut off and files that cannot be read are set aside, doubled keys become one.
 
     Returns what was done; each change of rows is a new version.
+
+    Raises:
+        PrerequisiteError: A file would have to be set aside below a URL.
     """
     table, done = lake[state.table], []
     if state.damage is not None:
+        _refuse_url(table, state.damage)
         with storage.turn(table.folder):
             done += _mend_log(table)
             is_listed = any(storage.log_of(table.folder)) and _is_readable(table.folder, None)
@@ -193,8 +203,11 @@ def back(lake: Lake, name: str, version: int) -> str:
     Raises:
         ParameterError: That version is not whole.
         LakeError: Another writer's commit came in between.
+        PrerequisiteError: The newest version is damaged, and lies below a URL.
     """
     table = lake[name]
+    if isinstance(table.folder, Url) and (newer := _damage(table, None, is_deep=False)) is not None:
+        _refuse_url(table, newer)
     newest = max(_versions(table), default=None)
     if (damage := _damage(table, version)) is not None:
         raise ParameterError(f"{name}@{version} is not whole: {damage}; `arislab doctor` says which version is.")
@@ -209,6 +222,15 @@ def back(lake: Lake, name: str, version: int) -> str:
         return f"{name} is at version {version} again: {rows.height:,} rows"
     table.rewrite(lambda _: rows, version=newest)
     return f"{name} holds the {rows.height:,} rows of version {version} again, as version {table.version}"
+
+
+def _refuse_url(table: Table, damage: str) -> None:
+    if isinstance(table.folder, Url):
+        raise PrerequisiteError(
+            f"{table.name} under {table.folder.parent} is damaged ({damage}), and files are set aside in folders only. "
+            "Bring the object that is named back from the store's own versions or backups; or have a whole version in "
+            f"a folder: Lake()[{table.name!r}].link(Lake(FOLDER), version=N). Nothing was changed."
+        )
 
 
 def _mend_log(table: Table) -> list[str]:
@@ -236,7 +258,7 @@ def _mend_log(table: Table) -> list[str]:
     return done
 
 
-def _is_readable(folder: Path, version: int | None) -> bool:
+def _is_readable(folder: Place, version: int | None) -> bool:
     try:
         storage.check_log(folder, version)
     except storage.Damage as damage:

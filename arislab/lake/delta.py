@@ -6,6 +6,9 @@
     lake["training_data_raw"].upsert(rows)
     lake.sql("select task, avg(quality_score) from training_data_curated group by 1")
 
+Or below a URL of an object store, ``Lake("s3://bucket/lab")``, which has the tables only: models, batches, exports and
+what reviewers decide but nobody folded yet lie below the root's ``data/`` in any case, as other programs write them.
+
 What a table holds stands in ``tables``, how it is opened in ``opening``, how rows come into it in ``writing``. The lake
 does not know phases, scorers or models. Under a run each read and write adds a line to the run's ``tables.jsonl``
 (``log``), so the record is not kept by hand.
@@ -21,28 +24,39 @@ from typing import Any, Literal, overload
 import polars as pl
 
 from arislab.errors import LakeError, PrerequisiteError, closest
-from arislab.lake import conditions, digests, log, opening, receipts, sql, storage, tables, writing
+from arislab.lake import conditions, digests, log, opening, places, receipts, sql, storage, tables, writing
 from arislab.lake.conditions import Where
 from arislab.review import journal
 from arislab.system import files, kinds, paths
-from arislab.system.paths import root
 from arislab.system.text import AS_IS, html
 
 
 class Lake:
-    """All tables under one folder.
+    """All tables under one folder, or below one URL.
 
     Args:
-        path: Folder of the tables; default ``<root>/data/lake``.
+        path: Folder of the tables, or ``s3://bucket/path``, ``gs://…``, ``az://…`` or ``abfss://…``; default the URL
+            $ARISLAB_LAKE, else ``<root>/data/lake``.
         run_id: Written on every row; default $ARISLAB_RUN_ID, else the run whose folder is $ARISLAB_RUN_DIR, else
             ``interactive``.
+        root: Folder whose ``data/`` has what a lake by URL does not: models, batches, exports, review journals; default
+            $ARISLAB_ROOT, else the lab. A lake in a folder has it beside itself.
     """
 
-    def __init__(self, path: str | Path | None = None, *, run_id: str | None = None) -> None:
-        self.path = str(root() / "data" / "lake" if path is None else paths.usable(path, "the lake's folder"))
+    def __init__(
+        self, path: str | Path | None = None, *, run_id: str | None = None, root: str | Path | None = None
+    ) -> None:
+        self.place = places.of(paths.lake() if path is None else path)
+        self.path = str(self.place)
         self.run_id = run_id or os.environ.get("ARISLAB_RUN_ID") or _run_by_hand() or "interactive"
-        self.data = Path(self.path).parent
-        """Folder beside the tables: batches, models and exports live there."""
+        self._root = None if root is None else Path(root)
+
+    @property
+    def data(self) -> Path:
+        """Folder of batches, models and exports: beside the tables, or for a lake by URL that of the root."""
+        if isinstance(self.place, Path):
+            return self.place.parent
+        return (self._root or paths.root()) / "data"
 
     @property
     def models(self) -> Path:
@@ -61,8 +75,11 @@ class Lake:
 
     @property
     def review(self) -> Path:
-        """Folder of what review sessions keep: decisions that are not folded into the table reviews yet, and draws."""
-        return paths.made(Path(self.path) / "review")
+        """Folder of what review sessions keep: decisions that are not folded into the table reviews yet, and draws.
+
+        Of a lake by URL it lies below ``data/review``, one for each lake.
+        """
+        return paths.made(paths.journals(self.path, self._root))
 
     def collect(self) -> int:
         """Fold what people decided, and journals still hold, into reviews and arm_votes; return how many events.
@@ -72,7 +89,7 @@ class Lake:
         Raises:
             LakeError: A journal is damaged; no journal was removed.
         """
-        folder = Path(self.path) / "review"
+        folder = paths.journals(self.path, self._root)
         if not folder.is_dir():
             return 0
         n_votes = journal.fold(folder, self["arm_votes"], journal.VOTES)  # first: fewer, and rarely damaged by hand
@@ -83,7 +100,7 @@ class Lake:
 
     def tables(self) -> list[str]:
         """Return the names of the tables that exist, damaged ones too."""
-        return opening.names(Path(self.path))
+        return opening.names(self.place)
 
     def sql(self, query: str) -> pl.DataFrame:
         """Answer one SELECT with DuckDB over the newest version of the tables.
@@ -94,7 +111,8 @@ class Lake:
             LakeError: The query is more or other than a SELECT, or cannot be answered; the message is DuckDB's, with
                 the tables that exist.
         """
-        return sql.answer(Path(self.path), query)
+        with opening.reached(self.place):
+            return sql.answer(self.place, query)
 
     def lineage(self, custom_id: str) -> dict[str, pl.DataFrame]:
         """Return every row that belongs to one request and to what was made with its output.
@@ -111,7 +129,8 @@ class Lake:
         from arislab.lake.lineage import follow
 
         try:
-            return follow(self, custom_id)
+            with opening.reached(self.place):
+                return follow(self, custom_id)
         except pl.exceptions.ComputeError as error:
             raise LakeError(
                 f"cannot follow {custom_id!r}: a data file is damaged ({str(error).splitlines()[0]}); `arislab doctor` "
@@ -157,7 +176,8 @@ class Lake:
             row = {"table": name, "rows": None, "version": None, "one row": tables.contract(name).doc}
             try:
                 delta = opening.open_version(self[name].folder)
-                n_rows = opening.frame(name, delta).select(pl.len()).collect().item()
+                with opening.reached(self.place):
+                    n_rows = opening.frame(name, delta).select(pl.len()).collect().item()
                 row |= {"rows": n_rows, "version": delta.version()}
             except (LakeError, pl.exceptions.ComputeError) as error:  # a display says it, and the next read refuses
                 row["one row"] = str(error).splitlines()[0]
@@ -194,7 +214,7 @@ class Table:
     def __init__(self, lake: Lake, name: str) -> None:
         self.contract = tables.contract(name)
         self.lake, self.name = lake, name
-        self.folder = Path(lake.path) / name
+        self.folder: places.Place = lake.place / name
         self.uri = str(self.folder)
 
     @property
@@ -213,7 +233,8 @@ class Table:
         if not self.exists:
             return 0
         every = opening.frame(self.name, opening.open_version(self.folder))
-        return int(every.select(pl.len()).collect().item())
+        with opening.reached(self.folder):
+            return int(every.select(pl.len()).collect().item())
 
     def history(self) -> pl.DataFrame:
         """Return one row per version, newest first: version, timestamp, operation."""
@@ -285,7 +306,8 @@ class Table:
         try:
             if where is not None:
                 lazy = lazy.filter(conditions.expression(where))
-            frame = (lazy.select(columns) if columns else lazy).collect()
+            with opening.reached(self.folder):
+                frame = (lazy.select(columns) if columns else lazy).collect()
         except pl.exceptions.PolarsError as error:
             known = ", ".join(tables.columns_of(self.name))
             if opening.DAMAGED.search(str(error)):
@@ -317,7 +339,8 @@ class Table:
         delta = opening.open_version(self.folder, None) if self.exists else None
         lazy = opening.frame(self.name, delta)
         lazy = lazy if condition is None else lazy.filter(conditions.expression(condition))
-        return (lazy.select(columns) if columns else lazy).head(n).collect()
+        with opening.reached(self.folder):
+            return (lazy.select(columns) if columns else lazy).head(n).collect()
 
     def _condition(self, where: Where | None) -> Where | None:
         """Refuse a column that the table does not have; Delta would say so in its own words."""
@@ -442,17 +465,25 @@ class Table:
     def link(self, lake: "Lake", *, version: int) -> None:
         """Make another lake's table of this name what this one was at a version.
 
-        Rows, version and history are the same; files are hard links, or copies where links cannot be.
+        Rows, version and history are the same; files are hard links, or copies where links cannot be. Of a lake by URL
+        the files of this version and of those before it are copied.
 
         Args:
-            lake: The other lake; it has no table of this name.
+            lake: The other lake, in a folder; it has no table of this name.
             version: The version that becomes the newest one there.
 
         Raises:
             LakeError: There is no such version.
+            PrerequisiteError: The other lake is one by URL.
         """
+        if not isinstance(lake.place, Path):
+            raise PrerequisiteError(
+                f"cannot link {self.name} to {lake.path}: a store has no links. Give a lake in a folder; to move a "
+                "lake there, copy its folder as it is with your store's own tool."
+            )
         opening.open_version(self.folder, version)
-        storage.link(self.folder, Path(lake.path) / self.name, version=version)
+        with opening.reached(self.folder):
+            storage.link(self.folder, lake.place / self.name, version=version)
 
     def _checked(self, frame: pl.DataFrame, run_id: str | None) -> pl.DataFrame:
         frame = kinds.to_polars(frame)

@@ -3,28 +3,52 @@
     open_version(folder, 3)            # a DeltaTable; or a LakeError that says what is damaged, and the way back
     frame(folder.name, table)          # its rows, with null for columns that are younger than the version
 
-A folder is ``<lake>/<table>``. This module writes nothing.
+A folder is ``<lake>/<table>``, or such a place below a URL. This module writes nothing.
 """
 
+import contextlib
 import re
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
 
 from arislab.errors import LakeError
-from arislab.lake import receipts, storage, tables
+from arislab.lake import places, receipts, storage, tables
+from arislab.lake.places import Place, Url
 
 DAMAGED = re.compile(r"parquet|snappy|thrift|arrow error|utf-?8|python exception", re.IGNORECASE)
 """In what libraries say of a file whose bytes are not what was written; they have no error of their own for that."""
 
 
-def names(lake: Path) -> list[str]:
+def names(lake: Place) -> list[str]:
     """Return the names of the tables that exist, damaged ones too."""
-    return [name for name in tables.TABLES if is_there(lake / name)]
+    # one look at the lake: below a URL each table that is asked for is a request
+    inside = {path.name for path in lake.iterdir()} if isinstance(lake, Url) else tables.TABLES.keys()
+    return [name for name in tables.TABLES if name in inside and is_there(lake / name)]
 
 
-def exists(folder: Path) -> bool:
+@contextlib.contextmanager
+def reached(place: Place) -> Iterator[None]:
+    """Say what it means if a store cannot be used, or lacks what was listed there a moment ago.
+
+    Raises:
+        LakeError: A data file is gone.
+        PrerequisiteError: The store does not answer, or refuses.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        if not isinstance(place, Url):
+            raise
+        raise damaged(place, storage.Damage(f"a data file is gone ({str(error).splitlines()[0]})")) from None
+    except OSError as error:
+        if not isinstance(place, Url):
+            raise
+        raise place.unreachable(error) from None
+
+
+def exists(folder: Place) -> bool:
     """Return whether something was written to a table.
 
     Raises:
@@ -36,7 +60,7 @@ def exists(folder: Path) -> bool:
         raise damaged(folder, damage) from None
 
 
-def is_there(folder: Path) -> bool:
+def is_there(folder: Place) -> bool:
     """Return whether there is a table, whole or damaged."""
     try:
         return storage.exists(folder)
@@ -44,7 +68,7 @@ def is_there(folder: Path) -> bool:
         return True
 
 
-def open_version(folder: Path, version: int | None = None) -> Any:
+def open_version(folder: Place, version: int | None = None) -> Any:
     """Return the DeltaTable of a version; default the newest.
 
     Raises:
@@ -54,7 +78,8 @@ def open_version(folder: Path, version: int | None = None) -> Any:
 
     name = folder.name
     try:
-        table = storage.opened(folder, version)
+        with reached(folder):
+            table = storage.opened(folder, version)
     except storage.Damage as damage:
         raise damaged(folder, damage) from None
     except DeltaError as error:
@@ -78,24 +103,25 @@ def frame(name: str, table: Any) -> pl.LazyFrame:
     """Return the rows of an open table; of null, for one that does not exist, a frame without rows."""
     if table is None:
         return tables.empty(name).lazy()
-    rows = pl.scan_delta(table)
+    is_folder = table.table_uri.startswith("file:")
+    rows = pl.scan_delta(table, storage_options=None if is_folder else places.FOR_POLARS)
     have = rows.collect_schema().names()  # a table, or a version of it, may be older than a column of its contract
     columns = tables.contract(name).columns
     late = [pl.lit(None, dtype=c.dtype).alias(n) for n, c in columns.items() if n not in have]
     return rows.with_columns(late) if late else rows
 
 
-def being_forgotten(folder: Path) -> LakeError | None:
+def being_forgotten(folder: Place) -> LakeError | None:
     """Return the error of a lake from which a candidate is being taken; null if nobody is."""
-    if not (folder.parent / receipts.UNDER_WAY).is_file():
-        return None
+    if isinstance(folder, Url) or not (folder.parent / receipts.UNDER_WAY).is_file():
+        return None  # below a URL nobody is: ``forgetting`` refuses
     return LakeError(
         f"{folder.name} under {folder.parent} is not to be had now: a candidate is being forgotten, or that was cut "
         "off; then `arislab forget` without a name completes it."
     )
 
 
-def damaged(folder: Path, damage: storage.Damage) -> LakeError:
+def damaged(folder: Place, damage: storage.Damage) -> LakeError:
     """Return the error of a table that is not whole."""
     if (under_way := being_forgotten(folder)) is not None:
         return under_way
@@ -105,6 +131,6 @@ def damaged(folder: Path, damage: storage.Damage) -> LakeError:
     )
 
 
-def unreadable(folder: Path, text: str) -> LakeError:
+def unreadable(folder: Place, text: str) -> LakeError:
     """Return the error of a table with a data file that a library cannot read."""
     return damaged(folder, storage.Damage(f"a data file cannot be read ({text})"))

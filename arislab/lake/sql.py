@@ -1,12 +1,12 @@
 """One SELECT over the newest version of the tables, answered by DuckDB, which can reach nothing else."""
 
 import re
-from pathlib import Path
 
 import polars as pl
 
 from arislab.errors import LakeError
 from arislab.lake import log, opening
+from arislab.lake.places import Place
 
 _READER = {
     "enable_external_access": "false",
@@ -19,8 +19,8 @@ _READER = {
 _READS = ("SELECT", "EXPLAIN", "MULTI")  # MULTI: how DuckDB takes a PIVOT
 
 
-def answer(lake: Path, query: str) -> pl.DataFrame:
-    """Return the answer to one SELECT over the tables in a folder.
+def answer(lake: Place, query: str) -> pl.DataFrame:
+    """Return the answer to one SELECT over the tables of a lake.
 
     Raises:
         LakeError: The query is more or other than a SELECT, or cannot be answered; the message is DuckDB's, with the

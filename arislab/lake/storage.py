@@ -1,6 +1,7 @@
-"""One table's folder in Delta's format.
+"""One table's folder in Delta's format, or the same below a URL (``places``).
 
-It is opened only if it is whole, written by one after the other, and on disk when a write returns.
+It is opened only if it is whole, written by one after the other, and on disk when a write returns. Below a URL nobody
+waits for a turn, and the store itself sees to what lasts.
 
     _delta_log/000…0.json, 000…1.json, …   one version each: the files that it adds and removes, with their sizes
     part-….parquet                         rows; never changed after their commit
@@ -24,6 +25,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from arislab.errors import LakeError
+from arislab.lake.places import FOR_POLARS, Place, Url
 from arislab.system import files as whole_files
 
 _COMMIT = re.compile(r"(\d{20})\.json")
@@ -33,6 +35,9 @@ _TURN_S = 120.0
 _FOR_EVER = "interval 36500 days"
 PROPERTIES = {"delta.logRetentionDuration": _FOR_EVER, "delta.deletedFileRetentionDuration": _FOR_EVER}
 """Of new tables: records name versions, so no reader's housekeeping may take them away."""
+_AFAR = {"delta.checkpointInterval": "10"}
+"""Below a URL each commit since the last checkpoint is a request of everybody who opens the table; Delta's own hundred
+would be a minute of them."""
 
 
 class Damage(Exception):  # noqa: N818  # raised and caught here and by the lake, which says it in its own words
@@ -42,10 +47,10 @@ class Damage(Exception):  # noqa: N818  # raised and caught here and by the lake
 # ---- what is there ---------------------------------------------------------------------------------------------------
 
 
-def log_of(folder: Path) -> tuple[dict[int, Path], dict[int, list[Path]]]:
+def log_of(folder: Any) -> tuple[dict[int, Any], dict[int, list[Any]]]:
     """Return the commits and the checkpoints of a table's log, by version; empty where there is no table."""
-    commits: dict[int, Path] = {}
-    checkpoints: dict[int, list[Path]] = {}
+    commits: dict[int, Any] = {}
+    checkpoints: dict[int, list[Any]] = {}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for path in (folder / "_delta_log").iterdir():
             if match := _COMMIT.fullmatch(path.name):
@@ -55,7 +60,7 @@ def log_of(folder: Path) -> tuple[dict[int, Path], dict[int, list[Path]]]:
     return commits, checkpoints
 
 
-def exists(folder: Path) -> bool:
+def exists(folder: Place) -> bool:
     """Return whether a folder holds a table, whole or not; data files of a first write that was cut off are none.
 
     Raises:
@@ -68,7 +73,7 @@ def exists(folder: Path) -> bool:
     return False
 
 
-def opened(folder: Path, version: int | None = None) -> Any:
+def opened(folder: Place, version: int | None = None) -> Any:
     """Return a DeltaTable of a folder whose log and files are whole up to a version; default the newest.
 
     Raises:
@@ -81,9 +86,19 @@ def opened(folder: Path, version: int | None = None) -> Any:
     return table
 
 
-def listed(folder: Path, version: int | None = None) -> Any:
+def listed(folder: Place, version: int | None = None) -> Any:
     """Return a DeltaTable as its log describes it; whether its files are there was not looked at."""
+    if isinstance(folder, Url):
+        return _table_type()(str(folder), version=version, storage_options=folder.options())
     return _table_type()(folder, version=version)
+
+
+def target(folder: Place) -> dict[str, Any]:
+    """Return by which arguments ``write_deltalake`` makes a table there."""
+    if isinstance(folder, Url):
+        options = folder.options()
+        return {"table_or_uri": str(folder), "storage_options": options, "configuration": PROPERTIES | _AFAR}
+    return {"table_or_uri": folder, "configuration": PROPERTIES}
 
 
 def size_of(table: Any, name: str) -> int:
@@ -107,8 +122,9 @@ def _table_type() -> Any:
     return Table
 
 
-def check_log(folder: Path, version: int | None = None) -> None:
+def check_log(folder: Place, version: int | None = None) -> None:
     """Raise Damage if a reader of a version would meet a commit that is missing or cut off."""
+    named = _named_checkpoint(folder)  # before the log: a checkpoint that another writer makes meanwhile is in it then
     commits, checkpoints = log_of(folder)
     newest = max([*commits, *checkpoints], default=-1)
     newest = newest if version is None else min(version, newest)
@@ -119,25 +135,34 @@ def check_log(folder: Path, version: int | None = None) -> None:
         if at not in commits:
             raise Damage(f"version {at} is missing: there is no _delta_log/{at:020}.json")
         _check_commit(commits[at], at)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # one that says nothing is looked over
-        at = int(json.loads((folder / "_delta_log" / "_last_checkpoint").read_bytes())["version"])
-        if at not in checkpoints:
-            raise Damage(f"checkpoint {at:020}.checkpoint.parquet is gone, which _delta_log/_last_checkpoint names")
+    if named is not None and named not in checkpoints:
+        raise Damage(f"checkpoint {named:020}.checkpoint.parquet is gone, which _delta_log/_last_checkpoint names")
+
+
+def _named_checkpoint(folder: Place) -> int | None:
+    """Version of the checkpoint that a table names as its last; null if it names none, or says nothing."""
+    try:
+        return int(json.loads((folder / "_delta_log" / "_last_checkpoint").read_bytes())["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 _seen: dict[tuple[str, int, int], None] = {}
-"""Commits that were read and are whole: path, size, time of change."""
+"""Commits and checkpoints that were read and are whole: path, size, time of change."""
 
 
-def _check_commit(path: Path, version: int) -> None:
+def _mark(path: Path | Url) -> tuple[str, int, int]:
     stat = path.stat()
-    mark = (str(path), stat.st_size, stat.st_mtime_ns)
-    if mark not in _seen:
+    return (str(path), stat.st_size, stat.st_mtime_ns)
+
+
+def _check_commit(path: Path | Url, version: int) -> None:
+    if (mark := _mark(path)) not in _seen:
         actions_of(path, version)
         _seen[mark] = None
 
 
-def actions_of(path: Path, version: int) -> list[dict[str, Any]]:
+def actions_of(path: Path | Url, version: int) -> list[dict[str, Any]]:
     """Return what a commit says, line by line.
 
     Raises:
@@ -161,30 +186,44 @@ def actions_of(path: Path, version: int) -> list[dict[str, Any]]:
     return actions
 
 
-def check_files(folder: Path, table: Any) -> None:
+def check_files(folder: Place, table: Any) -> None:
     """Raise Damage if a data file of an open table is missing or has another size than its commit says."""
     import polars as pl
 
     files = pl.DataFrame(table.get_add_actions()).select("path", "size_bytes").rows() if table.version() >= 0 else []
+    sizes = _sizes(folder, [unquote(name) for name, _ in files])
     for name, size in files:
         path = folder / unquote(name)
-        try:
-            there = path.stat().st_size
-        except FileNotFoundError:
+        there = sizes.get(unquote(name))
+        if there is None:
             raise Damage(
                 f"version {table.version()} needs {path.name}, which is gone (a vacuum deletes the files of older "
                 "versions)"
-            ) from None
+            )
         if there != size:
             raise Damage(f"version {table.version()} needs {path.name}, which has {there:,} of {size:,} bytes")
 
 
-def _check_parquet(path: Path, what: str) -> None:
+def _sizes(folder: Place, names: list[str]) -> dict[str, int]:
+    """Bytes of those of some files that are there: a store lists them, as asking for each would take long."""
+    if isinstance(folder, Url):
+        return folder.sizes(names)
+    sizes = {}
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            sizes[name] = (folder / name).stat().st_size
+    return sizes
+
+
+def _check_parquet(path: Path | Url, what: str) -> None:
+    if (mark := _mark(path)) in _seen:
+        return
     with path.open("rb") as file:
         start = file.read(4)
         file.seek(max(0, path.stat().st_size - 4))
         if (start, file.read(4)) != (b"PAR1", b"PAR1"):
             raise Damage(f"{what} is cut off or no Parquet file")
+    _seen[mark] = None
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -203,12 +242,22 @@ def commit_options() -> dict[str, Any]:
     }
 
 
+def begin(folder: Url) -> None:
+    """Make the log of a table that does not exist yet: a store has no folder without an object in it."""
+    import polars as pl
+
+    pl.DataFrame({"log": ["begun"]}).write_csv(f"{folder}/_delta_log/_begun.csv", storage_options=FOR_POLARS)
+
+
 @contextlib.contextmanager
-def turn(folder: Path) -> Iterator[None]:
+def turn(folder: Place) -> Iterator[None]:
     """Wait until no other writer of arislab is at work on this table.
 
-    Commits are safe without, but each would be tried again and again.
+    Commits are safe without, but each would be tried again and again. A store has no locks: there they are.
     """
+    if isinstance(folder, Url):
+        yield
+        return
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):  # no lock where the file system has none, or the folder is not ours
             locks = folder.parent / ".locks"
@@ -226,12 +275,16 @@ def _wait_for(file: Any) -> None:
     return None
 
 
-def link(source: Path, target: Path, *, version: int) -> None:
+def link(source: Place, target: Path, *, version: int) -> None:
     """Make a folder the same table at a version: same rows, version and history, and no bytes copied if that can be.
+
+    Of a table below a URL what this version and those before it need is copied.
 
     Raises:
         LakeError: A link stands where a file should be.
     """
+    if isinstance(source, Url):
+        return _copy(source, target, version=version)
     for path in source.rglob("*"):
         inside = path.relative_to(source)
         number = re.match(r"(\d{20})\.", path.name)
@@ -249,11 +302,30 @@ def link(source: Path, target: Path, *, version: int) -> None:
             shutil.copy2(path, target / inside)
 
 
-def sync_commit(folder: Path, version: int) -> None:
+def _copy(source: Url, target: Path, *, version: int) -> None:
+    commits, checkpoints = log_of(source)
+    log = [path for n, path in commits.items() if n <= version]
+    log += [path for n, some in checkpoints.items() if n <= version for path in some]
+    actions = [action for n, path in commits.items() if n <= version for action in actions_of(path, n)]
+    names = {unquote(action["add"]["path"]) for action in actions if "add" in action}
+    # those of commits that only a checkpoint still tells of
+    names |= {unquote(path) for path in listed(source, version).get_add_actions()["path"].to_pylist()}
+    there = source.sizes(names)  # without those that a vacuum took from older versions
+    # rows before the log that names them: what is cut off here is no table
+    for path in (*(source / name for name in sorted(there)), *log):
+        copied = target / str(path)[len(str(source)) + 1 :]
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        with path.open() as file, copied.open("wb") as copy:
+            shutil.copyfileobj(file, copy, 1 << 22)
+
+
+def sync_commit(folder: Place, version: int) -> None:
     """Have a commit on disk, with the files that it adds, its checkpoint and all their names.
 
-    It outlives a loss of power.
+    It outlives a loss of power. A store says that it has an object only when it does.
     """
+    if isinstance(folder, Url):
+        return
     log = folder / "_delta_log"
     commit = log / f"{version:020}.json"
     added = [folder / unquote(action["add"]["path"]) for action in actions_of(commit, version) if "add" in action]

@@ -3,8 +3,9 @@
     commit(folder, rows, lambda table: add(folder, table, new(folder, table, rows)))
 
 Delta would put a commit that comes second on top of the first one without looking at its keys again. Here it fails
-instead, and the whole write runs again on the version that has both. A folder is ``<lake>/<table>``; null stands for a
-table that does not exist yet. This module does not know what rows mean, or which run wrote them.
+instead, and the whole write runs again on the version that has both. A folder is ``<lake>/<table>``, or such a place
+below a URL; null stands for a table that does not exist yet. This module does not know what rows mean, or which run
+wrote them.
 """
 
 import errno
@@ -13,16 +14,19 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from arislab.errors import LakeError, PrerequisiteError
-from arislab.lake import conditions, opening, storage, tables
+from arislab.lake import conditions, opening, places, storage, tables
 from arislab.lake.conditions import Where
+from arislab.lake.places import Place, Url
 
-_RETRIES = 20
+_RETRIES, _RETRIES_AFAR = 20, 120
+"""Below a URL there is no turn to wait for, so that writers of the same moment collide each time."""
+_PAUSE_S, _PAUSE_AFAR_S = (0.01, 0.05), (0.0, 0.3)
+"""Shortest and longest pause after the first collision: about what a commit takes there."""
 _FEW = 1_000
 
 
@@ -37,7 +41,7 @@ class Written(NamedTuple):
 
 
 def commit(
-    folder: Path, frame: pl.DataFrame | None, write: Callable[[Any], pl.DataFrame], *, is_always: bool = False
+    folder: Place, frame: pl.DataFrame | None, write: Callable[[Any], pl.DataFrame], *, is_always: bool = False
 ) -> Written:
     """Run a write on the newest version; where another writer's commit came in between, on that one again.
 
@@ -52,16 +56,18 @@ def commit(
     Raises:
         LakeError: The table is damaged or has another schema, a candidate is being forgotten, or others were faster
             each time.
-        PrerequisiteError: The disk is full, or the folder cannot be written.
+        PrerequisiteError: The disk is full, the folder cannot be written, or a store cannot be used, or not by several
+            writers.
     """
     from deltalake.exceptions import CommitFailedError, DeltaError
 
     is_there = opening.exists(folder)  # first of all: a folder whose log is gone must not get one
     if (under_way := opening.being_forgotten(folder)) is not None:
         raise under_way
-    _make_place(folder)
+    _make_place(folder, is_new=not is_there)
+    retries = _RETRIES_AFAR if isinstance(folder, Url) else _RETRIES
     with storage.turn(folder):
-        for attempt in range(_RETRIES):
+        for attempt in range(retries):
             is_there = is_there or opening.exists(folder)
             table = opening.open_version(folder) if is_there else None
             before = None if table is None else int(table.version())
@@ -70,17 +76,18 @@ def commit(
             if table is not None and frame is not None and not frame.height and not is_always:
                 return Written(frame, before, before)
             try:
-                with _said(folder):
+                with _said(folder), opening.reached(folder):
                     rows = write(table)
             except (CommitFailedError, DeltaError) as error:
                 if not isinstance(error, CommitFailedError) and "already exists" not in str(error):
                     raise failed(folder, error) from None
-                if attempt == _RETRIES - 1:
+                if attempt == retries - 1:
                     raise LakeError(
-                        f"{folder.name}: other writers were faster {_RETRIES} times; run the cell again ({error})."
+                        f"{folder.name}: other writers were faster {retries} times; run the cell again ({error})."
                     ) from None
                 # of chance, and longer each time: writers that collided would collide again
-                time.sleep(random.uniform(0.01, 0.05) * (attempt + 1))
+                shortest, longest = _PAUSE_AFAR_S if isinstance(folder, Url) else _PAUSE_S
+                time.sleep(random.uniform(shortest, longest) * min(attempt + 1, _RETRIES))
             else:
                 # not asked of the table: by now another program's commit may stand behind ours
                 now = 0 if before is None else before + 1 if rows.height or is_always else before
@@ -90,20 +97,18 @@ def commit(
     raise AssertionError("the last attempt returns or raises")
 
 
-def add(folder: Path, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
+def add(folder: Place, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
     """Append rows, or make the table with them; returns them."""
     from deltalake import write_deltalake
 
     if table is None:  # the one who makes the table; who comes second finds it when it tries again
-        write_deltalake(
-            folder, frame.to_arrow(), mode="error", configuration=storage.PROPERTIES, **storage.commit_options()
-        )
+        write_deltalake(data=frame.to_arrow(), mode="error", **storage.target(folder), **storage.commit_options())
     elif frame.height:
         write_deltalake(table, frame.to_arrow(), mode="append", schema_mode="merge", **storage.commit_options())
     return frame
 
 
-def new(folder: Path, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
+def new(folder: Place, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
     """Return the rows whose key the table does not have."""
     if table is None:
         return frame
@@ -112,7 +117,7 @@ def new(folder: Path, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
     return frame.join(known, on=key, how="anti", maintain_order="left")
 
 
-def merge(folder: Path, table: Any, frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+def merge(folder: Place, table: Any, frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
     """Add rows whose keys are new, and put the others in the place of those that have them; returns them.
 
     Not by Delta's own merge: it writes texts as Arrow's string views, which other programs cannot read (Daft), or
@@ -147,7 +152,7 @@ def _overwrite(table: Any, frame: pl.DataFrame, where: Where | None) -> None:
     write_deltalake(table, frame.to_arrow(), mode="overwrite", schema_mode="merge", **only, **storage.commit_options())
 
 
-def replace(folder: Path, table: Any, frame: pl.DataFrame, where: Where) -> pl.DataFrame:
+def replace(folder: Place, table: Any, frame: pl.DataFrame, where: Where) -> pl.DataFrame:
     """Put rows in the place of those that fulfil a condition, and of those that have their keys; returns them."""
     if table is None:
         return add(folder, table, frame)
@@ -169,12 +174,13 @@ def rewrite(table: Any, frame: pl.DataFrame) -> pl.DataFrame:
     return frame
 
 
-def compact(folder: Path) -> int:
+def compact(folder: Place) -> int:
     """Merge the small files of a table; returns how many files that took away from the newest version."""
     from deltalake.exceptions import DeltaError
 
     with storage.turn(folder):
         table = opening.open_version(folder)
+        _make_place(folder, is_new=False)
         before = table.version()
         try:
             n_removed = int(table.optimize.compact(**storage.commit_options())["numFilesRemoved"])
@@ -196,10 +202,14 @@ def _known(key: tuple[str, ...], rows: pl.LazyFrame, frame: pl.DataFrame) -> pl.
 # ---- what is in the way ----------------------------------------------------------------------------------------------
 
 
-def _make_place(folder: Path) -> None:
-    """Refuse a folder that cannot be written before anything is written."""
+def _make_place(folder: Place, *, is_new: bool) -> None:
+    """Refuse a folder that cannot be written, or a store that would lose rows, before anything is written."""
+    if isinstance(folder, Url):
+        folder.check_writers()
     try:
         # before any data: data files without a log are damage, an empty log is a table that does not exist yet
+        if isinstance(folder, Url):
+            return storage.begin(folder) if is_new else None
         (folder / "_delta_log").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _no_place(folder, error) from None
@@ -207,7 +217,7 @@ def _make_place(folder: Path) -> None:
         raise _no_place(folder, PermissionError(errno.EACCES, "no write permission"))
 
 
-def _check_schema(folder: Path, table: Any) -> None:
+def _check_schema(folder: Place, table: Any) -> None:
     columns = tables.columns_of(folder.name)
     for field in table.schema().fields:
         column = columns.get(field.name)
@@ -230,7 +240,7 @@ def _delta_type(dtype: Any) -> str:
     ]
 
 
-def _sync(folder: Path, version: int) -> None:
+def _sync(folder: Place, version: int) -> None:
     try:
         storage.sync_commit(folder, version)
     except OSError as error:
@@ -241,7 +251,7 @@ def _sync(folder: Path, version: int) -> None:
 
 
 @contextmanager
-def _said(folder: Path) -> Iterator[None]:
+def _said(folder: Place) -> Iterator[None]:
     """Say in arislab's words what stops a write that is neither Delta's nor another writer's doing."""
     try:
         yield
@@ -253,8 +263,10 @@ def _said(folder: Path) -> Iterator[None]:
         raise _no_place(folder, error) from None
 
 
-def failed(folder: Path, error: Exception) -> LakeError | PrerequisiteError:
+def failed(folder: Place, error: Exception) -> LakeError | PrerequisiteError:
     """Return what an error of Delta's library means: it has one kind for a full disk, a damaged file and the rest."""
+    if isinstance(folder, Url) and places.is_of_store(error):
+        return folder.unreachable(error)
     text = str(error).splitlines()[0]
     if "No space left" in str(error) or "Disk quota" in str(error) or "os error 28" in str(error):
         return _no_place(folder, OSError(errno.ENOSPC, "No space left on device"))
@@ -263,7 +275,9 @@ def failed(folder: Path, error: Exception) -> LakeError | PrerequisiteError:
     return LakeError(f"cannot write {folder.name}: {text}; nothing was written.")
 
 
-def _no_place(folder: Path, error: OSError) -> PrerequisiteError:
+def _no_place(folder: Place, error: OSError) -> PrerequisiteError:
+    if isinstance(folder, Url):
+        return folder.unreachable(error)
     return PrerequisiteError(
         f"cannot write {folder.name} under {folder.parent} ({error.strerror or error}): nothing of this write is "
         "stored, all earlier versions are. Check permissions and disk space, or choose another folder with --root; "

@@ -45,10 +45,11 @@ def diff(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def places(run: Mapping[str, Any]) -> dict[str, str]:
-    """Return the folders, and the task file, that a run's outputs may name, for comparisons."""
+    """Return the folders, the lake and the task file that a run's outputs may name, for comparisons."""
     root = run.get("root") or str(root_of(run))
     task = (run.get("task") or {}).get("path") or ""
-    return {"root": root, "code": run.get("code", {}).get("checkout") or "", "task": task}
+    lake = run.get("lake") or f"{root}/data/lake"
+    return {"root": root, "code": run.get("code", {}).get("checkout") or "", "task": task, "lake": lake}
 
 
 def _pair(one: Any, other: Any) -> list[str]:

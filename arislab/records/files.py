@@ -16,7 +16,7 @@ from typing import Any
 
 from arislab.errors import PrerequisiteError
 from arislab.system import processes
-from arislab.system.paths import RUN_ID
+from arislab.system.paths import RUN_ID, is_url
 
 OPEN = ("created", "running")
 _SILENT_S = 30.0  # without a sign of life from another machine for this long, a run is lost
@@ -95,6 +95,12 @@ def _check(record: dict[str, Any]) -> None:
 def root_of(run: Mapping[str, Any]) -> Path:
     """Return the folder of ``data/`` and ``papermill_runs/`` in which a record lies now, wherever it ran."""
     return Path(run["folder"]).parent.parent
+
+
+def lake_of(run: Mapping[str, Any]) -> str:
+    """Return the URL of the lake on which a run ran, or the folder of the tables in the root in which it lies now."""
+    named = run.get("lake")
+    return str(named) if is_url(named) else str(root_of(run) / "data" / "lake")
 
 
 def seen(run: dict[str, Any]) -> dict[str, Any]:

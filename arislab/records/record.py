@@ -77,6 +77,9 @@ class Record:
     """pid, its start time and the boot it belongs to: how a reader knows that a running record is lost."""
     root: str | None = None
     """Folder of data/ and papermill_runs/ when it ran."""
+    lake: str | None = None
+    """URL or folder of the tables when it ran. The folder is found again as that of the root in which the record lies
+    now; records of older versions, which lack it, ran on that too."""
     peak_rss_mb: float | None = None
     """Largest memory of the kernel process, without its children; null if the kernel died or the system cannot tell."""
     files: dict[str, Any] = field(default_factory=dict)

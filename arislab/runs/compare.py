@@ -14,9 +14,8 @@ from arislab.lake import Lake, tables
 from arislab.lake.digests import canonical, column_sha256
 from arislab.records import diff as run_diff
 from arislab.records import outputs
-from arislab.records.files import root_of
 from arislab.records.text import number_text, short
-from arislab.runs.verify import Finding, Verdict
+from arislab.runs.verify import Finding, Verdict, lake_of
 
 
 def compare(before: dict[str, Any], now: dict[str, Any]) -> Verdict:
@@ -33,7 +32,7 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> Verdict:
         *_named("parameter", before["parameters"], now["parameters"], but=("task",)),
         *_named("code", _code(before), _code(now)),
     ]
-    one, other = (Lake(root_of(run) / "data" / "lake") for run in (before, now))
+    one, other = (lake_of(run) for run in (before, now))
     for name in sorted(before["tables_read"].keys() | now["tables_read"].keys()):
         digests = [run["tables_read"].get(name, {}).get("digest") for run in (before, now)]
         if None not in digests and digests[0] != digests[1]:

@@ -46,7 +46,7 @@ from arislab.runs.parameters import Parameter, in_force, notebook_json, plain
 from arislab.runs.progress import Step
 from arislab.runs.signals import Stopped
 from arislab.system import files as whole_files
-from arislab.system import masking, processes
+from arislab.system import masking, paths, processes
 from arislab.system.files import replace
 
 _HEARTBEAT_S = 2.0
@@ -86,6 +86,7 @@ class Recording:
         sources = [[c.get("id"), "".join(c["source"])] for c in source if c["cell_type"] == "code"]
         now, self.began = datetime.now(UTC), time.monotonic()
         self.source, self.root, self.echo, self.notebook = source, root, echo, notebook
+        self.lake = paths.lake(root)
         folder = root / "papermill_runs" / f"{now:%Y%m%dT%H%M%SZ}-{name}-{secrets.token_hex(2)}"
         self.record = Record(
             run_id=folder.name,
@@ -107,6 +108,7 @@ class Recording:
             environment=environment,
             supervisor=processes.identity(os.getpid()),
             root=str(root),
+            lake=self.lake,
             **fields | {"parameters_from": dict.fromkeys(values, "default") | fields["parameters_from"]},
         )
         self.passed = passed
@@ -188,11 +190,10 @@ class Recording:
 
     def _collect(self) -> None:
         """Have in the table what people decided so far; before the run is on record, since it is not the run's work."""
-        lake = self.root / "data" / "lake"
-        if (lake / "review").is_dir():
+        if paths.journals(self.lake, self.root).is_dir():
             from arislab.lake import Lake
 
-            Lake(lake).collect()
+            Lake(self.lake, root=self.root).collect()
 
     def _is_made(self) -> bool:
         try:
@@ -324,7 +325,7 @@ class Recording:
             return written
         from arislab.lake import Lake
 
-        lake = Lake(self.root / "data" / "lake")
+        lake = Lake(self.lake, root=self.root)
         for name, state in written.items():
             if not lake[name].exists:
                 state["problem"] = "the table is gone"
@@ -339,7 +340,7 @@ class Recording:
         return written
 
     def _event(self) -> None:
-        event = openlineage.event(fields_of(self.record), at=_now(), lake=(self.root / "data" / "lake").as_uri())
+        event = openlineage.event(fields_of(self.record), at=_now(), lake=paths.as_url(self.lake))
         line = json.dumps(masking.without(event, self.hidden), ensure_ascii=False, default=str) + "\n"
         descriptor = os.open(self.record.folder / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:

@@ -1,8 +1,8 @@
 """Running a recorded run again from nothing but its record.
 
 A rerun has the code (commit and uncommitted changes, in a worktree of its own), the parameters, and the input tables at
-their versions (the tables' logs cut there, in a lake of its own); nothing of the real lake is touched. This module runs
-other commits of arislab by their own command line, so it knows of them only ``arislab run`` and ``run.json``.
+their versions (the tables' logs cut there, in a folder of its own); nothing of the real lake is touched. This module
+runs other commits of arislab by their own command line, so it knows of them only ``arislab run`` and ``run.json``.
 """
 
 import json
@@ -29,6 +29,7 @@ from arislab.records.outputs import INJECTED
 from arislab.runs import provenance
 from arislab.runs.parameters import as_text, notebook_json
 from arislab.runs.trust import foreign, refusal
+from arislab.runs.verify import lake_of
 from arislab.system import files, git
 
 
@@ -67,8 +68,8 @@ def rerun(
             command += ["-p", name, as_text(value)]
         if run["task"] is not None and not _inside(run["task"]["path"], run):
             command += ["-p", "task", str(_task_as_it_was(run, into))]
-        # neither the root nor the run of whoever calls this
-        own = ("ARISLAB_TASKS", "ARISLAB_EXAMPLES")
+        # neither the root nor the run nor the lake of whoever calls this: the tables lie in the new root
+        own = ("ARISLAB_TASKS", "ARISLAB_EXAMPLES", "ARISLAB_LAKE")
         env = {k: v for k, v in os.environ.items() if not k.startswith("ARISLAB_R") and k not in own}
         env |= {"PYTHONPATH": str(package), "ARISLAB_RERUN_OF": run["run_id"], "ARISLAB_ROOT": str(into)}
         if (examples := Path(run["folder"]) / "examples.jsonl").is_file():
@@ -106,7 +107,7 @@ def drift(run: dict[str, Any]) -> list[str]:
 
 def _lake_as_it_was(run: dict[str, Any], into: Path) -> None:
     """Make the tables that a run touched what they were then, and give it the adapters that there were."""
-    lake, then = Lake(root_of(run) / "data" / "lake"), Lake(into / "data" / "lake")
+    lake, then = lake_of(run), Lake(into / "data" / "lake")
     versions: dict[str, int | None] = {}
     for line in lake_log.table_lines(Path(run["folder"]) / "tables.jsonl"):
         name, version = line["table"], line["version"]
@@ -156,7 +157,7 @@ def _answers(run: dict[str, Any], into: Path) -> Path | None:
     asked = [server for server in run.get("servers", []) if "models" in server]
     if not asked:
         return None
-    lake, parts = Lake(root_of(run) / "data" / "lake"), []
+    lake, parts = lake_of(run), []
     for table, (name, *more) in _ANSWERS.items():
         if written := run["tables_written"].get(table):
             where = {"run_id": run["run_id"]}

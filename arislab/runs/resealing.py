@@ -14,7 +14,7 @@ from arislab.lake import Lake, digests
 from arislab.lake import log as lake_log
 from arislab.records import digests as file_digests
 from arislab.records import record as fields
-from arislab.records.files import files, root_of
+from arislab.records.files import files
 from arislab.runs import signing, verify
 from arislab.system.files import replace
 
@@ -50,7 +50,7 @@ def reseal(folder: Path, seen: dict[str, Any], receipt: str, *, at: str, tables:
     raw = _raw(folder)
     if raw is None:
         return False
-    lake, untrue = Lake(root_of({"folder": str(folder)}) / "data" / "lake"), {*seen["untrue"]}
+    lake, untrue = verify.lake_of(raw | {"folder": str(folder)}), {*seen["untrue"]}
     touched = sorted({*raw["tables_read"], *raw["tables_written"]} & {*tables})
     now = {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in files(folder)}
     if not touched and now == seen["files"]:

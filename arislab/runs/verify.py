@@ -20,7 +20,6 @@ from arislab.lake import Lake, digests
 from arislab.lake import log as lake_log
 from arislab.records import digests as file_digests
 from arislab.records import files as run_files
-from arislab.records.files import root_of
 from arislab.records.record import record_sha256
 
 
@@ -90,7 +89,7 @@ def check_files(run: dict[str, Any]) -> Verdict:
             continue
         if change:
             findings.append(Finding("V0", name, change))
-    lake = Lake(root_of(run) / "data" / "lake")
+    lake = lake_of(run)
     n_reads = 0
     for line in lake_log.table_lines(folder / "tables.jsonl"):
         if line["op"] == "read" and line.get("digest") and line["version"] is not None:
@@ -105,6 +104,11 @@ def check_files(run: dict[str, Any]) -> Verdict:
         "tables written": len(run.get("tables_written", {})),
     }
     return Verdict(run["run_id"], "V0", checked, findings, _forgotten(run))
+
+
+def lake_of(run: dict[str, Any]) -> Lake:
+    """Return the lake on which a run ran: the one of its URL, or of the root in which its record lies now."""
+    return Lake(run_files.lake_of(run), root=run_files.root_of(run))
 
 
 def _forgotten(run: dict[str, Any]) -> str | None:

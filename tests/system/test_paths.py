@@ -81,13 +81,54 @@ def test_each_of_these_names_is_refused_with_the_character_that_is_in_the_way(na
 )
 def test_a_url_is_refused_and_makes_no_folder_of_its_name(url, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for act in (lambda: paths.enter(url), lambda: paths.enter(Path(url)), lambda: Lake(url)):
+    for act in (lambda: paths.enter(url), lambda: paths.enter(Path(url))):
         with pytest.raises(PrerequisiteError, match="is a URL; a root is a folder on this machine so far"):
             act()
+    if url in ("s3://bucket/lake", "abfss://c@a/x"):
+        assert Lake(url).path == url
+    else:
+        with pytest.raises(PrerequisiteError, match=r"the lake's URL got .*, none that a lake can have\. Give s3://"):
+            Lake(url)
     monkeypatch.setenv("ARISLAB_ROOT", url)
     with pytest.raises(PrerequisiteError, match="ARISLAB_ROOT"):
         paths.root()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "s3://bucket/lab?X-Amz-Signature=planted-key",
+        "s3://planted-key:planted-key@bucket/lab",
+        "abfss://c:planted-key@a.dfs.core.windows.net/lab",
+        "az://container/lab#planted-key",
+        "s3://bucket/../lab",
+        "s3://bucket/a b",
+        "s3://bucket",
+        "data/lake",
+        "ftp://bucket/lab",
+    ],
+)
+def test_what_is_no_url_of_a_lake_is_one_message_without_what_may_be_a_key(given, monkeypatch):
+    with pytest.raises(PrerequisiteError, match=r"--lake got .*Nothing was made") as caught:
+        paths.enter_lake(given)
+    assert "planted-key" not in str(caught.value)
+    monkeypatch.setenv("ARISLAB_LAKE", given)
+    with pytest.raises(PrerequisiteError, match="ARISLAB_LAKE got"):
+        Lake()
+
+
+def test_the_lake_is_where_the_environment_says_and_what_it_has_no_place_for_stays_in_the_root(root, monkeypatch):
+    monkeypatch.delenv("ARISLAB_LAKE", raising=False)
+    assert paths.lake() == Lake().path == str(root / "data" / "lake")
+    monkeypatch.setenv("ARISLAB_LAKE", "gs://bucket/lab/")
+    lake = Lake()
+    assert (lake.path, paths.lake(), paths.as_url(lake.path)) == ("gs://bucket/lab",) * 3
+    assert {lake.models, lake.batches, lake.exports} == {root / "data" / n for n in ("models", "batches", "exports")}
+    assert lake.review.parent == root / "data" / "review"
+    # names that differ by a letter that a folder would not show
+    assert Lake("gs://bucket/lab_b").review != Lake("gs://bucket/lab/b").review
+    assert Lake("gs://bucket/lab", root=root / "other").data == root / "other" / "data"
 
 
 def test_a_root_that_is_too_long_is_refused_before_anything_is_made(tmp_path):
