@@ -1,7 +1,7 @@
 """Places in an object store, for tables of a lake by URL: what the lake needs of ``pathlib``, and what a store needs.
 
-    place = Url("s3://bucket/lab") / "reviews"
-    [path.name for path in (place / "_delta_log").iterdir()]    # as of a folder
+    s3://bucket/lab   /reviews   /_delta_log/00000000000000000003.json
+    the lake          a table    an object, whose size and time its listing says
 
 Credentials and endpoint come from the standard variables (AWS_…, GOOGLE_…, AZURE_…), which deltalake reads by itself;
 nothing of them stands in a message. A store confirms an object when it is there for good, so that nothing is synced,
