@@ -53,7 +53,7 @@ def test_an_adapter_is_trained_further_by_pairs_and_registered_beside_its_contro
         ids = pairs.filter(split=split)["custom_ids"].explode().to_list()
         assert sorted(rows.filter(role=role)["id"]) == sorted(ids), role
     assert finetune.with_control("dpo") == ("dpo", "dpo-control")
-    assert "told_apart" in said
+    assert "told apart" in said
     record = json.loads(arislab_process("runs", "--json", root=root))[0]
     assert record["headline"]["told_apart"]["dpo"] > record["headline"]["told_apart"]["dpo-control"]
 
