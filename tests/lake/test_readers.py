@@ -72,3 +72,19 @@ def test_each_older_version_is_there_for_other_programs_too(written):
     counts = [DeltaTable(written.uri, version=n).to_pyarrow_table().num_rows for n in range(written.version + 1)]
     assert counts == [written.read(version=n).height for n in range(written.version + 1)]
     assert counts[:2] == [30, 40]
+
+
+def test_rows_of_any_name_give_way_to_theirs_and_to_no_others(lake):
+    """The rows that give way are named in a condition: a name that reads as SQL must not widen it."""
+    names = ["a'b", 'a"b', "a\\b", "a\nb", "a%b", "a_b", "' or '1'='1", "x') --", "ü😀", " a "][:10]
+    table = lake["candidates"].append(people(10).with_columns(candidate_id=pl.Series(names)))
+    table.append(people(5))
+    for name in names:
+        table.upsert(people(1).with_columns(candidate_id=pl.lit(name), profile=pl.lit('{"text": "new"}')))
+        assert table.rows == 15, name
+    new = table.read().filter(pl.col("profile") == '{"text": "new"}')
+    assert sorted(new["candidate_id"]) == sorted(names)
+    many = people(2_000).with_columns(profile=pl.lit('{"text": "many"}'))  # more than one condition names
+    table.upsert(many)
+    assert table.rows == 2_000 + 10
+    assert table.read()["profile"].value_counts().sort("count")["count"].to_list() == [10, 2_000]
