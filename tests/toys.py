@@ -324,6 +324,18 @@ def serving():
         thread.join()
 
 
+def shown_at(terminal):
+    """All that came to a terminal until its other end was closed; closes this one."""
+    shown = b""
+    try:
+        while chunk := os.read(terminal, 4096):
+            shown += chunk
+    except OSError:  # Linux says so that the other end is closed
+        pass
+    os.close(terminal)
+    return shown
+
+
 def here(*words, **env):
     """The command in this process, as one of its own would run it: exit code, and what it printed to which."""
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=how) for how in ("strict", "backslashreplace")]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from toys import here, notebook
+from toys import here, notebook, shown_at
 
 from arislab.cli import progress
 from arislab.runs import Step
@@ -68,13 +68,7 @@ def at_a_terminal(*words, columns, **env):
     command = [sys.executable, "-m", "arislab", *map(str, words)]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
     os.close(theirs)
-    shown = b""
-    try:
-        while chunk := os.read(ours, 4096):
-            shown += chunk
-    except OSError:  # Linux says so that the other end is closed
-        pass
-    os.close(ours)
+    shown = shown_at(ours)
     return process.wait(timeout=120), shown.decode()
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toys import arislab_command, here, notebook, ran
+from toys import arislab_command, here, notebook, ran, shown_at
 
 from arislab import runs
 from arislab.__main__ import main
@@ -61,13 +61,7 @@ def test_at_a_terminal_it_asks(project, tmp_path):
         process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
         os.close(theirs)
         os.write(ours, answer)
-        shown = b""
-        try:
-            while chunk := os.read(ours, 4096):
-                shown += chunk
-        except OSError:  # Linux says so that the other end is closed
-            pass
-        os.close(ours)
+        shown = shown_at(ours)
         assert process.wait(timeout=120) == code, shown
         assert says in shown.decode()
 
