@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from arislab import calls, questions, workers
@@ -57,23 +58,50 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
         if "profile" in new:
             frame = frame.with_columns(profile=_profiles(frame))
     taken = _RESERVED if task is None else reserved(task)
-    metadata = frame["metadata"].to_list() if _has_kept(frame) else []
-    kept = calls.kept_of(metadata, taken, read=json_text.exact)  # texts keep the digits of the file
-    for name in dict.fromkeys(name for values in kept for name in values):
+    frame = frame.with_columns(_kept(frame, taken))
+    if task is not None and task.category is not None and candidates is not None:
+        frame = frame.with_columns(category=_categories(frame, candidates, task))
+    return frame
+
+
+_FEW_ROWS = 10_000
+"""Rows whose values are Python's at a time: of a large table they would be many times what their texts are."""
+
+
+def _kept(frame: pl.DataFrame, taken: frozenset[str]) -> list[pl.Series]:
+    """What was kept at import, one column of texts for each name; where a row has none, what the column holds."""
+    parts: list[tuple[int, int, dict[str, list[str | None]]]] = []
+    for start in range(0, frame.height if _has_kept(frame) else 0, _FEW_ROWS):
+        some = frame.slice(start, _FEW_ROWS)
+        kept = calls.kept_of(some["metadata"].to_list(), taken, read=json_text.exact)  # texts keep the file's digits
+        texts = {}
+        for name in dict.fromkeys(name for values in kept for name in values):
+            own = some[name] if name in some.columns else [None] * some.height
+            texts[name] = [json_text.as_text(v[name]) if name in v else o for v, o in zip(kept, own, strict=True)]
+        parts.append((start, some.height, texts))
+    columns, n_rows = [], frame.height
+    for name in dict.fromkeys(name for _, _, texts in parts for name in texts):
         if name in frame.columns and frame.schema[name] != pl.String:
             continue  # scorers get the kept values all the same
-        own = frame[name] if name in frame.columns else [None] * frame.height
-        texts = [json_text.as_text(v[name]) if name in v else other for v, other in zip(kept, own, strict=True)]
-        frame = frame.with_columns(pl.Series(name, texts, dtype=pl.String))
-    if task is not None and task.category is not None and candidates is not None:
-        behind = candidates.join(frame, on="candidate_id", how="semi").iter_rows(named=True)
-        people = {row["candidate_id"]: tasks.candidate_of(row) for row in behind}
-        pairs = list(zip(frame["candidate_id"], _recorded(frame), strict=True))
-        categories = {
-            (i, asked): task.category(questions.about(people[i], asked)) for i, asked in set(pairs) if i in people
-        }
-        frame = frame.with_columns(category=pl.Series([categories.get(pair) for pair in pairs], dtype=pl.String))
-    return frame
+        own = frame[name] if name in frame.columns else pl.Series([None], dtype=pl.String).new_from_index(0, n_rows)
+        held = [pl.Series(some[name], dtype=pl.String) if name in some else own.slice(i, n) for i, n, some in parts]
+        columns.append(pl.concat(held, rechunk=True).alias(name))
+    return columns
+
+
+def _categories(frame: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Series:
+    """The category of each row's candidate, asked the question of the row."""
+    assert task.category is not None
+    asked = frame.select("candidate_id", _asked=_recorded(frame)).with_columns(_question=pl.col("_asked").hash())
+    once = asked.unique(["candidate_id", "_question"], maintain_order=True)
+    behind = once.join(candidates, on="candidate_id", how="inner", maintain_order="left")
+    names = []
+    for row in behind.iter_rows(named=True):
+        question, _ = row.pop("_asked"), row.pop("_question")
+        names.append(task.category(questions.about(tasks.candidate_of(row), question)))
+    told = behind.select("candidate_id", "_question", category=pl.Series(names, dtype=pl.String))
+    on = ["candidate_id", "_question"]
+    return asked.join(told, on=on, how="left", nulls_equal=True, maintain_order="left")["category"]
 
 
 def _recorded(frame: pl.DataFrame) -> pl.Series:
@@ -86,16 +114,18 @@ def _recorded(frame: pl.DataFrame) -> pl.Series:
 
 def _profiles(frame: pl.DataFrame) -> pl.Series:
     """The profile of each row, with its own question in it; as it was written where that is the same."""
-    pairs = frame.select("profile", _asked=_recorded(frame))
-    known = pairs.drop_nulls().unique()
+    pairs = frame.select("candidate_id", "profile", _asked=_recorded(frame))
+    pairs = pairs.with_columns(_question=pl.col("_asked").hash())
+    known = pairs.drop_nulls().unique(["candidate_id", "_question"])
     profiles = []
-    for profile, asked in known.iter_rows():
+    for profile, asked in known.select("profile", "_asked").iter_rows():
         candidate = {"profile": json.loads(profile)}
         one = questions.about(candidate, asked)
-        profiles.append(profile if one is candidate else json.dumps(one["profile"], ensure_ascii=False))
-    own = known.with_columns(_own=pl.Series(profiles, dtype=pl.String))
+        profiles.append(None if one is candidate else json.dumps(one["profile"], ensure_ascii=False))
+    own = known.select("candidate_id", "_question", _own=pl.Series(profiles, dtype=pl.String))
+    own = own.filter(pl.col("_own").is_not_null())
     return (
-        pairs.join(own, on=["profile", "_asked"], how="left", maintain_order="left")
+        pairs.join(own, on=["candidate_id", "_question"], how="left", maintain_order="left")
         .select(pl.coalesce("_own", "profile"))
         .to_series()
     )
@@ -188,7 +218,7 @@ def score(
         frame, task, "SCORERS", task.scorers, timeout_s=timeout_s, n_workers=n_workers, most=max_failures
     )
     _refuse(failures, frame, max_failures)
-    scores = [pl.Series(f"score_{name}", column, dtype=pl.Float64) for name, column in values.items()]
+    scores = [column.alias(f"score_{name}") for name, column in values.items()]
     total, mean = weighted_mean(task.weights)
     marks = [name for name in ("schema_error", "repaired", "edited") if name in frame.columns]
     failed = _reasons(failures, frame.height)
@@ -314,13 +344,13 @@ def report(frame: pl.DataFrame, task: Task) -> pl.DataFrame:
     for name, column in task.report.items():
         if isinstance(column, str):
             values[name] = _stored(frame, column, task, name)
-    columns = [pl.Series(f"report_{name}", values[name], dtype=pl.Float64) for name in task.report]
+    columns = [values[name].alias(f"report_{name}") for name in task.report]
     mean = pl.mean_horizontal([column.name for column in columns]).round(9)
     judged = frame.select("custom_id").with_columns(*columns, _reasons(failed, frame.height))
     return judged.with_columns(report=pl.when(pl.col("_failed").is_null()).then(mean)).drop("_failed")
 
 
-def _stored(frame: pl.DataFrame, column: str, task: Task, name: str) -> list[float | None]:
+def _stored(frame: pl.DataFrame, column: str, task: Task, name: str) -> pl.Series:
     """Scores as they stand in a column; null where there is none."""
     stored = frame[column].to_list() if column in frame.columns else [None] * frame.height
     scores = []
@@ -332,7 +362,7 @@ def _stored(frame: pl.DataFrame, column: str, task: Task, name: str) -> list[flo
                 f"REPORT[{name!r}] of {task.path.name} is the column {column!r}, which holds {tasks.in_short(value)} "
                 f"on row {custom_id!r}; a stored score is 0..1, or null."
             ) from None
-    return scores
+    return pl.Series(scores, dtype=pl.Float64)
 
 
 def _refuse(failures: list[Failure], frame: pl.DataFrame, most: float) -> None:
@@ -373,27 +403,33 @@ def _values(
     timeout_s: float,
     n_workers: int,
     most: float,
-) -> tuple[dict[str, list[float | None]], list[Failure]]:
+) -> tuple[dict[str, pl.Series], list[Failure]]:
     """What each scorer says of each row, null where there is no output; and where scorers failed."""
     if not scorers:
         return {}, []
     job = _job(frame, task, kind, scorers, timeout_s)
     batches = _batches(frame, task, job)
-    values: dict[str, list[float | None]] = {name: [None] * frame.height for name in scorers}
+    values = {name: np.full(frame.height, np.nan) for name in scorers}  # no score is NaN
     failures: list[Failure] = []
+
+    def take(part: calls.Judged) -> None:
+        failures.extend(part.failures)
+        for name, column in zip(scorers, part.values, strict=bool(part.values)):
+            values[name][part.start : part.start + len(column)] = np.array(column, dtype=np.float64)
+
     n = _n_workers(n_workers, frame, task, kind, scorers)
     if n == 1:
         now = calls.clock()
         with calls.limited(timeout_s, now):
-            parts = [part for batch in batches for part in calls.judged(job, batch, scorers, now=now)]
+            for batch in batches:
+                for part in calls.judged(job, batch, scorers, now=now):
+                    take(part)
     else:
-        parts = list(workers.judged(job, batches, n_workers=n, most_ended=most * frame["output"].count()))
-    for part in parts:
-        failures += part.failures
-        for name, column in zip(scorers, part.values, strict=bool(part.values)):
-            values[name][part.start : part.start + len(column)] = column
+        for part in workers.judged(job, batches, n_workers=n, most_ended=most * frame["output"].count()):
+            take(part)
     places = {name: k for k, name in enumerate(scorers)}
-    return values, sorted(failures, key=lambda failure: (failure.row, places[failure.scorer]))
+    columns = {name: pl.Series(column, nan_to_null=True) for name, column in values.items()}
+    return columns, sorted(failures, key=lambda failure: (failure.row, places[failure.scorer]))
 
 
 FEW = 200
@@ -439,30 +475,45 @@ def _batches(frame: pl.DataFrame, task: Task, job: Job) -> Iterator[Batch]:
     asked = {column for columns in job.wanted.values() for column in columns}
     names = [c for c in frame.columns if c in asked | {"custom_id", "output"} or (c == "profile" and GOLD in asked)]
     has_kept = bool(asked - reserved(task)) and _has_kept(frame)
-    others = (
-        others_of(frame) if "others" in asked and "others" not in frame.columns else None
-    )  # GOLD and BAD bring them
+    has_others = "others" not in asked or "others" in frame.columns  # GOLD and BAD bring them
+    others = None if has_others else _Others(frame)
     some = frame.select(names)
     size = max(1, min(_BATCH_ROWS, _BATCH_BYTES * frame.height // max(1, some.estimated_size())))
     for start in range(0, frame.height, int(size)):
         part = some.slice(start, int(size))
         columns: dict[str, list[Any]] = {name: part[name].to_list() for name in names}
         if others is not None:
-            columns["others"] = others[start : start + part.height]
+            columns["others"] = others.of(start, part.height)
         metadata = frame["metadata"].slice(start, part.height).to_list() if has_kept else []
         yield Batch(start, columns, metadata)
 
 
 def others_of(frame: pl.DataFrame) -> list[list[str]]:
     """The other outputs of the same candidate to the same question, for each row."""
-    groups: dict[tuple[str, str | None], list[tuple[str, str]]] = {}
-    asked = frame["input"] if "input" in frame.columns else [None] * frame.height
-    about = list(zip(frame["candidate_id"], asked, strict=True))
-    pairs = list(zip(about, frame["custom_id"], frame["output"], strict=True))
-    for key, custom_id, output in pairs:
-        if output is not None:
-            groups.setdefault(key, []).append((custom_id, output))
-    return [[o for c, o in groups.get(key, ()) if c != custom_id] for key, custom_id, _ in pairs]
+    return _Others(frame).of(0, frame.height)
+
+
+class _Others:
+    """Which rows are about the same candidate and question; their texts are taken for a few rows at a time."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self.outputs = frame["output"]
+        question = [pl.col("input").hash().alias("_question")] if "input" in frame.columns else []
+        keys = frame.select("candidate_id", *question)
+        first = pl.col("_row").first().over(keys.columns)
+        self.groups = keys.with_row_index("_row").select(first).to_series().to_numpy()
+        answered = self.outputs.is_not_null().arg_true().to_numpy().astype(np.int64)
+        self.members = answered[np.argsort(self.groups[answered], kind="stable")]
+        self.sorted = self.groups[self.members]
+
+    def of(self, start: int, n: int) -> list[list[str]]:
+        """Return the other outputs, in the order of the rows, for each of ``n`` rows."""
+        wanted = self.groups[start : start + n]
+        low, high = (np.searchsorted(self.sorted, wanted, side) for side in ("left", "right"))
+        rows = [self.members[a:b] for a, b in zip(low, high, strict=True)]
+        texts = iter(self.outputs.gather(np.concatenate([np.zeros(0, np.int64), *rows])).to_list())
+        held = [[(row, next(texts)) for row in some] for some in rows]
+        return [[text for row, text in some if row != i] for i, some in enumerate(held, start)]
 
 
 def _wanted(frame: pl.DataFrame, task: Task, name: str, scorer: Scorer) -> list[str]:

@@ -173,21 +173,20 @@ def check(frame: pl.DataFrame, schema: dict[str, Any] | None, *, repair: bool = 
     Raises:
         TaskError: The schema is no JSON schema, or refers to another document.
     """
-    texts: list[str | None] = frame["output"].to_list()
-    errors: list[str | None] = [None] * len(texts)
-    mended = [False] * len(texts)
+    errors: list[str | None] = [None] * frame.height
+    mended: list[str | None] = [None] * frame.height
     if schema is not None:
         key = json.dumps(schema, sort_keys=True)
         _validator(key)
-        for i, text in enumerate(texts):
+        for i, text in enumerate(frame["output"]):
             errors[i] = None if text is None else _error(text, key)
             if repair and text is not None and errors[i] is not None:
-                fixed = _repaired(text, key)
-                texts[i], mended[i] = (text, False) if fixed is None else (fixed, True)
+                mended[i] = _repaired(text, key)
+    fixed = pl.Series("output", mended, dtype=pl.String)
     return frame.with_columns(
-        pl.Series("output", texts, dtype=pl.String),
+        frame.select(pl.coalesce(fixed, pl.col("output").cast(pl.String))).to_series(),
         pl.Series("schema_error", errors, dtype=pl.String),
-        pl.Series("repaired", mended, dtype=pl.Boolean),
+        fixed.is_not_null().alias("repaired"),
     )  # one row per row of frame
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arislab.duplicates.shingles import ODD, U64, Floats, Ints, Shingles, chunks, mix, rows_of, threads, within
+from arislab.system import spilled
 
 EXACT_ROWS = 2_000
 """Up to here every pair is compared …"""
@@ -79,7 +80,7 @@ def band_keys(texts: list[Shingles], threshold: float) -> U64:
     rng = np.random.default_rng(0)  # always the same hashes: what is a duplicate must not change from run to run
     flips = rng.integers(0, 1 << 32, (n_bands, n_hashes), dtype=np.uint32)
     factors = rng.integers(0, 1 << 31, (n_bands, n_hashes), dtype=np.uint32) * np.uint32(2) + np.uint32(1)
-    views = np.zeros((len(texts) + (len(texts) > 1), n_bands, n), dtype=np.uint64)
+    views = spilled.zeros((len(texts) + (len(texts) > 1), n_bands, n), np.uint64)
 
     def fill(start: int) -> None:
         stop = min(start + _CACHED_ROWS, n)
@@ -97,12 +98,15 @@ def band_keys(texts: list[Shingles], threshold: float) -> U64:
 
     with ThreadPoolExecutor(threads()) as pool:
         list(pool.map(fill, range(0, n, _CACHED_ROWS)))
-    return min((mix(view) for view in views), key=_collisions)
+    best: U64 = min(views, key=lambda view: _collisions(view[:4]))
+    for band in best:
+        band[:] = mix(band)
+    return best
 
 
 def _collisions(keys: U64) -> float:
     """Return the number of pairs that share a bucket in a few bands."""
-    counts = [np.unique(band, return_counts=True)[1].astype(float) for band in keys[:4]]
+    counts = [np.unique(band, return_counts=True)[1].astype(float) for band in keys]
     return float(sum((c * (c - 1)).sum() for c in counts))
 
 

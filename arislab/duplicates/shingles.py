@@ -3,8 +3,9 @@
 What this file does not know: which texts resemble each other.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from arislab.duplicates.normal import normal_forms
 from arislab.errors import ParameterError
-from arislab.system import processes
+from arislab.system import processes, spilled
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -24,6 +25,7 @@ U64 = NDArray[np.uint64]
 FEW = 20
 """Texts; of fewer it cannot be signs what most of them say."""
 _CHUNK_BYTES = 1 << 21  # text hashed at once; what it takes fits the cache
+_ROWS = 10_000  # rows of shingles worked on at once
 ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 
 
@@ -50,6 +52,12 @@ class Shingles:
 
 def first_of_equals(texts: pl.DataFrame) -> Ints:
     """Return for each row the number of the first row that is equal to it."""
+    # by a hash, for groups by text hold all texts again; and compared, for a hash may be that of another text
+    hashes = texts.select(pl.struct(pl.all().hash()).hash()).to_series().to_numpy()
+    first = first_of(hashes)
+    again = np.flatnonzero(first != np.arange(len(first)))
+    if all(texts[name].gather(again).equals(texts[name].gather(first[again])) for name in texts.columns):
+        return first
     rows = texts.with_row_index("_row").select(pl.col("_row").min().over(texts.columns))
     return rows.to_series().to_numpy().astype(np.int64)
 
@@ -80,22 +88,30 @@ def shingles_of(texts: pl.Series, *, salt: int) -> tuple[Shingles, U32, U64]:
     A shorter text is one shingle.
     """
     texts = texts.cast(pl.String)
-    parts: list[tuple[U32, Ints, U32]] = [(np.zeros(0, np.uint32), np.zeros(0, np.int64), np.zeros(0, np.uint32))]
-    whole = [np.zeros(0, np.uint64)]
+    whole, sizes, signs = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
 
     def chunk(part: slice) -> tuple[U64, tuple[U32, Ints, U32]]:
         forms = normal_forms(texts[part])
         return forms.hash(seed=0).to_numpy(), _shingle_chunk(forms.to_list(), salt=salt)
 
-    with ThreadPoolExecutor(threads()) as pool:
-        for hashes, shingles in pool.map(
-            chunk, chunks(texts.str.len_bytes().to_numpy().astype(np.int64), _CHUNK_BYTES)
-        ):
-            whole.append(hashes)
-            parts.append(shingles)
-    values, sizes, signs = (np.concatenate(column) for column in zip(*parts, strict=True))
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-    return Shingles(values, offsets), signs, np.concatenate(whole)
+    def values() -> Iterator[U32]:
+        with ThreadPoolExecutor(threads()) as pool:
+            ready: deque[Future[tuple[U64, tuple[U32, Ints, U32]]]] = deque()
+            lengths = texts.str.len_bytes().to_numpy().astype(np.int64)
+            for part in [*chunks(lengths, _CHUNK_BYTES), None]:
+                if part is not None:
+                    ready.append(pool.submit(chunk, part))
+                # a few at a time: what is done and not taken yet would be all shingles in memory
+                while ready and (part is None or len(ready) > 2 * threads()):
+                    hashes, (shingles, n, sign) = ready.popleft().result()
+                    whole.append(hashes)
+                    sizes.append(n)
+                    signs.append(sign)
+                    yield shingles
+
+    every = spilled.concatenated(values(), np.uint32)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])
+    return Shingles(every, offsets), np.concatenate(signs), np.concatenate(whole)
 
 
 def signs(texts: pl.DataFrame) -> Ints:
@@ -190,17 +206,29 @@ def rows_of(shingles: Shingles, rows: Ints) -> Shingles:
         return shingles
     sizes = shingles.sizes[rows]
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-    values = np.empty(offsets[-1], np.uint32)
-    for start in range(0, len(rows), 10_000):  # the places of all at once would take four times what they point to
-        part = slice(start, start + 10_000)
-        at = np.repeat(shingles.offsets[rows[part]], sizes[part]) + within(sizes[part])
-        values[offsets[part.start] : offsets[part.start] + len(at)] = shingles.values[at]
-    return Shingles(values, offsets)
+
+    def values(start: int) -> U32:
+        part = slice(start, start + _ROWS)
+        held: U32 = shingles.values[np.repeat(shingles.offsets[rows[part]], sizes[part]) + within(sizes[part])]
+        return held
+
+    # the places of all at once would take four times what they point to
+    return Shingles(spilled.concatenated(map(values, range(0, len(rows), _ROWS)), np.uint32), offsets)
 
 
 def with_signs(shingles: Shingles, signs: U32) -> Shingles:
     """Return shingles that only texts with the same numbers and signs can share: others have an index of 0."""
-    return Shingles(shingles.values ^ np.repeat(signs, shingles.sizes), shingles.offsets)
+    signed = (values ^ np.repeat(signs[part], sizes) for part, values, sizes in _blocks(shingles))
+    return Shingles(spilled.concatenated(signed, np.uint32), shingles.offsets)
+
+
+def _blocks(shingles: Shingles) -> Iterator[tuple[slice, U32, Ints]]:
+    """Yield some rows at a time: which, their shingles, and how many each has."""
+    for start in range(0, len(shingles.sizes), _ROWS):
+        part = slice(start, start + _ROWS)
+        sizes = shingles.sizes[part]
+        first = shingles.offsets[start]
+        yield part, shingles.values[first : first + sizes.sum()], sizes
 
 
 def common_to_most(shingles: Shingles) -> U32:
@@ -208,9 +236,12 @@ def common_to_most(shingles: Shingles) -> U32:
     n = len(shingles.sizes)
     if n < FEW:
         return np.zeros(0, np.uint32)
-    prefix = (shingles.values >> np.uint32(12)).astype(np.int64)
-    often = np.bincount(prefix, minlength=1 << 20) > n / 2  # few prefixes are: count only what can be common
-    values, counts = np.unique(shingles.values[often[prefix]], return_counts=True)
+    counted = np.zeros(1 << 20, np.int64)
+    for _, values, _ in _blocks(shingles):
+        counted += np.bincount(values >> np.uint32(12), minlength=1 << 20)
+    often = counted > n / 2  # few prefixes are: count only what can be common
+    held = [values[often[values >> np.uint32(12)]] for _, values, _ in _blocks(shingles)]
+    values, counts = np.unique(np.concatenate(held), return_counts=True)
     return values[counts > n / 2]
 
 
@@ -218,9 +249,16 @@ def without(shingles: Shingles, common: U32) -> Shingles:
     """Return the rows without some shingles; a row that would lose all keeps them, for nothing resembles nothing."""
     if not len(common):
         return shingles
-    stays = ~np.isin(shingles.values, common)
-    row = np.repeat(np.arange(len(shingles.sizes)), shingles.sizes)
-    left = np.bincount(row[stays], minlength=len(shingles.sizes))
-    stays |= (left == 0)[row]
-    sizes = np.where(left == 0, shingles.sizes, left)
-    return Shingles(shingles.values[stays], np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+    sizes = []
+
+    def left() -> Iterator[U32]:
+        for _, values, n in _blocks(shingles):
+            stays = ~np.isin(values, common)
+            row = np.repeat(np.arange(len(n)), n)
+            n_left = np.bincount(row[stays], minlength=len(n))
+            stays |= (n_left == 0)[row]
+            sizes.append(np.where(n_left == 0, n, n_left))
+            yield values[stays]
+
+    every = spilled.concatenated(left(), np.uint32)
+    return Shingles(every, np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))]))

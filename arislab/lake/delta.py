@@ -27,7 +27,7 @@ from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.lake import conditions, digests, log, opening, places, receipts, sql, storage, tables, writing
 from arislab.lake.conditions import Where
 from arislab.review import journal
-from arislab.system import files, kinds, paths
+from arislab.system import files, kinds, paths, spilled
 from arislab.system.text import AS_IS, html
 
 
@@ -286,7 +286,7 @@ class Table:
         version: int | None = None,
         as_: str = "polars",
     ) -> Any:
-        """Return rows as a frame.
+        """Return rows as a frame; those of a large table are held on disk (``system.spilled``), and read like others.
 
         Args:
             columns: Columns to return; default all.
@@ -298,6 +298,7 @@ class Table:
         Raises:
             LakeError: There is no such column or version, or the table is damaged.
             ParameterError: ``as_`` names another kind.
+            PrerequisiteError: The disk has no room for the rows of a large table.
         """
         kinds.check(as_)
         where = self._condition(where)
@@ -306,8 +307,9 @@ class Table:
         try:
             if where is not None:
                 lazy = lazy.filter(conditions.expression(where))
+            lazy = lazy.select(columns) if columns else lazy
             with opening.reached(self.folder):
-                frame = (lazy.select(columns) if columns else lazy).collect()
+                frame = spilled.frame(lazy) if delta is not None and opening.is_large(delta) else lazy.collect()
         except pl.exceptions.PolarsError as error:
             known = ", ".join(tables.columns_of(self.name))
             if opening.DAMAGED.search(str(error)):

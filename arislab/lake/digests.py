@@ -27,8 +27,14 @@ def canonical(table: str, frame: pl.DataFrame) -> pl.DataFrame:
         table: Name of the table; its contract says the key, and which columns differ between equal runs.
         frame: Rows of the table, any columns.
     """
+    order = _order(table, frame)
+    clean = _cleaned(table, frame)
+    return pl.DataFrame([values if order is None else values.gather(order) for values in clean])
+
+
+def _cleaned(table: str, frame: pl.DataFrame) -> Iterator[pl.Series]:
+    """The columns that equal runs have in common, by name, each value in one form; the rows in their order."""
     known = tables.columns_of(table)
-    columns = []
     for name in sorted(frame.columns):
         column, values = known.get(name), frame[name]
         if name in ("run_id", "created_at", "updated_at") or (column and column.volatile):
@@ -41,11 +47,19 @@ def canonical(table: str, frame: pl.DataFrame) -> pl.DataFrame:
             zero, nan = pl.lit(0.0, values.dtype), pl.lit(float("nan"), values.dtype)
             clean = pl.when(values == 0).then(zero).when(values.is_nan()).then(nan).otherwise(values)
             values = pl.select(clean.alias(name)).to_series()
-        columns.append(values)
-    out = pl.DataFrame(columns)
-    keys = [name for name in tables.contract(table).key if name in out.columns]
-    rest = [name for name in out.columns if name not in keys and out[name].dtype != pl.List(pl.String)]
-    return out.sort([*keys, *([] if keys else rest)], nulls_last=True) if keys or rest else out
+        yield values
+
+
+def _order(table: str, frame: pl.DataFrame) -> pl.Series | None:
+    """The numbers of the rows in the order of their key, or without one of all that they hold; null: as they stand."""
+    key = [name for name in tables.contract(table).key if name in frame.columns]
+    by = {values.name: values for values in _cleaned(table, frame.select(key))}
+    if not by:
+        by = {values.name: values for values in _cleaned(table, frame) if values.dtype != pl.List(pl.String)}
+    names = [name for name in key if name in by] or list(by)
+    if not names:
+        return None
+    return pl.DataFrame(list(by.values())).select(pl.arg_sort_by(names, nulls_last=True)).to_series()
 
 
 def columns(table: str, frame: pl.DataFrame) -> dict[str, str]:
@@ -56,8 +70,9 @@ def columns(table: str, frame: pl.DataFrame) -> dict[str, str]:
         >>> columns("candidates", one) == columns("candidates", one.reverse())
         True
     """
-    form = canonical(table, frame)
-    return {name: column_sha256(form[name]) for name in form.columns}
+    order = _order(table, frame)  # one column after the other: all sorted texts at once would be a second table
+    every = _cleaned(table, frame)
+    return {values.name: column_sha256(values if order is None else values.gather(order)) for values in every}
 
 
 def digest(table: str, frame: pl.DataFrame) -> str:

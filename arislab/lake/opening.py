@@ -16,9 +16,13 @@ import polars as pl
 from arislab.errors import LakeError
 from arislab.lake import places, receipts, storage, tables
 from arislab.lake.places import Place, Url
+from arislab.system import spilled
 
 DAMAGED = re.compile(r"parquet|snappy|thrift|arrow error|utf-?8|python exception", re.IGNORECASE)
 """In what libraries say of a file whose bytes are not what was written; they have no error of their own for that."""
+
+_IN_MEMORY = 4
+"""Bytes in memory that one in a data file becomes: about 3 of texts."""
 
 
 def names(lake: Place) -> list[str]:
@@ -109,6 +113,12 @@ def frame(name: str, table: Any) -> pl.LazyFrame:
     columns = tables.contract(name).columns
     late = [pl.lit(None, dtype=c.dtype).alias(n) for n, c in columns.items() if n not in have]
     return rows.with_columns(late) if late else rows
+
+
+def is_large(table: Any) -> bool:
+    """Return whether the rows of an open table, taken out of its files, may be more than memory should hold."""
+    sizes = pl.DataFrame(table.get_add_actions())["size_bytes"]
+    return int(sizes.sum()) * _IN_MEMORY > spilled.LARGE
 
 
 def being_forgotten(folder: Place) -> LakeError | None:
