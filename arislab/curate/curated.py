@@ -16,6 +16,7 @@ from arislab.batch import protocol
 from arislab.curate import subsets
 from arislab.errors import ParameterError
 from arislab.review import decisions
+from arislab.system import spilled
 from arislab.system.kinds import takes_any_frame
 from arislab.task import Task
 
@@ -54,12 +55,20 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
             "the cut keeps no row; lower keep_threshold or raise keep_fraction (if no row has a quality, see what the "
             "scorers return). The curated set stays as it was."
         )
+    # a few at a time: as Python's values rows are many times their texts
+    return spilled.frames(_examples(kept.slice(i, _ROWS), candidates, task) for i in range(0, kept.height, _ROWS))
+
+
+_ROWS = 10_000
+
+
+def _examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.DataFrame:
     people = {
         row["candidate_id"]: tasks.candidate_of(row)
-        for row in candidates.join(kept, on="candidate_id", how="semi").to_dicts()
+        for row in candidates.join(kept, on="candidate_id", how="semi").iter_rows(named=True)
     }
     rows = []
-    for row in kept.to_dicts():
+    for row in kept.iter_rows(named=True):
         candidate = people[row["candidate_id"]]
         if not row["messages"]:  # the answer is to its own question, not to the first of its name
             candidate = questions.about(candidate, row.get("input"))

@@ -24,7 +24,7 @@ class Labels:
     """One row per label: custom_id, good (Boolean: approved as it came; what was edited was not), weight (rows of the
     population that it stands for, at least 1), stratum (queue and its part)."""
     population: pl.DataFrame
-    """The rows that could be drawn, of those given."""
+    """The rows that could be drawn, of those given: custom_id, and category where it is known."""
     n_not_drawable: int
     """Rows that came after the last queue was drawn: nothing is said of them."""
     n_picked: int
@@ -70,6 +70,7 @@ def labelled(rows: pl.DataFrame, judged: pl.DataFrame, reviews: pl.DataFrame) ->
     drawn = drawn.unique(["custom_id", "queue"], keep="first").sort("start", "queue", "custom_id")
     frame = holding.join(population, on="custom_id", how="semi").join(first, on="custom_id", how="left")
     frame = estimates.weighed(frame, drawn, n=population.height)
-    usable = rows.join(population, on="custom_id", how="semi", maintain_order="left")
+    named = rows.select(name for name in ("custom_id", "category") if name in rows.columns)
+    usable = named.join(population, on="custom_id", how="semi", maintain_order="left")
     n_picked = holding.join(known, on="custom_id", how="semi").height - frame.height
     return Labels(frame, usable, known.height - population.height, n_picked)

@@ -103,7 +103,8 @@ def estimates(
         they were all rows), labels_low, labels_high (interval without the qualities), power (weight that the qualities
         got, 0 or more). Without labels the interval is 0..1.
     """
-    sample = Labelled(frame, labels, chances)
+    needed = ["custom_id", "quality", "kept", *([by] if by in frame.columns else [])]
+    sample = Labelled(frame.select(needed), labels, chances)
     lines = [
         ("approved of all rows", sample.precision(pl.col("kept").is_not_null())),
         ("precision of the kept", sample.precision(pl.col("kept"))),
@@ -149,7 +150,7 @@ def curve(
         One row per share of the rows that is kept: share, threshold (lowest quality kept), precision, low, high, n
         (labels), recall, recall_low, recall_high.
     """
-    sample = Labelled(ranked(frame, seed), labels, chances)
+    sample = Labelled(ranked(frame.select("custom_id", "quality"), seed), labels, chances)
     n, rows = sample.rows.height, []
     for share in shares if n else ():
         is_in = pl.col("_rank") < selection.n_top(n, share)

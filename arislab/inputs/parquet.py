@@ -5,7 +5,7 @@
 This module does not know what the columns mean.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +16,13 @@ import polars as pl
 
 from arislab.errors import PrerequisiteError
 from arislab.inputs.rows import OVERLOOKED, Rows
+from arislab.system import spilled
 from arislab.system.json_text import Number
+
+_ROWS = 10_000
+"""Rows whose values are Python's at once."""
+_IN_MEMORY = 4
+"""Bytes in memory that one in a file becomes: about 3 of texts."""
 
 
 def read(path: Path, *, lenient: bool, wanted: Collection[str] | None) -> Rows:
@@ -34,27 +40,37 @@ def read(path: Path, *, lenient: bool, wanted: Collection[str] | None) -> Rows:
         names = list(pl.read_parquet_schema(path))
         # with a name that is not there all are read, so that the refusal can list them
         used = [n for n in names if n in wanted] if wanted is not None and set(wanted) <= set(names) else names
-        frame = pl.read_parquet(path, columns=used, glob=False, hive_partitioning=False)
+        scan = pl.scan_parquet(path, glob=False, hive_partitioning=False).select(used)
+        is_large = path.stat().st_size * _IN_MEMORY > spilled.LARGE
+        frame = spilled.frame(scan) if is_large else scan.collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise PrerequisiteError(
             f"cannot read {path.name}: {str(error).splitlines()[0]}; mend the file, nothing was imported."
         ) from None
     n_nan = 0
-    columns: dict[str, list[Any]] = {}
-    for series in frame:
-        try:
-            columns[series.name], n = _values(series, lenient=lenient)
-        except ValueError as error:
-            raise PrerequisiteError(f"{path.name} column {series.name!r} {error}; nothing was imported.") from None
-        n_nan += n
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def objects() -> Iterator[dict[str, Any]]:
+        nonlocal n_nan
+        for start in range(0, frame.height, _ROWS):
+            columns: dict[str, list[Any]] = {}
+            for series in frame.slice(start, _ROWS):
+                try:
+                    columns[series.name], n = _values(series, lenient=lenient, before=start)
+                except ValueError as error:
+                    what = f"{path.name} column {series.name!r} {error}"
+                    raise PrerequisiteError(f"{what}; nothing was imported.") from None
+                n_nan += n
+            for values in zip(*columns.values(), strict=True):
+                yield dict(zip(columns, values, strict=True))
+
+    rows = spilled.listed(objects())
     notes = (f"{OVERLOOKED['nan']} in {n_nan:,} values",) if n_nan else ()
     unread = tuple(name for name in names if name not in used)
     return Rows(path.name, rows, range(1, frame.height + 1), "parquet", notes, unread)
 
 
-def _values(series: pl.Series, *, lenient: bool) -> tuple[list[Any], int]:
-    """The values of a Parquet column as JSON has them, and how many NaN became null."""
+def _values(series: pl.Series, *, lenient: bool, before: int) -> tuple[list[Any], int]:
+    """The values of a Parquet column, behind some rows of it, as JSON has them, and how many NaN became null."""
     kind = series.dtype
     if kind in (pl.String, pl.Boolean, pl.Null) or (kind.is_integer() and kind not in (pl.Int128, pl.UInt128)):
         return series.to_list(), 0
@@ -67,14 +83,14 @@ def _values(series: pl.Series, *, lenient: bool) -> tuple[list[Any], int]:
         bad = series.is_nan() | series.is_infinite()
         n_nan = int(bad.sum())
         if n_nan and not lenient:
-            row = int(bad.arg_true()[0]) + 1
+            row = before + int(bad.arg_true()[0]) + 1
             raise ValueError(f"row {row} is NaN or infinite, which JSON does not have; write null, or give --lenient")
         # polars writes the fewest digits that read back as the same number, of 32 bits too
         shortest = series.set(bad, None).cast(pl.String).to_list()
         return [None if text is None else Number(text) for text in shortest], n_nan
     values: list[Any] = []
     infinite: list[float] = []
-    for row, value in enumerate(series.to_list(), 1):
+    for row, value in enumerate(series.to_list(), before + 1):
         values.append(_plain(value, kind, infinite))
         if infinite and not lenient:
             raise ValueError(

@@ -7,11 +7,11 @@ This module knows no file formats (``files``, ``parquet``).
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from arislab.errors import ParameterError, PrerequisiteError, closest
-from arislab.system import json_text
+from arislab.system import json_text, spilled
 from arislab.system.json_text import Number
 
 TYPES = ("text", "int", "float", "bool", "json")
@@ -33,8 +33,9 @@ class Rows:
 
     name: str
     """Of the file."""
-    rows: list[dict[str, Any]]
-    """One a row, by column, as ``json_text.exact`` gives values; a JSONL row has only the keys that its line has."""
+    rows: Sequence[dict[str, Any]]
+    """One a row, by column, as ``json_text.exact`` gives values; a JSONL row has only the keys that its line has. Of a
+    large file they are on disk (``spilled.listed``): one that is changed is not changed there."""
     lines: Sequence[int]
     """Number of each row's first line, from 1; in Parquet the number of the row."""
     kind: str = "jsonl"
@@ -55,13 +56,17 @@ class Rows:
         Raises:
             PrerequisiteError: No row has the column.
         """
+        self.check(name, option)
+        return [json_text.as_text(row.get(name)) for row in self.rows]
+
+    def check(self, name: str, option: str) -> None:
+        """Refuse a column that no row has."""
         if not any(name in row for row in self.rows):
             few = self.kind == "csv" and len(self.columns) == 1
             hint = " Is it another separator? (--separator)" if few else ""
             raise PrerequisiteError(
                 f"{option} {name!r} is no column of {self.name}; {closest(name, self.columns)}.{hint}"
             )
-        return [json_text.as_text(row.get(name)) for row in self.rows]
 
     def place(self, i: int) -> str:
         """Return where a row stands in its file, in words: ``line 3``, or ``row 3`` where a file has no lines."""
@@ -88,14 +93,20 @@ def typed(rows: Rows, types: Mapping[str, str]) -> Rows:
             raise ParameterError(
                 f"--type {name}={kind}: the type must be one of {', '.join(TYPES)}; {closest(kind, TYPES)}."
             )
-        for i, (row, text) in enumerate(zip(rows.rows, rows.texts(name, "--type"), strict=True)):
-            if name not in row or text is None:
+        rows.check(name, "--type")
+
+    def typed_row(i: int, row: dict[str, Any]) -> dict[str, Any]:
+        for name, kind in types.items():
+            text = json_text.as_text(row.get(name))
+            if text is None:
                 continue
             try:
-                row[name] = _as(text, kind)
+                row = row | {name: _as(text, kind)}
             except ValueError as error:
                 raise rows.refuse(i, f"{name!r} is {text[:60]!r}, no {kind} ({error})") from None
-    return rows
+        return row
+
+    return replace(rows, rows=spilled.listed(typed_row(i, row) for i, row in enumerate(rows.rows))) if types else rows
 
 
 def _as(text: str, kind: str) -> Any:

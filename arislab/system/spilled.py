@@ -1,7 +1,8 @@
-"""What is too large for memory, on disk: frames and arrays in files without a name, mapped into memory.
+"""What is too large for memory, on disk: frames, arrays and lists in files without a name, mapped into memory.
 
     rows = spilled.frame(lazy)              # a DataFrame as any other, of which the system drops what is not looked at
     keys = spilled.zeros((41, n), np.uint64)
+    objects = spilled.listed(read(line) for line in file)
 
 Polars shares the texts of a frame with what is filtered, joined or sorted of it, so one large frame on disk keeps all
 that is made of it small. A file goes with the last frame or array that looks into it, and with its process however that
@@ -12,10 +13,13 @@ both places.
 import errno
 import mmap
 import os
+import pickle
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar, overload
 
 import numpy as np
 import polars as pl
@@ -23,9 +27,15 @@ from numpy.typing import DTypeLike, NDArray
 
 from arislab.errors import PrerequisiteError
 
+T = TypeVar("T")
+
 LARGE = 1 << 29
 """Bytes from which on a frame goes to disk, and an array of half as many."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_BLOCK = 5_000
+"""Items of a list that go to disk, and come back, at once."""
+_AS_OBJECTS = 3
+"""Bytes that objects of Python take in memory for each one of their pickle, roughly."""
 
 
 def frame(rows: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
@@ -34,21 +44,56 @@ def frame(rows: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
     Raises:
         PrerequisiteError: The disk is full.
     """
-    import pyarrow.ipc  # no other module of ours needs it, and it takes a while to load
-
     if isinstance(rows, pl.DataFrame) and (rows.estimated_size() < LARGE or pl.Object in rows.dtypes):
         return rows
     with _file() as file:
-        try:
+        with _saying_full():
             rows.lazy().sink_ipc(file, compression="uncompressed", maintain_order=True)
-        except OSError as error:  # polars' has no number, and what it reads may be gone instead
-            if error.errno not in _NO_ROOM and not any(f"os error {code}" in str(error) for code in _NO_ROOM):
-                raise
-            raise _full(error) from None
-        file.flush()
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    table = pyarrow.ipc.open_file(pyarrow.py_buffer(mapped)).read_all()
-    return pl.DataFrame(pl.from_arrow(table))
+        return _mapped(file)
+
+
+def _mapped(file: IO[bytes]) -> pl.DataFrame:
+    import pyarrow.ipc  # no other module of ours needs it, and it takes a while to load
+
+    file.flush()
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return pl.DataFrame(pl.from_arrow(pyarrow.ipc.open_file(pyarrow.py_buffer(mapped)).read_all()))
+
+
+def frames(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Return frames of one schema, at least one, below each other; on disk from ``LARGE`` bytes on.
+
+    They are asked for one by one.
+
+    Raises:
+        PrerequisiteError: The disk is full.
+    """
+    import pyarrow.ipc
+
+    held: list[pl.DataFrame] = []
+    n_bytes = n_held = 0
+    writer: Any = None
+    with ExitStack() as stack:
+        for part in chain(parts, [None]):
+            if part is not None:
+                held.append(part)
+                n_held += int(part.estimated_size())
+            is_full = n_bytes + n_held >= LARGE and n_held >= LARGE // 8  # few pieces: each costs whatever uses it
+            if not is_full and (part is not None or writer is None or not held):
+                continue
+            table = pl.concat(held, rechunk=True).to_arrow(compat_level=pl.CompatLevel.newest())
+            with _saying_full():
+                if writer is None:
+                    file = stack.enter_context(_file())
+                    writer = pyarrow.ipc.new_file(file, table.schema)
+                writer.write_table(table)
+            n_bytes, n_held = n_bytes + n_held, 0
+            held.clear()
+        if writer is None:
+            return pl.concat(held, rechunk=True)
+        with _saying_full():
+            writer.close()
+        return _mapped(file)
 
 
 def zeros(shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
@@ -61,12 +106,10 @@ def zeros(shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
     if n_bytes < LARGE // 2:
         return np.zeros(shape, dtype)
     with _file() as file:
-        try:
+        with _saying_full():
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, n_bytes)  # else a full disk ends the process, at a write to memory
             file.truncate(n_bytes)
-        except OSError as error:
-            raise _full(error) from None
         mapped = mmap.mmap(file.fileno(), n_bytes)
     return np.frombuffer(mapped, dtype).reshape(shape)
 
@@ -91,13 +134,86 @@ def concatenated(parts: Iterable[NDArray[Any]], dtype: DTypeLike) -> NDArray[Any
 
 
 def _write(file: IO[bytes], held: list[NDArray[Any]]) -> None:
-    try:
+    with _saying_full():
         for part in held:
             file.write(part.data)
         file.flush()
-    except OSError as error:
-        raise _full(error) from None
     held.clear()
+
+
+def listed(items: Iterable[T]) -> Sequence[T]:
+    """Return a list of the items; what takes more than about ``LARGE`` bytes is on disk and comes back in its order.
+
+    Args:
+        items: What pickle keeps; they are asked for one by one.
+
+    Raises:
+        PrerequisiteError: The disk is full.
+    """
+    held: list[T] = []
+    on_disk: _Listed[T] | None = None
+    n_bytes = n_block = 0
+    for item in items:
+        held.append(item)
+        if len(held) % _BLOCK:
+            continue
+        if on_disk is not None:
+            on_disk.add(held)
+            held = []
+            continue
+        if len(held) % (8 * _BLOCK) == _BLOCK:  # what one block in eight takes is enough to know
+            n_block = len(pickle.dumps(held[-_BLOCK:], pickle.HIGHEST_PROTOCOL)) * _AS_OBJECTS
+        n_bytes += n_block
+        if n_bytes > LARGE:
+            on_disk = _Listed()
+            for start in range(0, len(held), _BLOCK):
+                on_disk.add(held[start : start + _BLOCK])
+            held = []
+    if on_disk is None:
+        return held
+    on_disk.add(held)
+    return on_disk
+
+
+class _Listed(Sequence[T]):
+    """Items in blocks on disk; the last block that was looked at is in memory."""
+
+    def __init__(self) -> None:
+        self._file = _file()
+        self._ends = [0]
+        self._n = 0
+        self._at, self._block = -1, list[T]()
+
+    def add(self, block: list[T]) -> None:
+        """Write one more block; all but the last are full."""
+        with _saying_full():
+            self._ends.append(self._ends[-1] + self._file.write(pickle.dumps(block, pickle.HIGHEST_PROTOCOL)))
+            self._file.flush()
+        self._n += len(block)
+
+    def __len__(self) -> int:
+        return self._n
+
+    @overload
+    def __getitem__(self, i: int) -> T: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, i: int | slice) -> T | Sequence[T]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(self._n))]
+        if not -self._n <= i < self._n:
+            raise IndexError(i)
+        block, place = divmod(i % self._n, _BLOCK)
+        if block != self._at:
+            size = self._ends[block + 1] - self._ends[block]
+            # pread: two readers of one list do not move each other's place
+            self._at, self._block = block, pickle.loads(os.pread(self._file.fileno(), size, self._ends[block]))
+        return self._block[place]
+
+    def __iter__(self) -> Iterator[T]:
+        return (self[i] for i in range(self._n))
 
 
 def _folder() -> str:
@@ -108,6 +224,16 @@ def _file() -> IO[bytes]:
     try:
         return tempfile.TemporaryFile(dir=_folder())
     except OSError as error:
+        raise _full(error) from None
+
+
+@contextmanager
+def _saying_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # polars' has no number, and what it reads may be gone instead
+        if error.errno not in _NO_ROOM and not any(f"os error {code}" in str(error) for code in _NO_ROOM):
+            raise
         raise _full(error) from None
 
 
