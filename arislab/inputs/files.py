@@ -9,16 +9,21 @@ Lines of three files, and the row that each becomes::
 What cannot be kept is refused with its line or row. This module knows neither the lake nor what the columns mean.
 """
 
+import codecs
 import gzip
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from array import array
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.inputs import csv_text, parquet
 from arislab.inputs.rows import OVERLOOKED, Rows, typed
-from arislab.system import json_text
+from arislab.system import json_text, spilled
+
+_PIECE = 1 << 24
+"""Bytes of a text that are decoded at once."""
 
 
 def read(
@@ -54,8 +59,11 @@ def read(
         rows = _csv(path.name, data.decode(), separator, notes)
     else:
         data, notes = _utf8(path, encoding)
-        numbered, overlooked = _objects(path.name, data, json_text.exact_leniently if lenient else _exactly)
-        rows = Rows(path.name, [o for _, o in numbered], [n for n, _ in numbered], kind, (*notes, *overlooked))
+        numbers, overlooked = array("q"), dict[str, int]()
+        reader = json_text.exact_leniently if lenient else _exactly
+        objects = spilled.listed(_objects(path.name, data, reader, numbers, overlooked))
+        overlooks = (f"{OVERLOOKED[mark]} in {n:,} lines" for mark, n in overlooked.items())
+        rows = Rows(path.name, objects, numbers, kind, (*notes, *overlooks))
     if not rows.rows:
         raise PrerequisiteError(f"{path.name} has no rows; nothing was imported.")
     return typed(rows, types or {})
@@ -74,7 +82,8 @@ def objects(path: Path, reader: Reader) -> list[tuple[int, dict[str, Any]]]:
     path = Path(path)
     if not path.is_file():
         raise PrerequisiteError(f"there is no file {str(path)!r}; give a .jsonl file.")
-    return _objects(path.name, _utf8(path, None)[0], reader)[0]
+    numbers = array("q")
+    return list(zip(numbers, list(_objects(path.name, _utf8(path, None)[0], reader, numbers, {})), strict=True))
 
 
 def strictly(line: bytes) -> tuple[Any, tuple[str, ...]]:
@@ -124,7 +133,7 @@ def _utf8(path: Path, encoding: str | None) -> tuple[bytes, tuple[str, ...]]:
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
     name = encoding or marked
     try:
-        text = data.decode(name)
+        text = data.decode(name) if name != "utf-8" else _checked(data)
     except LookupError:
         raise ParameterError(f"--encoding {encoding!r} is unknown; for instance utf-8, cp1252, utf-16.") from None
     except UnicodeDecodeError as error:
@@ -142,27 +151,50 @@ def _utf8(path: Path, encoding: str | None) -> tuple[bytes, tuple[str, ...]]:
     return text.removeprefix("\ufeff").encode(), (f"encoding {name}",)
 
 
-def _objects(name: str, data: bytes, reader: Reader) -> tuple[list[tuple[int, dict[str, Any]]], tuple[str, ...]]:
-    """The objects of the lines with their numbers, and notes on what was overlooked in them."""
-    numbered: list[tuple[int, dict[str, Any]]] = []
-    n_marked: dict[str, int] = {}
-    lines = [line.strip(b" \t\r") for line in data.split(b"\n")]
-    for i, line in enumerate(lines, 1):
+def _checked(data: bytes) -> str:
+    """The first characters of a text in UTF-8, of which all was decoded, a piece at a time."""
+    decoder, start = codecs.getincrementaldecoder("utf-8")(), ""
+    for at in range(0, max(1, len(data)), _PIECE):
+        piece = data[at : at + _PIECE]
+        try:
+            text = decoder.decode(piece, at + _PIECE >= len(data))
+        except UnicodeDecodeError as error:
+            before = at + len(piece) - len(error.object)  # what a piece before it held back stands in front of it
+            first, end = before + error.start, before + error.end
+            raise UnicodeDecodeError(error.encoding, data, first, end, error.reason) from None
+        start = start or text[:2]
+    return start
+
+
+def _lines(data: bytes) -> Iterator[bytes]:
+    """The lines without blanks around them, one by one: all at once would be the file a second time."""
+    start = 0
+    while (end := data.find(b"\n", start)) >= 0:
+        yield data[start:end].strip(b" \t\r")
+        start = end + 1
+    yield data[start:].strip(b" \t\r")
+
+
+def _objects(
+    name: str, data: bytes, reader: Reader, numbers: "array[int]", overlooked: dict[str, int]
+) -> Iterator[dict[str, Any]]:
+    """The objects of the lines; the numbers of these, and how many have what was overlooked, are noted as they come."""
+    for i, line in enumerate(_lines(data), 1):
         if not line:
             continue
         try:
             value, marks = reader(line)
         except ValueError as error:
-            last = max(n for n, text in enumerate(lines, 1) if text)
+            last = max(n for n, text in enumerate(_lines(data), 1) if text)
             raise PrerequisiteError(_no_json(name, i, last, line, str(error))) from None
         if not isinstance(value, dict):
             raise PrerequisiteError(
                 f"{name} line {i}: a JSON object is needed, got {type(value).__name__}; nothing was imported."
             )
         for mark in marks:
-            n_marked[mark] = n_marked.get(mark, 0) + 1
-        numbered.append((i, value))
-    return numbered, tuple(f"{OVERLOOKED[mark]} in {n:,} lines" for mark, n in n_marked.items())
+            overlooked[mark] = overlooked.get(mark, 0) + 1
+        numbers.append(i)
+        yield value
 
 
 def _no_json(name: str, i: int, last: int, line: bytes, error: str) -> str:
@@ -180,11 +212,9 @@ def _csv(name: str, text: str, separator: str | None, notes: tuple[str, ...]) ->
     mark = {"tab": "\t", "\\t": "\t"}.get(separator or "", separator) or likely
     if len(mark) != 1 or mark in '"\r\n':
         raise ParameterError(f"--separator must be one character or tab, got {separator!r}.")
-    rows: list[dict[str, Any]] = []
-    numbers: list[int] = []
-    try:
-        records = csv_text.records(text[start:], mark, line=2 if start else 1)
-        header = _header(name, next(records, (1, []))[1])
+    numbers = array("q")
+
+    def objects(header: list[str], records: Iterator[tuple[int, list[str | None]]]) -> Iterator[dict[str, Any]]:
         for line, fields in records:
             if len(fields) != len(header):
                 called = csv_text.SEPARATORS.get(mark, repr(mark))
@@ -192,8 +222,13 @@ def _csv(name: str, text: str, separator: str | None, notes: tuple[str, ...]) ->
                     f"line {line}: {len(fields)} fields, the header has {len(header)} (separator: {called}); put a "
                     "field that holds the separator into quotes, or give another --separator"
                 )
-            rows.append(dict(zip(header, fields, strict=True)))
             numbers.append(line)
+            yield dict(zip(header, fields, strict=True))
+
+    try:
+        records = csv_text.records(text[start:], mark, line=2 if start else 1)
+        header = _header(name, next(records, (1, []))[1])
+        rows = spilled.listed(objects(header, records))
     except ValueError as error:
         raise PrerequisiteError(f"{name} {error}; nothing was imported.") from None
     note = () if mark == "," else (f"separator {csv_text.SEPARATORS.get(mark, repr(mark))}",)

@@ -27,6 +27,7 @@ from arislab.inputs import account, batch_files, earlier, files, lake_rows
 from arislab.inputs.rows import Rows
 from arislab.lake import receipts
 from arislab.review import decisions
+from arislab.system import spilled
 from arislab.task import Task
 
 
@@ -204,7 +205,8 @@ def _let_in(lake: Any, rows: Rows, names: Sequence[str | None]) -> tuple[Rows, l
         return rows, []
     kept = [i for i, name in enumerate(names) if name not in gone]
     skipped = account.skipped(gone, len(names) - len(kept), len(names))
-    left = dataclasses.replace(rows, rows=[rows.rows[i] for i in kept], lines=[rows.lines[i] for i in kept])
+    objects = spilled.listed(rows.rows[i] for i in kept)
+    left = dataclasses.replace(rows, rows=objects, lines=[rows.lines[i] for i in kept])
     return left, skipped
 
 

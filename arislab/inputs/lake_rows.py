@@ -11,6 +11,7 @@ in ``batch_files``.
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from arislab.batch import protocol, requests
 from arislab.errors import PrerequisiteError, TaskError
 from arislab.inputs.rows import Rows
 from arislab.lake import tables
-from arislab.system import json_text
+from arislab.system import json_text, spilled
 from arislab.task import Task, candidate_of
 
 THRESHOLD = 0.8
@@ -179,10 +180,10 @@ def placed(
     new = frame.with_columns(_name=name).join(keeps, on="_name", how="left", maintain_order="left")
     new = new.with_columns(group_id=pl.coalesce("_group", "group_id"), split=pl.coalesce("_split", "split"))
     others = known.join(frame, on="candidate_id", how="anti")
-    questions_of = {} if recorded is None else questions.by_name(recorded)
     places = pl.concat([part.select("candidate_id", "group_id", "split") for part in (new, others)])
-    in_lake = _texts(others, or_else(asked, lambda _: None), questions_of)
-    texts = pl.concat([_texts(frame, asked, questions_of), in_lake])
+    texts = spilled.frames(
+        itertools.chain(_texts(frame, asked, recorded), _texts(others, or_else(asked, lambda _: None), recorded))
+    )
     every = texts.join(places, on="candidate_id", how="left", maintain_order="left")
     grouped = duplicates.split(every, split_of=tables.split_of, hidden=tables.SPLITS[-1], threshold=THRESHOLD)
     stands = frame.drop("group_id", "split").join(grouped, on="candidate_id", how="left", maintain_order="left")
@@ -203,17 +204,25 @@ def _exposed(every: pl.DataFrame, others: pl.DataFrame, grouped: pl.DataFrame) -
     return alike.select("candidate_id", "id")
 
 
-def _texts(people: pl.DataFrame, asked: Asked, recorded: Mapping[str, Sequence[str]]) -> pl.DataFrame:
-    """All that is asked under the names of candidates, as ``duplicates.split`` reads it: candidate_id, text, whole."""
-    names, texts, wholes = [], [], []
-    for row in people.iter_rows(named=True):
-        candidate = candidate_of(row)
-        for text, whole in _texts_of(candidate, asked, recorded.get(row["candidate_id"], ())):
-            names.append(row["candidate_id"])
-            texts.append(text)
-            wholes.append(whole)
+def _texts(people: pl.DataFrame, asked: Asked, recorded: pl.DataFrame | None) -> Iterator[pl.DataFrame]:
+    """All that is asked under the names of candidates, as ``duplicates.split`` reads it: candidate_id, text, whole.
+
+    Some candidates at a time, and once without any.
+    """
     schema = {"candidate_id": pl.String, "text": pl.String, "whole": pl.Boolean}
-    return pl.DataFrame({"candidate_id": names, "text": texts, "whole": wholes}, schema=schema)
+    yield pl.DataFrame(schema=schema)
+    for part in people.iter_slices(5 * _ROWS):
+        names, texts, wholes = [], [], []
+        of_part = (
+            None if recorded is None else recorded.join(part, on="candidate_id", how="semi", maintain_order="left")
+        )
+        questions_of = {} if of_part is None else questions.by_name(of_part)
+        for row in part.iter_rows(named=True):
+            for text, whole in _texts_of(candidate_of(row), asked, questions_of.get(row["candidate_id"], ())):
+                names.append(row["candidate_id"])
+                texts.append(text)
+                wholes.append(whole)
+        yield pl.DataFrame({"candidate_id": names, "text": texts, "whole": wholes}, schema=schema)
 
 
 def _texts_of(candidate: dict[str, Any], asked: Asked, recorded: Sequence[str]) -> Iterator[tuple[str | None, bool]]:
@@ -276,20 +285,13 @@ def outputs(
     Raises:
         PrerequisiteError: A column is missing or cannot be kept, an id is empty, or rows of one group have two splits.
     """
-    inputs = [text if text is not None else "" for text in rows.texts(input, "--input")]
-    answers = rows.texts(output, "--output")
-    models = rows.texts(model, "--model") if model else [None] * len(rows.rows)
-    names = _named(rows, id) if id else [hashed(text) for text in inputs]
-    raw = pl.DataFrame(
-        {
-            "candidate_id": names,
-            "input": inputs,
-            "llm_output": answers,
-            "model": models,
-            "metadata": _kept(rows, keep, reserved),
-        },
-        schema=dict.fromkeys(("candidate_id", "input", "llm_output", "model", "metadata"), pl.String),
-    )  # one row per output
+    rows.check(input, "--input")
+    rows.check(output, "--output")
+    if model:
+        rows.check(model, "--model")
+    names = _named(rows, id) if id else None
+    _check_kept(rows, keep, reserved)
+    raw = spilled.frames(_parts(rows, names, input=input, output=output, model=model, keep=keep))
     is_empty = pl.col("llm_output").str.strip_chars().str.len_bytes().fill_null(0) == 0
     raw = raw.with_columns(
         sample=pl.int_range(pl.len()).over("candidate_id").cast(pl.Int32),
@@ -298,10 +300,42 @@ def outputs(
     )
     content = ["candidate_id", "input", "llm_output", "model"]
     # equal rows are told apart by a number, all others by what they say: the order of the file changes no name
-    again = raw.select(*content, again=pl.int_range(pl.len()).over(content))
-    digests = [hashlib.sha256(orjson.dumps(["import", task, *row])).hexdigest() for row in again.iter_rows()]
-    raw = raw.with_columns(custom_id=pl.Series(["r-" + d[:40] for d in digests]), request_sha256=pl.Series(digests))
+    equal = pl.Series(duplicates.first_of_equals(raw.select(content)))
+    again = raw.select(*content, again=pl.int_range(pl.len()).over(equal))
+    digests = pl.concat(
+        [
+            pl.Series([hashlib.sha256(orjson.dumps(["import", task, *row])).hexdigest() for row in part.iter_rows()])
+            for part in again.iter_slices(_ROWS)
+        ]
+    )
+    raw = raw.with_columns(custom_id=pl.lit("r-") + digests.str.slice(0, 40), request_sha256=digests)
     return _people(rows, raw, split), raw
+
+
+_ROWS = 10_000
+"""Rows whose values are Python's at once."""
+
+
+def _parts(
+    rows: Rows, names: Sequence[str] | None, *, input: str, output: str, model: str | None, keep: Sequence[str]
+) -> Iterator[pl.DataFrame]:
+    """Some outputs at a time: candidate_id, input, llm_output, model, metadata."""
+    schema = dict.fromkeys(("candidate_id", "input", "llm_output", "model", "metadata"), pl.String)
+    objects = iter(rows.rows)
+    start = 0
+    while some := list(itertools.islice(objects, _ROWS)):
+        asked = [json_text.as_text(row.get(input)) or "" for row in some]
+        columns = {
+            "candidate_id": names[start : start + len(some)] if names else [hashed(text) for text in asked],
+            "input": asked,
+            "llm_output": [json_text.as_text(row.get(output)) for row in some],
+            "model": [json_text.as_text(row.get(model)) if model else None for row in some],
+            "metadata": [
+                json_text.dumps({name: row[name] for name in keep if name in row}) if keep else None for row in some
+            ],
+        }
+        yield pl.DataFrame(columns, schema=schema)  # one row per output
+        start += len(some)
 
 
 def _named(rows: Rows, id: str, *, is_unique: bool = False) -> list[str]:
@@ -321,24 +355,26 @@ def _named(rows: Rows, id: str, *, is_unique: bool = False) -> list[str]:
     return [str(name) for name in names]
 
 
-def _kept(rows: Rows, keep: Sequence[str], reserved: Collection[str]) -> list[str | None]:
-    """The kept columns of each row as JSON; a row has those that its line has."""
+def _check_kept(rows: Rows, keep: Sequence[str], reserved: Collection[str]) -> None:
+    """Refuse columns that cannot be kept."""
     for name in keep:
-        rows.texts(name, "--keep")
+        rows.check(name, "--keep")
         if name in reserved or name.startswith("score_"):
             instead = "--split decides the split" if name == "split" else "rename the column"
             raise PrerequisiteError(
                 f"--keep {name!r}: scorers know something else under this name; {instead}, nothing was imported."
             )
-    if not keep:
-        return [None] * len(rows.rows)
-    return [json_text.dumps({name: row[name] for name in keep if name in row}) for row in rows.rows]
 
 
 def _people(rows: Rows, raw: pl.DataFrame, split: str | None) -> pl.DataFrame:
     """The candidates behind recorded outputs, one row per candidate, for ``placed``."""
-    first = raw.with_row_index("_line").unique("candidate_id", keep="first", maintain_order=True)
-    people = nameless(first["candidate_id"], [orjson.dumps({"input": text}).decode() for text in first["input"]])
+    named = raw.select("candidate_id", "input").with_row_index("_line")
+    first = named.unique("candidate_id", keep="first", maintain_order=True)
+    profiles = [
+        pl.Series([orjson.dumps({"input": text}).decode() for text in part["input"]], dtype=pl.String)
+        for part in first.iter_slices(_ROWS)
+    ]
+    people = nameless(first["candidate_id"], pl.concat(profiles))
     if split is None:
         return people
     given, place = _given_splits(rows, split), dict(first.select("candidate_id", "_line").iter_rows())
@@ -352,7 +388,7 @@ def _people(rows: Rows, raw: pl.DataFrame, split: str | None) -> pl.DataFrame:
     return people.with_columns(split=pl.Series([given[i] for i in first["_line"]], dtype=pl.String))
 
 
-def nameless(ids: pl.Series, profiles: Sequence[str]) -> pl.DataFrame:
+def nameless(ids: pl.Series, profiles: Sequence[str] | pl.Series) -> pl.DataFrame:
     """Return rows for ``placed`` of those about whom outputs were recorded.
 
     Nothing but their names and profiles is known.
@@ -365,7 +401,7 @@ def nameless(ids: pl.Series, profiles: Sequence[str]) -> pl.DataFrame:
 def of_candidates(rows: Rows, raw: pl.DataFrame) -> Rows:
     """Return the rows of a file in which each candidate of ``outputs`` stands first."""
     places = raw.with_row_index("_line").unique("candidate_id", keep="first", maintain_order=True)["_line"].to_list()
-    return Rows(rows.name, [rows.rows[i] for i in places], [rows.lines[i] for i in places], rows.kind)
+    return Rows(rows.name, [], [rows.lines[i] for i in places], rows.kind)  # only where they stand is told of them
 
 
 def hashed(text: str) -> str:
