@@ -67,10 +67,13 @@ def scores(
         tokens, prompt_tokens and completion_tokens (0), latency_s (null), and score_<scorer>; with ``report`` also
         report and report_<scorer>. An arm that says the same as an earlier one to all is left out.
     """
-    asked = questions.drop_nulls("input").unique(["candidate_id", "input"], keep="first", maintain_order=True)
-    if n is not None and asked.height > n:
-        asked = asked.with_columns(_tie=stable_hash(asked["custom_id"], 0)).sort("_tie").head(n).drop("_tie")
-    asked = asked.drop(_ANSWERED, strict=False)
+    # which rows, by narrow columns: a table without copies of its texts
+    once = questions.select("custom_id", "candidate_id", "input", _question=pl.col("input").hash())
+    once = once.with_row_index("_row").drop_nulls("input").drop("input")
+    once = once.unique(["candidate_id", "_question"], keep="first", maintain_order=True)
+    if n is not None and once.height > n:
+        once = once.with_columns(_tie=stable_hash(once["custom_id"], 0)).sort("_tie").head(n)
+    asked = questions[once["_row"]].drop(_ANSWERED, strict=False)
     if not asked.height:  # nobody knows what was asked
         return pl.DataFrame(schema=_TYPES | dict.fromkeys(_judged(task, report=report), pl.Float64))
     parts: list[pl.DataFrame] = []
@@ -182,8 +185,9 @@ def _most_frequent(examples: pl.DataFrame) -> str:
 
 
 def _nearest(asked: pl.DataFrame, candidates: pl.DataFrame, examples: pl.DataFrame) -> list[str | None]:
-    index, outputs = bm25.Index(examples["input"].to_list()), examples["output"].to_list()
-    groups = dict(candidates.select("candidate_id", "group_id").iter_rows())
+    index, outputs = bm25.Index(examples["input"].to_list()), examples["output"]
+    named = pl.concat([part.select("candidate_id") for part in (asked, examples)])
+    groups = dict(candidates.select("candidate_id", "group_id").join(named, on="candidate_id", how="semi").iter_rows())
     members: dict[str, list[int]] = {}
     for i, name in enumerate(examples["candidate_id"].to_list()):
         members.setdefault(groups.get(name, name), []).append(i)

@@ -15,6 +15,7 @@ import mmap
 import os
 import pickle
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
@@ -79,7 +80,7 @@ def frames(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
                 held.append(part)
                 n_held += int(part.estimated_size())
             is_full = n_bytes + n_held >= LARGE and n_held >= LARGE // 8  # few pieces: each costs whatever uses it
-            if not is_full and (part is not None or writer is None or not held):
+            if not held or not (is_full or (part is None and writer is not None)):
                 continue
             table = pl.concat(held, rechunk=True).to_arrow(compat_level=pl.CompatLevel.newest())
             with _saying_full():
@@ -180,6 +181,7 @@ class _Listed(Sequence[T]):
 
     def __init__(self) -> None:
         self._file = _file()
+        weakref.finalize(self, self._file.close)
         self._ends = [0]
         self._n = 0
         self._at, self._block = -1, list[T]()
