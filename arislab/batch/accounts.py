@@ -6,6 +6,7 @@ server.
 
 import json
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
@@ -16,6 +17,7 @@ from arislab.batch.protocol import AGAIN, ANSWERED, ASK, canonical, offered, out
 from arislab.batch.results import Sorted
 from arislab.batch.work import Work
 from arislab.errors import BatchError
+from arislab.system import spilled
 
 
 def collect(work: Work) -> pl.DataFrame:
@@ -40,11 +42,11 @@ def collect(work: Work) -> pl.DataFrame:
     tools = [  # few bodies have any, and parsing them all takes longer than the rest of this
         offered(json.loads(b)) if '"tools":' in b or '"functions":' in b else None for b in work.requests["body"]
     ]
-    frame = (
-        work.requests.drop("body")
-        .with_columns(tools=pl.Series(tools, dtype=pl.String))
-        .join(_outcomes(work), on="custom_id", how="inner", maintain_order="left")
-    )
+    sent, came = work.requests.drop("body").with_columns(tools=pl.Series(tools, dtype=pl.String)), _outcomes(work)
+    # by the names alone: a join of the frames would copy all texts of large ones
+    names = [frame.select("custom_id").with_row_index(row) for row, frame in (("_sent", sent), ("_came", came))]
+    both = names[0].join(names[1], on="custom_id", how="inner", maintain_order="left")
+    frame = sent[both["_sent"]].hstack(came.drop("custom_id")[both["_came"]])
     # a server may add the version to the name: gpt-x answers as gpt-x-2026-08-01; an alias is answered by its model
     asked_for = pl.col("model").replace(work.server.aliases)
     other = frame.filter(~pl.col("model_returned").str.starts_with(asked_for))
@@ -129,18 +131,22 @@ def _read(work: Work, shard: dict[str, Any]) -> Sorted:
 
 
 def _outcomes(work: Work) -> pl.DataFrame:
-    """What became of each request that was sent, or could not be.
+    """What became of each request that was sent, or could not be."""
+    rows = spilled.frames(_by_shard(work))
+    # the answer, else the last try; by the names alone, without copies of the texts
+    last = rows.select("custom_id").with_row_index("_row").unique("custom_id", keep="last", maintain_order=True)
+    return rows[last["_row"]]
 
-    One frame a shard, so that few objects live at once.
-    """
+
+def _by_shard(work: Work) -> Iterator[pl.DataFrame]:
+    """One frame a shard, so that few objects live at once."""
     left = set(work.requests["custom_id"])
-    frames = [pl.DataFrame(schema=results.SCHEMA)]
+    yield pl.DataFrame(schema=results.SCHEMA)
     for shard in work.shards:
         lines = {name: status for name, status in work.ledger.lines(shard["id"]).items() if name in left}
-        frames.append(results.rows(_read(work, shard), shard, lines, folder=work.folder))
+        yield results.rows(_read(work, shard), shard, lines, folder=work.folder)
         left -= {name for name, status in lines.items() if status in ANSWERED}
     for name, problem in work.unsendable.items():
         why = canonical({"code": "not_sendable", "message": problem})
         row = outcome(None, "") | {"custom_id": name, "status": "error", "error": why}
-        frames.append(pl.DataFrame([row], schema=results.SCHEMA, strict=False))
-    return pl.concat(frames).unique("custom_id", keep="last", maintain_order=True)  # the answer, else the last try
+        yield pl.DataFrame([row], schema=results.SCHEMA, strict=False)

@@ -18,6 +18,7 @@ from arislab import chat
 from arislab.batch.protocol import asked, canonical
 from arislab.batch.request_lines import request
 from arislab.errors import ParameterError, TaskError
+from arislab.system import spilled
 from arislab.system.kinds import takes_any_frame
 
 REQUEST = {
@@ -104,8 +105,8 @@ def build_requests(
     chat.check_fields(chat_template_kwargs=parameters.get("chat_template_kwargs") or {}, system_role=system_role)
     if not parameters.get("chat_template_kwargs"):
         parameters.pop("chat_template_kwargs", None)
-    frames = []
-    for part in candidates.iter_slices(_PART):  # few rows as Python objects at once
+
+    def frame(part: pl.DataFrame) -> pl.DataFrame:
         rows: list[tuple[Any, ...]] = []
         for row in part.iter_rows(named=True):
             messages = chat.in_role(written(to_messages, row | {"profile": json.loads(row["profile"])}), system_role)
@@ -121,8 +122,10 @@ def build_requests(
                 drawn = f"{seed}:{sample}:{row['candidate_id'] if pair_by_candidate else text}"
                 body["seed"] = int(hashlib.sha256(drawn.encode()).hexdigest()[:8], 16) >> 1  # some engines take 31 bits
                 rows.append((row["candidate_id"], sample, *_request(body, sample)))
-        frames.append(pl.DataFrame(rows, schema=REQUEST | {"candidate_id": part.schema["candidate_id"]}, orient="row"))
-    return pl.concat(frames)  # one row per candidate and sample
+        return pl.DataFrame(rows, schema=REQUEST | {"candidate_id": part.schema["candidate_id"]}, orient="row")
+
+    # few rows as Python objects at once
+    return spilled.frames(map(frame, candidates.iter_slices(_PART)))  # one row per candidate and sample
 
 
 def _finite(body: dict[str, Any]) -> str:
