@@ -52,6 +52,9 @@ def manager_class(cwd: Path, env: dict[str, str], raw: Any, process: Process) ->
     from jupyter_client.manager import AsyncKernelManager
 
     class Client(AsyncKernelClient):
+        manager: Any = None
+        """Starts the kernel once more if it ends before it was there; null where it may not."""
+
         async def wait_for_ready(self, timeout: float | None = None) -> None:
             # Jupyter's own goes on to listen for 0.2 s, for messages that nbclient passes over since it asked for none
             until = float("inf") if timeout is None else time.monotonic() + timeout
@@ -63,7 +66,11 @@ def manager_class(cwd: Path, env: dict[str, str], raw: Any, process: Process) ->
                         await self.iopub_channel.get_msg(timeout=0.2)  # outputs come through
                         return
                 if not await self.is_alive():
-                    raise RuntimeError("Kernel died before replying to kernel_info")
+                    if self.manager is None:
+                        raise RuntimeError("Kernel died before replying to kernel_info")
+                    # seen once in some thousand starts on a busy machine, a crash inside libzmq; nothing has run
+                    manager, self.manager = self.manager, None
+                    await manager.restart_kernel(now=True)
             raise RuntimeError(f"Kernel didn't respond in {timeout:g} seconds")
 
     class ThisInterpreter(AsyncKernelManager):
@@ -75,11 +82,14 @@ def manager_class(cwd: Path, env: dict[str, str], raw: Any, process: Process) ->
         def client(self, **settings: Any) -> Any:
             client = super().client(**settings)
             client.context.rcvhwm, client.context.reconnect_ivl = _HELD_MESSAGES, _RECONNECT_MS
+            client.manager = self
             return client
 
         async def start_kernel(self, **settings: Any) -> Any:  # type: ignore[override]
-            arguments = [*settings.get("extra_arguments", ()), "--IPKernelApp.extra_extensions=arislab.system.floods"]
-            options = {"cwd": str(cwd), "env": env, "stdout": raw, "stderr": raw, "extra_arguments": arguments}
+            floods = "--IPKernelApp.extra_extensions=arislab.system.floods"
+            arguments = [word for word in settings.get("extra_arguments", ()) if word != floods]  # a restart has it
+            options = {"cwd": str(cwd), "env": env, "stdout": raw, "stderr": raw}
+            options |= {"extra_arguments": [*arguments, floods]}
             await super().start_kernel(**{**settings, **options})
             process.pid = getattr(self.provisioner, "pid", None)
 

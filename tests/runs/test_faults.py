@@ -174,3 +174,19 @@ def test_a_kernel_that_does_not_start_is_a_failure_with_its_own_words(root):
     assert "did not start" in record.reason
     assert "no such luck" in (record.folder / "log.txt").read_text()
     assert [cell["status"] for cell in record.cells] == ["not-run", "not-run"]
+
+
+def test_a_kernel_that_crashes_before_it_is_there_is_started_once_more(root):
+    notebooks = notebook(root / "notebooks", "print('it ran')")
+    (notebooks / "ipykernel_launcher.py").write_text(
+        "import os, pathlib, signal\n"
+        "first = pathlib.Path(__file__).with_name('started')\n"
+        "if not first.exists():\n"
+        "    first.touch()\n"
+        "    os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "from ipykernel.kernelapp import launch_new_instance\n"
+        "launch_new_instance()\n"
+    )
+    record = runs.execute("curate", root=root, notebooks=notebooks)
+    assert record.status == "ok", record
+    assert "it ran" in (record.folder / "log.txt").read_text()
