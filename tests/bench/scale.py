@@ -1,0 +1,137 @@
+"""Recorded outputs to a curated set at several sizes: time, memory, what goes to disk, and how they grow; prints JSON.
+
+    python tests/bench/scale.py [--rows 17000 170000 1700000] [--sentences FILE.tsv]
+
+Measured is what a user types: `arislab import FILE.parquet --as outputs` and `arislab run curate`, for the rows of
+`curate_170k.py` with scorers that cost nothing. Memory is that of all processes together, looked at each second:
+anonymous memory (what the system cannot take back) and pages of files (which it can), each at its largest. Growth is
+the exponent b of rows ** b between a size and the one before.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import polars as pl
+from curate_170k import FREE, report, rows, sentences
+
+HERE = Path(__file__).resolve().parents[2]
+
+
+def tree(pid):
+    """A process and all that it started."""
+    children = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:  # it has ended
+            continue
+        children.setdefault(int(text[text.rindex(")") + 2 :].split()[1]), []).append(int(stat.parent.name))
+    every = [pid]
+    for one in every:
+        every += children.get(one, [])
+    return every
+
+
+def memory(pid):
+    """Anonymous and file pages of a process and its children, in MB; shared pages count once (PSS)."""
+    total = {"Pss_Anon": 0, "Pss_File": 0, "Pss_Shmem": 0}
+    for one in tree(pid):
+        try:
+            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name in total:
+                total[name] += int(value.split()[0]) / 1024
+    return total["Pss_Anon"] + total["Pss_Shmem"], total["Pss_File"]
+
+
+def measured(command):
+    """Seconds, CPU seconds and largest memory of a command and what it starts."""
+    began = time.perf_counter()
+    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
+        os.set_blocking(child.stderr.fileno(), False)
+        said, peaks = b"", (0.0, 0.0)
+        while (found := os.wait4(child.pid, os.WNOHANG))[0] == 0:
+            peaks = tuple(map(max, peaks, memory(child.pid)))
+            said += child.stderr.read() or b""
+            time.sleep(1)
+        seconds, usage = time.perf_counter() - began, found[2]
+        child.returncode = os.waitstatus_to_exitcode(found[1])
+        said += child.stderr.read() or b""
+    assert child.returncode == 0, said.decode()
+    return {
+        "s": round(seconds, 1),
+        "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
+        "anonymous_mb": round(peaks[0]),
+        "file_pages_mb": round(peaks[1]),
+    }
+
+
+def write(file, n, pool):
+    """Write the rows as Parquet, some at a time."""
+    parts, some = [], []
+    for row in rows(n, pool):
+        some.append(row)
+        if len(some) == 100_000:
+            parts.append(pl.DataFrame(some, schema=["q", "a", "m"], orient="row"))
+            some = []
+    if some:
+        parts.append(pl.DataFrame(some, schema=["q", "a", "m"], orient="row"))
+    pl.concat(parts).write_parquet(file)
+
+
+def main():
+    """Measure each size in a folder of its own."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, nargs="+", default=[17_000, 170_000, 1_700_000])
+    parser.add_argument("--sentences")
+    arguments = parser.parse_args()
+    pool, sizes = sentences(arguments.sentences), {}
+    for n in arguments.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            task, file, root = (Path(folder) / name for name in ("free.py", "outputs.parquet", "root"))
+            task.write_text(FREE)
+            write(file, n, pool)
+            arislab = [sys.executable, "-m", "arislab"]
+            columns = ["--input", "q", "--output", "a", "--model", "m"]
+            sizes[n] = {
+                "import": measured(
+                    [
+                        *arislab,
+                        "import",
+                        str(file),
+                        "--as",
+                        "outputs",
+                        "--task",
+                        str(task),
+                        *columns,
+                        "--root",
+                        str(root),
+                    ]
+                ),
+                "curate": measured([*arislab, "run", "curate", "-p", "task", str(task), "--root", str(root)]),
+                "file_mb": round(file.stat().st_size / 2**20),
+            }
+        print(n, json.dumps(sizes[n]), file=sys.stderr, flush=True)
+    growth = {
+        f"{after}/{before}": {
+            step: round(math.log(sizes[after][step][what] / sizes[before][step][what]) / math.log(after / before), 2)
+            for step in ("import", "curate")
+            for what in ("cpu_s",)
+        }
+        for before, after in zip(arguments.rows, arguments.rows[1:], strict=False)
+    }
+    report(sizes=sizes, growth_of_cpu=growth)
+
+
+if __name__ == "__main__":
+    main()
