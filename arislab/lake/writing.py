@@ -24,7 +24,7 @@ from arislab.lake.conditions import Where
 from arislab.lake.places import Place, Url
 
 _RETRIES, _RETRIES_AFAR = 20, 120
-"""Below a URL there is no turn to wait for, so that writers of the same moment collide each time."""
+"""Below a URL those of other machines wait for no turn, so that writers of the same moment collide each time."""
 _PAUSE_S, _PAUSE_AFAR_S = (0.01, 0.05), (0.0, 0.3)
 """Shortest and longest pause after the first collision: about what a commit takes there."""
 _FEW = 1_000
