@@ -1,9 +1,9 @@
 """Requests in, rows out, over any server that speaks OpenAI's Files and Batches.
 
-The way of a request, a file a step: ``requests`` (written), ``estimates`` (what it would cost) and ``simulation`` (how
-long it would take), ``job`` (the whole of it), ``claims``, ``outgoing`` and ``sending`` (out), ``watch``, ``results`` and ``settling`` (back), ``accounts`` (what
-became of it), ``answers`` (recorded before, or asked for now). A server is known by ``connection`` and ``dialects``, a
-line by ``protocol``, a folder of batches by ``ledger`` and ``kept``.
+The way of a request, a file a step: ``requests`` (written), ``estimates`` (what it would cost), ``simulation`` (how
+long it would take), ``job`` (the whole of it), ``claims``, ``outgoing`` and ``sending`` (out), ``watch``, ``results``
+and ``settling`` (back), ``accounts`` (what became of it), ``answers`` (recorded before, or asked for now). A server is
+known by ``connection`` and ``dialects``, a line by ``protocol``, a folder of batches by ``ledger`` and ``kept``.
 
 It knows neither tasks nor what an answer is worth.
 """

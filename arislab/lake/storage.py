@@ -1,7 +1,7 @@
 """One table's folder in Delta's format, or the same below a URL (``places``).
 
-It is opened only if it is whole, written by one after the other, and on disk when a write returns. Below a URL only the
-writers of one machine wait for a turn, and the store itself sees to what lasts.
+It is opened only if it is whole, written by one after the other, and on disk when a write returns. Below a URL the
+store itself sees to what lasts.
 
     _delta_log/000…0.json, 000…1.json, …   one version each: the files that it adds and removes, with their sizes
     part-….parquet                         rows; never changed after their commit
@@ -12,15 +12,10 @@ at, or it fails and is tried again.
 """
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import os
 import re
 import shutil
-import tempfile
-import time
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +28,6 @@ from arislab.system import files as whole_files
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(\.\d+\.\d+)?\.parquet")
 _ADDED, _REMOVED = ("num_added_files", "num_target_files_added"), ("num_removed_files", "num_target_files_removed")
-_TURN_S = 120.0
 _FOR_EVER = "interval 36500 days"
 PROPERTIES = {"delta.logRetentionDuration": _FOR_EVER, "delta.deletedFileRetentionDuration": _FOR_EVER}
 """Of new tables: records name versions, so no reader's housekeeping may take them away."""
@@ -249,39 +243,6 @@ def begin(folder: Url) -> None:
     import polars as pl
 
     pl.DataFrame({"log": ["begun"]}).write_csv(f"{folder}/_delta_log/_begun.csv", storage_options=FOR_POLARS)
-
-
-@contextlib.contextmanager
-def turn(folder: Place) -> Iterator[None]:
-    """Wait until no other writer of arislab is at work on this table.
-
-    Commits are safe without, but each would be tried again and again. A store has no locks: below a URL those of this
-    machine wait for each other, and those of several are tried again.
-    """
-    with contextlib.ExitStack() as held:
-        with contextlib.suppress(OSError):  # no lock where the file system has none, or the folder is not ours
-            _wait_for(held.enter_context(whole_files.opened(_lock_of(folder))))
-        yield
-
-
-def _lock_of(folder: Place) -> Path:
-    """The file that who writes to a table locks; the folder around it is made."""
-    if isinstance(folder, Url):
-        locks = Path(tempfile.gettempdir()) / f"arislab-{os.getuid()}"
-        locks.mkdir(mode=0o700, exist_ok=True)
-        return locks / hashlib.sha256(str(folder).encode()).hexdigest()[:32]
-    locks = folder.parent / ".locks"
-    locks.mkdir(exist_ok=True)
-    return locks / folder.name
-
-
-def _wait_for(file: Any) -> None:
-    until = time.monotonic() + _TURN_S  # asked again and again, as a flock that waits knows no time limit
-    while time.monotonic() < until:
-        with contextlib.suppress(BlockingIOError):
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(0.005)
-    return None
 
 
 def link(source: Place, target: Place, *, version: int) -> None:

@@ -2,8 +2,9 @@
 
 python tests/bench/simulated.py [--calibrate 5000] [--only lognormal broken refused killed whole]
 
-The mock upstream is a process of its own (``throughput.py``): 256 slots and 503 beyond, log-normal times (median 800 ms,
-99 % below 6 s), or at once. `arislab serve` and the client are the real ones: ``batch.submit``, ``wait``, ``collect``.
+The mock upstream is a process of its own (``throughput.py``): 256 slots and 503 beyond, log-normal times (median 800
+ms, 99 % below 6 s), or at once. `arislab serve` and the client are the real ones: ``batch.submit``, ``wait``,
+``collect``.
 Seconds a request of client and server are measured first, at 0 ms with another n, at the same load. One JSON line a
 setting: predicted and measured, and their ratio; exit code 1 if a request has not exactly one answer.
 """

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ from toys import FUZZ, here
 
 from arislab import forgetting
 from arislab.errors import LakeError, PrerequisiteError
-from arislab.lake import Lake, check, places, storage
+from arislab.lake import Lake, check, places, storage, turns
 
 
 @pytest.fixture
@@ -138,6 +139,28 @@ def test_writers_of_one_machine_wait_for_their_turn(afar):
     assert len(list(table.folder.glob("*.parquet"))) == 2 * n, "no commit came second, which would leave a file"
 
 
+def test_a_writer_of_another_machine_that_came_first_is_waited_for_unless_it_died(afar, monkeypatch):
+    place = Lake(afar)["candidates"].folder
+    queue = Lake(afar).place / ".turns" / "candidates"
+    with turns.Queue(place) as first:
+        first.wait()
+        assert list(queue.iterdir()) == [], "nobody else is there: nothing is put"
+        first.wait(is_crowded=True)
+        with turns.Queue(place) as second:
+            monkeypatch.setattr(turns, "_TURN_S", 0.5)
+            began = time.monotonic()
+            second.wait()
+            assert time.monotonic() - began >= 0.5, "it is in line, and its patience ends"
+            assert [path.name for path in queue.iterdir()] == [first._name, second._name]
+            monkeypatch.setattr(turns, "_TURN_S", 60.0)
+            monkeypatch.setattr(turns, "_DEAD_S", -1.0)
+            second.wait()  # else for a minute
+            assert [path.name for path in queue.iterdir()] == [second._name]
+    assert list(queue.iterdir()) == []
+    Lake(afar)["candidates"].append(rows(["a"]))
+    assert Lake(afar).tables() == ["candidates"]
+
+
 def _append(k, n):
     for i in range(n):
         Lake()["candidates"].append(rows([f"own{k}-{i}"]))
@@ -233,10 +256,10 @@ def test_of_four_writers_at_once_no_row_is_lost_and_none_is_there_twice(afar, tm
     command = [sys.executable, "-c", WRITER]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     writers = []
-    for k in range(4):  # as of four machines: none knows the turns of the others
-        turns = tmp_path / str(k)
-        turns.mkdir()
-        how = {"env": env | {"TMPDIR": str(turns)}, "stderr": subprocess.PIPE, "text": True}
+    for k in range(4):  # as of four machines: none sees the locks of the others
+        locks = tmp_path / str(k)
+        locks.mkdir()
+        how = {"env": env | {"TMPDIR": str(locks)}, "stderr": subprocess.PIPE, "text": True}
         writers.append(subprocess.Popen([*command, str(k), str(n)], **how))
     told = [writer.communicate()[1] for writer in writers]
     assert [writer.returncode for writer in writers] == [0] * 4, told
