@@ -54,7 +54,8 @@ class Forecast:
     saturated_fraction: float
     """Share of that time in which 95 % of the slots or more worked, 0..1."""
     used: dict[str, float]
-    """Place to the share of its capacity that was used, 0..1: chat servers, rate limit, arislab serve, client."""
+    """Place to the share of all seconds for which its work would suffice at full capacity, 0..1: chat servers, rate
+    limit, arislab serve, client."""
     gpu_hours: float
     """Chat servers times hours from the first file to the last row, one GPU each."""
     usd: float | None
@@ -89,8 +90,8 @@ def simulate(
     refuse_fraction: float = 0.0,
     retry_after_s: float | None = None,
     fail_fraction: float = 0.0,
-    server_ms: float = 0.35,
-    client_ms: tuple[float, float] = (0.2, 0.2),
+    server_ms: float = 0.4,
+    client_ms: tuple[float, float] = (0.06, 0.05),
     crash_after_s: float | None = None,
     down_s: float = 10.0,
     usd_per_million: tuple[float, float] | None = None,
@@ -112,8 +113,8 @@ def simulate(
         refuse_fraction: Share of the requests that are refused by chance, 0 to below 1.
         retry_after_s: Seconds that a refusal asks to wait; null: it asks for nothing.
         fail_fraction: Share of the answers that break off with an error which may pass, 0 to below 1.
-        server_ms: CPU of ``arislab serve`` a request, milliseconds; it has one core.
-        client_ms: CPU of the client a request, milliseconds: before it is sent, and after it was answered.
+        server_ms: Milliseconds of ``arislab serve`` a request, on its one core; as measured on two shared cores.
+        client_ms: Milliseconds of the client a request, before it is sent and after it was answered; likewise.
         crash_after_s: Seconds after which ``arislab serve`` is killed; null: never.
         down_s: Seconds until it is there again.
         usd_per_million: Prices of a million prompt and of a million answer tokens; null: tokens cost nothing here.
@@ -264,16 +265,15 @@ class _Way:
 
     def used(self) -> dict[str, float]:
         """Place to the share of its capacity that was used."""
-        span = self.span_s or math.inf
+        seconds, n = self.ended or math.inf, len(self.upstreams)
         shares = {
-            "chat servers": self.busy_s / (span * self.slots * len(self.upstreams)),
-            "arislab serve": self.cpu_s / span,
-            "client": self.n * sum(self.client_s) / self.ended if self.ended else 0.0,
+            "chat servers": self.busy_s / (self.slots * n),
+            "arislab serve": self.cpu_s,
+            "client": self.n * sum(self.client_s),
         }
         if self.limit_per_s is not None:
-            taken = self.n_calls - self.n_refused
-            shares["rate limit"] = taken / (span * self.limit_per_s * len(self.upstreams))
-        return {place: min(1.0, share) for place, share in shares.items()}
+            shares["rate limit"] = (self.n_calls - self.n_refused) / (self.limit_per_s * n)
+        return {place: min(1.0, share / seconds) for place, share in shares.items()}
 
     def run(self, crash_after_s: float | None, down_s: float) -> None:
         """Go on until every line has a row."""
