@@ -93,7 +93,7 @@ def _ends_with_parent():
 def _application(kind):
     from moto.server import DomainDispatcherApplication, create_backend_app
 
-    moto = DomainDispatcherApplication(create_backend_app)
+    moto, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
     def answer(environ, start_response):
         credential = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0]
@@ -102,7 +102,8 @@ def _application(kind):
             return [REFUSED.format(credential).encode()]
         if kind == "heedless":
             environ.pop("HTTP_IF_NONE_MATCH", None)
-        return moto(environ, start_response)
+        with one_at_a_time:  # moto looks whether there is an object, and then makes it: two threads may both see none
+            return moto(environ, start_response)
 
     return answer
 

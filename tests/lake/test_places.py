@@ -288,6 +288,14 @@ def test_a_store_that_heeds_no_condition_is_refused_unless_there_is_one_writer(a
             Lake(afar).compact()
 
 
+@pytest.mark.parametrize(("counts", "is_safe"), [([1, 0, 1, 0, 1], True), ([1, 1, 2], False), ([0] * 9, False)])
+def test_a_trial_in_which_nobody_succeeded_says_nothing_of_the_store(counts, is_safe, afar, monkeypatch):
+    rounds = iter(counts)
+    monkeypatch.setattr(places, "_n_committed", lambda *_: next(rounds))
+    assert places._is_conditional.__wrapped__(afar, ()) == is_safe
+    assert next(rounds, None) is None, "and no round more"
+
+
 WRONG = {
     "bucket": ({}, "s3://nobucket/lab", "there is no such bucket"),
     "key": ({"AWS_ACCESS_KEY_ID": "AKIAOTHERKEYID000001"}, None, "the store refuses the credentials"),
