@@ -16,7 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
-from arislab.lake import Lake, storage
+from arislab.lake import Lake, turns
 
 KINDS = {
     "first upsert": "all writers upsert the same keys into a table that nobody has made",
@@ -77,10 +77,10 @@ def expected(kind, n_writers):
 
 def work():
     """One writer: takes lines (kind, folder, number, moment, locked or not) and says how each write ended."""
-    turn = storage.turn
+    turn = turns.turn
     for line in sys.stdin:
         kind, folder, k, at, is_locked = json.loads(line)
-        storage.turn = turn if is_locked else contextlib.nullcontext
+        turns.turn = turn if is_locked else contextlib.nullcontext
         table = Lake(folder)["candidates"]
         time.sleep(max(0.0, at - time.time()))
         try:

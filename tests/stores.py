@@ -1,10 +1,12 @@
 """Stores with the protocol of S3 on loopback, in processes of their own: moto's, and one that heeds no condition.
 
-A process of its own, for deltalake's file system holds Python's lock while it asks.
+A process of its own, for deltalake's file system holds Python's lock while it asks. moto keeps all in memory: what is
+killed and started again is a ``Front`` between, which is all of the store that its clients know.
 
 python tests/stores.py heedless
 """
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -42,10 +44,56 @@ def store(kind):
             process.kill()
 
 
+class Front:
+    """What clients have for the store: a process that passes bytes on, and can be killed and started again."""
+
+    def __init__(self, url):
+        self._behind, self.port = url.rpartition(":")[2], 0
+        self._start()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def _start(self):
+        command = [sys.executable, __file__, "front", self._behind, str(self.port)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.port = int(self.process.stdout.readline())
+
+    def kill(self):
+        """The store is gone, with all that was on its way."""
+        self.process.kill()
+        self.process.communicate()
+
+    def start(self):
+        """It is there again, at the same address, with what it had confirmed."""
+        self._start()
+
+
+async def _pass_on(reader, writer):
+    with contextlib.suppress(ConnectionError):
+        while some := await reader.read(1 << 16):
+            writer.write(some)
+            await writer.drain()
+    writer.close()
+
+
+async def _front(behind, port):
+    async def meet(reader, writer):
+        back_reader, back_writer = await asyncio.open_connection("127.0.0.1", behind)
+        await asyncio.gather(_pass_on(reader, back_writer), _pass_on(back_reader, writer))
+
+    server = await asyncio.start_server(meet, "127.0.0.1", port)
+    _ends_with_parent()
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+def _ends_with_parent():
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+
+
 def _application(kind):
     from moto.server import DomainDispatcherApplication, create_backend_app
 
-    moto = DomainDispatcherApplication(create_backend_app)
+    moto, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
     def answer(environ, start_response):
         credential = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0]
@@ -54,7 +102,8 @@ def _application(kind):
             return [REFUSED.format(credential).encode()]
         if kind == "heedless":
             environ.pop("HTTP_IF_NONE_MATCH", None)
-        return moto(environ, start_response)
+        with one_at_a_time:  # moto looks whether there is an object, and then makes it: two threads may both see none
+            return moto(environ, start_response)
 
     return answer
 
@@ -69,10 +118,13 @@ def _serve(kind):
             pass
 
     server = make_server("127.0.0.1", 0, _application(kind), threaded=True, request_handler=Quiet)
-    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()  # ends with who started it
+    _ends_with_parent()
     print(server.port, flush=True)
     server.serve_forever()
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    if sys.argv[1] == "front":
+        asyncio.run(_front(*map(int, sys.argv[2:])))
+    else:
+        _serve(sys.argv[1])

@@ -76,6 +76,8 @@ PINNED = {
     batch.Job.collect: "self",
     batch.Job.account: "self",
     batch.Job.cancel: "self",
+    batch.simulate: "n_requests upstreams slots median_s spread tokens_per_s tokens limit_per_s refuse_fraction "
+    "retry_after_s fail_fraction server_ms client_ms crash_after_s down_s usd_per_million usd_per_gpu_hour seed",
     batch.answer: "requests server folder recorded task resend budget",
     scoring.rows: "raw candidates task",
     scoring.score: "frame task max_failures timeout_s n_workers",

@@ -246,6 +246,15 @@ def test_the_python_of_a_page_runs(page, curated):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_table_of_many_machines_is_what_its_block_prints():
+    text = (FOLDER / "many-machines.md").read_text()
+    (block,) = blocks(text, "python")
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    rows = done.stdout.splitlines()
+    assert len(rows) == 5
+    assert [row for row in rows if row not in text.splitlines()] == []
+
+
 def test_the_task_file_of_the_guide_is_one(tmp_path):
     from arislab import scoring
     from arislab.task import load

@@ -1,9 +1,9 @@
 """Requests in, rows out, over any server that speaks OpenAI's Files and Batches.
 
-The way of a request, a file a step: ``requests`` (written), ``estimates`` (what it would cost), ``job`` (the whole of
-it), ``claims``, ``outgoing`` and ``sending`` (out), ``watch``, ``results`` and ``settling`` (back), ``accounts`` (what
-became of it), ``answers`` (recorded before, or asked for now). A server is known by ``connection`` and ``dialects``, a
-line by ``protocol``, a folder of batches by ``ledger`` and ``kept``.
+The way of a request, a file a step: ``requests`` (written), ``estimates`` (what it would cost), ``simulation`` (how
+long it would take), ``job`` (the whole of it), ``claims``, ``outgoing`` and ``sending`` (out), ``watch``, ``results``
+and ``settling`` (back), ``accounts`` (what became of it), ``answers`` (recorded before, or asked for now). A server is
+known by ``connection`` and ``dialects``, a line by ``protocol``, a folder of batches by ``ledger`` and ``kept``.
 
 It knows neither tasks nor what an answer is worth.
 """
@@ -26,6 +26,7 @@ from arislab.batch.folder import cancel, collect, status
 from arislab.batch.job import Job, send_together, submit
 from arislab.batch.protocol import AGAIN, ANSWERED, ASK, canonical, outcome
 from arislab.batch.requests import Preview, build_requests, custom_id, preview, read_requests
+from arislab.batch.simulation import Forecast, simulate
 
 __all__ = [
     "AGAIN",
@@ -35,6 +36,7 @@ __all__ = [
     "RECORDED",
     "Budget",
     "Estimate",
+    "Forecast",
     "Job",
     "Plan",
     "Preview",
@@ -58,6 +60,7 @@ __all__ = [
     "reuse_finished",
     "run_row",
     "send_together",
+    "simulate",
     "states",
     "status",
     "submit",

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from arislab.cli import options
 from arislab.cli.options import Root
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.system import files
@@ -200,6 +201,63 @@ def doctor(
     print(json_text(checks.write_json()) if as_json else as_text(checks))
     if not checks["bridged"].all():
         raise typer.Exit(1)
+
+
+@app.command()
+def simulate(
+    n: Annotated[int, typer.Argument(metavar="N", help="Requests.", min=1)],
+    upstreams: Annotated[int, typer.Option(help="Chat servers, one GPU each.", min=1)] = 1,
+    slots: Annotated[int, typer.Option(help="Requests that each works on at once.", min=1)] = 256,
+    median_s: Annotated[float, typer.Option(help="Seconds of an answer, the median.", min=0)] = 0.8,
+    spread: Annotated[float, typer.Option(help="99 % come within so many times the median.", min=1)] = 7.5,
+    tokens_per_s: Annotated[
+        float | None, typer.Option(help="Tokens a second of a chat server; gives the seconds of an answer.")
+    ] = None,
+    prompt_tokens: Annotated[float, typer.Option(help="Of a request.", min=0)] = 300,
+    answer_tokens: Annotated[float, typer.Option(help="Of an answer.", min=0)] = 200,
+    limit_per_s: Annotated[float | None, typer.Option(help="Requests a second that a chat server takes.")] = None,
+    refuse_fraction: Annotated[float, typer.Option(help="Share refused by chance, below 1.", min=0)] = 0.0,
+    retry_after_s: Annotated[float | None, typer.Option(help="Seconds that a refusal asks to wait.", min=0)] = None,
+    fail_fraction: Annotated[float, typer.Option(help="Share that breaks off, below 1.", min=0)] = 0.0,
+    crash_after_s: Annotated[float | None, typer.Option(help="arislab serve is killed after these.", min=0)] = None,
+    down_s: Annotated[float, typer.Option(help="Seconds until it is there again.", min=0)] = 10.0,
+    model: Annotated[str, typer.Option(help="Whose tokens to price, from data/prices.toml; empty: none.")] = "",
+    usd_per_gpu_hour: Annotated[float | None, typer.Option(help="Price of a GPU for an hour.", min=0)] = None,
+    seed: options.Seed = 0,
+    root: Root = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say how long N requests would take, what is asked twice, and what is the narrowest place; nothing is sent."""
+    import dataclasses
+
+    from arislab import batch
+    from arislab.system import paths
+
+    if root is not None:
+        paths.enter(root)
+    price = batch.prices(model) if model else None
+    if model and price is None:
+        raise ParameterError(f"data/prices.toml has no price of {model!r}; add a [[price]], or leave --model out.")
+    forecast = batch.simulate(
+        n,
+        upstreams=upstreams,
+        slots=slots,
+        median_s=median_s,
+        spread=spread,
+        tokens_per_s=tokens_per_s,
+        tokens=(prompt_tokens, answer_tokens),
+        limit_per_s=limit_per_s,
+        refuse_fraction=refuse_fraction,
+        retry_after_s=retry_after_s,
+        fail_fraction=fail_fraction,
+        crash_after_s=crash_after_s,
+        down_s=down_s,
+        usd_per_million=None if price is None else price.usd_per_million,
+        usd_per_gpu_hour=usd_per_gpu_hour,
+        seed=seed,
+    )
+    print(json.dumps(dataclasses.asdict(forecast) | {"narrowest": forecast.narrowest}) if as_json else forecast)
 
 
 def _isolation(base_url: str, models: str, *, root: Path | None, as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """What a run prints at its end: where the rows went, its numbers in one table, where to look, and what comes next."""
 
+import os
 import shlex
 import textwrap
 from collections.abc import Mapping
@@ -91,5 +92,7 @@ def next_step(record: Record) -> str | None:
 
 
 def at(root: str | Path | None) -> str:
-    """Return the option with which a command finds a root: none in the lab around."""
-    return "" if root is None or paths.lab() == Path(root) else f" --root {shlex.quote(str(root))}"
+    """Return the options with which a command finds a root, none in the lab around, and a lake by URL."""
+    where = "" if root is None or paths.lab() == Path(root) else f" --root {shlex.quote(str(root))}"
+    lake = os.environ.get("ARISLAB_LAKE")
+    return f"{where} --lake {shlex.quote(lake)}" if lake else where

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import polars as pl
 
 from arislab.errors import LakeError, ParameterError, PrerequisiteError
-from arislab.lake import opening, storage, tables
+from arislab.lake import opening, storage, tables, turns
 from arislab.lake.delta import Lake, Table
 from arislab.lake.places import Place, Url
 from arislab.system.paths import is_url
@@ -176,7 +176,7 @@ def repair(lake: Lake, state: State) -> list[str]:
     table, done = lake[state.table], []
     if state.damage is not None:
         _refuse_url(table, state.damage)
-        with storage.turn(table.folder):
+        with turns.turn(table.folder):
             done += _mend_log(table)
             is_listed = any(storage.log_of(table.folder)) and _is_readable(table.folder, None)
             done += _mend_files(table) if is_listed else []
@@ -212,7 +212,7 @@ def back(lake: Lake, name: str, version: int) -> str:
     if (damage := _damage(table, version)) is not None:
         raise ParameterError(f"{name}@{version} is not whole: {damage}; `arislab doctor` says which version is.")
     rows = opening.frame(table.name, opening.open_version(table.folder, version)).collect()
-    with storage.turn(table.folder):
+    with turns.turn(table.folder):
         if newest == max(_versions(table), default=None):  # else `rewrite` refuses
             _mend_log(table)
             if _damage(table, None, is_deep=False) is not None:

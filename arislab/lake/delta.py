@@ -467,25 +467,29 @@ class Table:
     def link(self, lake: "Lake", *, version: int) -> None:
         """Make another lake's table of this name what this one was at a version.
 
-        Rows, version and history are the same; files are hard links, or copies where links cannot be. Of a lake by URL
-        the files of this version and of those before it are copied.
+        Rows, version and history are the same; files are hard links, or copies where links cannot be. From or to a lake
+        by URL the files of this version and of those before it are copied; a copy that was cut off is no whole table,
+        and nobody else may write to it meanwhile.
 
         Args:
-            lake: The other lake, in a folder; it has no table of this name.
+            lake: The other lake; it has no table of this name.
             version: The version that becomes the newest one there.
 
         Raises:
-            LakeError: There is no such version.
-            PrerequisiteError: The other lake is one by URL.
+            LakeError: There is no such version, or the other lake has a table of this name.
+            PrerequisiteError: A store cannot be used, or not by several writers.
         """
-        if not isinstance(lake.place, Path):
-            raise PrerequisiteError(
-                f"cannot link {self.name} to {lake.path}: a store has no links. Give a lake in a folder; to move a "
-                "lake there, copy its folder as it is with your store's own tool."
-            )
         opening.open_version(self.folder, version)
-        with opening.reached(self.folder):
-            storage.link(self.folder, lake.place / self.name, version=version)
+        there = lake[self.name].folder
+        with opening.reached(self.folder), opening.reached(there):
+            if opening.is_there(there):
+                raise LakeError(
+                    f"cannot link {self.name} to {lake.path}: it has such a table already. Give a lake without one; "
+                    "nothing was written."
+                )
+            if isinstance(there, places.Url):
+                there.check_writers()
+            storage.link(self.folder, there, version=version)
 
     def _checked(self, frame: pl.DataFrame, run_id: str | None) -> pl.DataFrame:
         frame = kinds.to_polars(frame)

@@ -1,7 +1,7 @@
 """One table's folder in Delta's format, or the same below a URL (``places``).
 
-It is opened only if it is whole, written by one after the other, and on disk when a write returns. Below a URL nobody
-waits for a turn, and the store itself sees to what lasts.
+It is opened only if it is whole, written by one after the other, and on disk when a write returns. Below a URL the
+store itself sees to what lasts.
 
     _delta_log/000…0.json, 000…1.json, …   one version each: the files that it adds and removes, with their sizes
     part-….parquet                         rows; never changed after their commit
@@ -12,13 +12,10 @@ at, or it fails and is tried again.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
-import time
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +28,6 @@ from arislab.system import files as whole_files
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(\.\d+\.\d+)?\.parquet")
 _ADDED, _REMOVED = ("num_added_files", "num_target_files_added"), ("num_removed_files", "num_target_files_removed")
-_TURN_S = 120.0
 _FOR_EVER = "interval 36500 days"
 PROPERTIES = {"delta.logRetentionDuration": _FOR_EVER, "delta.deletedFileRetentionDuration": _FOR_EVER}
 """Of new tables: records name versions, so no reader's housekeeping may take them away."""
@@ -249,50 +245,21 @@ def begin(folder: Url) -> None:
     pl.DataFrame({"log": ["begun"]}).write_csv(f"{folder}/_delta_log/_begun.csv", storage_options=FOR_POLARS)
 
 
-@contextlib.contextmanager
-def turn(folder: Place) -> Iterator[None]:
-    """Wait until no other writer of arislab is at work on this table.
+def link(source: Place, target: Place, *, version: int) -> None:
+    """Make a place the same table at a version: same rows, version and history, and no bytes copied if that can be.
 
-    Commits are safe without, but each would be tried again and again. A store has no locks: there they are.
-    """
-    if isinstance(folder, Url):
-        yield
-        return
-    with contextlib.ExitStack() as held:
-        with contextlib.suppress(OSError):  # no lock where the file system has none, or the folder is not ours
-            locks = folder.parent / ".locks"
-            locks.mkdir(exist_ok=True)
-            _wait_for(held.enter_context(whole_files.opened(locks / folder.name)))
-        yield
-
-
-def _wait_for(file: Any) -> None:
-    until = time.monotonic() + _TURN_S  # asked again and again, as a flock that waits knows no time limit
-    while time.monotonic() < until:
-        with contextlib.suppress(BlockingIOError):
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(0.005)
-    return None
-
-
-def link(source: Place, target: Path, *, version: int) -> None:
-    """Make a folder the same table at a version: same rows, version and history, and no bytes copied if that can be.
-
-    Of a table below a URL what this version and those before it need is copied.
+    From or to a place below a URL what this version and those before it need is copied.
 
     Raises:
         LakeError: A link stands where a file should be.
     """
-    if isinstance(source, Url):
+    if isinstance(source, Url) or isinstance(target, Url):
         return _copy(source, target, version=version)
     for path in source.rglob("*"):
         inside = path.relative_to(source)
         number = re.match(r"(\d{20})\.", path.name)
         is_later = inside.parts[0] == "_delta_log" and (number is None or int(number[1]) > version)
-        if path.is_symlink():
-            raise LakeError(
-                f"{source.name} holds a link, {inside}, where a file should be; no table has one: remove it."
-            )
+        _refuse_link(source, path)
         if path.is_dir() or is_later:  # without _last_checkpoint a reader looks for it itself
             continue
         (target / inside).parent.mkdir(parents=True, exist_ok=True)
@@ -302,21 +269,33 @@ def link(source: Place, target: Path, *, version: int) -> None:
             shutil.copy2(path, target / inside)
 
 
-def _copy(source: Url, target: Path, *, version: int) -> None:
+def _refuse_link(table: Path, path: Path) -> None:
+    if path.is_symlink():
+        inside = path.relative_to(table)
+        raise LakeError(f"{table.name} holds a link, {inside}, where a file should be; no table has one: remove it.")
+
+
+def _copy(source: Place, target: Place, *, version: int) -> None:
     commits, checkpoints = log_of(source)
-    log = [path for n, path in commits.items() if n <= version]
+    log = [path for n, path in sorted(commits.items(), reverse=True) if n <= version]
     log += [path for n, some in checkpoints.items() if n <= version for path in some]
     actions = [action for n, path in commits.items() if n <= version for action in actions_of(path, n)]
     names = {unquote(action["add"]["path"]) for action in actions if "add" in action}
     # those of commits that only a checkpoint still tells of
     names |= {unquote(path) for path in listed(source, version).get_add_actions()["path"].to_pylist()}
-    there = source.sizes(names)  # without those that a vacuum took from older versions
-    # rows before the log that names them: what is cut off here is no table
+    there = _sizes(source, sorted(names))  # without those that a vacuum took from older versions
+    # rows before the log that names them, the first commit after all others: what is cut off here is no whole table
     for path in (*(source / name for name in sorted(there)), *log):
+        if isinstance(source, Path):
+            _refuse_link(source, path)
         copied = target / str(path)[len(str(source)) + 1 :]
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        with path.open() as file, copied.open("wb") as copy:
-            shutil.copyfileobj(file, copy, 1 << 22)
+        with path.open("rb") as file:
+            if isinstance(copied, Url):
+                copied.write(file)
+                continue
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            with copied.open("wb") as copy:
+                shutil.copyfileobj(file, copy, 1 << 22)
 
 
 def sync_commit(folder: Place, version: int) -> None:

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from arislab.errors import LakeError, PrerequisiteError
-from arislab.lake import conditions, opening, places, storage, tables
+from arislab.lake import conditions, opening, places, storage, tables, turns
 from arislab.lake.conditions import Where
 from arislab.lake.places import Place, Url
 
 _RETRIES, _RETRIES_AFAR = 20, 120
-"""Below a URL there is no turn to wait for, so that writers of the same moment collide each time."""
+"""Below a URL writers of other machines collide once before they know of each other."""
 _PAUSE_S, _PAUSE_AFAR_S = (0.01, 0.05), (0.0, 0.3)
 """Shortest and longest pause after the first collision: about what a commit takes there."""
 _FEW = 1_000
@@ -66,8 +66,9 @@ def commit(
         raise under_way
     _make_place(folder, is_new=not is_there)
     retries = _RETRIES_AFAR if isinstance(folder, Url) else _RETRIES
-    with storage.turn(folder):
+    with turns.turn(folder), turns.Queue(folder) as queue:
         for attempt in range(retries):
+            queue.wait(is_crowded=attempt > 0)
             is_there = is_there or opening.exists(folder)
             table = opening.open_version(folder) if is_there else None
             before = None if table is None else int(table.version())
@@ -178,7 +179,8 @@ def compact(folder: Place) -> int:
     """Merge the small files of a table; returns how many files that took away from the newest version."""
     from deltalake.exceptions import DeltaError
 
-    with storage.turn(folder):
+    with turns.turn(folder), turns.Queue(folder) as queue:
+        queue.wait(is_crowded=True)  # it takes longer than other writers, who would always be faster
         table = opening.open_version(folder)
         _make_place(folder, is_new=False)
         before = table.version()

@@ -1,8 +1,10 @@
 """A lake by URL does what one in a folder does: on a store with the protocol of S3, on loopback."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,7 +16,7 @@ from toys import FUZZ, here
 
 from arislab import forgetting
 from arislab.errors import LakeError, PrerequisiteError
-from arislab.lake import Lake, check, places, storage
+from arislab.lake import Lake, check, places, storage, turns
 
 
 @pytest.fixture
@@ -77,14 +79,91 @@ def test_a_linked_table_is_a_copy_with_all_its_versions_and_needs_the_store_no_m
         table.upsert(rows(["same", f"own{n}"], title=str(n)))
     other = Lake(tmp_path / "copy" / "data" / "lake")
     table.link(other, version=2)
-    with pytest.raises(PrerequisiteError, match="a store has no links"):
-        table.link(Lake(f"{afar}-other"), version=2)
     before = [table.read(version=n) for n in range(3)]
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID"):
         monkeypatch.delenv(name)
     assert [other["candidates"].read(version=n).equals(frame) for n, frame in enumerate(before)] == [True] * 3
     assert (other["candidates"].version, other["candidates"].history().height) == (2, 3)
     assert "whole" in str(check.examine(other)[0])
+
+
+@pytest.mark.parametrize("kind", ["of a folder", "of another URL"])
+def test_a_table_is_copied_below_a_url_with_its_versions_and_what_was_cut_off_is_no_table(kind, afar, tmp_path, put):
+    table = Lake(tmp_path / "lake" if kind == "of a folder" else f"{afar}-old")["candidates"]
+    for n in range(13):
+        table.upsert(rows(["same", f"own{n}"], title=str(n)))
+    copy = Lake(afar)["candidates"]
+    table.link(copy.lake, version=11)
+    assert (copy.version, copy.history().height) == (11, 12)
+    assert [copy.read(version=n).equals(table.read(version=n)) for n in (0, 5, 11)] == [True] * 3
+    assert copy.append(rows(["later"])).rows == table.read(version=11).height + 1
+    with pytest.raises(LakeError, match="has such a table already"):
+        table.link(copy.lake, version=3)
+    cut, sent = Lake(f"{afar}-cut"), []
+    with pytest.MonkeyPatch.context() as patch:
+        write = places.Url.write
+
+        def breaks(self, file):
+            sent.append(self.name)
+            if self.name == f"{3:020}.json":
+                raise OSError("Generic S3 error: connection closed")
+            write(self, file)
+
+        patch.setattr(places.Url, "write", breaks)
+        with pytest.raises(PrerequisiteError, match="the store does not answer"):
+            table.link(cut, version=11)
+    assert sent.index(f"{4:020}.json") > max(i for i, name in enumerate(sent) if name.endswith("snappy.parquet"))
+    with pytest.raises(LakeError, match="version 0 is missing"):
+        cut["candidates"].read()
+
+
+def test_nothing_is_copied_to_a_store_that_heeds_no_condition(afar, tmp_path, monkeypatch):
+    table = Lake(tmp_path / "lake")["candidates"].append(rows(["a"]))
+    with stores.store("heedless") as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(PrerequisiteError, match="If-None-Match"):
+            table.link(Lake(afar), version=0)
+        assert Lake(afar).tables() == []
+
+
+def test_writers_of_one_machine_wait_for_their_turn(afar):
+    n = 6
+    writers = [multiprocessing.get_context("spawn").Process(target=_append, args=(k, n)) for k in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    table = Lake(afar)["candidates"]
+    assert (table.rows, table.version) == (2 * n, 2 * n - 1)
+    assert len(list(table.folder.glob("*.parquet"))) == 2 * n, "no commit came second, which would leave a file"
+
+
+def test_a_writer_of_another_machine_that_came_first_is_waited_for_unless_it_died(afar, monkeypatch):
+    place = Lake(afar)["candidates"].folder
+    queue = Lake(afar).place / ".turns" / "candidates"
+    with turns.Queue(place) as first:
+        first.wait()
+        assert list(queue.iterdir()) == [], "nobody else is there: nothing is put"
+        first.wait(is_crowded=True)
+        with turns.Queue(place) as second:
+            monkeypatch.setattr(turns, "_TURN_S", 0.5)
+            began = time.monotonic()
+            second.wait()
+            assert time.monotonic() - began >= 0.5, "it is in line, and its patience ends"
+            assert [path.name for path in queue.iterdir()] == [first._name, second._name]
+            monkeypatch.setattr(turns, "_TURN_S", 60.0)
+            monkeypatch.setattr(turns, "_DEAD_S", -1.0)
+            second.wait()  # else for a minute
+            assert [path.name for path in queue.iterdir()] == [second._name]
+    assert list(queue.iterdir()) == []
+    Lake(afar)["candidates"].append(rows(["a"]))
+    assert Lake(afar).tables() == ["candidates"]
+
+
+def _append(k, n):
+    for i in range(n):
+        Lake()["candidates"].append(rows([f"own{k}-{i}"]))
 
 
 def test_a_link_of_a_version_behind_a_checkpoint_is_whole(afar, tmp_path, put):
@@ -172,12 +251,16 @@ for i in range(n):
 """
 
 
-def test_of_four_writers_at_once_no_row_is_lost_and_none_is_there_twice(afar):
+def test_of_four_writers_at_once_no_row_is_lost_and_none_is_there_twice(afar, tmp_path):
     n = 8 if FUZZ <= 100 else 48
     command = [sys.executable, "-c", WRITER]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    how = {"env": env, "stderr": subprocess.PIPE, "text": True}
-    writers = [subprocess.Popen([*command, str(k), str(n)], **how) for k in range(4)]
+    writers = []
+    for k in range(4):  # as of four machines: none sees the locks of the others
+        locks = tmp_path / str(k)
+        locks.mkdir()
+        how = {"env": env | {"TMPDIR": str(locks)}, "stderr": subprocess.PIPE, "text": True}
+        writers.append(subprocess.Popen([*command, str(k), str(n)], **how))
     told = [writer.communicate()[1] for writer in writers]
     assert [writer.returncode for writer in writers] == [0] * 4, told
     names = Lake()["candidates"].read()["candidate_id"]
@@ -203,6 +286,14 @@ def test_a_store_that_heeds_no_condition_is_refused_unless_there_is_one_writer(a
         assert table.rows == 2, "what is read needs no condition"
         with pytest.raises(PrerequisiteError, match="If-None-Match"):
             Lake(afar).compact()
+
+
+@pytest.mark.parametrize(("counts", "is_safe"), [([1, 0, 1, 0, 1], True), ([1, 1, 2], False), ([0] * 9, False)])
+def test_a_trial_in_which_nobody_succeeded_says_nothing_of_the_store(counts, is_safe, afar, monkeypatch):
+    rounds = iter(counts)
+    monkeypatch.setattr(places, "_n_committed", lambda *_: next(rounds))
+    assert places._is_conditional.__wrapped__(afar, ()) == is_safe
+    assert next(rounds, None) is None, "and no round more"
 
 
 WRONG = {

@@ -17,7 +17,7 @@ from arislab import finetune, runs
 from arislab.batch import kept
 from arislab.cli import batch as batch_commands
 from arislab.errors import BatchError, PrerequisiteError
-from arislab.lake import storage
+from arislab.lake import turns
 from arislab.server import database
 from arislab.system import files
 
@@ -150,7 +150,7 @@ def test_locking_empties_no_file_that_a_link_points_to(somebodys):
     (folder / "lock").symlink_to(mine)
     (folder / "papermill_runs" / ".locks").mkdir(parents=True)
     (folder / "papermill_runs" / ".locks" / "curate").symlink_to(mine)
-    with storage.turn(folder / "candidates"):
+    with turns.turn(folder / "candidates"):
         pass
     with pytest.raises(PrerequisiteError, match="cannot write"), runs.lock(folder, "curate"):
         pass
