@@ -52,9 +52,10 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
             for c in ("profile", "company", "title", "category", "use_case")
             if c in candidates.columns and c not in frame.columns
         ]
-        frame = frame.join(
-            candidates.select("candidate_id", *new), on="candidate_id", how="left", maintain_order="left"
-        )
+        # by the names alone: a join of the frames would copy all profiles of a large table
+        places = candidates.select("candidate_id").with_row_index("_row")
+        places = frame.select("candidate_id").join(places, on="candidate_id", how="left", maintain_order="left")
+        frame = frame.hstack(candidates.select(pl.col(new).gather(places["_row"]))) if new else frame
         if "profile" in new:
             frame = frame.with_columns(profile=_profiles(frame))
     taken = _RESERVED if task is None else reserved(task)
@@ -124,6 +125,8 @@ def _profiles(frame: pl.DataFrame) -> pl.Series:
         profiles.append(None if one is candidate else json.dumps(one["profile"], ensure_ascii=False))
     own = known.select("candidate_id", "_question", _own=pl.Series(profiles, dtype=pl.String))
     own = own.filter(pl.col("_own").is_not_null())
+    if not own.height:
+        return pairs["profile"]
     return (
         pairs.join(own, on=["candidate_id", "_question"], how="left", maintain_order="left")
         .select(pl.coalesce("_own", "profile"))

@@ -183,8 +183,11 @@ def check(frame: pl.DataFrame, schema: dict[str, Any] | None, *, repair: bool = 
             if repair and text is not None and errors[i] is not None:
                 mended[i] = _repaired(text, key)
     fixed = pl.Series("output", mended, dtype=pl.String)
+    output = frame["output"].cast(pl.String)
+    if fixed.count():
+        output = frame.select(pl.coalesce(fixed, output)).to_series()
     return frame.with_columns(
-        frame.select(pl.coalesce(fixed, pl.col("output").cast(pl.String))).to_series(),
+        output,
         pl.Series("schema_error", errors, dtype=pl.String),
         fixed.is_not_null().alias("repaired"),
     )  # one row per row of frame

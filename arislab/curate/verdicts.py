@@ -84,6 +84,8 @@ def edited(rows: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
     """
     edits = judged.filter("holds", pl.col("original_output").is_not_null())
     edits = edits.select("custom_id", "original_output", _edited="output")
+    if not edits.height:
+        return rows.with_columns(original_output=pl.lit(None, dtype=pl.String), edited=pl.lit(value=False))
     joined = rows.join(edits, on="custom_id", how="left", maintain_order="left")
     return joined.with_columns(
         output=pl.coalesce("_edited", "output"), edited=pl.col("original_output").is_not_null()
@@ -151,6 +153,8 @@ def _with_all_asked(rows: pl.DataFrame) -> pl.DataFrame:
         return rows
     several = (pl.col("messages").str.count_matches('"role"', literal=True) > 2).fill_null(value=False)
     conversations = rows.select(pl.when(several).then("messages")).to_series()
+    if not conversations.count():
+        return rows
     texts = [None if text is None else duplicates.asked(json.loads(text)) for text in conversations]
     return rows.with_columns(input=pl.coalesce(pl.Series(texts, dtype=pl.String), "input"))
 
