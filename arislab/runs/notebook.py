@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import orjson
 
 from arislab.records.outputs import INJECTED, WIDGET_MIME
 from arislab.system.files import replace
-from arislab.system.text import html
+from arislab.system.text import html, one_line
 
 CAP_BYTES = 256_000
 """Most bytes of output that a cell keeps in the notebook."""
@@ -206,7 +207,7 @@ def show_widgets(cells: list[Any], widgets: dict[str, Any]) -> None:
             data = output.get("data", {})
             if WIDGET_MIME not in data:
                 continue
-            words = " ".join(_words(data[WIDGET_MIME].get("model_id", ""), widgets)).strip()
+            words = one_line(" ".join(_words(data[WIDGET_MIME].get("model_id", ""), widgets)))
             if words and ("text/html" not in data or data.get("text/html") == _pre(data.get("text/plain", ""))):
                 data["text/plain"], data["text/html"] = words, _pre(words)
 
@@ -223,12 +224,14 @@ def _words(model_id: str, widgets: dict[str, Any]) -> list[str]:
     if "Progress" in kind and value is not None:
         words.append(f"{value:g}/{state.get('max', 100):g}")
     elif isinstance(value, str) and value:
-        words.append(re.sub(r"<[^>]+>", "", value) if "HTML" in kind else value)
+        words.append(unescape(re.sub(r"<[^>]+>", "", value)) if "HTML" in kind else value)
     elif isinstance(value, (bool, int, float)) and not isinstance(state.get("children"), list):
         words.append(str(value))
-    for child in state.get("children") or []:
-        words += _words(str(child).removeprefix("IPY_MODEL_"), widgets)
-    return words
+    children = [str(child).removeprefix("IPY_MODEL_") for child in state.get("children") or []]
+    said = {child: _words(child, widgets) for child in children}
+    bars = {child for child in children if "Progress" in str(widgets.get(child, {}).get("_model_name", ""))}
+    is_told = any(said[child] for child in children if child not in bars)  # tqdm writes the count beside its bar
+    return words + [word for child in children if not (is_told and child in bars) for word in said[child]]
 
 
 def _overwritten(text: str) -> str:
