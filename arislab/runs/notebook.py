@@ -7,6 +7,7 @@ come; and a cell keeps ``CAP_BYTES`` of output, the rest goes to the log and to 
 records: ``kernel`` says what became of the notebook.
 """
 
+import base64
 import contextlib
 import json
 import re
@@ -25,6 +26,9 @@ from arislab.system.text import html, one_line
 
 CAP_BYTES = 256_000
 """Most bytes of output that a cell keeps in the notebook."""
+MAIN_PLOT = "main-plot"
+"""Tag of the cell whose first figure is that of the run, which is also kept as ``outputs/main-plot.png``. Without such
+a cell it is the last figure of the notebook."""
 SAVE_S = 2.0
 """Least seconds between two saves while cells run; a save that takes long is made less often."""
 
@@ -97,6 +101,8 @@ class Notebook:
             if state.status == "pending":
                 state.status = "not-run" if cell.cell_type == "code" and cell.source.strip() else "completed"
         show_widgets(self.nb.cells, widgets)
+        if not exception and (figure := main_figure(self.nb)):
+            self._keep(f"{MAIN_PLOT}.png", "image/png", figure)
         self.nb.metadata.papermill |= {"exception": exception} | _ended(self.nb.metadata.papermill.start_time)
         self.save()
 
@@ -150,8 +156,6 @@ class Notebook:
 
     def _keep(self, name: str, kind: str, value: Any) -> str:
         """Store an output in a file, and say where it is, or why it is not."""
-        import base64
-
         is_binary = kind in ("image/png", "image/jpeg")
         data = (
             base64.b64decode(text_of(value))
@@ -164,6 +168,22 @@ class Notebook:
         except OSError as error:
             return f"not stored: {error.strerror}"
         return f"whole in {self._overflow.name}/{name}"
+
+
+def main_figure(nb: Any) -> str | None:
+    """Return the figure that a run is looked at by, as base64 of a PNG; null if the notebook shows none.
+
+    Args:
+        nb: An executed notebook; which of its figures is told by ``MAIN_PLOT``.
+    """
+    shown = [
+        (MAIN_PLOT in cell.metadata.get("tags", []), text_of(output["data"]["image/png"]))
+        for cell in nb.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    tagged = [figure for is_main, figure in shown if is_main]
+    return tagged[0] if tagged else shown[-1][1] if shown else None
 
 
 def _written(nb: Any, *, is_last: bool) -> str:

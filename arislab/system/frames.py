@@ -25,7 +25,7 @@ _MOST_ROWS, _MOST_COLUMNS, _LONGEST = 24, 40, 400
 _NAMING = ("id", "seed", "seq", "version", "year")
 """Last words of the names of columns whose whole numbers are names and no counts: they get no separators."""
 _TYPES = (("polars.dataframe.frame", "DataFrame"), ("polars.series.series", "Series"))
-_TEXT = "text-align: left; white-space: pre-wrap; overflow-wrap: break-word; max-width: 34em; vertical-align: top"
+_TEXT = "text-align: left; white-space: pre-wrap; overflow-wrap: break-word; max-width: 46em; vertical-align: top"
 _NUMBER = "text-align: right; white-space: nowrap; vertical-align: top"
 _HIDE = "POLARS_FMT_TABLE_HIDE_COLUMN_DATA_TYPES"
 
