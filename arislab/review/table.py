@@ -9,6 +9,7 @@ import polars as pl
 
 from arislab.review.layout import visible
 from arislab.system import frames
+from arislab.system.kinds import takes_any_frame
 
 
 class Table:
@@ -25,6 +26,7 @@ class Table:
              3  0.250  –
     """
 
+    @takes_any_frame
     def __init__(self, frame: pl.DataFrame, *, caption: str = "", digits: int = 3) -> None:
         self.caption = caption
         self.names = [name.replace("_", " ") for name in frame.columns]
