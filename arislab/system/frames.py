@@ -22,6 +22,8 @@ UNKNOWN = "\N{EN DASH}"
 """Stands for null and NaN."""
 _MOST_ROWS, _MOST_COLUMNS, _LONGEST = 24, 40, 400
 """Rows, columns and characters of a text that are shown of a frame, where ``pl.Config`` says nothing else."""
+_TINY = 0.0005
+"""Below it a number would look like 0."""
 _NAMING = ("id", "seed", "seq", "version", "year")
 """Last words of the names of columns whose whole numbers are names and no counts: they get no separators."""
 _TYPES = (("polars.dataframe.frame", "DataFrame"), ("polars.series.series", "Series"))
@@ -35,8 +37,7 @@ def written(value: Any, *, digits: int = 3, is_count: bool = True) -> str:
 
     Args:
         value: Of any type that a frame holds.
-        digits: Of numbers that are not whole, behind the point; one too small to be told from 0 by them is written with
-            its power of ten.
+        digits: Of numbers that are not whole, behind the point; one below .0005 is written with its power of ten.
         is_count: Whether whole numbers get separators.
 
     Example:
@@ -50,7 +51,7 @@ def written(value: Any, *, digits: int = 3, is_count: bool = True) -> str:
     if isinstance(value, int):
         return f"{value:,}" if is_count else str(value)
     if isinstance(value, float):
-        is_lost = 0 < abs(value) < 0.5 * 10**-digits
+        is_lost = 0 < abs(value) < _TINY
         return f"{value:.1e}" if is_lost else f"{value:,.{digits}f}"
     if isinstance(value, datetime):
         zoned = value.tzinfo is not None

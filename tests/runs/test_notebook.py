@@ -66,6 +66,17 @@ def test_the_main_plot_of_a_run_is_a_file_of_its_record_which_is_named_and_verif
     assert 1.1 < width(tagged) / last < 1.6, "the first of the cell that says so, not the last of all"
 
 
+def test_a_record_shows_frames_in_the_house_style_printed_or_not(root):
+    made = (
+        "import polars as pl\nfrom arislab.lake import Lake\nframe = pl.DataFrame({'n_rows': [170_000], 'text': ['a']})"
+    )
+    printed, shown = code_cells(ran_well(root, f"{made}\nprint(frame)\nframe"))[-1].outputs
+    assert shown.data["text/plain"] == " n_rows  text\n170,000  a"
+    for text in (printed.text, shown.data["text/html"]):
+        assert "i64" not in text
+        assert "str" not in text
+
+
 def test_a_run_without_a_figure_names_none(root):
     record = ran_well(root, "n")
     assert not (record.folder / "outputs").exists()
