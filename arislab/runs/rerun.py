@@ -102,18 +102,19 @@ def _watched(
     """Run a command to its end, tell the steps that it prints, and return its exit code and what it said last."""
     printed = deque[str](maxlen=_LAST_LINES)
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                printed.append(line)
-                if tell is not None and (step := read_line(line)):
-                    tell(step)
-            process.wait()
-        finally:
-            if process.poll() is None:
-                process.kill()
+        with subprocess.Popen(
+            command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process:
+            try:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    printed.append(line)
+                    if tell is not None and (step := read_line(line)):
+                        tell(step)
                 process.wait()
+            finally:
+                if process.poll() is None:
+                    process.kill()
         errors.seek(0)
         return process.returncode, errors.read().strip() or "".join(printed).strip()
 
