@@ -169,19 +169,28 @@ def decide(page, name, n):
     page.get_by_text("all saved").wait_for()
 
 
+LIGHT = """['background-color', 'color'].map(which => {
+  const panel = getComputedStyle(document.querySelector('.arislab-core'))[which].match(/[\\d.]+/g).slice(0, 3);
+  return panel.reduce((sum, part) => sum + part / 765, 0); })"""
+"""How light the paper and the ink of the panel are, 0 to 1."""
+
+
 def test_two_people_review_at_once_and_a_third_settles_what_they_disagree_about(tmp_path, home):
     lake, strayed = filled(tmp_path, n=20), []
     names = ("--reviewer", ADA, "--reviewer", GRACE, "--lead", f"Alan {HOSTILE}")
     how = ("-p", "overlap", "1.0", "-p", "planted", "0.0")
     with served(tmp_path, *names, *how, home=home) as server, chromium() as browser:
-        ada, grace = (opened(browser, server.url(name), strayed) for name in (ADA, GRACE))
+        schemes = {ADA: "light", GRACE: "dark"}
+        ada, grace = (opened(browser, server.url(name), strayed, color_scheme=schemes[name]) for name in schemes)
         for page, name in ((ada, ADA), (grace, GRACE)):
             page.get_by_role("button", name="Approve", exact=True).wait_for()
             assert page.get_by_label("Reviewer").input_value() == name
             assert page.get_by_label("Reviewer").is_disabled()
             seen = page.content().replace("what was typed is kept as a draft", "")  # the tip of a button, no stratum
             assert not [word for word in ("0.734375", "secret-7b", "sessions.Session", "kept") if word in seen]
+            assert [share > 0.5 for share in page.evaluate(LIGHT)] == {ADA: [True, False], GRACE: [False, True]}[name]
         screenshot(ada, "review-page", tmp_path)
+        screenshot(grace, "review-page-dark", tmp_path)
         decide(ada, "Approve", 20)
         decide(grace, "Reject", 2)
         decide(grace, "Approve", 18)
