@@ -9,20 +9,20 @@ records: ``kernel`` says what became of the notebook.
 
 import base64
 import contextlib
+import html
 import json
 import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from html import unescape
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from arislab.records.outputs import INJECTED, WIDGET_MIME
+from arislab.system import text
 from arislab.system.files import replace
-from arislab.system.text import html, one_line
 
 CAP_BYTES = 256_000
 """Most bytes of output that a cell keeps in the notebook."""
@@ -227,13 +227,13 @@ def show_widgets(cells: list[Any], widgets: dict[str, Any]) -> None:
             data = output.get("data", {})
             if WIDGET_MIME not in data:
                 continue
-            words = one_line(" ".join(_words(data[WIDGET_MIME].get("model_id", ""), widgets)))
+            words = text.one_line(" ".join(_words(data[WIDGET_MIME].get("model_id", ""), widgets)))
             if words and ("text/html" not in data or data.get("text/html") == _pre(data.get("text/plain", ""))):
                 data["text/plain"], data["text/html"] = words, _pre(words)
 
 
-def _pre(text: str) -> str:
-    return f"<pre>{html(text)}</pre>"
+def _pre(words: str) -> str:
+    return f"<pre>{text.html(words)}</pre>"
 
 
 def _words(model_id: str, widgets: dict[str, Any]) -> list[str]:
@@ -244,7 +244,7 @@ def _words(model_id: str, widgets: dict[str, Any]) -> list[str]:
     if "Progress" in kind and value is not None:
         words.append(f"{value:g}/{state.get('max', 100):g}")
     elif isinstance(value, str) and value:
-        words.append(unescape(re.sub(r"<[^>]+>", "", value)) if "HTML" in kind else value)
+        words.append(html.unescape(re.sub(r"<[^>]+>", "", value)) if "HTML" in kind else value)
     elif isinstance(value, (bool, int, float)) and not isinstance(state.get("children"), list):
         words.append(str(value))
     children = [str(child).removeprefix("IPY_MODEL_") for child in state.get("children") or []]
