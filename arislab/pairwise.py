@@ -238,6 +238,7 @@ class Desk:
         ([], {'total': 0, 'decided': 0, 'skipped': 0, 'left': 0})
     """
 
+    @takes_any_frame
     def __init__(
         self,
         pairs: pl.DataFrame,

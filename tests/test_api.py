@@ -71,7 +71,7 @@ PINNED = {
     batch.connect: "base_url folder adapters model_path dialect",
     batch.isolation: "server models again",
     batch.dry_run: "requests server folder recorded task n seed usd_per_million",
-    batch.submit: "requests server folder answered resend max_lines max_bytes window attempts budget",
+    batch.submit: "requests server folder answered resend max_lines max_bytes window attempts budget usd_per_million",
     batch.Job.wait: "self poll_s",
     batch.Job.collect: "self",
     batch.Job.account: "self",

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from toys import CHECKOUT, GUIDE, NOTEBOOKS, arislab, need
+from toys import CHECKOUT, GUIDE, NOTEBOOKS, arislab, need, play
 from typer.main import get_command
 
 from arislab import lab
 from arislab.cli import listing, main
+from arislab.lake import Lake
 from arislab.runs import PHASES, parameters_of
 
 FOLDER = CHECKOUT / "notebooks" / "guide"
@@ -273,9 +274,25 @@ def test_the_names_that_a_task_file_may_have_are_those_that_are_read():
     assert [name for name in names if f'"{name}"' not in source] == []
 
 
+def twenty_reviews(folder, monkeypatch):
+    """Section 5: approve and reject by turns in review.ipynb; return the kept rows that were rejected."""
+    with monkeypatch.context() as here:
+        here.chdir(folder)
+        here.setenv("ARISLAB_ROOT", str(folder))
+        panel = play("review", folder, reviewer="Ada", task="mine", n_review=20)["panel"]
+        kept, rejected = set(Lake()["training_data_curated"].read()["custom_id"]), []
+        for turn in range(20):
+            row = panel.current["custom_id"]
+            rejected += [row] if turn % 2 and row in kept else []
+            assert panel.reject(labels=["wrong facts"]) if turn % 2 else panel.approve()
+        assert panel.current is None
+    assert rejected
+    return rejected
+
+
 @pytest.mark.slow
-def test_the_first_hour_works_as_it_is_typed_with_fewer_rows(tmp_path):
-    """Sections 3 to 7 in a lab, one block after the other; reviewers are played by the panel's own Python."""
+def test_the_first_hour_works_as_it_is_typed_with_fewer_rows(tmp_path, monkeypatch):
+    """Sections 3 to 7 in a lab, one block after the other; the reviewer is played by the panel's own Python."""
     text = (FOLDER / "first-hour.md").read_text().partition("## 3. ")[2]
     fewer = {"--n 940": "--n 340", "n_candidates 800": "n_candidates 300", "n_test 100": "n_test 30"}
     fewer |= {"n_search 60 -p n_holdout 40": "n_search 16 -p n_holdout 8", "budget 400": "budget 120"}
@@ -286,6 +303,7 @@ def test_the_first_hour_works_as_it_is_typed_with_fewer_rows(tmp_path):
     folder = tmp_path / "my-lab"
     environment = {name: value for name, value in os.environ.items() if name not in ("ARISLAB_ROOT", "ARISLAB_TASKS")}
     environment |= {"PYTHONPATH": str(CHECKOUT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    rejected: list[str] = []
     for language, block in re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         for name, small in fewer.items():
             block = block.replace(name, small)
@@ -296,9 +314,21 @@ def test_the_first_hour_works_as_it_is_typed_with_fewer_rows(tmp_path):
             query = "select candidate_id from training_data_curated limit 1"
             row = json.loads(arislab("sql", "--format", "json", query, root=folder))[0]
             (folder / "one").write_text(row["candidate_id"])
+            assert re.search(rf"labels of people +{20 if rejected else 0}\n", done.stdout), done.stdout
+            if not rejected:
+                rejected = twenty_reviews(folder, monkeypatch)
         if "from evaluations" in block:
             assert all(arm in done.stdout for arm in ("baseline", "icl", "finetuned", "control", "nearest"))
-    assert "V1" in done.stdout
+    lake = Lake(folder / "data" / "lake")
+    trained = lake["training_rows"].read()
+    shown = set(lake["icl_trials"].read()["example_ids"].explode())
+    approved = set(lake["training_data_curated"].read(where={"approved": True})["id"])
+    assert approved & set(trained["id"]), "what people approved is learned"
+    learned = set(
+        trained.filter(model_path=lake["finetuning_runs"].read(where={"arm": "curated"})["model_path"][0])["id"]
+    )
+    assert not (learned | shown) & set(rejected), "what they rejected is neither learned nor shown"
+    assert ": V2 equal" in done.stdout, "the same reviews were folded in again"
 
 
 # ---- figures
@@ -458,19 +488,33 @@ def test_a_first_cell_leads_to_its_page_and_to_words_of_the_glossary(path):
         assert anchor in {"", *anchors((path.parent / place).read_text())}, link
 
 
-def test_the_words_of_the_first_cells_and_of_the_readme_are_in_the_glossary():
-    defined = terms() | {"base", "policy", "reviewer"}  # base model, approve policy, review
-    for name, text in [*first_cells().items(), ("README", README.read_text())]:
-        words = set(re.findall(r"[a-z]+(?:-[a-z]+)*", re.sub(r"`[^`]*`", " ", prose(text)).lower()))
-        used = {term for term in SPOKEN for word in words if word in (term, f"{term}s", f"{term}ies")}
-        assert used - defined == set(), name
+def test_every_word_of_the_glossary_is_linked_from_a_notebook():
+    found = {link.partition("#")[2] for text in first_cells().values() for link in links(text) if "glossary" in link}
+    glossary = (FOLDER / "glossary.md").read_text()
+    assert found == anchors(glossary) - anchors(glossary.splitlines()[0])
 
 
-def test_the_short_forms_of_the_first_cells_and_of_the_readme_are_in_the_glossary():
+def undefined(text, defined):
+    """Words of the field and short forms in a text that a glossary does not define."""
+    words = set(re.findall(r"[a-z]+(?:-[a-z]+)*", re.sub(r"`[^`]*`", " ", prose(text)).lower()))
+    used = {term for term in SPOKEN for word in words if word in (term, f"{term}s", f"{term[:-1]}ies")}
+    plain = re.sub(r"`[^`]*`|\]\([^)]*\)", " ", prose(text))
+    short = set(re.findall(r"\b(?:[A-Z]{2,}|[A-Z]+[a-z]+[A-Z]+|Q?LoRA|V[0-3])\b", plain)) - KNOWN
+    # base model, approve policy, review
+    return used - defined - {"base", "policy", "reviewer"} | {word for word in short if word.lower() not in defined}
+
+
+def test_the_words_and_short_forms_of_the_first_cells_and_of_the_readme_are_in_the_glossary():
     for name, text in [*first_cells().items(), ("README", README.read_text())]:
-        plain = re.sub(r"`[^`]*`|\]\([^)]*\)", " ", prose(text))
-        short = set(re.findall(r"\b(?:[A-Z]{2,}|[A-Z]+[a-z]+[A-Z]+|Q?LoRA|V[0-3])\b", plain)) - KNOWN
-        assert {word for word in short if word.lower() not in terms()} == set(), name
+        assert undefined(text, terms()) == set(), name
+
+
+def test_a_word_that_the_glossary_does_not_define_is_found():
+    text = "Two strata? The stratum of a canary is judged by AUC and by BLEU, and `gold` is code; canaries."
+    assert undefined(text, terms()) == {"BLEU"}
+    assert undefined(text, terms() - {"stratum", "auc", "canary"}) == {"stratum", "canary", "auc", "AUC", "BLEU"}
+    of_all = {term: [n for n, cell in first_cells().items() if undefined(cell, terms() - {term})] for term in SPOKEN}
+    assert len([term for term, names in of_all.items() if names]) > 20, "the first cells use them"
 
 
 def test_every_word_of_the_brief_list_is_a_heading_of_its_own():

@@ -8,12 +8,16 @@ import re
 import nbformat
 import polars as pl
 import pytest
-from toys import BY_DEFAULT, NOTEBOOKS, arislab
+from toys import BY_DEFAULT, CHECKOUT, NOTEBOOKS, arislab
 
+from arislab import curate, review
 from arislab.lake import Lake
+from arislab.review.panel import BACKENDS
 from arislab.runs import parameters_of
 from arislab.task import candidate_of, load
 
+RECORDS = sorted((CHECKOUT / "papermill_runs").glob("example*/**/notebook.ipynb"))
+RECORDED = [p for p in NOTEBOOKS if "arislab" in nbformat.read(p, 4).metadata]
 PHASES = [p for p in NOTEBOOKS if p.name[0].isdigit()]
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
@@ -28,6 +32,58 @@ def test_sources_hold_no_output_and_no_injected_cell(path):
         assert cell.outputs == []
         assert cell.execution_count is None
         assert "injected-parameters" not in cell.metadata.get("tags", [])
+
+
+@each
+def test_any_front_end_can_open_and_run_it(path):
+    """JupyterLab is the one that tests drive; nothing here is for it alone: VS Code, notebook 7 and nbclient run it."""
+    book = nbformat.read(path, 4)
+    nbformat.validate(book)
+    assert (book.nbformat, book.nbformat_minor >= 5) == (4, True), "cells have ids"
+    assert book.metadata.kernelspec == {"display_name": "Python 3", "language": "python", "name": "python3"}
+    assert book.metadata.language_info.name == "python"
+    ids = [cell.id for cell in book.cells]
+    assert len(set(ids)) == len(ids)
+    for cell in code(path):
+        ast.parse(cell.source)  # neither magics nor shell
+        for word in ("jupyterlab", "jupyterapp", "Javascript(", "get_ipython"):
+            assert word not in cell.source, word
+
+
+STANDARD = {"@jupyter-widgets/base", "@jupyter-widgets/controls", "anywidget"}
+"""Modules of widgets that every front end has, or loads from the environment in which the kernel runs."""
+
+
+def test_widgets_are_of_modules_that_every_front_end_knows_and_have_words_beside_them():
+    from ipywidgets import Widget
+
+    row = {"custom_id": ["r-1"], "input": ["Q"], "output": ["A"], "quality_score": [0.9], "metadata": ["{}"]}
+    scored = pl.DataFrame({"custom_id": ["r-1", "r-2"], "quality": [0.5, 0.75], "category": ["a", "b"]})
+    made = [
+        *(review.Panel(pl.DataFrame(row), reviewer="Ada", decide=print, backend=name).widget for name in BACKENDS),
+        curate.Explorer(scored).widget,
+    ]
+    for outer in made:
+        parts, seen = [outer], []
+        while parts:
+            one = parts.pop()
+            seen.append(one)
+            parts += [child for child in getattr(one, "children", ()) if isinstance(child, Widget)]
+        modules = {getattr(one, name) for one in seen for name in ("_model_module", "_view_module")}
+        assert modules <= STANDARD
+        bundle = outer._repr_mimebundle_()
+        bundle = bundle[0] if isinstance(bundle, tuple) else bundle
+        assert "application/vnd.jupyter.widget-view+json" in bundle
+        assert "text/plain" in bundle
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda p: f"{p.parents[1].name}-{p.parent.name}")
+def test_what_a_record_shows_can_be_shown_anywhere(path):
+    nbformat.validate(nbformat.read(path, 4))
+    for cell in code(path):
+        for output in cell.outputs:
+            kinds = set(output.get("data", {}))
+            assert not kinds or kinds & {"text/html", "text/plain", "image/png", "text/markdown"}, kinds
 
 
 @each
@@ -113,11 +169,32 @@ def test_its_first_output_names_the_lake(path, root):
     assert not Lake().tables()
 
 
-@pytest.mark.parametrize("path", PHASES, ids=lambda p: p.stem)
-def test_a_phase_ends_with_its_headline_and_an_account(path):
-    assert "runs.headline(" in code(path)[-1].source
-    assert "account=account" in code(path)[-1].source
-    assert any("runs.account(" in cell.source for cell in code(path))
+@pytest.mark.parametrize("path", RECORDED, ids=lambda p: p.stem)
+def test_what_is_recorded_ends_with_its_headline_and_an_account(path):
+    last = ast.parse(code(path)[-1].source).body[-1]
+    assert isinstance(last, ast.Expr), "a headline that no cell shows is in no record"
+    assert ast.unparse(last).startswith("runs.headline(")
+    if path.stem != "deploy":  # which counts no rows
+        assert "account=account" in code(path)[-1].source
+        assert any("runs.account(" in cell.source for cell in code(path))
+
+
+@each
+def test_how_tables_look_is_said_in_one_place_and_none_is_printed(path):
+    """A frame is shown as a cell's value or by display, in the house style; print has polars' own."""
+    source = "\n".join(cell.source for cell in code(path))
+    assert "pl.Config" not in source
+    for call in re.findall(r"^ *print\((.*)\)$", source, re.MULTILINE):
+        assert not re.search(r"\.(with_columns|select|group_by|by_category|head)\b", call), call
+
+
+def test_no_count_of_what_people_decided_stands_above_the_panel_that_goes_on_counting():
+    cells = code(next(path for path in NOTEBOOKS if path.stem == "review"))
+    [panel] = [i for i, cell in enumerate(cells) if "review.Panel(" in cell.source]
+    counts = [i for i, cell in enumerate(cells) if "review.progress(" in cell.source]
+    assert counts
+    assert min(counts) > panel
+    assert all("table.as_of(" in cells[i].source and "run this cell again" in cells[i].source for i in counts)
 
 
 @pytest.mark.slow

@@ -222,7 +222,8 @@ def test_every_path_it_names_is_there(path):
 def test_the_parameters_it_names_exist():
     from arislab.runs import PHASES, parameters_of
 
-    known = {p for name in PHASES.values() for p in parameters_of(CHECKOUT / "notebooks" / name)}
+    pages = ("review_page.ipynb", "review_lead.ipynb")  # of arislab review
+    known = {p for name in (*PHASES.values(), *pages) for p in parameters_of(CHECKOUT / "notebooks" / name)}
     assert set(re.findall(r"-p (\w+) ", TOLD)) - {"NAME", "goes"} <= known  # "-p goes before it" is the help's
     assert {"keep_fraction", "approve", "one_per", "n_arm_pairs", "logprobs"} <= set(re.findall(r"-p (\w+)", TOLD))
 

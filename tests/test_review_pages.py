@@ -21,7 +21,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from toys import CHECKOUT, need, play
+from toys import CHECKOUT, here, need, play
 
 from arislab import review
 from arislab.lake import Lake
@@ -169,30 +169,28 @@ def decide(page, name, n):
     page.get_by_text("all saved").wait_for()
 
 
+LIGHT = """['background-color', 'color'].map(which => {
+  const panel = getComputedStyle(document.querySelector('.arislab-core'))[which].match(/[\\d.]+/g).slice(0, 3);
+  return panel.reduce((sum, part) => sum + part / 765, 0); })"""
+"""How light the paper and the ink of the panel are, 0 to 1."""
+
+
 def test_two_people_review_at_once_and_a_third_settles_what_they_disagree_about(tmp_path, home):
     lake, strayed = filled(tmp_path, n=20), []
-    book = json.loads((CHECKOUT / "notebooks" / "review_page.ipynb").read_text())
-    lab = tmp_path / "lab"
-    shutil.copytree(CHECKOUT / "notebooks", lab / "notebooks", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(CHECKOUT / "pyproject.toml", lab)
-    parameters = next(cell for cell in book["cells"] if cell["id"] == "parameters")
-    parameters["source"] = [
-        line.replace("overlap: float = 0.15", "overlap: float = 1.0").replace(
-            "planted: float = 0.02", "planted: float = 0.0"
-        )
-        for line in parameters["source"]
-    ]
-    (lab / "notebooks" / "review_page.ipynb").write_text(json.dumps(book))
     names = ("--reviewer", ADA, "--reviewer", GRACE, "--lead", f"Alan {HOSTILE}")
-    with served(tmp_path, *names, home=home, cwd=lab) as server, chromium() as browser:
-        ada, grace = (opened(browser, server.url(name), strayed) for name in (ADA, GRACE))
+    how = ("-p", "overlap", "1.0", "-p", "planted", "0.0")
+    with served(tmp_path, *names, *how, home=home) as server, chromium() as browser:
+        schemes = {ADA: "light", GRACE: "dark"}
+        ada, grace = (opened(browser, server.url(name), strayed, color_scheme=schemes[name]) for name in schemes)
         for page, name in ((ada, ADA), (grace, GRACE)):
             page.get_by_role("button", name="Approve", exact=True).wait_for()
             assert page.get_by_label("Reviewer").input_value() == name
             assert page.get_by_label("Reviewer").is_disabled()
             seen = page.content().replace("what was typed is kept as a draft", "")  # the tip of a button, no stratum
             assert not [word for word in ("0.734375", "secret-7b", "sessions.Session", "kept") if word in seen]
+            assert [share > 0.5 for share in page.evaluate(LIGHT)] == {ADA: [True, False], GRACE: [False, True]}[name]
         screenshot(ada, "review-page", tmp_path)
+        screenshot(grace, "review-page-dark", tmp_path)
         decide(ada, "Approve", 20)
         decide(grace, "Reject", 2)
         decide(grace, "Approve", 18)
@@ -222,6 +220,26 @@ def test_two_people_review_at_once_and_a_third_settles_what_they_disagree_about(
     assert set(reviews["session"]) == {f"{TASK.name}-team", None}
     states = dict(review.progress(lake["training_data_curated"].read(), reviews).select("state", "rows").iter_rows())
     assert (states["approved"], states["rejected"], states["disputed"]) == (18, 1, 1)
+
+
+def test_a_parameter_is_set_on_the_pages_that_have_it_and_an_unknown_one_is_refused(tmp_path, home):
+    filled(tmp_path)
+    pages = tmp_path / "data" / "lake" / "review" / "pages"
+    with served(tmp_path, "-p", "n_review", "7", "-p", "session", "night", home=home):
+        sources = [
+            ["".join(cell["source"]) for cell in json.loads((pages / f"{name}.ipynb").read_text())["cells"]]
+            for name in ("review", "lead")
+        ]
+    assert all(page[1].startswith("reviewer: str") for page in sources), "below the defaults"
+    assert [page[2] for page in sources] == ["n_review = 7\nsession = 'night'", "session = 'night'"]
+    assert not [page for page in pages.iterdir() if page.is_symlink()]
+    for wrong, says in ((("tsk", "x"), "no parameter 'tsk'; did you mean 'task'"), (("seed", "x"), "seed must be")):
+        done = here("review", "--root", tmp_path, "-p", *wrong)
+        assert done.returncode != 0
+        assert says in done.stderr
+    with served(tmp_path, home=home):
+        assert all(page.is_symlink() for page in pages.iterdir()), "the notebooks themselves again"
+    assert "night" not in (CHECKOUT / "notebooks" / "review_page.ipynb").read_text()
 
 
 def asked(url, cookie=""):

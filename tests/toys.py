@@ -1647,8 +1647,10 @@ def play(name, root, *, only=(), given_names=(), **given):
     """Run the code cells of a notebook here, all or some, with its defaults but for what is given; return its names."""
     path = CHECKOUT / "notebooks" / f"{name}.ipynb"
     assert given.keys() <= runs.parameters_of(path).keys()
-    names: dict[str, object] = {"__name__": "notebook", **dict(given_names)}
+    from IPython.display import display  # every kernel has it
     from matplotlib import pyplot  # most who import toys draw nothing
+
+    names: dict[str, object] = {"__name__": "notebook", "display": display, **dict(given_names)}
 
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "code" and (not only or cell["id"] in only):

@@ -40,6 +40,7 @@ def submit(
     window: int = 8,
     attempts: int = 3,
     budget: Budget | None = None,
+    usd_per_million: tuple[float, float] | None = None,
 ) -> "Job":
     """Send every distinct request that has no recorded answer and is not on its way already.
 
@@ -56,6 +57,8 @@ def submit(
         window: Batches that may be open at the server at once.
         attempts: How often a request is sent in one run when it fails for reasons that pass.
         budget: Null: no limit.
+        usd_per_million: Price of a million prompt and of a million answer tokens, by which what is spent is shown;
+            null: that of ``data/prices.toml``, if it knows every model that is asked.
 
     Raises:
         ParameterError: resend names another status.
@@ -74,6 +77,7 @@ def submit(
         window=window,
         attempts=attempts,
         budget=budget,
+        usd_per_million=usd_per_million or spending.price_of(requests["model"].unique().sort().to_list()),
     )
     if job.is_one_at_a_time():
         mixing.stop(job.server, mixing.known(job.server, job.requests["model"], folder=job.folder))

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+from arislab.batch.cost import prices
 from arislab.batch.work import Work
 
 
@@ -50,18 +51,42 @@ def is_passed(work: Work, running: list[Any]) -> bool:
 
 
 def in_words(work: Work, running: Iterable[Any]) -> str:
-    """Return what was spent so far beside the budget; empty without one.
+    """Return what was spent so far beside the budget, or where prices are known what all is expected to cost.
+
+    Empty where there is neither.
 
     Args:
-        work: Whose budget.
+        work: Whose budget, and whose prices.
         running: Batches on their way, as the server tells of them.
     """
-    if work.budget is None:
-        return ""
     prompt, answers = _used(work, running)
-    if (usd := work.budget.spent_usd(prompt, answers)) is not None:
+    if work.budget is not None and (usd := work.budget.spent_usd(prompt, answers)) is not None:
         return f"{usd:,.2f} of {work.budget.usd:,.2f} USD"
-    return f"{prompt + answers:,} of {work.budget.tokens:,} tokens"
+    words = [f"{prompt + answers:,} of {work.budget.tokens:,} tokens"] if work.budget is not None else []
+    if (prices := work.usd_per_million) is not None:
+        spent = money(prompt, answers, prices)
+        mean = mean_tokens(work)  # of an answer; null before the first has come
+        n = work.requests.height
+        words.append(f"{spent} of about {money(n * mean[0], n * mean[1], prices)} USD" if mean else f"{spent} USD")
+    return ", ".join(words)
+
+
+def price_of(models: list[str]) -> tuple[float, float] | None:
+    """Return the one price of models, as ``data/prices.toml`` has it; null: one is not known, or they differ."""
+    known = [prices(model) for model in models]
+    pairs = {price.usd_per_million if price else None for price in known}
+    return pairs.pop() if len(pairs) == 1 else None
+
+
+def money(prompt_tokens: float, answer_tokens: float, usd_per_million: tuple[float, float]) -> str:
+    """Return what tokens cost, in USD, with two digits that say something.
+
+    Example:
+        >>> money(2_000_000, 500_000, (0.5, 2.0)), money(2_000, 500, (0.5, 2.0))
+        ('2.00', '0.0020')
+    """
+    usd = (prompt_tokens * usd_per_million[0] + answer_tokens * usd_per_million[1]) / 1e6
+    return f"{usd:,.2f}" if usd >= 0.1 or usd == 0 else f"{usd:.2g}" if usd < 1e-4 else f"{usd:.4f}"
 
 
 def _used(work: Work, running: Iterable[Any]) -> tuple[int, int]:

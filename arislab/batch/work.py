@@ -29,6 +29,8 @@ class Work:
     window: int = 8
     attempts: int = 3
     budget: Budget | None = None
+    usd_per_million: tuple[float, float] | None = None
+    """Price of a million prompt and of a million answer tokens; null: unknown, and no money is shown."""
     max_lines: int = 50_000
     max_bytes: int = 190_000_000
     shards: list[dict[str, Any]] = field(default_factory=list, repr=False)

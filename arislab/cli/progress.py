@@ -58,7 +58,7 @@ class Bar:
     def show(self, step: Step) -> None:
         """Take in where the run is."""
         self._bar.n, self._bar.total = step.cell, step.n_cells
-        self._bar.set_postfix_str(_words(step), refresh=False)
+        self._bar.set_postfix_str(step.words(), refresh=False)
         self.tick()
 
     def tick(self) -> None:
@@ -107,8 +107,7 @@ class Lines:
             is_due = now - self._printed >= (_LINE_S if step.bars != last.bars else _QUIET_S)
         if is_due:
             self._last, self._printed = step, now
-            minutes, seconds = divmod(int(now - self._began), 60)
-            line = f"{self._phase} {step.cell}/{step.n_cells}, {minutes}:{seconds:02}, {_words(step)}"
+            line = step.line(self._phase, now - self._began)
             print(line if len(line) <= _COLUMNS else f"{line[: _COLUMNS - 1]}…", flush=True)
 
     def close(self) -> None:
@@ -117,10 +116,6 @@ class Lines:
 
 def _columns() -> int:
     return shutil.get_terminal_size().columns - 1
-
-
-def _words(step: Step) -> str:
-    return " · ".join([step.heading, *reversed(step.bars)])  # the inner ones first: a line ends where the window does
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from arislab.records import words
 from arislab.records.headline import Account
 from arislab.records.record import Record
 from arislab.records.text import number_text
+from arislab.runs.notebook import MAIN_PLOT
 from arislab.system import paths
 from arislab.system.text import one_line
 
@@ -65,7 +66,9 @@ def table(headline: Mapping[str, Any]) -> list[str]:
 
 
 def _places(record: Record, follows: Mapping[str, str]) -> str:
-    where = {"notebook": str(record.folder / "notebook.ipynb"), **follows}
+    plot = record.folder / "outputs" / f"{MAIN_PLOT}.png"
+    where = {"plot": str(plot)} if plot.is_file() else {}
+    where |= {"notebook": str(record.folder / "notebook.ipynb"), **follows}
     return "\n".join(f"  {name:<8}  {place}" for name, place in where.items())
 
 

@@ -1,5 +1,6 @@
 """``arislab runs``, ``rerun``, ``verify``, ``resume``: what was run, whether it is true, and running it again."""
 
+import contextlib
 import json
 import shutil
 import sys
@@ -185,7 +186,8 @@ def rerun(
     record = records.find(enter(root), run)
     target = _target(record, into)
     trust = _is_trusted(record, trust=trust)
-    made = run_again(record, into=target, replay=not ask_again, allow_drift=allow_drift, trust=trust)
+    with progress.shown(str(record["phase"])) as tell:
+        made = run_again(record, into=target, replay=not ask_again, allow_drift=allow_drift, trust=trust, tell=tell)
     print(f"{made['run_id']}: {made['status']}, a rerun of {record['run_id']}, under {target}")
     if made["headline"]:
         print(headline.as_text(made["headline"], indent="  "))
@@ -270,7 +272,9 @@ def verify(
             if not as_json:
                 took = "" if record["duration_s"] is None else f"; it took {record['duration_s']:.0f} s then"
                 print(f"{record['run_id']}: running it again{took} …", flush=True)
-            made = run_again(record, into=target, replay=level != "3", allow_drift=allow_drift, trust=trust)
+            how = {"replay": level != "3", "allow_drift": allow_drift, "trust": trust}
+            with contextlib.nullcontext() if as_json else progress.shown(str(record["phase"])) as tell:
+                made = run_again(record, into=target, tell=tell, **how)
             verdicts.append((within if level == "3" else compare)(record, made))
         finally:
             if not keep:

@@ -19,6 +19,7 @@ from arislab.curate.labels import Labels
 from arislab.curate.selection import Selection
 from arislab.errors import ParameterError, closest
 from arislab.review import layout
+from arislab.system.kinds import takes_any_frame
 
 GROUPS = ("category", "use_case", "difficulty", "model")
 KEPT, DROPPED, LINE = "#2f7d5b", "#aeb7c0", "#24292f"
@@ -113,6 +114,7 @@ class Explorer:
         show: Makes of rows (custom_id) what a person sees of them: custom_id, input, output; from ``drawing.showing``.
     """
 
+    @takes_any_frame
     def __init__(
         self,
         scored: pl.DataFrame,

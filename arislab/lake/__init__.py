@@ -12,4 +12,4 @@ from arislab.system import frames
 
 __all__ = ["Lake", "Table"]
 
-frames.show_as_they_are()  # every notebook opens the lake, and shows what it read
+frames.show_in_house_style()  # every notebook opens the lake, and shows what it read

@@ -27,8 +27,7 @@ from arislab.errors import LakeError, PrerequisiteError, closest
 from arislab.lake import conditions, digests, log, opening, places, receipts, sql, storage, tables, writing
 from arislab.lake.conditions import Where
 from arislab.review import journal
-from arislab.system import files, kinds, paths, spilled
-from arislab.system.text import AS_IS, html
+from arislab.system import files, frames, kinds, paths, spilled
 
 
 class Lake:
@@ -197,15 +196,12 @@ class Lake:
         return "\n".join(lines if len(lines) > 1 else ["Lake: empty; run `arislab demo`, or import candidates"])
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{r['table']}</td><td style='text-align:right'>{_count(r['rows'])}</td>"
-            f"<td style='text-align:right'>{_count(r['version'])}</td>"
-            f"<td style='text-align:left'>{html(r['one row'])}</td></tr>"
-            for r in self._overview().to_dicts()
-        )
+        rows = [
+            [r["table"], _count(r["rows"]), _count(r["version"]), r["one row"]] for r in self._overview().to_dicts()
+        ]
         if not rows:
             return "<i>The lake is empty: run <code>arislab demo</code>, or import candidates.</i>"
-        return f"<table {AS_IS}><tr><th>table</th><th>rows</th><th>version</th><th></th></tr>{rows}</table>"
+        return frames.markup(["table", "rows", "version", "one row is"], rows, is_text=[True, False, False, True])
 
 
 class Table:

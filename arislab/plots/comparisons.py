@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 @takes_any_frame
 def losses(frame: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
-    """Draw the training loss (thin) and the validation loss (with dots) of each arm by step.
+    """Draw the training loss (thin) and the validation loss (with dots) of each arm by step, an arm in one colour.
 
     Args:
         frame: Columns arm (String), step (Int), train_loss and eval_loss (Float64, nats per token; null where the step
             has none).
         ax: Where to draw.
     """
+    from matplotlib.ticker import MaxNLocator
+
     ax = style.axes(ax, height=3.6)
     style.apply(ax, title="Loss by training step")
     ax.set_xlabel("optimiser step")
@@ -38,7 +40,8 @@ def losses(frame: pl.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
         if last is not None:
             ends.append((last[-1][1], f"{arm} {last[-1][1]:.3f}", colour))
     style.end_labels(ax, ends)
-    style.note(ax, "thin: training, dots: validation")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    style.note(ax, "an arm a colour; thin: training, dots: validation")
     return ax
 
 

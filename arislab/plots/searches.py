@@ -127,7 +127,7 @@ def effects(frame: pl.DataFrame, *, by: str = "effect", n: int = 12, ax: "Axes |
         ax.text(1.015, i, label.replace("-", "−"), transform=ax.get_yaxis_transform(), **place)
     if frame.height > n:
         ax.axhline(n - n // 2 - 0.5, color=style.FAINT, lw=1.4)
-    names = [style.in_short(row.get("example") or row["id"], 30) for row in rows.iter_rows(named=True)]
+    names = style.apart([row.get("example") or row["id"] for row in rows.iter_rows(named=True)], 30)
     ax.set_yticks(range(rows.height), names, **style.AS_IS)
     ax.tick_params(axis="y", labelsize=style.SMALL, labelcolor=style.INK)
     ax.set_ylim(rows.height - 0.4, -0.6)

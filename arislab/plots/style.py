@@ -1,6 +1,7 @@
 """How figures look: colours, sizes, axes without a frame, and the texts on them."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from arislab.errors import ParameterError, closest
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK, MUTED, FAINT = "#1f2933", "#6b7785", "#dfe4ea"
+PAPER, INK, MUTED, FAINT = "#ffffff", "#1f2933", "#6b7785", "#dfe4ea"
 BLUE, ORANGE, GREY = "#1f6fb2", "#d5670f", "#a9b4c0"
 ARM_COLOURS = ("#1f6fb2", "#d5670f", "#2e8b6a", "#8a5aa8", "#b8860b", "#4f5b66")  # apart for colour-blind readers too
 SMALL, NORMAL, LARGE = 8.5, 9.5, 11.5  # points
@@ -26,7 +27,10 @@ def axes(ax: "Axes | None", *, height: float) -> "Axes":
     if ax is None:
         from matplotlib import pyplot
 
-        _, ax = pyplot.subplots(figsize=(7.5, height), layout="constrained")
+        figure, ax = pyplot.subplots(figsize=(7.5, height), layout="constrained", facecolor=PAPER)
+        # the inks are made for it: a notebook may be dark, and a user's own settings too
+        figure.patch.set_alpha(1)
+        ax.set_facecolor(PAPER)
     return ax
 
 
@@ -152,3 +156,30 @@ def capital(label: str) -> str:
 def in_short(text: str, limit: int = 34) -> str:
     """Return a name cut to what stands beside an axis."""
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def apart(texts: Sequence[str], limit: int = 34) -> list[str]:
+    """Return names for texts that stand beside an axis, and differ wherever the texts do.
+
+    What all begin with is left out; of those that are alike as far as there is room, the name goes on where they part.
+
+    Example:
+        >>> apart(["Title: Nurse, 4 years, Triage", "Title: Nurse, 4 years, Surgery", "Title: Baker, 2 years"], 16)
+        ['Nurse… Triage', 'Nurse… Surgery', 'Baker, 2 years']
+    """
+    shared = _begun_alike(set(texts)) if len(set(texts)) > 1 else 0
+    rests = [text[shared:] for text in texts]
+    names = [in_short(rest, limit) for rest in rests]
+    for i, name in enumerate(names):
+        alike = {rest for rest in rests if in_short(rest, limit) == name}
+        if len(alike) > 1:
+            start = max(_begun_alike({rests[i], other}) for other in alike - {rests[i]})
+            names[i] = in_short(f"{rests[i][: limit // 3].rstrip()}… {rests[i][start:]}", limit)
+    return names
+
+
+def _begun_alike(texts: set[str]) -> int:
+    """Characters with which all texts begin, in whole words."""
+    first, last = min(texts), max(texts)  # all others begin as these two do
+    n = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first.rfind(" ", 0, n) + 1

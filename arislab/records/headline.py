@@ -12,6 +12,7 @@ from typing import Any
 
 from arislab.errors import BatchError, ParameterError
 from arislab.records.text import number_text
+from arislab.system import frames
 from arislab.system.text import AS_IS, html
 
 HEADLINE_MIME = "application/vnd.arislab.headline+json"
@@ -68,15 +69,12 @@ class Headline:
         return as_text(self.numbers)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        rows = "".join(
-            f"<tr><td style='text-align:left'>{html(name)}</td><td>{html(number_text(value))}</td></tr>"
-            for name, value in self.numbers.items()
-            if name != "account"
-        )
-        caption = f"<caption>{html(_account_text(self.numbers))}</caption>" if "account" in self.numbers else ""
+        known = {name: number_text(value) for name, value in self.numbers.items() if name != "account"}
+        rows = [[name.replace("_", " "), text] for name, text in known.items()]
+        caption = _account_text(self.numbers) if "account" in self.numbers else ""
         return {
             "text/plain": repr(self),
-            "text/html": f"<table {AS_IS}>{caption}{rows}</table>",
+            "text/html": frames.markup((), rows, is_text=[True, True], caption=caption),
             HEADLINE_MIME: self.numbers,
         }
 

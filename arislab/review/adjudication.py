@@ -28,6 +28,7 @@ from arislab.review.decisions import (
     verdicts_by_row,
 )
 from arislab.review.layout import as_typed, visible
+from arislab.system.kinds import takes_any_frame
 from arislab.system.text import html
 
 _OPINION = pl.Struct(dict.fromkeys(("who", "decision", "text", "labels", "note"), pl.String))
@@ -108,6 +109,7 @@ class Adjudication:
         (True, None)
     """
 
+    @takes_any_frame
     def __init__(
         self,
         rows: pl.DataFrame,

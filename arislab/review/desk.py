@@ -17,6 +17,7 @@ from arislab.review import decisions
 from arislab.review.decisions import SCHEMA, VERDICTS, complete, live, sha256
 from arislab.review.journal import Journal
 from arislab.system import files
+from arislab.system.kinds import takes_any_frame
 
 SETTLES_NOTHING = ("label", "flag")
 """Decisions after which an item is still to be decided."""
@@ -82,6 +83,7 @@ class QueueDesk:
         (['r-1', 'r-2'], 2)
     """
 
+    @takes_any_frame
     def __init__(
         self,
         queue: pl.DataFrame,

@@ -15,6 +15,7 @@ from arislab.errors import ArislabError, ParameterError
 from arislab.review import certificates
 from arislab.review.decisions import metadata_of
 from arislab.review.layout import visible
+from arislab.system.kinds import takes_any_frame
 from arislab.system.text import html
 
 _SHOWN = ("certificate", "state", "stratum", "n_rows", "promise", "look", "looks", "n", "n_rejects", "bound", "n_next")
@@ -42,6 +43,7 @@ class Granting:
         hand_out: Gives rows to reviewers, as ``review.queue`` returns them; such as ``sessions.start`` with a folder.
     """
 
+    @takes_any_frame
     def __init__(
         self,
         curated: pl.DataFrame,

@@ -20,6 +20,7 @@ from arislab.review.decisions import is_json, json_error, sha256
 from arislab.review.desk import SETTLES_NOTHING, Desk, QueueDesk
 from arislab.review.layout import as_typed
 from arislab.review.view import Shell, View
+from arislab.system.kinds import takes_any_frame
 from arislab.system.text import html
 
 LABELS = ("helpful", "wrong facts", "bad format", "too vague", "unfair")
@@ -58,6 +59,7 @@ class Panel:
         (True, None)
     """
 
+    @takes_any_frame
     def __init__(
         self,
         queue: pl.DataFrame | Desk,

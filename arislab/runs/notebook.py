@@ -7,7 +7,9 @@ come; and a cell keeps ``CAP_BYTES`` of output, the rest goes to the log and to 
 records: ``kernel`` says what became of the notebook.
 """
 
+import base64
 import contextlib
+import html
 import json
 import re
 import time
@@ -19,11 +21,14 @@ from typing import Any
 import orjson
 
 from arislab.records.outputs import INJECTED, WIDGET_MIME
+from arislab.system import text
 from arislab.system.files import replace
-from arislab.system.text import html
 
 CAP_BYTES = 256_000
 """Most bytes of output that a cell keeps in the notebook."""
+MAIN_PLOT = "main-plot"
+"""Tag of the cell whose first figure is that of the run, which is also kept as ``outputs/main-plot.png``. Without such
+a cell it is the last figure of the notebook."""
 SAVE_S = 2.0
 """Least seconds between two saves while cells run; a save that takes long is made less often."""
 
@@ -96,6 +101,8 @@ class Notebook:
             if state.status == "pending":
                 state.status = "not-run" if cell.cell_type == "code" and cell.source.strip() else "completed"
         show_widgets(self.nb.cells, widgets)
+        if not exception and (figure := main_figure(self.nb)):
+            self._keep(f"{MAIN_PLOT}.png", "image/png", figure)
         self.nb.metadata.papermill |= {"exception": exception} | _ended(self.nb.metadata.papermill.start_time)
         self.save()
 
@@ -149,8 +156,6 @@ class Notebook:
 
     def _keep(self, name: str, kind: str, value: Any) -> str:
         """Store an output in a file, and say where it is, or why it is not."""
-        import base64
-
         is_binary = kind in ("image/png", "image/jpeg")
         data = (
             base64.b64decode(text_of(value))
@@ -163,6 +168,22 @@ class Notebook:
         except OSError as error:
             return f"not stored: {error.strerror}"
         return f"whole in {self._overflow.name}/{name}"
+
+
+def main_figure(nb: Any) -> str | None:
+    """Return the figure that a run is looked at by, as base64 of a PNG; null if the notebook shows none.
+
+    Args:
+        nb: An executed notebook; which of its figures is told by ``MAIN_PLOT``.
+    """
+    shown = [
+        (MAIN_PLOT in cell.metadata.get("tags", []), text_of(output["data"]["image/png"]))
+        for cell in nb.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    tagged = [figure for is_main, figure in shown if is_main]
+    return tagged[0] if tagged else shown[-1][1] if shown else None
 
 
 def _written(nb: Any, *, is_last: bool) -> str:
@@ -206,13 +227,13 @@ def show_widgets(cells: list[Any], widgets: dict[str, Any]) -> None:
             data = output.get("data", {})
             if WIDGET_MIME not in data:
                 continue
-            words = " ".join(_words(data[WIDGET_MIME].get("model_id", ""), widgets)).strip()
+            words = text.one_line(" ".join(_words(data[WIDGET_MIME].get("model_id", ""), widgets)))
             if words and ("text/html" not in data or data.get("text/html") == _pre(data.get("text/plain", ""))):
                 data["text/plain"], data["text/html"] = words, _pre(words)
 
 
-def _pre(text: str) -> str:
-    return f"<pre>{html(text)}</pre>"
+def _pre(words: str) -> str:
+    return f"<pre>{text.html(words)}</pre>"
 
 
 def _words(model_id: str, widgets: dict[str, Any]) -> list[str]:
@@ -223,12 +244,14 @@ def _words(model_id: str, widgets: dict[str, Any]) -> list[str]:
     if "Progress" in kind and value is not None:
         words.append(f"{value:g}/{state.get('max', 100):g}")
     elif isinstance(value, str) and value:
-        words.append(re.sub(r"<[^>]+>", "", value) if "HTML" in kind else value)
+        words.append(html.unescape(re.sub(r"<[^>]+>", "", value)) if "HTML" in kind else value)
     elif isinstance(value, (bool, int, float)) and not isinstance(state.get("children"), list):
         words.append(str(value))
-    for child in state.get("children") or []:
-        words += _words(str(child).removeprefix("IPY_MODEL_"), widgets)
-    return words
+    children = [str(child).removeprefix("IPY_MODEL_") for child in state.get("children") or []]
+    said = {child: _words(child, widgets) for child in children}
+    bars = {child for child in children if "Progress" in str(widgets.get(child, {}).get("_model_name", ""))}
+    is_told = any(said[child] for child in children if child not in bars)  # tqdm writes the count beside its bar
+    return words + [word for child in children if not (is_told and child in bars) for word in said[child]]
 
 
 def _overwritten(text: str) -> str:

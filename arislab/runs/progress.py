@@ -14,6 +14,8 @@ from typing import Any
 from arislab.system.text import one_line
 
 _PAUSE_S = 0.2  # between two steps that are told while a cell runs
+_BETWEEN = " · "
+_LINE = re.compile(r"\S+ (?P<cell>\d+)/(?P<n>\d+), \d+:\d\d, (?P<words>.*)")
 _BOX, _PROGRESS, _LEFT = "HBoxModel", "FloatProgressModel", ("", "info")
 
 
@@ -28,6 +30,34 @@ class Step:
     """The heading under which the cell stands, else its first line."""
     bars: tuple[str, ...] = ()
     """What each progress bar of the cell says that is not at its end, in the order in which they were shown."""
+
+    def words(self) -> str:
+        """Return what is being done: the inner bars first, for a line ends where the window does."""
+        return _BETWEEN.join([self.heading, *reversed(self.bars)])
+
+    def line(self, phase: str, seconds: float) -> str:
+        """Return the step as a line of a log; ``read_line`` reads it.
+
+        Args:
+            phase: Stands before it.
+            seconds: Since the run began.
+        """
+        minutes, rest = divmod(int(seconds), 60)
+        return f"{phase} {self.cell}/{self.n_cells}, {minutes}:{rest:02}, {self.words()}"
+
+
+def read_line(line: str) -> Step | None:
+    """Return the step that a line of a log tells of; null: it tells of none.
+
+    Example:
+        >>> read_line("curate 7/15, 0:12, What is good? · score: 3/9")
+        Step(cell=7, n_cells=15, heading='What is good?', bars=('score: 3/9',))
+    """
+    told = _LINE.fullmatch(line.rstrip("\n"))
+    if told is None:
+        return None
+    heading, *bars = told["words"].split(_BETWEEN)
+    return Step(int(told["cell"]), int(told["n"]), heading, tuple(reversed(bars)))
 
 
 class Bars:

@@ -8,7 +8,8 @@ One run is one folder ``papermill_runs/<UTC>-<phase>-<4 hex>/``::
     task.py         the task file as it was     tables.jsonl  one line per read or write of the lake
     events.jsonl    OpenLineage RunEvents       servers.jsonl what the batch servers said of themselves
     examples.jsonl  what phase 1 showed, of a file        heartbeat     touched every two seconds while it runs
-    outputs/        outputs too large for the notebook    quality_model.json  what phase 2 learned from reviews
+    outputs/        its main plot, and outputs too large for the notebook
+    quality_model.json  what phase 2 learned from reviews
 
 ``run.json`` is on disk as ``created`` before the kernel starts, then ``running``, and last the verdict, by the process
 that supervises the kernel: ok, failed, interrupted (SIGINT or SIGTERM to us), timeout, killed (the kernel's process was

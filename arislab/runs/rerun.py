@@ -11,8 +11,10 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,13 +30,22 @@ from arislab.records.files import root_of
 from arislab.records.outputs import INJECTED
 from arislab.runs import provenance
 from arislab.runs.parameters import as_text, notebook_json
+from arislab.runs.progress import Step, read_line
 from arislab.runs.trust import foreign, refusal
 from arislab.runs.verify import lake_of
 from arislab.system import files, git
 
+_LAST_LINES = 50
+
 
 def rerun(
-    run: dict[str, Any], *, into: Path, replay: bool = True, allow_drift: bool = False, trust: bool = False
+    run: dict[str, Any],
+    *,
+    into: Path,
+    replay: bool = True,
+    allow_drift: bool = False,
+    trust: bool = False,
+    tell: Callable[[Step], object] | None = None,
 ) -> dict[str, Any]:
     """Run a recorded run again in a root of its own, and return the new record.
 
@@ -44,6 +55,7 @@ def rerun(
         replay: Give the recorded answers again; False asks the model anew.
         allow_drift: Run although the environment is another than the recorded one.
         trust: Run although the record is not signed with this user's key, or was changed since.
+        tell: Gets where the run is, as far as its own code says it; null: nobody watches.
 
     Raises:
         PrerequisiteError: The record is foreign, the environment differs, or code or inputs cannot be had; nothing was
@@ -76,14 +88,35 @@ def rerun(
             env["ARISLAB_EXAMPLES"] = str(examples)  # their own file may be another now, or gone
         if replay and (answers := _answers(run, into)):
             env["ARISLAB_REPLAY"] = str(answers)
-        done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=False)
+        exit_code, said = _watched(command, checkout, env, tell)
     made = records.as_json(into)
     if len(made) != 1:
-        last_lines = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
-        raise PrerequisiteError(
-            f"the run could not be run again (exit code {done.returncode}): {' / '.join(last_lines)}"
-        )
+        last_lines = said.splitlines()[-3:]
+        raise PrerequisiteError(f"the run could not be run again (exit code {exit_code}): {' / '.join(last_lines)}")
     return records.read(Path(made[0]["folder"]))
+
+
+def _watched(
+    command: list[str], folder: Path, env: dict[str, str], tell: Callable[[Step], object] | None
+) -> tuple[int, str]:
+    """Run a command to its end, tell the steps that it prints, and return its exit code and what it said last."""
+    printed = deque[str](maxlen=_LAST_LINES)
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(
+            command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process:
+            try:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    printed.append(line)
+                    if tell is not None and (step := read_line(line)):
+                        tell(step)
+                process.wait()
+            finally:
+                if process.poll() is None:
+                    process.kill()
+        errors.seek(0)
+        return process.returncode, errors.read().strip() or "".join(printed).strip()
 
 
 def drift(run: dict[str, Any]) -> list[str]:

@@ -29,7 +29,8 @@ def takes_any_frame(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function that takes and returns polars frames take pandas and Arrow frames too, and return their kind.
 
     The first frame among the arguments says which kind is returned; frames in a dict of arguments, and in a tuple or
-    dict that is returned, count as well. A result that only holds frames, such as ``curate.Selection``, keeps polars'.
+    dict that is returned, count as well. A result that only holds frames, such as ``curate.Selection``, keeps polars',
+    and so does what is made by a decorated ``__init__``: a panel, an explorer.
 
     Args:
         function: Its columns may be series of pandas or Arrow as well.

@@ -53,9 +53,49 @@ def test_what_was_spent_so_far_stands_beside_the_budget_in_its_unit():
 
     running = [SimpleNamespace(usage=SimpleNamespace(input_tokens=500_000, output_tokens=None)), SimpleNamespace()]
 
-    def words(budget):
-        return spending.in_words(SimpleNamespace(budget=budget, paid_tokens={1: (500_000, 250_000)}), running)
+    def words(budget, prices=None):
+        work = SimpleNamespace(
+            budget=budget, usd_per_million=prices, paid_tokens={1: (500_000, 250_000)},
+            answer_tokens={1: (500_000, 250_000)}, requests=requests(40),
+            ledger=SimpleNamespace(counts=lambda shard: {"ok": 9, "truncated": 1, "error": 5}),
+        )  # fmt: skip
+        return spending.in_words(work, running)
 
     assert words(None) == ""
+    assert words(None, (1.0, 4.0)) == "2.00 of about 6.00 USD", "40 requests at what ten answers took"
+    assert words(batch.Budget(tokens=2_000_000), (1.0, 4.0)) == (
+        "1,250,000 of 2,000,000 tokens, 2.00 of about 6.00 USD"
+    )
+    assert words(batch.Budget(usd=20.0, usd_per_million=(1.0, 4.0)), (1.0, 4.0)) == "2.00 of 20.00 USD", "once"
     assert words(batch.Budget(usd=20.0, usd_per_million=(1.0, 4.0))) == "2.00 of 20.00 USD"
     assert words(batch.Budget(tokens=2_000_000)) == "1,250,000 of 2,000,000 tokens"
+
+
+PRICE = """[[price]]
+model = "{}"
+as_of = {}
+usd_per_million_prompt = 1.0
+usd_per_million_completion = 4.0
+source = "the contract"
+"""
+
+
+def test_money_is_shown_wherever_the_price_of_all_models_is_known_and_nowhere_else(echo, root, monkeypatch):
+    from datetime import UTC, datetime
+
+    _, url = echo()
+    (root / "data").mkdir(exist_ok=True)
+    (root / "data" / "prices.toml").write_text(PRICE.format("echo", datetime.now(UTC).date()))
+    said = []
+    monkeypatch.setattr(spending, "in_words", lambda *given, real=spending.in_words: said.append(real(*given)) or "")
+    frame, server = requests(12), batch.connect(url, folder=root / "b")
+    assert set(frame["model"]) == {"echo"}
+    batch.submit(frame, server=server, folder=root / "b").wait(poll_s=0.01)
+    assert said[-1].endswith(" USD"), said
+    assert spending.price_of(["echo"]) == (1.0, 4.0)
+    assert spending.price_of(["echo", "another"]) is None
+    said.clear()
+    given = batch.submit(requests(13), server=server, folder=root / "c", usd_per_million=(2.0, 2.0)).wait(poll_s=0.01)
+    assert given.usd_per_million == (2.0, 2.0)
+    (root / "data" / "prices.toml").unlink()
+    assert spending.price_of(["echo"]) is None

@@ -10,8 +10,10 @@ import sys
 import pytest
 from toys import here, notebook, shown_at
 
+from arislab import runs
 from arislab.cli import progress
 from arislab.runs import Step
+from arislab.runs.progress import read_line
 
 SLOW = """import time
 from tqdm.auto import tqdm
@@ -72,6 +74,29 @@ def at_a_terminal(*words, columns, **env):
     return process.wait(timeout=120), shown.decode()
 
 
+def test_a_rerun_and_a_verification_show_where_they_are_too(root):
+    books = notebook(root / "notebooks", SLOW, "n")
+    record = runs.execute("curate", {}, root=root, notebooks=books)
+    assert record.status == "ok", record
+    for words in (("rerun", record.run_id), ("verify", record.run_id)):
+        done = here(*words, "--root", root)
+        assert done.returncode == 0, done
+        told = [line for line in done.stdout.splitlines() if line.startswith("curate ")]
+        assert re.fullmatch(r"curate 2/3, 0:\d\d, A toy( · batch: \d+/20 \[.*)?", told[0]), done.stdout
+        assert "next " not in done.stdout, "what the inner run reports is not shown"
+    code, shown = at_a_terminal("rerun", record.run_id, "--root", root, columns=90, CI="")
+    assert code == 0, shown
+    assert "curate 2/3 |" in shown
+
+
+def test_what_a_line_says_is_read_as_it_was_said():
+    step = Step(3, 12, "Search", ("search: 0/3 [00:01<00:02]", "batch: 12/60, 0.12 of about 1.30 USD"))
+    assert read_line(step.line("icl", 75)) == step
+    assert read_line(step.line("icl", 75) + "\n") == step
+    for line in ("icl: running …", "", "icl: ok in 3.0 s", "  60 answers = 60 ok", "icl 3 of 12"):
+        assert read_line(line) is None
+
+
 def test_at_a_terminal_a_bar_is_written_over_and_nothing_is_left_of_it(root):
     books = notebook(root / "notebooks", SLOW)
     code, shown = at_a_terminal("run", books / "2_curate.ipynb", "--root", root, columns=90, CI="")
@@ -92,8 +117,6 @@ def test_in_ci_a_terminal_gets_lines_too(root):
 
 
 def test_a_reader_that_has_gone_does_not_end_the_run(root, monkeypatch):
-    from arislab import runs
-
     class Gone(io.StringIO):
         def write(self, text):
             raise BrokenPipeError

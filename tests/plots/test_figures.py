@@ -129,6 +129,19 @@ def test_effects_show_both_ends_with_their_intervals_and_how_many_are_clear():
         plots.effects(EFFECTS, by="efect")
 
 
+def test_examples_that_begin_alike_have_names_that_differ():
+    questions = [f"Title: {title} · Experience: {years} years · Skills: Excel" for title, years in JOBS]
+    few = EFFECTS.head(len(JOBS)).with_columns(example=pl.Series(questions))
+    ax = plots.effects(few)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert len(set(names)) == len(JOBS)
+    assert not [name for name in names if name.startswith("Title") or len(name) > 30]
+    assert any("4 years" in name for name in names), "what tells the two apart"
+
+
+JOBS = [("Industrial Engineer", 4), ("Industrial Engineer", 9), ("Compliance Manager", 9)]
+
+
 def test_trials_of_several_k_have_a_colour_each_that_is_named():
     assert "k=" not in drawn(plots.trials(TRIALS.with_columns(k=pl.lit(3))))
     ax = plots.trials(TRIALS.with_columns(k=pl.Series([3, 3, 5])))
@@ -143,6 +156,43 @@ def test_losses_are_named_with_their_last_value():
     words = drawn(plots.losses(LOSSES))
     assert "curated 1.200" in words
     assert "random 1.200" in words
+
+
+def test_both_losses_of_an_arm_have_its_colour_and_the_two_kinds_are_explained():
+    from matplotlib.colors import to_hex
+
+    ax = plots.losses(LOSSES)
+    assert "thin: training, dots: validation" in drawn(ax)
+    training, validation = ax.lines[::2], ax.lines[1::2]
+    assert len(training) == len(validation) == LOSSES["arm"].n_unique()
+    for one, other in zip(training, validation, strict=True):
+        assert to_hex(one.get_color()) == to_hex(other.get_color())
+        assert (one.get_marker(), other.get_marker()) == ("None", "o")
+        assert one.get_linewidth() < other.get_linewidth()
+    assert len({to_hex(line.get_color()) for line in training}) == len(training)
+    assert all(tick == int(tick) for tick in ax.get_xticks()), "there is no half a step"
+
+
+@pytest.mark.parametrize("own", ["default", "dark_background", "transparent"])
+def test_a_figure_has_its_own_paper_in_a_dark_notebook_and_under_settings_of_the_user(own):
+    from io import BytesIO
+
+    import numpy as np
+    from matplotlib import pyplot
+
+    settings = {"figure.facecolor": (1, 1, 1, 0), "axes.facecolor": (1, 1, 1, 0)} if own == "transparent" else own
+    with pyplot.style.context(settings):
+        for draw, frame in ((plots.losses, LOSSES), (plots.arms, ARMS), (plots.trials, TRIALS)):
+            picture = BytesIO()
+            draw(frame).figure.savefig(picture, format="png")
+            picture.seek(0)
+            pixels = pyplot.imread(picture)
+            assert (pixels[[0, 0, -1, -1], [0, -1, 0, -1], :3] == 1).all()
+            assert pixels.shape[2] == 3 or (pixels[..., 3] == 1).all()
+            light = pixels[..., :3].mean(axis=2)
+            assert np.quantile(light, 0.5) > 0.9, "paper is white"
+            assert light.min() < 0.3, "ink is dark"
+        pyplot.close("all")
 
 
 def test_labels_at_the_end_of_curves_do_not_touch():

@@ -5,9 +5,10 @@ What a cell keeps, what a widget leaves behind, and that plain papermill leaves 
 import json
 
 from nbformat.sign import NotebookNotary
-from toys import code_cells, executed, notebook, ran_well
+from toys import code_cells, executed, here, notebook, ran_well
 
 from arislab import runs
+from arislab.cli import report
 
 
 def test_outputs_that_are_too_large_go_to_files_and_say_where(root):
@@ -31,6 +32,57 @@ def test_outputs_that_are_too_large_go_to_files_and_say_where(root):
     assert f"outputs/{rest.name}" in files
 
 
+FIGURES = """from matplotlib import pyplot as plt
+for width in (1, 2, 3):
+    plt.figure(figsize=(width, 1)); plt.plot([0, 1]); plt.show()"""
+
+
+def width(path):
+    """Of a PNG, pixels: its first block says it."""
+    return int.from_bytes(path.read_bytes()[16:20], "big")
+
+
+def test_the_main_plot_of_a_run_is_a_file_of_its_record_which_is_named_and_verified(root):
+    record = ran_well(root, FIGURES)
+    plot = record.folder / "outputs" / "main-plot.png"
+    last = width(plot)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "outputs/main-plot.png" in json.loads((record.folder / "run.json").read_text())["files"]
+    assert f"  plot      {plot}\n" in report.of(record)
+    done = here("verify", record.run_id, "--root", root, "--level", "0")
+    assert done.returncode == 0, done
+    assert "V0 equal" in done.stdout
+    plot.write_bytes(plot.read_bytes() + b"more")
+    done = here("verify", record.run_id, "--root", root, "--level", "0")
+    assert (done.returncode, "outputs/main-plot.png" in done.stdout) == (3, True), done.stdout
+
+    books = notebook(root / "tagged", FIGURES, FIGURES.replace("(1, 2, 3)", "(4, 5)"))
+    path = books / "2_curate.ipynb"
+    book = json.loads(path.read_text())
+    [cell] = [cell for cell in book["cells"] if "(4, 5)" in "".join(cell["source"])]
+    cell["metadata"]["tags"] = ["main-plot"]
+    path.write_text(json.dumps(book))
+    tagged = runs.execute("curate", {}, root=root, notebooks=books).folder / "outputs" / "main-plot.png"
+    assert 1.1 < width(tagged) / last < 1.6, "the first of the cell that says so, not the last of all"
+
+
+def test_a_record_shows_frames_in_the_house_style_printed_or_not(root):
+    made = (
+        "import polars as pl\nfrom arislab.lake import Lake\nframe = pl.DataFrame({'n_rows': [170_000], 'text': ['a']})"
+    )
+    printed, shown = code_cells(ran_well(root, f"{made}\nprint(frame)\nframe"))[-1].outputs
+    assert shown.data["text/plain"] == " n_rows  text\n170,000  a"
+    for text in (printed.text, shown.data["text/html"]):
+        assert "i64" not in text
+        assert "str" not in text
+
+
+def test_a_run_without_a_figure_names_none(root):
+    record = ran_well(root, "n")
+    assert not (record.folder / "outputs").exists()
+    assert "  plot " not in report.of(record)
+
+
 def test_widgets_leave_words_of_their_last_state(root):
     bars = (
         "import ipywidgets as w\nfrom tqdm.auto import tqdm\nfor _ in tqdm(range(50), desc='batch'): pass",
@@ -39,7 +91,7 @@ def test_widgets_leave_words_of_their_last_state(root):
     )
     record = ran_well(root, *bars)
     bar, box = code_cells(record)[-3].outputs[0], code_cells(record)[-2].outputs[0]
-    assert "50/50" in bar.data["text/plain"]
+    assert bar.data["text/plain"].startswith("batch: 100% 50/50 [00:00<00:00"), "the count once, and no HTML"
     assert "batch" in bar.data["text/html"]
     assert box.data["text/plain"] == "two blind True"
     assert box.data["text/html"] == "<pre>two blind True</pre>"

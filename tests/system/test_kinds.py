@@ -12,9 +12,11 @@ import pyarrow as pa
 import pytest
 from toys import people
 
-from arislab import batch, curate, evaluate, plots, review, scoring, stats, structured
+from arislab import batch, curate, evaluate, pairwise, plots, review, scoring, stats, structured
 from arislab.errors import LakeError, ParameterError
 from arislab.lake import Table
+from arislab.review.adjudication import Adjudication
+from arislab.review.granting import Granting
 from arislab.system import kinds
 
 TYPES = {"polars": pl.DataFrame, "pandas": pd.DataFrame, "arrow": pa.Table}
@@ -211,6 +213,47 @@ def test_a_frame_that_cannot_be_read_is_refused_with_the_column(frame, says):
         stats.verdicts(frame)
 
 
+SCORED = pl.DataFrame(
+    {
+        "custom_id": [f"r-{i}" for i in range(20)],
+        "quality": [i / 20 for i in range(19)] + [None],
+        "category": ["a", "b"] * 10,
+        "duplicate_of": [None] * 18 + ["r-0", None],
+    }
+)
+QUEUE = pl.DataFrame(
+    {
+        "custom_id": ["r-1", "r-2"], "input": ["Q", "Q"], "output": ["A", "B"], "quality_score": [0.9, None],
+        "metadata": ["{}", "{}"],
+    }
+)  # fmt: skip
+
+
+def test_an_explorer_of_any_kind_keeps_the_same_rows(kind):
+    before = SCORED.select("custom_id", pl.col("quality").alias("quality before"))
+    known = curate.Explorer(SCORED, fraction=0.25, before=before)
+    explorer = curate.Explorer(kinds.of_kind(SCORED, kind), fraction=0.25, before=kinds.of_kind(before, kind))
+    assert explorer.cut.kept["custom_id"].to_list() == known.cut.kept["custom_id"].to_list()
+    assert repr(explorer) == repr(known)
+    assert explorer.balance.equals(known.balance)
+    assert explorer.moves.equals(known.moves)
+
+
+def test_a_panel_and_its_desk_take_rows_and_earlier_reviews_of_any_kind(kind, tmp_path):
+    told = []
+    panel = review.Panel(QUEUE, reviewer="Ada", decide=told.append)
+    assert panel.approve()
+    [first] = told
+    of = lambda frame: kinds.of_kind(frame, kind)  # noqa: E731 (two frames, twice)
+    again = review.Panel(of(QUEUE), reviewer="Ada", decide=told.append, reviews=of(first))
+    assert again.counts == {"total": 2, "decided": 1, "skipped": 0, "left": 1}
+    assert again.approve()
+    assert isinstance(told[-1], pl.DataFrame), "what is stored is of polars, as tables take it"
+    desk = review.QueueDesk(of(QUEUE), reviews=of(pl.concat(told)), store=told.append)
+    assert desk.counts("Ada")["left"] == 0
+    assert repr(review.Table(of(QUEUE))) == repr(review.Table(QUEUE))
+
+
 def test_what_is_no_frame_passes_as_it_is():
     @kinds.takes_any_frame
     def given(*args, **named):
@@ -234,10 +277,12 @@ TYPED = [
     *(scoring.rows, scoring.score, structured.check, review.fold, review.queue, review.live, review.picked),
     *(batch.build_requests, batch.preview, batch.states, batch.answer, batch.plan, batch.dry_run),
     *(evaluate.summary, evaluate.table, evaluate.intervals, evaluate.by_category, evaluate.rates, evaluate.ask),
+    *(one.__init__ for one in (curate.Explorer, review.Panel, review.QueueDesk, review.Table, pairwise.Desk)),
+    *(one.__init__ for one in (Adjudication, Granting)),
 ]
 
 
-@pytest.mark.parametrize("function", TYPED, ids=lambda f: f"{f.__module__}.{f.__name__}")
+@pytest.mark.parametrize("function", TYPED, ids=lambda f: f"{f.__module__}.{f.__qualname__}")
 def test_what_is_typed_with_frames_takes_any_kind(function):
     assert inspect.unwrap(function) is not function
     assert inspect.unwrap(function).__doc__ == function.__doc__
