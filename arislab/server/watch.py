@@ -2,9 +2,10 @@
 
 Known from the database, or found out by a probe while nothing else is asked (``isolation``).
 
-Models of a server that arislab did not write (upstream, vLLM, either on Ray) go in one after the other until a probe has shown that it
-keeps them apart. That counts until it has another model: vLLM 0.32 (CPU build) keeps models apart while it has a place
-for one more adapter, and answers for the base model with the last adapter when all are taken. An adapter that somebody
+Models of a server that arislab did not write (upstream, vLLM, also on Ray) go in one after the other until a probe has
+shown that it keeps them apart. That counts until it has another model: vLLM 0.32 (CPU build) keeps models apart while
+it has a place for one more adapter, and answers for the base model with the last adapter when all are taken. An adapter
+that somebody
 else loads and lets go again between two looks at its list of models is not seen.
 """
 

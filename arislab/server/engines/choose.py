@@ -50,7 +50,7 @@ def make_engine(
         PrerequisiteError: both or no working choice.
     """
     if ray is None and replicas is not None:
-        raise PrerequisiteError(f"--replicas {replicas} is for Ray only; say where Ray is with --ray local or HOST:PORT")
+        raise PrerequisiteError(f"--replicas {replicas} is for Ray only; say where that is with --ray")
     if vllm is not None:
         if upstream or (model or engine) is not None:
             raise PrerequisiteError(f"--vllm {vllm!r} excludes --model, --engine and --upstream; leave them out")

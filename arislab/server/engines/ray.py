@@ -14,6 +14,7 @@ none yet is waited for.
 
 import asyncio
 import hashlib
+import itertools
 import logging
 import math
 import os
@@ -21,6 +22,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -245,7 +247,7 @@ class RayEngine:
                 return Result(*result)
             self._fit(placed, 0)  # it died and is back, and nobody has loaded it yet
             placed.look.set()
-        message = f"{MAX_DEATHS} replicas died while they had this line; the server's log says where, then send it again"
+        message = f"{MAX_DEATHS} replicas died while they had this line; the server's log says where; send it again"
         return marked(failure(request.line, 0, "replica_died", message), tries=MAX_DEATHS)
 
     async def _free(self) -> _Placed:
@@ -299,7 +301,8 @@ class RayEngine:
             try:
                 life, pid, placed.node, width = await placed.handle.load.remote()
                 took_s = time.monotonic() - began
-                log.info("replica %d is ready after %.1f s: process %d, node %s", placed.number, took_s, pid, placed.node)
+                where = f"process {pid}, node {placed.node}"
+                log.info("replica %d is ready after %.1f s: %s", placed.number, took_s, where)
                 placed.is_leaving = False
                 self._fit(placed, width)
                 if not self._first.done():
@@ -325,10 +328,8 @@ class RayEngine:
         """Look at a replica until it has another life."""
         while True:
             placed.look.clear()
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(placed.look.wait(), self._health_s)
-            except TimeoutError:
-                pass
             now, width = await asyncio.wait_for(placed.handle.state.remote(), STOPPED_S)
             if now != life:
                 return
@@ -477,7 +478,7 @@ def gpus_of(arguments: Sequence[str]) -> int:
         (8, 1)
     """
     words = [word for argument in arguments for word in argument.split("=", 1)]
-    sizes = [value for option, value in zip(words, words[1:], strict=False) if option.replace("_", "-") in _GPUS]
+    sizes = [value for option, value in itertools.pairwise(words) if option.replace("_", "-") in _GPUS]
     if bad := [size for size in sizes if not size.isdigit() or size == "0"]:
         raise PrerequisiteError(f"a parallel size of vLLM must be 1 or more, got {bad[0]!r}")
     return math.prod(map(int, sizes))
