@@ -71,8 +71,7 @@ class Cluster:
 
     def stop(self) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(30)
+        self.process.communicate(timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +101,10 @@ def until(what, *, within_s=60):
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def kept(server: Server, batch) -> dict[str, list]:
@@ -199,8 +202,10 @@ def test_each_replica_starts_a_vllm_on_a_gpu_of_its_own(cluster, tmp_path):
         batch = server.submit([line(f"r-{i}", str(i), model=base) for i in range(400)])
         server.wait(batch.id, until=lambda b: b.request_counts.completed >= 50)
         lives = [json.loads(row) for row in (tmp_path / "lives").read_text().splitlines()]
-        os.kill(lives[0]["pids"][0], signal.SIGKILL)  # vLLM alone: its actor starts it again
-        os.kill(replicas(server)[1][0], signal.SIGKILL)  # an actor: Ray does
+        actor = replicas(server)[1][0]
+        alone = next(pid for pid in (life["pids"][0] for life in lives) if parent(parent(pid)) != actor)
+        os.kill(alone, signal.SIGKILL)  # vLLM alone: its actor starts it again
+        os.kill(actor, signal.SIGKILL)  # an actor: Ray does
         batch = server.wait(batch.id, timeout_s=90)
         lines = kept(server, batch)
         assert {name: text_of(row) for name, (row,) in lines.items()} == {f"r-{i}": f"base:{i}" for i in range(400)}
@@ -294,8 +299,8 @@ def test_a_misspelt_field_of_the_configuration_is_seen():
 def test_the_server_that_the_configuration_starts_has_the_options_that_it_gives():
     job = next(one for one in shipped() if one["kind"] == "RayJob")
     words = re.findall(r"--[a-z-]+", job["spec"]["entrypoint"].partition(" -- ")[0])
-    done = subprocess.run(
-        [sys.executable, "-m", "arislab", "serve", "--help"], capture_output=True, text=True, check=True
-    )
+    asked = [sys.executable, "-m", "arislab", "serve", "--help"]
+    env = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run(asked, capture_output=True, text=True, check=True, env=env)
     assert words
     assert [word for word in words if word not in done.stdout] == []
