@@ -219,6 +219,32 @@ def test_each_replica_starts_a_vllm_on_a_gpu_of_its_own(cluster, tmp_path):
     until(lambda: not any(Path(f"/proc/{pid}").exists() for life in lives for pid in life["pids"]))
 
 
+def test_replicas_leave_a_node_that_is_drained_and_no_line_is_asked_twice(cluster, upstreams, tmp_path):
+    """The last test of the cluster: the node takes nothing more."""
+    options = {"upstream": [one.url for one in upstreams], "ray": cluster.address, "replicas": 4}
+    server = Server(tmp_path / "data", options, env=cluster.env).start()
+    try:
+        until(lambda: len(replicas(server)) == 4)
+        away = next(node for _, node in replicas(server).values() if is_worker(cluster, node))
+        batch = server.submit([line(f"r-{i}", f"{i} fine", model="m") for i in range(N)])
+        server.wait(batch.id, until=lambda b: b.request_counts.completed >= 50)
+        why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
+        drain = ["drain-node", "--address", cluster.address, "--node-id", away, *why]
+        drain += ["--deadline-remaining-seconds", "300"]
+        subprocess.run(
+            [sys.executable, "-m", "ray.scripts.scripts", *drain],
+            env=os.environ | cluster.env,
+            check=True,
+            capture_output=True,
+        )
+        until(lambda: away not in {node for _, node in replicas(server).values()})
+        assert server.wait(batch.id, timeout_s=90).request_counts.completed == N
+        assert sum(n for one in upstreams for n in one.tries.values()) == N
+        assert server.stop() == 0
+    finally:
+        server.process.kill()
+
+
 def test_a_ray_of_its_own_warns_writes_no_token_and_ends_with_the_server(upstreams, tmp_path):
     need("ray", present=HAS_RAY, why='Ray is not installed (pip install "arislab[ray]")')
     home = tmp_path / "home"
