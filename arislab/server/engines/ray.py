@@ -183,6 +183,7 @@ class RayEngine:
         if not self._is_part:
             self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._life = asyncio.create_task(self._live())
+            self._life.add_done_callback(self._ended)
 
     async def loaded(self) -> None:
         """Wait until the first replica can answer.
@@ -277,6 +278,13 @@ class RayEngine:
                 group.create_task(self._tend(placed))
             group.create_task(self._watch_nodes())
 
+    def _ended(self, life: asyncio.Task[None]) -> None:
+        if life.cancelled() or (error := life.exception()) is None:
+            return
+        log.error("nobody looks after the replicas any more; start the server again", exc_info=error)
+        if not self._first.done():
+            self._first.set_exception(error)
+
     def _check_gpus(self) -> None:
         import ray
 
@@ -291,7 +299,7 @@ class RayEngine:
     async def _tend(self, placed: _Placed) -> None:
         """Have one replica placed, loaded and looked after for ever."""
         import ray
-        from ray.exceptions import ActorDiedError, RayActorError
+        from ray.exceptions import ActorDiedError, RayActorError, RayError
 
         delay_s = self._backoff_s
         while True:
@@ -314,10 +322,11 @@ class RayEngine:
                 log.warning("replica %d ended (%s); Ray starts it again", placed.number, type(error).__name__)
                 if isinstance(error, ActorDiedError):  # for good: somebody told Ray so, or its job ended
                     placed.handle = None
+                    self._cannot(placed, error)
             except TimeoutError:
                 log.error("replica %d has said nothing for %g s and is ended", placed.number, STOPPED_S)
                 ray.kill(placed.handle, no_restart=False)
-            except PrerequisiteError as error:
+            except (PrerequisiteError, RayError) as error:
                 self._cannot(placed, error)
                 ray.kill(placed.handle, no_restart=False)
             self._fit(placed, 0)
@@ -335,7 +344,7 @@ class RayEngine:
                 return
             self._fit(placed, width)
 
-    def _cannot(self, placed: _Placed, error: PrerequisiteError) -> None:
+    def _cannot(self, placed: _Placed, error: Exception) -> None:
         """Note a replica that cannot be started; where none can and none ever could, the server ends."""
         why = PrerequisiteError(str(getattr(error, "cause", error)))
         self._problems[placed.number] = why
@@ -347,10 +356,15 @@ class RayEngine:
         """Move replicas away from nodes that are drained, once they have answered what they had."""
         import ray
         from ray._private.state import state  # where Ray Train looks, too; no public function says it
+        from ray.exceptions import RayError
 
         while True:
             await asyncio.sleep(self._health_s)
-            leaving = await asyncio.to_thread(state.get_draining_nodes)
+            try:
+                leaving = await asyncio.to_thread(state.get_draining_nodes)
+            except RayError as error:
+                log.warning("Ray does not say which nodes are drained: %s", error)
+                continue
             for placed in self._placed:
                 if placed.width and placed.node in leaving and not placed.is_leaving:
                     log.info("replica %d leaves node %s, which is drained", placed.number, placed.node)
