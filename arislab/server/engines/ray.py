@@ -47,6 +47,10 @@ MOST_AT_ONCE = 1024
 """Calls that an actor takes at once: more than an upstream's ceiling, so that Ray itself never queues."""
 STOPPED_S = 30.0
 """A replica that says nothing for so long is ended, and started again by Ray."""
+STOP_S = 12.0
+"""Seconds that a replica has to end its engine when the server ends."""
+_OURS = {"RAY_kill_child_processes_on_worker_exit": "0"}
+"""Else Ray ends the watcher of a vLLM (see ``vllm_process``) before it can end vLLM, which then stays on its GPU."""
 _GPUS = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp")
 
 
@@ -94,6 +98,11 @@ class Replica:
         results: list[Result] = []
         await self._engine.run([request], results.append)
         return results[0], self._engine.gate.width
+
+    async def stop(self) -> None:
+        """End its engine."""
+        if self._engine is not None:
+            await self._engine.stop()
 
     async def _loaded(self) -> Engine:
         engine = self._make()
@@ -200,6 +209,8 @@ class RayEngine:
         if not self._is_part:
             self._life.cancel()
             await asyncio.wait((self._life,))
+            there = [placed.handle for placed in self._placed if placed.width]
+            await asyncio.gather(*(_stopped(handle) for handle in there))
             await asyncio.to_thread(ray.shutdown)
 
     async def models(self) -> list[str]:
@@ -384,8 +395,16 @@ class RayEngine:
             max_restarts=-1,
             max_task_retries=0,  # which replica a line goes to next is decided here
             max_concurrency=MOST_AT_ONCE,
+            runtime_env={"env_vars": _OURS} if self._gpus else None,
         )(Replica)
         return actor.remote(make)
+
+
+async def _stopped(handle: Any) -> None:
+    from ray.exceptions import RayError
+
+    with suppress(RayError, TimeoutError):
+        await asyncio.wait_for(handle.stop.remote(), STOP_S)
 
 
 def connect(address: str) -> None:
