@@ -194,7 +194,8 @@ def test_who_has_no_token_cannot_reach_a_ray_and_is_told_so(cluster, upstreams, 
 FAKE = (Path(__file__).parent / "test_vllm.py").read_text().split('VLLM = r"""')[1].split('"""')[0]
 
 
-def test_each_replica_starts_a_vllm_on_a_gpu_of_its_own(cluster, tmp_path):
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_each_replica_starts_a_vllm_on_a_gpu_of_its_own_and_none_outlives_the_server(cluster, tmp_path, end):
     program = 'import os; print("GPU", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)\n' + FAKE
     (tmp_path / "vllm.py").write_text(program)
     python = tmp_path / "python"
@@ -220,7 +221,7 @@ def test_each_replica_starts_a_vllm_on_a_gpu_of_its_own(cluster, tmp_path):
         nodes = {node for _, node in replicas(server).values()}
         assert len(nodes) == 2, "each node has one GPU"
         until(lambda: len((tmp_path / "lives").read_text().splitlines()) == 4)  # two of each replica
-        assert server.stop() == 0
+        assert server.stop(end) == (0 if end == signal.SIGTERM else -end)
     finally:
         server.process.kill()
     lives = [json.loads(row) for row in (tmp_path / "lives").read_text().splitlines()]
