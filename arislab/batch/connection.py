@@ -320,7 +320,7 @@ class Server:
         """
         if self._replay:
             return next(self._times, None)
-        price = prices(str(body.get("model"))) if self.about.get("engine") == "upstream" else _FREE
+        price = prices(str(body.get("model"))) if self.about.get("engine") in ("ray", "upstream") else _FREE
         is_free = bool(self.about) and price is not None and not any(price.usd_per_million)
         seconds = self._timed(body) if is_free else None
         self._note(base_url=self._shown, seconds=seconds)

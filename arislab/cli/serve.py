@@ -32,6 +32,13 @@ def serve(
     vllm: Annotated[str | None, typer.Option(help="Start a vLLM with this model: a folder, a name, or tiny.")] = None,
     vllm_python: Annotated[str | None, typer.Option(help="The Python that has vLLM; default this one.")] = None,
     vllm_args: Annotated[list[str] | None, typer.Argument(help="After --: options passed on to vLLM.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Have Ray actors ask the --upstream or run the --vllm: local, auto or HOST:PORT."),
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Actors of Ray; default one for each upstream, or one vLLM.")
+    ] = None,
     max_window: Annotated[float, typer.Option(min=0.01, help="Hours after which a batch expires.")] = 24.0,
     quota_gb: Annotated[float | None, typer.Option(min=0.0, help="Disk for files and results, in 10^9 bytes.")] = None,
     max_answer_mb: Annotated[float, typer.Option(min=0.1, help="Longest answer of an upstream, in 2^20 bytes.")] = 32.0,
@@ -56,7 +63,7 @@ def serve(
         host=host,
         port=port,
         token_file=token_file,
-        model=model or (None if chosen else "tiny"),
+        model=model or (None if chosen or ray else "tiny"),
         adapters=adapters,
         upstream=list(upstream or ()),
         workers=workers,
@@ -65,6 +72,8 @@ def serve(
         vllm=vllm,
         vllm_python=vllm_python,
         vllm_args=vllm_args or [],
+        ray=ray,
+        replicas=replicas,
         limits=Limits(
             window_s=round(max_window * 3600),
             quota_bytes=None if quota_gb is None else round(quota_gb * 1e9),

@@ -9,7 +9,7 @@ from arislab.system.paths import SHIPPED
 _FILES = Path(__file__).parent / "files"
 _OWN = {"README.md": "README.md", ".gitignore": "gitignore", ".gitattributes": "gitattributes"}
 _TASKS = ("notebooks/tasks/*.py", "notebooks/tasks/*.jsonl")
-_GUIDE = ("notebooks/guide/*.md", "notebooks/guide/*.svg")
+_GUIDE = ("notebooks/guide/*.md", "notebooks/guide/*.svg", "notebooks/guide/*.yaml")
 _PATTERNS = ("notebooks/*.ipynb", *_GUIDE, *_TASKS, "data/prices.toml", "data/sample/*")
 
 

@@ -106,6 +106,8 @@ def serve(
     vllm: str | None = None,
     vllm_python: str | None = None,
     vllm_args: Sequence[str] = (),
+    ray: str | None = None,
+    replicas: int | None = None,
     limits: Limits | None = None,
     group_by_prefix: bool = False,
 ) -> None:
@@ -125,6 +127,8 @@ def serve(
         vllm: model of a vLLM that is started here, in place of the others.
         vllm_python: the interpreter that has vLLM; default this one.
         vllm_args: options that are passed on to vLLM.
+        ray: ``local``, ``auto`` or HOST:PORT: actors of that Ray ask the upstreams, or start the vLLMs.
+        replicas: actors of Ray.
         limits: what clients may send, and how much is kept.
         group_by_prefix: dispatch lines that share all messages but the last together.
 
@@ -148,6 +152,8 @@ def serve(
         vllm=vllm,
         vllm_python=vllm_python,
         vllm_args=vllm_args,
+        ray=ray,
+        replicas=replicas,
         data=data,
         answer_bytes=limits.answer_bytes,
     )

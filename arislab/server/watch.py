@@ -2,9 +2,10 @@
 
 Known from the database, or found out by a probe while nothing else is asked (``isolation``).
 
-Models of a server that arislab did not write (upstream, vLLM) go in one after the other until a probe has shown that it
-keeps them apart. That counts until it has another model: vLLM 0.32 (CPU build) keeps models apart while it has a place
-for one more adapter, and answers for the base model with the last adapter when all are taken. An adapter that somebody
+Models of a server that arislab did not write (upstream, vLLM, also on Ray) go in one after the other until a probe has
+shown that it keeps them apart. That counts until it has another model: vLLM 0.32 (CPU build) keeps models apart while
+it has a place for one more adapter, and answers for the base model with the last adapter when all are taken. An adapter
+that somebody
 else loads and lets go again between two looks at its list of models is not seen.
 """
 
@@ -22,12 +23,11 @@ from arislab.errors import BatchError
 from arislab.isolation import VERDICTS, Answers, Isolation, Wave, body, examine, from_dict, text_of
 from arislab.server.database import Database
 from arislab.server.engines.base import CHAT, Engine, Request, Result
-from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.gate import ALONE
 
 log = logging.getLogger("arislab.server")
 
-FOREIGN = ("upstream", "vllm")
+FOREIGN = ("upstream", "vllm", "ray")
 ANSWER_S = 60.0
 """Seconds that one answer of a probe may take."""
 MOST_MODELS = 16
@@ -162,7 +162,8 @@ class Watch:
     async def _probe(self, models: tuple[str, ...]) -> Isolation:
         """Examine each server behind the engine; the worst is the result."""
         began, results = time.monotonic(), []
-        engines: Sequence[Engine] = self._engine.each() if isinstance(self._engine, UpstreamEngine) else [self._engine]
+        each = getattr(self._engine, "each", None)
+        engines: Sequence[Engine] = each() if each is not None else [self._engine]
         for engine in engines:
             if engine is not self._engine:
                 await engine.start()

@@ -23,7 +23,7 @@ EXTRAS = {
     "lab": "JupyterLab and review in a browser",
     "real": "the demo's real model (SmolLM2)",
     "gpu": "fine-tuning by unsloth on a GPU",
-    "ray": "batches over many machines",
+    "ray": "replicas over many machines or GPUs (serve --ray)",
     "mlflow": "records as MLflow runs",
 }
 """Extra to what it is for; without the one for arislab's own tests."""

@@ -1,10 +1,11 @@
 """Kill -9 at random moments, server and client in turn, and look for what was lost, doubled, or asked twice.
 
-python tests/bench/durability.py [--lines 20000] [--kills 50] [--seed 0]
+python tests/bench/durability.py [--lines 20000] [--kills 50] [--seed 0] [--ray 2]
 
 A mock upstream in this process counts how often each request reaches it. `arislab serve --upstream` stands in front of
 it; a client process builds the requests, submits, waits, collects and writes to a lake. A killed process is started
-again at once. Then the same is done undisturbed, in fresh folders, and the two tables are compared. Prints one JSON;
+again at once. With `--ray N` the server has N replicas on a Ray of its own and two upstreams, and it and a replica are
+killed in turn. Then the same is done undisturbed, in fresh folders, and the two tables are compared. Prints one JSON;
 exit code 1 if anything was lost or doubled.
 """
 
@@ -14,6 +15,8 @@ import json
 import os
 import platform
 import random
+import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -37,7 +40,7 @@ class Mock:
     """A chat server that answers every prompt with its reverse, after a while, and counts."""
 
     def __init__(self, delay_s):
-        self.asked, self.last_at, self.delay_s = Counter(), 0.0, delay_s
+        self.asked, self.last_at, self.delay_s, self.busy = Counter(), 0.0, delay_s, 0
         self.loop = asyncio.new_event_loop()
         self.ready = threading.Event()
         threading.Thread(target=self.serve, daemon=True).start()
@@ -55,9 +58,9 @@ class Mock:
         app.router.add_post("/v1/chat/completions", self.chat)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        for _ in range(2):
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.urls = [f"http://127.0.0.1:{port}/v1" for _, port in runner.addresses]
 
     async def models(self, _):
         return web.json_response({"object": "list", "data": [{"id": "m", "object": "model"}]})
@@ -66,7 +69,11 @@ class Mock:
         text = (await request.json())["messages"][-1]["content"]
         self.asked[text] += 1
         self.last_at = time.monotonic()
-        await asyncio.sleep(self.delay_s * random.uniform(0.5, 1.5))
+        self.busy += 1
+        try:
+            await asyncio.sleep(self.delay_s * random.uniform(0.5, 1.5))
+        finally:
+            self.busy -= 1
         message = {"role": "assistant", "content": text[::-1]}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": len(text), "completion_tokens": len(text), "total_tokens": 2 * len(text)}
@@ -96,8 +103,8 @@ def client(url, root, n):
 class Run:
     """One server and one client on folders of their own."""
 
-    def __init__(self, root, mock, n):
-        self.root, self.mock, self.n = root, mock, n
+    def __init__(self, root, mock, n, n_replicas=0):
+        self.root, self.mock, self.n, self.n_replicas = root, mock, n, n_replicas
         root.mkdir()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -109,7 +116,9 @@ class Run:
     def start_server(self):
         began = time.monotonic()
         command = [sys.executable, "-m", "arislab", "serve", "--data", str(self.root / "srv"), "--port", str(self.port)]
-        command += ["--upstream", self.mock.url, "--parent-pid", str(os.getpid())]
+        command += ["--upstream", self.mock.urls[0], "--parent-pid", str(os.getpid())]
+        if self.n_replicas:
+            command += ["--upstream", self.mock.urls[1], "--ray", "local", "--replicas", str(self.n_replicas)]
         with (self.root / "server.log").open("a") as log:
             self.server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         line = self.server.stdout.readline()
@@ -119,6 +128,14 @@ class Run:
         self.ready = json.loads(line)
         self.ready_s.append(time.monotonic() - began)
         return began
+
+    def kill_replica(self, chance):
+        """Kill the actor of one replica; False if none is up."""
+        ready = re.findall(r"replica (\d+) is ready after .*: process (\d+)", (self.root / "server.log").read_text())
+        pids = [int(pid) for pid in dict(ready).values() if Path(f"/proc/{pid}").exists()]
+        if pids:
+            os.kill(chance.choice(pids), signal.SIGKILL)
+        return bool(pids)
 
     def start_client(self):
         env = {
@@ -153,13 +170,16 @@ class Run:
 
 
 def disturbed(run, n_kills, chance):
-    """Kill in turn until the client has ended; return the kills by kind."""
+    """Kill in turn until the client has ended; return the kills by kind, and what was in flight at them in all."""
     kills = Counter()
+    other = "replica" if run.n_replicas else "client"
+    in_flight = 0
     while not run.is_done():
         time.sleep(chance.uniform(0.05, 2.5))
         if kills.total() >= n_kills:
             continue
-        if kills["server"] <= kills["client"]:
+        in_flight += run.mock.busy
+        if kills["server"] <= kills[other]:
             run.server.kill()
             run.server.wait()
             before = run.mock.last_at
@@ -170,12 +190,14 @@ def disturbed(run, n_kills, chance):
             if run.mock.last_at != before:
                 run.busy_s.append(time.monotonic() - began)
             kills["server"] += 1
+        elif run.n_replicas:
+            kills[other] += run.kill_replica(chance)
         elif not run.is_done():
             run.client.kill()
             run.client.wait()
             run.start_client()
             kills["client"] += 1
-    return kills
+    return kills, in_flight
 
 
 def main():
@@ -185,6 +207,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--delay-s", type=float, default=1.0)
     parser.add_argument("--client", nargs=2)
+    parser.add_argument("--ray", type=int, default=0, help="replicas on a Ray of the server's own")
     given = parser.parse_args()
     if given.client:
         client(given.client[0], Path(given.client[1]), given.lines)
@@ -192,14 +215,14 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         mock = Mock(given.delay_s)
         began = time.monotonic()
-        run = Run(Path(folder) / "disturbed", mock, given.lines)
-        kills = disturbed(run, given.kills, random.Random(given.seed))
+        run = Run(Path(folder) / "disturbed", mock, given.lines, given.ray)
+        kills, in_flight = disturbed(run, given.kills, random.Random(given.seed))
         disturbed_s, asked = time.monotonic() - began, mock.asked
         run.stop()
         mock.asked = Counter()
         began = time.monotonic()
-        calm = Run(Path(folder) / "calm", mock, given.lines)
-        calm_kills = disturbed(calm, 0, random.Random(given.seed))
+        calm = Run(Path(folder) / "calm", mock, given.lines, given.ray)
+        calm_kills, _ = disturbed(calm, 0, random.Random(given.seed))
         calm_s = time.monotonic() - began
         calm.stop()
         rows, wanted = run.rows(), calm.rows()
@@ -213,6 +236,7 @@ def main():
             "doubled": doubled,
             "equal_to_an_undisturbed_run": rows.equals(wanted),
             "lines_redone": asked.total() - len(asked),
+            "in_flight_at_kills": in_flight,
             "redone_per_server_kill": round((asked.total() - len(asked)) / max(1, kills["server"]), 1),
             "lines_redone_undisturbed": mock.asked.total() - len(mock.asked),
             "server_ready_s": {"median": round(statistics.median(run.ready_s), 2), "max": round(max(run.ready_s), 2)},

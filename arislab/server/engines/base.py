@@ -53,7 +53,7 @@ class Engine(Protocol):
     """
 
     name: str
-    """``echo``, ``faulty``, ``local``, ``upstream`` or ``vllm``; a replay has that of the engine it repeats."""
+    """``echo``, ``faulty``, ``local``, ``ray``, ``upstream`` or ``vllm``; a replay has that of the one it repeats."""
     endpoints: frozenset[str]
     """Endpoints that a batch, or a direct request, may have."""
     chunk_lines: int

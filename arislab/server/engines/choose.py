@@ -24,6 +24,8 @@ def make_engine(
     vllm: str | None = None,
     vllm_python: str | None = None,
     vllm_args: Sequence[str] = (),
+    ray: str | None = None,
+    replicas: int | None = None,
     data: Path = Path(),
     answer_bytes: int = ANSWER_BYTES,
 ) -> Engine:
@@ -39,15 +41,31 @@ def make_engine(
         vllm: the model of a vLLM that is started here; excludes ``model`` and ``upstream``.
         vllm_python: the interpreter that has vLLM.
         vllm_args: options that are passed on to vLLM.
+        ray: where Ray is that has ``upstream`` or ``vllm`` asked by its actors: ``local``, ``auto`` or HOST:PORT.
+        replicas: actors of Ray; default one for each upstream, or one vLLM.
         data: the server's folder; takes what vLLM prints, and what the faulty engine must remember.
         answer_bytes: the longest body of an answer of vLLM or an upstream.
 
     Raises:
         PrerequisiteError: both or no working choice.
     """
+    if ray is None and replicas is not None:
+        raise PrerequisiteError(f"--replicas {replicas} is for Ray only; say where that is with --ray")
     if vllm is not None:
         if upstream or (model or engine) is not None:
             raise PrerequisiteError(f"--vllm {vllm!r} excludes --model, --engine and --upstream; leave them out")
+        if ray is not None:
+            from arislab.server.engines.ray import over_vllm
+
+            return over_vllm(
+                vllm,
+                address=ray,
+                replicas=replicas,
+                python=vllm_python,
+                arguments=vllm_args,
+                adapters=adapters,
+                answer_bytes=answer_bytes,
+            )
         from arislab.server.engines.vllm import VllmEngine
 
         return VllmEngine(
@@ -70,9 +88,16 @@ def make_engine(
             raise PrerequisiteError(
                 f"--upstream must be a base URL like 'http://127.0.0.1:8000/v1', got {masking.masked(bad[0])!r}"
             )
+        if ray is not None:
+            from arislab.server.engines.ray import over_upstreams
+
+            key = os.environ.get("ARISLAB_UPSTREAM_API_KEY")
+            return over_upstreams(upstream, address=ray, replicas=replicas, key=key, answer_bytes=answer_bytes)
         from arislab.server.engines.upstream import UpstreamEngine
 
         return UpstreamEngine(upstream, answer_bytes=answer_bytes)
+    if ray is not None:
+        raise PrerequisiteError(f"--ray {ray!r} has nothing to place; add --upstream URL or --vllm MODEL")
     if engine is not None:
         return _toy(engine, data)
     folder = folder_of(model or "tiny", option="--model")
