@@ -6,8 +6,9 @@ Source:
 
 import math
 import re
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,20 +24,24 @@ class Index:
         documents: Texts; null has no word.
     """
 
-    def __init__(self, documents: Sequence[str | None]) -> None:
-        counts = [Counter(_WORD.findall((text or "").lower())) for text in documents]
-        lengths = np.array([sum(c.values()) for c in counts], dtype=np.float64)
-        norm = _K1 * (1 - _B + _B * lengths / max(float(lengths.mean()) if len(lengths) else 0.0, 1e-9))
-        holders: dict[str, list[tuple[int, int]]] = {}
-        for i, words in enumerate(counts):
+    def __init__(self, documents: Iterable[str | None]) -> None:
+        counted = array("d")  # words of each document
+        holders: dict[str, tuple[array[int], array[float]]] = {}  # which hold a word, and how often
+        for i, text in enumerate(documents):
+            words = Counter(_WORD.findall((text or "").lower()))
+            counted.append(words.total())
             for word, n in words.items():
-                holders.setdefault(word, []).append((i, n))
-        self.n = len(counts)
+                places, times = holders.setdefault(word, (array("q"), array("d")))
+                places.append(i)
+                times.append(n)
+        lengths = np.array(counted, dtype=np.float64)
+        norm = _K1 * (1 - _B + _B * lengths / max(float(lengths.mean()) if len(lengths) else 0.0, 1e-9))
+        self.n = len(lengths)
         self._weights: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-        for word, holding in holders.items():
-            at, times = np.array([i for i, _ in holding]), np.array([n for _, n in holding], dtype=np.float64)
-            rarity = math.log(1 + (self.n - len(holding) + 0.5) / (len(holding) + 0.5))
-            self._weights[word] = at, times * (_K1 + 1) / (times + norm[at]) * rarity
+        for word in list(holders):
+            at, often = (np.array(held) for held in holders.pop(word))
+            rarity = math.log(1 + (self.n - len(at) + 0.5) / (len(at) + 0.5))
+            self._weights[word] = at, often * (_K1 + 1) / (often + norm[at]) * rarity
 
     def scores(self, question: str | None) -> NDArray[np.float64]:
         """Return how well each document answers to a question: 0 or more, 0 without a common word."""
