@@ -9,6 +9,7 @@ python tests/stores.py heedless
 import asyncio
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -45,15 +46,18 @@ def store(kind):
 
 
 class Front:
-    """What clients have for the store: a process that passes bytes on, and can be killed and started again."""
+    """What clients have for the store: a process that passes bytes on, and can be killed and started again.
 
-    def __init__(self, url):
+    It ends by itself, until it is started again, when somebody makes an object whose path ends like ``dies_at``.
+    """
+
+    def __init__(self, url, *, dies_at=""):
         self._behind, self.port = url.rpartition(":")[2], 0
-        self._start()
+        self._start(dies_at)
         self.url = f"http://127.0.0.1:{self.port}"
 
-    def _start(self):
-        command = [sys.executable, __file__, "front", self._behind, str(self.port)]
+    def _start(self, dies_at=""):
+        command = [sys.executable, __file__, "front", self._behind, str(self.port), dies_at]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.port = int(self.process.stdout.readline())
 
@@ -67,18 +71,21 @@ class Front:
         self._start()
 
 
-async def _pass_on(reader, writer):
+async def _pass_on(reader, writer, dies_at=""):
+    deadly = re.compile(rb"PUT [^ ]*" + re.escape(dies_at.encode()) + rb" ") if dies_at else None
     with contextlib.suppress(ConnectionError):
         while some := await reader.read(1 << 16):
+            if deadly and deadly.search(some):
+                os._exit(1)
             writer.write(some)
             await writer.drain()
     writer.close()
 
 
-async def _front(behind, port):
+async def _front(behind, port, dies_at):
     async def meet(reader, writer):
         back_reader, back_writer = await asyncio.open_connection("127.0.0.1", behind)
-        await asyncio.gather(_pass_on(reader, back_writer), _pass_on(back_reader, writer))
+        await asyncio.gather(_pass_on(reader, back_writer, dies_at), _pass_on(back_reader, writer))
 
     server = await asyncio.start_server(meet, "127.0.0.1", port)
     _ends_with_parent()
@@ -125,6 +132,6 @@ def _serve(kind):
 
 if __name__ == "__main__":
     if sys.argv[1] == "front":
-        asyncio.run(_front(*map(int, sys.argv[2:])))
+        asyncio.run(_front(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))
     else:
         _serve(sys.argv[1])

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from toys import CHECKOUT, GUIDE
@@ -39,6 +40,7 @@ from arislab import (
 from arislab.icl import rounds
 from arislab.lake import Lake, Table, conditions, opening, writing
 from arislab.review import adjudication, agreement, certificates, estimates, seats, sessions
+from arislab.system import spilled
 
 PINNED = {
     Lake.__init__: "self path run_id root",
@@ -321,7 +323,7 @@ def shown(path):
 
 def test_what_a_module_shows_in_python_works(lake, tmp_path):
     shown_by_file = {path.stem: shown(path) for path in (CHECKOUT / "arislab").rglob("*.py") if shown(path)}
-    files = {"conditions", "delta", "opening", "writing", "task", "signals"}
+    files = {"conditions", "delta", "opening", "writing", "task", "signals", "spilled"}
     assert shown_by_file.keys() == files, "each is tried below"
 
     (code,) = shown_by_file["conditions"]
@@ -352,6 +354,10 @@ def test_what_a_module_shows_in_python_works(lake, tmp_path):
     (code,) = shown_by_file["opening"]
     names = vars(opening) | {"folder": folder, "table": opening.open_version(folder, 3)}
     assert [eval(line, names) is None for line in code.splitlines()] == [False, False]
+
+    names = {"spilled": spilled, "lazy": pl.LazyFrame(RAW), "np": np, "n": 3, "file": ["1", "2"], "read": int}
+    exec(*shown_by_file["spilled"], names)
+    assert (names["rows"].to_dict(as_series=False), names["keys"].shape, names["objects"]) == (RAW, (41, 3), [1, 2])
 
     names = {}
     exec(*shown_by_file["signals"], names)
