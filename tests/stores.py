@@ -68,6 +68,8 @@ class Front:
 
     def start(self):
         """It is there again, at the same address, with what it had confirmed."""
+        if self.process.returncode is None:
+            self.kill()
         self._start()
 
 
