@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from toys import arislab, play
 
+from arislab.curate.selection import near_duplicates
 from arislab.lake import Lake, digests
 from arislab.system import spilled
 
@@ -127,3 +128,21 @@ def test_a_curation_from_disk_is_that_in_memory(task, tmp_path, places):
         tables[where] = contents(root)
     assert tables["disk"] == tables["memory"]
     assert {"training_data_scored", "training_data_curated"} <= tables["disk"].keys()
+
+
+def test_ten_thousand_near_copies_are_found_from_disk_as_in_memory(monkeypatch):
+    chance = random.Random(1)
+    words = ["".join(chance.choices("abcdefgh", k=5)) for _ in range(900)]
+    copied = chance.choices(words, k=60)
+    texts = [" ".join([*copied[: i % 60], chance.choice(words), *copied[i % 60 + 1 :]]) for i in range(10_000)]
+    texts += [" ".join(chance.choices(words, k=60)) for _ in range(3_000)]
+    chance.shuffle(texts)
+    rows = (
+        pl.DataFrame({"output": texts})
+        .with_row_index("quality")
+        .select("output", pl.col("quality").cast(pl.Float64), custom_id=pl.col("quality").cast(pl.String))
+    )
+    in_memory = near_duplicates(rows, on=["output"])
+    monkeypatch.setattr(spilled, "LARGE", 1)
+    assert near_duplicates(spilled.frame(rows), on=["output"]).equals(in_memory)
+    assert (in_memory["duplicate_of"].count(), in_memory["duplicate_of"].drop_nulls().n_unique()) == (9_999, 1)
