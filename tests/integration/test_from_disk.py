@@ -146,3 +146,18 @@ def test_ten_thousand_near_copies_are_found_from_disk_as_in_memory(monkeypatch):
     monkeypatch.setattr(spilled, "LARGE", 1)
     assert near_duplicates(spilled.frame(rows), on=["output"]).equals(in_memory)
     assert (in_memory["duplicate_of"].count(), in_memory["duplicate_of"].drop_nulls().n_unique()) == (9_999, 1)
+
+
+def test_a_file_for_which_no_disk_has_room_is_refused_whole(task, tmp_path, monkeypatch):
+    file, root = tmp_path / "outputs.jsonl", tmp_path / "root"
+    write(file)
+    monkeypatch.setattr(spilled, "LARGE", 1)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
+    columns = ["--input", "q", "--output", "a", "--model", "m"]
+    said = arislab("import", file, "--as", "outputs", "--task", task, *columns, root=root, ok=False)
+    assert "let TMPDIR name a folder" in said
+    assert "Traceback" not in said
+    assert not Lake(root / "data" / "lake").tables()
+    monkeypatch.delenv("TMPDIR")
+    imported(root, file, task)
+    assert Lake(root / "data" / "lake")["training_data_raw"].rows == N
