@@ -38,6 +38,8 @@ class Evidence:
         self.models, self.problem, self.n_requests, self.is_mixed = models, "", 0, False
         self.first, self.again, self.control, self.mixed = (defaultdict[Cell, list[str]](list) for _ in range(4))
         self.tokens: dict[Cell, int] = {}
+        self.rounds: list[tuple[int, int, int, int]] = []
+        """``departed`` at the end of each round."""
 
     def take(self, into: Texts, wave: Wave, answers: Answers) -> None:
         """Keep the answers of a wave."""
@@ -133,12 +135,19 @@ class Evidence:
             counts += [sum(departed), len(departed)]
         return counts[0], counts[1], counts[2], counts[3]
 
-    def departs(self) -> bool:
-        """Whether other models beside them change more answers than batching does, into whatever it is.
+    def is_suspect(self) -> bool:
+        """Whether other models beside them changed more answers in the first round than batching did.
 
-        A model that is not asked may answer too.
+        It does not matter into what: a model that is not asked may answer too.
         """
-        return fisher(*self.departed()) < 0.001
+        return fisher(*self.rounds[0]) < 0.001
+
+    def departs(self) -> bool:
+        """Whether the rounds after the first, taken together, bear its suspicion out."""
+        # answers of one wave share how many were in flight with it, which a busy machine decides: to the test they are
+        # independent, so one round alone accuses too often
+        later = tuple(last - first for first, last in zip(self.rounds[0], self.rounds[-1], strict=True))
+        return self.is_suspect() and fisher(*later) < 0.001
 
     def chance(self) -> float:
         """How probable so many turned answers are, if other models beside them made no difference."""

@@ -8,7 +8,7 @@ from arislab.isolation.prompts import LONG, N_FIRST, PROMPTS, SHORT
 from arislab.isolation.verdict import Isolation
 
 ROUNDS = 3
-"""How often models are asked at once, at most; the first time decides in most cases."""
+"""How often models are asked at once, at most; the first time decides in most cases, unless it raises a suspicion."""
 ENOUGH = 100
 """Answers of models asked together: a server that mixes 3 % of them shows with a probability of 95 %."""
 AT_ONCE = 64
@@ -33,7 +33,8 @@ def examine(models: Sequence[str]) -> Generator[Wave, Answers, Isolation]:
         return evidence.result("cannot tell")
     for _ in range(ROUNDS):
         yield from _at_once(evidence)
-        if not evidence.examples() or evidence.chance() < 0.001:
+        evidence.rounds.append(evidence.departed())
+        if evidence.chance() < 0.001 or not (evidence.examples() or evidence.is_suspect()):
             break
     if not evidence.examples():
         return evidence.result("cannot tell" if evidence.blind() or evidence.departs() else "isolated")
@@ -66,13 +67,13 @@ def _at_once(evidence: Evidence) -> Generator[Wave, Answers, None]:
     n_times = math.ceil(ENOUGH / len(cells))
     for max_tokens in (SHORT, LONG):
         asks = [cell for cell in cells if evidence.tokens[cell] == max_tokens]
-        for name in evidence.models:
-            yield from _together(
-                evidence, evidence.control, [cell for cell in asks if cell[0] == name] * n_times, max_tokens
-            )
         mixed = sorted(asks, key=lambda cell: (cell[1], evidence.models.index(cell[0])))
         every = [cell for i in range(n_times) for cell in (reversed(mixed) if i % 2 else mixed)]
-        yield from _together(evidence, evidence.mixed, every, max_tokens)
+        parts = [(evidence.control, [cell for cell in asks if cell[0] == name] * n_times) for name in evidence.models]
+        parts.append((evidence.mixed, every))
+        # what is asked first opens the connections, so less of it is in flight together: each has its turn
+        for into, part in reversed(parts) if len(evidence.rounds) % 2 else parts:
+            yield from _together(evidence, into, part, max_tokens)
 
 
 def _together(evidence: Evidence, into: Texts, asks: list[Cell], max_tokens: int) -> Generator[Wave, Answers, None]:

@@ -65,8 +65,8 @@ def test_answers_of_a_model_that_is_not_asked_clear_nobody():
         return says("third" if model == "base" and others(model, beside) else model, prompt)
 
     result = judge(answer, ("base", "tuned"))
-    assert (result.verdict, result.n_turned, result.n_departed, result.is_together) == ("cannot tell", 0, 54, False)
-    assert "54 into answers that none of them gives alone" in repr(result)
+    assert (result.verdict, result.n_turned, result.n_departed, result.is_together) == ("cannot tell", 0, 162, False)
+    assert "162 into answers that none of them gives alone" in repr(result)
 
 
 def test_a_server_that_mixes_one_request_in_ten_is_found_too():
@@ -93,6 +93,22 @@ def test_what_batching_alone_changes_is_no_finding(rate):
 
         result = judge(answer)
         assert result.verdict == "isolated", (seed, result)
+
+
+def test_how_busy_the_machine_was_in_a_wave_is_no_finding():
+    """Batching changes what was in flight together, which differs from wave to wave: fewest while connections open."""
+    n_cleared = 0
+    for seed in range(100):
+        chance, waves = random.Random(seed), {}
+
+        def answer(model, prompt, beside, chance=chance, waves=waves):
+            if not beside:
+                return says(model, prompt)
+            rate, _ = waves.setdefault(id(beside), (chance.uniform(0.6, 0.95) if waves else 0.4, beside))
+            return says(model, prompt) + (f" {chance.random()}" if chance.random() < rate else "")
+
+        n_cleared += judge(answer).verdict == "isolated"
+    assert n_cleared >= 95
 
 
 def test_noise_that_happens_to_be_the_other_models_answer_is_none_if_it_comes_within_one_model_too():
