@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from arislab import chat
+from arislab import chat, cluster
 from arislab.batch import ASK
 from arislab.errors import ParameterError
 
@@ -101,6 +101,7 @@ OTHERS = (
     "pairs",
     "system_role",
     "chat_template_kwargs",
+    "engine",
 )
 """Names of what has a rule of its own, see ``check``."""
 ELSEWHERE = {
@@ -160,8 +161,8 @@ def check(**given: Any) -> None:
         given: Parameters by name: those of ``WHOLE``, ``NUMBERS``, ``FRACTIONS`` and ``CHOICES``; ``usd_per_million``
             (none, or two prices from 0 on); ``resend`` (statuses of ``batch.ASK``); ``pinned`` and ``banned`` (ids of
             examples); ``repair``, ``keep_approved``, ``one_per_group``, ``logprobs`` and ``pairs`` (true or false);
-            ``system_role`` and ``chat_template_kwargs`` (see chat); those of ``MAY_BE_EMPTY``; every other one is a
-            text that must not be empty or blank.
+            ``system_role`` and ``chat_template_kwargs`` (see chat); ``engine`` (see cluster: it is connected to); those
+            of ``MAY_BE_EMPTY``; every other one is a text that must not be empty or blank.
 
     Raises:
         ParameterError: One is out of range.
@@ -179,6 +180,8 @@ def check(**given: Any) -> None:
             chat.check_fields(chat_template_kwargs={}, system_role=value)
         elif name == "chat_template_kwargs":
             chat.check_fields(chat_template_kwargs=value, system_role="")
+        elif name == "engine":
+            cluster.connect(value)
         elif name in OTHERS:
             _check_other(name, value)
         elif not isinstance(value, str | None if name in MAY_BE_EMPTY else str):

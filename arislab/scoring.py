@@ -9,12 +9,14 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from arislab import calls, questions, workers
+from arislab import calls, cluster, questions, workers
 from arislab import task as tasks
 from arislab.calls import GOLD, Batch, Failure, Job
 from arislab.errors import ParameterError, TaskError, closest
@@ -185,6 +187,7 @@ def score(
     max_failures: float = MAX_FAILURES,
     timeout_s: float = TIMEOUT_S,
     n_workers: int = 0,
+    engine: str = "",
 ) -> pl.DataFrame:
     """Score every row with every scorer of the task.
 
@@ -201,6 +204,7 @@ def score(
             notebooks run, and not in a call that no signal interrupts.
         n_workers: Processes that score, each with the task file loaded; 0: one per core, and none beside this one for
             a few rows; 1: this one alone, as for scorers that the task file does not define.
+        engine: Who scores in place of workers, as ``cluster.connect`` takes it; empty: nobody.
 
     Returns:
         One row per row of ``frame``: custom_id, scorer_version, candidate_id, task, score_<scorer> (Float64, 0..1, null
@@ -218,7 +222,14 @@ def score(
             "there is no output to score; run 1_generate, or import outputs (arislab import FILE --as outputs)."
         )
     values, failures = _values(
-        frame, task, "SCORERS", task.scorers, timeout_s=timeout_s, n_workers=n_workers, most=max_failures
+        frame,
+        task,
+        "SCORERS",
+        task.scorers,
+        timeout_s=timeout_s,
+        n_workers=n_workers,
+        most=max_failures,
+        engine=engine,
     )
     _refuse(failures, frame, max_failures)
     scores = [column.alias(f"score_{name}") for name, column in values.items()]
@@ -406,6 +417,7 @@ def _values(
     timeout_s: float,
     n_workers: int,
     most: float,
+    engine: str = "",
 ) -> tuple[dict[str, pl.Series], list[Failure]]:
     """What each scorer says of each row, null where there is no output; and where scorers failed."""
     if not scorers:
@@ -421,14 +433,21 @@ def _values(
             values[name][part.start : part.start + len(column)] = np.array(column, dtype=np.float64)
 
     n = _n_workers(n_workers, frame, task, kind, scorers)
-    if n == 1:
+    most_ended = most * frame["output"].count()
+    spread = cluster.connect(engine)
+    if spread is not None and _can_be_sent(n_workers, frame, task, kind, scorers):
+        some = partial(_judged, job=job, most_ended=most_ended)
+        chunks = iter(lambda: list(islice(batches, _BATCHES)), [])
+        for part in chain.from_iterable(spread.map(some, chunks)):
+            take(part)
+    elif n == 1:
         now = calls.clock()
         with calls.limited(timeout_s, now):
             for batch in batches:
                 for part in calls.judged(job, batch, scorers, now=now):
                     take(part)
     else:
-        for part in workers.judged(job, batches, n_workers=n, most_ended=most * frame["output"].count()):
+        for part in workers.judged(job, batches, n_workers=n, most_ended=most_ended):
             take(part)
     places = {name: k for k, name in enumerate(scorers)}
     columns = {name: pl.Series(column, nan_to_null=True) for name, column in values.items()}
@@ -439,17 +458,28 @@ FEW = 200
 """Rows that are scored sooner here than workers start (0.2 s), unless a task is slow."""
 _BATCH_ROWS, _BATCH_BYTES = 500, 4_000_000
 """What is sent to a worker at once, at most."""
+_BATCHES = 16
+"""Of these, what is sent to an engine at once: a process that takes .2 s to start is to have work for longer."""
+
+
+def _judged(batches: list[Batch], *, job: Job, most_ended: float) -> list[calls.Judged]:
+    """What the scorers say, in an engine: its process has a worker of its own, which a scorer may take along."""
+    return list(workers.judged(job, batches, n_workers=1, most_ended=most_ended))
 
 
 def _n_workers(asked: int, frame: pl.DataFrame, task: Task, kind: str, scorers: Mapping[str, Scorer]) -> int:
     """How many processes score: 1 is this one, where functions that no file defines can be called too."""
     if isinstance(asked, bool) or not isinstance(asked, int) or asked < 0:
         raise ParameterError(f"n_workers must be a whole number from 0 on, got {asked!r}; 0 is one per core.")
+    return (asked or processes.cores()) if _can_be_sent(asked, frame, task, kind, scorers) else 1
+
+
+def _can_be_sent(asked: int, frame: pl.DataFrame, task: Task, kind: str, scorers: Mapping[str, Scorer]) -> bool:
+    """Whether another process can score these rows, and would be the sooner."""
     own = task.own.get(kind, {})
     is_of_file = all(own.get(name) is scorer for name, scorer in scorers.items())
-    if not is_of_file or sys.platform == "win32" or pl.Object in frame.dtypes or (not asked and frame.height < FEW):
-        return 1
-    return asked or processes.cores()
+    is_worth_it = bool(asked) or frame.height >= FEW
+    return is_of_file and sys.platform != "win32" and pl.Object not in frame.dtypes and is_worth_it
 
 
 def _job(frame: pl.DataFrame, task: Task, kind: str, scorers: Mapping[str, Scorer], timeout_s: float) -> Job:

@@ -12,12 +12,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NoReturn
 
 import polars as pl
 
-from arislab import chat
+from arislab import chat, cluster
 from arislab.errors import BatchError, TaskError
 from arislab.system import imports
 from arislab.system.kinds import takes_any_frame
@@ -156,7 +156,9 @@ def _refusal(server: Any, model: str, form: dict[str, Any]) -> str:
 
 
 @takes_any_frame
-def check(frame: pl.DataFrame, schema: dict[str, Any] | None, *, repair: bool = False) -> pl.DataFrame:
+def check(
+    frame: pl.DataFrame, schema: dict[str, Any] | None, *, repair: bool = False, engine: str = ""
+) -> pl.DataFrame:
     """Check every output against a schema, and on demand repair the JSON of those that break it.
 
     Reads: output (null: left alone).
@@ -169,19 +171,24 @@ def check(frame: pl.DataFrame, schema: dict[str, Any] | None, *, repair: bool = 
         schema: JSON schema of the answer; null: free text, nothing is checked.
         repair: True: an output that breaks the schema gives way to what json_repair reads in it, if that fits the
             schema. It may guess: repaired rows are for looking at, before they are for training.
+        engine: Who checks and repairs, as ``cluster.connect`` takes it; empty: this process.
 
     Raises:
         TaskError: The schema is no JSON schema, or refers to another document.
     """
-    errors: list[str | None] = [None] * frame.height
-    mended: list[str | None] = [None] * frame.height
-    if schema is not None:
+    errors: list[str | None] = []
+    mended: list[str | None] = []
+    if schema is None:
+        errors = mended = [None] * frame.height
+    else:
         key = json.dumps(schema, sort_keys=True)
         _validator(key)
-        for i, text in enumerate(frame["output"]):
-            errors[i] = None if text is None else _error(text, key)
-            if repair and text is not None and errors[i] is not None:
-                mended[i] = _repaired(text, key)
+        checked = partial(_checked, key=key, repair=repair)
+        blocks = (frame["output"].slice(start, _ROWS).to_list() for start in range(0, frame.height, _ROWS))
+        spread = cluster.connect(engine)
+        for some_errors, some_mended in map(checked, blocks) if spread is None else spread.map(checked, blocks):
+            errors += some_errors
+            mended += some_mended
     fixed = pl.Series("output", mended, dtype=pl.String)
     output = frame["output"].cast(pl.String)
     if fixed.count():
@@ -191,6 +198,20 @@ def check(frame: pl.DataFrame, schema: dict[str, Any] | None, *, repair: bool = 
         pl.Series("schema_error", errors, dtype=pl.String),
         fixed.is_not_null().alias("repaired"),
     )  # one row per row of frame
+
+
+_ROWS = 5_000
+"""Outputs that are checked at once."""
+
+
+def _checked(texts: list[str | None], key: str, *, repair: bool) -> tuple[list[str | None], list[str | None]]:
+    """How each text breaks a schema, and what its JSON is repaired to; null: it does not, it is not."""
+    errors = [None if text is None else _error(text, key) for text in texts]
+    mended = [
+        _repaired(text, key) if repair and text is not None and error is not None else None
+        for text, error in zip(texts, errors, strict=True)
+    ]
+    return errors, mended
 
 
 def error(text: str, schema: dict[str, Any] | None) -> str | None:

@@ -23,9 +23,10 @@ ARROWS: dict[str, set[str] | str] = {
     "isolation": set(),  # how to find out whether a server mixes models: asked by client and server alike
     "questions": set(),
     "task": set(),
-    "structured": {"chat"},  # the form of the answer is one of the settings with which a model is asked
+    "cluster": set(),  # who computes, not what
+    "structured": {"chat", "cluster"},  # the form of the answer is one of the settings with which a model is asked
     "stats": set(),
-    "duplicates": set(),
+    "duplicates": {"cluster"},
     "plots": set(),
     "models": {"stats"},  # the bounds of a gate
     "deploying": {"batch", "models"},  # asks a server for what the registry says of a version
@@ -39,7 +40,7 @@ ARROWS: dict[str, set[str] | str] = {
     "tiny": {"chat", "lake", "task"},  # lake: the splits of composed candidates
     "calls": {"task"},
     "workers": {"calls", "task"},
-    "scoring": {"calls", "questions", "task", "workers"},
+    "scoring": {"calls", "cluster", "questions", "task", "workers"},
     "trying": {"calls", "questions", "scoring", "structured", "task"},
     "signals": {"task"},
     "bm25": set(),  # likeness by words: of examples to questions, and of the answer that costs nothing
@@ -64,7 +65,7 @@ ARROWS: dict[str, set[str] | str] = {
     "evaluate": {"batch", "duplicates", "models", "questions", "scoring", "stats", "structured", "task"},
     "icl": {"batch", "bm25", "chat", "evaluate", "task", "vectors"},
     "finetune": {"__init__", "chat", "tiny"},  # __init__: the version, which goes into an adapter's manifest
-    "ranges": {"batch", "chat"},  # the names that parameters of several phases may take
+    "ranges": {"batch", "chat", "cluster"},  # the names that parameters of several phases may take
     # review: examples count as reviewed by whoever wrote them
     "inputs": {"batch", "duplicates", "lake", "questions", "review", "scoring", "task"},
     "runs": {"__init__", "lake", "records", "task"},  # __init__: the version; task: which file a name means

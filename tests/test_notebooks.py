@@ -122,8 +122,8 @@ def test_cells_are_short_and_hold_no_plumbing(path):
     assert len(cells) <= (15 if path.stem == "2_curate" else 12)
     for cell in cells:
         lines = [line for line in cell.source.splitlines() if line.strip()]
-        # a parameter takes a line with its help, and phase 3 has twenty; code stays short
-        assert len(lines) <= (20 if "parameters" in cell.metadata.get("tags", []) else 15), lines[0]
+        # a parameter takes a line with its help, and phase 2 has 21; code stays short
+        assert len(lines) <= (21 if "parameters" in cell.metadata.get("tags", []) else 15), lines[0]
         assert [line for line in lines if len(line) > 120] == []
         for node in ast.walk(ast.parse(cell.source.replace("%", "#"))):
             assert not isinstance(node, ast.ClassDef | ast.Try | ast.While | ast.For), cell.source

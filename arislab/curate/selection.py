@@ -272,6 +272,7 @@ def near_duplicates(
     questions: Sequence[str] = ("input",),
     by_meaning: float = 0.0,
     embed: Embed | None = None,
+    engine: str = "",
 ) -> pl.DataFrame:
     """Mark every row that resembles a better one in all columns of `on`; drop nothing.
 
@@ -290,6 +291,7 @@ def near_duplicates(
         by_meaning: Cosine, of all columns of `on`, from which rows that are left resemble each other too, in (0, 1];
             0: they do not. Texts with other numbers or signs never do. A row goes where the one that it resembles goes.
         embed: From ``vectors.embedder``; None: hashed TF-IDF, to which "hire" and "do not hire" are much alike.
+        engine: Who compares words, as ``cluster.connect`` takes it; empty: this process. The result is the same.
 
     Returns:
         `frame` plus duplicate_of (String, `id` of the kept row; null = kept) and similarity (Float64, the lowest
@@ -313,7 +315,7 @@ def near_duplicates(
     order = _order(quality, frame[id], seed=seed)
     known = ~frame.select(pl.any_horizontal(pl.col(on).is_null())).to_series().gather(order).to_numpy()
     order = order[known]  # from here on a row is its place in this order: smaller is better
-    target, score = duplicates.stars(frame[order, on], threshold=threshold, questions=questions)
+    target, score = duplicates.stars(frame[order, on], threshold=threshold, questions=questions, engine=engine)
     if by_meaning:
         target, score = _by_meaning(frame[order, on], target, score, threshold=by_meaning, embed=embed)
     is_copy = target != np.arange(len(order))

@@ -100,6 +100,7 @@ def represent(
     seed: int,
     by_meaning: float = 0.0,
     embed: Embed | None = None,
+    engine: str = "",
 ) -> pl.DataFrame:
     """Mark near-duplicates (question and answer alike), judged answers first.
 
@@ -117,6 +118,7 @@ def represent(
         seed: As there.
         by_meaning: As there.
         embed: As there.
+        engine: As there.
 
     Returns:
         ``rows`` with duplicate_of and similarity (null = represents), and like_rejected (Boolean: duplicate_of was
@@ -133,7 +135,9 @@ def represent(
     rest = texts.join(holding, on="custom_id", how="anti")
     is_doubtful = pl.col("custom_id").is_in(doubtful)
     rest = rest.with_columns(quality=pl.when(is_doubtful).then(2.0).otherwise("quality"))  # before all others
-    alike_to = functools.partial(_alike, threshold=threshold, seed=seed, by_meaning=by_meaning, embed=embed)
+    alike_to = functools.partial(
+        _alike, threshold=threshold, seed=seed, by_meaning=by_meaning, embed=embed, engine=engine
+    )
     marks = [_NONE]
     while bad.height:
         # again for rejected ones that resemble another: what is like them is not always like that other one

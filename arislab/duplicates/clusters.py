@@ -5,7 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from arislab.duplicates.pairs import all_pairs, band_keys, candidates, compares_all, distinct, similar_pairs, verified
+from arislab import cluster
+from arislab.duplicates import spread
+from arislab.duplicates.pairs import EXACT_ROWS, all_pairs, band_keys, candidates, compares_all, similar_pairs, verified
+from arislab.duplicates.resolving import resolved
 from arislab.duplicates.shingles import (
     Floats,
     Ints,
@@ -22,7 +25,9 @@ from arislab.duplicates.shingles import (
 )
 
 
-def stars(texts: pl.DataFrame, *, threshold: float = 0.8, questions: Sequence[str] = ()) -> tuple[Ints, Floats]:
+def stars(
+    texts: pl.DataFrame, *, threshold: float = 0.8, questions: Sequence[str] = (), engine: str = ""
+) -> tuple[Ints, Floats]:
     """Return for each row, best first, the row it is a near-duplicate of, and how similar they are.
 
     A near-duplicate of none has its own number. Going down the rows, a row stays unless it resembles one that stayed,
@@ -32,6 +37,8 @@ def stars(texts: pl.DataFrame, *, threshold: float = 0.8, questions: Sequence[st
         texts: String columns without nulls; the order of the rows says which of two near-duplicates stays.
         threshold: Jaccard index of the sets of 3-word shingles, in (0, 1]; shorter texts are compared as a whole.
         questions: The columns in which what most texts say does not count.
+        engine: Who hashes and compares more than ``pairs.EXACT_ROWS`` distinct rows, as ``cluster.connect`` takes it;
+            empty: this process. The result is the same.
 
     Source:
         Broder 1997 (shingles, MinHash); Indyk and Motwani 1998 (banding); star clusters as in Aslam et al. 2004.
@@ -39,8 +46,11 @@ def stars(texts: pl.DataFrame, *, threshold: float = 0.8, questions: Sequence[st
     check_threshold(threshold)
     first = first_of_equals(texts)
     unique = np.flatnonzero(first == np.arange(len(first)))
-    columns = columns_of(texts[unique], questions=questions)
-    star, similarity = _stars(columns, threshold)
+    many = cluster.connect(engine)
+    if many is not None and len(unique) > EXACT_ROWS:
+        star, similarity = spread.stars(texts[unique], many, threshold=threshold, questions=questions)
+    else:
+        star, similarity = _stars(columns_of(texts[unique], questions=questions), threshold)
     place = np.searchsorted(unique, first)  # an exact copy goes where the first of its kind goes
     return unique[star[place]], similarity[place]
 
@@ -48,37 +58,17 @@ def stars(texts: pl.DataFrame, *, threshold: float = 0.8, questions: Sequence[st
 def _stars(texts: list[Shingles], threshold: float) -> tuple[Ints, Floats]:
     """Return for each row, best first, the kept row it resembles (itself if kept), and how much."""
     n = len(texts[0].sizes)
-    star, similarity = np.arange(n), np.ones(n)
     if compares_all(texts):
+        star, similarity = np.arange(n), np.ones(n)
         for i, later, score in all_pairs(texts, threshold, star):  # which reads `star` as it is filled here
             star[later], similarity[later] = i, score
         return star, similarity
     keys = band_keys(texts, threshold)
-    tested = left = right = np.zeros(0, dtype=np.int64)
-    score = np.zeros(0)
-    for window in (0, 4, 4, 4):  # first only the best row of each bucket, which resolves large clusters cheaply
-        kept = np.flatnonzero(star == np.arange(n))
-        # a row whose better neighbours are all duplicates may still resemble what those point to
-        follows = (star[right] == right) & (star[left] != left)
-        codes = distinct(np.concatenate([candidates(keys, kept, window), right[follows] * n + star[left[follows]]]))
-        codes = np.setdiff1d(codes, tested, assume_unique=True)
-        tested = np.concatenate([tested, codes])
-        similar = verified(texts, codes % n, codes // n, threshold)
-        left, right, score = (np.concatenate(pair) for pair in zip((left, right, score), similar, strict=True))
-        star, similarity = _greedy(left, right, score, n)
-        if window and np.array_equal(kept, np.flatnonzero(star == np.arange(n))):
-            break
-    return star, similarity
-
-
-def _greedy(left: Ints, right: Ints, score: Floats, n: int) -> tuple[Ints, Floats]:
-    """Go from the best row to the worst: a row joins the best kept row it resembles, or is kept."""
-    star, similarity = list(range(n)), np.ones(n)
-    order = np.lexsort((left, right))
-    for i, j, s in zip(left[order].tolist(), right[order].tolist(), score[order].tolist(), strict=True):
-        if star[i] == i and star[j] == j:
-            star[j], similarity[j] = i, s
-    return np.array(star, dtype=np.int64), similarity
+    return resolved(
+        n,
+        lambda kept, window: candidates(keys, kept, window),
+        lambda left, right: verified(texts, left, right, threshold),
+    )
 
 
 def groups(

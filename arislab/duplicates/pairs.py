@@ -61,7 +61,7 @@ def all_pairs(texts: list[Shingles], threshold: float, star: Ints) -> Iterator[t
         yield i, similar + i + 1, lowest[similar]
 
 
-def _bands(threshold: float) -> tuple[int, int]:
+def bands_of(threshold: float) -> tuple[int, int]:
     """Return (bands, hashes per band): two rows at the threshold meet in a band with p = 0.1, in any with p = 0.99."""
     # a band of k hashes is shared with p = threshold ** k; at a threshold of 1 every k would do, and 0 has no logarithm
     n_hashes = 16 if threshold > 0.99 else min(16, max(1, round(math.log(0.1) / math.log(threshold))))
@@ -76,11 +76,27 @@ def band_keys(texts: list[Shingles], threshold: float) -> U64:
     is the lesser of the two least hashes). So any of these views may propose; we take the one with the fewest
     collisions, because a long template in one column would throw thousands of rows into one bucket.
     """
-    n, (n_bands, n_hashes) = len(texts[0].sizes), _bands(threshold)
+    views = views_of(texts, threshold)
+    best: U64 = min(views, key=lambda view: collisions(view[:4]))
+    for band in best:
+        band[:] = mix(band)
+    return best
+
+
+def views_of(texts: list[Shingles], threshold: float, *, most_bands: int | None = None) -> U64:
+    """Return views x bands x rows keys that are not mixed yet: of each column, and of all together.
+
+    Args:
+        texts: Columns.
+        threshold: Jaccard index that decides how many bands there are, and of how many hashes.
+        most_bands: Only so many of them, the first.
+    """
+    n, (n_bands, n_hashes) = len(texts[0].sizes), bands_of(threshold)
     rng = np.random.default_rng(0)  # always the same hashes: what is a duplicate must not change from run to run
     flips = rng.integers(0, 1 << 32, (n_bands, n_hashes), dtype=np.uint32)
     factors = rng.integers(0, 1 << 31, (n_bands, n_hashes), dtype=np.uint32) * np.uint32(2) + np.uint32(1)
-    views = spilled.zeros((len(texts) + (len(texts) > 1), n_bands, n), np.uint64)
+    n_bands = n_bands if most_bands is None else min(most_bands, n_bands)
+    views: U64 = spilled.zeros((len(texts) + (len(texts) > 1), n_bands, n), np.uint64)
 
     def fill(start: int) -> None:
         stop = min(start + _CACHED_ROWS, n)
@@ -98,13 +114,10 @@ def band_keys(texts: list[Shingles], threshold: float) -> U64:
 
     with ThreadPoolExecutor(threads()) as pool:
         list(pool.map(fill, range(0, n, _CACHED_ROWS)))
-    best: U64 = min(views, key=lambda view: _collisions(view[:4]))
-    for band in best:
-        band[:] = mix(band)
-    return best
+    return views
 
 
-def _collisions(keys: U64) -> float:
+def collisions(keys: U64) -> float:
     """Return the number of pairs that share a bucket in a few bands."""
     counts = [np.unique(band, return_counts=True)[1].astype(float) for band in keys]
     return float(sum((c * (c - 1)).sum() for c in counts))
@@ -120,15 +133,27 @@ def candidates(keys: U64, rows: Ints, window: int) -> Ints:
     proposed = np.zeros(0, dtype=np.int64)
     for band in keys:
         held = rows[_may_share(band[rows])]
-        order = np.argsort(band[held], kind="stable")  # `held` is ascending, so a bucket is in order of preference
-        ordered = band[held[order]]
-        same = np.concatenate([[False], ordered[1:] == ordered[:-1]])
-        first = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
-        position = np.flatnonzero(same)
-        partners = [first[position], *(np.maximum(position - d, first[position]) for d in range(1, window + 1))]
-        pairs = [held[order[position]] * n + held[order[partner]] for partner in partners]
-        proposed = distinct(np.concatenate([proposed, *(distinct(codes) for codes in pairs)]))
+        proposed = distinct(np.concatenate([proposed, within_buckets(band[held], held, n, window)]))
     return proposed
+
+
+def within_buckets(keys: U64, rows: Ints, n: int, window: int) -> Ints:
+    """Return the pairs of ``candidates`` that one band gives.
+
+    Args:
+        keys: Of the rows, in this band.
+        rows: Ascending.
+        n: Number of all rows.
+        window: As in ``candidates``.
+    """
+    order = np.argsort(keys, kind="stable")  # `rows` is ascending, so a bucket is in order of preference
+    ordered = keys[order]
+    same = np.concatenate([np.zeros(min(1, len(keys)), dtype=bool), ordered[1:] == ordered[:-1]])
+    first = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
+    position = np.flatnonzero(same)
+    partners = [first[position], *(np.maximum(position - d, first[position]) for d in range(1, window + 1))]
+    pairs = [rows[order[position]] * n + rows[order[partner]] for partner in partners]
+    return distinct(np.concatenate([distinct(codes) for codes in pairs]))
 
 
 def _may_share(keys: U64) -> NDArray[np.bool_]:

@@ -23,6 +23,7 @@ EXTRAS = {
     "lab": "JupyterLab and review in a browser",
     "real": "the demo's real model (SmolLM2)",
     "gpu": "fine-tuning by unsloth on a GPU",
+    "daft": "curation spread over many processors (run curate -p engine daft)",
     "ray": "replicas over many machines or GPUs (serve --ray)",
     "mlflow": "records as MLflow runs",
 }

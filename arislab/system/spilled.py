@@ -54,11 +54,15 @@ def frame(rows: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
 
 
 def _mapped(file: IO[bytes]) -> pl.DataFrame:
+    return pl.DataFrame(pl.from_arrow(_read(file)))
+
+
+def _read(file: IO[bytes]) -> Any:
     import pyarrow.ipc  # no other module of ours needs it, and it takes a while to load
 
     file.flush()
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return pl.DataFrame(pl.from_arrow(pyarrow.ipc.open_file(pyarrow.py_buffer(mapped)).read_all()))
+    return pyarrow.ipc.open_file(pyarrow.py_buffer(mapped)).read_all()
 
 
 def frames(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -95,6 +99,38 @@ def frames(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
         with _saying_full():
             writer.close()
         return _mapped(file)
+
+
+def table(parts: Iterable[Any]) -> Any:
+    """Return pyarrow.Tables of one schema, at least one, below each other; on disk from ``LARGE`` bytes on.
+
+    Raises:
+        PrerequisiteError: The disk is full.
+    """
+    import pyarrow
+    import pyarrow.ipc
+
+    held: list[Any] = []
+    n_bytes = 0
+    writer: Any = None
+    with ExitStack() as stack:
+        for part in parts:
+            held.append(part)
+            n_bytes += part.nbytes
+            if n_bytes < LARGE:
+                continue
+            with _saying_full():
+                if writer is None:
+                    file = stack.enter_context(_file())
+                    writer = pyarrow.ipc.new_file(file, part.schema)
+                for one in held:
+                    writer.write_table(one)
+            held.clear()
+        if writer is None:
+            return pyarrow.concat_tables(held)
+        with _saying_full():
+            writer.close()
+        return _read(file)
 
 
 def zeros(shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:

@@ -36,7 +36,7 @@ from arislab.server.engines.base import Emit, Engine, Request, Result, failure, 
 from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.engines.vllm import VllmEngine
 from arislab.server.gate import Gate
-from arislab.system import masking
+from arislab.system import masking, on_ray
 from arislab.system.imports import require
 
 log = logging.getLogger("arislab.server")
@@ -279,7 +279,7 @@ class RayEngine:
 
     async def _live(self) -> None:
         try:
-            await asyncio.to_thread(connect, self._address)
+            await asyncio.to_thread(on_ray.connect, self._address)
             self._check_gpus()
         except PrerequisiteError as error:
             self._first.set_exception(error)
@@ -405,38 +405,6 @@ async def _stopped(handle: Any) -> None:
 
     with suppress(RayError, TimeoutError):
         await asyncio.wait_for(handle.stop.remote(), STOP_S)
-
-
-def connect(address: str) -> None:
-    """Start a Ray on this machine, or connect to one.
-
-    Telemetry is off, there is no dashboard, and a Ray that is started here asks everybody for a random token, which
-    stands in the environment of its processes and in no file.
-
-    Raises:
-        PrerequisiteError: it does not start, or cannot be reached.
-    """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ours: dict[str, Any] = {"address": address}
-    if address == "local":
-        # else Ray writes a token into the home directory, or has none
-        os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
-        ours |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        log.warning(
-            "Ray's processes (gcs_server, raylet, workers) listen on all interfaces, although they are told 127.0.0.1; "
-            "they ask for a token that is made here, and a firewall should keep others away"
-        )
-    import ray
-
-    try:
-        ray.init(**ours, log_to_driver=False, configure_logging=False)
-    except Exception as error:  # Ray raises bare ones
-        what = "does not start" if address == "local" else f"cannot be reached at {address!r}"
-        hint = "it needs about ten seconds of a free core; try again" if address == "local" else _REACH
-        raise PrerequisiteError(f"Ray {what}: {str(error).splitlines()[0]}; {hint}") from error
-
-
-_REACH = "run this on a node of the cluster, with its RAY_AUTH_TOKEN if it asks for one"
 
 
 def over_upstreams(

@@ -1,0 +1,264 @@
+"""Near-duplicates by many processors: as ``clusters.stars``, with shingles, keys, buckets and comparisons in an engine.
+
+Here are only the numbers of rows, of pairs that are proposed, and of the rows that they went to: some tens of bytes for
+each row. Texts are sent once. What is computed of a block of rows does not depend on the block, so results are those of
+one process, bit for bit.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from arislab.cluster import Cluster, Rows
+from arislab.duplicates.pairs import bands_of, collisions, distinct, verified, views_of, within_buckets
+from arislab.duplicates.resolving import resolved
+from arislab.duplicates.shingles import (
+    FEW,
+    U32,
+    Floats,
+    Ints,
+    Shingles,
+    first_of,
+    mix,
+    rows_of,
+    shingles_of,
+    with_signs,
+    without,
+)
+from arislab.system import spilled
+
+_ROWS = 20_000  # sent at once
+_KEYS = 2_000_000
+"""Keys in one part of the buckets, roughly: 21 bytes each."""
+_N_TRIED = 4  # bands by which the view with the fewest collisions is found
+Table = Any
+"""A pyarrow.Table."""
+
+
+def stars(
+    texts: pl.DataFrame, engine: Cluster, *, threshold: float, questions: Sequence[str] = ()
+) -> tuple[Ints, Floats]:
+    """Return what ``clusters.stars`` does for distinct rows, more than ``pairs.EXACT_ROWS`` of them.
+
+    Args:
+        texts: String columns without nulls, best first.
+        engine: From ``cluster.connect``.
+        threshold: As there.
+        questions: As there.
+    """
+    n, names = texts.height, [f"text_{i}" for i in range(texts.width)]  # whatever they are called
+    asked = [name for name, column in zip(names, texts.columns, strict=True) if column in questions]
+    signed = _texts(texts.rename(dict(zip(texts.columns, names, strict=True))), engine, asked)
+    view = _view(signed, names, n, threshold)
+    n_parts = 1 + n * bands_of(threshold)[0] // _KEYS
+    keyed = partial(_keyed, names=names, view=view, threshold=threshold, n_parts=n_parts)
+    keys = signed.map(keyed, _schema(part="int32", band="uint8", key="uint64", row="int64")).kept()
+
+    def propose(kept: Ints, window: int) -> Ints:
+        is_kept = np.zeros(n, dtype=bool)
+        is_kept[kept] = True
+        paired = partial(_paired, is_kept=is_kept, n=n, window=window)
+        (codes,) = _columns(keys.grouped("part", paired, _schema(code="int64")), code=np.int64)
+        return distinct(codes)
+
+    def verify(left: Ints, right: Ints) -> tuple[Ints, Ints, Floats]:
+        import pyarrow as pa
+
+        if not len(left):
+            return left, right, np.zeros(0)
+        pairs = engine.rows(pa.table({"left": left, "right": right}))
+        for side in ("left", "right"):
+            of_side = signed.renamed({"row": side} | {name: f"{side}_{name}" for name in names})
+            pairs = pairs.joined(of_side, side)
+        compared = pairs.map(
+            partial(_compared, names=names, threshold=threshold),
+            _schema(left="int64", right="int64", score="float64"),
+        )
+        a, b, score = _columns(compared, left=np.int64, right=np.int64, score=np.float64)
+        return a, b, score
+
+    return resolved(n, propose, verify)
+
+
+def _texts(texts: pl.DataFrame, engine: Cluster, questions: Sequence[str]) -> Rows:
+    """The shingles of each row that two similar ones share."""
+    names = texts.columns
+    schema = _hashed_schema(names)
+    rows = hashed = engine.rows(_sent(texts)).map(partial(_hashed, names=names), schema).kept()
+    for name in questions:
+        common = _common(hashed, name, texts.height)
+        rows = rows.map(partial(_without, name=name, common=common), schema)
+    return rows.map(partial(_signed, names=names), _schema(row="int64", **dict.fromkeys(names, "shingles"))).kept()
+
+
+def _sent(texts: pl.DataFrame) -> Table:
+    """The texts with the number of each row; on disk if they are large."""
+    rows = texts.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+    parts = (rows.slice(start, _ROWS) for start in range(0, rows.height, _ROWS))
+    # texts as other engines read them; polars' own form is unknown to most
+    return spilled.table(part.to_arrow(compat_level=pl.CompatLevel.oldest()) for part in parts)
+
+
+def _schema(**columns: str) -> Any:
+    import pyarrow as pa
+
+    types = {"shingles": pa.large_list(pa.uint32())}
+    return pa.schema([(name, types.get(kind) or pa.type_for_alias(kind)) for name, kind in columns.items()])
+
+
+def _hashed_schema(names: Sequence[str]) -> Any:
+    of_each = dict.fromkeys(names, "shingles") | {f"{name}_signs": "uint32" for name in names}
+    return _schema(row="int64", **of_each, **{f"{name}_form": "uint64" for name in names})
+
+
+def _columns(rows: Rows, **dtypes: Any) -> tuple[Any, ...]:
+    """Some columns of numbers, whole."""
+    parts: dict[str, list[Any]] = {name: [np.zeros(0, dtype)] for name, dtype in dtypes.items()}
+    for batch in rows.batches(list(dtypes)):
+        for name in dtypes:
+            parts[name].append(np.array(batch.column(name)))
+    return tuple(np.concatenate(parts[name]) for name in dtypes)
+
+
+def _hashed(table: Table, names: Sequence[str]) -> Table:
+    """Shingles, signs and a hash of the normal form of each text."""
+    import pyarrow as pa
+
+    made = {"row": table["row"]}
+    for salt, name in enumerate(names):  # salted as in `columns_of`
+        shingles, signs, form = shingles_of(pl.Series(table[name].to_pylist(), dtype=pl.String), salt=salt)
+        made |= {name: _as_list(shingles), f"{name}_signs": pa.array(signs), f"{name}_form": pa.array(form)}
+    return pa.table(made)
+
+
+def _without(table: Table, name: str, common: U32) -> Table:
+    """Less the shingles that stand in most texts."""
+    at = table.column_names.index(name)
+    return table.set_column(at, name, _as_list(without(_of_list(table[name]), common)))
+
+
+def _signed(table: Table, names: Sequence[str]) -> Table:
+    """Shingles that only texts with the same numbers and signs share."""
+    import pyarrow as pa
+
+    signs = {name: np.array(table[f"{name}_signs"]) for name in names}
+    return pa.table(
+        {"row": table["row"]} | {name: _as_list(with_signs(_of_list(table[name]), signs[name])) for name in names}
+    )
+
+
+def _common(hashed: Rows, name: str, n: int) -> U32:
+    """What ``shingles.common_to_most`` finds among the distinct normal forms of a column, counted by the engine."""
+    row, form = _columns(hashed, row=np.int64, **{f"{name}_form": np.uint64})
+    forms = np.zeros(n, np.uint64)
+    forms[row] = form
+    judged = np.zeros(n, dtype=bool)
+    judged[np.unique(first_of(forms))] = True
+    n_judged = int(judged.sum())
+    if n_judged < FEW:
+        return np.zeros(0, np.uint32)
+    schema = _schema(value="uint32", n="int64")
+    counts = hashed.map(partial(_counted, name=name, judged=judged, often=None), schema)
+    value, count = _columns(counts, value=np.uint32, n=np.int64)
+    often = np.bincount(value, count, minlength=1 << 20) > n_judged / 2  # few prefixes are: count what can be common
+    if not often.any():
+        return np.zeros(0, np.uint32)
+    counts = hashed.map(partial(_counted, name=name, judged=judged, often=often), schema)
+    value, count = _columns(counts, value=np.uint32, n=np.int64)
+    values, place = np.unique(value, return_inverse=True)
+    return values[np.bincount(place, count, minlength=len(values)) > n_judged / 2]
+
+
+def _counted(table: Table, name: str, judged: Any, often: Any) -> Table:
+    """How often each shingle, or with no ``often`` each of their prefixes, stands in the rows that are judged by."""
+    import pyarrow as pa
+
+    rows = np.flatnonzero(judged[np.array(table["row"])])
+    values = rows_of(_of_list(table[name]), rows).values
+    prefixes = values >> np.uint32(12)
+    value, count = np.unique(prefixes if often is None else values[often[prefixes]], return_counts=True)
+    return pa.table({"value": value.astype(np.uint32), "n": count.astype(np.int64)})
+
+
+def _view(signed: Rows, names: Sequence[str], n: int, threshold: float) -> int:
+    """The number of the view with the fewest collisions, as ``pairs.band_keys`` chooses it."""
+    n_views, n_bands = len(names) + (len(names) > 1), min(_N_TRIED, bands_of(threshold)[0])
+    columns = [f"{view}_{band}" for view in range(n_views) for band in range(n_bands)]
+    tried = signed.map(partial(_tried, names=names, threshold=threshold), _schema(**dict.fromkeys(columns, "uint64")))
+    keys = spilled.zeros((len(columns), n), np.uint64)
+    start = 0
+    for batch in tried.batches():
+        for place, name in enumerate(columns):
+            keys[place, start : start + batch.num_rows] = np.array(batch.column(name))
+        start += batch.num_rows
+    of_view = keys.reshape(n_views, n_bands, n)
+    return min(range(n_views), key=lambda view: collisions(of_view[view]))
+
+
+def _tried(table: Table, names: Sequence[str], threshold: float) -> Table:
+    import pyarrow as pa
+
+    views = views_of([_of_list(table[name]) for name in names], threshold, most_bands=_N_TRIED)
+    return pa.table({f"{view}_{band}": keys for view, bands in enumerate(views) for band, keys in enumerate(bands)})
+
+
+def _keyed(table: Table, names: Sequence[str], view: int, threshold: float, n_parts: int) -> Table:
+    """The keys of each row, one row a band; rows of one bucket get to one part."""
+    import pyarrow as pa
+
+    keys = mix(views_of([_of_list(table[name]) for name in names], threshold)[view])
+    rows, key = np.array(table["row"]), keys.ravel()
+    return pa.table(
+        {
+            "part": ((key >> np.uint64(8)) % np.uint64(n_parts)).astype(np.int32),
+            "band": np.repeat(np.arange(len(keys), dtype=np.uint8), len(rows)),
+            "key": key,
+            "row": np.tile(rows, len(keys)),
+        }
+    )
+
+
+def _paired(table: Table, is_kept: Any, n: int, window: int) -> Table:
+    """The pairs that the buckets of a part propose."""
+    import pyarrow as pa
+
+    row = np.array(table["row"])
+    order = np.argsort(row, kind="stable")
+    order = order[is_kept[row[order]]]
+    row, band, key = row[order], np.array(table["band"])[order], np.array(table["key"])[order]
+    codes = [within_buckets(key[band == one], row[band == one], n, window) for one in np.unique(band)]
+    return pa.table({"code": distinct(np.concatenate([np.zeros(0, np.int64), *codes]))})
+
+
+def _compared(table: Table, names: Sequence[str], threshold: float) -> Table:
+    """The pairs that are similar, and how much."""
+    import pyarrow as pa
+
+    n = len(table)
+    texts = [_below(_of_list(table[f"left_{name}"]), _of_list(table[f"right_{name}"])) for name in names]
+    pair, _, score = verified(texts, np.arange(n), np.arange(n) + n, threshold)
+    left, right = (np.array(table[side])[pair] for side in ("left", "right"))
+    return pa.table({"left": left, "right": right, "score": score})
+
+
+def _below(upper: Shingles, lower: Shingles) -> Shingles:
+    return Shingles(
+        np.concatenate([upper.values, lower.values]),
+        np.concatenate([upper.offsets, lower.offsets[1:] + upper.offsets[-1]]),
+    )
+
+
+def _as_list(shingles: Shingles) -> Any:
+    import pyarrow as pa
+
+    return pa.LargeListArray.from_arrays(pa.array(shingles.offsets), pa.array(shingles.values))
+
+
+def _of_list(column: Any) -> Shingles:
+    held = column.combine_chunks()
+    offsets = np.array(held.offsets, dtype=np.int64)
+    values: U32 = np.array(held.values)[offsets[0] : offsets[-1]]
+    return Shingles(values, offsets - offsets[0])
