@@ -6,6 +6,7 @@ What this file does not know: what Ray is used for.
 import logging
 import os
 import secrets
+import sys
 from typing import Any
 
 from arislab.errors import PrerequisiteError
@@ -23,11 +24,9 @@ def connect(address: str) -> None:
     Raises:
         PrerequisiteError: it does not start, or cannot be reached.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-
-    if ray.is_initialized():
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ours: dict[str, Any] = {"address": address}
     if address == "local":
         # else Ray writes a token into the home directory, or has none
@@ -37,6 +36,8 @@ def connect(address: str) -> None:
             "Ray's processes (gcs_server, raylet, workers) listen on all interfaces, although they are told 127.0.0.1; "
             "they ask for a token that is made here, and a firewall should keep others away"
         )
+    import ray  # it reads what the environment says of tokens as it is imported
+
     try:
         ray.init(**ours, log_to_driver=False, configure_logging=False)
     except Exception as error:  # Ray raises bare ones
