@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -78,10 +78,11 @@ def audit(
     for name in by:
         if name in scored.columns and scored[name].n_unique() > 1:
             facts[name] = _shares(scored, name)
-    rows = []
-    for fact, values in facts.items():
-        area = stats.auc(values, scored["kept"], seed=seed, n_boot=n_boot)
-        rows.append((fact, area.mean, area.low, area.high, area.n, _in_words(fact, area, is_name=fact in by)))
+    areas = stats.aucs(facts, scored["kept"], seed=seed, n_boot=n_boot)
+    rows = [
+        (fact, area.mean, area.low, area.high, area.n, _in_words(fact, area, is_name=fact in by))
+        for fact, area in areas.items()
+    ]
     columns = ["fact", "auc", "low", "high", "n", "says"]
     schema = dict(zip(columns, (pl.String, *[pl.Float64] * 3, pl.Int64, pl.String), strict=True))
     return pl.DataFrame(rows, schema=schema, orient="row")  # one row per fact
@@ -162,7 +163,7 @@ def stability(
     """
     rows = cut.frame.drop("kept")
     own = rows.select("custom_id", "quality")
-    parts = [_stability(f"{n} seeds of ties", cut, [(own, seed + 1 + i) for i in range(n)], keep)]
+    parts = [_stability(f"{n} seeds of ties", cut, [(own, range(seed + 1, seed + 1 + n))], keep)]
     source = scored if came is None else came
 
     def learned(labels: Labels, left_out: str | None = None) -> pl.DataFrame:
@@ -177,9 +178,9 @@ def stability(
 
     for name in without:
         quality = without[name] if labels is None else learned(labels, name)
-        parts.append(_stability(f"without scorer {name}", cut, [(quality, seed)], keep))
+        parts.append(_stability(f"without scorer {name}", cut, [(quality, [seed])], keep))
     if labels is not None:
-        draws = [(learned(_resampled(labels, scored, _of(groups), seed=seed + i)), seed) for i in range(n)]
+        draws = [(learned(_resampled(labels, scored, _of(groups), seed=seed + i)), [seed]) for i in range(n)]
         parts.append(_stability(f"{n} bootstraps of the labels", cut, draws, keep))
     parts.append(pl.DataFrame({"fact": ["ties at the cut"], "n": [cut.n_tied_at_cut], "says": [_ties(cut)]}))
     return pl.concat(parts, how="diagonal")  # one row per disturbance
@@ -216,31 +217,40 @@ def _resampled(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, se
 def _stability(
     fact: str,
     cut: Selection,
-    others: list[tuple[pl.DataFrame, int]],
+    others: Sequence[tuple[pl.DataFrame, Sequence[int]]],
     keep: Callable[[pl.DataFrame, int], Selection],
 ) -> pl.DataFrame:
     from scipy.stats import kendalltau
 
-    rows, kept = cut.frame.drop("kept"), set(cut.kept["custom_id"])
-    shares, taus = [], []
-    for quality, seed in others:
+    rows, kept = cut.frame.drop("kept"), _kept(cut)
+    shares, taus = [], list[float]()
+    for quality, seeds in others:
         # what nobody scored by the rules, or the rules without a scorer, has none
         other = quality.select("custom_id", _other="quality")
-        joined = rows.join(other, on="custom_id", how="left", maintain_order="left")
-        both = joined.select("quality", "_other").drop_nulls()
-        taus.append(float(kendalltau(both["quality"].to_numpy(), both["_other"].to_numpy()).statistic))
-        frame = joined.with_columns(quality="_other").drop("_other")
-        try:
-            again = set(keep(frame, seed).kept["custom_id"])
-        except ParameterError:  # a promise that cannot be given then: nothing is kept
-            again = set()
-        shares.append(len(kept & again) / len(kept | again) if kept | again else 1.0)
+        # of names and numbers alone: a join of all columns would move all texts
+        both = rows.select("custom_id", "quality").join(other, on="custom_id", how="left", maintain_order="left")
+        known = both.drop_nulls(["quality", "_other"])
+        taus += [float(kendalltau(known["quality"].to_numpy(), known["_other"].to_numpy()).statistic)] * len(seeds)
+        frame = rows.with_columns(quality=both["_other"])
+        for seed in seeds:
+            try:
+                again = _kept(keep(frame, seed))
+            except ParameterError:  # a promise that cannot be given then: nothing is kept
+                again = kept.clear()
+            n_both = int(again.is_in(kept.implode()).sum())
+            n_any = len(kept) + len(again) - n_both
+            shares.append(n_both / n_any if n_any else 1.0)
     mean = float(np.mean(shares))
     says = "the cut STAYS" if mean >= _STABLE else "ANOTHER cut" if mean < _SHAKY else "the cut changes"
     orders = [tau for tau in taus if not math.isnan(tau)]
     tau = float(np.mean(orders)) if orders else None
     row = {"fact": fact, "jaccard": mean, "low": min(shares), "high": max(shares), "kendall_tau": tau, "n": rows.height}
     return pl.DataFrame([row | {"says": says}], schema=_SCHEMA)
+
+
+def _kept(cut: Selection) -> pl.Series:
+    """The names of the kept rows, without a look at their texts."""
+    return cut.frame["custom_id"].filter(cut.frame["kept"])
 
 
 _SCHEMA = {"fact": pl.String, **dict.fromkeys(("jaccard", "low", "high", "kendall_tau"), pl.Float64)}

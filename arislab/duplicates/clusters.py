@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from arislab.duplicates.pairs import all_pairs, band_keys, candidates, compares_all, distinct, similar_pairs, verified
+from arislab.duplicates.pairs import all_pairs, buckets, candidates, compares_all, distinct, similar_pairs, verified
 from arislab.duplicates.shingles import (
     Floats,
     Ints,
@@ -53,14 +53,14 @@ def _stars(texts: list[Shingles], threshold: float) -> tuple[Ints, Floats]:
         for i, later, score in all_pairs(texts, threshold, star):  # which reads `star` as it is filled here
             star[later], similarity[later] = i, score
         return star, similarity
-    keys = band_keys(texts, threshold)
+    held = buckets(texts, threshold)
     tested = left = right = np.zeros(0, dtype=np.int64)
     score = np.zeros(0)
     for window in (0, 4, 4, 4):  # first only the best row of each bucket, which resolves large clusters cheaply
         kept = np.flatnonzero(star == np.arange(n))
         # a row whose better neighbours are all duplicates may still resemble what those point to
         follows = (star[right] == right) & (star[left] != left)
-        codes = distinct(np.concatenate([candidates(keys, kept, window), right[follows] * n + star[left[follows]]]))
+        codes = distinct(np.concatenate([candidates(held, kept, window), right[follows] * n + star[left[follows]]]))
         codes = np.setdiff1d(codes, tested, assume_unique=True)
         tested = np.concatenate([tested, codes])
         similar = verified(texts, codes % n, codes // n, threshold)
