@@ -125,7 +125,7 @@ def _components(texts: pl.Series, names: pl.Series, threshold: float, everybody:
     copies = first_of_equals(known)  # of rows with a text; `first` below is of texts, `rows` of normal forms
     unique = np.flatnonzero(copies == np.arange(len(copies)))
     distinct = known.to_series().gather(unique)
-    shingles, signs, whole = shingles_of(distinct, salt=0)
+    shingles, signs, whole = shingles_of(distinct, salt=0, is_whole=True)
     first = first_of(whole)
     judged = first if everybody is None else first[distinct.is_in(everybody.drop_nulls().unique()).to_numpy()]
     common = common_to_most(rows_of(shingles, np.unique(judged)))

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from arislab.duplicates.normal import normal_forms
+from arislab.duplicates.normal import normal_forms, worded
 from arislab.errors import ParameterError
 from arislab.system import processes, spilled
 
@@ -24,8 +24,9 @@ U64 = NDArray[np.uint64]
 
 FEW = 20
 """Texts; of fewer it cannot be signs what most of them say."""
-_CHUNK_BYTES = 1 << 21  # text hashed at once; what it takes fits the cache
+_CHUNK_BYTES = 1 << 19  # text hashed at once; what it takes fits the cache
 _ROWS = 10_000  # rows of shingles worked on at once
+_ALPHANUMERIC = np.isin(np.arange(256), np.frombuffer(b"abcdefghijklmnopqrstuvwxyz0123456789", dtype=np.uint8))
 ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 
 
@@ -76,24 +77,28 @@ def columns_of(texts: pl.DataFrame, *, questions: Sequence[str] = ()) -> list[Sh
         copies = first_of_equals(texts.select(name))
         unique = np.unique(copies)  # one question has many answers
         # salted: `band_keys` joins the columns of a row, and what two of them say must not become one shingle
-        shingles, signs, whole = shingles_of(texts[name].gather(unique), salt=i)
-        if name in questions:
+        asks = name in questions
+        shingles, signs, whole = shingles_of(texts[name].gather(unique), salt=i, is_whole=asks)
+        if asks:
             shingles = without(shingles, common_to_most(rows_of(shingles, np.unique(first_of(whole)))))
         columns.append(rows_of(with_signs(shingles, signs), np.searchsorted(unique, copies)))
     return columns
 
 
-def shingles_of(texts: pl.Series, *, salt: int) -> tuple[Shingles, U32, U64]:
+def shingles_of(texts: pl.Series, *, salt: int, is_whole: bool) -> tuple[Shingles, U32, U64]:
     """Return of each text its 3-word shingles, a hash of its numbers and signs, and one of its normal form.
 
-    A shorter text is one shingle.
+    A shorter text is one shingle. Without ``is_whole`` there are no hashes of normal forms, which take a while.
     """
     texts = texts.cast(pl.String)
     whole, sizes, signs = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
 
     def chunk(part: slice) -> tuple[U64, tuple[U32, Ints, U32]]:
+        if not is_whole:
+            return np.zeros(0, np.uint64), _shingle_chunk(*worded(texts[part]), salt=salt)
         forms = normal_forms(texts[part])
-        return forms.hash(seed=0).to_numpy(), _shingle_chunk(forms, salt=salt)
+        none = pl.Series(np.zeros(len(forms), dtype=bool))
+        return forms.hash(seed=0).to_numpy(), _shingle_chunk(forms, none, salt=salt)
 
     def values() -> Iterator[U32]:
         with ThreadPoolExecutor(threads()) as pool:
@@ -125,7 +130,7 @@ def signs(texts: pl.DataFrame) -> Ints:
     for name in texts.columns:
         copies = first_of_equals(texts.select(name))
         unique = np.unique(copies)
-        own = shingles_of(texts[name].gather(unique), salt=0)[1].astype(np.uint64)
+        own = shingles_of(texts[name].gather(unique), salt=0, is_whole=False)[1].astype(np.uint64)
         total = mix(total * ODD[1] + own[np.searchsorted(unique, copies)] + ODD[0])
     return total.view(np.int64)
 
@@ -159,11 +164,14 @@ def within(sizes: Ints) -> Ints:
     return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
-def _shingle_chunk(texts: pl.Series, *, salt: int) -> tuple[U32, Ints, U32]:
+def _shingle_chunk(texts: pl.Series, is_plain: pl.Series, *, salt: int) -> tuple[U32, Ints, U32]:
     """Return the distinct shingles of all texts, how many each has, and a hash of its numbers and signs."""
-    data = np.frombuffer("\n".join([*texts, ""]).encode(), dtype=np.uint8)  # a normal form holds no line feed
-    row_ends = np.cumsum(texts.str.len_bytes().to_numpy().astype(np.int64) + 1)
+    data = np.frombuffer("\n".join([*texts, ""]).encode(), dtype=np.uint8)
+    lengths = texts.str.len_bytes().to_numpy().astype(np.int64) + 1
+    row_ends = np.cumsum(lengths)
     in_word = (data != ord(" ")) & (data != ord("\n"))
+    if is_plain.any():
+        in_word &= _ALPHANUMERIC[data] | ~np.repeat(is_plain.to_numpy(), lengths)
     edges = np.diff(in_word.view(np.int8), prepend=np.int8(0), append=np.int8(0))
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     # a word's hash is its polynomial in an odd number mod 2**64: prefix sums give all words at once
@@ -211,7 +219,7 @@ def _once(keys: U64) -> NDArray[np.bool_]:
     holder = np.empty(1 << bits, np.int32)
     holder[slots] = number
     holds = holder[slots]
-    once = holds == number
+    once: NDArray[np.bool_] = holds == number
     rest = np.flatnonzero(~once)
     rest = rest[keys[rest] != keys[holds[rest]]]  # in one slot by chance
     once[rest[np.unique(keys[rest], return_index=True)[1]]] = True
