@@ -75,9 +75,11 @@ def audit(
     facts = {fact: values for fact, values in facts.items() if fact in _ALWAYS or values.drop_nulls().n_unique() > 1}
     if "messages" in scored.columns:
         scored, by = scored.with_columns(template(scored["messages"]).alias(_TEMPLATE)), (*by, _TEMPLATE)
+    fold: pl.Series | None = None
     for name in by:
         if name in scored.columns and scored[name].n_unique() > 1:
-            facts[name] = _shares(scored, name)
+            fold = _folds(scored["custom_id"]) if fold is None else fold
+            facts[name] = _shares(scored, name, fold)
     areas = stats.aucs(facts, scored["kept"], seed=seed, n_boot=n_boot)
     rows = [
         (fact, area.mean, area.low, area.high, area.n, _in_words(fact, area, is_name=fact in by))
@@ -124,7 +126,7 @@ def template(messages: pl.Series) -> pl.Series:
     for text in messages.unique().drop_nulls():
         system = [message["content"] for message in json.loads(text) if message.get("role") in ("system", "developer")]
         names[text] = hashlib.sha256(json.dumps(system).encode()).hexdigest()[:8] if system else "none"
-    return pl.Series([names[text] for text in messages], dtype=pl.String)
+    return pl.Series([names[text] for text in messages.to_list()], dtype=pl.String)
 
 
 def stability(
@@ -257,9 +259,12 @@ _SCHEMA = {"fact": pl.String, **dict.fromkeys(("jaccard", "low", "high", "kendal
 _SCHEMA |= {"n": pl.Int64, "says": pl.String}
 
 
-def _shares(rows: pl.DataFrame, name: str) -> pl.Series:
+def _folds(ids: pl.Series) -> pl.Series:
+    return pl.Series("_fold", [zlib.crc32(text.encode()) % _FOLDS for text in ids.to_list()])
+
+
+def _shares(rows: pl.DataFrame, name: str, fold: pl.Series) -> pl.Series:
     """For each row the share of kept ones among the rows of its name in the other folds; without any, that of all."""
-    fold = pl.Series("_fold", [zlib.crc32(text.encode()) % _FOLDS for text in rows["custom_id"]])
     counted = rows.select(pl.col(name).fill_null(""), "kept").with_columns(fold)
     of = pl.col("kept").sum(), pl.len()
     whole = counted.group_by(name).agg(kept_all=of[0], n_all=of[1])

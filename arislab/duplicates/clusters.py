@@ -136,14 +136,17 @@ def _components(texts: pl.Series, names: pl.Series, threshold: float, everybody:
     edges = places[np.concatenate([np.stack([copies, np.arange(len(copies))]), alike], axis=1)]
     again = (names == names.shift()).fill_null(value=False).arg_true().to_numpy().astype(np.int64)
     edges = np.concatenate([edges, np.stack([again - 1, again])], axis=1)
-    root = np.arange(len(texts))
+    root = list(range(len(texts)))
 
     def find(i: int) -> int:
         while root[i] != i:
             root[i] = i = root[root[i]]
         return i
 
-    for a, b in edges.T.tolist():
+    for a, b in edges[:, edges[0] != edges[1]].T.tolist():  # most rows are connected with themselves alone
         low, high = sorted((find(a), find(b)))
         root[high] = low  # so that the root of a group is its first row, whatever the order of the edges
-    return np.array([find(i) for i in range(len(texts))], dtype=np.int64)
+    roots = np.array(root, dtype=np.int64)
+    while not np.array_equal(up := roots[roots], roots):
+        roots = up
+    return roots
