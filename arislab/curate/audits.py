@@ -222,8 +222,6 @@ def _stability(
     others: Sequence[tuple[pl.DataFrame, Sequence[int]]],
     keep: Callable[[pl.DataFrame, int], Selection],
 ) -> pl.DataFrame:
-    from scipy.stats import kendalltau
-
     rows, kept = cut.frame.drop("kept"), _kept(cut)
     shares, taus = [], list[float]()
     for quality, seeds in others:
@@ -232,7 +230,7 @@ def _stability(
         # of names and numbers alone: a join of all columns would move all texts
         both = rows.select("custom_id", "quality").join(other, on="custom_id", how="left", maintain_order="left")
         known = both.drop_nulls(["quality", "_other"])
-        taus += [float(kendalltau(known["quality"].to_numpy(), known["_other"].to_numpy()).statistic)] * len(seeds)
+        taus += [stats.kendall_tau(known["quality"].to_numpy(), known["_other"].to_numpy())] * len(seeds)
         frame = rows.with_columns(quality=both["_other"])
         for seed in seeds:
             try:

@@ -136,11 +136,13 @@ def _banded(texts: list[Shingles], hashes: list[tuple[U32, U32]]) -> Buckets:
                 begun = np.zeros((len(some), n), np.uint64)
                 list(pool.map(partial(_begin, texts, some, begun), range(0, n, _CACHED_ROWS)))
                 for rows, number in pool.map(partial(_finished, texts), some, begun):
-                    sizes.extend((len(rows), len(number)))
-                    yield from (rows, number)
+                    sizes.append(len(rows))
+                    yield np.concatenate([rows, number])
 
-    held = np.split(spilled.concatenated(bands(), np.int64), np.cumsum(sizes)[:-1])
-    return Buckets(n, list(zip(held[::2], held[1::2], strict=True)))
+    held = spilled.concatenated(bands(), np.int64)
+    ends = 2 * np.cumsum(sizes, dtype=np.int64)
+    both = [held[end - 2 * size : end].reshape(2, size) for end, size in zip(ends, sizes, strict=True)]
+    return Buckets(n, [(rows, number) for rows, number in both])
 
 
 def _begin(texts: list[Shingles], hashes: list[tuple[U32, U32]], keys: U64, start: int) -> None:

@@ -110,6 +110,61 @@ class _Order:
         return int((good * (bad[self._below] + bad[self._up_to])).sum()) / 2 / n_pairs if n_pairs else math.nan
 
 
+def kendall_tau(first: Floats, second: Floats) -> float:
+    """Return how far two qualities put the same rows in one order: tau-b, -1 to 1; NaN where one has no order.
+
+    ``scipy.stats`` has it too, and takes longer to load than this takes for a hundred thousand rows.
+
+    Args:
+        first: One per row, finite.
+        second: Of the same rows.
+
+    Source:
+        Kendall 1945, The Treatment of Ties in Ranking Problems; inversions by merge sort as in Knight 1966.
+
+    Example:
+        >>> kendall_tau(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]))
+        0.33333333333333337
+    """
+    if not len(first):
+        return math.nan
+    sides = [np.unique(side, return_inverse=True)[1] for side in (first, second)]
+    width = int(sides[1].max()) + 1
+    both = np.sort(sides[0] * width + sides[1])  # by the first, and where that is tied by the second
+    n_pairs = len(both) * (len(both) - 1) // 2
+    ties = [_n_pairs(np.bincount(side)) for side in sides]
+    if n_pairs in ties:
+        return math.nan
+    edges = np.flatnonzero(np.concatenate([[True], both[1:] != both[:-1], [True]]))
+    agreeing = n_pairs - sum(ties) + _n_pairs(np.diff(edges)) - 2 * _inversions(both % width)
+    tau = agreeing / math.sqrt(n_pairs - ties[0]) / math.sqrt(n_pairs - ties[1])
+    return min(1.0, max(-1.0, tau))
+
+
+def _n_pairs(counts: NDArray[np.int64]) -> int:
+    return int((counts * (counts - 1) // 2).sum())
+
+
+def _inversions(values: NDArray[np.int64]) -> int:
+    """Return how many pairs of whole numbers from 0 on stand in falling order."""
+    width = 32
+    n = width << max(0, math.ceil(len(values) / width) - 1).bit_length()
+    runs: NDArray[np.int64] = np.full(n, values.max() + 1, dtype=np.int64)  # what is filled up stands behind all others
+    runs[: len(values)] = values
+    runs = runs.reshape(-1, width)
+    total = sum(int((runs[:, :-k] > runs[:, k:]).sum()) for k in range(1, width))
+    runs = np.sort(runs, axis=1)
+    while len(runs) > 1:
+        runs = runs.reshape(-1, 2 * width)
+        order = np.argsort(runs, axis=1, kind="stable")  # two sorted halves, which it merges
+        places = np.flatnonzero(order.ravel() >= width) % (2 * width)
+        # of the right half the i-th comes to place i plus as many of the left half as are not above it
+        total += len(runs) * (width * width + width * (width - 1) // 2) - int(places.sum())
+        runs = np.take_along_axis(runs, order, axis=1)
+        width *= 2
+    return total
+
+
 @takes_any_frame
 def precision_at(
     scores: Iterable[float | None] | ArrayLike | pl.Series,
