@@ -22,6 +22,7 @@ from arislab.duplicates.shingles import (
     Shingles,
     chunks,
     mix,
+    once,
     places,
     rows_of,
     threads,
@@ -37,8 +38,8 @@ _PAIRS = 1 << 21  # pairs proposed at once
 _CACHED_ROWS = 2_000  # rows whose shingles stay in the cache while all hashes are taken of them
 _FIRST = 3  # hashes of a band after which most rows are known to be alone
 _TRIED = 4  # bands by which it is judged in which view rows collide least
-_KEYS = 1 << 24  # keys begun at once: 128 MB
-_PAIR_WORDS = 1 << 22  # shingles compared at once: 32 MB
+_KEYS = 1 << 25  # keys begun at once: 256 MB
+_PAIR_WORDS = 1 << 19  # shingles compared at once; what it takes fits the cache
 
 
 def similar_pairs(texts: list[Shingles], threshold: float) -> tuple[Ints, Ints]:
@@ -279,7 +280,7 @@ def nearest(shingles: Shingles, left: Ints, right: Ints, threshold: float) -> tu
 
 
 def _jaccard(column: Shingles, left: Ints, right: Ints) -> Floats:
-    """Return the exact Jaccard index of each pair: sort both sets together, count the neighbours that are equal."""
+    """Return the exact Jaccard index of each pair: what stands in both sets stands twice in the two together."""
     result = np.empty(len(left))
     for part in chunks(column.sizes[left] + column.sizes[right], _PAIR_WORDS):
         keys = []
@@ -287,8 +288,8 @@ def _jaccard(column: Shingles, left: Ints, right: Ints) -> Floats:
             sizes = column.sizes[side]
             values = column.values[places(column.offsets[side], sizes)]
             keys.append((np.repeat(np.arange(len(side)), sizes).astype(np.uint64) << np.uint64(32)) | values)
-        merged = np.sort(np.concatenate(keys))
-        twice = merged[1:][merged[1:] == merged[:-1]] >> np.uint64(32)
+        merged = np.concatenate(keys)
+        twice = merged[~once(merged)] >> np.uint64(32)
         shared = np.bincount(twice.astype(np.int64), minlength=len(left[part]))
         result[part] = shared / (column.sizes[left[part]] + column.sizes[right[part]] - shared)
     return result

@@ -196,8 +196,8 @@ def _shingle_chunk(texts: pl.Series, is_plain: pl.Series, *, salt: int) -> tuple
     mixed[(np.cumsum(sizes) - sizes)[short]] = np.sum(own, axis=0, dtype=np.uint64)
     hashes = mix(mixed + np.uint64(salt)) >> np.uint64(32)
     row = np.repeat(np.arange(len(texts)), sizes)
-    once = _once((row.astype(np.uint64) << np.uint64(32)) | hashes)
-    counts = np.bincount(row[once], minlength=len(texts))
+    is_one = once((row.astype(np.uint64) << np.uint64(32)) | hashes)
+    counts = np.bincount(row[is_one], minlength=len(texts))
     first = data[starts]
     # a sign (beyond ASCII it begins with its mark), a number, or a name that holds one: vitamin B12 is not B6
     is_sign = (first < ord("a")) | ((first > ord("z")) & (first < 128))
@@ -208,10 +208,10 @@ def _shingle_chunk(texts: pl.Series, is_plain: pl.Series, *, salt: int) -> tuple
     # a sum: how often each stands there counts, where it stands does not
     upto, before = np.searchsorted(sign, last), np.searchsorted(sign, last - n_words)
     signs = mix(total[upto] - total[before]) >> np.uint64(32)
-    return hashes[once].astype(np.uint32), counts, signs.astype(np.uint32)
+    return hashes[is_one].astype(np.uint32), counts, signs.astype(np.uint32)
 
 
-def _once(keys: U64) -> NDArray[np.bool_]:
+def once(keys: U64) -> NDArray[np.bool_]:
     """Mark one of equal keys each; most stand alone, and of those none is sorted."""
     bits = len(keys).bit_length() + 2
     slots = ((keys * ODD[0]) >> np.uint64(64 - bits)).astype(np.int64)
@@ -219,11 +219,11 @@ def _once(keys: U64) -> NDArray[np.bool_]:
     holder = np.empty(1 << bits, np.int32)
     holder[slots] = number
     holds = holder[slots]
-    once: NDArray[np.bool_] = holds == number
-    rest = np.flatnonzero(~once)
+    is_one: NDArray[np.bool_] = holds == number
+    rest = np.flatnonzero(~is_one)
     rest = rest[keys[rest] != keys[holds[rest]]]  # in one slot by chance
-    once[rest[np.unique(keys[rest], return_index=True)[1]]] = True
-    return once
+    is_one[rest[np.unique(keys[rest], return_index=True)[1]]] = True
+    return is_one
 
 
 @lru_cache(maxsize=1)  # of the chunks of a table most are of one size
