@@ -136,7 +136,8 @@ def kendall_tau(first: Floats, second: Floats) -> float:
     if n_pairs in ties:
         return math.nan
     edges = np.flatnonzero(np.concatenate([[True], both[1:] != both[:-1], [True]]))
-    agreeing = n_pairs - sum(ties) + _n_pairs(np.diff(edges)) - 2 * _inversions(both % width)
+    turned = 0 if np.array_equal(*sides) else _inversions(both % width)
+    agreeing = n_pairs - sum(ties) + _n_pairs(np.diff(edges)) - 2 * turned
     tau = agreeing / math.sqrt(n_pairs - ties[0]) / math.sqrt(n_pairs - ties[1])
     return min(1.0, max(-1.0, tau))
 
