@@ -111,12 +111,12 @@ class _Order:
 
 
 def kendall_tau(first: Floats, second: Floats) -> float:
-    """Return how far two qualities put the same rows in one order: tau-b, -1 to 1; NaN where one has no order.
+    """Return how far two qualities put the same rows in one order: tau-b, -1 to 1; NaN where one has no order or a NaN.
 
     ``scipy.stats`` has it too, and takes longer to load than this takes for a hundred thousand rows.
 
     Args:
-        first: One per row, finite.
+        first: One per row.
         second: Of the same rows.
 
     Source:
@@ -126,7 +126,7 @@ def kendall_tau(first: Floats, second: Floats) -> float:
         >>> kendall_tau(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]))
         0.33333333333333337
     """
-    if not len(first):
+    if not len(first) or np.isnan(first).any() or np.isnan(second).any():
         return math.nan
     sides = [np.unique(side, return_inverse=True)[1] for side in (first, second)]
     width = int(sides[1].max()) + 1
@@ -136,7 +136,7 @@ def kendall_tau(first: Floats, second: Floats) -> float:
     if n_pairs in ties:
         return math.nan
     edges = np.flatnonzero(np.concatenate([[True], both[1:] != both[:-1], [True]]))
-    turned = 0 if np.array_equal(*sides) else _inversions(both % width)
+    turned = 0 if np.array_equal(sides[0], sides[1]) else _inversions(both % width)
     agreeing = n_pairs - sum(ties) + _n_pairs(np.diff(edges)) - 2 * turned
     tau = agreeing / math.sqrt(n_pairs - ties[0]) / math.sqrt(n_pairs - ties[1])
     return min(1.0, max(-1.0, tau))

@@ -87,4 +87,5 @@ def test_tau_is_scipys_to_the_last_bit_with_ties_and_without_and_for_more_rows_t
             for one, two in ((first, second), (first, first), (first, -first), (first, first + second)):
                 ours, theirs = stats.kendall_tau(one, two), float(kendalltau(one, two).statistic)
                 assert ours == theirs or (math.isnan(ours) and math.isnan(theirs))
-    assert math.isnan(stats.kendall_tau(np.zeros(0), np.zeros(0)))
+    for without in (np.zeros(0), np.array([0.1, math.nan, 0.2])):
+        assert math.isnan(stats.kendall_tau(without, without))
