@@ -7,7 +7,6 @@ Source:
 import math
 import re
 from array import array
-from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -22,31 +21,48 @@ class Index:
 
     Args:
         documents: Texts; null has no word.
+        questions: Those that ``scores`` will be asked about, where they are known: other words are not looked up then.
     """
 
-    def __init__(self, documents: Iterable[str | None]) -> None:
-        counted = array("d")  # words of each document
-        holders: dict[str, tuple[array[int], array[float]]] = {}  # which hold a word, and how often
-        for i, text in enumerate(documents):
-            words = Counter(_WORD.findall((text or "").lower()))
-            counted.append(words.total())
-            for word, n in words.items():
-                places, times = holders.setdefault(word, (array("q"), array("d")))
-                places.append(i)
-                times.append(n)
+    def __init__(self, documents: Iterable[str | None], *, questions: Iterable[str | None] | None = None) -> None:
+        number: dict[str, int] = {}  # of each word
+        if questions is not None:
+            number = {word: i for i, word in enumerate({word for text in questions for word in _words(text)})}
+        counted, kept, held = array("d"), array("q"), array("q")  # words of each document, known ones, and which
+        for text in documents:
+            words = _words(text)
+            if questions is None:
+                known = [number.setdefault(word, len(number)) for word in words]
+            else:
+                known = [number[word] for word in words if word in number]
+            counted.append(len(words))
+            kept.append(len(known))
+            held.extend(known)
         lengths = np.array(counted, dtype=np.float64)
         norm = _K1 * (1 - _B + _B * lengths / max(float(lengths.mean()) if len(lengths) else 0.0, 1e-9))
         self.n = len(lengths)
+        # word by word the documents that hold it, and how often
+        of = np.repeat(np.arange(self.n), np.array(kept, dtype=np.int64))
+        pairs, times = np.unique(np.array(held, dtype=np.int64) * max(self.n, 1) + of, return_counts=True)
+        word, at = np.divmod(pairs, max(self.n, 1))
+        ends = np.searchsorted(word, np.arange(len(number) + 1))
+        often = times.astype(np.float64)
         self._weights: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-        for word in list(holders):
-            at, often = (np.array(held) for held in holders.pop(word))
-            rarity = math.log(1 + (self.n - len(at) + 0.5) / (len(at) + 0.5))
-            self._weights[word] = at, often * (_K1 + 1) / (often + norm[at]) * rarity
+        for name, i in number.items():
+            part = slice(ends[i], ends[i + 1])
+            if ends[i] < ends[i + 1]:
+                rarity = math.log(1 + (self.n - len(at[part]) + 0.5) / (len(at[part]) + 0.5))
+                weight = often[part] * (_K1 + 1) / (often[part] + norm[at[part]]) * rarity
+                self._weights[name] = at[part], weight
 
     def scores(self, question: str | None) -> NDArray[np.float64]:
         """Return how well each document answers to a question: 0 or more, 0 without a common word."""
         total = np.zeros(self.n)
-        for word in sorted(set(_WORD.findall((question or "").lower())) & self._weights.keys()):
+        for word in sorted(set(_words(question)) & self._weights.keys()):
             at, weight = self._weights[word]
             total[at] += weight
         return total
+
+
+def _words(text: str | None) -> list[str]:
+    return _WORD.findall((text or "").lower())

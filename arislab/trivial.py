@@ -185,7 +185,7 @@ def _most_frequent(examples: pl.DataFrame) -> str:
 
 
 def _nearest(asked: pl.DataFrame, candidates: pl.DataFrame, examples: pl.DataFrame) -> list[str | None]:
-    index, outputs = bm25.Index(examples["input"]), examples["output"]
+    index, outputs = bm25.Index(examples["input"], questions=asked["input"]), examples["output"]
     named = pl.concat([part.select("candidate_id") for part in (asked, examples)])
     groups = dict(candidates.select("candidate_id", "group_id").join(named, on="candidate_id", how="semi").iter_rows())
     members: dict[str, list[int]] = {}

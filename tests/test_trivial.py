@@ -7,7 +7,7 @@ import re
 import polars as pl
 import pytest
 
-from arislab import evaluate, models, stats, trivial
+from arislab import bm25, evaluate, models, stats, trivial
 from arislab.task import load
 
 KEY_TERMS = '''
@@ -261,3 +261,16 @@ def test_a_model_below_an_answer_that_costs_nothing_is_held(sentences, task):
     gate, _ = evaluated(sentences, task, lambda rng, words, gold: ", ".join(words[:4]) + ", " + gold[0].split()[0])
     assert (gate["verdict"], gate["low"] > 0) == ("hold", True)
     assert "it is below bare echo" in gate["reason"]
+
+
+def test_an_index_that_knows_the_questions_answers_them_as_one_of_all_words_does():
+    chance = random.Random(2)
+    words = ["Nurse", "nurse", "Ärztin", "go_lang", "c3", "of", "the", "night", "day", "shift", "two", "…"]
+    documents = [" ".join(chance.choices(words, k=chance.randrange(9))) for _ in range(200)] + [None, ""]
+    asked = ["the night shift of a Nurse", "ärztin, day!", None, "nothing known"]
+    whole, some = bm25.Index(documents), bm25.Index(documents, questions=asked)
+    for question in asked:
+        assert some.scores(question).tolist() == whole.scores(question).tolist()
+    held = [{w.lower() for w in re.findall(r"\w+", text or "")} for text in documents]
+    assert [score > 0 for score in whole.scores("night Nurse")] == [bool(h & {"night", "nurse"}) for h in held]
+    assert bm25.Index([]).scores("night").tolist() == []

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -75,13 +75,16 @@ def audit(
     facts = {fact: values for fact, values in facts.items() if fact in _ALWAYS or values.drop_nulls().n_unique() > 1}
     if "messages" in scored.columns:
         scored, by = scored.with_columns(template(scored["messages"]).alias(_TEMPLATE)), (*by, _TEMPLATE)
+    fold: pl.Series | None = None
     for name in by:
         if name in scored.columns and scored[name].n_unique() > 1:
-            facts[name] = _shares(scored, name)
-    rows = []
-    for fact, values in facts.items():
-        area = stats.auc(values, scored["kept"], seed=seed, n_boot=n_boot)
-        rows.append((fact, area.mean, area.low, area.high, area.n, _in_words(fact, area, is_name=fact in by)))
+            fold = _folds(scored["custom_id"]) if fold is None else fold
+            facts[name] = _shares(scored, name, fold)
+    areas = stats.aucs(facts, scored["kept"], seed=seed, n_boot=n_boot)
+    rows = [
+        (fact, area.mean, area.low, area.high, area.n, _in_words(fact, area, is_name=fact in by))
+        for fact, area in areas.items()
+    ]
     columns = ["fact", "auc", "low", "high", "n", "says"]
     schema = dict(zip(columns, (pl.String, *[pl.Float64] * 3, pl.Int64, pl.String), strict=True))
     return pl.DataFrame(rows, schema=schema, orient="row")  # one row per fact
@@ -123,7 +126,7 @@ def template(messages: pl.Series) -> pl.Series:
     for text in messages.unique().drop_nulls():
         system = [message["content"] for message in json.loads(text) if message.get("role") in ("system", "developer")]
         names[text] = hashlib.sha256(json.dumps(system).encode()).hexdigest()[:8] if system else "none"
-    return pl.Series([names[text] for text in messages], dtype=pl.String)
+    return pl.Series([names[text] for text in messages.to_list()], dtype=pl.String)
 
 
 def stability(
@@ -162,7 +165,7 @@ def stability(
     """
     rows = cut.frame.drop("kept")
     own = rows.select("custom_id", "quality")
-    parts = [_stability(f"{n} seeds of ties", cut, [(own, seed + 1 + i) for i in range(n)], keep)]
+    parts = [_stability(f"{n} seeds of ties", cut, [(own, range(seed + 1, seed + 1 + n))], keep)]
     source = scored if came is None else came
 
     def learned(labels: Labels, left_out: str | None = None) -> pl.DataFrame:
@@ -177,9 +180,9 @@ def stability(
 
     for name in without:
         quality = without[name] if labels is None else learned(labels, name)
-        parts.append(_stability(f"without scorer {name}", cut, [(quality, seed)], keep))
+        parts.append(_stability(f"without scorer {name}", cut, [(quality, [seed])], keep))
     if labels is not None:
-        draws = [(learned(_resampled(labels, scored, _of(groups), seed=seed + i)), seed) for i in range(n)]
+        draws = [(learned(_resampled(labels, scored, _of(groups), seed=seed + i)), [seed]) for i in range(n)]
         parts.append(_stability(f"{n} bootstraps of the labels", cut, draws, keep))
     parts.append(pl.DataFrame({"fact": ["ties at the cut"], "n": [cut.n_tied_at_cut], "says": [_ties(cut)]}))
     return pl.concat(parts, how="diagonal")  # one row per disturbance
@@ -216,25 +219,27 @@ def _resampled(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, se
 def _stability(
     fact: str,
     cut: Selection,
-    others: list[tuple[pl.DataFrame, int]],
+    others: Sequence[tuple[pl.DataFrame, Sequence[int]]],
     keep: Callable[[pl.DataFrame, int], Selection],
 ) -> pl.DataFrame:
-    from scipy.stats import kendalltau
-
-    rows, kept = cut.frame.drop("kept"), set(cut.kept["custom_id"])
-    shares, taus = [], []
-    for quality, seed in others:
+    rows, kept = cut.frame.drop("kept"), _kept(cut)
+    shares, taus = [], list[float]()
+    for quality, seeds in others:
         # what nobody scored by the rules, or the rules without a scorer, has none
         other = quality.select("custom_id", _other="quality")
-        joined = rows.join(other, on="custom_id", how="left", maintain_order="left")
-        both = joined.select("quality", "_other").drop_nulls()
-        taus.append(float(kendalltau(both["quality"].to_numpy(), both["_other"].to_numpy()).statistic))
-        frame = joined.with_columns(quality="_other").drop("_other")
-        try:
-            again = set(keep(frame, seed).kept["custom_id"])
-        except ParameterError:  # a promise that cannot be given then: nothing is kept
-            again = set()
-        shares.append(len(kept & again) / len(kept | again) if kept | again else 1.0)
+        # of names and numbers alone: a join of all columns would move all texts
+        both = rows.select("custom_id", "quality").join(other, on="custom_id", how="left", maintain_order="left")
+        known = both.drop_nulls(["quality", "_other"])
+        taus += [stats.kendall_tau(known["quality"].to_numpy(), known["_other"].to_numpy())] * len(seeds)
+        frame = rows.with_columns(quality=both["_other"])
+        for seed in seeds:
+            try:
+                again = _kept(keep(frame, seed))
+            except ParameterError:  # a promise that cannot be given then: nothing is kept
+                again = kept.clear()
+            n_both = int(again.is_in(kept.implode()).sum())
+            n_any = len(kept) + len(again) - n_both
+            shares.append(n_both / n_any if n_any else 1.0)
     mean = float(np.mean(shares))
     says = "the cut STAYS" if mean >= _STABLE else "ANOTHER cut" if mean < _SHAKY else "the cut changes"
     orders = [tau for tau in taus if not math.isnan(tau)]
@@ -243,13 +248,21 @@ def _stability(
     return pl.DataFrame([row | {"says": says}], schema=_SCHEMA)
 
 
+def _kept(cut: Selection) -> pl.Series:
+    """The names of the kept rows, without a look at their texts."""
+    return cut.frame["custom_id"].filter(cut.frame["kept"])
+
+
 _SCHEMA = {"fact": pl.String, **dict.fromkeys(("jaccard", "low", "high", "kendall_tau"), pl.Float64)}
 _SCHEMA |= {"n": pl.Int64, "says": pl.String}
 
 
-def _shares(rows: pl.DataFrame, name: str) -> pl.Series:
+def _folds(ids: pl.Series) -> pl.Series:
+    return pl.Series("_fold", [zlib.crc32(text.encode()) % _FOLDS for text in ids.to_list()])
+
+
+def _shares(rows: pl.DataFrame, name: str, fold: pl.Series) -> pl.Series:
     """For each row the share of kept ones among the rows of its name in the other folds; without any, that of all."""
-    fold = pl.Series("_fold", [zlib.crc32(text.encode()) % _FOLDS for text in rows["custom_id"]])
     counted = rows.select(pl.col(name).fill_null(""), "kept").with_columns(fold)
     of = pl.col("kept").sum(), pl.len()
     whole = counted.group_by(name).agg(kept_all=of[0], n_all=of[1])

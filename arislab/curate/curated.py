@@ -60,6 +60,12 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
 
 
 _ROWS = 10_000
+_MESSAGES = json.JSONEncoder(ensure_ascii=False)
+_FACTS = json.JSONEncoder(ensure_ascii=False, sort_keys=True, default=str)
+_READ = (
+    *("custom_id", "candidate_id", "input", "messages", "output", "tools", "tool_calls", "finish_reason", "quality"),
+    *("metadata", "shown", "repaired", "original_output"),
+)
 
 
 def _examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.DataFrame:
@@ -68,7 +74,7 @@ def _examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Da
         for row in candidates.join(kept, on="candidate_id", how="semi").iter_rows(named=True)
     }
     rows = []
-    for row in kept.iter_rows(named=True):
+    for row in kept.select(name for name in _READ if name in kept.columns).iter_rows(named=True):
         candidate = people[row["candidate_id"]]
         if not row["messages"]:  # the answer is to its own question, not to the first of its name
             candidate = questions.about(candidate, row.get("input"))
@@ -81,7 +87,7 @@ def _examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Da
                 "custom_id": row["custom_id"],
                 "task": task.name,
                 "input": protocol.asked(messages),
-                "messages": json.dumps(messages, ensure_ascii=False),
+                "messages": _MESSAGES.encode(messages),
                 "output": row["output"],
                 "tools": row.get("tools"),
                 "tool_calls": _calls(row),
@@ -89,7 +95,7 @@ def _examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Da
                 "needs_review": True,
                 "approved": False,
                 "reviewed_by": None,
-                "metadata": json.dumps(facts, ensure_ascii=False, sort_keys=True, default=str),
+                "metadata": _FACTS.encode(facts),
                 "split": candidate["split"],
                 "updated_at": None,
             }

@@ -366,6 +366,8 @@ def check_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:
 
 
 def _check_unique(frame: pl.DataFrame, id: str) -> None:
+    if frame[id].hash().n_unique() == len(frame):  # names whose hashes differ do, and hashes are sooner compared
+        return
     if frame[id].n_unique() < len(frame):
         twice = frame[id].filter(frame[id].is_duplicated())[0]
         raise ParameterError(
@@ -400,14 +402,19 @@ def _order(quality: pl.Series, ids: pl.Series, *, seed: int, n: int | None = Non
     values = -quality.fill_null(-math.inf).to_numpy()
     if n is None:
         _, number, counts = np.unique(values, return_inverse=True, return_counts=True)
-        is_tied = counts[number] > 1
-    else:
-        is_tied = values == np.partition(values, n - 1)[n - 1] if n else np.zeros(len(values), dtype=bool)
-    at = np.flatnonzero(is_tied)  # a hash takes longer than all the rest
-    digests = (hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in ids.gather(at).to_list())
-    ties = np.zeros(len(values), dtype=np.uint64)
-    ties[at] = np.frombuffer(b"".join(digests), dtype=">u8")
-    return np.lexsort((ties, values))  # the last key counts first
+        at = np.flatnonzero(counts[number] > 1)  # a hash takes longer than all the rest
+        ties = np.zeros(len(values), dtype=np.uint64)
+        ties[at] = _hashes(ids.gather(at), seed)
+        return np.lexsort((ties, values))  # the last key counts first
+    cut = np.partition(values, n - 1)[n - 1] if n else -math.inf
+    at = np.flatnonzero(values == cut)
+    tied = at[np.argsort(_hashes(ids.gather(at), seed), kind="stable")]
+    return np.concatenate([np.flatnonzero(values < cut), tied, np.flatnonzero(values > cut)])
+
+
+def _hashes(ids: pl.Series, seed: int) -> NDArray[np.uint64]:
+    digests = (hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in ids.to_list())
+    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
 
 
 def ranking(frame: pl.DataFrame, *, by: str = "quality", id: str = "custom_id", seed: int = 0) -> Ints:

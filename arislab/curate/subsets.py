@@ -208,4 +208,6 @@ def _with_fact(rows: pl.DataFrame, name: str) -> pl.DataFrame:
 
 def stable_hash(names: pl.Series, seed: int) -> pl.Series:
     """Return a hash of each name, the same on every machine: an order that is random and repeats."""
-    return pl.Series([hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in names], dtype=pl.String)
+    return pl.Series(
+        [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in names.to_list()], dtype=pl.String
+    )

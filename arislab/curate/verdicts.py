@@ -147,8 +147,9 @@ def represent(
         bad, rest = bad.join(alike, on="custom_id", how="semi"), rest.join(alike, on="custom_id", how="anti")
     marks.append(alike_to(good, rest).with_columns(like_rejected=pl.lit(value=False)))
     marked = pl.concat(marks).unique("custom_id", keep="first", maintain_order=True)
-    rows = rows.join(marked, on="custom_id", how="left", maintain_order="left")
-    return rows.with_columns(pl.col("like_rejected").fill_null(value=False))
+    # of names alone: a join of all columns would move all texts
+    told = rows.select("custom_id").join(marked, on="custom_id", how="left", maintain_order="left")
+    return rows.with_columns(told["duplicate_of"], told["similarity"], told["like_rejected"].fill_null(value=False))
 
 
 def _with_all_asked(rows: pl.DataFrame) -> pl.DataFrame:
@@ -187,10 +188,13 @@ def not_kept(judged: pl.DataFrame, marked: pl.DataFrame, cut: pl.DataFrame) -> p
         marked: From ``represent``.
         cut: ``selection.Selection.frame``: custom_id, quality, kept of what represents and was selected.
     """
-    alike = marked.filter(pl.col("duplicate_of").is_not_null()).select("custom_id", "duplicate_of")
-    rows = judged.filter(pl.col("verdict") != "reject").join(alike, on="custom_id", how="left", maintain_order="left")
-    rows = rows.join(cut.select("custom_id", "quality", "kept"), on="custom_id", how="left", maintain_order="left")
-    is_here = pl.col("custom_id").is_in(marked["custom_id"].to_list())
+    approved = judged.filter(pl.col("verdict") != "reject")
+    of_all = {"marked": marked.select("custom_id", "duplicate_of"), "cut": cut.select("custom_id", "quality", "kept")}
+    of = {name: rows.join(approved, on="custom_id", how="semi") for name, rows in of_all.items()}  # they are few
+    alike = of["marked"].filter(pl.col("duplicate_of").is_not_null())
+    rows = approved.join(alike, on="custom_id", how="left", maintain_order="left")
+    rows = rows.join(of["cut"], on="custom_id", how="left", maintain_order="left")
+    is_here = pl.col("custom_id").is_in(of["marked"]["custom_id"].implode())
     reason = (
         pl.when(pl.col("reason").is_not_null()).then("reason")
         .when(~is_here).then(pl.lit("of another model"))

@@ -7,7 +7,7 @@ import polars as pl
 
 from arislab import cluster
 from arislab.duplicates import spread
-from arislab.duplicates.pairs import EXACT_ROWS, all_pairs, band_keys, candidates, compares_all, similar_pairs, verified
+from arislab.duplicates.pairs import EXACT_ROWS, all_pairs, buckets, candidates, compares_all, similar_pairs, verified
 from arislab.duplicates.resolving import resolved
 from arislab.duplicates.shingles import (
     Floats,
@@ -63,10 +63,10 @@ def _stars(texts: list[Shingles], threshold: float) -> tuple[Ints, Floats]:
         for i, later, score in all_pairs(texts, threshold, star):  # which reads `star` as it is filled here
             star[later], similarity[later] = i, score
         return star, similarity
-    keys = band_keys(texts, threshold)
+    held = buckets(texts, threshold)
     return resolved(
         n,
-        lambda kept, window: candidates(keys, kept, window),
+        lambda kept, window: candidates(held, kept, window),
         lambda left, right: verified(texts, left, right, threshold),
     )
 
@@ -115,7 +115,7 @@ def _components(texts: pl.Series, names: pl.Series, threshold: float, everybody:
     copies = first_of_equals(known)  # of rows with a text; `first` below is of texts, `rows` of normal forms
     unique = np.flatnonzero(copies == np.arange(len(copies)))
     distinct = known.to_series().gather(unique)
-    shingles, signs, whole = shingles_of(distinct, salt=0)
+    shingles, signs, whole = shingles_of(distinct, salt=0, is_whole=True)
     first = first_of(whole)
     judged = first if everybody is None else first[distinct.is_in(everybody.drop_nulls().unique()).to_numpy()]
     common = common_to_most(rows_of(shingles, np.unique(judged)))
@@ -126,14 +126,17 @@ def _components(texts: pl.Series, names: pl.Series, threshold: float, everybody:
     edges = places[np.concatenate([np.stack([copies, np.arange(len(copies))]), alike], axis=1)]
     again = (names == names.shift()).fill_null(value=False).arg_true().to_numpy().astype(np.int64)
     edges = np.concatenate([edges, np.stack([again - 1, again])], axis=1)
-    root = np.arange(len(texts))
+    root = list(range(len(texts)))
 
     def find(i: int) -> int:
         while root[i] != i:
             root[i] = i = root[root[i]]
         return i
 
-    for a, b in edges.T.tolist():
+    for a, b in edges[:, edges[0] != edges[1]].T.tolist():  # most rows are connected with themselves alone
         low, high = sorted((find(a), find(b)))
         root[high] = low  # so that the root of a group is its first row, whatever the order of the edges
-    return np.array([find(i) for i in range(len(texts))], dtype=np.int64)
+    roots = np.array(root, dtype=np.int64)
+    while not np.array_equal(up := roots[roots], roots):
+        roots = up
+    return roots

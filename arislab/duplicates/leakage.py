@@ -124,7 +124,7 @@ def _alike(test: pl.DataFrame, used: pl.DataFrame, threshold: float, everybody: 
         return _shared(test, used, "text", "exact")
     judges = pl.concat([test["text"], used["text"]]) if everybody is None else everybody.drop_nulls()
     texts = pl.concat([test["text"], used["text"], judges]).unique(maintain_order=True)
-    shingles, signs, whole = shingles_of(texts, salt=0)
+    shingles, signs, whole = shingles_of(texts, salt=0, is_whole=True)
     first = first_of(whole)
     forms = pl.DataFrame({"text": texts, "_form": first})  # texts of one normal form have one number
     common = common_to_most(rows_of(shingles, np.unique(first[texts.is_in(judges).to_numpy()])))

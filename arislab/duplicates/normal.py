@@ -190,15 +190,21 @@ def _shown(text: str) -> str:
 
 def normal_forms(texts: pl.Series) -> pl.Series:
     """Return `_canonical` of each text; plain texts, which are most, without a loop."""
+    forms, is_plain = worded(texts)
+    plain = forms.filter(is_plain).str.replace_all(r"[^a-z0-9]+", " ").str.strip_chars(" ")
+    return forms.scatter(is_plain.arg_true(), plain)
+
+
+def worded(texts: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Return texts whose words are those of their normal form, and which of them are plain.
+
+    The words of a plain text are its letters a to z and digits, whatever stands between; the others are normal forms.
+    """
     if (
         texts.str.len_bytes() != texts.str.len_chars()
     ).any():  # else there is nothing but ASCII, and nothing to look for
         texts = texts.str.replace_many(list(_SMART), list(_SMART.values()))
     lower = texts.str.to_lowercase()
-    special = lower.str.contains(_SPECIAL)
-    if special.all():
-        return pl.Series([_canonical(text) for text in texts], dtype=pl.String)
-    plain = lower.filter(~special).str.replace_all(r"[^a-z0-9]+", " ").str.strip_chars(" ")
-    forms = lower.scatter((~special).arg_true(), plain)
-    special |= forms == ""  # punctuation alone stays as it is
-    return forms.scatter(special.arg_true(), [_canonical(text) for text in texts.filter(special)])
+    is_plain = ~lower.str.contains(_SPECIAL) & lower.str.contains("[a-z0-9]")  # punctuation alone stays as it is
+    special = (~is_plain).arg_true()
+    return lower.scatter(special, [_canonical(text) for text in texts.gather(special)]), is_plain

@@ -8,11 +8,26 @@ verified. `nearest` proposes by prefix filter and misses no pair.
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from arislab.duplicates.shingles import ODD, U64, Floats, Ints, Shingles, chunks, mix, rows_of, threads, within
+from arislab.duplicates.shingles import (
+    ODD,
+    U32,
+    U64,
+    Floats,
+    Ints,
+    Shingles,
+    chunks,
+    mix,
+    once,
+    places,
+    rows_of,
+    threads,
+    within,
+)
 from arislab.system import spilled
 
 EXACT_ROWS = 2_000
@@ -21,7 +36,13 @@ EXACT_WORK = 1_000_000_000
 """… unless the texts are so long that this many look-ups would not do."""
 _PAIRS = 1 << 21  # pairs proposed at once
 _CACHED_ROWS = 2_000  # rows whose shingles stay in the cache while all hashes are taken of them
-_PAIR_WORDS = 1 << 22  # shingles compared at once: 32 MB
+_FIRST = 3  # hashes of a band after which most rows are known to be alone
+TRIED = 4
+"""Bands by which it is judged in which view rows collide least."""
+Hashes = tuple[U32, U32]
+"""Flips and factors of the hashes of a band."""
+_KEYS = 1 << 25  # keys begun at once: 256 MB
+_PAIR_WORDS = 1 << 19  # shingles compared at once; what it takes fits the cache
 
 
 def similar_pairs(texts: list[Shingles], threshold: float) -> tuple[Ints, Ints]:
@@ -33,7 +54,7 @@ def similar_pairs(texts: list[Shingles], threshold: float) -> tuple[Ints, Ints]:
         left, right = (np.concatenate([empty, *(pair[side] for pair in pairs)]) for side in (0, 1))
         return left, right
     # the first of its bucket and four neighbours: a chain through them is enough, a group needs no pair for each two
-    codes = candidates(band_keys(texts, threshold), np.arange(n), 4)
+    codes = candidates(buckets(texts, threshold), np.arange(n), 4)
     left, right, _ = verified(texts, codes % n, codes // n, threshold)
     return left, right
 
@@ -61,7 +82,7 @@ def all_pairs(texts: list[Shingles], threshold: float, star: Ints) -> Iterator[t
         yield i, similar + i + 1, lowest[similar]
 
 
-def bands_of(threshold: float) -> tuple[int, int]:
+def _bands(threshold: float) -> tuple[int, int]:
     """Return (bands, hashes per band): two rows at the threshold meet in a band with p = 0.1, in any with p = 0.99."""
     # a band of k hashes is shared with p = threshold ** k; at a threshold of 1 every k would do, and 0 has no logarithm
     n_hashes = 16 if threshold > 0.99 else min(16, max(1, round(math.log(0.1) / math.log(threshold))))
@@ -69,97 +90,160 @@ def bands_of(threshold: float) -> tuple[int, int]:
     return max(1, math.ceil(math.log(0.01) / math.log(missed))) if missed > 0 else 1, n_hashes
 
 
-def band_keys(texts: list[Shingles], threshold: float) -> U64:
-    """Return bands x rows keys; rows with equal keys in a band share its bucket.
+@dataclass(frozen=True)
+class Buckets:
+    """Rows that share a bucket of a band with others."""
+
+    n: int
+    """All rows, of which most share none."""
+    bands: list[tuple[Ints, Ints]]
+    """Of each band the rows, bucket after bucket and ascending in each, and the number of their bucket."""
+
+    @property
+    def n_pairs(self) -> float:
+        """Pairs that share a bucket, each once in both orders."""
+        counts = [np.bincount(number).astype(float) for _, number in self.bands]
+        return float(sum((c * (c - 1)).sum() for c in counts))
+
+
+def buckets(texts: list[Shingles], threshold: float) -> Buckets:
+    """Return the rows whose hashes agree in a band.
 
     Rows that are similar in every column are similar in each one and in all taken together (the least hash of a union
     is the lesser of the two least hashes). So any of these views may propose; we take the one with the fewest
     collisions, because a long template in one column would throw thousands of rows into one bucket.
     """
-    views = views_of(texts, threshold)
-    best: U64 = min(views, key=lambda view: collisions(view[:4]))
-    for band in best:
-        band[:] = mix(band)
-    return best
+    hashes = hashes_of(threshold)
+    tried = [(_banded(view, hashes[:TRIED]), view) for view in views_of(texts)]
+    best, view = min(tried, key=lambda one: one[0].n_pairs)
+    return Buckets(best.n, best.bands + _banded(view, hashes[TRIED:]).bands)
 
 
-def views_of(texts: list[Shingles], threshold: float, *, most_bands: int | None = None) -> U64:
-    """Return views x bands x rows keys that are not mixed yet: of each column, and of all together.
-
-    Args:
-        texts: Columns.
-        threshold: Jaccard index that decides how many bands there are, and of how many hashes.
-        most_bands: Only so many of them, the first.
-    """
-    n, (n_bands, n_hashes) = len(texts[0].sizes), bands_of(threshold)
+def hashes_of(threshold: float) -> list[Hashes]:
+    """Return the hashes of each band."""
+    n_bands, n_hashes = _bands(threshold)
     rng = np.random.default_rng(0)  # always the same hashes: what is a duplicate must not change from run to run
     flips = rng.integers(0, 1 << 32, (n_bands, n_hashes), dtype=np.uint32)
     factors = rng.integers(0, 1 << 31, (n_bands, n_hashes), dtype=np.uint32) * np.uint32(2) + np.uint32(1)
-    n_bands = n_bands if most_bands is None else min(most_bands, n_bands)
-    views: U64 = spilled.zeros((len(texts) + (len(texts) > 1), n_bands, n), np.uint64)
-
-    def fill(start: int) -> None:
-        stop = min(start + _CACHED_ROWS, n)
-        parts = [
-            (c.values[c.offsets[start] : c.offsets[stop]], c.offsets[start:stop] - c.offsets[start]) for c in texts
-        ]
-        for band in range(n_bands):
-            for flip, factor in zip(flips[band], factors[band], strict=True):
-                least = [np.minimum.reduceat((values ^ flip) * factor, at) for values, at in parts]
-                for view, hashes in enumerate(least if len(least) == 1 else [*least, np.minimum.reduce(least)]):
-                    # a polynomial of the band's hashes, built up in place
-                    key = views[view, band, start:stop]
-                    key *= ODD[0]
-                    key += hashes
-
-    with ThreadPoolExecutor(threads()) as pool:
-        list(pool.map(fill, range(0, n, _CACHED_ROWS)))
-    return views
+    return list(zip(flips, factors, strict=True))
 
 
-def collisions(keys: U64) -> float:
-    """Return the number of pairs that share a bucket in a few bands."""
-    counts = [np.unique(band, return_counts=True)[1].astype(float) for band in keys]
-    return float(sum((c * (c - 1)).sum() for c in counts))
+def views_of(texts: list[Shingles]) -> list[list[Shingles]]:
+    """Return what may propose pairs: each column, and all columns together."""
+    return [[column] for column in texts] + ([texts] if len(texts) > 1 else [])
 
 
-def candidates(keys: U64, rows: Ints, window: int) -> Ints:
+def keys_of(texts: list[Shingles], hashes: list[Hashes]) -> U64:
+    """Return bands x rows: the key of each row, whole, of all columns together."""
+    n = len(texts[0].sizes)
+    keys = np.zeros((len(hashes), n), np.uint64)
+    for start in range(0, n, _CACHED_ROWS):
+        values, at = _joined(texts, np.arange(start, min(start + _CACHED_ROWS, n)))
+        for (flips, factors), key in zip(hashes, keys[:, start : start + _CACHED_ROWS], strict=True):
+            _hash(key, values, at, flips, factors)
+    return keys
+
+
+def _banded(texts: list[Shingles], hashes: list[Hashes]) -> Buckets:
+    """Return the buckets of all columns together, for some bands.
+
+    Two rows that differ in the first hashes of a band differ in the band, and most rows do: the other hashes are taken
+    of those alone that share the first ones with another row.
+    """
+    n, sizes = len(texts[0].sizes), list[int]()
+    step = max(1, _KEYS // max(n, 1))
+
+    def bands() -> Iterator[Ints]:
+        with ThreadPoolExecutor(threads()) as pool:
+            for first in range(0, len(hashes), step):
+                some = hashes[first : first + step]
+                begun = np.zeros((len(some), n), np.uint64)
+                list(pool.map(partial(_begin, texts, some, begun), range(0, n, _CACHED_ROWS)))
+                for rows, number in pool.map(partial(_finished, texts), some, begun):
+                    sizes.append(len(rows))
+                    yield np.concatenate([rows, number])
+
+    held = spilled.concatenated(bands(), np.int64)
+    ends = 2 * np.cumsum(sizes, dtype=np.int64)
+    both = [held[end - 2 * size : end].reshape(2, size) for end, size in zip(ends, sizes, strict=True)]
+    return Buckets(n, [(rows, number) for rows, number in both])
+
+
+def _begin(texts: list[Shingles], hashes: list[Hashes], keys: U64, start: int) -> None:
+    """Fill in the keys of a few rows, one a band, as far as its first hashes make them."""
+    stop = min(start + _CACHED_ROWS, keys.shape[1])
+    values, at = _joined(texts, np.arange(start, stop))
+    for (flips, factors), key in zip(hashes, keys[:, start:stop], strict=True):
+        _hash(key, values, at, flips[:_FIRST], factors[:_FIRST])
+
+
+def _hash(key: U64, values: U32, at: Ints, flips: U32, factors: U32) -> None:
+    """Go on with the key of each row: a polynomial of its least hashes, built up in place."""
+    for flip, factor in zip(flips, factors, strict=True):
+        hashed = values ^ flip
+        hashed *= factor
+        key *= ODD[0]
+        key += np.minimum.reduceat(hashed, at)
+
+
+def _finished(texts: list[Shingles], band: Hashes, begun: U64) -> tuple[Ints, Ints]:
+    """Return the rows of a band that share a bucket, bucket after bucket, and the number of it."""
+    rows = _sharing(begun)
+    keys = begun[rows]
+    for start in range(0, len(rows), _CACHED_ROWS):
+        part = slice(start, start + _CACHED_ROWS)
+        _hash(keys[part], *_joined(texts, rows[part]), *(numbers[_FIRST:] for numbers in band))
+    order = np.argsort(keys, kind="stable")  # `rows` are ascending, so a bucket is in order of preference
+    ordered = keys[order]
+    is_new = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]
+    number = np.cumsum(is_new) - 1
+    shared = (np.bincount(number) > 1)[number]
+    return rows[order[shared]], number[shared]
+
+
+def _sharing(keys: U64) -> Ints:
+    """Return all rows whose key another one has, ascending, and few more; nothing is sorted, for most share none."""
+    mixed, rows = mix(keys), np.arange(len(keys))
+    bits = max(20, len(keys).bit_length() + 2)
+    for shift in (64 - bits, max(0, 64 - 2 * bits)):
+        slots = ((mixed[rows] >> np.uint64(shift)) & np.uint64((1 << bits) - 1)).astype(np.int64)
+        rows = rows[(np.bincount(slots, minlength=1 << bits) > 1)[slots]]
+    return rows
+
+
+def _joined(texts: list[Shingles], rows: Ints) -> tuple[U32, Ints]:
+    """Return the shingles of some rows, those of all columns of a row together, and where each row begins."""
+    sizes = [column.offsets[rows + 1] - column.offsets[rows] for column in texts]
+    total = np.sum(sizes, axis=0)
+    starts = np.cumsum(total) - total
+    if len(texts) == 1:
+        return texts[0].values[places(texts[0].offsets[rows], sizes[0])], starts
+    values, at = np.empty(total.sum(), np.uint32), starts
+    for column, n in zip(texts, sizes, strict=True):
+        values[places(at, n)] = column.values[places(column.offsets[rows], n)]
+        at = at + n
+    return values, starts
+
+
+def candidates(held: Buckets, rows: Ints, window: int) -> Ints:
     """Return distinct pairs of rows, each with the best row of its bucket and with `window` neighbours, as codes.
 
     The code of a pair is worse * n + better, n being the number of all rows. At most window + 1 pairs per row and
     band, however full the bucket is.
     """
-    n = keys.shape[1]
+    is_one = np.zeros(held.n, dtype=bool)
+    is_one[rows] = True
     proposed = np.zeros(0, dtype=np.int64)
-    for band in keys:
-        held = rows[_may_share(band[rows])]
-        proposed = distinct(np.concatenate([proposed, within_buckets(band[held], held, n, window)]))
+    for members, bucket in held.bands:
+        some = is_one[members]
+        ordered, number = members[some], bucket[some]
+        same = np.concatenate([[False], number[1:] == number[:-1]])[: len(number)]
+        first = np.maximum.accumulate(np.where(same, 0, np.arange(len(number))))
+        position = np.flatnonzero(same)
+        partners = [first[position], *(np.maximum(position - d, first[position]) for d in range(1, window + 1))]
+        pairs = [ordered[position] * held.n + ordered[partner] for partner in partners]
+        proposed = distinct(np.concatenate([proposed, *(distinct(codes) for codes in pairs)]))
     return proposed
-
-
-def within_buckets(keys: U64, rows: Ints, n: int, window: int) -> Ints:
-    """Return the pairs of ``candidates`` that one band gives.
-
-    Args:
-        keys: Of the rows, in this band.
-        rows: Ascending.
-        n: Number of all rows.
-        window: As in ``candidates``.
-    """
-    order = np.argsort(keys, kind="stable")  # `rows` is ascending, so a bucket is in order of preference
-    ordered = keys[order]
-    same = np.concatenate([np.zeros(min(1, len(keys)), dtype=bool), ordered[1:] == ordered[:-1]])
-    first = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
-    position = np.flatnonzero(same)
-    partners = [first[position], *(np.maximum(position - d, first[position]) for d in range(1, window + 1))]
-    pairs = [rows[order[position]] * n + rows[order[partner]] for partner in partners]
-    return distinct(np.concatenate([distinct(codes) for codes in pairs]))
-
-
-def _may_share(keys: U64) -> NDArray[np.bool_]:
-    """Mark all rows whose key another one has, and a few more: most have none, and need not be sorted."""
-    slots = (keys >> np.uint64(44)).astype(np.int64)
-    return (np.bincount(slots, minlength=1 << 20) > 1)[slots]
 
 
 def distinct(codes: Ints) -> Ints:
@@ -219,16 +303,16 @@ def nearest(shingles: Shingles, left: Ints, right: Ints, threshold: float) -> tu
 
 
 def _jaccard(column: Shingles, left: Ints, right: Ints) -> Floats:
-    """Return the exact Jaccard index of each pair: sort both sets together, count the neighbours that are equal."""
+    """Return the exact Jaccard index of each pair: what stands in both sets stands twice in the two together."""
     result = np.empty(len(left))
     for part in chunks(column.sizes[left] + column.sizes[right], _PAIR_WORDS):
         keys = []
         for side in (left[part], right[part]):
             sizes = column.sizes[side]
-            values = column.values[np.repeat(column.offsets[side], sizes) + within(sizes)]
+            values = column.values[places(column.offsets[side], sizes)]
             keys.append((np.repeat(np.arange(len(side)), sizes).astype(np.uint64) << np.uint64(32)) | values)
-        merged = np.sort(np.concatenate(keys))
-        twice = merged[1:][merged[1:] == merged[:-1]] >> np.uint64(32)
+        merged = np.concatenate(keys)
+        twice = merged[~once(merged)] >> np.uint64(32)
         shared = np.bincount(twice.astype(np.int64), minlength=len(left[part]))
         result[part] = shared / (column.sizes[left[part]] + column.sizes[right[part]] - shared)
     return result

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from arislab.duplicates.normal import normal_forms
+from arislab.duplicates.normal import normal_forms, worded
 from arislab.errors import ParameterError
 from arislab.system import processes, spilled
 
@@ -24,8 +24,9 @@ U64 = NDArray[np.uint64]
 
 FEW = 20
 """Texts; of fewer it cannot be signs what most of them say."""
-_CHUNK_BYTES = 1 << 21  # text hashed at once; what it takes fits the cache
+_CHUNK_BYTES = 1 << 19  # text hashed at once; what it takes fits the cache
 _ROWS = 10_000  # rows of shingles worked on at once
+_ALPHANUMERIC = np.isin(np.arange(256), np.frombuffer(b"abcdefghijklmnopqrstuvwxyz0123456789", dtype=np.uint8))
 ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 
 
@@ -41,7 +42,8 @@ def check_threshold(threshold: float) -> None:
 class Shingles:
     """The sets of one column, row after row."""
 
-    values: U32  # distinct within a row; in texts of 60 words two different ones are equal in one pair of a million
+    # distinct within a row, in no order; in texts of 60 words two different ones are equal in one pair of a million
+    values: U32
     offsets: Ints  # row i is values[offsets[i]:offsets[i + 1]], never empty
 
     @property
@@ -75,24 +77,28 @@ def columns_of(texts: pl.DataFrame, *, questions: Sequence[str] = ()) -> list[Sh
         copies = first_of_equals(texts.select(name))
         unique = np.unique(copies)  # one question has many answers
         # salted: `band_keys` joins the columns of a row, and what two of them say must not become one shingle
-        shingles, signs, whole = shingles_of(texts[name].gather(unique), salt=i)
-        if name in questions:
+        asks = name in questions
+        shingles, signs, whole = shingles_of(texts[name].gather(unique), salt=i, is_whole=asks)
+        if asks:
             shingles = without(shingles, common_to_most(rows_of(shingles, np.unique(first_of(whole)))))
         columns.append(rows_of(with_signs(shingles, signs), np.searchsorted(unique, copies)))
     return columns
 
 
-def shingles_of(texts: pl.Series, *, salt: int) -> tuple[Shingles, U32, U64]:
+def shingles_of(texts: pl.Series, *, salt: int, is_whole: bool) -> tuple[Shingles, U32, U64]:
     """Return of each text its 3-word shingles, a hash of its numbers and signs, and one of its normal form.
 
-    A shorter text is one shingle.
+    A shorter text is one shingle. Without ``is_whole`` there are no hashes of normal forms, which take a while.
     """
     texts = texts.cast(pl.String)
     whole, sizes, signs = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
 
     def chunk(part: slice) -> tuple[U64, tuple[U32, Ints, U32]]:
+        if not is_whole:
+            return np.zeros(0, np.uint64), _shingle_chunk(*worded(texts[part]), salt=salt)
         forms = normal_forms(texts[part])
-        return forms.hash(seed=0).to_numpy(), _shingle_chunk(forms.to_list(), salt=salt)
+        none = pl.Series(np.zeros(len(forms), dtype=bool))
+        return forms.hash(seed=0).to_numpy(), _shingle_chunk(forms, none, salt=salt)
 
     def values() -> Iterator[U32]:
         with ThreadPoolExecutor(threads()) as pool:
@@ -124,7 +130,7 @@ def signs(texts: pl.DataFrame) -> Ints:
     for name in texts.columns:
         copies = first_of_equals(texts.select(name))
         unique = np.unique(copies)
-        own = shingles_of(texts[name].gather(unique), salt=0)[1].astype(np.uint64)
+        own = shingles_of(texts[name].gather(unique), salt=0, is_whole=False)[1].astype(np.uint64)
         total = mix(total * ODD[1] + own[np.searchsorted(unique, copies)] + ODD[0])
     return total.view(np.int64)
 
@@ -144,46 +150,80 @@ def chunks(sizes: Ints, most: int) -> Iterator[slice]:
         start = stop
 
 
+def places(starts: Ints, sizes: Ints) -> Ints:
+    """Return the numbers from each start on, as many as its size, which is never 0."""
+    steps = np.ones(sizes.sum(), dtype=np.int64)
+    if len(starts):
+        steps[0] = starts[0]
+        steps[np.cumsum(sizes)[:-1]] = starts[1:] - (starts + sizes)[:-1] + 1
+    return np.cumsum(steps, out=steps)
+
+
 def within(sizes: Ints) -> Ints:
     """Return the places in each row, one row after the other: 0, 1, 2, 0, 1 for the sizes 3 and 2."""
     return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
-def _shingle_chunk(texts: list[str], *, salt: int) -> tuple[U32, Ints, U32]:
-    """Return the shingles of all texts, sorted within each, how many each has, and a hash of its numbers and signs."""
-    encoded = [text.encode() for text in texts]
-    data = np.frombuffer(b"\n".join([*encoded, b""]), dtype=np.uint8)  # a normal form holds no line feed
-    row_ends = np.cumsum([len(text) + 1 for text in encoded])
+def _shingle_chunk(texts: pl.Series, is_plain: pl.Series, *, salt: int) -> tuple[U32, Ints, U32]:
+    """Return the distinct shingles of all texts, how many each has, and a hash of its numbers and signs."""
+    data = np.frombuffer("\n".join([*texts, ""]).encode(), dtype=np.uint8)
+    lengths = texts.str.len_bytes().to_numpy().astype(np.int64) + 1
+    row_ends = np.cumsum(lengths)
     in_word = (data != ord(" ")) & (data != ord("\n"))
+    if is_plain.any():
+        in_word &= _ALPHANUMERIC[data] | ~np.repeat(is_plain.to_numpy(), lengths)
     edges = np.diff(in_word.view(np.int8), prepend=np.int8(0), append=np.int8(0))
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     # a word's hash is its polynomial in an odd number mod 2**64: prefix sums give all words at once
     powers, inverses = _powers(1 << len(data).bit_length())
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(data * powers[: len(data)])])
+    sums = np.zeros(len(data) + 1, np.uint64)
+    np.multiply(data, powers[: len(data)], out=sums[1:])
+    np.cumsum(sums, out=sums)
     words = (sums[ends] - sums[starts]) * inverses[starts]
     words = mix(words)
     last = np.searchsorted(starts, row_ends)  # the word after the row's last
     n_words = np.diff(last, prepend=0)
     sizes = np.maximum(n_words - 2, 1)
-    row = np.repeat(np.arange(len(texts)), sizes)
-    at = within(sizes) + np.repeat(last - n_words, sizes)
-    limit = np.repeat(last, sizes)
-    padded = np.concatenate([words, np.zeros(3, np.uint64)])  # np.where below reads past the end before it chooses
-    mixed = np.full(len(row), salt, dtype=np.uint64)
+    # of each word and the two after it, whosever they are; of a row those count that end in it
+    threes = np.zeros(len(words) + 1, np.uint64)
     for k in range(3):
-        mixed += np.where(at + k < limit, padded[at + k], np.uint64(0)) * ODD[k]
-    # the row above, 32 bits of the hash below: one sort orders both and puts equal shingles of a row side by side
-    keys = np.sort((row.astype(np.uint64) << np.uint64(32)) | (mix(mixed) >> np.uint64(32)))
-    keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
-    counts = np.bincount((keys >> np.uint64(32)).astype(np.int64), minlength=len(texts))
+        threes[: max(len(words) - k, 0)] += words[k:] * ODD[k]
+    mixed = threes[places(last - n_words, sizes)]
+    short = np.flatnonzero(n_words < 3)
+    padded = np.concatenate([words, np.zeros(3, np.uint64)])  # np.where below reads past the end before it chooses
+    at = (last - n_words)[short]
+    own = [np.where(k < n_words[short], padded[at + k], np.uint64(0)) * ODD[k] for k in range(3)]
+    mixed[(np.cumsum(sizes) - sizes)[short]] = np.sum(own, axis=0, dtype=np.uint64)
+    hashes = mix(mixed + np.uint64(salt)) >> np.uint64(32)
+    row = np.repeat(np.arange(len(texts)), sizes)
+    is_one = once((row.astype(np.uint64) << np.uint64(32)) | hashes)
+    counts = np.bincount(row[is_one], minlength=len(texts))
     first = data[starts]
-    digits = np.concatenate([np.zeros(1, np.int32), np.cumsum((data >= ord("0")) & (data <= ord("9")), dtype=np.int32)])
     # a sign (beyond ASCII it begins with its mark), a number, or a name that holds one: vitamin B12 is not B6
-    is_sign = (first < ord("a")) | ((first > ord("z")) & (first < 128)) | (digits[ends] > digits[starts])
-    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(np.where(is_sign, mix(words * ODD[2]), np.uint64(0)))])
+    is_sign = (first < ord("a")) | ((first > ord("z")) & (first < 128))
+    digits = np.flatnonzero((data >= ord("0")) & (data <= ord("9")))
+    is_sign[np.searchsorted(starts, digits, "right") - 1] = True
+    sign = np.flatnonzero(is_sign)
+    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mix(words[sign] * ODD[2]), dtype=np.uint64)])
     # a sum: how often each stands there counts, where it stands does not
-    signs = mix(total[last] - total[last - n_words]) >> np.uint64(32)
-    return keys.astype(np.uint32), counts, signs.astype(np.uint32)
+    upto, before = np.searchsorted(sign, last), np.searchsorted(sign, last - n_words)
+    signs = mix(total[upto] - total[before]) >> np.uint64(32)
+    return hashes[is_one].astype(np.uint32), counts, signs.astype(np.uint32)
+
+
+def once(keys: U64) -> NDArray[np.bool_]:
+    """Mark one of equal keys each; most stand alone, and of those none is sorted."""
+    bits = len(keys).bit_length() + 2
+    slots = ((keys * ODD[0]) >> np.uint64(64 - bits)).astype(np.int64)
+    number = np.arange(len(keys), dtype=np.int32)
+    holder = np.empty(1 << bits, np.int32)
+    holder[slots] = number
+    holds = holder[slots]
+    is_one: NDArray[np.bool_] = holds == number
+    rest = np.flatnonzero(~is_one)
+    rest = rest[keys[rest] != keys[holds[rest]]]  # in one slot by chance
+    is_one[rest[np.unique(keys[rest], return_index=True)[1]]] = True
+    return is_one
 
 
 @lru_cache(maxsize=1)  # of the chunks of a table most are of one size
@@ -209,7 +249,7 @@ def rows_of(shingles: Shingles, rows: Ints) -> Shingles:
 
     def values(start: int) -> U32:
         part = slice(start, start + _ROWS)
-        held: U32 = shingles.values[np.repeat(shingles.offsets[rows[part]], sizes[part]) + within(sizes[part])]
+        held: U32 = shingles.values[places(shingles.offsets[rows[part]], sizes[part])]
         return held
 
     # the places of all at once would take four times what they point to

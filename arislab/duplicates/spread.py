@@ -1,19 +1,20 @@
 """Near-duplicates by many processors: as ``clusters.stars``, with shingles, keys, buckets and comparisons in an engine.
 
-Here are only the numbers of rows, of pairs that are proposed, and of the rows that they went to: some tens of bytes for
-each row. Texts are sent once. What is computed of a block of rows does not depend on the block, so results are those of
-one process, bit for bit.
+Here are only the numbers of rows that share a bucket, of the pairs that these propose, and of the rows that they went
+to: some tens of bytes for each row. Texts are sent once. What is computed of a block of rows does not depend on the
+block, so results are those of one process, bit for bit.
 """
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from arislab.cluster import Cluster, Rows
-from arislab.duplicates.pairs import bands_of, collisions, distinct, verified, views_of, within_buckets
+from arislab.duplicates.pairs import TRIED, Buckets, Hashes, candidates, hashes_of, keys_of, verified, views_of
 from arislab.duplicates.resolving import resolved
 from arislab.duplicates.shingles import (
     FEW,
@@ -33,7 +34,6 @@ from arislab.system import spilled
 _ROWS = 20_000  # sent at once
 _KEYS = 2_000_000
 """Keys in one part of the buckets, roughly: 21 bytes each."""
-_N_TRIED = 4  # bands by which the view with the fewest collisions is found
 Table = Any
 """A pyarrow.Table."""
 
@@ -52,17 +52,7 @@ def stars(
     n, names = texts.height, [f"text_{i}" for i in range(texts.width)]  # whatever they are called
     asked = [name for name, column in zip(names, texts.columns, strict=True) if column in questions]
     signed = _texts(texts.rename(dict(zip(texts.columns, names, strict=True))), engine, asked)
-    view = _view(signed, names, n, threshold)
-    n_parts = 1 + n * bands_of(threshold)[0] // _KEYS
-    keyed = partial(_keyed, names=names, view=view, threshold=threshold, n_parts=n_parts)
-    keys = signed.map(keyed, _schema(part="int32", band="uint8", key="uint64", row="int64")).kept()
-
-    def propose(kept: Ints, window: int) -> Ints:
-        is_kept = np.zeros(n, dtype=bool)
-        is_kept[kept] = True
-        paired = partial(_paired, is_kept=is_kept, n=n, window=window)
-        (codes,) = _columns(keys.grouped("part", paired, _schema(code="int64")), code=np.int64)
-        return distinct(codes)
+    held = _buckets(signed, names, n, threshold)
 
     def verify(left: Ints, right: Ints) -> tuple[Ints, Ints, Floats]:
         import pyarrow as pa
@@ -80,16 +70,17 @@ def stars(
         a, b, score = _columns(compared, left=np.int64, right=np.int64, score=np.float64)
         return a, b, score
 
-    return resolved(n, propose, verify)
+    return resolved(n, lambda kept, window: candidates(held, kept, window), verify)
 
 
 def _texts(texts: pl.DataFrame, engine: Cluster, questions: Sequence[str]) -> Rows:
     """The shingles of each row that two similar ones share."""
     names = texts.columns
-    schema = _hashed_schema(names)
-    rows = hashed = engine.rows(_sent(texts)).map(partial(_hashed, names=names), schema).kept()
+    schema = _hashed_schema(names, questions)
+    hashed = partial(_hashed, names=names, asked=questions)
+    rows = first = engine.rows(_sent(texts)).map(hashed, schema).kept()
     for name in questions:
-        common = _common(hashed, name, texts.height)
+        common = _common(first, name, texts.height)
         rows = rows.map(partial(_without, name=name, common=common), schema)
     return rows.map(partial(_signed, names=names), _schema(row="int64", **dict.fromkeys(names, "shingles"))).kept()
 
@@ -109,9 +100,9 @@ def _schema(**columns: str) -> Any:
     return pa.schema([(name, types.get(kind) or pa.type_for_alias(kind)) for name, kind in columns.items()])
 
 
-def _hashed_schema(names: Sequence[str]) -> Any:
-    of_each = dict.fromkeys(names, "shingles") | {f"{name}_signs": "uint32" for name in names}
-    return _schema(row="int64", **of_each, **{f"{name}_form": "uint64" for name in names})
+def _hashed_schema(names: Sequence[str], asked: Sequence[str]) -> Any:
+    signs, forms = {f"{name}_signs": "uint32" for name in names}, {f"{name}_form": "uint64" for name in asked}
+    return _schema(row="int64", **dict.fromkeys(names, "shingles"), **signs, **forms)
 
 
 def _columns(rows: Rows, **dtypes: Any) -> tuple[Any, ...]:
@@ -123,14 +114,16 @@ def _columns(rows: Rows, **dtypes: Any) -> tuple[Any, ...]:
     return tuple(np.concatenate(parts[name]) for name in dtypes)
 
 
-def _hashed(table: Table, names: Sequence[str]) -> Table:
-    """Shingles, signs and a hash of the normal form of each text."""
+def _hashed(table: Table, names: Sequence[str], asked: Sequence[str]) -> Table:
+    """Shingles and signs of each text, and of a question a hash of its normal form."""
     import pyarrow as pa
 
     made = {"row": table["row"]}
     for salt, name in enumerate(names):  # salted as in `columns_of`
-        shingles, signs, form = shingles_of(pl.Series(table[name].to_pylist(), dtype=pl.String), salt=salt)
-        made |= {name: _as_list(shingles), f"{name}_signs": pa.array(signs), f"{name}_form": pa.array(form)}
+        texts = pl.Series(table[name].to_pylist(), dtype=pl.String)
+        shingles, signs, form = shingles_of(texts, salt=salt, is_whole=name in asked)
+        made |= {name: _as_list(shingles), f"{name}_signs": pa.array(signs)}
+        made |= {f"{name}_form": pa.array(form)} if name in asked else {}
     return pa.table(made)
 
 
@@ -183,54 +176,63 @@ def _counted(table: Table, name: str, judged: Any, often: Any) -> Table:
     return pa.table({"value": value.astype(np.uint32), "n": count.astype(np.int64)})
 
 
-def _view(signed: Rows, names: Sequence[str], n: int, threshold: float) -> int:
-    """The number of the view with the fewest collisions, as ``pairs.band_keys`` chooses it."""
-    n_views, n_bands = len(names) + (len(names) > 1), min(_N_TRIED, bands_of(threshold)[0])
-    columns = [f"{view}_{band}" for view in range(n_views) for band in range(n_bands)]
-    tried = signed.map(partial(_tried, names=names, threshold=threshold), _schema(**dict.fromkeys(columns, "uint64")))
-    keys = spilled.zeros((len(columns), n), np.uint64)
-    start = 0
-    for batch in tried.batches():
-        for place, name in enumerate(columns):
-            keys[place, start : start + batch.num_rows] = np.array(batch.column(name))
-        start += batch.num_rows
-    of_view = keys.reshape(n_views, n_bands, n)
-    return min(range(n_views), key=lambda view: collisions(of_view[view]))
+def _buckets(signed: Rows, names: Sequence[str], n: int, threshold: float) -> Buckets:
+    """What ``pairs.buckets`` returns, found by the engine: rows that share none stay there."""
+    hashes, n_views = hashes_of(threshold), len(names) + (len(names) > 1)
+
+    def shared(views: Sequence[int], bands: list[Hashes]) -> tuple[Any, ...]:
+        n_parts = 1 + n * len(bands) * len(views) // _KEYS
+        keyed = partial(_keyed, names=names, views=views, hashes=bands, n_parts=n_parts)
+        keys = signed.map(keyed, _schema(part="int32", view="uint8", band="uint8", key="uint64", row="int64"))
+        shared = keys.grouped("part", _sharing, _schema(view="uint8", band="uint8", key="uint64", row="int64"))
+        return _columns(shared, view=np.uint8, band=np.uint8, key=np.uint64, row=np.int64)
+
+    of_view, *keys = shared(range(n_views), hashes[:TRIED])
+    tried = [_held(n, len(hashes[:TRIED]), *(part[of_view == view] for part in keys)) for view in range(n_views)]
+    best = min(range(n_views), key=lambda view: tried[view].n_pairs)
+    _, *keys = shared([best], hashes[TRIED:])
+    return Buckets(n, tried[best].bands + _held(n, len(hashes[TRIED:]), *keys).bands)
 
 
-def _tried(table: Table, names: Sequence[str], threshold: float) -> Table:
+def _held(n: int, n_bands: int, band: Any, key: Any, row: Ints) -> Buckets:
+    """Rows that share a key in a band, as buckets."""
+    order = np.lexsort((row, key, band))
+    ends = np.searchsorted(band[order], np.arange(n_bands + 1))
+    bands = []
+    for low, high in pairwise(ends):
+        here = order[low:high]
+        is_new = np.concatenate([[True], key[here][1:] != key[here][:-1]])[: len(here)]
+        bands.append((row[here], np.cumsum(is_new) - 1))
+    return Buckets(n, bands)
+
+
+def _keyed(table: Table, names: Sequence[str], views: Sequence[int], hashes: list[Hashes], n_parts: int) -> Table:
+    """The keys of each row in some views, one row a view and band; rows of one bucket get to one part."""
     import pyarrow as pa
 
-    views = views_of([_of_list(table[name]) for name in names], threshold, most_bands=_N_TRIED)
-    return pa.table({f"{view}_{band}": keys for view, bands in enumerate(views) for band, keys in enumerate(bands)})
-
-
-def _keyed(table: Table, names: Sequence[str], view: int, threshold: float, n_parts: int) -> Table:
-    """The keys of each row, one row a band; rows of one bucket get to one part."""
-    import pyarrow as pa
-
-    keys = mix(views_of([_of_list(table[name]) for name in names], threshold)[view])
-    rows, key = np.array(table["row"]), keys.ravel()
+    of_view = views_of([_of_list(table[name]) for name in names])
+    rows, n_bands = np.array(table["row"]), len(hashes)
+    key = np.concatenate([keys_of(of_view[view], hashes).ravel() for view in views])
     return pa.table(
         {
-            "part": ((key >> np.uint64(8)) % np.uint64(n_parts)).astype(np.int32),
-            "band": np.repeat(np.arange(len(keys), dtype=np.uint8), len(rows)),
+            # mixed: the low bits of a sum of products depend on few
+            "part": ((mix(key) >> np.uint64(8)) % np.uint64(n_parts)).astype(np.int32),
+            "view": np.repeat(np.array(views, dtype=np.uint8), n_bands * len(rows)),
+            "band": np.tile(np.repeat(np.arange(n_bands, dtype=np.uint8), len(rows)), len(views)),
             "key": key,
-            "row": np.tile(rows, len(keys)),
+            "row": np.tile(rows, n_bands * len(views)),
         }
     )
 
 
-def _paired(table: Table, is_kept: Any, n: int, window: int) -> Table:
-    """The pairs that the buckets of a part propose."""
-    import pyarrow as pa
-
-    row = np.array(table["row"])
-    order = np.argsort(row, kind="stable")
-    order = order[is_kept[row[order]]]
-    row, band, key = row[order], np.array(table["band"])[order], np.array(table["key"])[order]
-    codes = [within_buckets(key[band == one], row[band == one], n, window) for one in np.unique(band)]
-    return pa.table({"code": distinct(np.concatenate([np.zeros(0, np.int64), *codes]))})
+def _sharing(table: Table) -> Table:
+    """The rows of a part that share a bucket with another."""
+    view, band, key = (np.array(table[name]) for name in ("view", "band", "key"))
+    order = np.lexsort((band, view, key))
+    same = (view[order][1:] == view[order][:-1]) & (band[order][1:] == band[order][:-1])
+    same &= key[order][1:] == key[order][:-1]
+    both = np.concatenate([[False], same]) | np.concatenate([same, [False]])
+    return table.take(np.sort(order[both])).select(["view", "band", "key", "row"])
 
 
 def _compared(table: Table, names: Sequence[str], threshold: float) -> Table:

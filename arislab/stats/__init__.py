@@ -10,7 +10,7 @@ search is biased upward whatever its interval says; score the winner on rows tha
 
 from arislab.stats.bootstrap import Difference, Interval, mean_interval, paired_difference
 from arislab.stats.contrasts import compare, group_of, holm, minimal_detectable_effect, verdicts
-from arislab.stats.ranking import auc, precision_at
+from arislab.stats.ranking import auc, aucs, kendall_tau, precision_at
 from arislab.stats.shares import Share, lower_bound, most_in_population, n_labels_for, share
 
 __all__ = [
@@ -18,9 +18,11 @@ __all__ = [
     "Interval",
     "Share",
     "auc",
+    "aucs",
     "compare",
     "group_of",
     "holm",
+    "kendall_tau",
     "lower_bound",
     "mean_interval",
     "minimal_detectable_effect",

@@ -1,5 +1,6 @@
 """Means and paired differences with their BCa bootstrap intervals, and the p that belongs to an interval."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -191,7 +192,8 @@ def numbered(groups: Sequence[Any] | pl.Series | None, is_here: NDArray[np.bool_
     if len(groups) != len(is_here):
         raise ParameterError(f"groups has {len(groups)} rows and the values have {len(is_here)}; give one a value.")
     numbers: dict[Any, int] = {}
-    here = (group for group, present in zip(groups, is_here, strict=True) if present)
+    groups = groups.to_list() if isinstance(groups, pl.Series) else groups
+    here = itertools.compress(groups, is_here.tolist())
     return np.array([numbers.setdefault(group, len(numbers)) for group in here], dtype=np.int64)
 
 

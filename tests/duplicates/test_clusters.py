@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import FUZZ, corpus, edited, jaccard, short_texts
 
-from arislab.duplicates import groups
+from arislab.duplicates import groups, pairs, shingles
 
 
 @given(st.lists(st.one_of(st.none(), short_texts), max_size=25), st.sampled_from([0.3, 0.6]))
@@ -62,3 +62,36 @@ def test_what_most_texts_say_is_judged_by_those_that_are_named():
     frame = frame.with_columns(pl.format("c{}", "candidate_id").alias("candidate_id"))
     assert groups(frame)["group_id"].n_unique() == 30 + 5, "of a kind they share all but the last word"
     assert groups(frame, everybody=pl.Series([*asked, None]))["group_id"].n_unique() == 55
+
+
+def test_buckets_are_those_of_all_hashes_of_all_rows():
+    rng = random.Random(8)
+    texts = corpus(300, rng)
+    texts += [edited(text, k, rng) for k in (1, 2, 5) for text in texts[:100]] + ["one", "one", "two words"]
+    frame = pl.DataFrame({"input": [f"a form that all have {i % 40}" for i in range(len(texts))], "output": texts})
+    columns = shingles.columns_of(frame)
+    for threshold in (0.05, 0.5, 0.8, 0.95, 1.0):
+        n_bands, n_hashes = pairs._bands(threshold)
+        drawn = np.random.default_rng(0)
+        flips = drawn.integers(0, 1 << 32, (n_bands, n_hashes), dtype=np.uint32)
+        factors = drawn.integers(0, 1 << 31, (n_bands, n_hashes), dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+        views = []
+        for view in ([columns[0]], [columns[1]], columns):
+            rows = [
+                np.concatenate([c.values[c.offsets[i] : c.offsets[i + 1]] for c in view]) for i in range(len(texts))
+            ]
+            bands = []
+            for flip, factor in zip(flips, factors, strict=True):
+                of = {}
+                for i, row in enumerate(rows):
+                    least = tuple(((row ^ f) * m).min() for f, m in zip(flip, factor, strict=True))
+                    of.setdefault(least, []).append(i)
+                bands.append(sorted(members for members in of.values() if len(members) > 1))
+            views.append(bands)
+        n_pairs = [sum(len(members) * (len(members) - 1) for band in bands[:4] for members in band) for bands in views]
+        found = pairs.buckets(columns, threshold)
+        told = [
+            sorted(rows[number == i].tolist() for i in range(number.max(initial=-1) + 1) if (number == i).any())
+            for rows, number in found.bands
+        ]
+        assert told == views[n_pairs.index(min(n_pairs))], threshold

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 from arislab import stats
 from arislab.errors import ParameterError
@@ -58,3 +59,33 @@ def test_groups_are_resampled_whole_so_that_copies_of_a_row_add_nothing():
     naive = stats.auc(*copied[:2])
     assert naive.high - naive.low < 0.5 * (grouped.high - grouped.low)
     assert stats.precision_at(*copied[:2], groups=copied[2].tolist()).n_groups == 60
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(80) % 23])
+def test_a_resample_counts_each_pair_of_drawn_rows_and_several_scores_get_what_each_gets_alone(groups):
+    rng = np.random.default_rng(4)
+    good, score = rng.random(80) < 0.3, rng.integers(0, 12, 80).astype(float)
+    other, holed = rng.random(80), np.where(np.arange(80) % 9, score, np.nan)
+    area = stats.auc(score, good, groups=groups, seed=7, n_boot=30)
+    n, draws, resampled = 80 if groups is None else 23, [], np.random.default_rng(7)
+    for _ in range(30):
+        times = np.bincount(resampled.integers(0, n, n), minlength=n)
+        rows = np.repeat(np.arange(80), times if groups is None else times[groups])
+        above = score[rows[good[rows]]][:, None] - score[rows[~good[rows]]]
+        draws.append(((above > 0).sum() + (above == 0).sum() / 2) / above.size)
+    assert (area.low, area.high) == tuple(np.quantile(draws, [0.025, 0.975]))
+    scores = {"score": score, "holed": holed, "other": other}
+    alone = {name: stats.auc(values, good, groups=groups, seed=7, n_boot=30) for name, values in scores.items()}
+    assert stats.aucs(scores, good, groups=groups, seed=7, n_boot=30) == alone
+
+
+def test_tau_is_scipys_to_the_last_bit_with_ties_and_without_and_for_more_rows_than_a_run_has():
+    rng = np.random.default_rng(6)
+    for n in (2, 3, 31, 32, 33, 64, 65, 1000, 5000):
+        for levels in (2, 7, 10 * n):
+            first, second = rng.integers(0, levels, n) / 7, rng.random(n).round(2)
+            for one, two in ((first, second), (first, first), (first, -first), (first, first + second)):
+                ours, theirs = stats.kendall_tau(one, two), float(kendalltau(one, two).statistic)
+                assert ours == theirs or (math.isnan(ours) and math.isnan(theirs))
+    for without in (np.zeros(0), np.array([0.1, math.nan, 0.2])):
+        assert math.isnan(stats.kendall_tau(without, without))
