@@ -58,7 +58,85 @@ def _mapped(file: IO[bytes]) -> pl.DataFrame:
 
     file.flush()
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return pl.DataFrame(pl.from_arrow(pyarrow.ipc.open_file(pyarrow.py_buffer(mapped)).read_all()))
+    table = pyarrow.ipc.open_file(pyarrow.py_buffer(mapped)).read_all()
+    held = [
+        _held(name, column.chunks) if column.num_chunks > 1 and _is_flat(column.type) else None
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    ]
+    others = [name for name, column in zip(table.column_names, held, strict=True) if column is None]
+    rest = pl.DataFrame(pl.from_arrow(table.select(others)))
+    return pl.DataFrame([rest[name] if column is None else column for name, column in zip(table.column_names, held)])
+
+
+def taken(rows: pl.DataFrame, at: pl.Series) -> pl.DataFrame:
+    """Return rows of a frame, of which those of large ones share the texts, and what else they take is on disk.
+
+    Args:
+        rows: Of any size.
+        at: Numbers of the rows, in their new order.
+
+    Raises:
+        PrerequisiteError: The disk is full.
+    """
+    if at.len() == rows.height and (at == pl.int_range(rows.height, eager=True)).all():
+        return rows
+    if at.len() * rows.width * _VIEW < LARGE // 8:
+        return rows[at]
+    places = at.to_numpy()
+    columns = []
+    for column in rows.iter_columns():  # one after the other: what is made of each is in memory until it is written
+        array = column.rechunk().to_arrow(compat_level=pl.CompatLevel.newest())
+        columns.append(_held(column.name, [array], places) if _is_flat(array.type) else column.gather(at))
+    return pl.DataFrame(columns)
+
+
+_VIEW = 16
+"""Bytes that tell how long a text is and where it stands, or hold a short one."""
+_PLACES = 1 << 20
+
+
+def _is_flat(dtype: Any) -> bool:
+    """Whether values of an Arrow type take the same number of bytes each, beside texts that stand elsewhere."""
+    import pyarrow
+
+    is_view = pyarrow.types.is_string_view(dtype) or pyarrow.types.is_binary_view(dtype)
+    return bool(is_view or (pyarrow.types.is_primitive(dtype) and dtype.bit_width >= 8))
+
+
+def _held(name: str, chunks: list[Any], places: NDArray[Any] | None = None) -> pl.Series:
+    """One column of the Arrow arrays of a flat type, or of some places of one array, on disk; the texts stay theirs."""
+    import pyarrow
+
+    dtype, texts, valid = chunks[0].type, list[Any](), list[NDArray[Any]]()
+    is_view = not pyarrow.types.is_primitive(dtype)
+    width = _VIEW if is_view else dtype.bit_width // 8
+    with _file() as file:
+        for array in chunks:
+            _, fixed, *more = array.buffers()
+            values = np.frombuffer(fixed, np.uint8)[array.offset * width : (array.offset + len(array)) * width]
+            values = values.reshape(-1, width)
+            is_valid = array.is_valid().to_numpy(zero_copy_only=False)
+            valid.append(is_valid if places is None else is_valid[places])
+            for start in range(0, len(valid[-1]), _PLACES):
+                some = slice(start, start + _PLACES)
+                part = np.array(values[some] if places is None else values[places[some]])
+                if is_view and texts:  # those of the arrays before stand first
+                    views = part.view(np.uint32)
+                    views[views[:, 0] > 12, 2] += len(texts)
+                with _saying_full():
+                    file.write(part.data)
+            texts += more
+        n, is_valid = file.tell() // width, np.concatenate(valid)
+        n_null = n - int(is_valid.sum())
+        if not n:
+            return pl.Series(name, pl.from_arrow(chunks[0].slice(0, 0)))
+        with _saying_full():
+            file.write(np.packbits(is_valid, bitorder="little").data)
+            file.flush()
+        mapped = pyarrow.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    parts = [mapped.slice(n * width) if n_null else None, mapped.slice(0, n * width), *texts]
+    array = pyarrow.Array.from_buffers(dtype, n, parts, null_count=n_null)
+    return pl.Series(name, pl.from_arrow(array))
 
 
 def frames(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
