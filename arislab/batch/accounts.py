@@ -83,9 +83,11 @@ def account(work: Work) -> dict[str, int]:
 
 def fruitless(work: Work) -> dict[str, Any] | None:
     """Return the first batch that completed without a single answer, if nothing else that was asked has one either."""
-    counts = account(work)
     without = [shard for shard in work.shards if shard["state"] == "fruitless"]
-    return without[0] if without and not any(counts.get(status) for status in ANSWERED) else None
+    if not without:
+        return None
+    counts = account(work)
+    return None if any(counts.get(status) for status in ANSWERED) else without[0]
 
 
 def _has_answered(work: Work) -> bool:

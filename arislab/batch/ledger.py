@@ -14,6 +14,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from functools import reduce
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -118,10 +119,7 @@ class Ledger:
         free: dict[int, list[str]] = {}
         held, stay = set(), {}
         for name, tries in groupby(last, key=itemgetter("custom_id")):
-            row = next(tries)
-            for later in tries:  # an answer beats what came later; else the latest counts
-                if row["id"] is None or (later["id"] and row["status"] not in ANSWERED):
-                    row = later
+            row = reduce(_later, tries)
             if row["id"] is None:
                 free.setdefault(1, []).append(name)
             elif row["state"] in OPEN or row["status"] in ANSWERED:
@@ -290,6 +288,11 @@ class Ledger:
         finally:
             if self.db.in_transaction:
                 self.db.execute("rollback")
+
+
+def _later(before: sqlite3.Row, row: sqlite3.Row) -> sqlite3.Row:
+    """Which of two shards counts for a line, the older one first: an answer beats what came later."""
+    return row if before["id"] is None or (row["id"] and before["status"] not in ANSWERED) else before
 
 
 def _may_live(owner: str) -> bool:

@@ -104,22 +104,10 @@ def add(folder: Place, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
     from deltalake import write_deltalake
 
     if table is None:  # the one who makes the table; who comes second finds it when it tries again
-        write_deltalake(data=_arrow(frame), mode="error", **storage.target(folder), **storage.commit_options())
+        write_deltalake(data=spilled.arrow(frame), mode="error", **storage.target(folder), **storage.commit_options())
     elif frame.height:
-        write_deltalake(table, _arrow(frame), mode="append", schema_mode="merge", **storage.commit_options())
+        write_deltalake(table, spilled.arrow(frame), mode="append", schema_mode="merge", **storage.commit_options())
     return frame
-
-
-def _arrow(frame: pl.DataFrame) -> Any:
-    """Rows as Delta takes them: large ones as a stream, for Arrow's texts are no longer polars'."""
-    import pyarrow
-
-    size = int(frame.estimated_size())
-    if size < spilled.LARGE // 8:
-        return frame.to_arrow()
-    n_rows = max(1, frame.height * (spilled.LARGE // 32) // size)
-    batches = (batch for part in frame.iter_slices(n_rows) for batch in part.to_arrow().to_batches())
-    return pyarrow.RecordBatchReader.from_batches(frame.clear().to_arrow().schema, batches)
 
 
 def _collected(table: Any, rows: pl.LazyFrame) -> pl.DataFrame:
@@ -167,7 +155,9 @@ def _overwrite(table: Any, frame: pl.DataFrame, where: Where | None) -> None:
     from deltalake import write_deltalake
 
     only = {} if where is None else {"predicate": conditions.predicate(where)}
-    write_deltalake(table, _arrow(frame), mode="overwrite", schema_mode="merge", **only, **storage.commit_options())
+    write_deltalake(
+        table, spilled.arrow(frame), mode="overwrite", schema_mode="merge", **only, **storage.commit_options()
+    )
 
 
 def replace(folder: Place, table: Any, frame: pl.DataFrame, where: Where) -> pl.DataFrame:

@@ -59,13 +59,14 @@ def _mapped(file: IO[bytes]) -> pl.DataFrame:
     file.flush()
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     table = pyarrow.ipc.open_file(pyarrow.py_buffer(mapped)).read_all()
-    held = [
-        _held(name, column.chunks) if column.num_chunks > 1 and _is_flat(column.type) else None
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    ]
-    others = [name for name, column in zip(table.column_names, held, strict=True) if column is None]
-    rest = pl.DataFrame(pl.from_arrow(table.select(others)))
-    return pl.DataFrame([rest[name] if column is None else column for name, column in zip(table.column_names, held)])
+    return pl.DataFrame(
+        [
+            _held(name, column.chunks)
+            if column.num_chunks > 1 and _is_flat(column.type)
+            else pl.DataFrame(pl.from_arrow(table.select([name]))).to_series()
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        ]
+    )
 
 
 def taken(rows: pl.DataFrame, at: pl.Series) -> pl.DataFrame:
@@ -173,6 +174,53 @@ def frames(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
         with _saying_full():
             writer.close()
         return _mapped(file)
+
+
+def arrow(rows: pl.DataFrame) -> Any:
+    """Return rows as an Arrow table with texts as all programs read them: large ones on disk, and in one piece.
+
+    Whoever writes several pieces at once may mix their rows.
+
+    Raises:
+        PrerequisiteError: The disk is full.
+    """
+    import pyarrow
+
+    size = int(rows.estimated_size())
+    if size < LARGE:
+        return rows.to_arrow()
+    n_rows = max(1, rows.height * (LARGE // 32) // size)
+    columns = {
+        column.name: _texts(column, n_rows) if column.dtype == pl.String else column.rechunk().to_arrow()
+        for column in rows.iter_columns()
+    }
+    return pyarrow.table(columns)
+
+
+def _texts(column: pl.Series, n_rows: int) -> Any:
+    """A column of texts one after the other on disk, as an Arrow array; some rows are looked at at once."""
+    import pyarrow
+
+    ends, size = [np.zeros(1, np.int64)], 0
+    with _file() as file, _saying_full():
+        for start in range(0, column.len(), n_rows):
+            array = column.slice(start, n_rows).rechunk().to_arrow()
+            _, offsets, data = array.buffers()
+            stand = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+            if data is not None:
+                file.write(data[stand[0] : stand[-1]])
+            ends.append(stand[1:] + (size - stand[0]))
+            size = int(ends[-1][-1])
+        at = [size, size + -size % 64]  # where texts end, and where their ends begin
+        file.write(bytes(at[1] - at[0]))
+        for part in ends:
+            file.write(part.data)
+        at += [file.tell()]
+        file.write(np.packbits(column.is_not_null().to_numpy(), bitorder="little").data)
+        file.flush()
+        mapped = pyarrow.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    parts = [mapped.slice(at[2]), mapped.slice(at[1], at[2] - at[1]), mapped.slice(0, at[0])]
+    return pyarrow.Array.from_buffers(pyarrow.large_string(), column.len(), parts, null_count=column.null_count())
 
 
 def zeros(shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
