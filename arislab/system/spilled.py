@@ -1,11 +1,12 @@
 """What is too large for memory, on disk: frames, arrays and lists in files without a name, mapped into memory.
 
     rows = spilled.frame(lazy)              # a DataFrame as any other, of which the system drops what is not looked at
+    some = spilled.taken(rows, places)      # the same texts; where they stand is on disk as well
     keys = spilled.zeros((41, n), np.uint64)
     objects = spilled.listed(read(line) for line in file)
 
 Polars shares the texts of a frame with what is filtered, joined or sorted of it, so one large frame on disk keeps all
-that is made of it small. A file goes with the last frame or array that looks into it, and with its process however that
+that is made of it small: 16 bytes a text in memory. A file goes with the last frame or array that looks into it, and with its process however that
 ends: it has no name. It lies in $TMPDIR, else in /var/tmp, for /tmp is memory on some systems. Values are the same in
 both places.
 """
