@@ -169,7 +169,6 @@ def test_texts_that_are_large_are_sent_from_disk(engine, monkeypatch):
     rows = texts(3_000, 300, seed=4)
     here = duplicates.stars(rows)
     monkeypatch.setattr(spilled, "LARGE", 1)
-    monkeypatch.setattr(spread, "_ROWS", 700)
     there = duplicates.stars(rows, engine=engine)
     assert [np.array_equal(a, b) for a, b in zip(here, there, strict=True)] == [True, True]
 

@@ -46,7 +46,7 @@ def collect(work: Work) -> pl.DataFrame:
     # by the names alone: a join of the frames would copy all texts of large ones
     names = [frame.select("custom_id").with_row_index(row) for row, frame in (("_sent", sent), ("_came", came))]
     both = names[0].join(names[1], on="custom_id", how="inner", maintain_order="left")
-    frame = sent[both["_sent"]].hstack(came.drop("custom_id")[both["_came"]])
+    frame = spilled.taken(sent, both["_sent"]).hstack(spilled.taken(came.drop("custom_id"), both["_came"]))
     # a server may add the version to the name: gpt-x answers as gpt-x-2026-08-01; an alias is answered by its model
     asked_for = pl.col("model").replace(work.server.aliases)
     other = frame.filter(~pl.col("model_returned").str.starts_with(asked_for))
@@ -83,9 +83,11 @@ def account(work: Work) -> dict[str, int]:
 
 def fruitless(work: Work) -> dict[str, Any] | None:
     """Return the first batch that completed without a single answer, if nothing else that was asked has one either."""
-    counts = account(work)
     without = [shard for shard in work.shards if shard["state"] == "fruitless"]
-    return without[0] if without and not any(counts.get(status) for status in ANSWERED) else None
+    if not without:
+        return None
+    counts = account(work)
+    return None if any(counts.get(status) for status in ANSWERED) else without[0]
 
 
 def _has_answered(work: Work) -> bool:
@@ -135,7 +137,7 @@ def _outcomes(work: Work) -> pl.DataFrame:
     rows = spilled.frames(_by_shard(work))
     # the answer, else the last try; by the names alone, without copies of the texts
     last = rows.select("custom_id").with_row_index("_row").unique("custom_id", keep="last", maintain_order=True)
-    return rows[last["_row"]]
+    return spilled.taken(rows, last["_row"])
 
 
 def _by_shard(work: Work) -> Iterator[pl.DataFrame]:

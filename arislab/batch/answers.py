@@ -88,8 +88,9 @@ def reuse_finished(requests: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFra
     """
     whole = recorded.filter(pl.col("status").is_in(["ok", "refused", "empty"]), pl.col("stem").is_not_null())
     known = whole.select("custom_id", "stem", "status", "completion_tokens", "request_sha256")
-    limits = pl.Series("limit", [_limit(json.loads(body)) for body in requests["body"]], dtype=pl.Int64)
-    asked = requests.select("custom_id", "stem", limits).unique("custom_id")
+    asked = requests.select("custom_id", "stem", "body").join(known.select("stem"), on="stem", how="semi")
+    limits = pl.Series("limit", [_limit(json.loads(body)) for body in asked["body"]], dtype=pl.Int64)
+    asked = asked.select("custom_id", "stem", limits).unique("custom_id")
     fits = (
         known.rename({"custom_id": "known_id", "request_sha256": "known_sha256"})
         .join(asked, on="stem")
@@ -97,12 +98,13 @@ def reuse_finished(requests: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFra
         .sort(pl.col("known_id") != pl.col("custom_id"), "known_id")
         .unique("custom_id", keep="first", maintain_order=True)
     )
-    joined = requests.join(
-        fits.select("custom_id", "known_id", "known_sha256"), on="custom_id", how="left", maintain_order="left"
-    )
-    return joined.with_columns(
-        custom_id=pl.coalesce("known_id", "custom_id"), request_sha256=pl.coalesce("known_sha256", "request_sha256")
-    ).drop("known_id", "known_sha256")  # one row per row of requests
+    if not fits.height:
+        return requests
+    names = requests.select("custom_id", "request_sha256").join(fits, on="custom_id", how="left", maintain_order="left")
+    return requests.with_columns(
+        names.select(pl.coalesce("known_id", "custom_id").alias("custom_id")).to_series(),
+        names.select(pl.coalesce("known_sha256", "request_sha256").alias("request_sha256")).to_series(),
+    )  # one row per row of requests
 
 
 def _limit(body: dict[str, Any]) -> int:

@@ -8,9 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from arislab.batch import kept
+from arislab.batch import kept, sending
 from arislab.batch.protocol import AGAIN
-from arislab.batch.sending import cut
 from arislab.batch.work import Work
 
 
@@ -23,15 +22,14 @@ def again(work: Work, resend: set[str]) -> set[str]:
     return set(AGAIN) | resend | free
 
 
-def claim(work: Work, names: list[str], statuses: set[str], attempts: int | None = None) -> dict[str, str]:
+def claim(work: Work, names: pl.Series, statuses: set[str], attempts: int | None = None) -> dict[str, str]:
     """Claim what is free, and attach to what is on its way; the lines that stay as they are come back."""
-    bodies = work.requests.filter(pl.col("custom_id").is_in(list(set(names)))) if names else work.requests.clear()
 
     # called within the ledger's transaction: the files are on disk before another process can see the claim, and one
     # that was killed in between leaves files that no row names, and that the same bytes take up again
     def write(free: list[str]) -> list[tuple[str, Path, int, list[str]]]:
-        part = bodies.filter(pl.col("custom_id").is_in(free))
-        pieces = cut(part, max_lines=work.max_lines, max_bytes=work.max_bytes)
+        part = sending.among(work.requests, free)
+        pieces = sending.cut(part, max_lines=work.max_lines, max_bytes=work.max_bytes)
         return [(*kept.keep_requests(work.folder, content), len(content), ids) for ids, content in pieces]
 
     rows, stay = work.ledger.claim(names, server=work.server.identity, resend=statuses, write=write, attempts=attempts)
@@ -45,4 +43,4 @@ def follow(work: Work, shard: dict[str, Any]) -> None:
     mine = set(work.requests["custom_id"])
     failed = [n for n, status in work.ledger.lines(shard["id"]).items() if status in AGAIN and n in mine]
     if failed and not work.is_stopped:
-        claim(work, failed, set(AGAIN), work.attempts)
+        claim(work, pl.Series(failed, dtype=pl.String), set(AGAIN), work.attempts)

@@ -15,8 +15,9 @@ from arislab.batch.answers import Recorded, answer
 from arislab.batch.connection import Server
 from arislab.batch.job import Job, prepare
 from arislab.batch.ledger import UNSENT
-from arislab.batch.sending import cut, unsendable
+from arislab.batch.sending import among, cut, unsendable
 from arislab.errors import BatchError, ParameterError
+from arislab.system import spilled
 from arislab.system.kinds import takes_any_frame
 
 
@@ -89,7 +90,9 @@ def plan(
     job = prepare(requests, server=server, folder=folder, answered=answered, max_lines=max_lines, max_bytes=max_bytes)
     todo = job.requests
     bad = {name for name, body in todo.select("custom_id", "body").iter_rows() if unsendable(body)}
-    wanted = [name for name in todo["custom_id"] if name not in bad]
+    wanted = todo["custom_id"]
+    if bad:
+        wanted = wanted.filter(~wanted.is_in(list(bad)))
     with closing(job.ledger):
         free, held, stay = job.ledger.look(wanted, server=server.identity, resend=job.again(set(resend)))
         on_the_way, claimed, waiting = _open(job, held, wanted)
@@ -97,7 +100,7 @@ def plan(
     blocked: dict[str, int] = {}
     for status in stay.values():
         blocked[status] = blocked.get(status, 0) + 1
-    files = cut(todo.filter(pl.col("custom_id").is_in(ids)), max_lines=job.max_lines, max_bytes=job.max_bytes)
+    files = cut(among(todo, ids), max_lines=job.max_lines, max_bytes=job.max_bytes)
     return Plan(
         n_rows=requests.height,
         n_same_request=requests.height - todo.height - job.n_recorded,
@@ -113,7 +116,7 @@ def plan(
     )
 
 
-def _open(job: Job, held: set[int], wanted: Iterable[str]) -> tuple[set[str], set[str], list[tuple[int, int]]]:
+def _open(job: Job, held: set[int], wanted: pl.Series) -> tuple[set[str], set[str], list[tuple[int, int]]]:
     """Return the wanted requests in batches that have not ended, and those in files of which no batch is known.
 
     The latter's files follow, with requests and bytes. A kill while a batch was being made may have been too late for
@@ -121,10 +124,10 @@ def _open(job: Job, held: set[int], wanted: Iterable[str]) -> tuple[set[str], se
     """
     shards = [shard for shard in job.ledger.rows() if shard["id"] in held]
     unsent = [shard for shard in shards if shard["state"] in UNSENT]
-    names = set(wanted)
 
     def lines(some: list[dict[str, Any]]) -> set[str]:
-        return {name for shard in some for name in job.ledger.lines(shard["id"])} & names
+        named = pl.Series([name for shard in some for name in job.ledger.lines(shard["id"])], dtype=pl.String)
+        return set(named.filter(named.is_in(wanted.implode()))) if some else set()
 
     sent = lines([shard for shard in shards if shard["state"] == "submitted"])
     return sent, lines(unsent), [(shard["n"], shard["bytes"]) for shard in unsent]
@@ -211,14 +214,13 @@ def dry_run(
         raise ParameterError(
             f"n must be >= 1 and usd_per_million two prices (prompt, answer), got {n} and {usd_per_million}."
         )
-    distinct = requests.unique("custom_id", keep="first", maintain_order=True)
-    distinct = distinct.filter(~pl.col("custom_id").is_in(recorded.answered.to_list()))
-    job = prepare(distinct, server=server, folder=folder)
-    names = distinct["custom_id"].to_list()
+    job = prepare(requests, server=server, folder=folder, answered=recorded.answered)
+    distinct, names = job.requests, job.requests["custom_id"]
     with closing(job.ledger):
         _, held, _ = job.ledger.look(names, server=server.identity, resend=job.again(set()))
         on_the_way, claimed, _ = _open(job, held, names)
-    distinct = distinct.filter(~pl.col("custom_id").is_in([*on_the_way, *claimed]))
+    if gone := [*on_the_way, *claimed]:
+        distinct = spilled.taken(distinct, (~names.is_in(gone)).arg_true())
     if not distinct.height:
         tokens = None if claimed else (0.0, 0.0, 0.0)
         priced = tokens if usd_per_million else None

@@ -22,6 +22,7 @@ from arislab.batch.results import BrokenError
 from arislab.batch.sending import find_batch
 from arislab.batch.work import Work
 from arislab.errors import BatchError, ParameterError
+from arislab.system import spilled
 from arislab.system.kinds import to_polars
 
 _NEAR_S, _FAR_S = (0.2, 2.0), (1.0, 60.0)
@@ -99,18 +100,18 @@ def prepare(
 
     Arguments as in ``submit``.
     """
-    done, requests = set(answered), to_polars(requests)
-    distinct = requests.unique("custom_id", keep="first", maintain_order=True)
-    todo = distinct.filter(~pl.col("custom_id").is_in(list(done))) if done else distinct
+    requests, done = to_polars(requests), pl.Series(to_polars(answered), dtype=pl.String)
+    names = requests["custom_id"]
+    is_first, is_done = names.is_first_distinct(), names.is_in(done.implode())
     most = server.dialect
     return Job(
-        requests=todo,
+        requests=spilled.taken(requests, (is_first & ~is_done).arg_true()),
         server=server,
         folder=Path(folder),
         ledger=Ledger(Path(folder)),
         max_lines=min(max_lines or most.max_requests, most.max_requests),
         max_bytes=min(max_bytes or most.max_bytes, most.max_bytes),
-        n_recorded=distinct.height - todo.height,
+        n_recorded=int((is_first & is_done).sum()),
         **limits,
     )
 

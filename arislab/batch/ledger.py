@@ -14,6 +14,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from functools import reduce
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +116,10 @@ class Ledger:
             "left join shards s on s.id = l.shard_id and s.server = ? order by a.rowid, s.id",
             (server,),
         )
-        best: dict[str, sqlite3.Row] = {}
-        for row in last:  # an answer beats what came later; else the latest counts
-            before = best.get(row["custom_id"])
-            if before is None or before["id"] is None or (row["id"] and before["status"] not in ANSWERED):
-                best[row["custom_id"]] = row
         free: dict[int, list[str]] = {}
         held, stay = set(), {}
-        for name, row in best.items():
+        for name, tries in groupby(last, key=itemgetter("custom_id")):
+            row = reduce(_later, tries)
             if row["id"] is None:
                 free.setdefault(1, []).append(name)
             elif row["state"] in OPEN or row["status"] in ANSWERED:
@@ -289,6 +288,11 @@ class Ledger:
         finally:
             if self.db.in_transaction:
                 self.db.execute("rollback")
+
+
+def _later(before: sqlite3.Row, row: sqlite3.Row) -> sqlite3.Row:
+    """Which of two shards counts for a line, the older one first: an answer beats what came later."""
+    return row if before["id"] is None or (row["id"] and before["status"] not in ANSWERED) else before
 
 
 def _may_live(owner: str) -> bool:

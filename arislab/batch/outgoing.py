@@ -19,7 +19,9 @@ def begin(work: Work, resend: set[str]) -> None:
     for name, body in work.requests.select("custom_id", "body").iter_rows():
         if problem := sending.unsendable(body):
             work.unsendable[name] = problem
-    wanted = [name for name in work.requests["custom_id"] if name not in work.unsendable]
+    wanted = work.requests["custom_id"]
+    if work.unsendable:
+        wanted = wanted.filter(~wanted.is_in(list(work.unsendable)))
     stay = claims.claim(work, wanted, claims.again(work, resend))
     asked = {status: sum(s == status for s in stay.values()) for status in ASK}
     if any(asked.values()):

@@ -28,7 +28,7 @@ def cut(todo: pl.DataFrame, *, max_lines: int, max_bytes: int) -> Iterator[tuple
 
     Each file is of one model, as OpenAI demands.
     """
-    for part in todo.partition_by("model", maintain_order=True):
+    for part in todo.select("custom_id", "body", "model").partition_by("model", maintain_order=True):
         ids: list[str] = []
         lines: list[bytes] = []
         size = 0
@@ -42,6 +42,12 @@ def cut(todo: pl.DataFrame, *, max_lines: int, max_bytes: int) -> Iterator[tuple
             size += len(line)
         if lines:
             yield ids, b"".join(lines)
+
+
+def among(requests: pl.DataFrame, names: list[str]) -> pl.DataFrame:
+    """Return what ``cut`` reads of those of some distinct requests that are named."""
+    some = requests.select("custom_id", "body", "model")
+    return some if len(names) == some.height else some.filter(pl.col("custom_id").is_in(names))
 
 
 @lru_cache(maxsize=4096)

@@ -31,7 +31,6 @@ from arislab.duplicates.shingles import (
 )
 from arislab.system import spilled
 
-_ROWS = 20_000  # sent at once
 _KEYS = 2_000_000
 """Keys in one part of the buckets, roughly: 21 bytes each."""
 Table = Any
@@ -78,19 +77,15 @@ def _texts(texts: pl.DataFrame, engine: Cluster, questions: Sequence[str]) -> Ro
     names = texts.columns
     schema = _hashed_schema(names, questions)
     hashed = partial(_hashed, names=names, asked=questions)
-    rows = first = engine.rows(_sent(texts)).map(hashed, schema).kept()
+    rows = first = (
+        engine.rows(spilled.arrow(texts.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))))
+        .map(hashed, schema)
+        .kept()
+    )
     for name in questions:
         common = _common(first, name, texts.height)
         rows = rows.map(partial(_without, name=name, common=common), schema)
     return rows.map(partial(_signed, names=names), _schema(row="int64", **dict.fromkeys(names, "shingles"))).kept()
-
-
-def _sent(texts: pl.DataFrame) -> Table:
-    """The texts with the number of each row; on disk if they are large."""
-    rows = texts.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
-    parts = (rows.slice(start, _ROWS) for start in range(0, rows.height, _ROWS))
-    # texts as other engines read them; polars' own form is unknown to most
-    return spilled.table(part.to_arrow(compat_level=pl.CompatLevel.oldest()) for part in parts)
 
 
 def _schema(**columns: str) -> Any:

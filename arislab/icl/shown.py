@@ -51,11 +51,14 @@ class Shown:
         """
         if not self.turns:
             return write
-        marks = requests.select("custom_id", shown=pl.lit(self.name), plain=plain).unique("custom_id", keep="first")
+        marks = requests.select("custom_id").with_row_index("_mark").unique("custom_id", keep="first")
 
         def marked(rows: pl.DataFrame) -> object:
+            # by the names alone: a join of the frames would copy all texts of large ones
+            at = rows.select("custom_id").join(marks, on="custom_id", how="left", maintain_order="left")["_mark"]
+            shown = pl.select(shown=pl.when(at.is_not_null()).then(pl.lit(self.name))).to_series()
             bare = rows.drop("shown", "plain", strict=False)
-            return write(bare.join(marks, on="custom_id", how="left", maintain_order="left"))
+            return write(bare.with_columns(shown, plain.gather(at).alias("plain")))
 
         return marked
 

@@ -22,6 +22,7 @@ from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import conditions, opening, places, storage, tables, turns
 from arislab.lake.conditions import Where
 from arislab.lake.places import Place, Url
+from arislab.system import spilled
 
 _RETRIES, _RETRIES_AFAR = 20, 120
 """Below a URL writers of other machines collide once before they know of each other."""
@@ -103,10 +104,14 @@ def add(folder: Place, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
     from deltalake import write_deltalake
 
     if table is None:  # the one who makes the table; who comes second finds it when it tries again
-        write_deltalake(data=frame.to_arrow(), mode="error", **storage.target(folder), **storage.commit_options())
+        write_deltalake(data=spilled.arrow(frame), mode="error", **storage.target(folder), **storage.commit_options())
     elif frame.height:
-        write_deltalake(table, frame.to_arrow(), mode="append", schema_mode="merge", **storage.commit_options())
+        write_deltalake(table, spilled.arrow(frame), mode="append", schema_mode="merge", **storage.commit_options())
     return frame
+
+
+def _collected(table: Any, rows: pl.LazyFrame) -> pl.DataFrame:
+    return spilled.frame(rows) if opening.is_large(table) else rows.collect()
 
 
 def new(folder: Place, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
@@ -115,7 +120,7 @@ def new(folder: Place, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
         return frame
     key = tables.contract(folder.name).key
     known = _known(key, opening.frame(folder.name, table), frame)
-    return frame.join(known, on=key, how="anti", maintain_order="left")
+    return frame.join(known, on=key, how="anti", maintain_order="left") if known.height else frame
 
 
 def merge(folder: Place, table: Any, frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
@@ -140,7 +145,7 @@ def merge(folder: Place, table: Any, frame: pl.DataFrame, keys: list[str]) -> pl
     some = frame[keys[0]].unique().to_list()
     where: Where | None = {keys[0]: some} if len(some) <= _FEW else None  # else all is written anew
     near = rows if where is None else rows.filter(conditions.expression(where))
-    kept = near.join(frame.lazy(), on=keys, how="anti", maintain_order="left").collect()
+    kept = _collected(table, near.join(frame.lazy().select(keys), on=keys, how="anti", maintain_order="left"))
     _overwrite(table, pl.concat([kept, frame], how="diagonal"), where)
     return frame
 
@@ -150,7 +155,9 @@ def _overwrite(table: Any, frame: pl.DataFrame, where: Where | None) -> None:
     from deltalake import write_deltalake
 
     only = {} if where is None else {"predicate": conditions.predicate(where)}
-    write_deltalake(table, frame.to_arrow(), mode="overwrite", schema_mode="merge", **only, **storage.commit_options())
+    write_deltalake(
+        table, spilled.arrow(frame), mode="overwrite", schema_mode="merge", **only, **storage.commit_options()
+    )
 
 
 def replace(folder: Place, table: Any, frame: pl.DataFrame, where: Where) -> pl.DataFrame:
@@ -164,7 +171,7 @@ def replace(folder: Place, table: Any, frame: pl.DataFrame, where: Where) -> pl.
         _overwrite(table, frame, where)
         return frame
     # a predicate takes away the rows of one condition only; these stand elsewhere, so that all is written anew
-    left = others.join(frame.lazy(), on=key, how="anti", maintain_order="left").collect()
+    left = _collected(table, others.join(frame.lazy().select(key), on=key, how="anti", maintain_order="left"))
     _overwrite(table, pl.concat([left, frame], how="diagonal"), None)
     return frame
 

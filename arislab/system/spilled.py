@@ -1,13 +1,14 @@
 """What is too large for memory, on disk: frames, arrays and lists in files without a name, mapped into memory.
 
     rows = spilled.frame(lazy)              # a DataFrame as any other, of which the system drops what is not looked at
+    some = spilled.taken(rows, places)      # the same texts; where they stand is on disk as well
     keys = spilled.zeros((41, n), np.uint64)
     objects = spilled.listed(read(line) for line in file)
 
 Polars shares the texts of a frame with what is filtered, joined or sorted of it, so one large frame on disk keeps all
-that is made of it small. A file goes with the last frame or array that looks into it, and with its process however that
-ends: it has no name. It lies in $TMPDIR, else in /var/tmp, for /tmp is memory on some systems. Values are the same in
-both places.
+that is made of it small: 16 bytes a text in memory. A file goes with the last frame or array that looks into it, and
+with its process however that ends: it has no name. It lies in $TMPDIR, else in /var/tmp, for /tmp is memory on some
+systems. Values are the same in both places.
 """
 
 import errno
@@ -54,15 +55,90 @@ def frame(rows: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
 
 
 def _mapped(file: IO[bytes]) -> pl.DataFrame:
-    return pl.DataFrame(pl.from_arrow(_read(file)))
-
-
-def _read(file: IO[bytes]) -> Any:
     import pyarrow.ipc  # no other module of ours needs it, and it takes a while to load
 
     file.flush()
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return pyarrow.ipc.open_file(pyarrow.py_buffer(mapped)).read_all()
+    table = pyarrow.ipc.open_file(pyarrow.py_buffer(mapped)).read_all()
+    return pl.DataFrame(
+        [
+            _held(name, column.chunks)
+            if column.num_chunks > 1 and _is_flat(column.type)
+            else pl.DataFrame(pl.from_arrow(table.select([name]))).to_series()
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        ]
+    )
+
+
+def taken(rows: pl.DataFrame, at: pl.Series) -> pl.DataFrame:
+    """Return rows of a frame, of which those of large ones share the texts, and what else they take is on disk.
+
+    Args:
+        rows: Of any size.
+        at: Numbers of the rows, in their new order.
+
+    Raises:
+        PrerequisiteError: The disk is full.
+    """
+    if at.len() == rows.height and (at == pl.int_range(rows.height, eager=True)).all():
+        return rows
+    if at.len() * rows.width * _VIEW < LARGE // 8:
+        return rows[at]
+    places = at.to_numpy()
+    columns = []
+    for column in rows.iter_columns():  # one after the other: what is made of each is in memory until it is written
+        array = column.rechunk().to_arrow(compat_level=pl.CompatLevel.newest())
+        columns.append(_held(column.name, [array], places) if _is_flat(array.type) else column.gather(at))
+    return pl.DataFrame(columns)
+
+
+_VIEW = 16
+"""Bytes that tell how long a text is and where it stands, or hold a short one."""
+_PLACES = 1 << 20
+
+
+def _is_flat(dtype: Any) -> bool:
+    """Whether values of an Arrow type take the same number of bytes each, beside texts that stand elsewhere."""
+    import pyarrow
+
+    is_view = pyarrow.types.is_string_view(dtype) or pyarrow.types.is_binary_view(dtype)
+    return bool(is_view or (pyarrow.types.is_primitive(dtype) and dtype.bit_width >= 8))
+
+
+def _held(name: str, chunks: list[Any], places: NDArray[Any] | None = None) -> pl.Series:
+    """One column of the Arrow arrays of a flat type, or of some places of one array, on disk; the texts stay theirs."""
+    import pyarrow
+
+    dtype, texts, valid = chunks[0].type, list[Any](), list[NDArray[Any]]()
+    is_view = not pyarrow.types.is_primitive(dtype)
+    width = _VIEW if is_view else dtype.bit_width // 8
+    with _file() as file:
+        for array in chunks:
+            _, fixed, *more = array.buffers()
+            values = np.frombuffer(fixed, np.uint8)[array.offset * width : (array.offset + len(array)) * width]
+            values = values.reshape(-1, width)
+            is_valid = array.is_valid().to_numpy(zero_copy_only=False)
+            valid.append(is_valid if places is None else is_valid[places])
+            for start in range(0, len(valid[-1]), _PLACES):
+                some = slice(start, start + _PLACES)
+                part = np.array(values[some] if places is None else values[places[some]])
+                if is_view and texts:  # those of the arrays before stand first
+                    views = part.view(np.uint32)
+                    views[views[:, 0] > 12, 2] += len(texts)
+                with _saying_full():
+                    file.write(part.data)
+            texts += more
+        n, is_valid = file.tell() // width, np.concatenate(valid)
+        n_null = n - int(is_valid.sum())
+        if not n:
+            return pl.Series(name, pl.from_arrow(chunks[0].slice(0, 0)))
+        with _saying_full():
+            file.write(np.packbits(is_valid, bitorder="little").data)
+            file.flush()
+        mapped = pyarrow.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    parts = [mapped.slice(n * width) if n_null else None, mapped.slice(0, n * width), *texts]
+    array = pyarrow.Array.from_buffers(dtype, n, parts, null_count=n_null)
+    return pl.Series(name, pl.from_arrow(array))
 
 
 def frames(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -101,36 +177,51 @@ def frames(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
         return _mapped(file)
 
 
-def table(parts: Iterable[Any]) -> Any:
-    """Return pyarrow.Tables of one schema, at least one, below each other; on disk from ``LARGE`` bytes on.
+def arrow(rows: pl.DataFrame) -> Any:
+    """Return rows as an Arrow table with texts as all programs read them: large ones on disk, and in one piece.
+
+    Whoever writes several pieces at once may mix their rows.
 
     Raises:
         PrerequisiteError: The disk is full.
     """
     import pyarrow
-    import pyarrow.ipc
 
-    held: list[Any] = []
-    n_bytes = 0
-    writer: Any = None
-    with ExitStack() as stack:
-        for part in parts:
-            held.append(part)
-            n_bytes += part.nbytes
-            if n_bytes < LARGE:
-                continue
-            with _saying_full():
-                if writer is None:
-                    file = stack.enter_context(_file())
-                    writer = pyarrow.ipc.new_file(file, part.schema)
-                for one in held:
-                    writer.write_table(one)
-            held.clear()
-        if writer is None:
-            return pyarrow.concat_tables(held)
-        with _saying_full():
-            writer.close()
-        return _read(file)
+    size = int(rows.estimated_size())
+    if size < LARGE:
+        return rows.to_arrow()
+    n_rows = max(1, rows.height * (LARGE // 32) // size)
+    columns = {
+        column.name: _texts(column, n_rows) if column.dtype == pl.String else column.rechunk().to_arrow()
+        for column in rows.iter_columns()
+    }
+    return pyarrow.table(columns)
+
+
+def _texts(column: pl.Series, n_rows: int) -> Any:
+    """A column of texts one after the other on disk, as an Arrow array; some rows are looked at at once."""
+    import pyarrow
+
+    ends, size = [np.zeros(1, np.int64)], 0
+    with _file() as file, _saying_full():
+        for start in range(0, column.len(), n_rows):
+            array = column.slice(start, n_rows).rechunk().to_arrow()
+            _, offsets, data = array.buffers()
+            stand = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+            if data is not None:
+                file.write(data[stand[0] : stand[-1]])
+            ends.append(stand[1:] + (size - stand[0]))
+            size = int(ends[-1][-1])
+        at = [size, size + -size % 64]  # where texts end, and where their ends begin
+        file.write(bytes(at[1] - at[0]))
+        for part in ends:
+            file.write(part.data)
+        at += [file.tell()]
+        file.write(np.packbits(column.is_not_null().to_numpy(), bitorder="little").data)
+        file.flush()
+        mapped = pyarrow.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    parts = [mapped.slice(at[2]), mapped.slice(at[1], at[2] - at[1]), mapped.slice(0, at[0])]
+    return pyarrow.Array.from_buffers(pyarrow.large_string(), column.len(), parts, null_count=column.null_count())
 
 
 def zeros(shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:

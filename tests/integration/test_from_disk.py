@@ -1,12 +1,15 @@
-"""A table that is too large for memory is imported and curated from disk, and comes out equal bit for bit."""
+"""A table too large for memory is imported, asked for and curated from disk, and comes out equal bit for bit."""
 
 import json
 import random
+import threading
+from http.server import ThreadingHTTPServer
 
 import polars as pl
 import pytest
-from toys import arislab, play
+from toys import ScriptedBatches, arislab, people, play, result_line
 
+from arislab.batch import job
 from arislab.curate.selection import near_duplicates
 from arislab.lake import Lake, digests
 from arislab.system import spilled
@@ -84,6 +87,79 @@ def contents(root):
     return {name: digests.columns(name, lake[name].read()) for name in lake.tables()}
 
 
+class Answering(ScriptedBatches):
+    """Answers requests in ten ways, half of them not at all; once mended, all of them in full."""
+
+    sent, is_mended = b"", False
+    contents: dict[str, bytes] = {}  # noqa: RUF012
+
+    def do_POST(self):  # noqa: N802 (a name of http.server)
+        kind, data = type(self), self.rfile.read(int(self.headers["content-length"]))
+        if self.path.endswith("/files"):
+            kind.sent = data
+            file = {"id": "file-in", "object": "file", "bytes": 0, "created_at": 0, "filename": "x"}
+            self.reply(file | {"purpose": "batch", "status": "processed"})
+            return
+        if not self.path.endswith("/batches"):
+            self.reply({"error": {"message": "no such route"}}, code=404)
+            return
+        lines = [json.loads(line) for line in kind.sent.split(b"\n") if line.startswith(b'{"body"')]
+        name = f"batch-{len(kind.batches):03}"
+        files = {f"{name}-{end}": [written for one in lines for written in kind.of(one, end)] for end in ("out", "err")}
+        kind.contents |= {file: b"".join(written) for file, written in files.items()}
+        made = {"id": name, "object": "batch", "endpoint": "/v1/chat/completions", "input_file_id": "file-in"}
+        made |= {"completion_window": "24h", "created_at": 0, "status": "completed"}
+        ends = {"output_file_id": f"{name}-out", "error_file_id": f"{name}-err"}
+        kind.batches.append(made | ends | {"metadata": json.loads(data)["metadata"]})
+        self.reply(kind.batches[-1])
+
+    def do_GET(self):  # noqa: N802 (likewise)
+        if self.path.endswith("/content"):
+            self.reply(type(self).contents[self.path.split("/")[-2]], kind="application/octet-stream")
+        else:
+            super().do_GET()
+
+    @classmethod
+    def of(cls, line, end):
+        """What stands of a request in the output or the error file."""
+        name, asked = line["custom_id"], line["body"]["messages"][-1]["content"]
+        way = 0 if cls.is_mended else int(name[2:6], 16) % 10
+        if end == "err":
+            expired = {"custom_id": name, "response": None, "error": {"code": "batch_expired", "message": "late"}}
+            return [json.dumps(expired).encode() + b"\n"] if way == 5 else []
+        return {
+            0: [result_line(name, f"Größe: {asked}")],
+            1: [result_line(name, asked[:20], reason="length")],
+            2: [result_line(name, "no", refusal="I will not")],
+            3: [result_line(name, "  ")],
+            4: [result_line(name, asked), result_line(name, "another"), b'{"torn": \n'],
+            6: [result_line(name, "", status=400)],
+            7: [result_line(name, "", status=500)],
+            8: [result_line(name, "", status=422)],
+        }.get(way, [])
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """A server of its own each time it is asked for one: its class, and its URL."""
+    monkeypatch.setattr(job, "_FAR_S", (0.01, 0.05))
+    made = []
+
+    def start():
+        kind = type("Answering", (Answering,), {"batches": [], "contents": {}})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        made.append((server, thread))
+        return kind, f"http://127.0.0.1:{server.server_port}/v1"
+
+    yield start
+    for server, thread in made:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 @pytest.fixture
 def task(tmp_path):
     path = tmp_path / "told.py"
@@ -128,6 +204,33 @@ def test_a_curation_from_disk_is_that_in_memory(task, tmp_path, places):
         tables[where] = contents(root)
     assert tables["disk"] == tables["memory"]
     assert {"training_data_scored", "training_data_curated"} <= tables["disk"].keys()
+
+
+@pytest.mark.filterwarnings("ignore:batch .* without a single answer", "ignore:.* of earlier runs are not sent again")
+def test_answers_of_every_status_from_disk_are_those_in_memory(task, tmp_path, places, answering):
+    shown = tmp_path / "shown.jsonl"
+    shown.write_text(json.dumps({"input": "Why?", "output": "So."}) + "\n")
+    texts = [f"About {i // 2}: {'words and ' * (i // 2 % 40)}" for i in range(N)]  # of two one is the same request
+    asked = people(N).with_columns(profile=pl.Series([json.dumps({"input": text}) for text in texts]))
+    tables, statuses, accounts = {}, {}, {}
+    for where, root in places():
+        kind, url = answering()
+        Lake()["candidates"].append(asked)
+        how = {"task": str(task), "base_url": url, "n_candidates": N, "n_dry_run": 9, "samples": 2}
+        names = play("1_generate", root, examples=str(shown), **how)
+        statuses[where] = dict(names["raw"]["status"].value_counts().iter_rows())
+        first = [contents(root), Lake()["training_data_raw"].read()["custom_id"].to_list()]
+        kind.is_mended = True  # then rows are replaced, and at last those that were cut are asked for with more room
+        play("1_generate", root, examples=str(shown), resend=["error"], **how)
+        second = contents(root)
+        names = play("1_generate", root, examples=str(shown), max_tokens=300, **how)
+        tables[where] = [*first, second, contents(root)]
+        accounts[where] = names["states"]
+    assert tables["disk"] == tables["memory"]
+    assert accounts["disk"] == accounts["memory"]
+    assert statuses["disk"] == statuses["memory"]
+    assert statuses["disk"].keys() == {"ok", "truncated", "refused", "empty", "error", "unavailable", "expired"}
+    assert accounts["disk"]["same_request"] == N
 
 
 def test_ten_thousand_near_copies_are_found_from_disk_as_in_memory(monkeypatch):

@@ -1,5 +1,7 @@
 """What is too large for memory: the same values from disk, whatever is made of them, and nothing left behind."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -46,11 +48,60 @@ def test_a_frame_on_disk_is_the_frame_whatever_is_made_of_it(folder):
     assert list(folder.iterdir()) == []  # the files have no name, so that no end of the process leaves one
 
 
+def is_on_disk(address):
+    """Whether what stands at an address of this process is a file without a name."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        low, high = (int(end, 16) for end in line.split()[0].split("-"))
+        if low <= address < high:
+            return line.endswith("(deleted)")
+    return False
+
+
+def test_rows_taken_of_a_frame_are_those_rows(folder):
+    whole = rows(2_000)
+    some = [[*range(1_999, -1, -1)], [7, 7, 0, 1_999], [3], [], [*range(1, 2_000)]]
+    for held in (whole, spilled.frames(whole.iter_slices(300)), pl.concat([whole.head(9), whole.tail(1_991)])):
+        assert spilled.taken(held, pl.Series(range(2_000), dtype=pl.UInt32)) is held
+        for at in some:
+            places = pl.Series(at, dtype=pl.UInt32)
+            few = spilled.taken(held, places)
+            assert few.schema == whole.schema
+            assert few.equals(whole[places])
+            assert spilled.taken(few, places.arg_sort()).equals(whole[places][places.arg_sort()])
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says what stands where")
+def test_nothing_of_a_large_frame_is_in_memory_but_what_is_no_text_or_number(folder):
+    held = spilled.frames(rows(2_000).iter_slices(300))
+    mixed = spilled.taken(held, pl.Series([*range(1_999, -1, -1)], dtype=pl.UInt32))
+    newest = pl.CompatLevel.newest()
+    for frame in (held, mixed):
+        for name in ("id", "text", "n", "score", "at"):
+            _, *parts = frame[name].to_arrow(compat_level=newest).buffers()
+            assert all(is_on_disk(part.address) for part in parts if part.size), name
+    texts = spilled.arrow(mixed)["text"].chunk(0)
+    assert all(is_on_disk(part.address) for part in texts.buffers())
+
+
+def test_an_arrow_table_from_disk_is_that_in_memory_and_in_one_piece(folder):
+    whole = rows(2_000)
+    for held in (whole, whole[5:77], whole.head(1), whole.clear(), pl.concat([whole, whole])):
+        table = spilled.arrow(held)
+        table.validate(full=True)
+        assert table.equals(held.rechunk().to_arrow())
+        assert {column.num_chunks for column in table.columns} <= {0, 1}
+        assert pl.from_arrow(table).equals(held)
+    assert list(folder.iterdir()) == []
+
+
 def test_what_is_small_stays_in_memory(monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "there is no such folder"))
     whole = rows(10)
     assert spilled.frame(whole) is whole
     assert spilled.frames([whole.head(4), whole.tail(6)]).equals(whole)
+    assert spilled.taken(whole, pl.Series([3, 1])).equals(whole[[3, 1]])
+    assert spilled.arrow(whole).equals(whole.to_arrow())
     assert spilled.listed(iter("abc")) == ["a", "b", "c"]
     assert spilled.zeros((2, 3), np.uint64).tolist() == [[0, 0, 0], [0, 0, 0]]
 
@@ -82,6 +133,8 @@ def test_a_disk_without_room_is_said_with_the_way_out(tmp_path, monkeypatch):
     for write in (
         lambda: spilled.frame(rows(10)),
         lambda: spilled.frames([rows(10)]),
+        lambda: spilled.taken(rows(10), pl.Series([3, 1])),
+        lambda: spilled.arrow(rows(10)),
         lambda: spilled.zeros(10, np.int64),
         lambda: spilled.concatenated([np.zeros(9)], np.float64),
         lambda: spilled.listed(range(10_000)),
