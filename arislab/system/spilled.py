@@ -6,9 +6,9 @@
     objects = spilled.listed(read(line) for line in file)
 
 Polars shares the texts of a frame with what is filtered, joined or sorted of it, so one large frame on disk keeps all
-that is made of it small: 16 bytes a text in memory. A file goes with the last frame or array that looks into it, and with its process however that
-ends: it has no name. It lies in $TMPDIR, else in /var/tmp, for /tmp is memory on some systems. Values are the same in
-both places.
+that is made of it small: 16 bytes a text in memory. A file goes with the last frame or array that looks into it, and
+with its process however that ends: it has no name. It lies in $TMPDIR, else in /var/tmp, for /tmp is memory on some
+systems. Values are the same in both places.
 """
 
 import errno
