@@ -100,7 +100,8 @@ def prepare(
 
     Arguments as in ``submit``.
     """
-    requests, done = to_polars(requests), pl.Series(to_polars(answered), dtype=pl.String)
+    requests, done = to_polars(requests), to_polars(answered)
+    done = pl.Series(done if isinstance(done, pl.Series) else list(done), dtype=pl.String)
     names = requests["custom_id"]
     is_first, is_done = names.is_first_distinct(), names.is_in(done.implode())
     most = server.dialect
