@@ -252,7 +252,7 @@ def concatenated(parts: Iterable[NDArray[Any]], dtype: DTypeLike) -> NDArray[Any
     for part in parts:
         held.append(np.ascontiguousarray(part, dtype))
         n_bytes += held[-1].nbytes
-        if file is not None or n_bytes >= LARGE // 2:
+        if file is not None or (n_bytes and n_bytes >= LARGE // 2):  # of nothing there is nothing to map
             file = file or _file()
             _write(file, held)
     if file is None:

@@ -141,3 +141,9 @@ def test_a_disk_without_room_is_said_with_the_way_out(tmp_path, monkeypatch):
     ):
         with pytest.raises(PrerequisiteError, match="TMPDIR"):
             write()
+
+
+def test_nothing_concatenated_is_nothing_however_little_may_stay_in_memory(monkeypatch):
+    monkeypatch.setattr(spilled, "LARGE", 1)
+    assert spilled.concatenated([np.zeros(0, np.int64)] * 2, np.int64).tolist() == []
+    assert spilled.concatenated([np.zeros(0, np.int64), np.arange(3)], np.int64).tolist() == [0, 1, 2]
