@@ -33,6 +33,8 @@ _ROWS = 20_000
 """Rows that a function is given at once, at most."""
 _AHEAD = 4
 """Items for each processor sent at once: the fewer, the less is in memory; the more, the less is waited for."""
+_BYTES = 1 << 30
+"""Bytes of the items sent at once, but for the last."""
 
 
 @cache
@@ -109,8 +111,8 @@ class Cluster:
             return [_called(function, item) for item in packed.to_pylist()]
 
         asked = daft.func.batch(return_dtype=daft.DataType.binary(), batch_size=1)(called)
-        rest = iter(items)
-        while packed := [pickle.dumps(item) for item in islice(rest, _AHEAD * self.n_processors)]:
+        rest = map(pickle.dumps, items)
+        while packed := _some(rest, _AHEAD * self.n_processors):
             with self._saying_so():
                 frame = self._parted(daft.from_pydict({"place": list(range(len(packed))), "item": packed}), len(packed))
                 answers = frame.select(daft.col("place"), asked(daft.col("item")).alias("answer")).to_pydict()
@@ -205,6 +207,17 @@ class Rows:
         with self._cluster._saying_so():
             frame = self._frame if names is None else self._frame.select(*names)
             yield from frame.to_arrow_iter()
+
+
+def _some(items: Iterator[bytes], most: int) -> list[bytes]:
+    """The next items, as many as are sent at once."""
+    taken, n_bytes = list[bytes](), 0
+    for item in islice(items, most):
+        taken.append(item)
+        n_bytes += len(item)
+        if n_bytes >= _BYTES:
+            break
+    return taken
 
 
 def _called(function: Callable[[Any], Any], packed: bytes) -> bytes:

@@ -97,6 +97,16 @@ def test_a_function_is_called_on_each_item_and_answers_in_their_order(engine):
     assert list(cluster.connect(engine).map(twice, [])) == []
 
 
+def test_large_items_are_sent_a_few_at_a_time(engine, monkeypatch):
+    import daft
+
+    sent, send = [], daft.from_pydict
+    monkeypatch.setattr(cluster, "_BYTES", 2_500)
+    monkeypatch.setattr(daft, "from_pydict", lambda columns: sent.append(len(columns["item"])) or send(columns))
+    assert list(cluster.connect(engine).map(len, ["x" * 1_000] * 7)) == [1_000] * 7
+    assert sent == [3, 3, 1]
+
+
 def test_an_error_of_ours_comes_back_as_it_is(engine):
     with pytest.raises(TaskError, match=r"^forty is refused$"):
         list(cluster.connect(engine).map(twice, range(38, 45)))
