@@ -1106,7 +1106,17 @@ async def live(
 
 
 async def until_some(store: Store, batch_id: str, n: int, *, engine: base.Engine) -> None:
-    """Live through a batch until ``n`` of its lines are completed, and let go of it."""
+    """Live through a batch until ``n`` of its lines are completed, and let go of it before all are."""
+    answer, n_asked = engine.run, 0
+
+    async def held(chunk, emit):
+        nonlocal n_asked
+        if n_asked >= 2 * n:  # a busy machine would see its end before it looks
+            await asyncio.Event().wait()
+        n_asked += len(chunk)
+        await answer(chunk, emit)
+
+    engine.run = held
     life = runner.Runner(store, engine)
     life.take(batch_id)
     while store.batch(batch_id)["completed"] < n:
