@@ -4,8 +4,9 @@
 
 Measured is what a user types: `arislab import FILE.parquet --as outputs` and `arislab run curate`, for the rows of
 `curate_170k.py` with scorers that cost nothing. Memory is that of all processes together, looked at each second:
-anonymous memory (what the system cannot take back) and pages of files (which it can), each at its largest. Growth is
-the exponent b of rows ** b between a size and the one before.
+anonymous memory (what the system cannot take back), pages of files (which it can), and the files without a name that
+hold what is too large for memory, each at its largest. Growth is the exponent b of rows ** b between a size and the
+one before. Building, sending and collecting requests is measured by `end_to_end.py`, near-duplicates by `engines.py`.
 """
 
 import argparse
@@ -22,6 +23,8 @@ import polars as pl
 from curate_170k import FREE, report, rows, sentences
 
 HERE = Path(__file__).resolve().parents[2]
+SPILL = os.environ.get("TMPDIR", "/var/tmp")
+"""Where `arislab.system.spilled` puts what is too large for memory."""
 
 
 def tree(pid):
@@ -54,14 +57,30 @@ def memory(pid):
     return total["Pss_Anon"] + total["Pss_Shmem"], total["Pss_File"]
 
 
+def on_disk(pid):
+    """MB of the files without a name into which a process and its children look: what did not fit memory."""
+    sizes = {}
+    for one in tree(pid):
+        try:
+            lines = Path(f"/proc/{one}/maps").read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            span, _, offset, device, inode, *path = line.split(maxsplit=5)
+            if path and path[0].endswith("(deleted)") and path[0].startswith(SPILL):
+                start, end = (int(at, 16) for at in span.split("-"))
+                sizes[device, inode] = max(sizes.get((device, inode), 0), int(offset, 16) + end - start)
+    return sum(sizes.values()) / 2**20
+
+
 def measured(command):
     """Seconds, CPU seconds and largest memory of a command and what it starts."""
     began = time.perf_counter()
     with subprocess.Popen(command, cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
         os.set_blocking(child.stderr.fileno(), False)
-        said, peaks = b"", (0.0, 0.0)
+        said, peaks = b"", (0.0, 0.0, 0.0)
         while (found := os.wait4(child.pid, os.WNOHANG))[0] == 0:
-            peaks = tuple(map(max, peaks, memory(child.pid)))
+            peaks = tuple(map(max, peaks, (*memory(child.pid), on_disk(child.pid))))
             said += child.stderr.read() or b""
             time.sleep(1)
         seconds, usage = time.perf_counter() - began, found[2]
@@ -73,6 +92,7 @@ def measured(command):
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
         "anonymous_mb": round(peaks[0]),
         "file_pages_mb": round(peaks[1]),
+        "on_disk_mb": round(peaks[2]),
     }
 
 
