@@ -57,7 +57,8 @@ def connect(engine: str) -> "Cluster | None":
             f"engine must be empty, 'daft' or 'daft@ADDRESS' (auto, local or HOST:PORT of a Ray cluster), got "
             f"{engine!r}; empty: this process alone."
         )
-    os.environ["DAFT_ANALYTICS_ENABLED"] = "0"
+    # what it counts stays here; and its bars would stand in the records of notebooks
+    os.environ["DAFT_ANALYTICS_ENABLED"] = os.environ["DAFT_PROGRESS_BAR"] = "0"
     imports.require("engine 'daft'", 'pip install "arislab[daft]"', "daft")
     if address:
         imports.require(f"engine {engine!r}", 'pip install "arislab[daft,ray]"', "ray")

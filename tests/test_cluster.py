@@ -8,10 +8,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import nbformat
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from nbclient import NotebookClient
 from toys import arislab, need, play
 
 from arislab import cluster, duplicates, scoring, structured
@@ -181,6 +183,21 @@ def test_texts_that_are_large_are_sent_from_disk(engine, monkeypatch):
     monkeypatch.setattr(spilled, "LARGE", 1)
     there = duplicates.stars(rows, engine=engine)
     assert [np.array_equal(a, b) for a, b in zip(here, there, strict=True)] == [True, True]
+
+
+QUIET = """
+import random
+import polars as pl
+from arislab import duplicates
+texts = [" ".join(random.choices("abcdefghijk", k=3000)) for _ in range(6_000)]
+_ = duplicates.stars(pl.DataFrame({"output": texts}), engine="daft")
+"""
+
+
+def test_the_engine_leaves_no_bars_in_a_notebook():
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(QUIET)])
+    NotebookClient(book, timeout=300, kernel_name="python3").execute()
+    assert book.cells[0].outputs == []
 
 
 def test_few_rows_are_compared_here(monkeypatch):

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from curate_170k import report, sentences
-from scale import memory, tree, write
+from scale import memory, told, write
 
 HERE = Path(__file__).resolve().parents[2]
 STEPS = ("score", "near-duplicates")
@@ -135,11 +135,8 @@ def measured(engine, step, file):
     with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         while child.poll() is None:
             peak = max(peak, memory(child.pid)[0])
-            for pid in tree(child.pid):
-                try:
-                    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-                except OSError:  # it has ended
-                    continue
+            for pid, text in told(child.pid, "stat"):
+                fields = text.rpartition(") ")[2].split()
                 cpu[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
             time.sleep(1)
         said = child.stdout.read().splitlines()

@@ -42,15 +42,20 @@ def tree(pid):
     return every
 
 
+def told(pid, name):
+    """What the system tells of a process, and of each that it started and that has not ended, in a file of /proc."""
+    for one in tree(pid):
+        try:
+            yield one, Path(f"/proc/{one}/{name}").read_text()
+        except OSError:
+            continue
+
+
 def memory(pid):
     """Anonymous and file pages of a process and its children, in MB; shared pages count once (PSS)."""
     total = {"Pss_Anon": 0, "Pss_File": 0, "Pss_Shmem": 0}
-    for one in tree(pid):
-        try:
-            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        for line in lines:
+    for _, text in told(pid, "smaps_rollup"):
+        for line in text.splitlines():
             name, _, value = line.partition(":")
             if name in total:
                 total[name] += int(value.split()[0]) / 1024
@@ -60,12 +65,8 @@ def memory(pid):
 def on_disk(pid):
     """MB of the files without a name into which a process and its children look: what did not fit memory."""
     sizes = {}
-    for one in tree(pid):
-        try:
-            lines = Path(f"/proc/{one}/maps").read_text().splitlines()
-        except OSError:
-            continue
-        for line in lines:
+    for _, text in told(pid, "maps"):
+        for line in text.splitlines():
             span, _, offset, device, inode, *path = line.split(maxsplit=5)
             if path and path[0].endswith("(deleted)") and path[0].startswith(SPILL):
                 start, end = (int(at, 16) for at in span.split("-"))
