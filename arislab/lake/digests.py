@@ -11,12 +11,15 @@ This module does not know the lake or any record.
 import hashlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
 
 from arislab.lake import tables
 from arislab.system.paths import RUN_ID
 
+_THREADS = 2
+"""Columns that are hashed at once; hashing and polars work beside each other."""
 _CHUNK_ROWS = 10_000  # long texts are not in memory a second time as a whole
 
 
@@ -70,9 +73,13 @@ def columns(table: str, frame: pl.DataFrame) -> dict[str, str]:
         >>> columns("candidates", one) == columns("candidates", one.reverse())
         True
     """
-    order = _order(table, frame)  # one column after the other: all sorted texts at once would be a second table
-    every = _cleaned(table, frame)
-    return {values.name: column_sha256(values if order is None else values.gather(order)) for values in every}
+    order = _order(table, frame)
+
+    def named(values: pl.Series) -> tuple[str, str]:
+        return values.name, column_sha256(values if order is None else values.gather(order))
+
+    with ThreadPoolExecutor(_THREADS) as pool:  # few: all sorted texts at once would be a second table
+        return dict(pool.map(named, _cleaned(table, frame)))
 
 
 def digest(table: str, frame: pl.DataFrame) -> str:
@@ -102,7 +109,9 @@ def _bytes(values: pl.Series) -> Iterator[bytes]:
         yield from _bytes(values.drop_nulls().explode(empty_as_null=False))
     elif values.dtype == pl.String:
         yield values.str.len_bytes().fill_null(0).cast(pl.UInt64).to_numpy().tobytes()
-        yield "".join(values.drop_nulls().to_list()).encode()
+        texts = values.drop_nulls().rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())  # one after the other
+        _, _, data = texts.buffers()
+        yield b"" if data is None else memoryview(data)
     elif values.dtype == pl.Boolean:
         yield values.fill_null(value=False).cast(pl.UInt8).to_numpy().tobytes()
     else:

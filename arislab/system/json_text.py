@@ -51,9 +51,10 @@ def exact(data: bytes | str) -> Any:
     except orjson.JSONEncodeError as error:
         raise ValueError(str(error)) from None
     text = data if isinstance(data, str) else data.decode()
-    # as Python's json writes lines; a fraction or an exponent may be written otherwise by orjson, which writes ours
-    if not _FRACTION.search(text) and json.dumps(plain, ensure_ascii=text.isascii()) == text.strip():
-        return plain
+    bare = text.replace(r"\\", "")  # what is left before a quote escapes it
+    n_quotes = bare.count('"') - bare.count(r"\"")
+    if n_quotes == 2 * _n_strings(plain) and not ("-0" in text and _MINUS_ZERO.search(text)):
+        return plain  # no key is lost, for each has its quotes, and no number can be written otherwise
     return _parsed(text, _AS_WRITTEN)
 
 
@@ -256,6 +257,17 @@ def _reason(data: bytes | str, error: orjson.JSONDecodeError) -> str:
     return "; ".join(_NAMED[mark] for mark in marks) or str(error)
 
 
+def _n_strings(value: Any) -> float:
+    """How many strings a value has, keys too; NaN if it has a fraction, which a text may write in several ways."""
+    if isinstance(value, str):
+        return 1
+    if isinstance(value, dict):
+        return len(value) + sum(map(_n_strings, value.values()))
+    if isinstance(value, list):
+        return sum(map(_n_strings, value))
+    return math.nan if isinstance(value, float) else 0
+
+
 def _parsed(data: bytes | str, decoder: json.JSONDecoder) -> Any:
     try:
         return decoder.decode(data if isinstance(data, str) else data.decode())
@@ -272,7 +284,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-_FRACTION = re.compile(r"\d(?:\.\d|[eE])")
+_MINUS_ZERO = re.compile(r"(?:\A|[\s\[:,])-0")
 # made once: making one takes as long as parsing a line
 _PYTHON = json.JSONDecoder(object_pairs_hook=_unique)
 _AS_WRITTEN = json.JSONDecoder(parse_int=Number, parse_float=Number, object_pairs_hook=_unique)

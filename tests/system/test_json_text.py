@@ -29,6 +29,15 @@ def test_a_number_keeps_its_digits(token):
     assert json_text.as_text(json_text.exact(f"[{token}]")[0]) == token
 
 
+@pytest.mark.parametrize("space", ["", " "])
+@pytest.mark.parametrize("text", ["", "a", 'say \\"hi\\"', "\\\\", '\\\\\\"', "\\\\\\\\", "\\u0022", "2024-01-05"])
+def test_a_key_twice_is_found_whatever_the_texts_say(text, space):
+    with pytest.raises(ValueError, match="twice"):
+        json_text.exact(f'{{"k":{space}"{text}",{space}"o":{space}[0,{space}{{"a":1,{space}"a":1}}]}}')
+    value = json_text.exact(f'{{"k":{space}"{text}",{space}"o":{space}[0,{space}-0,{space}{{"a":1,{space}"b":1}}]}}')
+    assert json_text.dumps(value["o"]) == '[0,-0,{"a":1,"b":1}]'
+
+
 def test_text_of_a_value_is_what_the_file_says():
     fields = json_text.exact(
         '{"s": "say \\"hi\\"\\n", "t": true, "n": null, "o": {"z": 1.0, "a": []}, "e": "", "u": "\\u00fc"}'
