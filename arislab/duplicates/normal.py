@@ -14,6 +14,7 @@ What this file does not know: that a homoglyph looks like another letter. Quotes
 punctuation.
 """
 
+import functools
 import html
 import re
 import unicodedata
@@ -78,8 +79,7 @@ _OPENING = (  # a dash after it is no hyphen
     rf"|(?<=[\d)]\*)|(?<=\b{_L}\*)|(?<=[\d)]\*\*)|(?<=\b{_L}\*\*))"
 )
 _BETWEEN = rf"[^\w\s{_SIGN}{_PAD}-]{{0,3}}"  # a minus and its number: a currency, a bracket, a quote
-_TOKEN = re.compile(
-    rf"""{_NUMBER} | (?=[{_SIGN}+=<>%$&@^|/\\\#.~*\-!':;()])(?:  # the guard spares most characters all that follows
+_TOKEN = rf"""{_NUMBER} | (?=[{_SIGN}+=<>%$&@^|/\\\#.~*\-!':;()])(?:  # the guard spares most characters what follows
       {_SIGN}.{_SIGN} | <-+> | [+=<>%$&@^|/\#] | (?<!~)~(?!~) | (?<=\S[ ])\\(?=[ ])
     | (?=\.)(?:(?<![{_W}.])\.(?=\d){_NUMBER}                                                # .5, .NET
       | (?:(?<![{_W}.)\]!?{_QUOTE}{_SIGN}{_PAD}])|(?<=[\s(][{_QUOTE}])|(?<=\A[{_QUOTE}]))\.{_NUMBER})
@@ -105,14 +105,18 @@ _TOKEN = re.compile(
     | (?=[()])(?:                                                                           # 2 * (3 + 4)
         (?:(?<=[{_W})][*/^+-])|(?<=[{_W})][ ][*/^+-][ ])|(?<={_MINUS}-)|(?<={_MINUS}-[ ]))\(
       | \)(?=[*/^+][{_W}(]) | \)(?=[ ][*/^+][ ][{_W}(]))
-    )""",
-    re.VERBOSE,
-)
+    )"""
 # texts of words and plain punctuation, of which there are many, need none of this; polars' regex knows no look-around
 _SPECIAL = (
     r"[^\sa-z0-9.,;:?!\"'()-]|[0-9][.,:'][0-9]|\.[0-9]|(?:^|[^a-z0-9.])\.[a-z]|[0-9)]!|\b[a-z]!|![^\s\"')!.]"
     r"|[:;]['-]?[()]|'\(|\b[a-z]'(?:$|[^a-z])|[)]'|(?:^|[^a-z]|\b[a-z])-|-(?:$|[^a-z]|[a-z]\b)"
 )
+
+
+@functools.cache
+def _token() -> re.Pattern[str]:
+    """What is a token, where it is needed for the first time: it takes 70 ms, and most texts are plain."""
+    return re.compile(_TOKEN, re.VERBOSE)
 
 
 class _Forms(dict[int, str | None]):
@@ -173,7 +177,7 @@ def _canonical(text: str) -> str:
     if "·" in text:
         text = _TIMES.sub(r"\1*\2", text)
     # else all texts of punctuation alone would be the empty text, and copies of each other
-    return " ".join(_TOKEN.findall(text.strip())) or " ".join(text.split())
+    return " ".join(_token().findall(text.strip())) or " ".join(text.split())
 
 
 def _shown(text: str) -> str:
