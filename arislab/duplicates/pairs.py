@@ -138,7 +138,7 @@ def keys_of(texts: list[Shingles], hashes: list[Hashes]) -> U64:
     n = len(texts[0].sizes)
     keys = np.zeros((len(hashes), n), np.uint64)
     for start in range(0, n, _CACHED_ROWS):
-        values, at = _joined(texts, np.arange(start, min(start + _CACHED_ROWS, n)))
+        values, at = _joined(texts, slice(start, min(start + _CACHED_ROWS, n)))
         for (flips, factors), key in zip(hashes, keys[:, start : start + _CACHED_ROWS], strict=True):
             _hash(key, values, at, flips, factors)
     return keys
@@ -172,7 +172,7 @@ def _banded(texts: list[Shingles], hashes: list[Hashes]) -> Buckets:
 def _begin(texts: list[Shingles], hashes: list[Hashes], keys: U64, start: int) -> None:
     """Fill in the keys of a few rows, one a band, as far as its first hashes make them."""
     stop = min(start + _CACHED_ROWS, keys.shape[1])
-    values, at = _joined(texts, np.arange(start, stop))
+    values, at = _joined(texts, slice(start, stop))
     for (flips, factors), key in zip(hashes, keys[:, start:stop], strict=True):
         _hash(key, values, at, flips[:_FIRST], factors[:_FIRST])
 
@@ -211,16 +211,21 @@ def _sharing(keys: U64) -> Ints:
     return rows
 
 
-def _joined(texts: list[Shingles], rows: Ints) -> tuple[U32, Ints]:
+def _joined(texts: list[Shingles], rows: Ints | slice) -> tuple[U32, Ints]:
     """Return the shingles of some rows, those of all columns of a row together, and where each row begins."""
+    if isinstance(rows, slice):
+        if len(texts) == 1:
+            offsets = texts[0].offsets[rows.start : rows.stop + 1]
+            return texts[0].values[offsets[0] : offsets[-1]], offsets[:-1] - offsets[0]
+        rows = np.arange(rows.start, rows.stop)
     sizes = [column.offsets[rows + 1] - column.offsets[rows] for column in texts]
     total = np.sum(sizes, axis=0)
     starts = np.cumsum(total) - total
     if len(texts) == 1:
-        return texts[0].values[places(texts[0].offsets[rows], sizes[0])], starts
+        return texts[0].values.take(places(texts[0].offsets[rows], sizes[0])), starts
     values, at = np.empty(total.sum(), np.uint32), starts
     for column, n in zip(texts, sizes, strict=True):
-        values[places(at, n)] = column.values[places(column.offsets[rows], n)]
+        values[places(at, n)] = column.values.take(places(column.offsets[rows], n))
         at = at + n
     return values, starts
 

@@ -4,10 +4,11 @@ What this file does not know: which texts resemble each other.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,8 @@ from arislab.duplicates.normal import normal_forms, worded
 from arislab.errors import ParameterError
 from arislab.system import processes, spilled
 
+T = TypeVar("T")
+R = TypeVar("R")
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 U32 = NDArray[np.uint32]
@@ -78,42 +81,42 @@ def columns_of(texts: pl.DataFrame, *, questions: Sequence[str] = ()) -> list[Sh
         unique = np.unique(copies)  # one question has many answers
         # salted: `band_keys` joins the columns of a row, and what two of them say must not become one shingle
         asks = name in questions
-        shingles, signs, whole = shingles_of(texts[name].gather(unique), salt=i, is_whole=asks)
+        shingles, signs, whole = shingles_of(texts[name].gather(unique), salt=i, is_whole=asks, is_signed=not asks)
         if asks:
-            shingles = without(shingles, common_to_most(rows_of(shingles, np.unique(first_of(whole)))))
-        columns.append(rows_of(with_signs(shingles, signs), np.searchsorted(unique, copies)))
+            common = common_to_most(rows_of(shingles, np.unique(first_of(whole))))
+            shingles = with_signs(without(shingles, common), signs)
+        columns.append(rows_of(shingles, np.searchsorted(unique, copies)))
     return columns
 
 
-def shingles_of(texts: pl.Series, *, salt: int, is_whole: bool) -> tuple[Shingles, U32, U64]:
+def shingles_of(texts: pl.Series, *, salt: int, is_whole: bool, is_signed: bool = False) -> tuple[Shingles, U32, U64]:
     """Return of each text its 3-word shingles, a hash of its numbers and signs, and one of its normal form.
 
-    A shorter text is one shingle. Without ``is_whole`` there are no hashes of normal forms, which take a while.
+    A shorter text is one shingle. Without ``is_whole`` there are no hashes of normal forms, which take a while. With
+    ``is_signed`` the shingles are those of ``with_signs``.
     """
     texts = texts.cast(pl.String)
     whole, sizes, signs = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
 
     def chunk(part: slice) -> tuple[U64, tuple[U32, Ints, U32]]:
-        if not is_whole:
-            return np.zeros(0, np.uint64), _shingle_chunk(*worded(texts[part]), salt=salt)
-        forms = normal_forms(texts[part])
-        none = pl.Series(np.zeros(len(forms), dtype=bool))
-        return forms.hash(seed=0).to_numpy(), _shingle_chunk(forms, none, salt=salt)
+        if is_whole:
+            forms = normal_forms(texts[part])
+            none = pl.Series(np.zeros(len(forms), dtype=bool))
+            hashes, made = forms.hash(seed=0).to_numpy(), _shingle_chunk(forms, none, salt=salt)
+        else:
+            hashes, made = np.zeros(0, np.uint64), _shingle_chunk(*worded(texts[part]), salt=salt)
+        if is_signed:
+            shingles, n, sign = made
+            shingles ^= np.repeat(sign, n)
+        return hashes, made
 
     def values() -> Iterator[U32]:
-        with ThreadPoolExecutor(threads()) as pool:
-            ready: deque[Future[tuple[U64, tuple[U32, Ints, U32]]]] = deque()
-            lengths = texts.str.len_bytes().to_numpy().astype(np.int64)
-            for part in [*chunks(lengths, _CHUNK_BYTES), None]:
-                if part is not None:
-                    ready.append(pool.submit(chunk, part))
-                # a few at a time: what is done and not taken yet would be all shingles in memory
-                while ready and (part is None or len(ready) > 2 * threads()):
-                    hashes, (shingles, n, sign) = ready.popleft().result()
-                    whole.append(hashes)
-                    sizes.append(n)
-                    signs.append(sign)
-                    yield shingles
+        lengths = texts.str.len_bytes().to_numpy().astype(np.int64)
+        for hashes, (shingles, n, sign) in _in_threads(chunk, chunks(lengths, _CHUNK_BYTES)):
+            whole.append(hashes)
+            sizes.append(n)
+            signs.append(sign)
+            yield shingles
 
     every = spilled.concatenated(values(), np.uint32)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])
@@ -138,6 +141,19 @@ def signs(texts: pl.DataFrame) -> Ints:
 def threads() -> int:
     """Return how many threads numpy works in here; more would only wait for memory."""
     return min(processes.cores(), 4)
+
+
+def _in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield what is made of each item, in their order; a few at a time, for what is not taken yet is in memory."""
+    n = threads()
+    with ThreadPoolExecutor(n) as pool:
+        ready: deque[Future[R]] = deque()
+        for item in items:
+            ready.append(pool.submit(work, item))
+            if len(ready) > 2 * n:
+                yield ready.popleft().result()
+        while ready:
+            yield ready.popleft().result()
 
 
 def chunks(sizes: Ints, most: int) -> Iterator[slice]:
@@ -166,7 +182,8 @@ def within(sizes: Ints) -> Ints:
 
 def _shingle_chunk(texts: pl.Series, is_plain: pl.Series, *, salt: int) -> tuple[U32, Ints, U32]:
     """Return the distinct shingles of all texts, how many each has, and a hash of its numbers and signs."""
-    data = np.frombuffer("\n".join([*texts, ""]).encode(), dtype=np.uint8)
+    lines = pl.concat([texts, pl.Series(texts.name, [""], texts.dtype)]).str.join("\n")
+    data = np.frombuffer(lines.to_arrow(compat_level=pl.CompatLevel.oldest()).buffers()[2], dtype=np.uint8)
     lengths = texts.str.len_bytes().to_numpy().astype(np.int64) + 1
     row_ends = np.cumsum(lengths)
     in_word = (data != ord(" ")) & (data != ord("\n"))
@@ -249,17 +266,20 @@ def rows_of(shingles: Shingles, rows: Ints) -> Shingles:
 
     def values(start: int) -> U32:
         part = slice(start, start + _ROWS)
-        held: U32 = shingles.values[places(shingles.offsets[rows[part]], sizes[part])]
-        return held
+        return shingles.values.take(places(shingles.offsets[rows[part]], sizes[part]))
 
     # the places of all at once would take four times what they point to
-    return Shingles(spilled.concatenated(map(values, range(0, len(rows), _ROWS)), np.uint32), offsets)
+    return Shingles(spilled.concatenated(_in_threads(values, range(0, len(rows), _ROWS)), np.uint32), offsets)
 
 
 def with_signs(shingles: Shingles, signs: U32) -> Shingles:
     """Return shingles that only texts with the same numbers and signs can share: others have an index of 0."""
-    signed = (values ^ np.repeat(signs[part], sizes) for part, values, sizes in _blocks(shingles))
-    return Shingles(spilled.concatenated(signed, np.uint32), shingles.offsets)
+
+    def signed(block: tuple[slice, U32, Ints]) -> U32:
+        part, values, sizes = block
+        return values ^ np.repeat(signs[part], sizes)
+
+    return Shingles(spilled.concatenated(_in_threads(signed, _blocks(shingles)), np.uint32), shingles.offsets)
 
 
 def _blocks(shingles: Shingles) -> Iterator[tuple[slice, U32, Ints]]:
