@@ -28,6 +28,8 @@ def axes(ax: "Axes | None", *, height: float) -> "Axes":
         from matplotlib import pyplot
 
         figure, ax = pyplot.subplots(figsize=(7.5, height), layout="constrained", facecolor=PAPER)
+        if pyplot.get_backend().endswith("inline"):  # it draws what it shows: what is drawn before is drawn twice
+            pyplot.uninstall_repl_displayhook()
         # the inks are made for it: a notebook may be dark, and a user's own settings too
         figure.patch.set_alpha(1)
         ax.set_facecolor(PAPER)
