@@ -9,6 +9,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from arislab.curate.learned import learn
 from arislab.curate.selection import Selection
 from arislab.errors import ParameterError
 from arislab.review import decisions
+from arislab.system import processes
 from arislab.system.kinds import takes_any_frame
 
 _FOLDS = 5
@@ -165,7 +167,6 @@ def stability(
     """
     rows = cut.frame.drop("kept")
     own = rows.select("custom_id", "quality")
-    parts = [_stability(f"{n} seeds of ties", cut, [(own, range(seed + 1, seed + 1 + n))], keep)]
     source = scored if came is None else came
 
     def learned(labels: Labels, left_out: str | None = None) -> pl.DataFrame:
@@ -178,9 +179,14 @@ def stability(
         quality = learn(labels, judged, _of(groups), seed=seed, n_boot=100).quality(rules)
         return rules.select("custom_id", quality=quality)
 
-    for name in without:
+    def disturbed(name: str | None) -> pl.DataFrame:
+        if name is None:
+            return _stability(f"{n} seeds of ties", cut, [(own, range(seed + 1, seed + 1 + n))], keep)
         quality = without[name] if labels is None else learned(labels, name)
-        parts.append(_stability(f"without scorer {name}", cut, [(quality, [seed])], keep))
+        return _stability(f"without scorer {name}", cut, [(quality, [seed])], keep)
+
+    with ThreadPoolExecutor(processes.cores()) as pool:
+        parts = list(pool.map(disturbed, [None, *without]))
     if labels is not None:
         draws = [(learned(_resampled(labels, scored, _of(groups), seed=seed + i)), [seed]) for i in range(n)]
         parts.append(_stability(f"{n} bootstraps of the labels", cut, draws, keep))

@@ -104,10 +104,12 @@ class _Order:
 
     def area(self, times: NDArray[Any]) -> float:
         """Return the chance that a good row scores above a bad one, if each counts as often as it was drawn."""
-        good, bad = times[self._good].astype(np.int64), np.zeros(len(self._bad) + 1, dtype=np.int64)
-        np.cumsum(times[self._bad], out=bad[1:])
+        # `take` is twice as fast as brackets
+        good, bad = times.take(self._good).astype(np.int64), np.zeros(len(self._bad) + 1, dtype=np.int64)
+        np.cumsum(times.take(self._bad), out=bad[1:])
         n_pairs = int(good.sum()) * int(bad[-1])
-        return int((good * (bad[self._below] + bad[self._up_to])).sum()) / 2 / n_pairs if n_pairs else math.nan
+        n_twice = int(np.dot(good, bad.take(self._below) + bad.take(self._up_to)))
+        return n_twice / 2 / n_pairs if n_pairs else math.nan
 
 
 def kendall_tau(first: Floats, second: Floats) -> float:
@@ -268,7 +270,7 @@ class _Rows:
         for _ in range(n_boot if n > 1 else 0):
             times = np.bincount(rng.integers(0, n, n), minlength=n)
             times = times.astype(np.min_scalar_type(int(times.max())))  # what is looked up all over stays in the cache
-            yield times if self.group is None else times[self.group]
+            yield times if self.group is None else times.take(self.group)
 
     def interval(self, estimate: float, drawn: Sequence[float]) -> Interval:
         n, n_missing = self.n, len(self.known) - self.n
