@@ -1,5 +1,7 @@
 """``python -m arislab`` is the ``arislab`` command: one verb a call, and what the user must mend as one message."""
 
+import atexit
+import gc
 import os
 import sys
 import warnings
@@ -12,6 +14,7 @@ from arislab.system.text import print
 
 def main() -> None:
     """Run the command; what the user must fix prints as one message, without a traceback."""
+    atexit.register(gc.freeze)  # else Python looks for circles in all that is left: a tenth of a second at each end
     sys.excepthook = _crash
     warnings.showwarning = _warning
     try:
