@@ -186,11 +186,16 @@ def _shingle_chunk(texts: pl.Series, is_plain: pl.Series, *, salt: int) -> tuple
     data = np.frombuffer(lines.to_arrow(compat_level=pl.CompatLevel.oldest()).buffers()[2], dtype=np.uint8)
     lengths = texts.str.len_bytes().to_numpy().astype(np.int64) + 1
     row_ends = np.cumsum(lengths)
-    in_word = (data != ord(" ")) & (data != ord("\n"))
-    if is_plain.any():
-        in_word &= _ALPHANUMERIC[data] | ~np.repeat(is_plain.to_numpy(), lengths)
-    edges = np.diff(in_word.view(np.int8), prepend=np.int8(0), append=np.int8(0))
-    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    if is_plain.all():
+        in_word = _ALPHANUMERIC.take(data)
+    else:
+        in_word = (data != ord(" ")) & (data != ord("\n"))
+        if is_plain.any():
+            in_word &= _ALPHANUMERIC.take(data) | ~np.repeat(is_plain.to_numpy(), lengths)
+    edges = np.flatnonzero(in_word[1:] != in_word[:-1]) + 1
+    if in_word[0]:
+        edges = np.concatenate([[0], edges])
+    starts, ends = edges[::2], edges[1::2]  # the last byte is in no word
     # a word's hash is its polynomial in an odd number mod 2**64: prefix sums give all words at once
     powers, inverses = _powers(1 << len(data).bit_length())
     sums = np.zeros(len(data) + 1, np.uint64)

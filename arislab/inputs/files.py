@@ -153,6 +153,8 @@ def _utf8(path: Path, encoding: str | None) -> tuple[bytes, tuple[str, ...]]:
 
 def _checked(data: bytes) -> str:
     """The first characters of a text in UTF-8, of which all was decoded, a piece at a time."""
+    if data.isascii():
+        return data[:2].decode()
     decoder, start = codecs.getincrementaldecoder("utf-8")(), ""
     for at in range(0, max(1, len(data)), _PIECE):
         piece = data[at : at + _PIECE]
