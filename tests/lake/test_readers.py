@@ -1,13 +1,19 @@
 """Other programs read the tables as they are: a lake of ten years is worth what opens it then."""
 
+import importlib.util
+import io
 import json
+import os
+import subprocess
+import sys
 
+import daft
 import duckdb
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from toys import people
+from toys import need, people
 
 
 @pytest.fixture
@@ -66,6 +72,34 @@ def test_pandas_duckdb_arrow_and_polars_find_the_same_rows(written):
     files = [str(written.folder / name) for name in delta.file_uris()]
     answer = duckdb.read_parquet(files).select("candidate_id", "split").order("candidate_id").fetchall()
     assert answer == ours.select("candidate_id", "split").rows()
+
+
+def test_daft_finds_the_same_rows(written):
+    theirs = daft.read_deltalake(written.uri).sort("candidate_id").to_arrow()
+    ours = written.read().sort("candidate_id")
+    assert pl.DataFrame(theirs).select(ours.columns).cast(dict(ours.schema)).equals(ours)
+
+
+def test_rays_reader_finds_the_same_rows(written):
+    has_ray = importlib.util.find_spec("ray") is not None
+    need("ray", present=has_ray, why='Ray is not installed (pip install "arislab[ray]")')
+    env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    command = [sys.executable, "-c", RAY, written.uri]
+    child = subprocess.run(command, capture_output=True, check=True, text=True, env=env)
+    ours = written.read().sort("candidate_id")
+    theirs = pl.read_json(io.StringIO(child.stdout.splitlines()[-1]), schema_overrides={"candidate_id": pl.String})
+    assert theirs.rows() == ours.select("candidate_id", "profile", "split").rows()
+
+
+RAY = """
+import json, sys, ray
+ray.init(address="local", num_cpus=1, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+rows = ray.data.read_delta(sys.argv[1]).take_all()
+names = ("candidate_id", "profile", "split")
+print(json.dumps(sorted(({name: row[name] for name in names} for row in rows), key=lambda row: row["candidate_id"])))
+ray.shutdown()
+"""
+"""In a process of its own, which its actors end with."""
 
 
 def test_each_older_version_is_there_for_other_programs_too(written):
