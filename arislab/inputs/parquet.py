@@ -21,8 +21,6 @@ from arislab.system.json_text import Number
 
 _ROWS = 10_000
 """Rows whose values are Python's at once."""
-_IN_MEMORY = 4
-"""Bytes in memory that one in a file becomes: about 3 of texts."""
 
 
 def read(path: Path, *, lenient: bool, wanted: Collection[str] | None) -> Rows:
@@ -41,7 +39,7 @@ def read(path: Path, *, lenient: bool, wanted: Collection[str] | None) -> Rows:
         # with a name that is not there all are read, so that the refusal can list them
         used = [n for n in names if n in wanted] if wanted is not None and set(wanted) <= set(names) else names
         scan = pl.scan_parquet(path, glob=False, hive_partitioning=False).select(used)
-        is_large = path.stat().st_size * _IN_MEMORY > spilled.LARGE
+        is_large = spilled.is_large(path.stat().st_size, lambda: [_footer(path)], most=1_000)
         frame = spilled.frame(scan) if is_large else scan.collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise PrerequisiteError(
@@ -67,6 +65,12 @@ def read(path: Path, *, lenient: bool, wanted: Collection[str] | None) -> Rows:
     notes = (f"{OVERLOOKED['nan']} in {n_nan:,} values",) if n_nan else ()
     unread = tuple(name for name in names if name not in used)
     return Rows(path.name, rows, range(1, frame.height + 1), "parquet", notes, unread)
+
+
+def _footer(path: Path) -> Any:
+    from pyarrow import parquet  # needed for few files, and it takes a while to load
+
+    return parquet.read_metadata(path)
 
 
 def _values(series: pl.Series, *, lenient: bool, before: int) -> tuple[list[Any], int]:

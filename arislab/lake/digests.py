@@ -101,7 +101,7 @@ def column_sha256(values: pl.Series) -> str:
     return sha.hexdigest()
 
 
-def _bytes(values: pl.Series) -> Iterator[bytes]:
+def _bytes(values: pl.Series) -> Iterator[bytes | memoryview]:
     """Which values are null, their lengths if they have one, and the values."""
     yield values.is_null().cast(pl.UInt8).to_numpy().tobytes()
     if values.dtype == pl.List(pl.String):
@@ -111,7 +111,7 @@ def _bytes(values: pl.Series) -> Iterator[bytes]:
         yield values.str.len_bytes().fill_null(0).cast(pl.UInt64).to_numpy().tobytes()
         texts = values.drop_nulls().rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())  # one after the other
         _, _, data = texts.buffers()
-        yield b"" if data is None else memoryview(data)
+        yield b"" if data is None else memoryview(data).cast("B")
     elif values.dtype == pl.Boolean:
         yield values.fill_null(value=False).cast(pl.UInt8).to_numpy().tobytes()
     else:

@@ -21,9 +21,6 @@ from arislab.system import spilled
 DAMAGED = re.compile(r"parquet|snappy|thrift|arrow error|utf-?8|python exception", re.IGNORECASE)
 """In what libraries say of a file whose bytes are not what was written; they have no error of their own for that."""
 
-_IN_MEMORY = 4
-"""Bytes in memory that one in a data file becomes: about 3 of texts."""
-
 
 def names(lake: Place) -> list[str]:
     """Return the names of the tables that exist, damaged ones too."""
@@ -117,8 +114,12 @@ def frame(name: str, table: Any) -> pl.LazyFrame:
 
 def is_large(table: Any) -> bool:
     """Return whether the rows of an open table, taken out of its files, may be more than memory should hold."""
-    sizes = pl.DataFrame(table.get_add_actions())["size_bytes"]
-    return int(sizes.sum()) * _IN_MEMORY > spilled.LARGE
+    n_bytes = int(pl.DataFrame(table.get_add_actions())["size_bytes"].sum())
+
+    def footers() -> Iterator[Any]:
+        return (part.metadata for part in table.to_pyarrow_dataset().get_fragments())
+
+    return spilled.is_large(n_bytes, footers, most=25)  # Snappy, in which Delta writes, makes no more of a byte
 
 
 def being_forgotten(folder: Place) -> LakeError | None:

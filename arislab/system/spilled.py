@@ -17,7 +17,7 @@ import os
 import pickle
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
@@ -38,6 +38,24 @@ _BLOCK = 5_000
 """Items of a list that go to disk, and come back, at once."""
 _AS_OBJECTS = 3
 """Bytes that objects of Python take in memory for each one of their pickle, roughly."""
+
+
+_IN_MEMORY = 4
+"""Bytes in memory that one in a Parquet file becomes: about three of texts, more where these repeat each other."""
+
+
+def is_large(n_bytes: int, footers: Callable[[], Iterable[Any]], *, most: int) -> bool:
+    """Return whether the rows of Parquet files may take more than ``LARGE`` bytes in memory.
+
+    Args:
+        n_bytes: Size of the files.
+        footers: Gives what pyarrow tells of each (FileMetaData); asked for where the size alone does not say it.
+        most: Bytes in memory that one in a file may become.
+    """
+    if n_bytes * _IN_MEMORY > LARGE or n_bytes * most < LARGE:
+        return n_bytes * _IN_MEMORY > LARGE
+    groups = (footer.row_group(i) for footer in footers() for i in range(footer.num_row_groups))
+    return bool(sum(group.total_byte_size for group in groups) > LARGE)
 
 
 def frame(rows: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:

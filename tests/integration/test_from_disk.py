@@ -11,6 +11,7 @@ from toys import ScriptedBatches, arislab, people, play, result_line
 
 from arislab.batch import job
 from arislab.curate.selection import near_duplicates
+from arislab.inputs import parquet
 from arislab.lake import Lake, digests
 from arislab.system import spilled
 
@@ -264,3 +265,19 @@ def test_a_file_for_which_no_disk_has_room_is_refused_whole(task, tmp_path, monk
     monkeypatch.delenv("TMPDIR")
     imported(root, file, task)
     assert Lake(root / "data" / "lake")["training_data_raw"].rows == N
+
+
+@pytest.mark.parametrize(("text", "goes"), [("one text, many times. " * 50, ["disk", "disk"]), ("", [])])
+def test_rows_go_to_disk_by_what_they_take_in_memory_not_in_their_files(lake, tmp_path, monkeypatch, text, goes):
+    rows = people(3_000).with_columns(profile=pl.format('{{"text": "{} {}"}}', "candidate_id", pl.lit(text)))
+    table = lake["candidates"].append(rows)
+    rows.write_parquet(tmp_path / "rows.parquet")
+    n_bytes = [path.stat().st_size for path in (*table.folder.glob("*.parquet"), tmp_path / "rows.parquet")]
+    limit = rows.estimated_size() // 2
+    assert max(n_bytes) * 5 < limit or not text
+    monkeypatch.setattr(spilled, "LARGE", limit if text else 5 * max(n_bytes))
+    went, frame = [], spilled.frame
+    monkeypatch.setattr(spilled, "frame", lambda rows: went.append("disk") or frame(rows))
+    assert table.read().height == 3_000
+    assert len(parquet.read(tmp_path / "rows.parquet", lenient=False, wanted=None).rows) == 3_000
+    assert went == goes
