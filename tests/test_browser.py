@@ -33,8 +33,8 @@ def open_lab(tmp_path_factory):
         yield lab
 
 
-@pytest.mark.browser
 @pytest.mark.slow
+@pytest.mark.browser
 def test_decisions_made_by_clicks_and_keys_are_in_the_lake_after_the_kernel_is_killed(open_lab, tmp_path):
     lab, page = open_lab, open_lab.page
     lake = Lake(lab.root / "data" / "lake")
@@ -120,8 +120,8 @@ display(*tqdm(["text"]), metadata={"kept": 1.0})
 """What records show: streams, HTML, numbers that a browser writes in another way, progress bars."""
 
 
-@pytest.mark.browser
 @pytest.mark.slow
+@pytest.mark.browser
 def test_a_record_that_was_opened_and_saved_untouched_is_still_verified(open_lab, tmp_path):
     lab, page = open_lab, open_lab.page
     notebooks = notebook(tmp_path / "nb", SHOWN, HEADLINE)
@@ -145,8 +145,8 @@ def test_a_record_that_was_opened_and_saved_untouched_is_still_verified(open_lab
     assert not lab.strayed, lab.strayed
 
 
-@pytest.mark.browser
 @pytest.mark.slow
+@pytest.mark.browser
 def test_a_cut_is_decided_by_brushing_dragging_and_looking_at_the_rows_behind_a_bar(open_lab, tmp_path):
     lab, page = open_lab, open_lab.page
     run_all(lab, "notebooks/explore.ipynb")
@@ -225,8 +225,8 @@ def test_a_cut_is_decided_by_brushing_dragging_and_looking_at_the_rows_behind_a_
     assert not lab.strayed, lab.strayed
 
 
-@pytest.mark.browser
 @pytest.mark.slow
+@pytest.mark.browser
 def test_what_the_browser_counts_while_it_brushes_is_what_the_kernel_counts(open_lab):
     """The module alone in a page, with 4,000 rows: brushes, both kinds of cut, ties, rows without a score."""
     explorer = curate.Explorer(explore_brush.rows(4000, seed=7), seed=7)
@@ -261,8 +261,8 @@ def test_what_the_browser_counts_while_it_brushes_is_what_the_kernel_counts(open
     page.close()
 
 
-@pytest.mark.browser
 @pytest.mark.slow
+@pytest.mark.browser
 def test_a_selection_of_the_explorer_is_what_review_draws_from(open_lab):
     lab, page = open_lab, open_lab.page
     book = lab.root / "notebooks" / "review.ipynb"
@@ -279,8 +279,8 @@ def test_a_selection_of_the_explorer_is_what_review_draws_from(open_lab):
     assert rest == "{'picked'} {None}"
 
 
-@pytest.mark.browser
 @pytest.mark.slow
+@pytest.mark.browser
 def test_2_curate_runs_from_top_to_bottom_and_folds_what_people_decided(open_lab, tmp_path):
     lab, page = open_lab, open_lab.page
     lake = Lake(lab.root / "data" / "lake")

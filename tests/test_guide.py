@@ -235,6 +235,7 @@ def curated(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in [README, *WRITTEN] if blocks(page.read_text(), "python")], ids=lambda page: page.name
 )
@@ -571,6 +572,7 @@ def test_the_site_has_every_page_and_loads_nothing_from_elsewhere(site):
     assert (site / "beside" / "2_curate.ipynb").read_bytes() == (FOLDER.parent / "2_curate.ipynb").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_pages_open_in_light_and_dark_and_ask_no_other_machine(site):
     need("browser", present=CHROMIUM is not None, why="there is no Chromium")

@@ -29,6 +29,7 @@ def phase_notebook(root, *cells):
     return path
 
 
+@pytest.mark.slow
 def test_plain_papermill_leaves_a_record_of_a_phase(root):
     path = phase_notebook(root, "from arislab import runs\nruns.headline(share=keep_fraction)")
     done = papermill(root, path, root / "out.ipynb", "-p", "keep_fraction", "0.1")
@@ -67,6 +68,7 @@ def test_plain_papermill_tells_how_a_phase_ended(root, cell, status, ends):
     assert states[-2] == ("failed" if status == "failed" else "running")
 
 
+@pytest.mark.slow
 def test_plain_papermill_refuses_a_misspelt_parameter_and_leaves_other_notebooks_alone(root):
     path = phase_notebook(root, "1")
     done = papermill(root, path, root / "out.ipynb", "-p", "keep_fracton", "0.1")
@@ -81,6 +83,7 @@ def test_plain_papermill_refuses_a_misspelt_parameter_and_leaves_other_notebooks
     assert [run["phase"] for run in runs.as_json(root)] == ["other"]
 
 
+@pytest.mark.slow
 def test_papermill_finds_the_engine_whoever_is_imported_first():
     for first in ("papermill", "arislab.plugin"):
         code = f"import {first}, papermill; from papermill.engines import papermill_engines as e\n"

@@ -364,6 +364,7 @@ class Shelves(dict):
         self.data = data
 
 
+@pytest.mark.slow
 @SAME_FOLDER
 @given(FILES)
 def test_phase_5_finds_nothing_that_the_import_did_not_say_by_name(tmp_path, task, files):

@@ -186,6 +186,7 @@ def first_cell(cells, known, given):
     exec(cells["setup"], scope | convert(known, given))
 
 
+@pytest.mark.slow
 def test_without_validation_candidates_the_adapters_are_trained_all_the_same_and_that_is_said(tmp_path):
     rows = [
         json.dumps({"q": f"Is {n} a large number, and why?", "a": f"{n} is small beside {n * n}, I say."})

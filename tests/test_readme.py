@@ -72,11 +72,12 @@ def test_the_two_commands_are_what_ci_runs():
     install, test = commands("arislab demo", README)
     ci = (CHECKOUT / ".ci" / "run").read_text()
     assert install == 'pip install -e ".[train]" && arislab demo'
-    assert test == 'pip install -e ".[test]" && pytest -n 2 --dist loadfile'
+    assert test == 'pip install -e ".[test]" && pytest -m "not slow"'
     assert 'pip install -q -e ".[train]"' in ci
     assert "arislab demo" in ci
     assert 'pip install -q -e ".[test]"' in ci
-    assert ci.rstrip().endswith("\npytest -n 2 --dist loadfile")
+    assert "\npytest -m slow\n" in ci
+    assert ci.rstrip().endswith('\npytest -m "not slow"')
 
 
 def test_the_commands_of_a_lab_are_what_ci_walks():
@@ -92,6 +93,7 @@ def test_the_commands_of_a_lab_are_what_ci_walks():
     assert "\narislab init --update" in walk
 
 
+@pytest.mark.slow
 def test_the_commands_for_own_data_run_in_order(tmp_path):
     printed = []
     for line in commands("data/sample/candidates.jsonl"):
@@ -110,6 +112,7 @@ def test_the_commands_for_own_data_run_in_order(tmp_path):
     assert sum('"recommendation"' in (a["o"] or "") or "'recommendation'" in (a["o"] or "") for a in answers) > 20
 
 
+@pytest.mark.slow
 def test_the_commands_on_records_run(tmp_path):
     root = tmp_path / "root"
     imported = commands("data/sample/candidates.jsonl")[3]
@@ -137,6 +140,7 @@ def test_the_commands_on_records_run(tmp_path):
     assert (tmp_path / "crate" / "ro-crate-metadata.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_chat_server_behind_arislab_serve_answers_a_phase(tmp_path):
     """The block of the page on real models, with our echo engine in the place of vLLM."""
     _, _, serve, export, run = commands("vllm serve")

@@ -175,6 +175,7 @@ LIGHT = """['background-color', 'color'].map(which => {
 """How light the paper and the ink of the panel are, 0 to 1."""
 
 
+@pytest.mark.slow
 def test_two_people_review_at_once_and_a_third_settles_what_they_disagree_about(tmp_path, home):
     lake, strayed = filled(tmp_path, n=20), []
     names = ("--reviewer", ADA, "--reviewer", GRACE, "--lead", f"Alan {HOSTILE}")
@@ -257,6 +258,7 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+@pytest.mark.slow
 def test_nobody_gets_in_without_an_address_of_their_own(tmp_path, home):
     filled(tmp_path)
     with served(tmp_path, "--reviewer", "Ada", home=home) as server:

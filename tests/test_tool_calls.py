@@ -223,6 +223,7 @@ def offered_by(body):
     return body.get("tools") or [{"type": "function", "function": one} for one in body.get("functions") or []]
 
 
+@pytest.mark.slow
 @settings(max_examples=FUZZ, deadline=None)
 @given(asked=exchanges)
 def test_chats_with_tools_come_back_from_import_store_and_curation_as_they_went_in(task, asked):
@@ -274,6 +275,7 @@ def tokenized(tokenizer, kwargs, messages, offered, message):
     return finetune.tokenize(frame, tokenizer, max_length=10**6, chat_template_kwargs=kwargs).row(0, named=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=FUZZ, deadline=None)
 @given(name=st.sampled_from(sorted(SPEAKS)), exchange=st.tuples(*ODD) | st.tuples(*SOUND) | st.tuples(*SOUND))
 def test_calls_are_trained_as_the_template_writes_them_or_the_row_has_a_status(speakers, name, exchange):
@@ -306,6 +308,7 @@ def test_calls_are_trained_as_the_template_writes_them_or_the_row_has_a_status(s
     assert any(whole.removeprefix(prompt).startswith(learned(tokenizer, row)) for whole in wholes)
 
 
+@pytest.mark.slow
 @settings(max_examples=FUZZ, deadline=None)
 @given(name=st.sampled_from(["native", "qwen2_5", "qwen3"]), exchange=st.tuples(*PLAIN))
 def test_a_chat_with_plain_texts_and_calls_is_never_refused_where_the_template_writes_calls(speakers, name, exchange):

@@ -85,6 +85,7 @@ def bits(frame):
     return frame.rechunk().write_ipc(None).getvalue()
 
 
+@pytest.mark.slow
 def test_scores_and_the_kept_set_are_equal_bit_for_bit_for_1_2_and_4_workers_and_on_a_rerun(tmp_path, shared):
     frame, task = gsm8k(shared), task_of(tmp_path)
     runs = [scoring.score(frame, task, n_workers=n) for n in (1, 2, 4, 4)]
@@ -152,6 +153,7 @@ def test_a_scorer_that_ends_its_process_on_17_of_6000_rows_costs_these_their_qua
     assert failed.select("score_even", "score_agrees").null_count().row(0) == (0, 0), "other scorers have said theirs"
 
 
+@pytest.mark.slow
 def test_processes_are_not_ended_without_end_where_a_scorer_ends_them_on_every_row(tmp_path):
     task, began = task_of(tmp_path, "os._exit(0)"), time.monotonic()
     with pytest.raises(TaskError, match=r"scorers failed on 61 of 6,000 rows, most often: 61 times scorer 'third' of"):

@@ -41,6 +41,7 @@ def test_a_model_is_one_that_the_server_lists_or_knows_when_asked(scripted, monk
     assert [one["also"] for one in entries if "also" in one] == ["quiet-7b"]
 
 
+@pytest.mark.slow
 def test_the_embedded_server_serves_the_model_in_a_folder_that_base_url_names(tmp_path, monkeypatch):
     monkeypatch.setenv("ARISLAB_RUN_DIR", str(tmp_path))
     shutil.copytree(MODEL_DIR, tmp_path / "mine-1b")
@@ -52,6 +53,7 @@ def test_the_embedded_server_serves_the_model_in_a_folder_that_base_url_names(tm
         batch.connect(f"embedded:{tmp_path}/nothing", folder=tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_is_started_again_whatever_is_asked_of_it(tmp_path):
     """Another port, and whoever kept the connection to the old one would wait for it in vain."""
     with batch.connect("embedded", folder=tmp_path) as server:
@@ -75,6 +77,7 @@ def test_a_server_that_is_killed_as_it_starts_says_so_and_nothing_of_earlier_sta
         batch.connect("embedded", folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_server_that_has_not_ended_yet_is_waited_for(tmp_path):
     """As after a kill of the process that started it: nobody answers, and the lock is held still."""
     (tmp_path / "server").mkdir()

@@ -148,6 +148,7 @@ def test_nothing_there_a_wrong_key_and_no_url_are_one_clear_error(examine):
     assert KEY not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_our_own_server_holds_every_check(tmp_path):
     command = [sys.executable, "-m", "arislab", "serve", "--data", str(tmp_path / "d"), "--engine", "echo:0.2"]
     with (tmp_path / "log").open("w") as log:

@@ -63,6 +63,7 @@ def test_the_plan_sums_to_all_rows_and_sends_nothing(echo, root):
     assert len(list(how["server"].client.batches.list())) == 2
 
 
+@pytest.mark.slow
 def test_what_is_on_its_way_is_not_tried_again(echo, root):
     """Its batch may take hours, and whoever runs a notebook again after a kill would wait for it first."""
     _, url = echo(0.1)

@@ -699,6 +699,7 @@ def test_24_a_batch_without_any_progress_is_not_waited_for_for_ever(server, tmp_
     assert job.account() == {"open": N}
 
 
+@pytest.mark.slow
 def test_24_a_few_that_are_in_a_long_batch_wait_as_long_as_it_moves(echo, root, monkeypatch):
     """As after a kill: what is asked for now is on its way with thousands of others."""
     _, url = echo(0.1)

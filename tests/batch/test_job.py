@@ -48,6 +48,7 @@ def test_answers_collected_but_not_recorded_are_collected_again_not_paid_again(e
     assert len(list(server.client.batches.list())) == 1
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_the_middle_costs_nothing(echo, root):
     process, url = echo(0.02)
     server = batch.connect(url, folder=root / "b")

@@ -57,6 +57,7 @@ def test_a_process_that_an_earlier_version_named_is_believed_until_its_lease_end
     assert book.hold(row)
 
 
+@pytest.mark.slow
 def test_two_notebooks_never_send_a_request_twice(echo, root):
     _, url = echo(0.02)
     code = (

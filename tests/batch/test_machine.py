@@ -534,7 +534,7 @@ Machine.TestCase.settings = settings(
     phases=list(Phase) if "ARISLAB_MACHINE_SHRINK" in os.environ else [Phase.generate],  # it takes minutes
     suppress_health_check=list(HealthCheck),
 )
-TestMachine = Machine.TestCase
+TestMachine = pytest.mark.slow(Machine.TestCase)
 
 
 def test_the_machine_has_met_trouble_of_every_sort():

@@ -40,6 +40,7 @@ def states(*jobs):
     return [shard["state"] for job in jobs for shard in job.shards]
 
 
+@pytest.mark.slow
 def test_a_server_that_mixes_gets_one_model_at_a_time_and_all_answers_are_right(serve, tmp_path):
     _, proxy = serve("mixes,slow=1,slow_s=0.02")
     verdict = batch.isolation(batch.connect(proxy.url, folder=tmp_path / "b"), models=NAMES)
@@ -62,6 +63,7 @@ def test_a_server_without_chat_is_examined_by_batches_and_until_then_gets_one_mo
     assert batch.isolation(job.server, models=NAMES).verdict == verdict
 
 
+@pytest.mark.slow
 def test_the_same_server_answers_wrong_where_nobody_looks(serve, tmp_path, monkeypatch):
     _, proxy = serve("mixes,slow=1,slow_s=0.02")
     calm = isolation.Isolation("isolated", tuple(NAMES))
@@ -69,6 +71,7 @@ def test_the_same_server_answers_wrong_where_nobody_looks(serve, tmp_path, monke
     assert len(marks(send(proxy.url, tmp_path / "b").wait(poll_s=0.05).collect())["faulty"]) == 2
 
 
+@pytest.mark.slow
 def test_a_server_that_keeps_models_apart_gets_them_together(serve, tmp_path):
     _, proxy = serve("jitters,slow=1,slow_s=0.02")
     assert batch.isolation(batch.connect(proxy.url, folder=tmp_path / "b"), models=NAMES).verdict == "isolated"
@@ -99,6 +102,7 @@ def test_one_model_is_asked_without_a_probe(serve, tmp_path):
     assert proxy.asked["chat"] == 0
 
 
+@pytest.mark.slow
 def test_a_result_is_kept_until_a_model_is_added(serve, tmp_path, monkeypatch):
     _, proxy = serve("models")
     (tmp_path / "run").mkdir()
@@ -123,6 +127,7 @@ def test_a_result_is_kept_until_a_model_is_added(serve, tmp_path, monkeypatch):
     assert [t["isolation"]["verdict"] for t in entries if "isolation" in t] == ["isolated"] * 4
 
 
+@pytest.mark.slow
 def test_batches_of_another_process_wait_too(serve, tmp_path):
     """Two jobs of one model each: what one has on its way, the other does not stand beside while nothing is known."""
     _, proxy = serve("mixes,slow=1,slow_s=0.02")
@@ -150,6 +155,7 @@ def test_a_repeated_run_is_told_what_the_recorded_one_was_and_asks_nothing(tmp_p
     assert not (tmp_path / "b" / "isolation.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_doctor_examines_on_demand_and_names_the_runs_that_asked_this_server(serve, root, tmp_path):
     _, proxy = serve("mixes")
     here = {"base_url": proxy.url, "identity": proxy.url}

@@ -139,6 +139,7 @@ def test_what_is_on_its_way_can_be_cancelled_and_the_file_still_sums_up(batch, r
     assert {x["error"]["code"] for x in lines if x["response"] is None} <= {"cancelled", "batch_cancelled"}
 
 
+@pytest.mark.slow
 def test_cancelled_rows_are_sent_again_on_consent_only(batch, root, server):
     file = write(root / "in.jsonl", [line(n, max_tokens=6) for n in range(80)])
     batch("submit", file)

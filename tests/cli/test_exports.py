@@ -94,6 +94,7 @@ def test_an_adapter_goes_out_with_what_its_evaluation_said(lab, export, tmp_path
     assert "adapter_model.safetensors" in names_in(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_merged_weights_are_compared_on_what_was_held_out(lab, export, tmp_path):
     _, version = lab
     code, out, _ = export("--adapter", version, "--merged", "--out", tmp_path / "out")

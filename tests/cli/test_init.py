@@ -41,6 +41,7 @@ def test_the_templates_are_the_notebooks_tasks_and_samples_of_the_checkout():
     assert SHIPPED["notebooks/2_curate.ipynb"] == (CHECKOUT / "notebooks" / "2_curate.ipynb").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_lab_is_the_root_of_what_is_done_below_it_with_its_own_notebooks_and_tasks(tmp_path):
     made = command("init", "a lab", "--no-git", cwd=tmp_path)
     assert (made.returncode, made.stderr) == (0, "")

@@ -124,6 +124,7 @@ def test_each_use_case_has_its_set_and_a_file_can_be_written(chosen, capsys, mon
     assert json.loads(path.read_text())["provenance"]["example_ids"] == IDS[:2]
 
 
+@pytest.mark.slow
 def test_exported_messages_are_the_requests_of_phase_5_at_the_embedded_server(chosen, capsys, monkeypatch):
     """Phase 5 asks its arm; a client that fills the exported list has the same requests, so nothing is left to ask."""
     spec, lake = load("candidate_evaluation"), chosen

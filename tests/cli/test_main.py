@@ -39,6 +39,7 @@ def test_candidates_are_composed_and_counted(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_sql_speaks_table_json_and_csv(generated):
     query = "select split, count(*) n from candidates group by 1 order by 1"
     assert [r["split"] for r in json.loads(arislab("sql", query, "--format", "json", root=generated))] == [
@@ -70,12 +71,14 @@ def test_generate_reads_each_table_once(generated):
     assert sum(line["rows"] for line in lines if (line["op"], line["table"]) == ("write", "training_data_raw")) <= 300
 
 
+@pytest.mark.slow
 def test_running_generate_again_asks_nothing(generated):
     before = Lake(generated / "data" / "lake")["training_data_raw"].version
     arislab("run", "generate", *SMALL, root=generated)
     assert Lake(generated / "data" / "lake")["training_data_raw"].version == before
 
 
+@pytest.mark.slow
 def test_a_server_killed_during_generate_costs_nothing(generated, tmp_path):
     command = [sys.executable, "-m", "arislab", "run", "generate", *SMALL, "--root", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=CHECKOUT)
@@ -105,6 +108,7 @@ def test_a_server_killed_during_generate_costs_nothing(generated, tmp_path):
     assert rows[0].equals(rows[1])
 
 
+@pytest.mark.slow
 def test_imported_outputs_are_curated_with_a_full_account(tmp_path):
     sample = CHECKOUT / "data" / "sample" / "outputs.jsonl"
     task = ["--task", "instruction_following", "--input", "question", "--output", "answer", "--model", "model"]
@@ -147,6 +151,7 @@ def test_bad_input_is_one_clear_message(generated, arguments, message):
     assert {name: lake[name].version for name in lake.tables()} == before
 
 
+@pytest.mark.slow
 def test_a_task_file_without_scorers_and_one_whose_scorer_returns_7(generated, tmp_path):
     for name, change, message in (
         ("none", ("SCORERS =", "SCORES ="), "has no SCORERS"),
@@ -212,6 +217,7 @@ def test_a_root_that_cannot_be_written_is_one_clear_message(tmp_path):
     assert "cannot write" in arislab("candidates", "--n", 5, root=blocked / "x", ok=False)
 
 
+@pytest.mark.slow
 def test_a_planted_key_stands_in_no_record(generated, tmp_path):
     key = "sk-planted-8151"
     arislab("run", "generate", *SMALL, root=generated, ARISLAB_API_KEY=key)
@@ -219,6 +225,7 @@ def test_a_planted_key_stands_in_no_record(generated, tmp_path):
     assert leaking == []
 
 
+@pytest.mark.slow
 def test_every_command_has_help():
     for name in ("demo", "run", "runs", "sql", "candidates", "import", "export", "serve", "lab"):
         done = subprocess.run(

@@ -52,6 +52,7 @@ def test_a_cell_that_takes_its_time_has_a_line_and_one_each_ten_seconds_while_it
     assert [len(line) for line in lines(82)[4:]] == [120]
 
 
+@pytest.mark.slow
 def test_without_a_terminal_there_are_lines_and_no_carriage_returns(root):
     books = notebook(root / "notebooks", SLOW)
     done = here("run", books / "2_curate.ipynb", "--root", root)
@@ -97,6 +98,7 @@ def test_what_a_line_says_is_read_as_it_was_said():
         assert read_line(line) is None
 
 
+@pytest.mark.slow
 def test_at_a_terminal_a_bar_is_written_over_and_nothing_is_left_of_it(root):
     books = notebook(root / "notebooks", SLOW)
     code, shown = at_a_terminal("run", books / "2_curate.ipynb", "--root", root, columns=90, CI="")
@@ -116,6 +118,7 @@ def test_in_ci_a_terminal_gets_lines_too(root):
     assert shown.startswith("2_curate: running …\r\n")
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone_does_not_end_the_run(root, monkeypatch):
     class Gone(io.StringIO):
         def write(self, text):
@@ -129,6 +132,7 @@ def test_a_reader_that_has_gone_does_not_end_the_run(root, monkeypatch):
     assert record.status == "ok"
 
 
+@pytest.mark.slow
 def test_what_asks_for_json_is_told_nothing_else(project):
     import json
 

@@ -15,6 +15,7 @@ from arislab.__main__ import main
 from arislab.records import find as records
 
 
+@pytest.mark.slow
 def test_the_command_says_equal_or_exits_with_3(project):
     root, _ = project
     run = ran(project, n=2)
@@ -33,6 +34,7 @@ def test_the_command_says_equal_or_exits_with_3(project):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["verify", "rerun", "resume"])
 def test_without_a_terminal_a_foreign_record_is_refused_with_exit_2_and_one_message(project, tmp_path, verb):
     root, books = project
@@ -49,6 +51,7 @@ def test_without_a_terminal_a_foreign_record_is_refused_with_exit_2_and_one_mess
     assert trusted.returncode == {"verify": 0, "rerun": 0, "resume": 1}[verb], trusted
 
 
+@pytest.mark.slow
 def test_at_a_terminal_it_asks(project, tmp_path):
     import pty
 

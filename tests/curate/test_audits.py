@@ -153,6 +153,7 @@ def test_a_promise_that_cannot_be_given_again_keeps_nothing():
     assert table["jaccard"].to_list() == [0.0, None]
 
 
+@pytest.mark.slow
 def test_with_learned_quality_the_labels_are_resampled_and_each_signal_is_left_out(tmp_path, monkeypatch):
     rng = np.random.default_rng(5)
     n = 1_000

@@ -109,6 +109,7 @@ def test_where_nothing_is_shown_quality_stays_what_the_rules_say(given, why):
     assert_frame_equal(found.apply(scored), scored)
 
 
+@pytest.mark.slow
 def test_a_score_without_meaning_is_rarely_taken_for_one():
     """Of 40 studies in which nothing tells anything, one in twenty or so may look as if it did."""
     used = 0

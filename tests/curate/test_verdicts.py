@@ -131,6 +131,7 @@ def trained(root, **given):
     return [json.loads(line)["messages"][-1]["content"] for line in lines]
 
 
+@pytest.mark.slow
 def test_answers_that_are_imported_over_others_inherit_no_verdict(root):
     lake = imported(root, {land: answer(land) for land in LANDS[:36]})
     curate(root)
@@ -149,6 +150,7 @@ def test_answers_that_are_imported_over_others_inherit_no_verdict(root):
     assert curate(root)["curated"]["approved"].sum() == 36, "the text that was approved is back"
 
 
+@pytest.mark.slow
 def test_a_repaired_answer_is_bound_to_the_text_that_was_shown(root):
     broken = {land: answer(land).replace('"', "'") for land in LANDS[:6]}
     lake = imported(root, broken)
@@ -211,6 +213,7 @@ def second_model(lands):
     return {land: answer(land, tail=" indeed") for land in lands}
 
 
+@pytest.mark.slow
 def test_what_is_like_a_rejected_answer_never_trains_and_approvals_stay(root):
     lake = imported(root, {land: answer(land) for land in LANDS[:30]})
     curate(root)
@@ -379,6 +382,7 @@ def test_an_approved_answer_that_is_not_selected_is_named(root):
     assert names["states"]["not_selected"] == n_longest
 
 
+@pytest.mark.slow
 def test_the_story_by_the_command_line(root):
     """Import, curate, decide, curate again, import others over them: what the command line says and the lake holds."""
     task = root / "capital.py"

@@ -230,6 +230,7 @@ def learned_study(seed, *, n=2_000, n_labels=200, levels=False):
     return scored, labels, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [False, True])
 def test_labels_do_not_vouch_for_a_cut_that_they_made(levels):
     """What was learned from labels puts those that are good above the cut: counted there, they make it look better."""

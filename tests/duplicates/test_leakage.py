@@ -1,6 +1,7 @@
 """Splits that phase 5 lets through."""
 
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import FUZZ, short_texts
@@ -31,6 +32,7 @@ asked = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(asked, st.sampled_from([0.3, 0.5, 0.8]))
 @settings(max_examples=FUZZ, deadline=None)
 def test_what_the_split_lets_through_is_never_a_leak_later(data, threshold):
@@ -55,6 +57,7 @@ def test_what_the_split_lets_through_is_never_a_leak_later(data, threshold):
         assert len(set(where)) == 1, group
 
 
+@pytest.mark.slow
 @given(asked.map(lambda rows: rows[:9]), asked.map(lambda rows: rows[:9]), st.sampled_from([0.3, 0.5, 0.8]))
 @settings(max_examples=FUZZ, deadline=None)
 def test_what_a_later_import_lets_through_is_no_leak_either_and_moves_nobody(first, second, threshold):

@@ -54,6 +54,7 @@ def test_the_embedded_engine_serves_the_adapter_under_its_folder_name(trained):
     assert {rows["base_model"][0], Path(rows["model_path"][0]).name} <= set(served)
 
 
+@pytest.mark.slow
 def test_training_again_reuses_the_folder_and_refuses_one_that_somebody_changed(trained, caplog):
     folder, _, other = trained
     again = {"base_model": "tiny", "folder": folder, "num_train_epochs": 1, "batch_size": 8, "seed": 1, "name": "other"}

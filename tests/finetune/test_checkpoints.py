@@ -38,6 +38,7 @@ def wavering(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_again_and_again_goes_on_to_the_adapter_of_one_that_was_not(
     wavering, tmp_path, monkeypatch
 ):
@@ -109,6 +110,7 @@ def interrupted(tmp_path_factory):
     return models, how
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_weights_of_the_lowest_loss_through_a_kill_too(interrupted, tmp_path):
     models, how = interrupted
     shutil.copytree(models, again := tmp_path / "models")

@@ -33,6 +33,7 @@ finetune.train({"a": examples}, None, base_model="tiny", folder=sys.argv[2], num
 """
 
 
+@pytest.mark.slow
 def test_a_training_process_ends_when_its_parent_is_killed(tmp_path):
     nurses(range(8)).write_parquet(tmp_path / "examples.parquet")
     models = tmp_path / "models"
@@ -57,6 +58,7 @@ def wait_for(event, seconds=60):
     raise AssertionError(f"nothing within {seconds} s")
 
 
+@pytest.mark.slow
 def test_a_training_whose_fork_server_is_killed_goes_on_to_the_same_adapter(tmp_path):
     rows, how = {"a": nurses(range(24))}, {"base_model": "tiny", "num_train_epochs": 6, "batch_size": 2}
     how |= {"checkpoint_steps": 5, "checkpoint_minutes": 0}

@@ -78,6 +78,7 @@ HOW = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("event", "message"),
     [

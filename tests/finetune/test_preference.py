@@ -48,6 +48,7 @@ def pair(chosen, rejected, messages='[{"role": "user", "content": "Capital of Pe
 # ---- tokens ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gemma3", "llama3", "qwen3"])
 @settings(max_examples=30, deadline=None)
 @given(user=said, chosen=said, rejected=said)
@@ -178,6 +179,7 @@ def oracle(trained, tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["dpo", "ipo", "kto"])
 def test_loss_and_gradients_are_those_of_trl(oracle, loss):
     ours, theirs, apart, n_weights, n_rows = oracle[loss]
@@ -202,6 +204,7 @@ def preferred(trained, tmp_path_factory):
     return settings, start, finetune.prefer(pairs, HELD_OUT, settings, start=start, learning_rate=RATE)
 
 
+@pytest.mark.slow
 def test_pairs_that_were_not_learned_are_told_apart_and_chance_learns_less(preferred):
     _, _, rows = preferred
     curve = finetune.losses(rows).filter(arm="dpo").drop_nulls("eval_loss")["eval_loss"]
@@ -233,6 +236,7 @@ def test_the_record_says_what_was_preferred_and_where_it_started(preferred):
     assert dict(learned_from.group_by("role").len().iter_rows()) == {"trained": 64, "held out": 24}
 
 
+@pytest.mark.slow
 def test_the_same_pairs_in_another_order_and_process_give_the_same_adapter_bit_for_bit(preferred, tmp_path):
     settings, start, rows = preferred
     how = {"start": start, "learning_rate": RATE, "control": False, "folder": tmp_path}
@@ -241,6 +245,7 @@ def test_the_same_pairs_in_another_order_and_process_give_the_same_adapter_bit_f
     assert again["adapter_sha256"][0][:12] not in start
 
 
+@pytest.mark.slow
 def test_pairs_that_are_turned_round_go_the_other_way_from_the_base_too(tmp_path):
     turned = PAIRS.rename({"chosen": "rejected", "rejected": "chosen"})
     rows = finetune.prefer(turned, HELD_OUT, of(tmp_path), learning_rate=RATE, control=False)
@@ -249,6 +254,7 @@ def test_pairs_that_are_turned_round_go_the_other_way_from_the_base_too(tmp_path
     assert json.loads(rows["hyperparameters"][0])["preference"]["start_from"] == "base"
 
 
+@pytest.mark.slow
 def test_single_verdicts_are_told_apart_and_the_rarer_kind_counts_more(trained, tmp_path):
     _, rows, _ = trained
     few = verdicts(PAIRS).filter(pl.col("is_desirable") | pl.col("id").str.contains("p-r-00(0|10)"))

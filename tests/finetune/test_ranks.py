@@ -19,6 +19,7 @@ from arislab.system import processes
 HOW = {"base_model": "tiny", "batch_size": 32, "num_train_epochs": 6, "checkpoint_steps": 2, "checkpoint_minutes": 0}
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_also_when_one_of_them_is_killed(tmp_path):
     rows = {"a": nurses(range(32))}, nurses(range(100, 120))
     with pytest.MonkeyPatch.context() as patch:

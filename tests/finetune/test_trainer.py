@@ -76,6 +76,7 @@ def checked(trained, tokenizer, tmp_path_factory):
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_peft_loads_the_adapter_from_a_moved_folder_and_finds_the_eval_loss_row_by_row(trained, checked):
     _, rows, _ = trained
     assert checked["every"]

@@ -13,6 +13,7 @@ from arislab.errors import ParameterError, PrerequisiteError, TrainingError
 from arislab.tiny.weights import multiplies_bfloat16
 
 
+@pytest.mark.slow
 def test_the_same_rows_in_another_order_and_process_give_the_same_adapter_bit_for_bit(trained):
     _, rows, other = trained
     assert rows["adapter_sha256"].n_unique() == 1
@@ -66,6 +67,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(tmp_path, mon
         finetune.train({"a": nurses([1])}, None, base_model="tiny", folder=tmp_path, **setting)
 
 
+@pytest.mark.slow
 def test_each_seed_is_a_training_of_its_own_and_the_first_is_the_one_without_seeds(tmp_path):
     how = {"base_model": "tiny", "folder": tmp_path, "num_train_epochs": 2, "batch_size": 4, "seed": 4}
     rows = finetune.train({"a": nurses(range(12)), "b": nurses(range(12, 24))}, None, seeds=2, **how)

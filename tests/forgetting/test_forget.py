@@ -171,6 +171,7 @@ def said(root, *words, ok=True):
     return arislab("forget", *words, "--yes", "--by", "Grace", root=root, ok=ok)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [PLAIN, TRAPS, NUMBER])
 def test_nothing_of_theirs_is_left_and_nothing_of_others_is_lost(root, name):
     sought, before = theirs(root, name), rows_of(root)
@@ -261,6 +262,7 @@ def test_who_was_forgotten_does_not_come_back(root):
     assert "no candidate 's1-00000'" in said(root, "s1-00000", ok=False)
 
 
+@pytest.mark.slow
 def test_what_two_candidates_have_stays_with_the_other(root):
     lake = Lake(root / "data" / "lake")
     before = lake["training_data_raw"].read(where={"candidate_id": [COPY, TWIN]})
@@ -343,6 +345,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 4, 9, 16, 27])
 def test_one_that_was_killed_ends_as_if_it_had_not_been(made, root, tmp_path, n):
     """Within the write of a file, or just after one; then the command goes on from what lies there."""

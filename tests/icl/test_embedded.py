@@ -13,6 +13,7 @@ import icl_embedded as bench
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
 
 
+@pytest.mark.slow
 def test_it_writes_what_the_package_writes(tmp_path, monkeypatch):
     monkeypatch.setenv("ICL_EMBEDDED", str(tmp_path))
     report = bench.compare(n_sets=4, n_rows=4)
@@ -20,6 +21,7 @@ def test_it_writes_what_the_package_writes(tmp_path, monkeypatch):
     assert report["same_text"] >= 31  # sums are rounded differently: about one answer in a thousand takes another turn
 
 
+@pytest.mark.slow
 def test_loading_it_leaves_the_floats_of_the_process_alone(tmp_path):
     """A library linked with -ffast-math makes every subnormal float of the process 0, also in the tests that follow."""
     bench.library(tmp_path)
@@ -27,6 +29,7 @@ def test_loading_it_leaves_the_floats_of_the_process_alone(tmp_path):
     assert np.float32(np.finfo(np.float32).tiny) / np.float32(2) > 0
 
 
+@pytest.mark.slow
 def test_a_cell_is_answered_once_and_kept(tmp_path):
     decoder = bench.Decoder(tmp_path)
     rows = bench.candidates(6, seed=9001, split="validation")

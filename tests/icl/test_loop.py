@@ -187,6 +187,7 @@ found_by(method, world=Storing())
 """
 
 
+@pytest.mark.slow
 @both
 def test_a_search_killed_in_any_round_goes_on_with_the_same_cells_to_the_same_winner(method, tmp_path):
     whole_world = World()

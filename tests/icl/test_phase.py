@@ -108,6 +108,7 @@ def outcome(root):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the kernel by /proc")
 def test_a_phase_killed_in_each_round_and_in_the_holdout_goes_on_and_asks_no_cell_twice(tmp_path, server):
     faults, url = server
@@ -136,6 +137,7 @@ def digits(asked):
     return {"object": "list", "model": "e", "data": data, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
 
 
+@pytest.mark.slow
 def test_a_use_case_has_a_search_of_its_own_under_its_rules_and_phase_5_takes_its_set(tmp_path, server):
     faults, url = server
     faults.embed = digits

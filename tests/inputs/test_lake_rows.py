@@ -316,6 +316,7 @@ def test_outputs_are_read_back_as_they_were_written(tmp_path, values):
     assert set(raw["candidate_id"]) == set(people["candidate_id"])
 
 
+@pytest.mark.slow
 @SAME_FOLDER
 @given(
     st.dictionaries(

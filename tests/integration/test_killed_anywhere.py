@@ -279,6 +279,7 @@ def way(tmp_path, monkeypatch):
     way.stop()
 
 
+@pytest.mark.slow
 def test_a_promotion_and_a_deployment_that_are_killed_anywhere(way):
     new = adapter(Lake(way.lake.path, run_id="made-too"), 2)
     if KILLS > 3:
@@ -289,6 +290,7 @@ def test_a_promotion_and_a_deployment_that_are_killed_anywhere(way):
     way.ends(new)
 
 
+@pytest.mark.slow
 def test_a_rollback_reaches_servers_whose_deployment_was_killed_once_they_had_switched(way):
     new = adapter(Lake(way.lake.path, run_id="made-too"), 2)
     arislab("promote", new, root=way.root)

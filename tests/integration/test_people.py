@@ -108,6 +108,7 @@ def reviewed(root, n):
     return names["queue"]
 
 
+@pytest.mark.slow
 def test_reviews_become_the_quality_and_say_what_the_cut_is_worth(root):
     first = curated(root)
     assert first["labels"].frame.is_empty()
@@ -151,6 +152,7 @@ def test_reviews_become_the_quality_and_say_what_the_cut_is_worth(root):
     assert "V2 equal" in arislab("verify", "curate", root=root)
 
 
+@pytest.mark.slow
 def test_what_people_approved_stays_when_less_is_kept(root):
     curated(root, keep_fraction=1.0)
     queue = reviewed(root, 60)
@@ -162,6 +164,7 @@ def test_what_people_approved_stays_when_less_is_kept(root):
     assert names["lost"].height == len(good) - names["curated"]["approved"].sum() > 0
 
 
+@pytest.mark.slow
 def test_a_precision_is_promised_or_refused(root):
     curated(root)
     reviewed(root, 150)
@@ -171,6 +174,7 @@ def test_a_precision_is_promised_or_refused(root):
         curated(root, keep_rule="precision", keep_precision=0.99)
 
 
+@pytest.mark.slow
 def test_edited_answers_are_labels_of_what_they_were_and_kept_as_they_are(root):
     curated(root)
     names = play("review", root, task=str(root / "sums.py"), n_review=60, reviewer="Ada")

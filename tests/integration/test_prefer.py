@@ -31,6 +31,7 @@ def root(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_an_adapter_is_trained_further_by_pairs_and_registered_beside_its_control(root):
     said = arislab_process("run", "prefer", *SHORT, root=root)
     lake = Lake(root / "data" / "lake", run_id="looked")
@@ -58,6 +59,7 @@ def test_an_adapter_is_trained_further_by_pairs_and_registered_beside_its_contro
     assert record["headline"]["told_apart"]["dpo"] > record["headline"]["told_apart"]["dpo-control"]
 
 
+@pytest.mark.slow
 def test_too_few_preferences_are_refused_with_their_number(root):
     said = arislab_process("run", "prefer", "-p", "sources", "edit", root=root, ok=False)
     assert "0 of 0 preferences can be trained, and at least 30 are needed: 30 more" in said

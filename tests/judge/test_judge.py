@@ -424,6 +424,7 @@ def sums(root, monkeypatch):
     return root
 
 
+@pytest.mark.slow
 def test_a_judge_is_asked_recorded_used_and_asked_nothing_twice(sums, critic):
     given = {"task": str(sums / "sums.py"), "base_url": critic.front, "n_outputs": 0, "pairs": True, "n_dry_run": 4}
     first = play("judge", sums, **given)
@@ -481,6 +482,7 @@ def test_parameters_of_a_judge_are_checked(name, value):
         ranges.check_all({name: value})
 
 
+@pytest.mark.slow
 def test_a_run_of_a_judge_and_a_curation_with_it_are_verified_from_what_was_recorded(sums, critic):
     given = [
         "-p",

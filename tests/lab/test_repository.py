@@ -35,6 +35,7 @@ def folder(tmp_path):
     return tmp_path / "lab"
 
 
+@pytest.mark.slow
 def test_a_new_lab_is_committed_and_records_name_that_commit(named, folder):
     lines = repository.begin(folder, PLACES)
     head = said_by_git(folder, "rev-parse", "HEAD")
@@ -47,6 +48,7 @@ def test_a_new_lab_is_committed_and_records_name_that_commit(named, folder):
     assert provenance.package().keys() == {"package_version", "package_sha256"}
 
 
+@pytest.mark.slow
 def test_outputs_stay_in_the_file_and_out_of_the_commit(named, folder):
     repository.begin(folder, PLACES)
     path = folder / "notebooks" / "2_curate.ipynb"
@@ -66,6 +68,7 @@ def test_outputs_stay_in_the_file_and_out_of_the_commit(named, folder):
     assert ids == [cell["id"] for cell in notebook["cells"]], "records name cells by their ids"
 
 
+@pytest.mark.slow
 def test_without_a_user_nothing_is_committed_and_the_way_is_said(named, folder):
     named.write_text("")
     assert repository.begin(folder, PLACES)[-1].startswith(
@@ -75,6 +78,7 @@ def test_without_a_user_nothing_is_committed_and_the_way_is_said(named, folder):
     assert (code["commit"], code["checkout"]) == (None, str(folder))
 
 
+@pytest.mark.slow
 def test_what_a_folder_held_before_it_became_a_lab_is_not_committed(named, tmp_path):
     folder = tmp_path / "study"
     (folder / "notebooks").mkdir(parents=True)

@@ -242,6 +242,7 @@ EDITS = st.dictionaries(st.sampled_from(PLACES), st.sampled_from([*CONTENTS, Non
 """What a user makes of a place; None: removes it."""
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(RELEASE, st.lists(st.tuples(EDITS, RELEASE, st.sets(st.sampled_from(PLACES))), min_size=1, max_size=4))
 def test_no_release_writes_over_an_edit_and_every_untouched_file_is_the_newest(first, rounds):

@@ -330,6 +330,7 @@ def test_a_file_that_does_not_belong_there_changes_nothing(table):
     assert [state.is_well for state in lake_check.examine(table.lake)] == [True, True]
 
 
+@pytest.mark.slow
 def test_the_commands_say_it_in_one_line_and_doctor_shows_the_way_back(table, root):
     def arislab(*arguments):
         command = [sys.executable, "-m", "arislab", *arguments, "--root", str(root)]

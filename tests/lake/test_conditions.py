@@ -201,6 +201,7 @@ def values_written(source):
                 yield value
 
 
+@pytest.mark.slow
 def test_nobody_writes_a_value_into_sql():
     """For SQLite, MLflow and DuckDB alike: values are bound.
 
@@ -223,6 +224,7 @@ def test_the_search_for_values_in_sql_finds_each_way_to_write_one(line):
     assert list(values_written(line))
 
 
+@pytest.mark.slow
 def test_nobody_puts_a_condition_or_a_query_of_the_lake_together_from_pieces():
     assert [(name, built) for name, source in sources() for built in conditions_built(source)] == []
 

@@ -38,6 +38,7 @@ def put(afar):
     return put
 
 
+@pytest.mark.slow
 def test_every_way_to_use_a_table_works_below_a_url(afar, tmp_path):
     lake = Lake(afar)
     table = lake["candidates"]
@@ -166,6 +167,7 @@ def _append(k, n):
         Lake()["candidates"].append(rows([f"own{k}-{i}"]))
 
 
+@pytest.mark.slow
 def test_a_link_of_a_version_behind_a_checkpoint_is_whole(afar, tmp_path, put):
     table = Lake(afar)["candidates"]
     for n in range(13):
@@ -251,6 +253,7 @@ for i in range(n):
 """
 
 
+@pytest.mark.slow
 def test_of_four_writers_at_once_no_row_is_lost_and_none_is_there_twice(afar, tmp_path):
     n = 8 if FUZZ <= 100 else 48
     command = [sys.executable, "-c", WRITER]
@@ -330,6 +333,7 @@ def test_nobody_is_forgotten_below_a_url(afar):
         forgetting.plan(Lake(), ["a"])
 
 
+@pytest.mark.slow
 def test_a_word_of_the_command_line_names_the_lake_for_every_verb(afar, root, monkeypatch):
     Lake(afar)["candidates"].append(rows(["a"]))
     monkeypatch.delenv("ARISLAB_LAKE")

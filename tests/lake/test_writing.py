@@ -95,6 +95,7 @@ def test_two_processes_that_append_at_once_lose_nothing(lake):
     assert rows.height == rows["event_id"].n_unique() == 2 * 15 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_writers", [2, 4])
 def test_writers_that_start_at_once_double_no_key_and_lose_no_row(n_writers):
     """Every second race runs without the lock: then the commits alone must hold."""

@@ -87,6 +87,7 @@ def test_how_many_rows_would_decide():
     assert beside.rows_for(row, 0.1) is None, "no number of rows tells a difference from itself"
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_lower_by_the_margin_passes_at_most_as_often_as_promised():
     drawn, n_passed, n_tries, n = random.Random(3), 0, 400, 300
     for _ in range(n_tries):

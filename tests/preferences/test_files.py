@@ -160,6 +160,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_datasets_loads_the_file_and_trl_takes_a_step_of_dpo(tmp_path):
     path = tmp_path / "dpo.jsonl"
     assert preferences.write_jsonl(pl.DataFrame(PAIRS), path) == 4

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from toys import notebook
 
 from arislab import runs
@@ -25,6 +26,7 @@ def test_what_differs_between_two_runs_is_said_by_heading(three):
     assert run_diff.diff(one, one) == {}
 
 
+@pytest.mark.slow
 def test_cell_outputs_are_compared_without_clocks(root):
     book = notebook(
         root / "notebooks", "print(n)", "import time\nprint('x' * n)\nprint(time.time(), file=__import__('sys').stderr)"

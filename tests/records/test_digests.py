@@ -143,6 +143,7 @@ def test_a_record_of_an_earlier_version_is_held_to_the_bytes_and_says_why(record
     assert "only saved by JupyterLab" in line.what
 
 
+@pytest.mark.slow
 def test_a_record_that_was_saved_in_jupyterlab_is_verified_run_again_and_exported(project, tmp_path):
     run = ran(project, n=2)
     notebook = Path(run["folder"]) / "notebook.ipynb"

@@ -185,6 +185,7 @@ def test_a_damaged_index_that_cannot_be_removed_is_done_without(three, monkeypat
     assert index.read_bytes().startswith(b"no database")
 
 
+@pytest.mark.slow
 def test_several_processes_list_while_runs_are_made(root):
     """None may miss a run that was there before it looked, show one twice, or end in an error."""
     code = (

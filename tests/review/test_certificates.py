@@ -454,6 +454,7 @@ def test_a_hundred_thousand_certified_rows_fold_in_little_time():
     assert json.loads(case.after["metadata"][0])["company"] == "Acme"
 
 
+@pytest.mark.slow
 def test_strata_of_real_answers_are_certified_only_as_far_as_they_are_right(shared):
     """1,319 answers of a model to questions of which the result is known: one in six is wrong."""
     text = (shared / "tora_gsm8k" / "tora-70b.jsonl").read_text()

@@ -276,6 +276,7 @@ def test_buttons_keep_their_place_whatever_the_length_of_the_text(page):
     assert button.bounding_box() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("origin", [ORIGIN, "http://other.test/"], ids=["secure", "insecure"])
 def test_while_the_kernel_is_dead_decisions_are_kept_and_arrive_once_after_a_reload(page, origin):
     log = Log()
@@ -300,6 +301,7 @@ def test_while_the_kernel_is_dead_decisions_are_kept_and_arrive_once_after_a_rel
     assert page.evaluate("Object.keys(localStorage).filter((key) => key.includes(':event:'))") == []
 
 
+@pytest.mark.slow
 def test_what_was_stored_but_not_acknowledged_is_not_stored_twice(page):
     log = Log()
     panel = panel_of(outputs(4), log)
@@ -317,6 +319,7 @@ def test_what_was_stored_but_not_acknowledged_is_not_stored_twice(page):
     assert [d for _, d in summary(log)] == ["approve", "skip", "undo"]
 
 
+@pytest.mark.slow
 def test_a_failing_disk_is_said_and_what_was_decided_arrives_once_it_works_again(page):
     log = Log()
     opened(page, panel_of(outputs(4), log)).focus()
@@ -330,6 +333,7 @@ def test_a_failing_disk_is_said_and_what_was_decided_arrives_once_it_works_again
     assert summary(log) == [("r-0", "approve"), ("r-1", "approve")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -603,6 +607,7 @@ def test_an_entry_that_is_no_decision_leaves_the_outbox_and_holds_no_other_up(pa
     assert page.evaluate("Object.keys(localStorage).filter((key) => key.includes(':event:'))") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_denied", [False, True])
 def test_what_is_unsaved_under_another_name_is_counted_and_stored_once_it_is_back(page, is_denied):
     """Else it says "all saved" after a change of the name, and what a browser without storage holds is lost."""

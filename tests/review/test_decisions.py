@@ -307,6 +307,7 @@ def made(drawn):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=FUZZ, deadline=None)
 @given(EVENTS, st.randoms(use_true_random=False), st.integers(0, 12))
 def test_the_fold_loses_nothing_and_depends_on_no_order(drawn, shuffle, cut):

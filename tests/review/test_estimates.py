@@ -50,6 +50,7 @@ def rate(rows, reviews, what="all", **how):
     return estimates.approve_rate(rows, reviews, **how).row(by_predicate=pl.col("what") == what, named=True)
 
 
+@pytest.mark.slow
 def test_the_intervals_hold_the_truth_of_all_and_of_waiting_rows_as_often_as_they_say():
     """The queue draws more densely near the cut: the mean of its labels as they come is another number."""
     held, n, naive = dict.fromkeys(("all", "waiting", "nurse"), 0), 150, []

@@ -39,6 +39,7 @@ def decided(number, row, decision):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_thousand_decisions_under_fifty_faults_are_stored_once_each_and_in_their_order(kernel, lake):
     draw, rows = random.Random(5), outputs().to_dicts()
     kinds, said = [draw.choice(["approve", "reject", "skip"]) for _ in rows], []

@@ -41,6 +41,7 @@ def test_the_queue_draws_from_below_the_cut_too_and_says_with_what_chance():
     assert other["queue"][0] != chosen["queue"][0]
 
 
+@pytest.mark.slow
 def test_every_row_comes_as_often_as_its_chance_says():
     came = dict.fromkeys(range(200), 0)
     for seed in range(400):

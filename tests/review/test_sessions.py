@@ -242,6 +242,7 @@ def work(folder, names, each):
         return dict(zip(names, pool.map(one, names), strict=True))
 
 
+@pytest.mark.slow
 def test_eight_at_once_with_500_each_are_handed_nothing_beyond_its_k_and_lose_nothing(tmp_path):
     sessions.start(tmp_path / "nurses", queue(3_400), sessions.Settings(seed=1, overlap=0.2, gold=0, repeats=0))
     names = ["Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald", "Radia", "Tony"]
@@ -707,5 +708,5 @@ class Office(RuleBasedStateMachine):
             self.home.cleanup()
 
 
-TestOffice = Office.TestCase
+TestOffice = pytest.mark.slow(Office.TestCase)
 TestOffice.settings = settings(max_examples=max(FUZZ // 2, 10), stateful_step_count=25, deadline=None)

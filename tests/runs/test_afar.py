@@ -26,6 +26,7 @@ def project(afar, tmp_path):
     return tmp_path, notebooks
 
 
+@pytest.mark.slow
 def test_a_run_on_a_lake_by_url_names_it_and_is_verified_and_run_again(afar, project, tmp_path):
     root, _ = project
     run = ran(project, n=3)
@@ -45,6 +46,7 @@ def test_a_run_on_a_lake_by_url_names_it_and_is_verified_and_run_again(afar, pro
     assert (done.returncode, "V1 equal" in done.stdout) == (0, True), done
 
 
+@pytest.mark.slow
 def test_no_key_of_the_store_is_in_any_file_below_the_root(afar, project):
     root, notebooks = project
     told = 'import os\nprint(os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["AWS_ACCESS_KEY_ID"])\nLake().nothing'
@@ -57,6 +59,7 @@ def test_no_key_of_the_store_is_in_any_file_below_the_root(afar, project):
     assert b"[hidden]" in b"".join(path.read_bytes() for path in files if path.name == "notebook.ipynb")
 
 
+@pytest.mark.slow
 def test_a_record_of_a_lake_that_is_gone_or_changed_is_not_equal(afar, project, monkeypatch):
     run = ran(project, n=2)
     Lake()["reviews"].rewrite(lambda every: every.collect().head(1))
@@ -69,6 +72,7 @@ def test_a_record_of_a_lake_that_is_gone_or_changed_is_not_equal(afar, project, 
     assert "cannot be read" in finding.what
 
 
+@pytest.mark.slow
 def test_a_record_lies_where_it_lies_and_names_its_lake_whatever_holds_there(afar, project, monkeypatch):
     root, _ = project
     run = ran(project, n=2)
@@ -77,6 +81,7 @@ def test_a_record_lies_where_it_lies_and_names_its_lake_whatever_holds_there(afa
     assert "ARISLAB_LAKE" not in os.environ
 
 
+@pytest.mark.slow
 def test_what_people_decided_is_folded_into_the_lake_as_a_run_begins_and_lies_in_the_root_until_then(afar, project):
     root, _ = project
     one = journal.Journal(Lake().review / "s", reviewer="Ada")

@@ -13,6 +13,7 @@ from arislab.runs import client
 from arislab.runs import notebook as notebook_file
 
 
+@pytest.mark.slow
 def test_displays_without_end_are_counted_and_not_held(root, monkeypatch):
     monkeypatch.setattr(client, "_MOST_OUTPUTS", 50)
     record = ran_cells(root, "from IPython.display import display\nfor i in range(500): display(i)", "1 / 0")
@@ -48,6 +49,7 @@ SHOWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak of a process's memory is read from /proc")
 @pytest.mark.parametrize("what", SHOWN)
 def test_one_large_display_is_not_held_by_who_receives_it(root, what):

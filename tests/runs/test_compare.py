@@ -3,6 +3,7 @@
 import json
 
 import polars as pl
+import pytest
 from toys import people, ran
 
 from arislab import runs
@@ -11,6 +12,7 @@ from arislab.records import find as records
 from arislab.runs import compare
 
 
+@pytest.mark.slow
 def test_a_result_that_differs_is_named_down_to_cell_row_and_column(project, tmp_path):
     one, other = ran(project, n=2), ran(project, n=2, keep_fraction="0.25")
     findings = [repr(finding) for finding in compare.compare(one, other).findings]
@@ -27,6 +29,7 @@ def test_at_v3_the_numbers_must_lie_in_the_recorded_intervals(project):
     assert repr(compare.within(run, moved).findings[0]).startswith("V3 headline share: 0.200 [0.100, 0.300] n=2 before")
 
 
+@pytest.mark.slow
 def test_equal_runs_under_two_roots_are_equal(project, tmp_path, monkeypatch):
     notebooks = project[1]
     one = ran(project, n=2)

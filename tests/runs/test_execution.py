@@ -139,6 +139,7 @@ def test_phases_and_roots_do_not_lock_each_other(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_two_runs_of_a_phase_queue_if_they_are_told_to(root):
     book = notebook(root / "notebooks", "import time; time.sleep(1)")
     code = "import sys; from pathlib import Path; from arislab import runs; "

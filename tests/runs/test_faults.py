@@ -82,6 +82,7 @@ print(record.status)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "interrupted"), (signal.SIGKILL, "lost")]
@@ -159,6 +160,7 @@ def test_a_kernel_that_the_system_ends_for_lack_of_memory_says_so(root):
     assert (record.status, record.cause, record.signal) == ("killed", "out-of-memory", "SIGKILL")
 
 
+@pytest.mark.slow
 def test_a_phase_has_a_limit_over_all_its_cells(root):
     notebooks = notebook(root / "notebooks", "import time; time.sleep(0.6)", "time.sleep(60)")
     record = runs.execute("curate", root=root, notebooks=notebooks, timeout_s=3)
@@ -166,6 +168,7 @@ def test_a_phase_has_a_limit_over_all_its_cells(root):
     assert "3 s in all" in record.reason
 
 
+@pytest.mark.slow
 def test_a_kernel_that_does_not_start_is_a_failure_with_its_own_words(root):
     notebooks = notebook(root / "notebooks", "1")
     (notebooks / "ipykernel_launcher.py").write_text("raise SystemExit('no such luck')\n")

@@ -32,6 +32,7 @@ def test_children_that_refuse_to_end_are_ended_and_named(root):
     assert all(f"(process {pid}), which did not end by itself" in log for pid in pids)
 
 
+@pytest.mark.slow
 def test_children_of_a_killed_kernel_are_ended_too(root):
     with_name = STUBBORN.replace("(child, bare)", "(child,)").replace("bare = ", "bare = child or ")
     record = ran_cells(root, with_name, "os.kill(os.getpid(), 9)")

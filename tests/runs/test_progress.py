@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import pytest
 from toys import notebook, saved
 
 from arislab import runs
@@ -34,6 +35,7 @@ def test_each_cell_is_told_and_in_it_what_its_bars_say(root):
     assert {step.cell for step in steps if step.bars} == {3}
 
 
+@pytest.mark.slow
 def test_a_record_holds_the_same_whether_somebody_watches_or_not(root, tmp_path):
     watched, steps = told(root, "print(n)", BARS)
     alone = runs.execute("curate", {}, root=tmp_path / "alone", notebooks=root / "notebooks")

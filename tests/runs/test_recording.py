@@ -58,6 +58,7 @@ def test_a_disk_without_a_free_byte_is_one_message_that_says_that_nothing_was_st
     assert "nothing was stored" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_after_writing_says_what_is_stored_and_what_is_not(root):
     write = """
 import polars as pl

@@ -16,6 +16,7 @@ from arislab.records import find as records
 from arislab.runs import compare, rerun, trust
 
 
+@pytest.mark.slow
 def test_a_rerun_has_the_code_the_inputs_and_the_parameters_of_then(project, tmp_path):
     notebooks = project[1]
     run = ran(project, n=2, label="007")
@@ -39,6 +40,7 @@ def test_a_rerun_has_the_code_the_inputs_and_the_parameters_of_then(project, tmp
     assert len(worktrees.stdout.splitlines()) == 1, "nothing is left behind"
 
 
+@pytest.mark.slow
 def test_uncommitted_changes_and_new_files_are_run_again_too(project, tmp_path):
     _, notebooks = project
     path = notebooks / "2_curate.ipynb"
@@ -50,6 +52,7 @@ def test_uncommitted_changes_and_new_files_are_run_again_too(project, tmp_path):
     assert compare.compare(run, rerun.rerun(run, into=tmp_path / "again")).findings == []
 
 
+@pytest.mark.slow
 def test_a_rerun_in_another_environment_is_refused_unless_it_is_allowed(project, tmp_path):
     run = ran(project, n=2)
     lock = Path(run["folder"]) / "env.lock"
@@ -75,6 +78,7 @@ def test_what_cannot_be_had_any_more_is_said(project, tmp_path):
         Lake()["candidates"].link(Lake(tmp_path / "x"), version=7)
 
 
+@pytest.mark.slow
 def test_a_failing_run_fails_again_in_the_same_cell(project, tmp_path):
     root, notebooks = project
     path = notebooks / "2_curate.ipynb"
@@ -86,6 +90,7 @@ def test_a_failing_run_fails_again_in_the_same_cell(project, tmp_path):
     assert compare.compare(run, made).findings == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [{}, {"task": "shout"}, {"task": "/"}, {"n": "2"}], ids=["none", "name", "path", "n"])
 def test_a_run_outside_git_is_equal_though_its_task_file_is_the_records_now(root, tmp_path, given):
     shown = ["from arislab.task import load", "from pathlib import Path", "shout = load(task)"]
@@ -101,6 +106,7 @@ def test_a_run_outside_git_is_equal_though_its_task_file_is_the_records_now(root
     assert compare.compare(recorded, made).findings == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_gone", [False, True], ids=["edited", "gone"])
 def test_a_run_outside_git_is_equal_though_its_notebook_was_edited_since_or_is_gone(root, tmp_path, is_gone):
     folder = notebook(tmp_path / "loose", "print(n * 3)", "n")
@@ -124,6 +130,7 @@ OLD = "1d7d6e24c747f3a025cd3afc9063dc7eae37eef3"
 """A commit from before records could be verified."""
 
 
+@pytest.mark.slow
 def test_a_run_of_an_older_commit_of_this_repository_is_run_again_by_its_own_code(tmp_path):
     known = subprocess.run(["git", "-C", str(CHECKOUT), "cat-file", "-e", OLD], capture_output=True, check=False)
     need("history", present=known.returncode == 0, why=f"commit {OLD[:7]} is not in this clone")

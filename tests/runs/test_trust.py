@@ -18,6 +18,7 @@ from arislab.records import record as run_record
 from arislab.runs import rerun, signing, trust
 
 
+@pytest.mark.slow
 def test_a_record_of_this_user_is_run_again_and_the_key_is_nowhere_in_it(project, home, tmp_path):
     run = ran(project, n=2)
     assert trust.foreign(run) is None
@@ -27,6 +28,7 @@ def test_a_record_of_this_user_is_run_again_and_the_key_is_nowhere_in_it(project
         assert [p for p in root.rglob("*") if p.is_file() and key in p.read_bytes()] == []
 
 
+@pytest.mark.slow
 def test_a_record_of_somebody_else_is_refused_with_what_would_run(project, home, tmp_path, monkeypatch):
     (project[1] / "tasks" / "shout.py").write_text("SYSTEM = 'Changed.'\n")
     run = ran(project, n=2)

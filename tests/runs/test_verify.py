@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import polars as pl
+import pytest
 from toys import people, ran
 
 from arislab.lake import Lake
@@ -11,6 +12,7 @@ from arislab.records import find as records
 from arislab.runs import verify
 
 
+@pytest.mark.slow
 def test_what_was_recorded_and_changed_since_is_named(project):
     root, _ = project
     run = ran(project, n=2)
@@ -67,6 +69,7 @@ def with_another_value(parquet, column):
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_the_rows_of_other_runs_may_come_and_go(project):
     run = ran(project, n=2)
     ran(project, n=3)

@@ -82,6 +82,7 @@ def test_who_comes_second_is_told_and_what_cannot_be_is_refused(three):
             three.client.post("/arislab/aliases", body={"alias": bad, "model": "faulty"}, cast_to=object)
 
 
+@pytest.mark.slow
 def test_an_alias_outlives_the_server_and_so_does_what_a_batch_took_it_for(tmp_path):
     options = {"engine": "faulty:models=3,slow=1,slow_s=0.05"}
     server = Server(tmp_path / "data", options).start()
@@ -164,6 +165,7 @@ def answering(request, tmp_path):
     server.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # of torch and peft, while adapters are made
 def test_under_load_and_many_swaps_every_answer_is_of_the_model_that_it_names(answering):
     server, names = answering.server, answering.names

@@ -16,6 +16,7 @@ from toys import Server, command, line, text_of
 from arislab.server import app
 
 
+@pytest.mark.slow
 def test_a_killed_server_resumes_without_a_line_lost_or_doubled(tmp_path: Path) -> None:
     server = Server(tmp_path / "data", {"engine": "echo:0.01"}).start()
     lines = [line(f"r-{i}", f"text {i}") for i in range(800)]
@@ -70,6 +71,7 @@ def test_a_second_server_on_the_same_folder_is_refused(echo: Server) -> None:
     assert not second.stdout
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
@@ -93,6 +95,7 @@ def test_the_server_ends_with_its_parent(tmp_path: Path) -> None:
     server.client.close()
 
 
+@pytest.mark.slow
 def test_a_server_whose_parent_ends_while_it_loads_ends_quietly(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

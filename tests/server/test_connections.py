@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import asynccontextmanager
 
+import pytest
 import uvicorn
 from toys import command
 
@@ -103,6 +104,7 @@ def test_who_sends_a_whole_request_is_served_while_all_places_are_held_by_halves
     assert gone.count(False) <= 8
 
 
+@pytest.mark.slow
 def test_a_slow_body_and_a_kept_connection_are_nobody_s_business(monkeypatch):
     async def run():
         async with serving(monkeypatch) as port:
@@ -144,6 +146,7 @@ def test_a_head_without_end_is_not_collected(monkeypatch):
     assert asyncio.run(run()) < 1 << 23
 
 
+@pytest.mark.slow
 def test_hundreds_of_halves_neither_stop_a_server_nor_fill_its_log(tmp_path):
     few = ["sh", "-c", 'ulimit -n 160; exec "$@"', "sh"]
     with (tmp_path / "log").open("w") as log:

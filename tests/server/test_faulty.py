@@ -50,6 +50,7 @@ def test_a_run_through_every_fault_sums_to_n_with_the_statuses_that_were_scripte
         assert got == cut.get(fault, asked)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_rows_of_an_undisturbed_one(start, tmp_path):
     calm = submit(start("calm", SPEC), tmp_path / "b").wait(poll_s=0.05).collect()
     server = start(

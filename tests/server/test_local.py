@@ -17,6 +17,7 @@ from arislab.system import processes
 from arislab.tiny.decoder import MODEL_DIR, base_name
 
 
+@pytest.mark.slow
 def test_the_embedded_model_gives_the_same_bytes_after_a_kill(tmp_path: Path) -> None:
     server = Server(tmp_path / "data", {"model": "tiny", "workers": 1}).start()
     name = server.client.models.list().data[0].id
@@ -119,6 +120,7 @@ def test_lines_of_workers_that_die_twice_are_failures_and_what_was_given_stays()
     assert all(b"worker_died" in result.body for result in results if result not in given)
 
 
+@pytest.mark.slow
 def test_a_signal_that_reaches_all_processes_costs_no_line(tmp_path: Path) -> None:
     """As whoever ends a run sends it: to the workers and their fork server too, before the server has stopped."""
     server = Server(tmp_path / "data", {"model": "tiny", "workers": 2}).start()
@@ -165,6 +167,7 @@ def test_a_chunk_is_small_where_the_model_is_large(tmp_path: Path, n_bytes: int,
     assert list(CHUNKS.values()) == sorted(CHUNKS.values(), reverse=True)
 
 
+@pytest.mark.slow
 def test_a_data_folder_with_a_long_path_is_no_hindrance(tmp_path: Path) -> None:
     data = tmp_path / ("n" * 120) / "data"
     data.parent.mkdir()

@@ -81,6 +81,7 @@ def test_a_request_that_was_not_asked_then_is_an_error_of_its_row(recorded, tmp_
     assert rows["error"][1:].str.contains("was not asked in the run that is repeated").all()
 
 
+@pytest.mark.slow
 def test_each_server_says_what_it_said_each_time_that_the_run_connected(recorded, tmp_path):
     recorded(
         said("embedded", "tiny", engine="local", response_format=False),

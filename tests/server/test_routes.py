@@ -203,6 +203,7 @@ def test_an_idempotency_key_makes_one_batch(echo: Server) -> None:
     assert len(ids) == 1
 
 
+@pytest.mark.slow
 def test_a_running_batch_tells_its_speed_and_when_it_will_end(slow: Server) -> None:
     bearer = f"Bearer {slow.token}"
     batch = slow.submit([line(f"r-{i}", "one two three") for i in range(1200)])
@@ -282,6 +283,7 @@ def test_an_upload_that_breaks_off_at_99_percent_leaves_nothing(server: Server) 
     assert "planted-upload" not in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_full_quota_refuses_uploads_with_507_and_lets_results_wait(tmp_path: Path) -> None:
     server = Server(tmp_path / "data", {"engine": "echo", "quota_gb": 0.0001}).start()  # 100,000 bytes
     try:
@@ -337,6 +339,7 @@ def test_a_whole_download_is_noticed_and_a_part_is_not(server: Server) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_ten_thousand_batches_are_listed_by_their_index(tmp_path: Path) -> None:
     store = Store(tmp_path)
     source = store.add_file(io.BytesIO(b"x"), filename="x", purpose="batch", keep_s=3600)["id"]

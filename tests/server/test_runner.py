@@ -160,6 +160,7 @@ usages = st.tuples(*[st.integers() | st.floats() | st.none() | st.text(max_size=
 results = st.tuples(st.integers(0, 10**6) | st.just(200), st.binary(max_size=40) | st.just(b"{}"), usages)
 
 
+@pytest.mark.slow
 @settings(max_examples=FUZZ, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(odd=st.lists(results, max_size=12))
 def test_any_results_of_an_engine_leave_each_line_one_row(tmp_path_factory, odd):

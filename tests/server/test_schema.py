@@ -52,6 +52,7 @@ def test_every_route_is_described(document: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize("ids", ["known", "drawn"])
 def test_what_is_answered_is_what_the_document_says(

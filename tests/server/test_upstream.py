@@ -390,6 +390,7 @@ def test_an_answer_beyond_the_limit_is_cut_off_and_not_asked_again(wild, what):
     assert "--max-answer-mb" in answer["error"]["message"]
 
 
+@pytest.mark.slow
 def test_answers_without_end_do_not_fill_the_memory(front_process, wild):
     def peak_mb():
         (row,) = (
@@ -494,6 +495,7 @@ def upstream() -> Iterator[Upstream]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_an_upstream_in_trouble_costs_no_line(upstream: Upstream, tmp_path: Path) -> None:
     other = Upstream()
     key, prompt = "sk-planted-key", "planted-prompt"

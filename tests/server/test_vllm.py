@@ -105,6 +105,7 @@ def all_gone(pids: list[int]) -> bool:
     return not any(map(is_alive, pids))
 
 
+@pytest.mark.slow
 def test_each_row_is_answered_though_vllm_is_killed_and_its_key_is_told_to_nobody(stand_in):
     server = Server(stand_in / "data", options(stand_in)).start()
     base, first = [model.id for model in server.client.models.list()]

@@ -68,6 +68,7 @@ def found(server):
     return json.loads(server.client.post("/arislab/isolation", body={"models": NAMES}, cast_to=str))
 
 
+@pytest.mark.slow
 def test_a_file_of_two_models_before_a_server_that_mixes_is_answered_one_model_after_the_other(front):
     server, _ = front("mixes,slow=1,slow_s=0.01")
     assert wrong(server, server.submit(lines(60))) == ([], 120)
@@ -76,6 +77,7 @@ def test_a_file_of_two_models_before_a_server_that_mixes_is_answered_one_model_a
     assert log.count("INFO isolation: mixes; ") == 1
 
 
+@pytest.mark.slow
 def test_two_batches_and_direct_chats_of_other_models_take_turns_too(front):
     server, _ = front("mixes,slow=1,slow_s=0.01")
     made = [server.submit(lines(60, models=[name])) for name in (*NAMES, "faulty-2")]
@@ -87,6 +89,7 @@ def test_two_batches_and_direct_chats_of_other_models_take_turns_too(front):
     assert wrong(server, *made) == ([], 180)
 
 
+@pytest.mark.slow
 def test_a_server_that_keeps_models_apart_is_asked_for_all_at_once(front):
     server, proxy = front("jitters,slow=1,slow_s=0.01")
     assert wrong(server, server.submit(lines(20))) == ([], 40)
@@ -98,6 +101,7 @@ def test_a_server_that_keeps_models_apart_is_asked_for_all_at_once(front):
     assert proxy.asked["chat"] > n_asked + 40 + 15 + 100, "a model that is added is"
 
 
+@pytest.mark.slow
 def test_one_model_is_asked_without_a_probe(front):
     server, proxy = front("mixes")
     assert wrong(server, server.submit(lines(30, models=NAMES[:1]))) == ([], 30)
@@ -105,6 +109,7 @@ def test_one_model_is_asked_without_a_probe(front):
     assert proxy.asked["chat"] == 60
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_a_window_goes_on_with_what_it_knew(front):
     server, _ = front("mixes,slow=1,slow_s=0.02")
     made = server.submit(lines(100))
@@ -187,6 +192,7 @@ def test_the_lines_of_many_models_are_sorted_in_one_pass():
     assert len(looked) == n + len(chunks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_urls", [1, 2])
 def test_each_server_behind_it_is_examined_and_the_worst_counts(serve, tmp_path, n_urls):
     good, _ = serve("models")
@@ -273,6 +279,7 @@ class TwoPlaces(Upstream):
         return web.json_response({"id": "x", "model": name, "choices": choices})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_whom", ["through us", "by somebody else, while we are away"])
 def test_that_models_are_kept_apart_counts_until_there_is_another_one(tmp_path, by_whom):
     upstream = TwoPlaces()
@@ -388,6 +395,7 @@ def test_a_probe_waits_for_an_adapter_that_is_being_loaded(tmp_path):
     assert asyncio.run(asyncio.wait_for(main(), 30)) == (False, True)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch and peft, while the adapter is made
 def test_the_embedded_engine_keeps_its_adapters_apart(tmp_path):
     pytest.importorskip("peft")

@@ -110,6 +110,7 @@ def compared(rng, gains, n=200):
     return stats.verdicts(stats.compare(frame, baseline="base", n_boot=1_000))
 
 
+@pytest.mark.slow
 def test_equal_arms_are_told_apart_in_at_most_one_of_twenty_families():
     rng, runs = np.random.default_rng(22), 400
     families = [compared(rng, dict.fromkeys("xyz", 0.0)) for _ in range(runs)]

@@ -294,6 +294,7 @@ def run(root, env, url, *cells):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_key", [True, False], ids=["upstream key", "password in the upstream URL"])
 def test_planted_secrets_are_in_no_file_of_a_root(tmp_path, monkeypatch, has_key):
     root = tmp_path / "root"
@@ -351,6 +352,7 @@ def test_plain_papermill_gets_a_notebook_without_the_password_too(root, monkeypa
     assert leaked == []
 
 
+@pytest.mark.slow
 def test_a_default_with_a_password_works_and_is_masked_even_if_the_run_is_never_ended(root, monkeypatch):
     cell = "import os, pathlib\nfolder = pathlib.Path(os.environ['ARISLAB_RUN_DIR'])\nassert 'geheim99' in base_url\n"
     cell += "import time; time.sleep(2.5)\n"

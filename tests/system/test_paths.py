@@ -39,6 +39,7 @@ def all_there_is_to_do(lake, folder):
     assert Lake(folder / "other" / "data" / "lake")["candidates"].rows == 3
 
 
+@pytest.mark.slow
 @given(name=NAMES)
 @settings(max_examples=max(12, FUZZ // 4), deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_root_of_any_name_works_or_is_refused_before_anything_is_made(name, tmp_path_factory):

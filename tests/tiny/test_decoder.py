@@ -56,6 +56,7 @@ def test_log_probabilities_are_those_of_transformers_and_change_no_text(engine, 
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [0, 5])
 def test_greedy_texts_equal_those_of_transformers(engine, stock, k):
     asked = requests(engine, 16, k=k, temperature=0.0, max_tokens=120)
@@ -284,6 +285,7 @@ def adapters(tmp_path_factory):
     return folder, model.merge_and_unload().eval()
 
 
+@pytest.mark.slow
 def test_a_merged_adapter_computes_what_peft_computes(adapters, stock):
     folder, merged = adapters
     engine = Engine(MODEL_DIR, adapters_dir=folder)
@@ -303,6 +305,7 @@ def as_large(monkeypatch):
     monkeypatch.setattr(decoder, "SMALL_BYTES", 0)
 
 
+@pytest.mark.slow
 def test_an_adapter_beside_the_matrices_computes_what_peft_computes(adapters, stock, as_large):
     folder, merged = adapters
     engine = Engine(MODEL_DIR, adapters_dir=folder)
@@ -333,6 +336,7 @@ def test_an_adapter_of_another_base_is_refused_by_name(adapters, tmp_path, as_la
     assert "changes 'model.layers.9.mlp.down_proj.weight'" in answers[1].why
 
 
+@pytest.mark.slow
 def test_weights_are_in_memory_once(adapters, tmp_path, as_large):
     def held():
         gc.collect()

@@ -30,6 +30,7 @@ def small_recipe():
     return recipe | {"train": recipe["train"] | SMALL | {"steps": 3}}
 
 
+@pytest.mark.slow
 def test_training_is_finite_repeatable_and_goes_on_from_a_checkpoint(tmp_path):
     recipe = small_recipe()
     whole = pretrain.pretrain(recipe, tmp_path / "whole")
