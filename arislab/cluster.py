@@ -142,7 +142,9 @@ class Cluster:
         try:
             yield
         except failures as error:
-            why = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+            why = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300].rstrip(".")
+            if self._address is not None and isinstance(error, on_ray.losses()):
+                why = "a node of the cluster was lost, and with it rows that it held"
             raise PrerequisiteError(
                 f"engine {self.engine!r} failed: {why}. Nothing was written; run again, or leave engine empty, which "
                 "gives the same in this process."
