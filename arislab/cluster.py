@@ -81,6 +81,10 @@ def _choose(runner: str, engine: str) -> None:
             ) from None
 
 
+class _LostError(PrerequisiteError):
+    """A node is gone with something that it held."""
+
+
 class Cluster:
     """Where work goes; made by ``connect``."""
 
@@ -104,7 +108,7 @@ class Cluster:
             items: What pickle keeps, of a few MB each.
 
         Raises:
-            PrerequisiteError: The engine failed.
+            PrerequisiteError: The engine failed; where a node was lost, after those items were asked for again.
         """
         import daft
 
@@ -114,14 +118,25 @@ class Cluster:
         asked = daft.func.batch(return_dtype=daft.DataType.binary(), batch_size=1)(called)
         rest = map(pickle.dumps, items)
         while packed := _some(rest, _AHEAD * self.n_processors):
-            with self._saying_so():
-                frame = self._parted(daft.from_pydict({"place": list(range(len(packed))), "item": packed}), len(packed))
-                answers = frame.select(daft.col("place"), asked(daft.col("item")).alias("answer")).to_pydict()
+            try:
+                answers = self._answers(asked, packed)
+            except _LostError:
+                answers = self._answers(asked, packed)  # by the other nodes: all that they need is here
             for _, answer in sorted(zip(answers["place"], answers["answer"], strict=True)):
                 result = pickle.loads(answer)
                 if isinstance(result, ArislabError):
                     raise result
                 yield result
+
+    def _answers(self, asked: Any, packed: list[bytes]) -> dict[str, list[Any]]:
+        import daft
+
+        with self._saying_so():
+            frame = self._parted(daft.from_pydict({"place": list(range(len(packed))), "item": packed}), len(packed))
+            answers: dict[str, list[Any]] = frame.select(
+                daft.col("place"), asked(daft.col("item")).alias("answer")
+            ).to_pydict()
+        return answers
 
     def rows(self, table: Any) -> "Rows":
         """Return the rows of a pyarrow.Table as rows of the engine; it is sent in pieces of a few thousand rows."""
@@ -142,8 +157,12 @@ class Cluster:
         try:
             yield
         except failures as error:
-            why = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
-            raise PrerequisiteError(
+            why = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300].rstrip(".")
+            is_lost = self._address is not None and isinstance(error, on_ray.losses())
+            if is_lost:
+                why = "a node of the cluster was lost, and with it rows that it held"
+            kind = _LostError if is_lost else PrerequisiteError
+            raise kind(
                 f"engine {self.engine!r} failed: {why}. Nothing was written; run again, or leave engine empty, which "
                 "gives the same in this process."
             ) from error

@@ -4,8 +4,10 @@ import importlib.util
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import nbformat
@@ -21,7 +23,7 @@ from arislab.curate.selection import near_duplicates
 from arislab.duplicates import spread
 from arislab.errors import ParameterError, PrerequisiteError, TaskError
 from arislab.lake import Lake, digests
-from arislab.system import spilled
+from arislab.system import on_ray, spilled
 from arislab.task import FAILED, load
 
 TASK = """
@@ -299,12 +301,136 @@ if __name__ == "__main__":
 """
 
 
-def test_on_ray_near_duplicates_are_the_same(tmp_path):
+def need_ray():
     has_ray = importlib.util.find_spec("ray") is not None
     need("ray", present=has_ray, why='Ray is not installed (pip install "arislab[ray]")')
+
+
+def test_on_ray_near_duplicates_are_the_same(tmp_path):
+    need_ray()
     rows = texts(3_000, 300, seed=6)
     rows.write_parquet(tmp_path / "rows")
     command = [sys.executable, "-c", ON_RAY, str(tmp_path / "rows"), str(tmp_path / "stars")]
     subprocess.run(command, check=True, timeout=400, env=os.environ | {"OMP_NUM_THREADS": "1"})
     star, score = duplicates.stars(rows, questions=("input",))
     assert pl.read_parquet(tmp_path / "stars").equals(pl.DataFrame({"star": star, "score": score}))
+
+
+NODES = """
+import subprocess, sys
+from ray.cluster_utils import Cluster
+if __name__ == "__main__":
+    one = {"num_cpus": 1, "memory": 2 * 10**9, "object_store_memory": 2 * 10**8, "node_ip_address": "127.0.0.1"}
+    many = Cluster(initialize_head=True, head_node_args=one | {"include_dashboard": False})
+    try:
+        far = many.add_node(**one)
+        many.wait_for_nodes()
+        pids = [node.all_processes["raylet"][0].process.pid for node in (many.head_node, far)]
+        command = [sys.executable, "-c", sys.argv[1], many.address, *map(str, pids), *sys.argv[2:]]
+        subprocess.run(command, check=True, timeout=300)  # ends it, too
+    finally:
+        many.shutdown()
+"""
+
+ON_NODES = """
+import json, os, signal, sys, threading, time
+from pathlib import Path
+import polars as pl
+from arislab import cluster, duplicates, scoring, structured
+from arislab.duplicates import spread
+from arislab.errors import PrerequisiteError
+from arislab.task import load
+
+address, head, far, lost, folder = sys.argv[1:]
+folder, engine = Path(folder), f"daft@{address}"
+scoring._BATCHES, cluster._ROWS = 1, 500  # parts for both nodes
+
+def node(_):
+    time.sleep(0.2)
+    return os.environ["RAY_RAYLET_PID"]
+
+def lose():
+    os.kill(int(far), signal.SIGKILL)
+
+def lose_while_it_scores():
+    seen = folder / "seen"
+    while not (seen.exists() and far in seen.read_text().split()):
+        time.sleep(0.01)
+    lose()
+
+def scores():
+    return scoring.score(pl.read_parquet(folder / "rows"), load(folder / "task.py"), engine=engine,
+                         max_failures=0.1, timeout_s=0.5)
+
+def stars():
+    star, score = duplicates.stars(pl.read_parquet(folder / "texts"), questions=("input",), engine=engine)
+    return pl.DataFrame({"star": star, "score": score})
+
+if __name__ == "__main__":
+    assert set(cluster.connect(engine).map(node, range(16))) == {head, far}  # both are at work before one is lost
+    if lost == "scoring":
+        threading.Thread(target=lose_while_it_scores, daemon=True).start()
+    scores().write_parquet(folder / "scores")
+    if lost == "comparing":
+        buckets = spread._buckets
+        spread._buckets = lambda *args: (lose(), buckets(*args))[1]
+        try:
+            stars()
+        except PrerequisiteError as error:
+            (folder / "message").write_text(str(error))
+        spread._buckets = buckets
+    stars().write_parquet(folder / "stars")
+    said = pl.read_parquet(folder / "said")
+    structured.check(said, {"type": "object"}, repair=True, engine=engine).write_parquet(folder / "checked")
+"""
+
+SLOW = """
+def slow(output):
+    with open(SEEN, "a") as file:
+        file.write(os.environ.get("RAY_RAYLET_PID", "here") + "\\n")
+    time.sleep(0.004)
+    return 1
+
+SCORERS, WEIGHTS = SCORERS | {"slow": slow}, WEIGHTS | {"slow": 0.1}
+"""
+
+
+@pytest.mark.parametrize("lost", ["none", "scoring", "comparing"])
+def test_two_nodes_give_the_same_and_the_loss_of_one_is_outlived_or_said(tmp_path, lost):
+    need_ray()
+    n, task = 3_000, tmp_path / "task.py"
+    task.write_text(f"{TASK}SEEN = {str(tmp_path / 'seen')!r}\n{SLOW}")
+    rows = pl.DataFrame({"custom_id": [f"r{i:03x}" for i in range(n)], "output": texts(n, 0, seed=1)["output"]})
+    rows = rows.with_columns(candidate_id=pl.Series([f"c{i // 3}" for i in range(n)]))
+    rows.write_parquet(tmp_path / "rows")
+    copies = texts(n, 300, seed=6)
+    copies.write_parquet(tmp_path / "texts")
+    said = pl.DataFrame({"output": [json.dumps({"says": i}) if i % 3 else f"{{'says': {i}" for i in range(11_000)]})
+    said.write_parquet(tmp_path / "said")
+    # Ray would take the machine's other address for 127.0.0.1, where nobody listens
+    local = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    command = [sys.executable, "-c", NODES, ON_NODES, lost, str(tmp_path)]
+    subprocess.run(command, check=True, timeout=400, env=os.environ | local | token | {"OMP_NUM_THREADS": "1"})
+    seen = set((tmp_path / "seen").read_text().split())
+    assert (len(seen), "here" in seen) == (2, False)
+    expected = scoring.score(rows, load(task), max_failures=0.1, timeout_s=0.5)
+    assert pl.read_parquet(tmp_path / "scores").equals(expected)
+    star, score = duplicates.stars(copies, questions=("input",))
+    assert pl.read_parquet(tmp_path / "stars").equals(pl.DataFrame({"star": star, "score": score}))
+    checked = structured.check(said, {"type": "object"}, repair=True)
+    assert pl.read_parquet(tmp_path / "checked").equals(checked)
+    if lost == "comparing":
+        message = (tmp_path / "message").read_text()
+        assert "failed: a node of the cluster was lost, and with it rows that it held. Nothing was written" in message
+
+
+def test_a_ray_where_nobody_listens_is_said_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    start = time.monotonic()
+    with pytest.raises(PrerequisiteError, match=rf"^Ray cannot be reached at '{address}': .*; run this on a node"):
+        on_ray.connect(address)
+    assert time.monotonic() - start < 20
+    with pytest.raises(PrerequisiteError, match=r"at 'elsewhere': it has to be auto, local or HOST:PORT"):
+        on_ray.connect("elsewhere")
