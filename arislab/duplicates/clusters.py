@@ -11,6 +11,7 @@ from arislab.duplicates.pairs import EXACT_ROWS, all_pairs, buckets, candidates,
 from arislab.duplicates.resolving import resolved
 from arislab.duplicates.shingles import (
     Floats,
+    Hashed,
     Ints,
     Shingles,
     check_threshold,
@@ -19,7 +20,6 @@ from arislab.duplicates.shingles import (
     first_of,
     first_of_equals,
     rows_of,
-    shingles_of,
     with_signs,
     without,
 )
@@ -98,14 +98,23 @@ def groups(
         ['a', 'b', 'a']
     """
     check_threshold(threshold)
-    order = frame[id].arg_sort().to_numpy().astype(np.int64)
-    root = _components(frame[on].gather(order), frame[id].gather(order), threshold, everybody)
+    return frame.select(pl.col(id), grouped(frame[on], frame[id], threshold, everybody).alias("group_id"))
+
+
+def grouped(
+    texts: pl.Series, names: pl.Series, threshold: float, everybody: pl.Series | None, hashed: Hashed | None = None
+) -> pl.Series:
+    """Return the group of each row, as ``groups`` does; ``hashed`` has all the texts, where they were hashed before."""
+    order = names.arg_sort().to_numpy().astype(np.int64)
+    root = _components(texts.gather(order), names.gather(order), threshold, everybody, hashed)
     group = np.empty(len(order), dtype=np.int64)
     group[order] = order[root]
-    return frame.select(pl.col(id), frame[id].gather(group).alias("group_id"))
+    return names.gather(group)
 
 
-def _components(texts: pl.Series, names: pl.Series, threshold: float, everybody: pl.Series | None) -> Ints:
+def _components(
+    texts: pl.Series, names: pl.Series, threshold: float, everybody: pl.Series | None, hashed: Hashed | None
+) -> Ints:
     """Return for each row the number of the first row that near-duplicates, or its name, connect it with.
 
     ``names`` are sorted, so that equal ones are neighbours.
@@ -115,8 +124,8 @@ def _components(texts: pl.Series, names: pl.Series, threshold: float, everybody:
     copies = first_of_equals(known)  # of rows with a text; `first` below is of texts, `rows` of normal forms
     unique = np.flatnonzero(copies == np.arange(len(copies)))
     distinct = known.to_series().gather(unique)
-    shingles, signs, whole = shingles_of(distinct, salt=0, is_whole=True)
-    first = first_of(whole)
+    seen = Hashed.of(distinct) if hashed is None else hashed.only(distinct)
+    shingles, signs, first = seen.shingles, seen.signs, first_of(seen.whole)
     judged = first if everybody is None else first[distinct.is_in(everybody.drop_nulls().unique()).to_numpy()]
     common = common_to_most(rows_of(shingles, np.unique(judged)))
     rows = np.unique(first)

@@ -6,17 +6,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from arislab.duplicates.clusters import groups
+from arislab.duplicates.clusters import grouped
 from arislab.duplicates.pairs import nearest
-from arislab.duplicates.shingles import (
-    check_threshold,
-    common_to_most,
-    first_of,
-    rows_of,
-    shingles_of,
-    with_signs,
-    without,
-)
+from arislab.duplicates.shingles import Hashed, check_threshold, common_to_most, first_of, rows_of, with_signs, without
 
 
 def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, threshold: float = 0.8) -> pl.DataFrame:
@@ -47,8 +39,9 @@ def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, t
     given = {"split": pl.lit(None, dtype=pl.String), "whole": pl.lit(value=True)}
     rows = frame.with_columns(**{name: value for name, value in given.items() if name not in frame.columns})
     everybody = rows.filter("whole")["text"]
-    rows = _without_parts(rows, everybody, threshold)
-    alike = groups(rows, threshold=threshold, everybody=everybody)["group_id"].alias("_alike")
+    hashed = Hashed.of(rows["text"].drop_nulls().unique(maintain_order=True))  # once: it takes the longest of all
+    rows = _without_parts(rows, everybody, threshold, hashed)
+    alike = grouped(rows["text"], rows["candidate_id"], threshold, everybody, hashed).alias("_alike")
     own = pl.col("group_id")
     rows = rows.with_columns(alike, _known="split", id="candidate_id")
     # the group of the others, if it is one: to join one of several is to choose, to merge them moves who is known
@@ -66,13 +59,13 @@ def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, t
         (pl.col("_known").is_null() & ~is_hidden, is_hidden & (pl.col("_known") == hidden) & pl.col("whole")),
         (is_hidden & pl.col("whole"), ~is_hidden),
     ):
-        leaking = leaks(rows.filter(test), rows.filter(used), everybody=everybody, threshold=threshold)
+        leaking = _leaks(rows.filter(test), rows.filter(used), threshold, everybody, hashed)
         leaves = pl.col("candidate_id").is_in(leaking["candidate_id"].to_list())
         rows = rows.with_columns(split=pl.when(~leaves).then("split"))
     return rows.unique("candidate_id", keep="first", maintain_order=True).select("candidate_id", "group_id", "split")
 
 
-def _without_parts(rows: pl.DataFrame, everybody: pl.Series, threshold: float) -> pl.DataFrame:
+def _without_parts(rows: pl.DataFrame, everybody: pl.Series, threshold: float, hashed: Hashed) -> pl.DataFrame:
     """Return the rows without texts that are not asked and that nobody is asked either.
 
     Conversations end with the same "go on" without being alike: as long as nobody is asked just that, it joins nothing.
@@ -82,7 +75,7 @@ def _without_parts(rows: pl.DataFrame, everybody: pl.Series, threshold: float) -
         return rows
     numbered = rows.with_row_index("_row").with_columns(id=pl.col("_row").cast(pl.String)).drop_nulls("text")
     wholes, parts = numbered.filter("whole"), numbered.filter(~pl.col("whole"))
-    alike = _alike(parts.select("text", candidate_id="id"), wholes.select("id", "text"), threshold, everybody)
+    alike = _alike(parts.select("text", candidate_id="id"), wholes.select("id", "text"), threshold, everybody, hashed)
     return rows.filter(~is_part | pl.int_range(pl.len()).cast(pl.String).is_in(alike["candidate_id"].to_list()))
 
 
@@ -103,11 +96,17 @@ def leaks(
         similarity.
     """
     check_threshold(threshold)
+    return _leaks(test, used, threshold, everybody, None)
+
+
+def _leaks(
+    test: pl.DataFrame, used: pl.DataFrame, threshold: float, everybody: pl.Series | None, hashed: Hashed | None
+) -> pl.DataFrame:
+    """As ``leaks``; ``hashed`` has all the texts, where they were hashed before."""
     rows = [_shared(test, used, "candidate_id", "candidate"), _shared(test, used, "group_id", "group")]
     rest = test.filter(pl.col("text").is_not_null()).join(pl.concat(rows), on="candidate_id", how="anti")
-    rows.append(
-        _alike(rest.select("candidate_id", "text"), used.drop_nulls("text").select("id", "text"), threshold, everybody)
-    )
+    texts = used.drop_nulls("text").select("id", "text")
+    rows.append(_alike(rest.select("candidate_id", "text"), texts, threshold, everybody, hashed))
     return pl.concat(rows).unique("candidate_id", keep="first", maintain_order=True).sort("candidate_id")
 
 
@@ -118,17 +117,19 @@ def _shared(test: pl.DataFrame, used: pl.DataFrame, column: str, kind: str) -> p
     return both.select("candidate_id", "id", kind=pl.lit(kind), similarity=1.0)
 
 
-def _alike(test: pl.DataFrame, used: pl.DataFrame, threshold: float, everybody: pl.Series | None) -> pl.DataFrame:
+def _alike(
+    test: pl.DataFrame, used: pl.DataFrame, threshold: float, everybody: pl.Series | None, hashed: Hashed | None
+) -> pl.DataFrame:
     """Return the test rows whose text is that of a used row, or near it."""
     if test.is_empty() or used.is_empty():  # as at a first import; the shingles of everybody would be made for nothing
         return _shared(test, used, "text", "exact")
     judges = pl.concat([test["text"], used["text"]]) if everybody is None else everybody.drop_nulls()
     texts = pl.concat([test["text"], used["text"], judges]).unique(maintain_order=True)
-    shingles, signs, whole = shingles_of(texts, salt=0, is_whole=True)
-    first = first_of(whole)
+    seen = Hashed.of(texts) if hashed is None else hashed.only(texts)
+    shingles, first = seen.shingles, first_of(seen.whole)
     forms = pl.DataFrame({"text": texts, "_form": first})  # texts of one normal form have one number
     common = common_to_most(rows_of(shingles, np.unique(first[texts.is_in(judges).to_numpy()])))
-    shingles = with_signs(without(shingles, common), signs)
+    shingles = with_signs(without(shingles, common), seen.signs)
     test, used = (part.join(forms, on="text", maintain_order="left") for part in (test, used))
     exact = _shared(test, used, "_form", "exact")
     rest = test.join(exact, on="candidate_id", how="anti", maintain_order="left")

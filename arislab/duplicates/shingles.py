@@ -55,6 +55,28 @@ class Shingles:
         return np.diff(self.offsets)
 
 
+@dataclass(frozen=True)
+class Hashed:
+    """Distinct texts, and what ``shingles_of`` returns of them."""
+
+    texts: pl.Series
+    shingles: Shingles
+    signs: U32
+    whole: U64
+
+    @classmethod
+    def of(cls, texts: pl.Series) -> "Hashed":
+        """Return the hashes of distinct texts without nulls."""
+        return cls(texts, *shingles_of(texts, salt=0, is_whole=True))
+
+    def only(self, texts: pl.Series) -> "Hashed":
+        """Return the hashes of some of the texts, in the order that is given."""
+        known = self.texts.alias("text").to_frame().with_row_index("row")
+        rows = texts.alias("text").to_frame().join(known, on="text", how="left", maintain_order="left")["row"]
+        at = rows.to_numpy().astype(np.int64)
+        return Hashed(texts, rows_of(self.shingles, at), self.signs[at], self.whole[at])
+
+
 def first_of_equals(texts: pl.DataFrame) -> Ints:
     """Return for each row the number of the first row that is equal to it."""
     # by a hash, for groups by text hold all texts again; and compared, for a hash may be that of another text
