@@ -18,12 +18,13 @@ import functools
 import html
 import re
 import unicodedata
+from collections.abc import Callable
 
 import polars as pl
 
 from arislab.system.text import FILLERS
 
-# control characters, which a text may hold too: `_canonical` takes those out before it writes any
+# control characters, which a text may hold too: `canonical` takes those out before it writes any
 _SIGN, _PAD = "\x01", "\x02"  # around a sign that is not ASCII, and around a character of a script without spaces
 _MINUS = "\x03"  # before a dash that is a minus, wherever it stands
 # apart from `_AS_ASCII`: these are replaced in whole columns, since a curly quote alone must not make a text special
@@ -161,10 +162,10 @@ def normalise(text: str) -> str:
         >>> normalise("**Solve**  x²&nbsp;− 5x = 1.50 €!")
         'solve x ^ 2 - 5x = 1.50 €'
     """
-    return _canonical(text.translate(_PLAIN_QUOTES)).replace(_SIGN, "")
+    return canonical(text.translate(_PLAIN_QUOTES)).replace(_SIGN, "")
 
 
-def _canonical(text: str) -> str:
+def canonical(text: str) -> str:
     """Return the normal form of a text without `_SMART` punctuation; signs beyond ASCII stand between marks."""
     text = text.replace(_SIGN, " ").replace(_PAD, " ").replace(_MINUS, " ")
     text = text.lower() if text.isascii() and "&" not in text else _shown(text)
@@ -192,14 +193,22 @@ def _shown(text: str) -> str:
         text = plain
 
 
-def normal_forms(texts: pl.Series) -> pl.Series:
-    """Return `_canonical` of each text; plain texts, which are most, without a loop."""
-    forms, is_plain = worded(texts)
+Forms = Callable[[list[str]], list[str]]
+"""Texts to what `canonical` makes of each."""
+
+
+def _in_a_loop(texts: list[str]) -> list[str]:
+    return [canonical(text) for text in texts]
+
+
+def normal_forms(texts: pl.Series, forms_of: Forms = _in_a_loop) -> pl.Series:
+    """Return `canonical` of each text; texts of words and plain punctuation without a loop."""
+    forms, is_plain = worded(texts, forms_of)
     plain = forms.filter(is_plain).str.replace_all(r"[^a-z0-9]+", " ").str.strip_chars(" ")
     return forms.scatter(is_plain.arg_true(), plain)
 
 
-def worded(texts: pl.Series) -> tuple[pl.Series, pl.Series]:
+def worded(texts: pl.Series, forms_of: Forms = _in_a_loop) -> tuple[pl.Series, pl.Series]:
     """Return texts whose words are those of their normal form, and which of them are plain.
 
     The words of a plain text are its letters a to z and digits, whatever stands between; the others are normal forms.
@@ -211,4 +220,4 @@ def worded(texts: pl.Series) -> tuple[pl.Series, pl.Series]:
     lower = texts.str.to_lowercase()
     is_plain = ~lower.str.contains(_SPECIAL) & lower.str.contains("[a-z0-9]")  # punctuation alone stays as it is
     special = (~is_plain).arg_true()
-    return lower.scatter(special, [_canonical(text) for text in texts.gather(special)]), is_plain
+    return lower.scatter(special, forms_of(texts.gather(special).to_list())), is_plain

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from arislab.duplicates.helpers import Helpers
 from arislab.duplicates.normal import normal_forms, worded
 from arislab.errors import ParameterError
 from arislab.system import processes, spilled
@@ -28,6 +29,7 @@ U64 = NDArray[np.uint64]
 FEW = 20
 """Texts; of fewer it cannot be signs what most of them say."""
 _CHUNK_BYTES = 1 << 19  # text hashed at once; what it takes fits the cache
+_WITH_HELP = 1 << 23  # bytes of text from which on it is worth to start helpers: .2 s of a core each
 _ROWS = 10_000  # rows of shingles worked on at once
 _ALPHANUMERIC = np.isin(np.arange(256), np.frombuffer(b"abcdefghijklmnopqrstuvwxyz0123456789", dtype=np.uint8))
 ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
@@ -122,25 +124,26 @@ def shingles_of(texts: pl.Series, *, salt: int, is_whole: bool, is_signed: bool 
 
     def chunk(part: slice) -> tuple[U64, tuple[U32, Ints, U32]]:
         if is_whole:
-            forms = normal_forms(texts[part])
+            forms = normal_forms(texts[part], helpers.forms)
             none = pl.Series(np.zeros(len(forms), dtype=bool))
             hashes, made = forms.hash(seed=0).to_numpy(), _shingle_chunk(forms, none, salt=salt)
         else:
-            hashes, made = np.zeros(0, np.uint64), _shingle_chunk(*worded(texts[part]), salt=salt)
+            hashes, made = np.zeros(0, np.uint64), _shingle_chunk(*worded(texts[part], helpers.forms), salt=salt)
         if is_signed:
             shingles, n, sign = made
             shingles ^= np.repeat(sign, n)
         return hashes, made
 
     def values() -> Iterator[U32]:
-        lengths = texts.str.len_bytes().to_numpy().astype(np.int64)
         for hashes, (shingles, n, sign) in _in_threads(chunk, chunks(lengths, _CHUNK_BYTES)):
             whole.append(hashes)
             sizes.append(n)
             signs.append(sign)
             yield shingles
 
-    every = spilled.concatenated(values(), np.uint32)
+    lengths = texts.str.len_bytes().to_numpy().astype(np.int64)
+    with Helpers(threads() if threads() > 1 and lengths.sum() > _WITH_HELP else 0) as helpers:
+        every = spilled.concatenated(values(), np.uint32)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])
     return Shingles(every, offsets), np.concatenate(signs), np.concatenate(whole)
 
