@@ -47,12 +47,12 @@ def test_a_helper_ends_with_whoever_started_it():
 @pytest.mark.parametrize("is_whole", [False, True])
 def test_shingles_are_the_same_with_and_without_help(monkeypatch, is_whole):
     texts = pl.Series(TEXTS * 30 + ["plain words"])
+    monkeypatch.setattr(shingles, "_CHUNK_BYTES", 1 << 15)  # it orders the shingles of a row
     here = shingles.shingles_of(texts, salt=1, is_whole=is_whole)
     asked, taken = [], Helpers._taken
     monkeypatch.setattr(Helpers, "_taken", lambda some: asked.append(taken(some)) or asked[-1])
     monkeypatch.setattr(shingles, "_WITH_HELP", 0)
     monkeypatch.setattr(shingles, "threads", lambda: 2)
-    monkeypatch.setattr(shingles, "_CHUNK_BYTES", 1 << 15)
     there = shingles.shingles_of(texts, salt=1, is_whole=is_whole)
     assert len(asked) > len(set(asked)) >= 1
     assert None not in asked
