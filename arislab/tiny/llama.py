@@ -18,7 +18,8 @@ from arislab.tiny.weights import Pairs, Weights, other_base
 READ_SCORES = 2**22
 """Attention scores at once while prompts are read."""
 READ_VALUES = 2**22
-"""Numbers between the matrices of one layer's MLP at once while prompts are read."""
+"""Numbers between the matrices of one layer's MLP at once while prompts are read; half of them for a large model, which
+is as fast so, and takes less memory."""
 PACKED_NUMBERS = 2**18
 """Numbers of a float32 matrix from which on it is held as oneDNN multiplies it: 1.1 (1,000 rows) to 1.4 times (30
 rows) as fast as a plain one. For smaller ones the call takes longer than is gained."""
@@ -74,6 +75,12 @@ def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     """Apply rotary positions to ``x`` [rows, tokens, heads, width]; the first half of ``sin`` is negative."""
     first, second = x.chunk(2, -1)
     return (x * cos).add_(torch.cat([second, first], -1).mul_(sin))
+
+
+def gated(x: torch.Tensor) -> torch.Tensor:
+    """Return the second half of each row of ``x``, gated by the first."""
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate).mul_(up)
 
 
 class Llama:
@@ -235,8 +242,7 @@ class Llama:
             out = out.reshape(rows, self.n_heads, n, width).transpose(1, 2).reshape(rows * n, -1)
             x = times(out, w_out, u_out).view(rows, n, -1).add_(x)
             normed = F.rms_norm(x, x.shape[-1:], norm_2, self.eps).view(rows * n, -1)
-            gate, up = times(normed, w_gate_up, u_gate_up).chunk(2, -1)
-            x = times(F.silu(gate).mul_(up), w_down, u_down).view(rows, n, -1).add_(x)
+            x = times(gated(times(normed, w_gate_up, u_gate_up)), w_down, u_down).view(rows, n, -1).add_(x)
         return self._logits(F.rms_norm(x[:, -1], x.shape[-1:], self.norm, self.eps))
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
@@ -306,21 +312,23 @@ class Llama:
         """
         n_rows, n = tokens.shape
         n_seen = n + (prefix[0][0].shape[1] if prefix else 0)
-        some = max(1, min(READ_SCORES // (self.n_heads * n * n_seen), READ_VALUES // (2 * self.inner * n)))
-        logits = []
-        for i in range(0, n_rows, some):
+        n_values = READ_VALUES if self.is_small else READ_VALUES // 2
+        some = max(1, min(READ_SCORES // (self.n_heads * n * n_seen), n_values // (2 * self.inner * n)))
+        logits = torch.empty(n_rows, self.embed.shape[0])
+        # the longest are the last and take most: the others find room where those had it
+        for i in reversed(range(0, n_rows, some)):
             part = slice(i, i + some)
             own = [(keys[part], values[part]) for keys, values in slots]
             rows = len(tokens[part])
             skipped = 0 if self.is_small else int((padding[part] == MASKED).all(0).sum())
-            piece = min(READ_SCORES // (rows * self.n_heads * n_seen), READ_VALUES // (2 * self.inner * rows))
+            piece = min(READ_SCORES // (rows * self.n_heads * n_seen), n_values // (2 * self.inner * rows))
             for begin in range(skipped, n, max(16, piece)):
                 end = min(begin + max(16, piece), n)
                 causal = torch.full((end - begin, end), MASKED).triu(begin + 1)[None, None]
                 mask = (causal + padding[part, None, None, :end]).clamp(min=MASKED)  # masked twice is masked once
                 last = self.forward(tokens[part, begin:end], positions[part, begin:end], own, begin, mask, prefix)
-            logits.append(last)
-        return torch.cat(logits)
+            logits[part] = last
+        return logits
 
 
 class _Batch:
@@ -340,8 +348,11 @@ class _Batch:
 
     def keep(self, rows: torch.Tensor) -> None:
         self._positions, self._padding = self._positions[rows], self._padding[rows]
-        for i, (keys, values) in enumerate(self._slots):  # one layer after the other: never all of them twice
-            self._slots[i] = (keys[rows], values[rows])
+        moved = (rows != torch.arange(len(rows))).nonzero().squeeze(1)
+        for i, pair in enumerate(self._slots):  # in their place: smaller copies would leave holes in memory
+            for room in pair:
+                room.index_copy_(0, moved, room.index_select(0, rows[moved]))
+            self._slots[i] = (pair[0][: len(rows)], pair[1][: len(rows)])
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         if self._at == self._slots[0][0].shape[2]:

@@ -427,6 +427,22 @@ def test_a_large_model_reads_no_padding_that_all_rows_of_a_piece_have(as_large, 
     assert sum(read) <= sum(a.prompt_tokens for a in alone) + n_steps
 
 
+def test_rows_of_a_batch_are_kept_by_their_places(engine):
+    model = engine._base_model
+    tokens, padding = torch.arange(20).view(5, 4), torch.zeros(5, 4)
+    padding[2, :2] = sampling.MASKED
+    for rows in ([0, 1, 2, 3], [1, 2, 4], [0, 4, 1, 2], [3, 2, 1, 0]):
+        kept = torch.tensor(rows)
+        with torch.inference_mode():
+            batch, _ = model.start(tokens, padding, None, 0)
+            before = [(keys.clone(), values.clone()) for keys, values in batch._slots]
+            batch.keep(kept)
+        for (keys, values), (old_keys, old_values) in zip(batch._slots, before, strict=True):
+            assert torch.equal(keys, old_keys[kept])
+            assert torch.equal(values, old_values[kept])
+        assert torch.equal(batch._padding, padding[kept])
+
+
 def test_a_long_prompt_is_read_in_pieces(engine, stock, monkeypatch):
     chat = [{"role": "user", "content": "Skills:" + " Python, SQL" * 300}]
     asked = [Request(c, engine.base, 0.0, max_tokens=30) for c in [chat, *chats(3, k=2)]]
