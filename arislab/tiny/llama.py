@@ -131,8 +131,6 @@ class Llama:
         self.unembed = matrix("lm_head.weight", is_logits=True) if not tied else self.embed.t()
         if tied and is_small:
             self.unembed = self.unembed.contiguous()
-        # the embedding is looked up too, and packed once more it would be in memory twice
-        self.turns_head = tied and packs and self.embed.numel() >= PACKED_NUMBERS
         self.layers = [
             (
                 weights[f"model.layers.{i}.input_layernorm.weight"].float().clone(),
@@ -243,13 +241,7 @@ class Llama:
             x = times(out, w_out, u_out).view(rows, n, -1).add_(x)
             normed = F.rms_norm(x, x.shape[-1:], norm_2, self.eps).view(rows * n, -1)
             x = times(gated(times(normed, w_gate_up, u_gate_up)), w_down, u_down).view(rows, n, -1).add_(x)
-        return self._logits(F.rms_norm(x[:, -1], x.shape[-1:], self.norm, self.eps))
-
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``x`` [rows, hidden] times the embedding."""
-        if self.turns_head:  # the rows are packed instead: there are fewer of them
-            return times_packed(self.embed, packed(x)).t().contiguous()
-        return times(x, self.unembed)
+        return times(F.rms_norm(x[:, -1], x.shape[-1:], self.norm, self.eps), self.unembed)
 
     def _attend(
         self,
