@@ -18,7 +18,11 @@ from arislab.tiny.weights import Pairs, Weights, other_base
 READ_SCORES = 2**22
 """Attention scores at once while prompts are read."""
 READ_VALUES = 2**22
-"""Numbers between the matrices of one layer's MLP at once while prompts are read."""
+"""Numbers between the matrices of one layer's MLP at once while prompts are read; half of them for a large model, which
+is as fast so, and takes less memory."""
+PACKED_NUMBERS = 2**18
+"""Numbers of a float32 matrix from which on it is held as oneDNN multiplies it: 1.1 (1,000 rows) to 1.4 times (30
+rows) as fast as a plain one. For smaller ones the call takes longer than is gained."""
 KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
 Update = tuple[torch.Tensor, torch.Tensor] | None
 """What an adapter adds to a matrix [in, out]: [in, r] @ [r, out], its scale in the second; None: nothing."""
@@ -49,10 +53,34 @@ JOINED = (
 """Matrices of a layer that read the same, and are multiplied as one."""
 
 
+def packed(matrix: torch.Tensor) -> torch.Tensor:
+    """Return a matrix [out, in] in the layout in which oneDNN multiplies many rows with it."""
+    out: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(matrix, 128)
+    return out
+
+
+def times_packed(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Return ``x`` [rows, in] times a matrix that is packed."""
+    out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix, None, "none", [], "")
+    return out
+
+
 def times(x: torch.Tensor, matrix: torch.Tensor, update: Update = None) -> torch.Tensor:
     """Return ``x`` [rows, in] times a matrix with its adapter, in float32."""
-    out = (x.to(matrix.dtype) @ matrix).float()
+    out = times_packed(x, matrix) if matrix.is_mkldnn else (x.to(matrix.dtype) @ matrix).float()
     return out if update is None else out + (x @ update[0]) @ update[1]
+
+
+def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Apply rotary positions to ``x`` [rows, tokens, heads, width]; the first half of ``sin`` is negative."""
+    first, second = x.chunk(2, -1)
+    return (x * cos).add_(torch.cat([second, first], -1).mul_(sin))
+
+
+def gated(x: torch.Tensor) -> torch.Tensor:
+    """Return the second half of each row of ``x``, gated by the first."""
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate).mul_(up)
 
 
 class Llama:
@@ -61,7 +89,8 @@ class Llama:
     Args:
         config: config.json
         weights: by checkpoint name
-        is_small: keep matrices as they are multiplied fastest for one row, in float32, and not as they take least room
+        is_small: keep matrices as they are multiplied fastest for one row, in float32, and each product in the shape in
+            which recorded log-probabilities were computed, to the last bit; else take least room, and time of many rows
         bfloat16: leave matrices that are in bfloat16 so, and round what is multiplied with them; sums, attention and
             logits are float32 all the same
     """
@@ -81,11 +110,17 @@ class Llama:
         self.eps, self.context = config["rms_norm_eps"], config["max_position_embeddings"]
         self.inner = config["intermediate_size"]
 
+        self.is_small = is_small
+        packs = not is_small and torch.backends.mkldnn.is_available()
+        room = torch.empty(0)  # for what is to be packed: matrices of their own would leave holes in memory
+
         # checkpoints hold (out, in); of one row a matrix that is transposed once is the faster, of several none is
         def matrix(*names: str, is_logits: bool = False) -> torch.Tensor:
             parts = [weights[name] for name in names]
             if is_logits or not (bfloat16 and parts[0].dtype == torch.bfloat16):
                 parts = [part.float() for part in parts]
+            if packs and parts[0].dtype == torch.float32 and sum(part.numel() for part in parts) >= PACKED_NUMBERS:
+                return packed(torch.cat(parts, out=room.resize_(0)))
             whole = torch.cat(parts)  # a copy, also of one
             return whole.t().contiguous() if is_small else whole.t()
 
@@ -117,8 +152,8 @@ class Llama:
         self._prefix: tuple[list[int], KeyValues] | None = None
         theta = (config.get("rope_parameters") or config).get("rope_theta", 10000.0)
         frequency = 1 / theta ** (torch.arange(0, self.width, 2).float() / self.width)
-        angle = torch.outer(torch.arange(self.context).float(), frequency).repeat(1, 2)
-        self.cos, self.sin = angle.cos(), angle.sin()
+        angle = torch.outer(torch.arange(self.context).float(), frequency)
+        self.cos, self.sin = angle.cos().repeat(1, 2), torch.cat([-angle.sin(), angle.sin()], 1)
 
     def adapted(self, pairs: Pairs) -> "Llama":
         """Return the model with a LoRA adapter beside its matrices, which both share.
@@ -139,15 +174,16 @@ class Llama:
     def _update(self, left: Pairs, layer: int, names: tuple[str, ...], matrix: torch.Tensor) -> Update:
         """Take the pairs of the parts of one matrix out of ``left``, and join them to one."""
         down, up, begin = [], [], 0
+        n_in, n_all = matrix.shape[::-1] if matrix.is_mkldnn else matrix.shape
         for name in names:
             n_out = self.sizes[name.rpartition(".")[2]]
             full = f"model.layers.{layer}.{name}.weight"
             if full in left:
                 a, b, scale = left.pop(full)
-                if (b.shape[0], a.shape[1]) != (n_out, matrix.shape[0]):
+                if (b.shape[0], a.shape[1]) != (n_out, n_in):
                     raise other_base(full)
                 down.append(a.t())
-                up.append(F.pad(b.t() * scale, (begin, matrix.shape[1] - begin - n_out)))
+                up.append(F.pad(b.t() * scale, (begin, n_all - begin - n_out)))
             begin += n_out
         return (torch.cat(down, 1), torch.cat(up)) if down else None
 
@@ -155,12 +191,6 @@ class Llama:
         """Return the memory of a row's keys and values; those of a prefix are kept once for all rows."""
         del n_prefix
         return 2 * 4 * self.n_layers * self.n_kv * self.width * n_tokens
-
-    def rotated(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Apply rotary positions to ``x`` [rows, tokens, heads, width]."""
-        half = self.width // 2
-        turned = torch.cat([-x[..., half:], x[..., :half]], -1)
-        return x * self.cos[positions][:, :, None] + turned * self.sin[positions][:, :, None]
 
     def empty(self, n_rows: int, n_slots: int) -> KeyValues:
         """Return room for the keys and values of a batch: a pair [rows, kv heads, slots, width] for each layer."""
@@ -187,30 +217,31 @@ class Llama:
             prefix: keys and values [kv heads, p, width] by layer that every row sees in full; None: no prefix
         """
         (rows, n), kv, width = tokens.shape, self.n_kv, self.width
-        per_kv = self.n_heads // kv
+        per_kv, end = self.n_heads // kv, at + n
+        cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
         x = self.embed[tokens]
         for i, (norm_1, norm_2, (w_qkv, w_out, w_gate_up, w_down)) in enumerate(self.layers):
             (keys, values), (u_qkv, u_out, u_gate_up, u_down) = slots[i], self.updates[i]
             normed = F.rms_norm(x, x.shape[-1:], norm_1, self.eps).view(rows * n, -1)
             qkv = times(normed, w_qkv, u_qkv).view(rows, n, -1, width)
-            q = self.rotated(qkv[:, :, : self.n_heads], positions).transpose(1, 2) * width**-0.5
-            keys[:, :, at : at + n] = self.rotated(qkv[:, :, self.n_heads : self.n_heads + kv], positions).transpose(
-                1, 2
-            )
-            values[:, :, at : at + n] = qkv[:, :, self.n_heads + kv :].transpose(1, 2)
-            keys, values = keys[:, :, : at + n], values[:, :, : at + n]
+            q, new = rotated(qkv[:, :, : self.n_heads + kv], cos, sin).split([self.n_heads, kv], 2)
+            keys[:, :, at:end] = new.transpose(1, 2)
+            values[:, :, at:end] = qkv[:, :, self.n_heads + kv :].transpose(1, 2)
+            keys, values = keys[:, :, :end], values[:, :, :end]
+            if not self.is_small and i == self.n_layers - 1:  # nothing reads what comes of the other tokens
+                q, x, mask, n = q[:, -1:], x[:, -1:], mask[:, :, -1:], 1
+            q = q.transpose(1, 2) * width**-0.5
             q = q.reshape(rows, kv, per_kv * n, width)  # queries that share a key head, in one product
-            scores = (q @ keys.mT).view(rows, self.n_heads, n, -1) + mask
+            scores = (q @ keys.mT).view(rows, self.n_heads, n, -1).add_(mask)
             if prefix is None:
                 out = scores.softmax(-1).view(rows, kv, per_kv * n, -1) @ values
             else:
                 out = self._attend(q, scores, values, *prefix[i])
             out = out.reshape(rows, self.n_heads, n, width).transpose(1, 2).reshape(rows * n, -1)
-            x = x + times(out, w_out, u_out).view(rows, n, -1)
+            x = times(out, w_out, u_out).view(rows, n, -1).add_(x)
             normed = F.rms_norm(x, x.shape[-1:], norm_2, self.eps).view(rows * n, -1)
-            gate, up = times(normed, w_gate_up, u_gate_up).chunk(2, -1)
-            x = x + times(F.silu(gate) * up, w_down, u_down).view(rows, n, -1)
-        return F.rms_norm(x[:, -1], x.shape[-1:], self.norm, self.eps) @ self.unembed
+            x = times(gated(times(normed, w_gate_up, u_gate_up)), w_down, u_down).view(rows, n, -1).add_(x)
+        return times(F.rms_norm(x[:, -1], x.shape[-1:], self.norm, self.eps), self.unembed)
 
     def _attend(
         self,
@@ -273,20 +304,23 @@ class Llama:
         """
         n_rows, n = tokens.shape
         n_seen = n + (prefix[0][0].shape[1] if prefix else 0)
-        some = max(1, min(READ_SCORES // (self.n_heads * n * n_seen), READ_VALUES // (2 * self.inner * n)))
-        logits = []
-        for i in range(0, n_rows, some):
+        n_values = READ_VALUES if self.is_small else READ_VALUES // 2
+        some = max(1, min(READ_SCORES // (self.n_heads * n * n_seen), n_values // (2 * self.inner * n)))
+        logits = torch.empty(n_rows, self.embed.shape[0])
+        # the longest are the last and take most: the others find room where those had it
+        for i in reversed(range(0, n_rows, some)):
             part = slice(i, i + some)
             own = [(keys[part], values[part]) for keys, values in slots]
             rows = len(tokens[part])
-            piece = min(READ_SCORES // (rows * self.n_heads * n_seen), READ_VALUES // (2 * self.inner * rows))
-            for begin in range(0, n, max(16, piece)):
+            skipped = 0 if self.is_small else int((padding[part] == MASKED).all(0).sum())
+            piece = min(READ_SCORES // (rows * self.n_heads * n_seen), n_values // (2 * self.inner * rows))
+            for begin in range(skipped, n, max(16, piece)):
                 end = min(begin + max(16, piece), n)
                 causal = torch.full((end - begin, end), MASKED).triu(begin + 1)[None, None]
                 mask = (causal + padding[part, None, None, :end]).clamp(min=MASKED)  # masked twice is masked once
                 last = self.forward(tokens[part, begin:end], positions[part, begin:end], own, begin, mask, prefix)
-            logits.append(last)
-        return torch.cat(logits)
+            logits[part] = last
+        return logits
 
 
 class _Batch:
@@ -306,8 +340,11 @@ class _Batch:
 
     def keep(self, rows: torch.Tensor) -> None:
         self._positions, self._padding = self._positions[rows], self._padding[rows]
-        for i, (keys, values) in enumerate(self._slots):  # one layer after the other: never all of them twice
-            self._slots[i] = (keys[rows], values[rows])
+        moved = (rows != torch.arange(len(rows))).nonzero().squeeze(1)
+        for i, pair in enumerate(self._slots):  # in their place: smaller copies would leave holes in memory
+            for room in pair:
+                room.index_copy_(0, moved, room.index_select(0, rows[moved]))
+            self._slots[i] = (pair[0][: len(rows)], pair[1][: len(rows)])
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         if self._at == self._slots[0][0].shape[2]:

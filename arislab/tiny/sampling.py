@@ -160,7 +160,8 @@ def decode(
             rows, keep = [rows[i] for i in live], torch.tensor(live)
             drawn, noise, settings = drawn[keep], noise[keep], settings[keep]
             batch.keep(keep)
-        logits = batch.step(drawn)
+        del logits  # not two of them at once: the vocabulary may be large
+        logits = batch.step(drawn)  # noqa: F841 (the next round reads it)
     return put_off
 
 

@@ -224,7 +224,8 @@ def test_the_decoder_needs_no_transformers():
     assert done.stdout.strip() == "[]"
 
 
-def test_other_llama_checkpoints_load_too(tmp_path, stock):
+@pytest.mark.parametrize("small_bytes", [decoder.SMALL_BYTES, 0])
+def test_other_llama_checkpoints_load_too(tmp_path, stock, monkeypatch, small_bytes):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tok, _ = stock
@@ -243,6 +244,8 @@ def test_other_llama_checkpoints_load_too(tmp_path, stock):
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "other", max_shard_size="100KB")
     tokenizer.save(tokenizer.build(), tmp_path / "other")
     same = LlamaForCausalLM.from_pretrained(tmp_path / "other", dtype=torch.float32).eval()
+    monkeypatch.setattr(decoder, "SMALL_BYTES", small_bytes)
+    monkeypatch.setattr(llama, "PACKED_NUMBERS", 2**12)
     other = Engine(tmp_path / "other")
     assert other.models() == ["other"]
     assert len(list((tmp_path / "other").glob("*.safetensors"))) > 1
@@ -315,6 +318,52 @@ def test_an_adapter_beside_the_matrices_computes_what_peft_computes(adapters, st
     assert [a.text for a in engine.generate(asked)] == [greedy(stock, r.messages, 60) for r in asked]
 
 
+@pytest.mark.parametrize("has_onednn", [True, False])
+def test_matrices_in_the_layout_of_onednn_compute_the_same_and_are_in_memory_once(
+    adapters, stock, as_large, monkeypatch, has_onednn
+):
+    if has_onednn and not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: has_onednn)
+    monkeypatch.setattr(llama, "PACKED_NUMBERS", 2**14)
+    folder, merged = adapters
+    before = held()
+    engine = Engine(MODEL_DIR, adapters_dir=folder)
+    model, others = engine._base_model, held() - before
+    matrices = [m for _, _, of_layer in model.layers for m in of_layer]
+    assert {m.is_mkldnn for m in matrices} == {has_onednn}
+    assert model.unembed.data_ptr() == model.embed.data_ptr()
+    n_plain = model.embed.numel() + 2 * model.cos.numel() + sum(m.numel() for m in matrices if not m.is_mkldnn)
+    assert others == pytest.approx(4 * n_plain, rel=0.01)
+    asked = requests(engine, 16, k=1, temperature=0.0, max_tokens=60)
+    tuned = engine.generate([replace(r, model="small") for r in asked])
+    assert [a.text for a in tuned] == [greedy((stock[0], merged), r.messages, 60) for r in asked]
+    assert [a.text for a in engine.generate(asked)] == [greedy(stock, r.messages, 60) for r in asked]
+    sampled = requests(engine, 4, temperature=0.9, top_p=0.9, max_tokens=20)
+    assert [engine.generate([r])[0].text for r in sampled] == [a.text for a in engine.generate(sampled)]
+
+
+def test_the_embedded_model_is_multiplied_as_it_was_recorded(adapters, monkeypatch):
+    monkeypatch.setattr(llama, "PACKED_NUMBERS", 1)
+    engine, read, forward = Engine(MODEL_DIR, adapters_dir=adapters[0]), [], llama.Llama.forward
+    models = [engine._base_model, engine._model("small")]
+    assert not any(m.is_mkldnn for model in models for _, _, matrices in model.layers for m in matrices)
+
+    def seen(model, tokens, *args):
+        read.append((model, tokens.shape))
+        return forward(model, tokens, *args)
+
+    monkeypatch.setattr(llama.Llama, "forward", seen)
+    long = [{"role": "user", "content": "Skills:" + " Python, SQL" * 60}]
+    asked = [Request(chat, engine.base, 0.0, max_tokens=1) for chat in [*chats(2), long]]
+    for name, model in zip((engine.base, "small"), models, strict=True):
+        read.clear()
+        lengths = [a.prompt_tokens for a in engine.generate([replace(r, model=name) for r in asked])]
+        (_, (_, n_prefix)), *own = read
+        assert {of for of, _ in read} == {model}
+        assert [shape for _, shape in own] == [(3, max(lengths) - n_prefix)], "padding is read too"
+
+
 def test_an_adapter_of_another_base_is_refused_by_name(adapters, tmp_path, as_large):
     from safetensors.torch import load_file, save_file
 
@@ -336,15 +385,17 @@ def test_an_adapter_of_another_base_is_refused_by_name(adapters, tmp_path, as_la
     assert "changes 'model.layers.9.mlp.down_proj.weight'" in answers[1].why
 
 
+def held():
+    """Bytes of all tensors but those in the layout of oneDNN, which do not tell."""
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some objects of other packages warn when they are asked what they are
+        tensors = [thing for thing in gc.get_objects() if type(thing) is torch.Tensor and not thing.is_mkldnn]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
 @pytest.mark.slow
 def test_weights_are_in_memory_once(adapters, tmp_path, as_large):
-    def held():
-        gc.collect()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # some objects of other packages warn when they are asked what they are
-            tensors = [thing for thing in gc.get_objects() if type(thing) is torch.Tensor]
-        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
-
     for i in range(3):
         shutil.copytree(adapters[0] / "small", tmp_path / f"small-{i}")
     before = held()
@@ -358,6 +409,42 @@ def test_weights_are_in_memory_once(adapters, tmp_path, as_large):
     adapter = (tmp_path / "small-0" / "adapter_model.safetensors").stat().st_size
     assert held() - before < n_bytes + rotary + 3 * 3 * adapter
     assert 9 * adapter < n_bytes / 2, "three merged copies would not pass"
+
+
+def test_a_large_model_reads_no_padding_that_all_rows_of_a_piece_have(as_large, monkeypatch):
+    engine = Engine()
+    long = [{"role": "user", "content": "Skills:" + " Python, SQL" * 60}]
+    asked = [Request(chat, engine.base, 0.0, max_tokens=20) for chat in [*chats(5), long]]
+    alone = [engine.generate([one])[0] for one in asked]
+    model, read = engine._base_model, []
+    forward = model.forward
+
+    def seen(tokens, *args):
+        read.append(tokens.numel())
+        return forward(tokens, *args)
+
+    monkeypatch.setattr(model, "forward", seen)
+    monkeypatch.setattr(model, "_prefix", None)
+    monkeypatch.setattr(llama, "READ_SCORES", 1)  # one row a piece, of 16 tokens
+    assert engine.generate(asked) == alone
+    n_steps = sum(a.completion_tokens - 1 for a in alone)
+    assert sum(read) <= sum(a.prompt_tokens for a in alone) + n_steps
+
+
+def test_rows_of_a_batch_are_kept_by_their_places(engine):
+    model = engine._base_model
+    tokens, padding = torch.arange(20).view(5, 4), torch.zeros(5, 4)
+    padding[2, :2] = sampling.MASKED
+    for rows in ([0, 1, 2, 3], [1, 2, 4], [0, 4, 1, 2], [3, 2, 1, 0]):
+        kept = torch.tensor(rows)
+        with torch.inference_mode():
+            batch, _ = model.start(tokens, padding, None, 0)
+            before = [(keys.clone(), values.clone()) for keys, values in batch._slots]
+            batch.keep(kept)
+        for (keys, values), (old_keys, old_values) in zip(batch._slots, before, strict=True):
+            assert torch.equal(keys, old_keys[kept])
+            assert torch.equal(values, old_values[kept])
+        assert torch.equal(batch._padding, padding[kept])
 
 
 def test_a_long_prompt_is_read_in_pieces(engine, stock, monkeypatch):
@@ -399,12 +486,14 @@ def test_a_prefix_that_was_read_before_is_not_read_again(engine, monkeypatch):
     assert sum(read) > n_again + 300
 
 
-def test_matrices_in_bfloat16_give_nearly_the_same_logits(tmp_path, as_large, monkeypatch):
+@pytest.mark.parametrize("packed_numbers", [2**14, llama.PACKED_NUMBERS])
+def test_matrices_in_bfloat16_give_nearly_the_same_logits(tmp_path, as_large, monkeypatch, packed_numbers):
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(MODEL_DIR, tmp_path / "half")
     path = tmp_path / "half" / "model.safetensors"
     save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
+    monkeypatch.setattr(llama, "PACKED_NUMBERS", packed_numbers)
     exact = Engine(tmp_path / "half")
     monkeypatch.setattr(decoder, "FLOAT32_BYTES", 0)
     monkeypatch.setattr(decoder, "multiplies_bfloat16", lambda: True)
