@@ -196,6 +196,7 @@ _ = duplicates.stars(pl.DataFrame({"output": texts}), engine="daft")
 """
 
 
+@pytest.mark.slow
 def test_the_engine_leaves_no_bars_in_a_notebook():
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(QUIET)])
     NotebookClient(book, timeout=300, kernel_name="python3").execute()
@@ -212,6 +213,7 @@ def test_few_rows_are_compared_here(monkeypatch):
     assert marked["duplicate_of"].count() > 50
 
 
+@pytest.mark.slow
 def test_scores_and_failures_are_those_of_workers(engine, tmp_path):
     path = tmp_path / "task.py"
     path.write_text(TASK)
@@ -268,6 +270,7 @@ def test_without_daft_it_says_what_to_install(monkeypatch):
         cluster.connect("daft")
 
 
+@pytest.mark.slow
 def test_a_curation_by_an_engine_is_that_of_one_process(tmp_path, monkeypatch):
     task, file = tmp_path / "told.py", tmp_path / "outputs.parquet"
     quick = 'SCORERS = {"long": long, "agrees": agrees}\nWEIGHTS = {"long": 2, "agrees": 1}\n'

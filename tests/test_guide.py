@@ -248,6 +248,7 @@ def test_the_python_of_a_page_runs(page, curated):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_table_of_many_machines_is_what_its_block_prints():
     text = (FOLDER / "many-machines.md").read_text()
     (block,) = blocks(text, "python")
@@ -564,6 +565,7 @@ def site(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_site_has_every_page_and_loads_nothing_from_elsewhere(site):
     assert {page.stem for page in site.glob("*.html")} == {page.stem for page in GUIDE} | {"404"}
     for page in site.glob("*.html"):

@@ -223,6 +223,7 @@ def test_two_people_review_at_once_and_a_third_settles_what_they_disagree_about(
     assert (states["approved"], states["rejected"], states["disputed"]) == (18, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_parameter_is_set_on_the_pages_that_have_it_and_an_unknown_one_is_refused(tmp_path, home):
     filled(tmp_path)
     pages = tmp_path / "data" / "lake" / "review" / "pages"

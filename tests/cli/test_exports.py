@@ -50,6 +50,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["openai", "axolotl", "llama-factory"])
 def test_a_training_goes_out_as_it_was_learned_and_held_out(lab, export, tmp_path, form):
     code, out, err = export("--training", "--format", form, "--out", tmp_path / "out")

@@ -53,6 +53,7 @@ def test_sql_speaks_table_json_and_csv(generated):
     assert "Tables: candidates" in arislab("sql", "select * from nothing", root=generated, ok=False)
 
 
+@pytest.mark.slow
 def test_the_run_is_listed_with_its_account(generated):
     run = json.loads(arislab("runs", "--json", root=generated))[0]
     assert (run["phase"], run["status"]) == ("generate", "ok")
@@ -191,6 +192,7 @@ def test_the_demo_on_a_real_model_asks_about_real_sentences_in_a_root_for_each_s
     assert "this lake has 5 candidates of another origin" in refused
 
 
+@pytest.mark.slow
 def test_bad_files_import_nothing(tmp_path):
     torn = tmp_path / "torn.jsonl"
     torn.write_text('{"id": 1, "q": "x", "a": "y"}\n{"id": 2, "q": "z", "a')

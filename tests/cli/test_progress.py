@@ -75,6 +75,7 @@ def at_a_terminal(*words, columns, **env):
     return process.wait(timeout=120), shown.decode()
 
 
+@pytest.mark.slow
 def test_a_rerun_and_a_verification_show_where_they_are_too(root):
     books = notebook(root / "notebooks", SLOW, "n")
     record = runs.execute("curate", {}, root=root, notebooks=books)

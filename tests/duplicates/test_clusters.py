@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import FUZZ, corpus, edited, jaccard, short_texts
@@ -64,6 +65,7 @@ def test_what_most_texts_say_is_judged_by_those_that_are_named():
     assert groups(frame, everybody=pl.Series([*asked, None]))["group_id"].n_unique() == 55
 
 
+@pytest.mark.slow
 def test_buckets_are_those_of_all_hashes_of_all_rows():
     rng = random.Random(8)
     texts = corpus(300, rng)

@@ -84,6 +84,7 @@ def test_peft_loads_the_adapter_from_a_moved_folder_and_finds_the_eval_loss_row_
     assert checked["loss"] == pytest.approx(rows["eval_loss"][0], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_faster_lora_layers_have_the_gradients_of_peft(checked):
     blocks = json.loads((TINY / "config.json").read_text())["num_hidden_layers"]
     assert checked["replaced"] == 7 * blocks  # q, k, v, o, gate, up, down

@@ -205,6 +205,7 @@ def test_nothing_of_theirs_is_left_and_nothing_of_others_is_lost(root, name):
     assert not (root / "data" / "lake" / receipts.UNDER_WAY).exists()
 
 
+@pytest.mark.slow
 def test_the_root_works_afterwards_and_its_records_are_true_but_for_what_is_gone(root):
     runs = [path.parent for path in (root / "papermill_runs").glob("*/run.json")]
     changed = next(run for run in runs if "curate" in run.name)

@@ -8,6 +8,8 @@ from arislab import batch, deploying, finetune, models
 from arislab.lake import Lake
 from arislab.tiny.candidates import compose
 
+pytestmark = pytest.mark.slow  # each goes on where the one before it ended
+
 FAMILY, ALIAS = "candidate-evaluation", "candidate-evaluation@champion"
 FEW = ["-p", "n_canary", "4", "-p", "max_tokens", "24"]
 
@@ -41,14 +43,12 @@ def served(root):
         return server.aliases[ALIAS], answer.model
 
 
-@pytest.mark.slow
 def test_nothing_is_deployed_before_something_is_promoted(root):
     said = arislab_process("run", "deploy", *FEW, root=root, ok=False)
     assert "names no version: nothing was promoted" in said
     assert lake_of(root)["deployments"].rows == 0
 
 
-@pytest.mark.slow
 def test_promoted_deployed_and_rolled_back_by_the_commands(root):
     one, two = versions(root)
     assert f"{ALIAS} is {one} now (before: none)" in arislab("promote", one, "--reason", "it is better", root=root)
@@ -86,7 +86,6 @@ def test_promoted_deployed_and_rolled_back_by_the_commands(root):
     assert "adapter_sha256" not in arislab("models", "diff", one, two, root=root)
 
 
-@pytest.mark.slow
 def test_requests_of_phase_1_are_named_by_the_version_behind_the_alias(root):
     arislab_process(
         "run", "generate", "-p", "model", ALIAS, "-p", "n_candidates", "20", "-p", "n_dry_run", "4", root=root
@@ -111,7 +110,6 @@ def test_what_may_not_be_promoted_is_refused_with_one_message(root):
     assert "did you mean" in arislab("models", "show", "candidate-evaluation-curatd", root=root, ok=False)
 
 
-@pytest.mark.slow
 def test_a_server_of_its_own_gets_the_version_by_its_url(root, tmp_path, monkeypatch):
     one, two = versions(root)[:2]
     current = models.Registry(lake_of(root)).named(FAMILY)
@@ -156,7 +154,6 @@ def deployed(lake, version, where="embedded"):
     lake["deployments"].append(deploying.row(FAMILY, version, **own))
 
 
-@pytest.mark.slow
 def test_a_server_that_is_gone_for_good_holds_up_no_further_rollback(three, tmp_path):
     (lake, (one, two, last)), gone = three, "http://127.0.0.1:9/v1"
     switched(lake, last)
@@ -172,7 +169,6 @@ def test_a_server_that_is_gone_for_good_holds_up_no_further_rollback(three, tmp_
     assert "nothing to go back to" in arislab("rollback", root=tmp_path, ok=False)
 
 
-@pytest.mark.slow
 def test_a_rollback_reaches_a_server_that_was_to_switch_and_has_no_row(three, tmp_path):
     lake, (_, two, last) = three
     switched(lake, last)
@@ -184,7 +180,6 @@ def test_a_rollback_reaches_a_server_that_was_to_switch_and_has_no_row(three, tm
     assert rows.select("endpoint", "action", "version", "previous").rows() == [("embedded", "rollback", two, last)]
 
 
-@pytest.mark.slow
 def test_a_server_that_was_never_switched_is_left_alone_and_holds_up_no_rollback(three, tmp_path):
     lake, (one, two, last) = three
     models.Registry(lake).note(last, "switch", alias="champion", detail={"endpoint": "embedded"})
@@ -193,7 +188,6 @@ def test_a_server_that_was_never_switched_is_left_alone_and_holds_up_no_rollback
     assert lake["deployments"].rows == 0
 
 
-@pytest.mark.slow
 def test_a_wrong_base_of_the_same_shape_is_refused(root, tmp_path):
     from safetensors import safe_open
     from safetensors.numpy import save_file

@@ -193,6 +193,7 @@ def test_an_import_from_disk_is_that_in_memory(kind, task, tmp_path, places):
     assert tables["disk"].keys() == {"candidates", "training_data_raw"}
 
 
+@pytest.mark.slow
 def test_a_curation_from_disk_is_that_in_memory(task, tmp_path, places):
     file = tmp_path / "outputs.parquet"
     write(file)
@@ -207,6 +208,7 @@ def test_a_curation_from_disk_is_that_in_memory(task, tmp_path, places):
     assert {"training_data_scored", "training_data_curated"} <= tables["disk"].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:batch .* without a single answer", "ignore:.* of earlier runs are not sent again")
 def test_answers_of_every_status_from_disk_are_those_in_memory(task, tmp_path, places, answering):
     shown = tmp_path / "shown.jsonl"

@@ -88,6 +88,7 @@ def test_a_linked_table_is_a_copy_with_all_its_versions_and_needs_the_store_no_m
     assert "whole" in str(check.examine(other)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["of a folder", "of another URL"])
 def test_a_table_is_copied_below_a_url_with_its_versions_and_what_was_cut_off_is_no_table(kind, afar, tmp_path, put):
     table = Lake(tmp_path / "lake" if kind == "of a folder" else f"{afar}-old")["candidates"]
@@ -128,6 +129,7 @@ def test_nothing_is_copied_to_a_store_that_heeds_no_condition(afar, tmp_path, mo
         assert Lake(afar).tables() == []
 
 
+@pytest.mark.slow
 def test_writers_of_one_machine_wait_for_their_turn(afar):
     n = 6
     writers = [multiprocessing.get_context("spawn").Process(target=_append, args=(k, n)) for k in range(2)]

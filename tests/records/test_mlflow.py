@@ -73,6 +73,7 @@ def test_numbers_of_a_headline_are_metrics_and_intervals_are_four():
     }
 
 
+@pytest.mark.slow
 def test_without_mlflow_one_error_names_the_extra(good, monkeypatch):
     monkeypatch.setattr(mlflow_runs, "find_spec", lambda name: None)
     with pytest.raises(PrerequisiteError) as error:

@@ -230,6 +230,7 @@ ACTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=FUZZ, deadline=None)
 @given(ACTS)
 def test_what_a_reviewer_did_last_counts_whatever_the_clock_says(acts):

@@ -126,6 +126,7 @@ with open(os.environ['ARISLAB_ROOT'] + '/fill', 'wb', buffering=0) as file:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("is_noticed", [True, False])
 def test_a_full_disk_is_a_failure_with_a_readable_record(root, small_disk, monkeypatch, moment, is_noticed):

@@ -9,6 +9,7 @@ from arislab.runs import log as log_file
 from arislab.system import floods
 
 
+@pytest.mark.slow
 def test_a_cell_that_prints_without_end_fills_neither_record_nor_memory(root):
     record = ran_cells(root, "for _ in range(300): print('x' * 200_000)", "print('y' * 30_000_000)", "print('after')")
     assert record.status == "ok", record
@@ -21,6 +22,7 @@ def test_a_cell_that_prints_without_end_fills_neither_record_nor_memory(root):
     assert (record.folder / "notebook.ipynb").stat().st_size < 1_000_000
 
 
+@pytest.mark.slow
 def test_the_log_of_a_run_has_a_bound_and_the_verdict_stands_behind_it(root, monkeypatch):
     monkeypatch.setattr(log_file, "LOG_BYTES", 1_000_000)
     record = ran_cells(root, "print('x' * 3_000_000)", "print('z' * 3_000_000)", "raise ValueError('why')")
@@ -30,6 +32,7 @@ def test_the_log_of_a_run_has_a_bound_and_the_verdict_stands_behind_it(root, mon
     assert "ValueError: why" in log.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["__repr__(self)", "_repr_html_(self)", "_repr_mimebundle_(self, **_)", "_ipython_display_(self)"]
 )

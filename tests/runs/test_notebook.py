@@ -4,6 +4,7 @@ What a cell keeps, what a widget leaves behind, and that plain papermill leaves 
 
 import json
 
+import pytest
 from nbformat.sign import NotebookNotary
 from toys import code_cells, executed, here, notebook, ran_well
 
@@ -97,6 +98,7 @@ def test_widgets_leave_words_of_their_last_state(root):
     assert box.data["text/html"] == "<pre>two blind True</pre>"
 
 
+@pytest.mark.slow
 def test_an_executed_notebook_is_trusted_for_its_owner_and_any_other_is_not(root, monkeypatch):
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(root / "jupyter"))
     record = ran_well(root, "1 + 1")

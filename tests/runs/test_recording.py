@@ -73,6 +73,7 @@ lake["candidates"].append(pl.DataFrame(people))
     assert "stored" not in repr(ran_cells(root, "1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ['it\'s a "task"', "$(task);`x`", "名前 é 🙂", "a{b}c", "x" * 180])
 def test_odd_names_of_notebooks_and_tasks_are_recorded(root, name):
     books = notebook(root / "notebooks", "1", name=name)

@@ -318,6 +318,7 @@ def test_an_adapter_beside_the_matrices_computes_what_peft_computes(adapters, st
     assert [a.text for a in engine.generate(asked)] == [greedy(stock, r.messages, 60) for r in asked]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_onednn", [True, False])
 def test_matrices_in_the_layout_of_onednn_compute_the_same_and_are_in_memory_once(
     adapters, stock, as_large, monkeypatch, has_onednn
