@@ -12,11 +12,12 @@ import polars as pl
 import pytest
 import stores
 from races import rows
-from toys import FUZZ, here
+from toys import FUZZ, here, people
 
 from arislab import forgetting
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import Lake, check, places, storage, turns
+from arislab.system import spilled
 
 
 @pytest.fixture
@@ -64,6 +65,17 @@ def test_every_way_to_use_a_table_works_below_a_url(afar, tmp_path):
     with pytest.raises(LakeError, match=r"under s3://bucket/.* has no version 9"):
         table.read(version=9)
     assert Lake().path == afar, "which ARISLAB_LAKE names"
+
+
+def test_rows_below_a_url_go_to_disk_by_what_they_take_in_memory(afar, monkeypatch):
+    text = pl.format('{{"text": "{} {}"}}', "candidate_id", pl.lit("often " * 150))
+    repeated = people(3_000).with_columns(profile=text)
+    table = Lake(afar)["candidates"].append(repeated)
+    monkeypatch.setattr(spilled, "LARGE", repeated.estimated_size() // 2)
+    went, frame = [], spilled.frame
+    monkeypatch.setattr(spilled, "frame", lambda rows: went.append("disk") or frame(rows))
+    assert table.read(columns=["profile"]).sort("profile").equals(repeated.select("profile").sort("profile"))
+    assert went == ["disk"]
 
 
 def test_a_life_is_followed_below_a_url(afar):
