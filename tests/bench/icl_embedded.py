@@ -82,7 +82,8 @@ class Decoder:
             for attention_norm, mlp_norm, (qkv, out, gate_up, down) in model.layers
         ]
         self.kept = [np.ascontiguousarray(w.numpy()) for layer in in_order for w in layer]
-        rest = [np.ascontiguousarray(w.numpy()) for w in (model.embed, model.norm, model.unembed, model.cos, model.sin)]
+        sin = model.sin[:, model.width // 2 :].repeat(1, 2)  # there its first half is negative
+        rest = [np.ascontiguousarray(w.numpy()) for w in (model.embed, model.norm, model.unembed, model.cos, sin)]
         weights = (ctypes.c_void_p * len(self.kept))(*(w.ctypes.data for w in self.kept))
         self.kept += rest
         self.model = ctypes.c_void_p(

@@ -12,6 +12,8 @@ from arislab.errors import ParameterError
 from arislab.lake import Lake
 from arislab.records import find as records
 
+pytestmark = pytest.mark.slow  # each goes on where the one before it ended
+
 TASK = '''"""Task: name the capital, with a reason."""
 
 SYSTEM = "Name the capital."
@@ -102,7 +104,6 @@ def test_the_notebooks_keep_the_same_rows_and_count_the_same(here, root, selecti
     assert "300 outputs = " in str(made["account"])
 
 
-@pytest.mark.slow
 def test_the_command_of_the_explorer_curates_so_and_the_record_keeps_the_selection(here, root):
     explorer = play("explore", root, selection=SELECTION, **here)["explorer"]
     state = {"brushes": {"score_even": [49, 49]}, "cut": {"rule": "above", "threshold": 0.7, "fraction": 0.2}}
@@ -136,7 +137,6 @@ def test_review_draws_from_the_selection_alone_and_marks_its_rows_as_picked(here
     assert again["explorer"].worth.startswith("no labels")
 
 
-@pytest.mark.slow
 def test_two_versions_of_the_scorers_are_compared_at_the_same_cut(here, root):
     play("2_curate", root, **here)
     first = play("explore", root, **here)
