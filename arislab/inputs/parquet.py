@@ -39,8 +39,7 @@ def read(path: Path, *, lenient: bool, wanted: Collection[str] | None) -> Rows:
         # with a name that is not there all are read, so that the refusal can list them
         used = [n for n in names if n in wanted] if wanted is not None and set(wanted) <= set(names) else names
         scan = pl.scan_parquet(path, glob=False, hive_partitioning=False).select(used)
-        is_large = spilled.is_large(path.stat().st_size, lambda: [_footer(path)], most=1_000)
-        frame = spilled.frame(scan) if is_large else scan.collect()
+        frame = spilled.frame(scan) if _is_large(path) else scan.collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise PrerequisiteError(
             f"cannot read {path.name}: {str(error).splitlines()[0]}; mend the file, nothing was imported."
@@ -65,6 +64,13 @@ def read(path: Path, *, lenient: bool, wanted: Collection[str] | None) -> Rows:
     notes = (f"{OVERLOOKED['nan']} in {n_nan:,} values",) if n_nan else ()
     unread = tuple(name for name in names if name not in used)
     return Rows(path.name, rows, range(1, frame.height + 1), "parquet", notes, unread)
+
+
+def _is_large(path: Path) -> bool:
+    try:
+        return spilled.is_large(path.stat().st_size, lambda: [_footer(path)], most=1_000)
+    except (ValueError, NotImplementedError):  # pyarrow's: polars may read what it does not, and disk is always right
+        return True
 
 
 def _footer(path: Path) -> Any:

@@ -4,11 +4,12 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from arislab.errors import PrerequisiteError
 from arislab.inputs import files, importing
-from arislab.system import json_text
+from arislab.system import json_text, spilled
 from arislab.task import load
 
 
@@ -110,3 +111,14 @@ def test_nanoseconds_are_kept_or_refused(tmp_path):
     ).write_parquet(tmp_path / "b.parquet")
     with pytest.raises(PrerequisiteError, match="has nanoseconds"):
         files.read(tmp_path / "b.parquet")
+
+
+@pytest.mark.parametrize("error", [pa.ArrowInvalid, pa.ArrowNotImplementedError])
+def test_a_file_whose_footer_pyarrow_cannot_read_is_read_all_the_same(tmp_path, monkeypatch, error):
+    def refuse(_):
+        raise error("unknown")
+
+    pl.DataFrame({"q": ["a", "b"]}).write_parquet(tmp_path / "rows.parquet")
+    monkeypatch.setattr("pyarrow.parquet.read_metadata", refuse)
+    monkeypatch.setattr(spilled, "LARGE", 100_000)  # between the size of the file and what that may become
+    assert list(files.read(tmp_path / "rows.parquet").rows) == [{"q": "a"}, {"q": "b"}]
