@@ -77,11 +77,12 @@ class Lines:
 
     Args:
         phase: Stands before each.
+        short_s: A cell that is done after so many seconds has none.
         clock: Seconds, going on.
     """
 
-    def __init__(self, phase: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._phase, self._clock, self._began = phase, clock, clock()
+    def __init__(self, phase: str, *, short_s: float = _SHORT_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._phase, self._short_s, self._clock, self._began = phase, short_s, clock, clock()
         self._step: Step | None = None
         self._last: Step | None = None  # that was printed
         self._since = self._printed = self._began
@@ -102,7 +103,7 @@ class Lines:
         if step is None:
             return
         if last is None or step.cell != last.cell:
-            is_due = now - self._since >= _SHORT_S
+            is_due = now - self._since >= self._short_s
         else:
             is_due = now - self._printed >= (_LINE_S if step.bars != last.bars else _QUIET_S)
         if is_due:
@@ -119,14 +120,15 @@ def _columns() -> int:
 
 
 @contextlib.contextmanager
-def shown(phase: str) -> Iterator[Callable[[Step], object]]:
+def shown(phase: str, *, is_retold: bool = False) -> Iterator[Callable[[Step], object]]:
     """Show where a run of a phase is while the block lasts; give what it yields to ``runs.execute`` as ``tell``.
 
     Args:
         phase: As the user called it.
+        is_retold: The steps are read out of the lines of another run (a rerun), which leaves short cells out already.
     """
     is_seen = sys.stdout.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
-    view: View = Bar(phase) if is_seen else Lines(phase)
+    view: View = Bar(phase) if is_seen else Lines(phase, short_s=0.0 if is_retold else _SHORT_S)
     turn, ended = threading.Lock(), threading.Event()
 
     def do(act: Callable[..., Any], *given: Any) -> None:

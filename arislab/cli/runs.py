@@ -186,7 +186,7 @@ def rerun(
     record = records.find(enter(root), run)
     target = _target(record, into)
     trust = _is_trusted(record, trust=trust)
-    with progress.shown(str(record["phase"])) as tell:
+    with progress.shown(str(record["phase"]), is_retold=True) as tell:
         made = run_again(record, into=target, replay=not ask_again, allow_drift=allow_drift, trust=trust, tell=tell)
     print(f"{made['run_id']}: {made['status']}, a rerun of {record['run_id']}, under {target}")
     if made["headline"]:
@@ -273,7 +273,7 @@ def verify(
                 took = "" if record["duration_s"] is None else f"; it took {record['duration_s']:.0f} s then"
                 print(f"{record['run_id']}: running it again{took} …", flush=True)
             how = {"replay": level != "3", "allow_drift": allow_drift, "trust": trust}
-            with contextlib.nullcontext() if as_json else progress.shown(str(record["phase"])) as tell:
+            with contextlib.nullcontext() if as_json else progress.shown(str(record["phase"]), is_retold=True) as tell:
                 made = run_again(record, into=target, tell=tell, **how)
             verdicts.append((within if level == "3" else compare)(record, made))
         finally:

@@ -52,6 +52,16 @@ def test_a_cell_that_takes_its_time_has_a_line_and_one_each_ten_seconds_while_it
     assert [len(line) for line in lines(82)[4:]] == [120]
 
 
+def test_a_step_that_another_run_tells_of_has_a_line_at_once(monkeypatch):
+    printed = []
+    monkeypatch.setattr(progress, "print", lambda text, **_: printed.append(text))
+    view = progress.Lines("curate", short_s=0.0)
+    view.show(Step(2, 3, "A toy"))
+    view.tick()
+    view.tick()
+    assert printed == ["curate: running …", "curate 2/3, 0:00, A toy"]
+
+
 @pytest.mark.slow
 def test_without_a_terminal_there_are_lines_and_no_carriage_returns(root):
     books = notebook(root / "notebooks", SLOW)
