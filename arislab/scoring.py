@@ -20,7 +20,7 @@ from arislab import calls, cluster, questions, workers
 from arislab import task as tasks
 from arislab.calls import GOLD, Batch, Failure, Job
 from arislab.errors import ParameterError, TaskError, closest
-from arislab.system import json_text, processes
+from arislab.system import json_text, processes, spilled
 from arislab.system.kinds import takes_any_frame
 from arislab.task import Scorer, Task
 
@@ -64,7 +64,7 @@ def rows(raw: pl.DataFrame, candidates: pl.DataFrame | None = None, *, task: Tas
     frame = frame.with_columns(_kept(frame, taken))
     if task is not None and task.category is not None and candidates is not None:
         frame = frame.with_columns(category=_categories(frame, candidates, task))
-    return frame
+    return spilled.frame(frame)
 
 
 _FEW_ROWS = 10_000
@@ -247,7 +247,7 @@ def score(
         .then(pl.lit("no scorer could tell"))
     )
     out = out.with_columns(reason=reason, scorer_version=pl.lit(task.version), task=pl.lit(task.name))
-    return out.drop("output", "_failed")
+    return spilled.frame(out.drop("output", "_failed"))
 
 
 def weighted_mean(weights: Mapping[str, float]) -> tuple[pl.Expr, pl.Expr]:

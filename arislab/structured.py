@@ -19,7 +19,7 @@ import polars as pl
 
 from arislab import chat, cluster
 from arislab.errors import BatchError, TaskError
-from arislab.system import imports
+from arislab.system import imports, spilled
 from arislab.system.kinds import takes_any_frame
 
 _NO = (400, 404, 405, 415, 422, 501)
@@ -176,28 +176,24 @@ def check(
     Raises:
         TaskError: The schema is no JSON schema, or refers to another document.
     """
-    errors: list[str | None] = []
-    mended: list[str | None] = []
     if schema is None:
-        errors = mended = [None] * frame.height
-    else:
-        key = json.dumps(schema, sort_keys=True)
-        _validator(key)
-        checked = partial(_checked, key=key, repair=repair)
-        blocks = (frame["output"].slice(start, _ROWS).to_list() for start in range(0, frame.height, _ROWS))
-        spread = cluster.connect(engine)
-        for some_errors, some_mended in map(checked, blocks) if spread is None else spread.map(checked, blocks):
-            errors += some_errors
-            mended += some_mended
-    fixed = pl.Series("output", mended, dtype=pl.String)
+        none = pl.lit(None, dtype=pl.String)
+        return frame.with_columns(pl.col("output").cast(pl.String), schema_error=none, repaired=pl.lit(value=False))
+    key = json.dumps(schema, sort_keys=True)
+    _validator(key)
+    checked = partial(_checked, key=key, repair=repair)
+    blocks = (frame["output"].slice(start, _ROWS).to_list() for start in range(0, frame.height, _ROWS))
+    spread = cluster.connect(engine)
+    found = pl.DataFrame(schema={"schema_error": pl.String, "output": pl.String})
+    parts = (
+        pl.DataFrame(some, schema=found.schema)
+        for some in (map(checked, blocks) if spread is None else spread.map(checked, blocks))
+    )
+    found = pl.concat([found, *parts], rechunk=True)  # one row per row of frame
     output = frame["output"].cast(pl.String)
-    if fixed.count():
-        output = frame.select(pl.coalesce(fixed, output)).to_series()
-    return frame.with_columns(
-        output,
-        pl.Series("schema_error", errors, dtype=pl.String),
-        fixed.is_not_null().alias("repaired"),
-    )  # one row per row of frame
+    if found["output"].count():
+        output = frame.select(pl.coalesce(found["output"], output)).to_series()
+    return spilled.frame(frame.with_columns(output, found["schema_error"], repaired=found["output"].is_not_null()))
 
 
 _ROWS = 5_000

@@ -413,8 +413,16 @@ def _order(quality: pl.Series, ids: pl.Series, *, seed: int, n: int | None = Non
 
 
 def _hashes(ids: pl.Series, seed: int) -> NDArray[np.uint64]:
-    digests = (hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in ids.to_list())
-    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
+    digests = np.empty(len(ids), np.uint64)
+    for start in range(0, len(ids), _NAMES):
+        some = ids.slice(start, _NAMES).to_list()
+        joined = b"".join(hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in some)
+        digests[start : start + len(some)] = np.frombuffer(joined, dtype=">u8")
+    return digests
+
+
+_NAMES = 100_000
+"""Names that are Python's at once: of a large table they would be more than their texts."""
 
 
 def ranking(frame: pl.DataFrame, *, by: str = "quality", id: str = "custom_id", seed: int = 0) -> Ints:

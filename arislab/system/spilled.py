@@ -1,7 +1,7 @@
 """What is too large for memory, on disk: frames, arrays and lists in files without a name, mapped into memory.
 
     rows = spilled.frame(lazy)              # a DataFrame as any other, of which the system drops what is not looked at
-    some = spilled.taken(rows, places)      # the same texts; where they stand is on disk as well
+    some = spilled.filtered(rows, condition)  # the same texts; where they stand is on disk as well
     keys = spilled.zeros((41, n), np.uint64)
     objects = spilled.listed(read(line) for line in file)
 
@@ -59,33 +59,28 @@ def is_large(n_bytes: int, footers: Callable[[], Iterable[Any]], *, most: int) -
 
 
 def frame(rows: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
-    """Return the rows on disk if they take more than ``LARGE`` bytes; a query is answered on the way there.
+    """Return the rows with what they take in memory on disk, if that is much; a query is answered on the way there.
+
+    Of a DataFrame only those columns move that are in memory: what shares the texts of rows on disk stays theirs.
 
     Raises:
         PrerequisiteError: The disk is full.
     """
-    if isinstance(rows, pl.DataFrame) and (rows.estimated_size() < LARGE or pl.Object in rows.dtypes):
-        return rows
+    if isinstance(rows, pl.DataFrame):
+        return _moved(rows)
     with _file() as file:
         with _saying_full():
-            rows.lazy().sink_ipc(file, compression="uncompressed", maintain_order=True)
+            rows.sink_ipc(file, compression="uncompressed", maintain_order=True)
         return _mapped(file)
 
 
-def _mapped(file: IO[bytes]) -> pl.DataFrame:
-    import pyarrow.ipc  # no other module of ours needs it, and it takes a while to load
+def filtered(rows: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:
+    """Return the rows for which a condition is true; of large ones as ``taken`` does.
 
-    file.flush()
-    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    table = pyarrow.ipc.open_file(pyarrow.py_buffer(mapped)).read_all()
-    return pl.DataFrame(
-        [
-            _held(name, column.chunks)
-            if column.num_chunks > 1 and _is_flat(column.type)
-            else pl.DataFrame(pl.from_arrow(table.select([name]))).to_series()
-            for name, column in zip(table.column_names, table.columns, strict=True)
-        ]
-    )
+    Raises:
+        PrerequisiteError: The disk is full.
+    """
+    return taken(rows, rows.select(condition).to_series().arg_true())
 
 
 def taken(rows: pl.DataFrame, at: pl.Series) -> pl.DataFrame:
@@ -100,63 +95,144 @@ def taken(rows: pl.DataFrame, at: pl.Series) -> pl.DataFrame:
     """
     if at.len() == rows.height and (at == pl.int_range(rows.height, eager=True)).all():
         return rows
-    if at.len() * rows.width * _VIEW < LARGE // 8:
+    if at.len() * rows.width * _VIEW < LARGE // _PART:
         return rows[at]
-    places = at.to_numpy()
-    columns = []
-    for column in rows.iter_columns():  # one after the other: what is made of each is in memory until it is written
-        array = column.rechunk().to_arrow(compat_level=pl.CompatLevel.newest())
-        columns.append(_held(column.name, [array], places) if _is_flat(array.type) else column.gather(at))
-    return pl.DataFrame(columns)
+    # one after the other: what is made of each is in memory until it is written
+    flat = _held(((c.name, [_chunk(c.rechunk())]) for c in rows.iter_columns() if _is_flat(c)), at.to_numpy())
+    return pl.DataFrame([flat[c.name] if c.name in flat else c.gather(at) for c in rows.iter_columns()])
 
 
 _VIEW = 16
 """Bytes that tell how long a text is and where it stands, or hold a short one."""
 _PLACES = 1 << 20
+_PART = 8
+"""Part of ``LARGE`` from which on a frame that is made of others goes to disk: several are held at once."""
+_ALIGNED = 64  # bytes; Arrow's own are
 
 
-def _is_flat(dtype: Any) -> bool:
-    """Whether values of an Arrow type take the same number of bytes each, beside texts that stand elsewhere."""
+def _moved(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows, of which columns that are in memory are on disk, if these take a part of ``LARGE`` together."""
+    if rows.estimated_size() < LARGE // _PART or pl.Object in rows.dtypes:
+        return rows
+    values, texts = dict[str, int](), dict[str, int]()
+    seen = set[int]()
+    for column in rows.iter_columns():
+        for array in map(_chunk, column.get_chunks()):
+            for i, part in enumerate(array.buffers()):
+                if part is not None and part.address not in seen and not _is_mapped(part.address):
+                    seen.add(part.address)
+                    held = values if i < 2 and _is_flat(column) else texts
+                    held[column.name] = held.get(column.name, 0) + part.size
+    if sum(values.values()) + sum(texts.values()) < LARGE // _PART:
+        return rows
+    moved = {}
+    if whole := [name for name, size in texts.items() if size > LARGE // _PART**2]:
+        with _file() as file:
+            with _saying_full():
+                rows.lazy().select(whole).sink_ipc(file, compression="uncompressed", maintain_order=True)
+            moved = {column.name: column for column in _mapped(file).iter_columns()}
+    some = [name for name in values if name not in moved]
+    moved |= _held((name, list(map(_chunk, rows[name].get_chunks()))) for name in some)
+    return rows.with_columns(moved.values())
+
+
+def _mapped(file: IO[bytes]) -> pl.DataFrame:
+    import pyarrow.ipc  # no other module of ours needs it, and it takes a while to load
+
+    table = pyarrow.ipc.open_file(_read(file)).read_all()
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    # rows in many pieces cost whatever uses them
+    pieces = {name: column.chunks for name, column in columns.items() if column.num_chunks > 1}
+    whole = _held((name, chunks) for name, chunks in pieces.items() if _is_flat(chunks[0].type))
+    return pl.DataFrame(
+        [
+            whole[name] if name in whole else pl.DataFrame(pl.from_arrow(table.select([name]))).to_series()
+            for name in columns
+        ]
+    )
+
+
+def _read(file: IO[bytes]) -> Any:
+    """What was written to a file, as a buffer of Arrow's that the system reads where it is looked at."""
     import pyarrow
 
+    file.flush()
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    buffer = pyarrow.py_buffer(mapped)
+    _ON_DISK[buffer.address] = buffer.address + buffer.size
+    weakref.finalize(mapped, _ON_DISK.pop, buffer.address, None).atexit = False
+    return buffer
+
+
+_ON_DISK: dict[int, int] = {}
+"""Where in this process files are looked at: first address, and the one after the last."""
+
+
+def _is_mapped(address: int) -> bool:
+    return any(start <= address < end for start, end in tuple(_ON_DISK.items()))
+
+
+def _chunk(column: pl.Series) -> Any:
+    return column.to_arrow(compat_level=pl.CompatLevel.newest())
+
+
+def _is_flat(of: Any) -> bool:
+    """Whether values of a column, or of an Arrow type, take the same number of bytes each, but for texts elsewhere."""
+    import pyarrow
+
+    dtype = _chunk(of.clear()).type if isinstance(of, pl.Series) else of
     is_view = pyarrow.types.is_string_view(dtype) or pyarrow.types.is_binary_view(dtype)
     return bool(is_view or (pyarrow.types.is_primitive(dtype) and dtype.bit_width >= 8))
 
 
-def _held(name: str, chunks: list[Any], places: NDArray[Any] | None = None) -> pl.Series:
-    """One column of the Arrow arrays of a flat type, or of some places of one array, on disk; the texts stay theirs."""
+def _held(columns: Iterable[tuple[str, list[Any]]], places: NDArray[Any] | None = None) -> dict[str, pl.Series]:
+    """Columns of the Arrow arrays of a flat type, or of some places of one array, on disk; the texts stay theirs.
+
+    One file for all: each that is looked at takes one of the numbers that a process has for open files.
+    """
     import pyarrow
 
-    dtype, texts, valid = chunks[0].type, list[Any](), list[NDArray[Any]]()
-    is_view = not pyarrow.types.is_primitive(dtype)
-    width = _VIEW if is_view else dtype.bit_width // 8
-    with _file() as file:
-        for array in chunks:
-            _, fixed, *more = array.buffers()
-            values = np.frombuffer(fixed, np.uint8)[array.offset * width : (array.offset + len(array)) * width]
-            values = values.reshape(-1, width)
-            is_valid = array.is_valid().to_numpy(zero_copy_only=False)
-            valid.append(is_valid if places is None else is_valid[places])
-            for start in range(0, len(valid[-1]), _PLACES):
-                some = slice(start, start + _PLACES)
-                part = np.array(values[some] if places is None else values[places[some]])
-                if is_view and texts:  # those of the arrays before stand first
-                    views = part.view(np.uint32)
-                    views[views[:, 0] > 12, 2] += len(texts)
-                with _saying_full():
+    parts = []
+    with _file() as file, _saying_full():
+        for name, chunks in columns:
+            at, texts, valid = file.tell(), list[Any](), list[NDArray[Any]]()
+            dtype = chunks[0].type
+            is_view = not pyarrow.types.is_primitive(dtype)
+            width = _VIEW if is_view else dtype.bit_width // 8
+            for array in chunks:
+                _, fixed, *more = array.buffers()
+                values = np.frombuffer(fixed, np.uint8)[array.offset * width : (array.offset + len(array)) * width]
+                values = values.reshape(-1, width)
+                is_valid = array.is_valid().to_numpy(zero_copy_only=False)
+                valid.append(is_valid if places is None else is_valid[places])
+                for start in range(0, len(valid[-1]), _PLACES):
+                    some = slice(start, start + _PLACES)
+                    part = np.array(values[some] if places is None else values[places[some]])
+                    if is_view and texts:  # those of the arrays before stand first
+                        views = part.view(np.uint32)
+                        views[views[:, 0] > 12, 2] += len(texts)
                     file.write(part.data)
-            texts += more
-        n, is_valid = file.tell() // width, np.concatenate(valid)
-        n_null = n - int(is_valid.sum())
-        if not n:
-            return pl.Series(name, pl.from_arrow(chunks[0].slice(0, 0)))
-        with _saying_full():
+                texts += more
+            is_valid = np.concatenate(valid)
+            bits = _aligned(file)
             file.write(np.packbits(is_valid, bitorder="little").data)
-            file.flush()
-        mapped = pyarrow.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    parts = [mapped.slice(n * width) if n_null else None, mapped.slice(0, n * width), *texts]
-    array = pyarrow.Array.from_buffers(dtype, n, parts, null_count=n_null)
-    return pl.Series(name, pl.from_arrow(array))
+            parts.append((name, dtype, len(is_valid), len(is_valid) - int(is_valid.sum()), at, bits, texts))
+            _aligned(file)
+        if not parts:
+            return {}
+        file.write(bytes(_ALIGNED))  # of nothing there is nothing to map
+        mapped = _read(file)
+    held = {}
+    for name, dtype, n, n_null, at, bits, texts in parts:
+        buffers = [mapped.slice(bits) if n_null else None, mapped.slice(at, bits - at), *texts]
+        held[name] = pl.Series(name, pl.from_arrow(pyarrow.Array.from_buffers(dtype, n, buffers, null_count=n_null)))
+    return held
+
+
+def _aligned(file: IO[bytes]) -> int:
+    """Fill up a file to where the next part may begin, and return that."""
+    file.write(bytes(-file.tell() % _ALIGNED))
+    return file.tell()
 
 
 def frames(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -236,8 +312,7 @@ def _texts(column: pl.Series, n_rows: int) -> Any:
             file.write(part.data)
         at += [file.tell()]
         file.write(np.packbits(column.is_not_null().to_numpy(), bitorder="little").data)
-        file.flush()
-        mapped = pyarrow.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        mapped = _read(file)
     parts = [mapped.slice(at[2]), mapped.slice(at[1], at[2] - at[1]), mapped.slice(0, at[0])]
     return pyarrow.Array.from_buffers(pyarrow.large_string(), column.len(), parts, null_count=column.null_count())
 
