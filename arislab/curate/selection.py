@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from arislab import duplicates, vectors
 from arislab.errors import ParameterError, closest
+from arislab.system import spilled
 from arislab.system.kinds import takes_any_frame
 from arislab.task import FAILED
 from arislab.vectors import Embed, Floats
@@ -56,7 +57,7 @@ class Selection:
     @property
     def kept(self) -> pl.DataFrame:
         """The rows kept, without the column `kept`."""
-        return self.frame.filter(pl.col("kept")).drop("kept")
+        return spilled.filtered(self.frame, pl.col("kept")).drop("kept")
 
     def __repr__(self) -> str:
         n_scored = self.n - self.n_unscored

@@ -20,6 +20,7 @@ from arislab.duplicates.shingles import (
     first_of,
     first_of_equals,
     rows_of,
+    stands_in,
     with_signs,
     without,
 )
@@ -126,26 +127,34 @@ def _components(
     distinct = known.to_series().gather(unique)
     seen = Hashed.of(distinct) if hashed is None else hashed.only(distinct)
     shingles, signs, first = seen.shingles, seen.signs, first_of(seen.whole)
-    judged = first if everybody is None else first[distinct.is_in(everybody.drop_nulls().unique()).to_numpy()]
+    judged = first if everybody is None else first[stands_in(distinct, everybody.drop_nulls())]
     common = common_to_most(rows_of(shingles, np.unique(judged)))
     rows = np.unique(first)
     column = with_signs(without(rows_of(shingles, rows), common), signs[rows])
     similar = rows[np.stack(similar_pairs([column], threshold))]
-    alike = unique[np.concatenate([np.stack([first, np.arange(len(first))]), similar], axis=1)]
-    edges = places[np.concatenate([np.stack([copies, np.arange(len(copies))]), alike], axis=1)]
+    alike = unique[np.concatenate([_of_others(first), similar], axis=1)]
+    edges = places[np.concatenate([_of_others(copies), alike], axis=1)]
     again = (names == names.shift()).fill_null(value=False).arg_true().to_numpy().astype(np.int64)
     edges = np.concatenate([edges, np.stack([again - 1, again])], axis=1)
-    root = list(range(len(texts)))
+    up: dict[int, int] = {}  # of the rows that are no root, for most are
 
     def find(i: int) -> int:
-        while root[i] != i:
-            root[i] = i = root[root[i]]
+        while (above := up.get(i)) is not None:
+            up[i] = i = up.get(above, above)
         return i
 
-    for a, b in edges[:, edges[0] != edges[1]].T.tolist():  # most rows are connected with themselves alone
+    for a, b in edges.T.tolist():
         low, high = sorted((find(a), find(b)))
-        root[high] = low  # so that the root of a group is its first row, whatever the order of the edges
-    roots = np.array(root, dtype=np.int64)
-    while not np.array_equal(up := roots[roots], roots):
-        roots = up
+        if low != high:
+            up[high] = low  # so that the root of a group is its first row, whatever the order of the edges
+    roots = np.arange(len(texts))
+    roots[np.fromiter(up.keys(), np.int64, len(up))] = np.fromiter(up.values(), np.int64, len(up))
+    while not np.array_equal(higher := roots[roots], roots):
+        roots = higher
     return roots
+
+
+def _of_others(first: Ints) -> Ints:
+    """The rows that another one stands for, as two rows of numbers: who stands for it, and which it is."""
+    rows = np.flatnonzero(first != np.arange(len(first)))
+    return np.stack([first[rows], rows])

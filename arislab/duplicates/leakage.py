@@ -8,7 +8,16 @@ import polars as pl
 
 from arislab.duplicates.clusters import grouped
 from arislab.duplicates.pairs import nearest
-from arislab.duplicates.shingles import Hashed, check_threshold, common_to_most, first_of, rows_of, with_signs, without
+from arislab.duplicates.shingles import (
+    Hashed,
+    check_threshold,
+    common_to_most,
+    first_of,
+    rows_of,
+    stands_in,
+    with_signs,
+    without,
+)
 
 
 def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, threshold: float = 0.8) -> pl.DataFrame:
@@ -48,11 +57,7 @@ def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, t
     n_own = own.drop_nulls().n_unique().over("_alike")
     joined = pl.when(n_own == 1).then(own.drop_nulls().first().over("_alike")).otherwise("_alike")
     rows = rows.with_columns(group_id=pl.coalesce(own, joined))
-    splits = {group: split_of(group) for group in rows["group_id"].unique()}
-    splits |= dict(rows.filter(pl.col("split").is_not_null()).select("group_id", "split").iter_rows())
-    rows = rows.with_columns(
-        split=pl.coalesce("split", pl.col("group_id").replace_strict(splits, return_dtype=pl.String))
-    )
+    rows = rows.with_columns(split=pl.coalesce("split", _splits(rows, split_of)))
     is_hidden = pl.col("split") == hidden
     # what is known stays where it is, so that later imports do not change a test set: who comes later gives way
     for test, used in (
@@ -63,6 +68,21 @@ def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, t
         leaves = pl.col("candidate_id").is_in(leaking["candidate_id"].to_list())
         rows = rows.with_columns(split=pl.when(~leaves).then("split"))
     return rows.unique("candidate_id", keep="first", maintain_order=True).select("candidate_id", "group_id", "split")
+
+
+def _splits(rows: pl.DataFrame, split_of: Callable[[str], str]) -> pl.Series:
+    """The split of each row's group: that of its known candidates, else by the function."""
+    groups = rows.select("group_id").unique()
+    parts = [pl.Series("split", map(split_of, some["group_id"]), pl.String) for some in groups.iter_slices(_GROUPS)]
+    known = rows.filter(pl.col("split").is_not_null()).select("group_id", _known="split")
+    known = known.unique("group_id", keep="last", maintain_order=True)
+    groups = groups.with_columns(pl.concat(parts)).join(known, on="group_id", how="left", maintain_order="left")
+    groups = groups.select("group_id", split=pl.coalesce("_known", "split"))
+    return rows.select("group_id").join(groups, on="group_id", how="left", maintain_order="left")["split"]
+
+
+_GROUPS = 100_000
+"""Names that are Python's at once."""
 
 
 def _without_parts(rows: pl.DataFrame, everybody: pl.Series, threshold: float, hashed: Hashed) -> pl.DataFrame:
@@ -128,7 +148,7 @@ def _alike(
     seen = Hashed.of(texts) if hashed is None else hashed.only(texts)
     shingles, first = seen.shingles, first_of(seen.whole)
     forms = pl.DataFrame({"text": texts, "_form": first})  # texts of one normal form have one number
-    common = common_to_most(rows_of(shingles, np.unique(first[texts.is_in(judges).to_numpy()])))
+    common = common_to_most(rows_of(shingles, np.unique(first[stands_in(texts, judges)])))
     shingles = with_signs(without(shingles, common), seen.signs)
     test, used = (part.join(forms, on="text", maintain_order="left") for part in (test, used))
     exact = _shared(test, used, "_form", "exact")

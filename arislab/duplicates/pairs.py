@@ -203,8 +203,21 @@ def _finished(texts: list[Shingles], band: Hashes, begun: U64) -> tuple[Ints, In
 
 def _sharing(keys: U64) -> Ints:
     """Return all rows whose key another one has, ascending, and few more; nothing is sorted, for most share none."""
-    mixed, rows = mix(keys), np.arange(len(keys))
-    bits = max(20, len(keys).bit_length() + 2)
+    mixed = mix(keys)
+    parts = max(0, len(keys).bit_length() - _SHARED_BITS)  # by the last bits: what is done at once is bounded
+    if not parts:
+        return _sharing_of(mixed, np.arange(len(keys)))
+    last = (mixed & np.uint64((1 << parts) - 1)).astype(np.uint16)
+    return np.sort(np.concatenate([_sharing_of(mixed, np.flatnonzero(last == part)) for part in range(1 << parts)]))
+
+
+_SHARED_BITS = 22
+"""Bits of the number of keys whose slots are counted at once."""
+
+
+def _sharing_of(mixed: U64, rows: Ints) -> Ints:
+    """Return those of some rows whose key another of them has, and few more."""
+    bits = max(20, len(rows).bit_length() + 2)
     for shift in (64 - bits, max(0, 64 - 2 * bits)):
         slots = ((mixed[rows] >> np.uint64(shift)) & np.uint64((1 << bits) - 1)).astype(np.int64)
         rows = rows[(np.bincount(slots, minlength=1 << bits) > 1)[slots]]

@@ -91,6 +91,11 @@ def first_of_equals(texts: pl.DataFrame) -> Ints:
     return rows.to_series().to_numpy().astype(np.int64)
 
 
+def stands_in(texts: pl.Series, others: pl.Series) -> NDArray[np.bool_]:
+    """Return whether each text is one of the others; by its hash, for a set of texts holds them all again."""
+    return np.isin(texts.hash().to_numpy(), others.hash().to_numpy())
+
+
 def first_of(keys: U64) -> Ints:
     """Return for each row the number of the first row with the same key."""
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)

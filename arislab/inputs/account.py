@@ -125,8 +125,13 @@ def splits(frame: pl.DataFrame) -> list[str]:
 
 def several(placed: pl.DataFrame, known: pl.DataFrame, asked: pl.DataFrame) -> list[str]:
     """What several questions under one id mean."""
+    asked = asked.drop_nulls()
+    # by hashes, which take less than texts: most often nobody has several
+    pairs = asked.select(name=pl.col("candidate_id").hash(), question=pl.col("input").hash()).unique()
+    if pairs["name"].n_unique() == pairs.height:
+        return []
     n = pl.col("input").n_unique()
-    several = asked.drop_nulls().group_by("candidate_id", maintain_order=True).agg(n).filter(pl.col("input") > 1)
+    several = asked.group_by("candidate_id", maintain_order=True).agg(n).filter(pl.col("input") > 1)
     several = several.join(placed, on="candidate_id", how="semi", maintain_order="left")
     if not several.height:
         return []

@@ -64,6 +64,8 @@ def respelled(raw: pl.DataFrame, before: pl.DataFrame) -> list[tuple[str, str]]:
         raw: custom_id, candidate_id, llm_output of the rows to import.
         before: The same of the rows in the lake.
     """
+    if not before.height:
+        return []
     old: dict[str, set[str]] = {}
     for name, text in before.join(raw, on="custom_id", how="anti").select("candidate_id", "llm_output").iter_rows():
         old.setdefault(name, set()).add(text)

@@ -144,7 +144,7 @@ def outputs(
     rows = files.read(file, wanted={*used, *read["types"]}, **read)
     reserved = scoring.reserved(task)
     people, raw = lake_rows.outputs(rows, task=task.name, keep=keep, reserved=reserved, **columns)
-    rows, lines = _let_in(lake, rows, raw["candidate_id"].to_list())
+    rows, lines = _let_in(lake, rows, raw["candidate_id"])
     if lines:
         people, raw = lake_rows.outputs(rows, task=task.name, keep=keep, reserved=reserved, **columns)
     lines += account.read(rows, read["types"], used)
@@ -198,9 +198,9 @@ def batch(lake: Any, file: Path, task: Task, *, requests: Path, dry_run: bool = 
     return _write(lake, people, raw, read, task=task, dry_run=dry_run)
 
 
-def _let_in(lake: Any, rows: Rows, names: Sequence[str | None]) -> tuple[Rows, list[str]]:
+def _let_in(lake: Any, rows: Rows, names: Sequence[str | None] | pl.Series) -> tuple[Rows, list[str]]:
     """Return the rows of a file without those of people who were forgotten, and what is said of these."""
-    gone = receipts.forgotten(lake.data, {name for name in names if name})
+    gone = receipts.forgotten(lake.data, filter(None, names))
     if not gone:
         return rows, []
     kept = [i for i, name in enumerate(names) if name not in gone]
@@ -241,8 +241,9 @@ def _write(
         stand = dataclasses.replace(stand, frame=stand.frame.with_columns(split=taught))
     places = pl.concat([part.select("candidate_id", "group_id", "split") for part in (stand.frame, known)])
     placed = people.drop("group_id", "split").join(places, on="candidate_id", how="left", maintain_order="left")
+    placed = spilled.frame(placed)
     _refuse_moves(people, placed, split)
-    if rows is not None:
+    if rows is not None and people["split"].count():
         lake_rows.refuse_torn_groups(lake_rows.of_candidates(rows, raw), people, placed)
     states = " + ".join(f"{n:,} {s}" for s, n in raw.group_by("status").len().sort("status").iter_rows())
     lines = [
@@ -260,9 +261,14 @@ def _write(
     if not dry_run:
         # candidates first: a loss in between leaves people without answers, not answers about nobody
         lake["candidates"].upsert(stand.frame)
-        new = raw.join(_telling_more(raw, recorded), on="custom_id", how="anti")
-        lake["training_data_raw"].upsert(new.join(_unchanged(new, lake, recorded), on="custom_id", how="anti"))
+        new = _without(raw, _telling_more(raw, recorded))
+        lake["training_data_raw"].upsert(_without(new, _unchanged(new, lake, recorded)))
     return account.ended(lines, placed, dry_run=dry_run)
+
+
+def _without(raw: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows whose custom_id none of the others has."""
+    return spilled.filtered(raw, ~pl.col("custom_id").is_in(others["custom_id"].implode())) if others.height else raw
 
 
 def _weight() -> pl.Expr:

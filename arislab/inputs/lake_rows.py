@@ -187,7 +187,7 @@ def placed(
     every = texts.join(places, on="candidate_id", how="left", maintain_order="left")
     grouped = duplicates.split(every, split_of=tables.split_of, hidden=tables.SPLITS[-1], threshold=THRESHOLD)
     stands = frame.drop("group_id", "split").join(grouped, on="candidate_id", how="left", maintain_order="left")
-    return Placed(stands, _exposed(every, others, grouped))
+    return Placed(spilled.frame(stands), _exposed(every, others, grouped))
 
 
 def _exposed(every: pl.DataFrame, others: pl.DataFrame, grouped: pl.DataFrame) -> pl.DataFrame:
@@ -293,8 +293,9 @@ def outputs(
     _check_kept(rows, keep, reserved)
     raw = spilled.frames(_parts(rows, names, input=input, output=output, model=model, keep=keep))
     is_empty = pl.col("llm_output").str.strip_chars().str.len_bytes().fill_null(0) == 0
+    of_one = pl.Series(duplicates.first_of_equals(raw.select("candidate_id")))  # numbers: texts take far more to group
     raw = raw.with_columns(
-        sample=pl.int_range(pl.len()).over("candidate_id").cast(pl.Int32),
+        sample=pl.int_range(pl.len()).over(of_one).cast(pl.Int32),
         status=pl.when(is_empty).then(pl.lit("empty")).otherwise(pl.lit("ok")),
         task=pl.lit(task),
     )
@@ -308,7 +309,7 @@ def outputs(
             for part in again.iter_slices(_ROWS)
         ]
     )
-    raw = raw.with_columns(custom_id=pl.lit("r-") + digests.str.slice(0, 40), request_sha256=digests)
+    raw = spilled.frame(raw.with_columns(custom_id=pl.lit("r-") + digests.str.slice(0, 40), request_sha256=digests))
     return _people(rows, raw, split), raw
 
 
@@ -395,7 +396,7 @@ def nameless(ids: pl.Series, profiles: Sequence[str] | pl.Series) -> pl.DataFram
     """
     frame = pl.DataFrame({"candidate_id": ids, "profile": profiles}, schema_overrides={"profile": pl.String})
     nothing = pl.lit(None, dtype=pl.String)
-    return frame.with_columns(group_id=nothing, split=nothing, use_case=pl.lit("general"))
+    return spilled.frame(frame.with_columns(group_id=nothing, split=nothing, use_case=pl.lit("general")))
 
 
 def of_candidates(rows: Rows, raw: pl.DataFrame) -> Rows:

@@ -504,7 +504,7 @@ class Table:
                     f"{self.name}: candidate {name!r} was {gone[name]}; leave their rows out ({len(gone):,} such "
                     "candidates). Nothing was written."
                 )
-        return checked
+        return spilled.frame(checked)
 
     def _commit(
         self, frame: pl.DataFrame | None, write: Callable[[Any], pl.DataFrame], *, is_always: bool = False

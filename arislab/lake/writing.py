@@ -132,7 +132,7 @@ def merge(folder: Place, table: Any, frame: pl.DataFrame, keys: list[str]) -> pl
     Raises:
         LakeError: Two of the rows have the same keys.
     """
-    if frame.select(keys).is_duplicated().any():
+    if _has_doubles(frame.select(keys)):
         raise LakeError(
             f"{folder.name}: rows of one write share their {' + '.join(keys)}, by which they are told apart; drop the "
             "doubles. Nothing was written."
@@ -142,12 +142,17 @@ def merge(folder: Place, table: Any, frame: pl.DataFrame, keys: list[str]) -> pl
     rows = opening.frame(folder.name, table)
     if not _known(tuple(keys), rows, frame).height:
         return add(folder, table, frame)
-    some = frame[keys[0]].unique().to_list()
-    where: Where | None = {keys[0]: some} if len(some) <= _FEW else None  # else all is written anew
+    some = frame[keys[0]].unique()
+    where: Where | None = {keys[0]: some.to_list()} if len(some) <= _FEW else None  # else all is written anew
     near = rows if where is None else rows.filter(conditions.expression(where))
     kept = _collected(table, near.join(frame.lazy().select(keys), on=keys, how="anti", maintain_order="left"))
     _overwrite(table, pl.concat([kept, frame], how="diagonal"), where)
     return frame
+
+
+def _has_doubles(keys: pl.DataFrame) -> bool:
+    hashes = keys.select(pl.struct(pl.all()).hash()).to_series()  # what differs in its hash differs, and is less
+    return hashes.n_unique() < keys.height and bool(keys.is_duplicated().any())
 
 
 def _overwrite(table: Any, frame: pl.DataFrame, where: Where | None) -> None:

@@ -66,7 +66,9 @@ def test_what_most_texts_say_is_judged_by_those_that_are_named():
 
 
 @pytest.mark.slow
-def test_buckets_are_those_of_all_hashes_of_all_rows():
+@pytest.mark.parametrize("bits", [22, 5])  # all keys at once, and a part at a time
+def test_buckets_are_those_of_all_hashes_of_all_rows(bits, monkeypatch):
+    monkeypatch.setattr(pairs, "_SHARED_BITS", bits)
     rng = random.Random(8)
     texts = corpus(300, rng)
     texts += [edited(text, k, rng) for k in (1, 2, 5) for text in texts[:100]] + ["one", "one", "two words"]

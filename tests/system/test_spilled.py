@@ -71,6 +71,28 @@ def test_rows_taken_of_a_frame_are_those_rows(folder):
     assert list(folder.iterdir()) == []
 
 
+def test_rows_that_fulfil_a_condition_are_those_that_filter_gives(folder):
+    whole = rows(2_000)
+    for held in (whole, spilled.frames(whole.iter_slices(300))):
+        for condition in (pl.col("score") > 0.5, pl.col("is_odd"), pl.col("text").is_null(), pl.lit(value=False)):
+            assert spilled.filtered(held, condition).equals(whole.filter(condition))
+        assert spilled.filtered(held, pl.col("n") >= 0) is held
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says what stands where")
+def test_of_a_frame_made_of_one_on_disk_only_what_is_new_moves(folder):
+    held = spilled.frames(rows(2_000).iter_slices(300))
+    made = held.with_columns(loud=pl.col("text").str.to_uppercase(), half=pl.col("n") / 2, name=pl.lit("one of all"))
+    moved = spilled.frame(made)
+    assert moved.equals(made)
+    newest = pl.CompatLevel.newest()
+    for name in ("loud", "half", "name"):
+        assert all(is_on_disk(part.address) for part in moved[name].to_arrow(compat_level=newest).buffers() if part)
+    for name in ("id", "text", "n", "score", "at"):
+        before, after = (frame[name].to_arrow(compat_level=newest).buffers() for frame in (made, moved))
+        assert [part and part.address for part in after] == [part and part.address for part in before], name
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says what stands where")
 def test_nothing_of_a_large_frame_is_in_memory_but_what_is_no_text_or_number(folder):
     held = spilled.frames(rows(2_000).iter_slices(300))
