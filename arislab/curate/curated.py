@@ -55,8 +55,15 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
             "the cut keeps no row; lower keep_threshold or raise keep_fraction (if no row has a quality, see what the "
             "scorers return). The curated set stays as it was."
         )
+    places = candidates.select("candidate_id").with_row_index("_row")
+    behind = kept.select("candidate_id").join(places, on="candidate_id", how="left", maintain_order="left")["_row"]
+
+    def some(start: int) -> pl.DataFrame:
+        people = candidates[behind.slice(start, _ROWS).drop_nulls().unique()]
+        return _examples(kept.slice(start, _ROWS), people, task)
+
     # a few at a time: as Python's values rows are many times their texts
-    return spilled.frames(_examples(kept.slice(i, _ROWS), candidates, task) for i in range(0, kept.height, _ROWS))
+    return spilled.frames(map(some, range(0, kept.height, _ROWS)))
 
 
 _ROWS = 10_000
@@ -69,10 +76,7 @@ _READ = (
 
 
 def _examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.DataFrame:
-    people = {
-        row["candidate_id"]: tasks.candidate_of(row)
-        for row in candidates.join(kept, on="candidate_id", how="semi").iter_rows(named=True)
-    }
+    people = {row["candidate_id"]: tasks.candidate_of(row) for row in candidates.iter_rows(named=True)}
     rows = []
     for row in kept.select(name for name in _READ if name in kept.columns).iter_rows(named=True):
         candidate = people[row["candidate_id"]]

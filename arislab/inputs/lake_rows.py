@@ -16,8 +16,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 import polars as pl
+from numpy.typing import NDArray
 
 from arislab import duplicates, questions
 from arislab.batch import protocol, requests
@@ -211,18 +213,31 @@ def _texts(people: pl.DataFrame, asked: Asked, recorded: pl.DataFrame | None) ->
     """
     schema = {"candidate_id": pl.String, "text": pl.String, "whole": pl.Boolean}
     yield pl.DataFrame(schema=schema)
-    for part in people.iter_slices(5 * _ROWS):
+    recorded = (
+        recorded if recorded is not None else pl.DataFrame(schema={"candidate_id": pl.String, "input": pl.String})
+    )
+    rows, of = _behind(recorded, people)
+    for start in range(0, people.height, 5 * _ROWS):
+        part = people.slice(start, 5 * _ROWS)
         names, texts, wholes = [], [], []
-        of_part = (
-            None if recorded is None else recorded.join(part, on="candidate_id", how="semi", maintain_order="left")
-        )
-        questions_of = {} if of_part is None else questions.by_name(of_part)
+        first, last = np.searchsorted(of, [start, start + part.height])
+        questions_of = questions.by_name(recorded[rows[first:last]])
         for row in part.iter_rows(named=True):
             for text, whole in _texts_of(candidate_of(row), asked, questions_of.get(row["candidate_id"], ())):
                 names.append(row["candidate_id"])
                 texts.append(text)
                 wholes.append(whole)
         yield pl.DataFrame({"candidate_id": names, "text": texts, "whole": wholes}, schema=schema)
+
+
+def _behind(recorded: pl.DataFrame, people: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The numbers of the rows about these people, and the number of the one that each is about; ordered by that."""
+    numbers = people.select("candidate_id").with_row_index("_row")
+    of = recorded.select("candidate_id").join(numbers, on="candidate_id", how="left", maintain_order="left")["_row"]
+    rows = of.is_not_null().arg_true().to_numpy().astype(np.int64)
+    told = of.drop_nulls().to_numpy().astype(np.int64)
+    order = np.argsort(told, kind="stable")
+    return rows[order], told[order]
 
 
 def _texts_of(candidate: dict[str, Any], asked: Asked, recorded: Sequence[str]) -> Iterator[tuple[str | None, bool]]:
