@@ -75,14 +75,20 @@ def checked(table: str, frame: pl.DataFrame, spec: Contract, columns: Mapping[st
         frame = frame.with_columns(_cast(table, frame, name, column))
         _check_values(table, frame, name, column, spec.key)
     keys = [k for k in spec.key if k in frame.columns]
-    doubled = frame.filter(frame.select(keys).is_duplicated())
-    if doubled.height:
+    if has_doubles(frame.select(keys)):
+        doubled = frame.filter(frame.select(keys).is_duplicated())
         raise LakeError(
             f"{table}: {doubled.height:,} rows share their {' + '.join(keys)} with another row of this write (first: "
             f"{doubled.row(0, named=True)[keys[0]]!r}); keys must be unique: drop or rename the doubles, nothing was "
             "written."
         )
     return frame
+
+
+def has_doubles(keys: pl.DataFrame) -> bool:
+    """Return whether two rows are equal."""
+    hashes = keys.select(pl.struct(pl.all()).hash()).to_series()  # rows of different hashes differ, and a set is small
+    return hashes.n_unique() < keys.height and bool(keys.is_duplicated().any())
 
 
 def _cast(table: str, frame: pl.DataFrame, name: str, column: Column) -> pl.Series:

@@ -21,6 +21,7 @@ import polars as pl
 from arislab.errors import LakeError, PrerequisiteError
 from arislab.lake import conditions, opening, places, storage, tables, turns
 from arislab.lake.conditions import Where
+from arislab.lake.contract import has_doubles
 from arislab.lake.places import Place, Url
 from arislab.system import spilled
 
@@ -132,7 +133,7 @@ def merge(folder: Place, table: Any, frame: pl.DataFrame, keys: list[str]) -> pl
     Raises:
         LakeError: Two of the rows have the same keys.
     """
-    if _has_doubles(frame.select(keys)):
+    if has_doubles(frame.select(keys)):
         raise LakeError(
             f"{folder.name}: rows of one write share their {' + '.join(keys)}, by which they are told apart; drop the "
             "doubles. Nothing was written."
@@ -148,11 +149,6 @@ def merge(folder: Place, table: Any, frame: pl.DataFrame, keys: list[str]) -> pl
     kept = _collected(table, near.join(frame.lazy().select(keys), on=keys, how="anti", maintain_order="left"))
     _overwrite(table, pl.concat([kept, frame], how="diagonal"), where)
     return frame
-
-
-def _has_doubles(keys: pl.DataFrame) -> bool:
-    hashes = keys.select(pl.struct(pl.all()).hash()).to_series()  # what differs in its hash differs, and is less
-    return hashes.n_unique() < keys.height and bool(keys.is_duplicated().any())
 
 
 def _overwrite(table: Any, frame: pl.DataFrame, where: Where | None) -> None:
