@@ -350,8 +350,18 @@ def concatenated(parts: Iterable[NDArray[Any]], dtype: DTypeLike) -> NDArray[Any
             _write(file, held)
     if file is None:
         return np.concatenate(held)
+    _trim()
     with file:
         return np.frombuffer(mmap.mmap(file.fileno(), n_bytes), dtype)
+
+
+def _trim() -> None:
+    """Give back what was freed: where pieces are made and dropped in turns, the C library keeps the room of many."""
+    import ctypes
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # of the GNU C library
+    if trim is not None:
+        trim(0)
 
 
 def _write(file: IO[bytes], held: list[NDArray[Any]]) -> None:
