@@ -10,6 +10,7 @@ one before. Building, sending and collecting requests is measured by `end_to_end
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -20,6 +21,8 @@ import time
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 from curate_170k import FREE, report, rows, sentences
 
 HERE = Path(__file__).resolve().parents[2]
@@ -99,15 +102,10 @@ def measured(command):
 
 def write(file, n, pool):
     """Write the rows as Parquet, some at a time."""
-    parts, some = [], []
-    for row in rows(n, pool):
-        some.append(row)
-        if len(some) == 100_000:
-            parts.append(pl.DataFrame(some, schema=["q", "a", "m"], orient="row"))
-            some = []
-    if some:
-        parts.append(pl.DataFrame(some, schema=["q", "a", "m"], orient="row"))
-    pl.concat(parts).write_parquet(file)
+    every = rows(n, pool)
+    with pq.ParquetWriter(file, pa.schema(dict.fromkeys("qam", pa.large_string())), compression="zstd") as writer:
+        while some := list(itertools.islice(every, 100_000)):
+            writer.write_table(pl.DataFrame(some, schema=["q", "a", "m"], orient="row").to_arrow())
 
 
 def main():
