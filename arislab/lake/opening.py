@@ -18,7 +18,7 @@ from arislab.lake import places, receipts, storage, tables
 from arislab.lake.places import Place, Url
 from arislab.system import spilled
 
-DAMAGED = re.compile(r"parquet|snappy|thrift|arrow error|utf-?8|python exception", re.IGNORECASE)
+DAMAGED = re.compile(r"parquet|snappy|zstd|thrift|arrow error|utf-?8|python exception", re.IGNORECASE)
 """In what libraries say of a file whose bytes are not what was written; they have no error of their own for that."""
 
 
@@ -117,9 +117,16 @@ def is_large(table: Any) -> bool:
     n_bytes = int(pl.DataFrame(table.get_add_actions())["size_bytes"].sum())
 
     def footers() -> Iterator[Any]:
-        return (part.metadata for part in table.to_pyarrow_dataset().get_fragments())
+        if not table.table_uri.startswith("file:"):
+            return (part.metadata for part in table.to_pyarrow_dataset().get_fragments())
+        from pyarrow import parquet  # a dataset of a folder would ask for other modules, which take a while to load
 
-    return spilled.is_large(n_bytes, footers, most=25)  # Snappy, in which Delta writes, makes no more of a byte
+        return map(parquet.read_metadata, table.file_uris())
+
+    try:
+        return spilled.is_large(n_bytes, footers, most=1_000)
+    except (ValueError, NotImplementedError, OSError):  # pyarrow's; who reads the rows says what is wrong with them
+        return True
 
 
 def being_forgotten(folder: Place) -> LakeError | None:

@@ -105,9 +105,9 @@ def add(folder: Place, table: Any, frame: pl.DataFrame) -> pl.DataFrame:
     from deltalake import write_deltalake
 
     if table is None:  # the one who makes the table; who comes second finds it when it tries again
-        write_deltalake(data=spilled.arrow(frame), mode="error", **storage.target(folder), **storage.commit_options())
+        write_deltalake(data=spilled.arrow(frame), mode="error", **storage.target(folder), **storage.write_options())
     elif frame.height:
-        write_deltalake(table, spilled.arrow(frame), mode="append", schema_mode="merge", **storage.commit_options())
+        write_deltalake(table, spilled.arrow(frame), mode="append", schema_mode="merge", **storage.write_options())
     return frame
 
 
@@ -157,7 +157,7 @@ def _overwrite(table: Any, frame: pl.DataFrame, where: Where | None) -> None:
 
     only = {} if where is None else {"predicate": conditions.predicate(where)}
     write_deltalake(
-        table, spilled.arrow(frame), mode="overwrite", schema_mode="merge", **only, **storage.commit_options()
+        table, spilled.arrow(frame), mode="overwrite", schema_mode="merge", **only, **storage.write_options()
     )
 
 
@@ -193,7 +193,7 @@ def compact(folder: Place) -> int:
         _make_place(folder, is_new=False)
         before = table.version()
         try:
-            n_removed = int(table.optimize.compact(**storage.commit_options())["numFilesRemoved"])
+            n_removed = int(table.optimize.compact(**storage.write_options())["numFilesRemoved"])
         except (DeltaError, OSError) as error:
             raise _no_place(folder, error) if isinstance(error, OSError) else failed(folder, error) from None
         for version in range(before + 1, table.version() + 1):

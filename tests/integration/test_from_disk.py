@@ -275,9 +275,9 @@ def test_rows_go_to_disk_by_what_they_take_in_memory_not_in_their_files(lake, tm
     table = lake["candidates"].append(rows)
     rows.write_parquet(tmp_path / "rows.parquet")
     n_bytes = [path.stat().st_size for path in (*table.folder.glob("*.parquet"), tmp_path / "rows.parquet")]
-    limit = rows.estimated_size() // 2
-    assert max(n_bytes) * 5 < limit or not text
-    monkeypatch.setattr(spilled, "LARGE", limit if text else 5 * max(n_bytes))
+    limit = rows.estimated_size() // 2 if text else rows.estimated_size() * 2
+    assert max(n_bytes) * 5 < limit < min(n_bytes) * 1_000, "the files' sizes alone do not say it"
+    monkeypatch.setattr(spilled, "LARGE", limit)
     went, frame = [], spilled.frame
     monkeypatch.setattr(spilled, "frame", lambda rows: went.append("disk") or frame(rows))
     assert table.read().height == 3_000
