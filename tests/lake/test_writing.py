@@ -289,3 +289,21 @@ def test_compacting_changes_no_row(lake):
     before = digest("reviews", lake["reviews"].read())
     assert lake.compact() == {"reviews": 4}
     assert digest("reviews", lake["reviews"].read()) == before
+
+
+def test_files_are_small_and_are_read_a_few_rows_at_once_however_they_were_written(lake, monkeypatch):
+    from pyarrow import parquet
+
+    monkeypatch.setattr(storage, "_GROUP_ROWS", 1_000)
+    table = lake["candidates"].append(people(2_500))
+    table.upsert(people(2_600))
+    table.rewrite(lambda rows: rows.with_columns(title=pl.lit("new")).collect())
+    table.append(people(2_700).tail(100))
+    written = {path: parquet.read_metadata(path) for path in table.folder.glob("*.parquet")}
+    assert len(written) == 4
+    assert lake.compact()["candidates"] == 2
+    written |= {path: parquet.read_metadata(path) for path in table.folder.glob("*.parquet")}
+    groups = [file.row_group(i) for file in written.values() for i in range(file.num_row_groups)]
+    assert {group.column(i).compression for group in groups for i in range(group.num_columns)} == {"ZSTD"}
+    assert max(group.num_rows for group in groups) == 1_000
+    assert table.read().height == 2_700
