@@ -95,7 +95,7 @@ def taken(rows: pl.DataFrame, at: pl.Series) -> pl.DataFrame:
     """
     if at.len() == rows.height and (at == pl.int_range(rows.height, eager=True)).all():
         return rows
-    if at.len() * rows.width * _VIEW < LARGE // _PART:
+    if at.len() * rows.width * _VIEW < LARGE // 8:
         return rows[at]
     # one after the other: what is made of each is in memory until it is written
     flat = _held(((c.name, [_chunk(c.rechunk())]) for c in rows.iter_columns() if _is_flat(c)), at.to_numpy())
@@ -105,14 +105,13 @@ def taken(rows: pl.DataFrame, at: pl.Series) -> pl.DataFrame:
 _VIEW = 16
 """Bytes that tell how long a text is and where it stands, or hold a short one."""
 _PLACES = 1 << 20
-_PART = 8
-"""Part of ``LARGE`` from which on a frame that is made of others goes to disk: several are held at once."""
 _ALIGNED = 64  # bytes; Arrow's own are
 
 
 def _moved(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows, of which columns that are in memory are on disk, if these take a part of ``LARGE`` together."""
-    if rows.estimated_size() < LARGE // _PART or pl.Object in rows.dtypes:
+    """Return the rows, of which columns that are in memory are on disk, if these take half of ``LARGE`` together."""
+    most = LARGE // 2  # several such frames, made of one another, are held at once
+    if rows.estimated_size() < most or pl.Object in rows.dtypes:
         return rows
     values, texts = dict[str, int](), dict[str, int]()
     seen = set[int]()
@@ -123,10 +122,10 @@ def _moved(rows: pl.DataFrame) -> pl.DataFrame:
                     seen.add(part.address)
                     held = values if i < 2 and _is_flat(column) else texts
                     held[column.name] = held.get(column.name, 0) + part.size
-    if sum(values.values()) + sum(texts.values()) < LARGE // _PART:
+    if sum(values.values()) + sum(texts.values()) < most:
         return rows
     moved = {}
-    if whole := [name for name, size in texts.items() if size > LARGE // _PART**2]:
+    if whole := [name for name, size in texts.items() if size > most // 32]:
         with _file() as file:
             with _saying_full():
                 rows.lazy().select(whole).sink_ipc(file, compression="uncompressed", maintain_order=True)
