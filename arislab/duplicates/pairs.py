@@ -67,17 +67,17 @@ def compares_all(texts: list[Shingles]) -> bool:
 
 def all_pairs(texts: list[Shingles], threshold: float, star: Ints) -> Iterator[tuple[int, Ints, Floats]]:
     """Yield (row, similar later rows, similarities) for each row that is its own star when its turn comes."""
-    columns = [(column, *np.unique(column.values, return_inverse=True)) for column in texts]
+    columns = [(column, column.sizes, *np.unique(column.values, return_inverse=True)) for column in texts]
     for i in range(len(star) - 1):
         if star[i] != i:
             continue
         lowest = np.ones(len(star) - i - 1)
-        for column, values, codes in columns:
+        for column, sizes, values, codes in columns:
             at = column.offsets
             here = np.zeros(len(values), dtype=np.int64)
             here[codes[at[i] : at[i + 1]]] = 1
             shared = np.add.reduceat(here[codes[at[i + 1] :]], at[i + 1 : -1] - at[i + 1])
-            lowest = np.minimum(lowest, shared / (column.sizes[i] + column.sizes[i + 1 :] - shared))
+            lowest = np.minimum(lowest, shared / (sizes[i] + sizes[i + 1 :] - shared))
         similar = np.flatnonzero((lowest >= threshold) & (star[i + 1 :] == np.arange(i + 1, len(star))))
         yield i, similar + i + 1, lowest[similar]
 
@@ -323,14 +323,15 @@ def nearest(shingles: Shingles, left: Ints, right: Ints, threshold: float) -> tu
 def _jaccard(column: Shingles, left: Ints, right: Ints) -> Floats:
     """Return the exact Jaccard index of each pair: what stands in both sets stands twice in the two together."""
     result = np.empty(len(left))
-    for part in chunks(column.sizes[left] + column.sizes[right], _PAIR_WORDS):
+    every = column.sizes
+    for part in chunks(every[left] + every[right], _PAIR_WORDS):
         keys = []
         for side in (left[part], right[part]):
-            sizes = column.sizes[side]
+            sizes = every[side]
             values = column.values[places(column.offsets[side], sizes)]
             keys.append((np.repeat(np.arange(len(side)), sizes).astype(np.uint64) << np.uint64(32)) | values)
         merged = np.concatenate(keys)
         twice = merged[~once(merged)] >> np.uint64(32)
         shared = np.bincount(twice.astype(np.int64), minlength=len(left[part]))
-        result[part] = shared / (column.sizes[left[part]] + column.sizes[right[part]] - shared)
+        result[part] = shared / (every[left[part]] + every[right[part]] - shared)
     return result

@@ -53,7 +53,7 @@ class Shingles:
 
     @property
     def sizes(self) -> Ints:
-        """Shingles of each row."""
+        """Shingles of each row; made of all rows each time."""
         return np.diff(self.offsets)
 
 
@@ -319,11 +319,9 @@ def with_signs(shingles: Shingles, signs: U32) -> Shingles:
 
 def _blocks(shingles: Shingles) -> Iterator[tuple[slice, U32, Ints]]:
     """Yield some rows at a time: which, their shingles, and how many each has."""
-    for start in range(0, len(shingles.sizes), _ROWS):
-        part = slice(start, start + _ROWS)
-        sizes = shingles.sizes[part]
-        first = shingles.offsets[start]
-        yield part, shingles.values[first : first + sizes.sum()], sizes
+    for start in range(0, len(shingles.offsets) - 1, _ROWS):
+        offsets = shingles.offsets[start : start + _ROWS + 1]
+        yield slice(start, start + _ROWS), shingles.values[offsets[0] : offsets[-1]], np.diff(offsets)
 
 
 def common_to_most(shingles: Shingles) -> U32:
