@@ -356,9 +356,10 @@ def test_what_a_module_shows_in_python_works(lake, tmp_path):
     assert [eval(line, names) is None for line in code.splitlines()] == [False, False]
 
     names = {"spilled": spilled, "lazy": pl.LazyFrame(RAW), "np": np, "n": 3, "file": ["1", "2"], "read": int}
-    names["places"] = pl.Series([0, 0])
+    names |= {"places": pl.Series([0, 0]), "condition": pl.lit(value=False)}
     exec(*shown_by_file["spilled"], names)
     assert names["some"].equals(names["rows"][[0, 0]])
+    assert names["good"].equals(names["rows"].clear())
     assert (names["rows"].to_dict(as_series=False), names["keys"].shape, names["objects"]) == (RAW, (41, 3), [1, 2])
 
     names = {}

@@ -1,7 +1,8 @@
 """What is too large for memory, on disk: frames, arrays and lists in files without a name, mapped into memory.
 
     rows = spilled.frame(lazy)              # a DataFrame as any other, of which the system drops what is not looked at
-    some = spilled.filtered(rows, condition)  # the same texts; where they stand is on disk as well
+    some = spilled.taken(rows, places)      # the same texts; where they stand is on disk as well
+    good = spilled.filtered(rows, condition)
     keys = spilled.zeros((41, n), np.uint64)
     objects = spilled.listed(read(line) for line in file)
 
