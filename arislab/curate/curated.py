@@ -55,7 +55,7 @@ def examples(kept: pl.DataFrame, candidates: pl.DataFrame, task: Task) -> pl.Dat
             "the cut keeps no row; lower keep_threshold or raise keep_fraction (if no row has a quality, see what the "
             "scorers return). The curated set stays as it was."
         )
-    places = candidates.select("candidate_id").with_row_index("_row")
+    places = candidates.select("candidate_id").with_row_index("_row").unique("candidate_id", keep="last")
     behind = kept.select("candidate_id").join(places, on="candidate_id", how="left", maintain_order="left")["_row"]
 
     def some(start: int) -> pl.DataFrame:

@@ -73,7 +73,8 @@ def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, t
 def _splits(rows: pl.DataFrame, split_of: Callable[[str], str]) -> pl.Series:
     """The split of each row's group: that of its known candidates, else by the function."""
     groups = rows.select("group_id").unique()
-    parts = [pl.Series("split", map(split_of, some["group_id"]), pl.String) for some in groups.iter_slices(_GROUPS)]
+    parts = [pl.Series("split", [], pl.String)]
+    parts += [pl.Series("split", map(split_of, some["group_id"]), pl.String) for some in groups.iter_slices(_GROUPS)]
     known = rows.filter(pl.col("split").is_not_null()).select("group_id", _known="split")
     known = known.unique("group_id", keep="last", maintain_order=True)
     groups = groups.with_columns(pl.concat(parts)).join(known, on="group_id", how="left", maintain_order="left")

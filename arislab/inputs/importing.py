@@ -268,7 +268,8 @@ def _write(
 
 def _without(raw: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
     """Return the rows whose custom_id none of the others has."""
-    return spilled.filtered(raw, ~pl.col("custom_id").is_in(others["custom_id"].implode())) if others.height else raw
+    is_one = pl.col("custom_id").is_in(others["custom_id"].implode()).fill_null(value=False)
+    return spilled.filtered(raw, ~is_one) if others.height else raw
 
 
 def _weight() -> pl.Expr:

@@ -232,7 +232,7 @@ def _texts(people: pl.DataFrame, asked: Asked, recorded: pl.DataFrame | None) ->
 
 def _behind(recorded: pl.DataFrame, people: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The numbers of the rows about these people, and the number of the one that each is about; ordered by that."""
-    numbers = people.select("candidate_id").with_row_index("_row")
+    numbers = people.select("candidate_id").with_row_index("_row").unique("candidate_id", keep="first")
     of = recorded.select("candidate_id").join(numbers, on="candidate_id", how="left", maintain_order="left")["_row"]
     rows = of.is_not_null().arg_true().to_numpy().astype(np.int64)
     told = of.drop_nulls().to_numpy().astype(np.int64)

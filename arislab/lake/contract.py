@@ -75,7 +75,7 @@ def checked(table: str, frame: pl.DataFrame, spec: Contract, columns: Mapping[st
         frame = frame.with_columns(_cast(table, frame, name, column))
         _check_values(table, frame, name, column, spec.key)
     keys = [k for k in spec.key if k in frame.columns]
-    if has_doubles(frame.select(keys)):
+    if keys and has_doubles(frame.select(keys)):
         doubled = frame.filter(frame.select(keys).is_duplicated())
         raise LakeError(
             f"{table}: {doubled.height:,} rows share their {' + '.join(keys)} with another row of this write (first: "

@@ -159,17 +159,17 @@ def _read(file: IO[bytes]) -> Any:
     file.flush()
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     buffer = pyarrow.py_buffer(mapped)
-    _ON_DISK[buffer.address] = buffer.address + buffer.size
-    weakref.finalize(mapped, _ON_DISK.pop, buffer.address, None).atexit = False
+    _ON_DISK.append((weakref.ref(mapped), buffer.address, buffer.address + buffer.size))
+    _ON_DISK[:] = [part for part in _ON_DISK if part[0]() is not None]
     return buffer
 
 
-_ON_DISK: dict[int, int] = {}
-"""Where in this process files are looked at: first address, and the one after the last."""
+_ON_DISK: list[tuple[Any, int, int]] = []
+"""Where in this process files are looked at: who holds the place, its first address, and the one after its last."""
 
 
 def _is_mapped(address: int) -> bool:
-    return any(start <= address < end for start, end in tuple(_ON_DISK.items()))
+    return any(first <= address < end and of() is not None for of, first, end in tuple(_ON_DISK))
 
 
 def _chunk(column: pl.Series) -> Any:

@@ -106,3 +106,8 @@ def test_a_new_candidate_joins_the_group_and_the_split_of_a_known_one():
     )
     made = split(frame, split_of=lambda _: "seen", hidden="dark")
     assert made.rows() == [("old", "g-7", "dark"), ("new", "g-7", "dark"), ("own", "own", "seen")]
+
+
+def test_of_nobody_there_is_no_split():
+    nobody = pl.DataFrame(schema=dict.fromkeys(("candidate_id", "text", "group_id"), pl.String))
+    assert split(nobody, split_of=str, hidden="test").rows() == []

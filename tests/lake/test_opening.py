@@ -5,6 +5,9 @@ from datetime import UTC, datetime
 import polars as pl
 from toys import people
 
+from arislab.lake import Lake, opening
+from arislab.system import spilled
+
 
 def test_every_version_stays_readable(lake):
     lake["candidates"].append(people(2))
@@ -30,3 +33,13 @@ def test_a_table_that_is_older_than_a_column_reads_it_as_null(lake):
     raw.upsert(pl.DataFrame([{**row, "custom_id": "r-2", "stem": "s-2", "attempt": 1}]).drop("run_id", "created_at"))
     assert raw.read(where="stem = 's-2'")["custom_id"].to_list() == ["r-2"]
     assert raw.read().height == 2
+
+
+def test_how_large_a_table_is_is_known_wherever_it_lies(tmp_path, monkeypatch):
+    for folder in ("plain", "a space", "größer 50%"):
+        table = Lake(tmp_path / folder / "data" / "lake")["candidates"].append(people(3_000))
+        opened = opening.open_version(table.folder)
+        size = table.read().estimated_size()
+        for limit, is_large in ((size * 2, False), (size // 50, True)):
+            monkeypatch.setattr(spilled, "LARGE", limit)
+            assert opening.is_large(opened) is is_large, (folder, limit)
