@@ -81,7 +81,8 @@ def filtered(rows: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:
     Raises:
         PrerequisiteError: The disk is full.
     """
-    return taken(rows, rows.select(condition).to_series().arg_true())
+    is_true = rows.select(condition & pl.repeat(value=True, n=pl.len())).to_series()  # one value counts for all rows
+    return taken(rows, is_true.arg_true())
 
 
 def taken(rows: pl.DataFrame, at: pl.Series) -> pl.DataFrame:

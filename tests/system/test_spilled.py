@@ -76,7 +76,8 @@ def test_rows_that_fulfil_a_condition_are_those_that_filter_gives(folder):
     for held in (whole, spilled.frames(whole.iter_slices(300))):
         for condition in (pl.col("score") > 0.5, pl.col("is_odd"), pl.col("text").is_null(), pl.lit(value=False)):
             assert spilled.filtered(held, condition).equals(whole.filter(condition))
-        assert spilled.filtered(held, pl.col("n") >= 0) is held
+        for condition in (pl.col("n") >= 0, pl.lit(value=True)):
+            assert spilled.filtered(held, condition) is held
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says what stands where")
