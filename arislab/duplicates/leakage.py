@@ -18,6 +18,7 @@ from arislab.duplicates.shingles import (
     with_signs,
     without,
 )
+from arislab.system import spilled
 
 
 def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, threshold: float = 0.8) -> pl.DataFrame:
@@ -64,7 +65,9 @@ def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, t
         (pl.col("_known").is_null() & ~is_hidden, is_hidden & (pl.col("_known") == hidden) & pl.col("whole")),
         (is_hidden & pl.col("whole"), ~is_hidden),
     ):
-        leaking = _leaks(rows.filter(test), rows.filter(used), threshold, everybody, hashed)
+        compared = rows.select("candidate_id", "group_id", "id", "text")  # of large ones each column counts
+        first, second = (spilled.taken(compared, rows.select(one).to_series().arg_true()) for one in (test, used))
+        leaking = _leaks(first, second, threshold, everybody, hashed)
         leaves = pl.col("candidate_id").is_in(leaking["candidate_id"].to_list())
         rows = rows.with_columns(split=pl.when(~leaves).then("split"))
     return rows.unique("candidate_id", keep="first", maintain_order=True).select("candidate_id", "group_id", "split")
