@@ -473,5 +473,5 @@ def _saying_full() -> Iterator[None]:
 def _full(error: OSError) -> PrerequisiteError:
     return PrerequisiteError(
         f"rows that are too large for memory cannot be put into {_folder()} ({error.strerror or error}); make room "
-        "there, or let TMPDIR name a folder on a disk that has it. Nothing in the lake was changed."
+        "there, or let TMPDIR name a folder on a disk that has it. No part of them was written to the lake."
     )
