@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from datetime import date
@@ -497,7 +498,13 @@ def client_of(url: str, key: str | None, *, credentials: str | None = None, time
             return super()._prepare_options(options)
 
     headers = {"Authorization": masking.basic(credentials)} if credentials and not key else None
-    return Client(base_url=url, api_key=key or "none", max_retries=0, timeout=timeout_s, default_headers=headers)
+    web = openai.DefaultHttpxClient()
+    client = Client(
+        base_url=url, api_key=key or "none", max_retries=0, timeout=timeout_s, default_headers=headers, http_client=web
+    )
+    # a client stands in a circle with its resources: left to the collector, a socket may go before who would close it
+    weakref.finalize(client, web.close).atexit = False
+    return client
 
 
 def _is_final(error: Any) -> bool:

@@ -1,14 +1,16 @@
 """A connection says what it lacks before anything is sent."""
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
 
 import pytest
+from toys import serving
 
 from arislab import batch
-from arislab.batch import sending
+from arislab.batch import connection, sending
 from arislab.errors import BatchError, ParameterError, PrerequisiteError
 from arislab.tiny.decoder import MODEL_DIR
 
@@ -108,3 +110,15 @@ def test_an_answer_is_timed_only_where_nobody_is_paid_for_it(echo, root, monkeyp
         assert (own.seconds(body) is not None) == is_timed
     own.about = {}  # somebody else's
     assert own.seconds(body) is None
+
+
+def test_who_is_let_go_of_unclosed_leaves_no_connection_open():
+    with serving() as (faults, url):
+        client = connection.client_of(url, None)
+        assert [model.id for model in client.models.list()] == ["m"]
+        assert faults.calls["models"] == 1
+        web, ring = client._client, [client]
+        ring.append(ring)
+        del client, ring
+        gc.collect()
+        assert web.is_closed

@@ -16,11 +16,12 @@ from typing import Any
 
 import openai
 import pytest
-from toys import Server, line, need, people, random_adapter, text_of
+from toys import Server, ServerHere, line, need, people, random_adapter, text_of
 
 from arislab.batch import build_requests, connect, submit
 from arislab.errors import ParameterError, PrerequisiteError
 from arislab.server.aliases import Aliases
+from arislab.server.engines.faulty import FaultyEngine
 from arislab.server.engines.upstream import UpstreamEngine
 from arislab.server.store import Store
 
@@ -101,20 +102,35 @@ def test_an_alias_outlives_the_server_and_so_does_what_a_batch_took_it_for(tmp_p
     server.stop()
 
 
-def test_a_model_is_in_use_until_the_last_who_came_for_it_is_answered(tmp_path):
-    server = Server(tmp_path / "data", {"engine": "faulty:models=3,slow=1,slow_s=0.3"}).start()
+def test_a_model_is_in_use_until_the_last_who_came_for_it_is_answered(tmp_path, request):
+    engine, may_answer = FaultyEngine("models=3", tries_file=tmp_path / "tries"), threading.Event()
+    answer = engine.run
+
+    async def held(chunk, emit):
+        while not may_answer.is_set():
+            await asyncio.sleep(0.005)
+        await answer(chunk, emit)
+
+    engine.run = held
+    server = ServerHere(tmp_path / "data", engine).start()
+    request.addfinalizer(server.stop)
+
+    def in_use():
+        return server.client.get("/arislab/aliases", cast_to=object)["in_use"]
+
     switch(server, "faulty-1")
     with ThreadPoolExecutor(1) as pool:
         early = pool.submit(chat, server, ALIAS)
-        in_use = []
-        until = time.monotonic() + 20
-        while "faulty-1" not in in_use and time.monotonic() < until:
-            in_use = server.client.get("/arislab/aliases", cast_to=object)["in_use"]
-        switch(server, "faulty-2")
-        assert "faulty-1" in in_use
+        try:
+            until = time.monotonic() + 20
+            while in_use() != ["faulty-1"] and time.monotonic() < until:
+                time.sleep(0.005)
+            switch(server, "faulty-2")
+            assert in_use() == ["faulty-1"]
+        finally:
+            may_answer.set()
         assert early.result().model == "faulty-1", "it came before the switch"
-    assert server.client.get("/arislab/aliases", cast_to=object)["in_use"] == []
-    server.stop()
+    assert in_use() == []
 
 
 @dataclass
