@@ -11,18 +11,13 @@ from arislab.duplicates.pairs import EXACT_ROWS, all_pairs, buckets, candidates,
 from arislab.duplicates.resolving import resolved
 from arislab.duplicates.shingles import (
     Floats,
-    Hashed,
+    Forms,
     Ints,
     Shingles,
     check_threshold,
     columns_of,
-    common_to_most,
-    first_of,
     first_of_equals,
     rows_of,
-    stands_in,
-    with_signs,
-    without,
 )
 
 
@@ -99,62 +94,49 @@ def groups(
         ['a', 'b', 'a']
     """
     check_threshold(threshold)
-    return frame.select(pl.col(id), grouped(frame[on], frame[id], threshold, everybody).alias("group_id"))
+    texts, names = frame[on], frame[id]
+    judges = texts.is_not_null() if everybody is None else texts.is_in(everybody.drop_nulls().implode())
+    group = components(Forms.made(texts, judges.fill_null(value=False).to_numpy()), names, threshold)
+    return frame.select(pl.col(id), names.gather(group).alias("group_id"))
 
 
-def grouped(
-    texts: pl.Series, names: pl.Series, threshold: float, everybody: pl.Series | None, hashed: Hashed | None = None
-) -> pl.Series:
-    """Return the group of each row, as ``groups`` does; ``hashed`` has all the texts, where they were hashed before."""
+def components(forms: Forms, names: pl.Series, threshold: float) -> Ints:
+    """Return for each row the number of the one with the smallest name that near-duplicates, or names, connect it with.
+
+    Args:
+        forms: Of the texts; ``forms.of`` may have been taken of some rows.
+        names: One a row.
+        threshold: As in ``stars``.
+    """
     order = names.arg_sort().to_numpy().astype(np.int64)
-    root = _components(texts.gather(order), names.gather(order), threshold, everybody, hashed)
+    names, of = names.gather(order), forms.of[order]
+    known = np.flatnonzero(of >= 0)
+    first = np.full(len(forms.shingles.offsets) - 1, -1, dtype=np.int64)
+    first[of[known[::-1]]] = known[::-1]
+    again = known[first[of[known]] != known]
+    rows = np.sort(first[first >= 0])
+    similar = rows[np.stack(similar_pairs([rows_of(forms.shingles, of[rows])], threshold))]
+    named = (names == names.shift()).fill_null(value=False).arg_true().to_numpy().astype(np.int64)
+    root = _roots(
+        len(order),
+        np.concatenate([first[of[again]], similar[0], named - 1]),
+        np.concatenate([again, similar[1], named]),
+    )
     group = np.empty(len(order), dtype=np.int64)
     group[order] = order[root]
-    return names.gather(group)
+    return group
 
 
-def _components(
-    texts: pl.Series, names: pl.Series, threshold: float, everybody: pl.Series | None, hashed: Hashed | None
-) -> Ints:
-    """Return for each row the number of the first row that near-duplicates, or its name, connect it with.
-
-    ``names`` are sorted, so that equal ones are neighbours.
-    """
-    places = (~texts.is_null()).arg_true().to_numpy().astype(np.int64)
-    known = texts.drop_nulls().to_frame()
-    copies = first_of_equals(known)  # of rows with a text; `first` below is of texts, `rows` of normal forms
-    unique = np.flatnonzero(copies == np.arange(len(copies)))
-    distinct = known.to_series().gather(unique)
-    seen = Hashed.of(distinct) if hashed is None else hashed.only(distinct)
-    shingles, signs, first = seen.shingles, seen.signs, first_of(seen.whole)
-    judged = first if everybody is None else first[stands_in(distinct, everybody.drop_nulls())]
-    common = common_to_most(rows_of(shingles, np.unique(judged)))
-    rows = np.unique(first)
-    column = with_signs(without(rows_of(shingles, rows), common), signs[rows])
-    similar = rows[np.stack(similar_pairs([column], threshold))]
-    alike = unique[np.concatenate([_of_others(first), similar], axis=1)]
-    edges = places[np.concatenate([_of_others(copies), alike], axis=1)]
-    again = (names == names.shift()).fill_null(value=False).arg_true().to_numpy().astype(np.int64)
-    edges = np.concatenate([edges, np.stack([again - 1, again])], axis=1)
-    up: dict[int, int] = {}  # of the rows that are no root, for most are
-
-    def find(i: int) -> int:
-        while (above := up.get(i)) is not None:
-            up[i] = i = up.get(above, above)
-        return i
-
-    for a, b in edges.T.tolist():
-        low, high = sorted((find(a), find(b)))
-        if low != high:
-            up[high] = low  # so that the root of a group is its first row, whatever the order of the edges
-    roots = np.arange(len(texts))
-    roots[np.fromiter(up.keys(), np.int64, len(up))] = np.fromiter(up.values(), np.int64, len(up))
-    while not np.array_equal(higher := roots[roots], roots):
-        roots = higher
+def _roots(n: int, left: Ints, right: Ints) -> Ints:
+    """Return for each of n rows the first row that pairs connect it with."""
+    roots = np.arange(n)
+    while len(left):
+        # each first row that a pair connects with an earlier one goes to it, until no pair connects two of them
+        a, b = roots[left], roots[right]
+        apart = a != b
+        left, right = left[apart], right[apart]
+        low, high = np.minimum(a, b)[apart], np.maximum(a, b)[apart]
+        np.minimum.at(roots, high, low)
+        while not np.array_equal(higher := roots[roots], roots):
+            roots = higher
     return roots
-
-
-def _of_others(first: Ints) -> Ints:
-    """The rows that another one stands for, as two rows of numbers: who stands for it, and which it is."""
-    rows = np.flatnonzero(first != np.arange(len(first)))
-    return np.stack([first[rows], rows])

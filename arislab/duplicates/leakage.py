@@ -1,23 +1,16 @@
 """Test rows that also stand in what is trained or searched on, and splits that let none through."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from arislab.duplicates.clusters import grouped
+from arislab.duplicates.clusters import components
 from arislab.duplicates.pairs import nearest
-from arislab.duplicates.shingles import (
-    Hashed,
-    check_threshold,
-    common_to_most,
-    first_of,
-    rows_of,
-    stands_in,
-    with_signs,
-    without,
-)
+from arislab.duplicates.shingles import Floats, Forms, Ints, Shingles, check_threshold, codes_of
 from arislab.system import spilled
 
 
@@ -48,59 +41,92 @@ def split(frame: pl.DataFrame, *, split_of: Callable[[str], str], hidden: str, t
     """
     given = {"split": pl.lit(None, dtype=pl.String), "whole": pl.lit(value=True)}
     rows = frame.with_columns(**{name: value for name, value in given.items() if name not in frame.columns})
-    everybody = rows.filter("whole")["text"]
-    hashed = Hashed.of(rows["text"].drop_nulls().unique(maintain_order=True))  # once: it takes the longest of all
-    rows = _without_parts(rows, everybody, threshold, hashed)
-    alike = grouped(rows["text"], rows["candidate_id"], threshold, everybody, hashed).alias("_alike")
-    own = pl.col("group_id")
-    rows = rows.with_columns(alike, _known="split", id="candidate_id")
-    # the group of the others, if it is one: to join one of several is to choose, to merge them moves who is known
-    n_own = own.drop_nulls().n_unique().over("_alike")
-    joined = pl.when(n_own == 1).then(own.drop_nulls().first().over("_alike")).otherwise("_alike")
-    rows = rows.with_columns(group_id=pl.coalesce(own, joined))
-    rows = rows.with_columns(split=pl.coalesce("split", _splits(rows, split_of)))
-    is_hidden = pl.col("split") == hidden
+    is_whole = rows["whole"].to_numpy()
+    forms = Forms.made(rows["text"], is_whole)
+    at = _asked_of_somebody(forms, is_whole, threshold)
+    # from here on numbers: of millions of rows each column of names or texts counts
+    rows, is_whole = spilled.taken(rows.select("candidate_id", "group_id", "split"), pl.Series(at)), is_whole[at]
+    alike = components(replace(forms, of=forms.of[at]), rows["candidate_id"], threshold)
+    groups = _groups(rows, alike)
+    every = Numbers(codes_of(rows["candidate_id"]), codes_of(groups), forms.of[at])
+    splits = _splits(groups, every.group, rows["split"], split_of)
+    is_new, is_hidden = rows["split"].is_null().to_numpy(), (splits == hidden).fill_null(value=False).to_numpy()
+    was_hidden = (rows["split"] == hidden).fill_null(value=False).to_numpy()
+    leaves = np.zeros(len(rows), dtype=bool)
     # what is known stays where it is, so that later imports do not change a test set: who comes later gives way
     for test, used in (
-        (pl.col("_known").is_null() & ~is_hidden, is_hidden & (pl.col("_known") == hidden) & pl.col("whole")),
-        (is_hidden & pl.col("whole"), ~is_hidden),
+        (is_new & ~is_hidden, was_hidden & is_whole),
+        (is_hidden & is_whole, ~is_hidden & splits.is_not_null().to_numpy()),
     ):
-        compared = rows.select("candidate_id", "group_id", "id", "text")  # of large ones each column counts
-        first, second = (spilled.taken(compared, rows.select(one).to_series().arg_true()) for one in (test, used))
-        leaking = _leaks(first, second, threshold, everybody, hashed)
-        leaves = pl.col("candidate_id").is_in(leaking["candidate_id"].to_list())
-        rows = rows.with_columns(split=pl.when(~leaves).then("split"))
-    return rows.unique("candidate_id", keep="first", maintain_order=True).select("candidate_id", "group_id", "split")
+        stays = ~leaves
+        first, second = (np.flatnonzero(some & stays) for some in (test, used))
+        leaking, *_ = _leaks(every.of(first), every.of(second), forms.shingles, threshold)
+        leaves |= np.isin(every.candidate, every.candidate[first[leaking]])
+    one = pl.Series(np.flatnonzero(every.candidate == np.arange(len(rows))))
+    made = {"group_id": groups, "split": splits.set(pl.Series(leaves), None)}
+    return spilled.taken(rows.select("candidate_id").with_columns(**made), one)
 
 
-def _splits(rows: pl.DataFrame, split_of: Callable[[str], str]) -> pl.Series:
-    """The split of each row's group: that of its known candidates, else by the function."""
-    groups = rows.select("group_id").unique()
-    parts = [pl.Series("split", [], pl.String)]
-    parts += [pl.Series("split", map(split_of, some["group_id"]), pl.String) for some in groups.iter_slices(_GROUPS)]
-    known = rows.filter(pl.col("split").is_not_null()).select("group_id", _known="split")
-    known = known.unique("group_id", keep="last", maintain_order=True)
-    groups = groups.with_columns(pl.concat(parts)).join(known, on="group_id", how="left", maintain_order="left")
-    groups = groups.select("group_id", split=pl.coalesce("_known", "split"))
-    return rows.select("group_id").join(groups, on="group_id", how="left", maintain_order="left")["split"]
+def _groups(rows: pl.DataFrame, alike: Ints) -> pl.Series:
+    """The group of each row: its own; else that of the others that are alike, if it is one; else the first of these."""
+    own = codes_of(rows["group_id"])
+    low, high = np.full(len(own), len(own)), np.full(len(own), -1)
+    has = own >= 0
+    np.minimum.at(low, alike[has], own[has])
+    np.maximum.at(high, alike[has], own[has])
+    # to join one of several is to choose, and to merge them moves who is known
+    joined = np.where(has, own, np.where(low == high, high, -1)[alike])
+    given = rows["group_id"].gather(pl.Series(np.where(joined < 0, 0, joined)))
+    return given.zip_with(pl.Series(joined >= 0), rows["candidate_id"].gather(pl.Series(alike)))
 
 
-_GROUPS = 100_000
+def _splits(groups: pl.Series, group: Ints, known: pl.Series, split_of: Callable[[str], str]) -> pl.Series:
+    """The split of each row: its own if known, else that of the known ones of its group, else by the function."""
+    at = known.is_not_null().arg_true().to_numpy()
+    last = np.full(len(group), -1)
+    np.maximum.at(last, group[at], at)
+    split = known.gather(pl.Series(np.where(last < 0, 0, last)))  # of each group, at its first row
+    new = np.flatnonzero((group == np.arange(len(group))) & (last < 0))
+    some = (groups.gather(new[start : start + _NAMES]) for start in range(0, len(new), _NAMES))
+    made = pl.concat(
+        [pl.Series("split", [], pl.String), *(pl.Series("split", map(split_of, s), pl.String) for s in some)]
+    )
+    split = split.scatter(new, made).gather(pl.Series(group))
+    return known.zip_with(known.is_not_null(), split)
+
+
+_NAMES = 100_000
 """Names that are Python's at once."""
 
 
-def _without_parts(rows: pl.DataFrame, everybody: pl.Series, threshold: float, hashed: Hashed) -> pl.DataFrame:
+def _asked_of_somebody(forms: Forms, is_whole: NDArray[np.bool_], threshold: float) -> Ints:
     """Return the rows without texts that are not asked and that nobody is asked either.
 
     Conversations end with the same "go on" without being alike: as long as nobody is asked just that, it joins nothing.
     """
-    is_part = ~rows["whole"]
+    of, is_part = forms.of, ~is_whole & (forms.of >= 0)
     if not is_part.any():
-        return rows
-    numbered = rows.with_row_index("_row").with_columns(id=pl.col("_row").cast(pl.String)).drop_nulls("text")
-    wholes, parts = numbered.filter("whole"), numbered.filter(~pl.col("whole"))
-    alike = _alike(parts.select("text", candidate_id="id"), wholes.select("id", "text"), threshold, everybody, hashed)
-    return rows.filter(~is_part | pl.int_range(pl.len()).cast(pl.String).is_in(alike["candidate_id"].to_list()))
+        return np.flatnonzero(is_whole)
+    wholes, parts = (np.unique(of[some & (of >= 0)]) for some in (is_whole, is_part))
+    others = np.setdiff1d(parts, wholes)
+    near, _, _ = nearest(forms.shingles, others, wholes, threshold)
+    counts = np.zeros(len(forms.shingles.offsets) - 1, dtype=bool)
+    counts[wholes] = counts[near] = True
+    return np.flatnonzero(is_whole | (is_part & counts[of]))
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Who is asked what, as numbers: equal ones are equal names or texts."""
+
+    candidate: Ints
+    group: Ints
+    form: Ints
+    """One each a row; -1: none."""
+
+    def of(self, rows: Ints) -> "Numbers":
+        """Return some rows."""
+        return Numbers(self.candidate[rows], self.group[rows], self.form[rows])
 
 
 def leaks(
@@ -120,50 +146,68 @@ def leaks(
         similarity.
     """
     check_threshold(threshold)
-    return _leaks(test, used, threshold, everybody, None)
-
-
-def _leaks(
-    test: pl.DataFrame, used: pl.DataFrame, threshold: float, everybody: pl.Series | None, hashed: Hashed | None
-) -> pl.DataFrame:
-    """As ``leaks``; ``hashed`` has all the texts, where they were hashed before."""
-    rows = [_shared(test, used, "candidate_id", "candidate"), _shared(test, used, "group_id", "group")]
-    rest = test.filter(pl.col("text").is_not_null()).join(pl.concat(rows), on="candidate_id", how="anti")
-    texts = used.drop_nulls("text").select("id", "text")
-    rows.append(_alike(rest.select("candidate_id", "text"), texts, threshold, everybody, hashed))
-    return pl.concat(rows).unique("candidate_id", keep="first", maintain_order=True).sort("candidate_id")
-
-
-def _shared(test: pl.DataFrame, used: pl.DataFrame, column: str, kind: str) -> pl.DataFrame:
-    """Return the test rows whose value in a column stands in `used` too."""
-    holders = used.drop_nulls(column).unique(column, keep="first", maintain_order=True).select("id", _value=column)
-    both = test.select("candidate_id", _value=column).join(holders, on="_value", how="inner")
-    return both.select("candidate_id", "id", kind=pl.lit(kind), similarity=1.0)
-
-
-def _alike(
-    test: pl.DataFrame, used: pl.DataFrame, threshold: float, everybody: pl.Series | None, hashed: Hashed | None
-) -> pl.DataFrame:
-    """Return the test rows whose text is that of a used row, or near it."""
-    if test.is_empty() or used.is_empty():  # as at a first import; the shingles of everybody would be made for nothing
-        return _shared(test, used, "text", "exact")
-    judges = pl.concat([test["text"], used["text"]]) if everybody is None else everybody.drop_nulls()
-    texts = pl.concat([test["text"], used["text"], judges]).unique(maintain_order=True)
-    seen = Hashed.of(texts) if hashed is None else hashed.only(texts)
-    shingles, first = seen.shingles, first_of(seen.whole)
-    forms = pl.DataFrame({"text": texts, "_form": first})  # texts of one normal form have one number
-    common = common_to_most(rows_of(shingles, np.unique(first[stands_in(texts, judges)])))
-    shingles = with_signs(without(shingles, common), seen.signs)
-    test, used = (part.join(forms, on="text", maintain_order="left") for part in (test, used))
-    exact = _shared(test, used, "_form", "exact")
-    rest = test.join(exact, on="candidate_id", how="anti", maintain_order="left")
-    left, right, score = nearest(
-        shingles, rest["_form"].unique().to_numpy(), used["_form"].unique().to_numpy(), threshold
+    if test.is_empty() or used.is_empty():
+        return test.select("candidate_id", kind=pl.lit(""), similarity=1.0).clear().with_columns(id=used["id"].clear())
+    rows = pl.concat(part.select("candidate_id", "group_id", "text") for part in (test, used))
+    judges = pl.repeat(everybody is None, len(rows), eager=True)
+    if everybody is not None:
+        others = everybody.alias("text").to_frame()
+        rows, judges = (
+            pl.concat([rows, others], how="diagonal"),
+            judges.extend(pl.repeat(True, len(others), eager=True)),
+        )
+    forms = Forms.made(rows["text"], judges.to_numpy())
+    every = Numbers(codes_of(rows["candidate_id"]), codes_of(rows["group_id"]), forms.of)
+    first, second = np.arange(len(test)), np.arange(len(test), len(test) + len(used))
+    left, right, kinds, similarity = _leaks(every.of(first), every.of(second), forms.shingles, threshold)
+    found = pl.DataFrame(
+        {"kind": kinds, "similarity": similarity}, schema={"kind": pl.String, "similarity": pl.Float64}
     )
-    pairs = pl.DataFrame({"_form": left, "_used": right, "similarity": score})
-    holders = used.unique("_form", keep="first", maintain_order=True).select("id", _used="_form")
-    near = rest.join(pairs, on="_form", maintain_order="left").join(holders, on="_used", maintain_order="left")
-    return pl.concat([exact, near.select("candidate_id", "id", pl.lit("near").alias("kind"), "similarity")])
+    found = found.with_columns(candidate_id=test["candidate_id"].gather(left), id=used["id"].gather(right))
+    return found.select("candidate_id", "id", "kind", "similarity").sort("candidate_id")
+
+
+def _leaks(test: Numbers, used: Numbers, shingles: Shingles, threshold: float) -> tuple[Ints, Ints, list[str], Floats]:
+    """Return of each leaking candidate a test row, the used row that it stands in, how, and how similar they are."""
+    left, right, kinds, similarity = list[Ints](), list[Ints](), list[str](), list[Floats]()
+    rest = np.arange(len(test.candidate))
+
+    def leak(at: Ints, holder: Ints, kind: str, score: Floats) -> Ints:
+        """Note the first row of each candidate; return the rows of all others."""
+        candidate = test.candidate[at]
+        one = np.sort(np.unique(candidate, return_index=True)[1])
+        left.append(at[one])
+        right.append(holder[one])
+        kinds.extend([kind] * len(one))
+        similarity.append(score[one])
+        return rest[~np.isin(test.candidate[rest], candidate)]
+
+    for kind, asked, held in (
+        ("candidate", test.candidate, used.candidate),
+        ("group", test.group, used.group),
+        ("exact", test.form, used.form),
+    ):
+        at, holder = _shared(asked, held, rest)
+        rest = leak(at, holder, kind, np.ones(len(at)))
+    asked, held = (np.unique(form[form >= 0]) for form in (test.form[rest], used.form))
+    form, alike, score = nearest(shingles, asked, held, threshold)
+    most = np.full(len(shingles.offsets) - 1, -1)
+    most[form] = np.arange(len(form))
+    at = rest[test.form[rest] >= 0]
+    at = at[most[test.form[at]] >= 0]
+    found = most[test.form[at]]
+    _, holder = _shared(alike[found], used.form, np.arange(len(found)))
+    leak(at, holder, "near", score[found])
+    return np.concatenate(left), np.concatenate(right), kinds, np.concatenate(similarity)
+
+
+def _shared(codes: Ints, held: Ints, rows: Ints) -> tuple[Ints, Ints]:
+    """Return those of some rows whose code stands among those that are held, and where it stands first."""
+    first = np.full(max(codes.max(initial=-1), held.max(initial=-1)) + 2, -1)
+    first[held[::-1]] = np.arange(len(held))[::-1]
+    first[-1] = -1  # of the code -1, which is none
+    holder = first[codes[rows]]
+    return rows[holder >= 0], holder[holder >= 0]
 
 
 def asked(messages: Sequence[Mapping[str, Any]]) -> str:

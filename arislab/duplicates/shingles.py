@@ -58,25 +58,35 @@ class Shingles:
 
 
 @dataclass(frozen=True)
-class Hashed:
-    """Distinct texts, and what ``shingles_of`` returns of them."""
+class Forms:
+    """Texts by their normal form: texts that differ in nothing that counts are one."""
 
-    texts: pl.Series
+    of: Ints
+    """Number of the form of each row; -1: no text."""
     shingles: Shingles
-    signs: U32
-    whole: U64
+    """Of each form, as two are compared: without what most say, and with numbers and signs."""
 
     @classmethod
-    def of(cls, texts: pl.Series) -> "Hashed":
-        """Return the hashes of distinct texts without nulls."""
-        return cls(texts, *shingles_of(texts, salt=0, is_whole=True))
+    def made(cls, texts: pl.Series, judges: NDArray[np.bool_]) -> "Forms":
+        """Return the forms of texts (null: none); ``judges`` are the rows by which it is judged what most say."""
+        places = texts.is_not_null().arg_true().to_numpy()
+        known = texts.drop_nulls().to_frame()
+        number, some = numbered(first_of_equals(known))
+        distinct = known.to_series() if len(some) == len(known) else known.to_series().gather(some)
+        shingles, signs, whole = shingles_of(distinct, salt=0, is_whole=True)
+        form, some = numbered(first_of(whole))
+        of = np.full(len(texts), -1, dtype=np.int64)
+        of[places] = form[number]
+        shingles, is_judge = rows_of(shingles, some), np.zeros(len(some), dtype=bool)
+        is_judge[of[judges & (of >= 0)]] = True
+        common = common_to_most(rows_of(shingles, np.flatnonzero(is_judge)))
+        return cls(of, with_signs(without(shingles, common), signs[some]))
 
-    def only(self, texts: pl.Series) -> "Hashed":
-        """Return the hashes of some of the texts, in the order that is given."""
-        known = self.texts.alias("text").to_frame().with_row_index("row")
-        rows = texts.alias("text").to_frame().join(known, on="text", how="left", maintain_order="left")["row"]
-        at = rows.to_numpy().astype(np.int64)
-        return Hashed(texts, rows_of(self.shingles, at), self.signs[at], self.whole[at])
+
+def numbered(first: Ints) -> tuple[Ints, Ints]:
+    """Return 0, 1, … of each row of whom the first equal row is known, and the first row that has each number."""
+    is_first = first == np.arange(len(first))
+    return (np.cumsum(is_first) - 1)[first], np.flatnonzero(is_first)
 
 
 def first_of_equals(texts: pl.DataFrame) -> Ints:
@@ -91,9 +101,12 @@ def first_of_equals(texts: pl.DataFrame) -> Ints:
     return rows.to_series().to_numpy().astype(np.int64)
 
 
-def stands_in(texts: pl.Series, others: pl.Series) -> NDArray[np.bool_]:
-    """Return whether each text is one of the others; by its hash, for a set of texts holds them all again."""
-    return np.isin(texts.hash().to_numpy(), others.hash().to_numpy())
+def codes_of(texts: pl.Series) -> Ints:
+    """Return for each text the number of the first row that is equal to it; -1: null."""
+    first = first_of_equals(texts.to_frame())
+    if texts.null_count():
+        first[texts.is_null().to_numpy()] = -1
+    return first
 
 
 def first_of(keys: U64) -> Ints:
