@@ -292,32 +292,67 @@ def nearest(shingles: Shingles, left: Ints, right: Ints, threshold: float) -> tu
     Source:
         Chaudhuri, Ganti and Kaushik 2006.
     """
-    own, other = rows_of(shingles, left), rows_of(shingles, right)
-    ordered = np.sort(other.values)
-    n_holders = np.searchsorted(ordered, own.values, "right") - np.searchsorted(ordered, own.values, "left")
-    row = np.repeat(np.arange(len(left)), own.sizes)
-    rarest = np.lexsort((n_holders, row))
+    left, right = np.sort(left), np.sort(right)
+    sizes, other = shingles.offsets[left + 1] - shingles.offsets[left], rows_of(shingles, right)
+    shift = np.uint32(32 - min(24, max(8, len(other.values).bit_length() + 1)))
+    n_holders = np.zeros(1 << (32 - int(shift)), np.int64)  # by the first bits of a shingle: roughly which are rare
+    for start in range(0, len(other.values), _SHINGLES):
+        n_holders += np.bincount(other.values[start : start + _SHINGLES] >> shift, minlength=len(n_holders))
     # less a little: 0.55 * 100 is 55.00000000000001 here, and one shingle fewer looked up would miss pairs
-    n_looked_up = own.sizes - np.ceil(threshold * own.sizes - 1e-9).astype(np.int64) + 1
+    n_looked_up = sizes - np.ceil(threshold * sizes - 1e-9).astype(np.int64) + 1
+    alike, highest = np.full(len(left), -1), np.zeros(len(left))
+    for some in chunks(n_looked_up, _SHINGLES):
+        looked_up = [
+            _rarest(
+                rows_of(shingles, left[some][part]), n_looked_up[some][part], n_holders, shift, some.start + part.start
+            )
+            for part in chunks(sizes[some], _SHINGLES)
+        ]
+        wanted, row = (np.concatenate(side) for side in zip(*looked_up, strict=True))
+        order = np.argsort(wanted, kind="stable")
+        for a, b in _holding(wanted[order], row[order], other, shift):
+            one, two, score = verified([shingles], left[a], right[b], threshold)
+            best = np.lexsort((two, -score, one))
+            best = best[np.concatenate([[True], one[best][1:] != one[best][:-1]])] if len(best) else best
+            at = np.searchsorted(left, one[best])
+            is_more = score[best] > highest[at]  # of equal ones the first stays: they come in order
+            alike[at[is_more]], highest[at[is_more]] = two[best][is_more], score[best][is_more]
+    found = np.flatnonzero(alike >= 0)
+    return left[found], alike[found], highest[found]
+
+
+_SHINGLES = 1 << 22
+"""Shingles that are looked at, or looked up, at once."""
+
+
+def _rarest(own: Shingles, n_looked_up: Ints, n_holders: Ints, shift: np.uint32, start: int) -> tuple[U32, Ints]:
+    """Return the rarest shingles of rows, so many of each as are looked up and somebody may hold, and whose each is."""
+    row = np.repeat(np.arange(len(n_looked_up)), own.sizes)
+    held = n_holders[own.values >> shift]
+    rarest = np.lexsort((held, row))
     rank = np.arange(len(rarest)) - own.offsets[row]
-    looked_up = rarest[(rank < n_looked_up[row]) & (n_holders[rarest] > 0)]
-    wanted = own.values[looked_up]
-    table = np.zeros(1 << 24, dtype=bool)  # of prefixes: it rules most shingles out before anything is sorted
-    table[wanted >> np.uint32(8)] = True
-    at = np.flatnonzero(table[other.values >> np.uint32(8)])
-    at = at[np.argsort(other.values[at], kind="stable")]
-    low, high = (np.searchsorted(other.values[at], wanted, side) for side in ("left", "right"))
-    holder = np.searchsorted(other.offsets, at, "right") - 1
-    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for part in chunks(high - low, _PAIRS):
-        n = (high - low)[part]
-        held = holder[within(n) + np.repeat(low[part], n)]
-        codes = distinct(np.repeat(row[looked_up[part]], n) * len(right) + held)
-        parts.append(verified([shingles], left[codes // len(right)], right[codes % len(right)], threshold))
-    a, b, score = (np.concatenate(side) for side in zip(*parts, strict=True))
-    best = np.lexsort((b, -score, a))
-    best = best[np.concatenate([[True], a[best][1:] != a[best][:-1]])] if len(best) else best
-    return a[best], b[best], score[best]
+    rarest = rarest[(rank < n_looked_up[row]) & (held[rarest] > 0)]
+    return own.values[rarest], row[rarest] + start
+
+
+def _holding(wanted: U32, row: Ints, other: Shingles, shift: np.uint32) -> Iterator[tuple[Ints, Ints]]:
+    """Yield pairs of a row that looks a shingle up and one that holds it, some at a time, the first holders first.
+
+    ``wanted`` is sorted.
+    """
+    is_wanted = np.zeros(1 << (32 - int(shift)), dtype=bool)  # it rules most shingles out before any is searched
+    is_wanted[wanted >> shift] = True
+    n = len(other.offsets) - 1
+    for part in chunks(np.diff(other.offsets), _SHINGLES):
+        values = other.values[other.offsets[part.start] : other.offsets[part.stop]]
+        at = np.flatnonzero(is_wanted[values >> shift])
+        low, high = (np.searchsorted(wanted, values[at], side) for side in ("left", "right"))
+        at, low, high = at[high > low], low[high > low], high[high > low]
+        holder = np.searchsorted(other.offsets, at + other.offsets[part.start], "right") - 1
+        for some in chunks(high - low, _PAIRS):
+            many = (high - low)[some]
+            codes = distinct(row[within(many) + np.repeat(low[some], many)] * n + np.repeat(holder[some], many))
+            yield codes // n, codes % n
 
 
 def _jaccard(column: Shingles, left: Ints, right: Ints) -> Floats:
