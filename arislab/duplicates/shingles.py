@@ -111,8 +111,28 @@ def codes_of(texts: pl.Series) -> Ints:
 
 def first_of(keys: U64) -> Ints:
     """Return for each row the number of the first row with the same key."""
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    return first[inverse].astype(np.int64)
+    first = np.empty(len(keys), dtype=np.int64)
+    parts = max(0, len(keys).bit_length() - _SORTED_BITS)  # by the last bits: what is sorted at once is bounded
+    last = (keys & np.uint64((1 << parts) - 1)).astype(np.uint16)
+    for part in range(1 << parts):
+        rows = np.flatnonzero(last == part)
+        _, at, inverse = np.unique(keys[rows], return_index=True, return_inverse=True)
+        first[rows] = rows[at][inverse]
+    return first
+
+
+_SORTED_BITS = 22
+"""Bits of the number of keys that are sorted at once."""
+
+
+def number_among(first: Ints) -> Ints:
+    """Return the number, from 0, that each row has among its equals, the first of whom is known."""
+    order = np.argsort(first, kind="stable")
+    ordered = first[order]
+    is_new = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]
+    number, at = np.empty(len(first), dtype=np.int64), np.arange(len(first))
+    number[order] = at - np.maximum.accumulate(np.where(is_new, at, 0))
+    return number
 
 
 def columns_of(texts: pl.DataFrame, *, questions: Sequence[str] = ()) -> list[Shingles]:

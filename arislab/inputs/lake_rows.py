@@ -68,7 +68,8 @@ def candidates(rows: Rows, *, id: str, group: str | None = None, split: str | No
     Raises:
         PrerequisiteError: A column is missing, ids are empty or repeated, a split is none, or one group has two.
     """
-    ids = _named(rows, id, is_unique=True)
+    rows.check(id, "--id")
+    ids = _named(rows, id)
     columns: dict[str, Sequence[str | None]] = {"candidate_id": ids}
     columns |= {name: [json_text.as_text(row.get(name)) for row in rows.rows] for name in _FACTS}
     columns |= {"profile": [json_text.dumps(row) for row in rows.rows]}
@@ -304,28 +305,14 @@ def outputs(
     rows.check(output, "--output")
     if model:
         rows.check(model, "--model")
-    names = _named(rows, id) if id else None
+    if id:
+        rows.check(id, "--id")
     _check_kept(rows, keep, reserved)
-    raw = spilled.frames(_parts(rows, names, input=input, output=output, model=model, keep=keep))
-    is_empty = pl.col("llm_output").str.strip_chars().str.len_bytes().fill_null(0) == 0
-    of_one = pl.Series(duplicates.first_of_equals(raw.select("candidate_id")))  # numbers: texts take far more to group
-    raw = raw.with_columns(
-        sample=pl.int_range(pl.len()).over(of_one).cast(pl.Int32),
-        status=pl.when(is_empty).then(pl.lit("empty")).otherwise(pl.lit("ok")),
-        task=pl.lit(task),
-    )
-    content = ["candidate_id", "input", "llm_output", "model"]
-    # equal rows are told apart by a number, all others by what they say: the order of the file changes no name
-    equal = pl.Series(duplicates.first_of_equals(raw.select(content)))
-    again = raw.select(*content, again=pl.int_range(pl.len()).over(equal))
-    digests = pl.concat(
-        [
-            pl.Series([hashlib.sha256(orjson.dumps(["import", task, *row])).hexdigest() for row in part.iter_rows()])
-            for part in again.iter_slices(_ROWS)
-        ]
-    )
-    raw = spilled.frame(raw.with_columns(custom_id=pl.lit("r-") + digests.str.slice(0, 40), request_sha256=digests))
-    return _people(rows, raw, split), raw
+    raw = spilled.frames(_parts(rows, task=task, input=input, output=output, id=id, model=model, keep=keep))
+    first = duplicates.first_of_equals(raw.select("candidate_id"))  # numbers: texts take far more to group
+    raw = raw.with_columns(sample=pl.Series(duplicates.number_among(first)).cast(pl.Int32))
+    people = _people(rows, raw, first, split)
+    return people, spilled.frame(raw.with_columns(spilled.frames(_names(raw, task))))
 
 
 _ROWS = 10_000
@@ -333,16 +320,24 @@ _ROWS = 10_000
 
 
 def _parts(
-    rows: Rows, names: Sequence[str] | None, *, input: str, output: str, model: str | None, keep: Sequence[str]
+    rows: Rows,
+    *,
+    task: str,
+    input: str,
+    output: str,
+    id: str | None,
+    model: str | None,
+    keep: Sequence[str],
 ) -> Iterator[pl.DataFrame]:
-    """Some outputs at a time: candidate_id, input, llm_output, model, metadata."""
+    """Some outputs at a time: candidate_id, input, llm_output, model, metadata, status, task."""
     schema = dict.fromkeys(("candidate_id", "input", "llm_output", "model", "metadata"), pl.String)
+    is_empty = pl.col("llm_output").str.strip_chars().str.len_bytes().fill_null(0) == 0
     objects = iter(rows.rows)
     start = 0
     while some := list(itertools.islice(objects, _ROWS)):
         asked = [json_text.as_text(row.get(input)) or "" for row in some]
         columns = {
-            "candidate_id": names[start : start + len(some)] if names else [hashed(text) for text in asked],
+            "candidate_id": [_name(rows, start + i, row, id) if id else hashed(asked[i]) for i, row in enumerate(some)],
             "input": asked,
             "llm_output": [json_text.as_text(row.get(output)) for row in some],
             "model": [json_text.as_text(row.get(model)) if model else None for row in some],
@@ -350,25 +345,45 @@ def _parts(
                 json_text.dumps({name: row[name] for name in keep if name in row}) if keep else None for row in some
             ],
         }
-        yield pl.DataFrame(columns, schema=schema)  # one row per output
+        yield pl.DataFrame(columns, schema=schema).with_columns(  # one row per output
+            status=pl.when(is_empty).then(pl.lit("empty")).otherwise(pl.lit("ok")), task=pl.lit(task)
+        )
         start += len(some)
 
 
-def _named(rows: Rows, id: str, *, is_unique: bool = False) -> list[str]:
-    """The names of a column, each there, and once if that is asked for."""
+def _names(raw: pl.DataFrame, task: str) -> Iterator[pl.DataFrame]:
+    """Some rows at a time: custom_id and request_sha256.
+
+    Equal rows are told apart by a number, all others by what they say: the order of the file changes no name.
+    """
+    content = raw.select("candidate_id", "input", "llm_output", "model")
+    content = content.with_columns(again=duplicates.number_among(duplicates.first_of_equals(content)))
+    for part in content.iter_slices(_ROWS):
+        rows = [orjson.dumps(["import", task, *row]) for row in part.iter_rows()]
+        digests = pl.Series("request_sha256", [hashlib.sha256(row).hexdigest() for row in rows], pl.String)
+        yield pl.select(custom_id=pl.lit("r-") + digests.str.slice(0, 40), request_sha256=digests)
+
+
+def _named(rows: Rows, id: str) -> list[str]:
+    """The names of a column, each there, and once."""
     first: dict[str, int] = {}
-    names = rows.texts(id, "--id")
+    names = [_name(rows, i, row, id) for i, row in enumerate(rows.rows)]
     for i, name in enumerate(names):
-        if name is None or not name.strip():
-            raise rows.refuse(i, f"--id {id!r} is empty; give each row a name, or choose another column")
-        if is_unique and name in first:
+        if name in first:
             raise rows.refuse(
                 i,
                 f"--id {id!r} {name!r} stands {names.count(name):,} times (first in {rows.place(first[name])}); it "
                 "must be unique, or choose another column",
             )
-        first.setdefault(name, i)
-    return [str(name) for name in names]
+        first[name] = i
+    return names
+
+
+def _name(rows: Rows, i: int, row: dict[str, Any], id: str) -> str:
+    name = json_text.as_text(row.get(id))
+    if name is None or not name.strip():
+        raise rows.refuse(i, f"--id {id!r} is empty; give each row a name, or choose another column")
+    return name
 
 
 def _check_kept(rows: Rows, keep: Sequence[str], reserved: Collection[str]) -> None:
@@ -382,26 +397,25 @@ def _check_kept(rows: Rows, keep: Sequence[str], reserved: Collection[str]) -> N
             )
 
 
-def _people(rows: Rows, raw: pl.DataFrame, split: str | None) -> pl.DataFrame:
-    """The candidates behind recorded outputs, one row per candidate, for ``placed``."""
-    named = raw.select("candidate_id", "input").with_row_index("_line")
-    first = named.unique("candidate_id", keep="first", maintain_order=True)
-    profiles = [
-        pl.Series([orjson.dumps({"input": text}).decode() for text in part["input"]], dtype=pl.String)
-        for part in first.iter_slices(_ROWS)
-    ]
-    people = nameless(first["candidate_id"], pl.concat(profiles))
+def _people(rows: Rows, raw: pl.DataFrame, first: NDArray[np.int64], split: str | None) -> pl.DataFrame:
+    """The candidates behind recorded outputs, one row per candidate, for ``placed``; ``first`` is where each stands."""
+    lines = np.flatnonzero(first == np.arange(len(first)))
+    asked = spilled.taken(raw.select("candidate_id", "input"), pl.Series(lines))
+    people = spilled.frames(
+        nameless(part["candidate_id"], [orjson.dumps({"input": text}).decode() for text in part["input"]])
+        for part in asked.iter_slices(_ROWS)
+    )
     if split is None:
         return people
-    given, place = _given_splits(rows, split), dict(first.select("candidate_id", "_line").iter_rows())
-    for i, name in enumerate(raw["candidate_id"]):
-        if given[i] != given[place[name]]:
+    given = _given_splits(rows, split)
+    for i, place in enumerate(first.tolist()):
+        if given[i] != given[place]:
             raise rows.refuse(
                 i,
-                f"the row is marked {given[i]}, {rows.place(place[name])} about the same candidate "
-                f"{given[place[name]]}; mark them alike",
+                f"the row is marked {given[i]}, {rows.place(place)} about the same candidate {given[place]}; mark "
+                "them alike",
             )
-    return people.with_columns(split=pl.Series([given[i] for i in first["_line"]], dtype=pl.String))
+    return people.with_columns(split=pl.Series([given[i] for i in lines.tolist()], dtype=pl.String))
 
 
 def nameless(ids: pl.Series, profiles: Sequence[str] | pl.Series) -> pl.DataFrame:

@@ -8,6 +8,7 @@ This module knows no file formats (``files``, ``parquet``).
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from arislab.errors import ParameterError, PrerequisiteError, closest
@@ -45,10 +46,14 @@ class Rows:
     unread: tuple[str, ...] = ()
     """Columns of a Parquet file that nobody asked for: images beside a text, for instance, which no text could hold."""
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """Names of the columns, in order of their first appearance."""
-        return list(dict.fromkeys(name for row in self.rows for name in row))
+        names: dict[str, None] = {}
+        for row in self.rows[:1] if self.kind == "parquet" else self.rows:  # there each row has all
+            if not row.keys() <= names.keys():
+                names |= dict.fromkeys(row)
+        return list(names)
 
     def texts(self, name: str, option: str) -> list[str | None]:
         """Return a column as text: the characters of the file, null where nothing stands.
