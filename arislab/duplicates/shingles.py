@@ -121,7 +121,7 @@ def first_of(keys: U64) -> Ints:
     return first
 
 
-_SORTED_BITS = 22
+_SORTED_BITS = 20
 """Bits of the number of keys that are sorted at once."""
 
 

@@ -162,6 +162,7 @@ def _read(file: IO[bytes]) -> Any:
     buffer = pyarrow.py_buffer(mapped)
     _ON_DISK.append((weakref.ref(mapped), buffer.address, buffer.address + buffer.size))
     _ON_DISK[:] = [part for part in _ON_DISK if part[0]() is not None]
+    _trim()
     return buffer
 
 
