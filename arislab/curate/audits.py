@@ -165,8 +165,9 @@ def stability(
     Source:
         Kendall 1945 (tau-b); Nogueira, Sechidis and Brown 2018 (stability of what is selected under resampling).
     """
-    rows = cut.frame.drop("kept")
-    own = rows.select("custom_id", "quality")
+    ids, own = scored["custom_id"], cut.frame["quality"]
+    places = scored.select("custom_id").with_row_index("_at")
+    at = cut.frame.select("custom_id").join(places, on="custom_id", how="left", maintain_order="left")["_at"]
     source = scored if came is None else came
 
     def learned(labels: Labels, left_out: str | None = None) -> pl.DataFrame:
@@ -179,19 +180,32 @@ def stability(
         quality = learn(labels, judged, _of(groups), seed=seed, n_boot=100).quality(rules)
         return rules.select("custom_id", quality=quality)
 
+    def of_rows(quality: pl.DataFrame) -> pl.Series:
+        """The qualities of the rows of the cut; null of those whom nobody scored so."""
+        if quality["custom_id"].equals(ids):  # as without a scorer: the names are joined once
+            return quality["quality"].gather(at)
+        joined = cut.frame.select("custom_id").join(
+            quality.select("custom_id", "quality"), on="custom_id", how="left", maintain_order="left"
+        )
+        return joined["quality"]
+
     def disturbed(name: str | None) -> pl.DataFrame:
         if name is None:
             return _stability(f"{n} seeds of ties", cut, [(own, range(seed + 1, seed + 1 + n))], keep)
-        quality = without[name] if labels is None else learned(labels, name)
+        quality = of_rows(without[name] if labels is None else learned(labels, name))
         return _stability(f"without scorer {name}", cut, [(quality, [seed])], keep)
 
-    with ThreadPoolExecutor(processes.cores()) as pool:
+    with ThreadPoolExecutor(processes.cores() if cut.n < _MANY else 1) as pool:  # of many rows each cut takes memory
         parts = list(pool.map(disturbed, [None, *without]))
     if labels is not None:
-        draws = [(learned(_resampled(labels, scored, _of(groups), seed=seed + i)), [seed]) for i in range(n)]
+        draws = [(of_rows(learned(_resampled(labels, scored, _of(groups), seed=seed + i))), [seed]) for i in range(n)]
         parts.append(_stability(f"{n} bootstraps of the labels", cut, draws, keep))
     parts.append(pl.DataFrame({"fact": ["ties at the cut"], "n": [cut.n_tied_at_cut], "says": [_ties(cut)]}))
     return pl.concat(parts, how="diagonal")  # one row per disturbance
+
+
+_MANY = 2_000_000
+"""Rows of which one cut at a time is tried."""
 
 
 def _ties(cut: Selection) -> str:
@@ -225,19 +239,17 @@ def _resampled(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, se
 def _stability(
     fact: str,
     cut: Selection,
-    others: Sequence[tuple[pl.DataFrame, Sequence[int]]],
+    others: Sequence[tuple[pl.Series, Sequence[int]]],
     keep: Callable[[pl.DataFrame, int], Selection],
 ) -> pl.DataFrame:
+    """What other qualities of the rows of the cut, each with some seeds, would change."""
     rows, kept = cut.frame.drop("kept"), _kept(cut)
     shares, taus = [], list[float]()
     for quality, seeds in others:
         # what nobody scored by the rules, or the rules without a scorer, has none
-        other = quality.select("custom_id", _other="quality")
-        # of names and numbers alone: a join of all columns would move all texts
-        both = rows.select("custom_id", "quality").join(other, on="custom_id", how="left", maintain_order="left")
-        known = both.drop_nulls(["quality", "_other"])
-        taus += [stats.kendall_tau(known["quality"].to_numpy(), known["_other"].to_numpy())] * len(seeds)
-        frame = rows.with_columns(quality=both["_other"])
+        known = pl.select(first=rows["quality"], second=quality).drop_nulls()
+        taus += [stats.kendall_tau(known["first"].to_numpy(), known["second"].to_numpy())] * len(seeds)
+        frame = rows.with_columns(quality=quality)
         for seed in seeds:
             try:
                 again = _kept(keep(frame, seed))

@@ -11,6 +11,7 @@ import polars as pl
 
 from arislab import review
 from arislab.review import decisions, estimates
+from arislab.system import spilled
 
 LEAST = 50
 """Labels below which nothing is learned from them."""
@@ -54,23 +55,27 @@ def labelled(rows: pl.DataFrame, judged: pl.DataFrame, reviews: pl.DataFrame) ->
     Source:
         As in ``review.estimates.weighed``.
     """
-    known = rows.filter(pl.col("quality").is_not_null()).select("custom_id", "created_at")
     events = review.live(reviews).filter(pl.col("decision").is_in(decisions.VERDICTS))
     first = events.group_by("custom_id").agg(known_at=pl.col("decided_at").min())
     holding = judged.filter("holds").select("custom_id", good=pl.col("verdict") == "approve")
-    drawn = estimates.draws(reviews)
-    drawn = drawn.join(known, on="custom_id", how="semi").join(holding, on="custom_id", how="semi")
+    drawn = estimates.draws(reviews).join(holding, on="custom_id", how="semi")
+    # of all rows only these are named: names of millions take far more to join than to look through
+    could = pl.col("quality").is_not_null()
+    named = rows.lazy().filter(could & pl.col("custom_id").is_in(holding["custom_id"].implode()))
+    known = named.select("custom_id", "created_at").collect()
+    drawn = drawn.join(known, on="custom_id", how="semi")
     shown = pl.coalesce("shown_at", "decided_at")
     starts = drawn.group_by("queue").agg(start=shown.min()).sort("start", "queue")
-    last = starts["start"].max()
-    population = known if last is None else known.filter(pl.col("created_at") <= last)
+    n_known, last = int(rows.select(could.sum()).item()), starts["start"].max()
+    if last is not None:
+        could &= pl.col("created_at") <= last
+    facts = [name for name in ("custom_id", "category") if name in rows.columns]
+    population = spilled.filtered(rows.select(*facts, "quality", "created_at"), could)
     newest = population["created_at"].max()
     covering = starts.filter(pl.col("start") >= newest) if newest is not None else starts.clear()
-    drawn = drawn.join(population, on="custom_id", how="semi").join(covering, on="queue", how="inner")
+    usable = known if last is None else known.filter(pl.col("created_at") <= last)
+    drawn = drawn.join(usable, on="custom_id", how="semi").join(covering, on="queue", how="inner")
     drawn = drawn.unique(["custom_id", "queue"], keep="first").sort("start", "queue", "custom_id")
-    frame = holding.join(population, on="custom_id", how="semi").join(first, on="custom_id", how="left")
+    frame = holding.join(usable, on="custom_id", how="semi").join(first, on="custom_id", how="left")
     frame = estimates.weighed(frame, drawn, n=population.height)
-    named = rows.select(name for name in ("custom_id", "category") if name in rows.columns)
-    usable = named.join(population, on="custom_id", how="semi", maintain_order="left")
-    n_picked = holding.join(known, on="custom_id", how="semi").height - frame.height
-    return Labels(frame, usable, known.height - population.height, n_picked)
+    return Labels(frame, population.select(facts), n_known - population.height, known.height - frame.height)

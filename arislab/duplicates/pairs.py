@@ -203,24 +203,28 @@ def _finished(texts: list[Shingles], band: Hashes, begun: U64) -> tuple[Ints, In
 
 def _sharing(keys: U64) -> Ints:
     """Return all rows whose key another one has, ascending, and few more; nothing is sorted, for most share none."""
-    mixed = mix(keys)
     parts = max(0, len(keys).bit_length() - _SHARED_BITS)  # by the last bits: what is done at once is bounded
     if not parts:
-        return _sharing_of(mixed, np.arange(len(keys)))
-    last = (mixed & np.uint64((1 << parts) - 1)).astype(np.uint16)
-    return np.sort(np.concatenate([_sharing_of(mixed, np.flatnonzero(last == part)) for part in range(1 << parts)]))
+        return _sharing_of(keys, np.arange(len(keys)))
+    last = np.empty(len(keys), np.uint16)
+    for start in range(0, len(keys), _SHINGLES):
+        some = slice(start, start + _SHINGLES)
+        last[some] = mix(keys[some]) & np.uint64((1 << parts) - 1)
+    every = (_sharing_of(keys, np.flatnonzero(last == part)) for part in range(1 << parts))
+    return np.sort(np.concatenate(list(every)))
 
 
 _SHARED_BITS = 22
 """Bits of the number of keys whose slots are counted at once."""
 
 
-def _sharing_of(mixed: U64, rows: Ints) -> Ints:
+def _sharing_of(keys: U64, rows: Ints) -> Ints:
     """Return those of some rows whose key another of them has, and few more."""
-    bits = max(20, len(rows).bit_length() + 2)
+    mixed, bits = mix(keys[rows]), max(20, len(rows).bit_length() + 2)
     for shift in (64 - bits, max(0, 64 - 2 * bits)):
-        slots = ((mixed[rows] >> np.uint64(shift)) & np.uint64((1 << bits) - 1)).astype(np.int64)
-        rows = rows[(np.bincount(slots, minlength=1 << bits) > 1)[slots]]
+        slots = ((mixed >> np.uint64(shift)) & np.uint64((1 << bits) - 1)).astype(np.int64)
+        is_shared = (np.bincount(slots, minlength=1 << bits) > 1)[slots]
+        rows, mixed = rows[is_shared], mixed[is_shared]
     return rows
 
 
@@ -294,7 +298,7 @@ def nearest(shingles: Shingles, left: Ints, right: Ints, threshold: float) -> tu
     """
     left, right = np.sort(left), np.sort(right)
     sizes, other = shingles.offsets[left + 1] - shingles.offsets[left], rows_of(shingles, right)
-    shift = np.uint32(32 - min(24, max(8, len(other.values).bit_length() + 1)))
+    shift = np.uint32(32 - min(22, max(8, len(other.values).bit_length() + 1)))
     n_holders = np.zeros(1 << (32 - int(shift)), np.int64)  # by the first bits of a shingle: roughly which are rare
     for start in range(0, len(other.values), _SHINGLES):
         n_holders += np.bincount(other.values[start : start + _SHINGLES] >> shift, minlength=len(n_holders))
@@ -321,7 +325,7 @@ def nearest(shingles: Shingles, left: Ints, right: Ints, threshold: float) -> tu
     return left[found], alike[found], highest[found]
 
 
-_SHINGLES = 1 << 22
+_SHINGLES = 1 << 21
 """Shingles that are looked at, or looked up, at once."""
 
 
