@@ -25,10 +25,9 @@ from arislab.duplicates.shingles import (
     once,
     places,
     rows_of,
-    threads,
     within,
 )
-from arislab.system import spilled
+from arislab.system import spilled, threads
 
 EXACT_ROWS = 2_000
 """Up to here every pair is compared …"""
@@ -154,7 +153,7 @@ def _banded(texts: list[Shingles], hashes: list[Hashes]) -> Buckets:
     step = max(1, _KEYS // max(n, 1))
 
     def bands() -> Iterator[Ints]:
-        with ThreadPoolExecutor(threads()) as pool:
+        with ThreadPoolExecutor(threads.count()) as pool:
             for first in range(0, len(hashes), step):
                 some = hashes[first : first + step]
                 begun = np.zeros((len(some), n), np.uint64)

@@ -3,12 +3,9 @@
 What this file does not know: which texts resemble each other.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -17,10 +14,8 @@ from numpy.typing import NDArray
 from arislab.duplicates.helpers import Helpers
 from arislab.duplicates.normal import normal_forms, worded
 from arislab.errors import ParameterError
-from arislab.system import processes, spilled
+from arislab.system import spilled, threads
 
-T = TypeVar("T")
-R = TypeVar("R")
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 U32 = NDArray[np.uint32]
@@ -173,14 +168,14 @@ def shingles_of(texts: pl.Series, *, salt: int, is_whole: bool, is_signed: bool 
         return hashes, made
 
     def values() -> Iterator[U32]:
-        for hashes, (shingles, n, sign) in _in_threads(chunk, chunks(lengths, _CHUNK_BYTES)):
+        for hashes, (shingles, n, sign) in threads.mapped(chunk, chunks(lengths, _CHUNK_BYTES)):
             whole.append(hashes)
             sizes.append(n)
             signs.append(sign)
             yield shingles
 
     lengths = texts.str.len_bytes().to_numpy().astype(np.int64)
-    with Helpers(threads() if threads() > 1 and lengths.sum() > _WITH_HELP else 0) as helpers:
+    with Helpers(threads.count() if threads.count() > 1 and lengths.sum() > _WITH_HELP else 0) as helpers:
         every = spilled.concatenated(values(), np.uint32)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])
     return Shingles(every, offsets), np.concatenate(signs), np.concatenate(whole)
@@ -199,24 +194,6 @@ def signs(texts: pl.DataFrame) -> Ints:
         own = shingles_of(texts[name].gather(unique), salt=0, is_whole=False)[1].astype(np.uint64)
         total = mix(total * ODD[1] + own[np.searchsorted(unique, copies)] + ODD[0])
     return total.view(np.int64)
-
-
-def threads() -> int:
-    """Return how many threads numpy works in here; more would only wait for memory."""
-    return min(processes.cores(), 4)
-
-
-def _in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield what is made of each item, in their order; a few at a time, for what is not taken yet is in memory."""
-    n = threads()
-    with ThreadPoolExecutor(n) as pool:
-        ready: deque[Future[R]] = deque()
-        for item in items:
-            ready.append(pool.submit(work, item))
-            if len(ready) > 2 * n:
-                yield ready.popleft().result()
-        while ready:
-            yield ready.popleft().result()
 
 
 def chunks(sizes: Ints, most: int) -> Iterator[slice]:
@@ -337,7 +314,7 @@ def rows_of(shingles: Shingles, rows: Ints) -> Shingles:
         return shingles.values.take(places(shingles.offsets[rows[part]], sizes[part]))
 
     # the places of all at once would take four times what they point to
-    return Shingles(spilled.concatenated(_in_threads(values, range(0, len(rows), _ROWS)), np.uint32), offsets)
+    return Shingles(spilled.concatenated(threads.mapped(values, range(0, len(rows), _ROWS)), np.uint32), offsets)
 
 
 def with_signs(shingles: Shingles, signs: U32) -> Shingles:
@@ -347,7 +324,7 @@ def with_signs(shingles: Shingles, signs: U32) -> Shingles:
         part, values, sizes = block
         return values ^ np.repeat(signs[part], sizes)
 
-    return Shingles(spilled.concatenated(_in_threads(signed, _blocks(shingles)), np.uint32), shingles.offsets)
+    return Shingles(spilled.concatenated(threads.mapped(signed, _blocks(shingles)), np.uint32), shingles.offsets)
 
 
 def _blocks(shingles: Shingles) -> Iterator[tuple[slice, U32, Ints]]:

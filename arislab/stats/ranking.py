@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from arislab.errors import ParameterError
 from arislab.stats.bootstrap import Floats, Interval, check_level, floats, numbered
+from arislab.system import threads
 from arislab.system.kinds import takes_any_frame
 
 
@@ -81,14 +83,21 @@ def aucs(
     for several in alike.values():
         rows = several[0][1]
         orders = [_Order(one.score, one.good) for _, one in several]
-        draws: list[list[float]] = [[] for _ in several]
-        for times in rows.draws(seed=seed, n_boot=n_boot):
-            for drawn, order in zip(draws, orders, strict=True):
-                drawn.append(order.area(times))
-        once = np.ones(rows.n, dtype=np.uint8)
-        for (name, _), drawn, order in zip(several, draws, orders, strict=True):
-            found[name] = rows.interval(order.area(once) if rows.n else math.nan, drawn)
+        areas = partial(_areas, orders)
+        resamples = rows.draws(seed=seed, n_boot=n_boot)
+        drawn = list(threads.mapped(areas, resamples) if rows.n > _MANY else map(areas, resamples))
+        once = areas(np.ones(rows.n, dtype=np.uint8)) if rows.n else [math.nan] * len(several)
+        for i, (name, _) in enumerate(several):
+            found[name] = rows.interval(once[i], [one[i] for one in drawn])
     return {name: found[name] for name in scores}
+
+
+_MANY = 10_000
+"""Rows from which on it is worth to look at resamples in threads."""
+
+
+def _areas(orders: Sequence["_Order"], times: NDArray[Any]) -> list[float]:
+    return [order.area(times) for order in orders]
 
 
 class _Order:

@@ -97,7 +97,7 @@ def taken(rows: pl.DataFrame, at: pl.Series) -> pl.DataFrame:
     """
     if at.len() == rows.height and (at == pl.int_range(rows.height, eager=True)).all():
         return rows
-    if at.len() * rows.width * _VIEW < LARGE // 8:
+    if at.len() * rows.width * _VIEW < LARGE // 4:
         return rows[at]
     # one after the other: what is made of each is in memory until it is written
     flat = _held(((c.name, [_chunk(c.rechunk())]) for c in rows.iter_columns() if _is_flat(c)), at.to_numpy())

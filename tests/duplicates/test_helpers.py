@@ -52,7 +52,7 @@ def test_shingles_are_the_same_with_and_without_help(monkeypatch, is_whole):
     asked, taken = [], Helpers._taken
     monkeypatch.setattr(Helpers, "_taken", lambda some: asked.append(taken(some)) or asked[-1])
     monkeypatch.setattr(shingles, "_WITH_HELP", 0)
-    monkeypatch.setattr(shingles, "threads", lambda: 2)
+    monkeypatch.setattr(shingles.threads, "count", lambda: 2)
     there = shingles.shingles_of(texts, salt=1, is_whole=is_whole)
     assert len(asked) > len(set(asked)) >= 1
     assert None not in asked

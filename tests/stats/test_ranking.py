@@ -6,7 +6,7 @@ from scipy.stats import kendalltau
 
 from arislab import stats
 from arislab.errors import ParameterError
-from arislab.stats import bootstrap
+from arislab.stats import bootstrap, ranking
 
 
 def test_auc_by_hand():
@@ -89,3 +89,11 @@ def test_tau_is_scipys_to_the_last_bit_with_ties_and_without_and_for_more_rows_t
                 assert ours == theirs or (math.isnan(ours) and math.isnan(theirs))
     for without in (np.zeros(0), np.array([0.1, math.nan, 0.2])):
         assert math.isnan(stats.kendall_tau(without, without))
+
+
+def test_areas_are_the_same_in_threads(monkeypatch):
+    rng = np.random.default_rng(3)
+    scores, labels = {"a": rng.random(300), "b": rng.integers(0, 5, 300)}, rng.random(300) < 0.3
+    alone = stats.aucs(scores, labels, n_boot=200)
+    monkeypatch.setattr(ranking, "_MANY", 0)
+    assert stats.aucs(scores, labels, n_boot=200) == alone
