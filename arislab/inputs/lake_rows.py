@@ -222,9 +222,12 @@ def _texts(people: pl.DataFrame, asked: Asked, recorded: pl.DataFrame | None) ->
         part = people.slice(start, 5 * _ROWS)
         names, texts, wholes = [], [], []
         first, last = np.searchsorted(of, [start, start + part.height])
-        questions_of = questions.by_name(recorded[rows[first:last]])
-        for row in part.iter_rows(named=True):
-            for text, whole in _texts_of(candidate_of(row), asked, questions_of.get(row["candidate_id"], ())):
+        told: list[dict[str, None]] = [{} for _ in range(part.height)]  # the distinct questions of each, in their order
+        for i, question in zip(of[first:last] - start, recorded["input"].gather(rows[first:last]), strict=True):
+            told[i][question] = None
+        for i, row in enumerate(part.iter_rows(named=True)):
+            known = [question for question in told[i] if question is not None]
+            for text, whole in _texts_of(candidate_of(row), asked, known):
                 names.append(row["candidate_id"])
                 texts.append(text)
                 wholes.append(whole)
