@@ -44,18 +44,36 @@ def exact(data: bytes | str) -> Any:
     Raises:
         ValueError: As ``loads``.
     """
-    plain = _check(data)
+    plain, raw = _check(data), data.encode() if isinstance(data, str) else data
+    if type(plain) is dict and _n_quotes(raw) == 2 * _n_flat(plain):
+        return plain
     try:
-        if orjson.dumps(plain) == (data.encode() if isinstance(data, str) else data):
+        if orjson.dumps(plain) == raw:
             return plain  # nothing was lost: no key twice, no digit, no space
     except orjson.JSONEncodeError as error:
         raise ValueError(str(error)) from None
-    text = data if isinstance(data, str) else data.decode()
-    bare = text.replace(r"\\", "")  # what is left before a quote escapes it
-    n_quotes = bare.count('"') - bare.count(r"\"")
-    if n_quotes == 2 * _n_strings(plain) and not ("-0" in text and _MINUS_ZERO.search(text)):
+    if _n_quotes(raw) == 2 * _n_strings(plain) and not (b"-0" in raw and _MINUS_ZERO.search(raw.decode())):
         return plain  # no key is lost, for each has its quotes, and no number can be written otherwise
-    return _parsed(text, _AS_WRITTEN)
+    return _parsed(raw.decode(), _AS_WRITTEN)
+
+
+def _n_quotes(raw: bytes) -> int:
+    """How many quotes begin or end a string."""
+    if b"\\" not in raw:
+        return raw.count(b'"')
+    bare = raw.replace(rb"\\", b"")  # what is left before a quote escapes it
+    return bare.count(b'"') - bare.count(rb"\"")
+
+
+def _n_flat(value: dict[str, Any]) -> float:
+    """As ``_n_strings`` of an object without others inside, as most lines are; else, and with a 0, NaN."""
+    n: float = len(value)
+    for part in value.values():
+        if type(part) is str:
+            n += 1
+        elif part is not None and type(part) is not bool and (type(part) is not int or not part):
+            return math.nan
+    return n
 
 
 def compact(line: bytes | str) -> str:
