@@ -59,7 +59,7 @@ def exact(data: bytes | str) -> Any:
 
 def _n_quotes(raw: bytes) -> int:
     """How many quotes begin or end a string."""
-    if b"\\" not in raw:
+    if b"\\" not in raw or rb"\"" not in raw:
         return raw.count(b'"')
     bare = raw.replace(rb"\\", b"")  # what is left before a quote escapes it
     return bare.count(b'"') - bare.count(rb"\"")
