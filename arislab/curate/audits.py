@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from arislab import stats
-from arislab.curate.labels import Labels
+from arislab.curate.labels import Labels, few
 from arislab.curate.learned import learn
 from arislab.curate.selection import Selection
 from arislab.errors import ParameterError
@@ -226,10 +226,10 @@ def _resampled(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, se
     """Draw as many groups of labels as there are, with replacement."""
     on = "custom_id" if "custom_id" in groups.columns else "candidate_id"
     frame = labels.frame
-    names = frame.select("custom_id").join(
-        scored.select("custom_id", on) if on != "custom_id" else scored.select(on), on="custom_id", how="left",
-        maintain_order="left",
-    ).join(groups.select(on, "group_id").unique(on), on=on, how="left", maintain_order="left")  # fmt: skip
+    judged = few(scored.select(*dict.fromkeys(("custom_id", on))), frame["custom_id"])
+    names = frame.select("custom_id").join(judged, on="custom_id", how="left", maintain_order="left")
+    of = few(groups.select(on, "group_id"), names[on]).unique(on)
+    names = names.join(of, on=on, how="left", maintain_order="left")
     group = names.select(pl.col("group_id").fill_null(pl.col("custom_id")).rank("dense") - 1).to_series().to_numpy()
     n = int(group.max()) + 1 if len(group) else 0
     times = np.bincount(np.random.default_rng(seed).integers(0, max(n, 1), n), minlength=n)

@@ -59,10 +59,9 @@ def labelled(rows: pl.DataFrame, judged: pl.DataFrame, reviews: pl.DataFrame) ->
     first = events.group_by("custom_id").agg(known_at=pl.col("decided_at").min())
     holding = judged.filter("holds").select("custom_id", good=pl.col("verdict") == "approve")
     drawn = estimates.draws(reviews).join(holding, on="custom_id", how="semi")
-    # of all rows only these are named: names of millions take far more to join than to look through
     could = pl.col("quality").is_not_null()
-    named = rows.lazy().filter(could & pl.col("custom_id").is_in(holding["custom_id"].implode()))
-    known = named.select("custom_id", "created_at").collect()
+    known = few(rows.select("custom_id", "created_at", "quality"), holding["custom_id"]).filter(could)
+    known = known.select("custom_id", "created_at")
     drawn = drawn.join(known, on="custom_id", how="semi")
     shown = pl.coalesce("shown_at", "decided_at")
     starts = drawn.group_by("queue").agg(start=shown.min()).sort("start", "queue")
@@ -79,3 +78,11 @@ def labelled(rows: pl.DataFrame, judged: pl.DataFrame, reviews: pl.DataFrame) ->
     frame = holding.join(usable, on="custom_id", how="semi").join(first, on="custom_id", how="left")
     frame = estimates.weighed(frame, drawn, n=population.height)
     return Labels(frame, population.select(facts), n_known - population.height, known.height - frame.height)
+
+
+def few(rows: pl.DataFrame, names: pl.Series) -> pl.DataFrame:
+    """Return those of many rows that have one of a few names, which stand in the column called as ``names`` is.
+
+    Names of millions take far more to join than to look through.
+    """
+    return rows.lazy().filter(pl.col(names.name).is_in(names.implode())).collect()

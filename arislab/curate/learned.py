@@ -20,7 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from arislab import stats
-from arislab.curate.labels import LEAST, Labels
+from arislab.curate.labels import LEAST, Labels, few
 
 Floats = NDArray[np.float64]
 RECORDED = "quality_model.json"
@@ -191,8 +191,10 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
         Wolpert 1992 (stacking); Zadrozny and Elkan 2002 (isotonic calibration).
     """
     on = "custom_id" if "custom_id" in groups.columns else "candidate_id"
-    rows = labels.frame.join(scored, on="custom_id", how="inner", maintain_order="left")
-    rows = rows.join(groups.select(on, "group_id").unique(on), on=on, how="left", maintain_order="left")
+    judged = few(scored, labels.frame["custom_id"])
+    rows = labels.frame.join(judged, on="custom_id", how="inner", maintain_order="left")
+    of = few(groups.select(on, "group_id"), rows[on]).unique(on)
+    rows = rows.join(of, on=on, how="left", maintain_order="left")
     n, n_good = rows.height, int(rows["good"].sum())
     signals = [c for c in sorted(scored.columns) if c.startswith("score_") and rows[c].drop_nulls().n_unique() > 1]
     if refused := _too_few(n, n_good, signals):
