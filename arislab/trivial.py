@@ -21,6 +21,7 @@ import polars as pl
 from arislab import bm25, scoring
 from arislab.curate.subsets import stable_hash
 from arislab.errors import TaskError
+from arislab.system.equals import places
 from arislab.system.kinds import takes_any_frame
 from arislab.task import Task
 
@@ -97,17 +98,25 @@ def contrasts(free: pl.DataFrame, *, arm: str) -> list[tuple[str, str]]:
     return [(arm, name) for name in free["arm"].unique(maintain_order=True)]
 
 
-def beside(free: pl.DataFrame, answered: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def beside(
+    free: pl.DataFrame, answered: Mapping[str, pl.DataFrame], *, scale: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """Return answers of models and such that cost nothing as arms of one frame: arm, candidate_id, quality, tokens.
 
     Args:
         free: From ``scores``.
         answered: Name of the arm to rows with candidate_id and quality.
+        scale: custom_id and quality that count in place of theirs: what judges and people say, nobody has said of an
+            answer without a model. Rows without such a quality have none. Null: their own.
     """
     tokens = pl.lit(None, dtype=pl.Int64).alias("tokens")
-    parts = [
-        frame.select(pl.lit(arm).alias("arm"), "candidate_id", "quality", tokens) for arm, frame in answered.items()
-    ]
+    parts = []
+    for arm, frame in answered.items():
+        quality = frame["quality"]
+        if scale is not None:
+            at = pl.Series(places(frame["custom_id"], scale["custom_id"]))
+            quality = scale["quality"].gather(at.set(at < 0, None))
+        parts.append(frame.select(pl.lit(arm).alias("arm"), "candidate_id", quality.alias("quality"), tokens))
     return pl.concat([*parts, free.select("arm", "candidate_id", "quality", "tokens")])
 
 

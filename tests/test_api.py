@@ -224,7 +224,7 @@ PINNED = {
     preferences.write_jsonl: "pairs path",
     trivial.scores: "questions candidates task examples report n",
     trivial.contrasts: "free arm",
-    trivial.beside: "free answered",
+    trivial.beside: "free answered scale",
     curate.spread: "candidates n",
     curate.hold_out: "examples fraction seed least",
     curate.control_in_words: "raw rule",

@@ -274,3 +274,20 @@ def test_an_index_that_knows_the_questions_answers_them_as_one_of_all_words_does
     held = [{w.lower() for w in re.findall(r"\w+", text or "")} for text in documents]
     assert [score > 0 for score in whole.scores("night Nurse")] == [bool(h & {"night", "nurse"}) for h in held]
     assert bm25.Index([]).scores("night").tolist() == []
+
+
+def test_answers_are_set_beside_by_the_scale_that_is_given():
+    answers = pl.DataFrame(
+        {"custom_id": ["r1", "r2", "r3"], "candidate_id": ["a", "b", "c"], "quality": [0.1, 0.2, 0.3]}
+    )
+    scale = pl.DataFrame({"custom_id": ["r3", "r1"], "quality": [0.9, 0.7]})
+    none = pl.DataFrame(schema={"arm": pl.String, "candidate_id": pl.String, "quality": pl.Float64, "tokens": pl.Int64})
+    own = trivial.beside(none, {"all": answers})
+    assert own["quality"].to_list() == [0.1, 0.2, 0.3]
+    scaled = trivial.beside(none, {"all": answers, "kept": answers.tail(1)}, scale=scale)
+    assert scaled.select("arm", "candidate_id", "quality").rows() == [
+        ("all", "a", 0.7),
+        ("all", "b", None),
+        ("all", "c", 0.9),
+        ("kept", "c", 0.9),
+    ]

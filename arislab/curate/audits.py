@@ -21,7 +21,7 @@ from arislab.curate.learned import learn
 from arislab.curate.selection import Selection
 from arislab.errors import ParameterError
 from arislab.review import decisions
-from arislab.system import processes
+from arislab.system import equals, processes
 from arislab.system.kinds import takes_any_frame
 
 _FOLDS = 5
@@ -166,8 +166,8 @@ def stability(
         Kendall 1945 (tau-b); Nogueira, Sechidis and Brown 2018 (stability of what is selected under resampling).
     """
     ids, own = scored["custom_id"], cut.frame["quality"]
-    places = scored.select("custom_id").with_row_index("_at")
-    at = cut.frame.select("custom_id").join(places, on="custom_id", how="left", maintain_order="left")["_at"]
+    at = pl.Series(equals.places(cut.frame["custom_id"], ids))
+    at = at.set(at < 0, None)
     source = scored if came is None else came
 
     def learned(labels: Labels, left_out: str | None = None) -> pl.DataFrame:

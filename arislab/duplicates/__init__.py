@@ -14,17 +14,6 @@ What this room does not know: meaning. A paraphrase or a translation is no near-
 from arislab.duplicates.clusters import groups, stars
 from arislab.duplicates.leakage import asked, leaks, split
 from arislab.duplicates.normal import normal_forms, normalise
-from arislab.duplicates.shingles import first_of_equals, number_among, signs
+from arislab.duplicates.shingles import signs
 
-__all__ = [
-    "asked",
-    "first_of_equals",
-    "groups",
-    "leaks",
-    "normal_forms",
-    "normalise",
-    "number_among",
-    "signs",
-    "split",
-    "stars",
-]
+__all__ = ["asked", "groups", "leaks", "normal_forms", "normalise", "signs", "split", "stars"]

@@ -16,9 +16,9 @@ from arislab.duplicates.shingles import (
     Shingles,
     check_threshold,
     columns_of,
-    first_of_equals,
     rows_of,
 )
+from arislab.system.equals import first_of_equals
 
 
 def stars(

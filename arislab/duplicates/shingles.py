@@ -15,6 +15,7 @@ from arislab.duplicates.helpers import Helpers
 from arislab.duplicates.normal import normal_forms, worded
 from arislab.errors import ParameterError
 from arislab.system import spilled, threads
+from arislab.system.equals import first_of, first_of_equals, numbered
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -78,56 +79,12 @@ class Forms:
         return cls(of, with_signs(without(shingles, common), signs[some]))
 
 
-def numbered(first: Ints) -> tuple[Ints, Ints]:
-    """Return 0, 1, … of each row of whom the first equal row is known, and the first row that has each number."""
-    is_first = first == np.arange(len(first))
-    return (np.cumsum(is_first) - 1)[first], np.flatnonzero(is_first)
-
-
-def first_of_equals(texts: pl.DataFrame) -> Ints:
-    """Return for each row the number of the first row that is equal to it."""
-    # by a hash, for groups by text hold all texts again; and compared, for a hash may be that of another text
-    hashes = texts.select(pl.struct(pl.all().hash()).hash()).to_series().to_numpy()
-    first = first_of(hashes)
-    again = np.flatnonzero(first != np.arange(len(first)))
-    if all(texts[name].gather(again).equals(texts[name].gather(first[again])) for name in texts.columns):
-        return first
-    rows = texts.with_row_index("_row").select(pl.col("_row").min().over(texts.columns))
-    return rows.to_series().to_numpy().astype(np.int64)
-
-
 def codes_of(texts: pl.Series) -> Ints:
     """Return for each text the number of the first row that is equal to it; -1: null."""
     first = first_of_equals(texts.to_frame())
     if texts.null_count():
         first[texts.is_null().to_numpy()] = -1
     return first
-
-
-def first_of(keys: U64) -> Ints:
-    """Return for each row the number of the first row with the same key."""
-    first = np.empty(len(keys), dtype=np.int64)
-    parts = max(0, len(keys).bit_length() - _SORTED_BITS)  # by the last bits: what is sorted at once is bounded
-    last = (keys & np.uint64((1 << parts) - 1)).astype(np.uint16)
-    for part in range(1 << parts):
-        rows = np.flatnonzero(last == part)
-        _, at, inverse = np.unique(keys[rows], return_index=True, return_inverse=True)
-        first[rows] = rows[at][inverse]
-    return first
-
-
-_SORTED_BITS = 20
-"""Bits of the number of keys that are sorted at once."""
-
-
-def number_among(first: Ints) -> Ints:
-    """Return the number, from 0, that each row has among its equals, the first of whom is known."""
-    order = np.argsort(first, kind="stable")
-    ordered = first[order]
-    is_new = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]
-    number, at = np.empty(len(first), dtype=np.int64), np.arange(len(first))
-    number[order] = at - np.maximum.accumulate(np.where(is_new, at, 0))
-    return number
 
 
 def columns_of(texts: pl.DataFrame, *, questions: Sequence[str] = ()) -> list[Shingles]:

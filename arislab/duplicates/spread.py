@@ -22,7 +22,6 @@ from arislab.duplicates.shingles import (
     Floats,
     Ints,
     Shingles,
-    first_of,
     mix,
     rows_of,
     shingles_of,
@@ -30,6 +29,7 @@ from arislab.duplicates.shingles import (
     without,
 )
 from arislab.system import spilled
+from arislab.system.equals import first_of
 
 _KEYS = 2_000_000
 """Keys in one part of the buckets, roughly: 21 bytes each."""

@@ -26,7 +26,7 @@ from arislab.batch import protocol, requests
 from arislab.errors import PrerequisiteError, TaskError
 from arislab.inputs.rows import Rows
 from arislab.lake import tables
-from arislab.system import json_text, spilled
+from arislab.system import equals, json_text, spilled
 from arislab.task import Task, candidate_of
 
 THRESHOLD = 0.8
@@ -312,8 +312,8 @@ def outputs(
         rows.check(id, "--id")
     _check_kept(rows, keep, reserved)
     raw = spilled.frames(_parts(rows, task=task, input=input, output=output, id=id, model=model, keep=keep))
-    first = duplicates.first_of_equals(raw.select("candidate_id"))  # numbers: texts take far more to group
-    raw = raw.with_columns(sample=pl.Series(duplicates.number_among(first)).cast(pl.Int32))
+    first = equals.first_of_equals(raw.select("candidate_id"))  # numbers: texts take far more to group
+    raw = raw.with_columns(sample=pl.Series(equals.number_among(first)).cast(pl.Int32))
     people = _people(rows, raw, first, split)
     return people, spilled.frame(raw.with_columns(spilled.frames(_names(raw, task))))
 
@@ -360,7 +360,7 @@ def _names(raw: pl.DataFrame, task: str) -> Iterator[pl.DataFrame]:
     Equal rows are told apart by a number, all others by what they say: the order of the file changes no name.
     """
     content = raw.select("candidate_id", "input", "llm_output", "model")
-    content = content.with_columns(again=duplicates.number_among(duplicates.first_of_equals(content)))
+    content = content.with_columns(again=equals.number_among(equals.first_of_equals(content)))
     for part in content.iter_slices(_ROWS):
         rows = [orjson.dumps(["import", task, *row]) for row in part.iter_rows()]
         digests = pl.Series("request_sha256", [hashlib.sha256(row).hexdigest() for row in rows], pl.String)

@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from arislab.errors import ParameterError
+from arislab.system import equals
 from arislab.system.kinds import takes_any_frame
 
 Floats = NDArray[np.float64]
@@ -191,8 +192,9 @@ def numbered(groups: Sequence[Any] | pl.Series | None, is_here: NDArray[np.bool_
         return np.arange(int(is_here.sum()))
     if len(groups) != len(is_here):
         raise ParameterError(f"groups has {len(groups)} rows and the values have {len(is_here)}; give one a value.")
+    if isinstance(groups, pl.Series):
+        return equals.numbered(equals.first_of_equals(groups.filter(pl.Series(is_here)).to_frame()))[0]
     numbers: dict[Any, int] = {}
-    groups = groups.to_list() if isinstance(groups, pl.Series) else groups
     here = itertools.compress(groups, is_here.tolist())
     return np.array([numbers.setdefault(group, len(numbers)) for group in here], dtype=np.int64)
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from arislab.errors import ParameterError, closest
 from arislab.stats.bootstrap import NORMAL, Floats, check_level, floats, paired_difference
+from arislab.system.equals import places
 from arislab.system.kinds import takes_any_frame
 
 
@@ -111,11 +112,11 @@ def group_of(candidates: pl.Series, groups: pl.DataFrame) -> pl.Series:
         candidates: candidate_id.
         groups: candidate_id and group_id, such as rows of ``candidates``.
     """
-    known = groups.select("candidate_id", "group_id").unique("candidate_id", keep="first", maintain_order=True)
-    joined = pl.DataFrame({"candidate_id": candidates}).join(
-        known, on="candidate_id", how="left", maintain_order="left"
-    )
-    return joined.select(pl.coalesce("group_id", "candidate_id")).to_series()
+    at = places(candidates, groups["candidate_id"])
+    if not (at >= 0).any():
+        return candidates.alias("group_id")
+    group = groups["group_id"].gather(np.where(at < 0, 0, at))
+    return group.zip_with(pl.Series(at >= 0) & group.is_not_null(), candidates.alias("group_id"))
 
 
 def minimal_detectable_effect(

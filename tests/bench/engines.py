@@ -106,7 +106,7 @@ class RayRows:
 def one(engine, step, file):
     """Do one step by one engine and print what it took, and a digest of the result."""
     from arislab import cluster, duplicates, scoring
-    from arislab.duplicates.shingles import first_of_equals
+    from arislab.system.equals import first_of_equals
     from arislab.task import load
 
     rows = pl.read_parquet(file).with_row_index("i")

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from toys import corpus, edited
 
-from arislab.duplicates import number_among, pairs, shingles
+from arislab.duplicates import pairs, shingles
 
 
 @pytest.mark.parametrize("size", [1 << 21, 500])  # all at once, and some rows at a time
@@ -31,18 +31,3 @@ def test_the_nearest_is_the_first_of_the_most_similar(size, threshold, monkeypat
     assert 20 < len(best) < 120
     found = pairs.nearest(rows, left, right, threshold)
     assert {a: (b, score) for a, b, score in zip(*(side.tolist() for side in found), strict=True)} == best
-
-
-@pytest.mark.parametrize("bits", [20, 4])  # all keys sorted at once, and a part at a time
-def test_the_first_of_equals_and_the_number_among_them(bits, monkeypatch):
-    monkeypatch.setattr(shingles, "_SORTED_BITS", bits)
-    keys = np.random.default_rng(5).integers(0, 90, 400).astype(np.uint64)
-    keys = np.where(keys < 60, keys * np.uint64(1 << 33), keys)  # some differ in their first bits alone
-    first, seen = [], []
-    for i, key in enumerate(keys.tolist()):
-        before = keys[:i].tolist()
-        first.append(before.index(key) if key in before else i)
-        seen.append(before.count(key))
-    assert shingles.first_of(keys).tolist() == first
-    assert number_among(np.array(first)).tolist() == seen
-    assert shingles.first_of(keys[:0]).tolist() == number_among(np.arange(0)).tolist() == []
