@@ -252,7 +252,8 @@ def busy(folder):
     """A process of its own session that scores with two workers, which no signal interrupts; and their names."""
     task_of(folder, "all(itertools.repeat(True))")
     rows(600).write_parquet(folder / "rows.parquet")
-    code = (
+    code = (  # who runs the tests in the background may have them ignore an interrupt, and all that they start
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import polars as pl; from arislab import scoring; from arislab.task import load\n"
         f"scoring.score(pl.read_parquet({str(folder / 'rows.parquet')!r}), load({str(folder / 'math.py')!r}), "
         "n_workers=2, timeout_s=3600)"

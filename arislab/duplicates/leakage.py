@@ -149,14 +149,10 @@ def leaks(
     if test.is_empty() or used.is_empty():
         return test.select("candidate_id", kind=pl.lit(""), similarity=1.0).clear().with_columns(id=used["id"].clear())
     rows = pl.concat(part.select("candidate_id", "group_id", "text") for part in (test, used))
-    judges = pl.repeat(everybody is None, len(rows), eager=True)
     if everybody is not None:
-        others = everybody.alias("text").to_frame()
-        rows, judges = (
-            pl.concat([rows, others], how="diagonal"),
-            judges.extend(pl.repeat(True, len(others), eager=True)),
-        )
-    forms = Forms.made(rows["text"], judges.to_numpy())
+        rows = pl.concat([rows, everybody.alias("text").to_frame()], how="diagonal")
+    judges = np.arange(len(rows)) >= (0 if everybody is None else len(test) + len(used))
+    forms = Forms.made(rows["text"], judges)
     every = Numbers(codes_of(rows["candidate_id"]), codes_of(rows["group_id"]), forms.of)
     first, second = np.arange(len(test)), np.arange(len(test), len(test) + len(used))
     left, right, kinds, similarity = _leaks(every.of(first), every.of(second), forms.shingles, threshold)
