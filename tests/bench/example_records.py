@@ -4,14 +4,15 @@
     arislab demo --model smollm2 --seeds 3 --root DIR && python tests/bench/example_records.py DIR example-real
 
 Of several seeds the first one's five stand there, and of each other its evaluation, without pictures, in a folder of
-its own. Of each run its executed notebook and run.json stay, pictures in 24 colours and tables as HTML alone. The
-machine's name, absolute paths and widget state go, and the digests are those of what is left. ``demo.png``, which the
-README shows, is the plot of arms in phase 5.
+its own. Of each run its executed notebook and run.json stay, pictures in 24 colours and tables as HTML alone, without
+styles. The machine's name, absolute paths and widget state go, and the digests are those of what is left. ``demo.png``,
+which the README shows, is the plot of arms in phase 5.
 """
 
 import base64
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from arislab.records import digests
 from arislab.records import find as records
 from arislab.records.record import record_sha256
 
+_PLAIN = re.compile(r' style="[^"]*"|<wbr>')
+"""What a table takes beside its values, a multiple of them: how each cell is set."""
 RECORDS = Path(__file__).resolve().parents[2] / "papermill_runs"
 
 
@@ -52,6 +55,7 @@ def keep(run: dict, target: Path, above: Path, *, pictures: bool = True) -> dict
             data["image/png"] = in_few_colours(picture)
         if "text/html" in data:
             data.pop("text/plain", None)
+            data["text/html"] = _PLAIN.sub("", "".join(data["text/html"]))
     # a line for each line of a cell, and no blanks before it: they would be a twentieth of all that is kept
     text = json.dumps(notebook, indent=0, separators=(",", ":"), ensure_ascii=False)
     text = without_places(text, run, above)
