@@ -1,9 +1,11 @@
 """Rows that are equal, as numbers: names and texts of millions take far more memory to group and to join.
 
-first_of_equals(rows)       0 1 0 3 1     the first row that is equal to each
-numbered(first)             0 1 0 2 1     and 0 1 3, where each number stands first
-number_among(first)         0 0 1 0 1
-places(names, known)        2 -1 0        where each name stands first among the known ones
+    first_of_equals(rows)       0 1 0 3 1     the first row that is equal to each
+    numbered(first)             0 1 0 2 1     and 0 1 3, where each number stands first
+    number_among(first)         0 0 1 0 1
+    places(names, known)        2 -1 0        where each name stands first among the known ones
+
+What this file does not know: what rows are about.
 """
 
 import numpy as np
