@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from arislab import bm25, scoring
+from arislab import bm25, scoring, workers
 from arislab.curate.subsets import stable_hash
 from arislab.errors import TaskError
 from arislab.system.equals import places
@@ -79,11 +79,12 @@ def scores(
         return pl.DataFrame(schema=_TYPES | dict.fromkeys(_judged(task, report=report), pl.Float64))
     parts: list[pl.DataFrame] = []
     given: list[list[str | None]] = []
-    for arm, outputs in _answers(asked, candidates, examples):
-        if outputs not in given:
-            given.append(outputs)
-            rows = _rows(arm, outputs, asked)
-            parts.append(_scored(rows, candidates, task, report=report))
+    with workers.kept():  # arms are judged one by one, for a scorer may fail on all of one; workers start once
+        for arm, outputs in _answers(asked, candidates, examples):
+            if outputs not in given:
+                given.append(outputs)
+                rows = _rows(arm, outputs, asked)
+                parts.append(_scored(rows, candidates, task, report=report))
     return pl.concat(parts, how="diagonal")
 
 

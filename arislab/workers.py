@@ -22,6 +22,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from multiprocessing import connection
 from typing import IO, Any
 
@@ -54,7 +56,7 @@ def judged(job: Job, batches: Iterable[Batch], *, n_workers: int, most_ended: fl
         TaskError: The file cannot be loaded in a worker, or a worker ends outside of a scorer, twice on one row.
     """
     todo, ended = iter(batches), list[Failure]()
-    with _Workers(job, n_workers) as workers:
+    with _workers(job, n_workers) as workers:
         ready = next(todo, None)
         while ready is not None or workers.busy:
             while ready is not None and (worker := workers.free()):
@@ -67,6 +69,46 @@ def judged(job: Job, batches: Iterable[Batch], *, n_workers: int, most_ended: fl
                     if len({failure.row for failure in ended}) > most_ended:
                         yield Judged(0, [], ended)
                         return
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The workers of a block of ``kept``."""
+
+    ends: contextlib.ExitStack
+    workers: "list[_Workers]"
+
+
+_KEPT: ContextVar[_Kept | None] = ContextVar("kept", default=None)
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Let the calls of a block that score alike use the same workers: they start once, and end with the block."""
+    with contextlib.ExitStack() as stack:
+        token = _KEPT.set(_Kept(stack, []))
+        try:
+            yield
+        finally:
+            _KEPT.reset(token)
+
+
+@contextlib.contextmanager
+def _workers(job: Job, n: int) -> "Iterator[_Workers]":
+    """Some workers for a call, of whom none has a batch; a block of ``kept`` leaves them to its next call."""
+    kept = _KEPT.get()
+    if kept is None:
+        with _Workers(job, n) as workers:
+            yield workers
+        return
+    those = [some for some in kept.workers if (some.job, some.n) == (job, n)]
+    if not those:
+        those = [kept.ends.enter_context(_Workers(job, n))]
+        kept.workers.extend(those)
+    try:
+        yield those[0]
+    finally:
+        those[0].leave()
 
 
 class _Worker:
@@ -97,7 +139,7 @@ class _Worker:
 
     def take(self, batch: Batch) -> None:
         """Have a batch judged."""
-        self.batch = batch
+        self.batch, self.since = batch, time.monotonic()
         self._send(batch)
 
     def _send(self, what: Any) -> None:
@@ -187,8 +229,15 @@ class _Workers:
                 return worker
         if len(self.all) == self.n:
             return None
-        self.all.append(_Worker(self.job, len(self.all), self.shared, self.now))
+        slot = min({*range(self.n)} - {worker.slot for worker in self.all})
+        self.all.append(_Worker(self.job, slot, self.shared, self.now))
         return self.all[-1]
+
+    def leave(self) -> None:
+        """End those that have a batch of a call which was cut off."""
+        for worker in self.busy:
+            worker.end()
+        self.all = [worker for worker in self.all if worker.batch is None]
 
     def looked_at(self) -> list[_Worker]:
         """Return the busy ones, as soon as one of them says something, or after a while."""

@@ -45,7 +45,7 @@ ARROWS: dict[str, set[str] | str] = {
     "signals": {"task"},
     "bm25": set(),  # likeness by words: of examples to questions, and of the answer that costs nothing
     "vectors": {"duplicates"},  # likeness by words and by meaning, of rows to each other; the normal form of a text
-    "trivial": {"bm25", "curate", "scoring", "task"},  # curate: a draw that repeats
+    "trivial": {"bm25", "curate", "scoring", "task", "workers"},  # curate: a draw that repeats
     "curate": {
         "batch",
         "duplicates",

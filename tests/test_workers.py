@@ -129,6 +129,38 @@ def test_a_container_with_a_share_of_the_cores_is_taken_at_its_word():
     assert 1 <= processes.cores() <= (os.cpu_count() or 1)
 
 
+def test_calls_of_a_block_that_score_alike_use_the_same_workers_and_these_end_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "cores", lambda: 2)
+    task = task_of(tmp_path, "return float(os.getpid() % 1_000_003) / 1_000_003")
+    with workers.kept():
+        first, second = (scoring.score(rows(n), task)["score_third"] for n in (600, 601))
+        assert set(second) <= set(first)
+        assert len(set(first)) == 2
+        others = scoring.report(rows(600), task)["report_third"]
+        assert not set(others) & set(first), "scorers of another kind have workers of their own"
+        started = processes.descendants(os.getpid())
+        assert len(started) == 4
+    assert not started & processes.descendants(os.getpid())
+    again = scoring.score(rows(600), task, n_workers=2)["score_third"]
+    assert not set(again) & set(first)
+
+
+def test_a_call_that_was_cut_off_leaves_nothing_to_the_next_one_of_its_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "GRACE_S", 0.2)
+    ends = "if output.startswith('bad'):\n        os._exit(3)"
+    task = task_of(tmp_path, f"{ends}\n    if output == 'late 7':\n        all(itertools.repeat(True))\n    return 0.5")
+    plain = scoring.score(rows(600), task, n_workers=1)
+    with workers.kept():
+        for _ in range(2):
+            with pytest.raises(TaskError, match="scorers failed on 7 of 600 rows, most often: 7 times scorer 'third'"):
+                scoring.score(rows(600, output="bad {i}"), task, n_workers=2)
+            assert scoring.score(rows(600), task, n_workers=2).equals(plain)
+        late = scoring.score(rows(600, output="late {i}"), task, timeout_s=0.3, n_workers=2)
+        assert late.filter(pl.col("reason").is_not_null())["custom_id"].to_list() == ["r7"]
+        time.sleep(0.6)  # longer than a call may take: a worker that waits is in none
+        assert scoring.score(rows(600), task, timeout_s=0.3, n_workers=2).equals(plain)
+
+
 BAD = "int(output.split()[1]) % 353 == 5"  # 17 of 6,000
 KILLS = {
     "os._exit(3)": "it ended its process (exit code 3)",

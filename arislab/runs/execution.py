@@ -17,7 +17,7 @@ from arislab.errors import PrerequisiteError, closest
 from arislab.records.outputs import INJECTED
 from arislab.records.record import Record
 from arislab.runs import provenance
-from arislab.runs.kernel import run
+from arislab.runs.kernel import Job, Outcome, kernel_of, run
 from arislab.runs.parameters import as_code, convert, in_force, parameters_of
 from arislab.runs.progress import Step
 from arislab.runs.recording import Recording
@@ -132,10 +132,15 @@ def from_papermill(nb: Any, **settings: Any) -> Any:
         if INJECTED in cell.metadata.get("tags", []):  # papermill's own text loses types
             cell.source = "# Parameters\n" + "".join(f"{n} = {as_code(v)}\n" for n, v in passed.items())
     fields = {"launched_by": "papermill", "parameters_from": dict.fromkeys(passed, "papermill")}
+
+    def prepared(job: Job) -> Outcome:
+        with kernel_of(job) as kernel:
+            return run(nb, job, kernel)
+
     with lock(root, name), stoppable():
         recording = Recording(name, source.resolve(), declared, passed, root=root, echo=None, **fields)
         record = recording.run(
-            lambda job: run(nb, job),
+            prepared,
             cwd=Path.cwd(),
             cell_timeout_s=settings.get("execution_timeout"),
             also_save=(lambda executed: write_ipynb(recording.clean_copy(executed), output)) if output else None,

@@ -5,10 +5,11 @@ always this interpreter. What ended the run is told apart: an exception, ``sys.e
 a time limit, a full disk. This module does not write the record.
 """
 
+import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from arislab.runs.client import make_client
 from arislab.runs.log import FULL, Log, Watch
 from arislab.runs.notebook import Notebook
 from arislab.runs.parameters import plain
-from arislab.runs.process import Process, death, end_children, last_words, manager_class
+from arislab.runs.process import Kernel, death, end_children, last_words, started
 from arislab.runs.progress import Step, Teller
 from arislab.runs.signals import Stopped, hold
 
@@ -74,12 +75,20 @@ class Job:
     """Gets where the run is, a few times a second at most."""
 
 
-def run(nb: Any, job: Job) -> Outcome:
+@contextlib.contextmanager
+def kernel_of(job: Job) -> Iterator[Kernel]:
+    """Start the kernel of a job, and go on without waiting until it is there; it ends with the block at the latest."""
+    with tempfile.TemporaryFile() as raw, started(job.cwd, job.env, raw) as kernel:
+        yield kernel
+
+
+def run(nb: Any, job: Job, kernel: Kernel) -> Outcome:
     """Run the cells of a notebook that papermill has prepared, in a kernel of this interpreter.
 
     Args:
         nb: The notebook with its parameters; it gets outputs and states.
         job: How to run it.
+        kernel: From ``kernel_of``, for this run alone.
     """
     parameters = nb.metadata.get("papermill", {}).get("parameters")
     if parameters is not None:
@@ -90,17 +99,15 @@ def run(nb: Any, job: Job) -> Outcome:
     notebook = Notebook(
         nb, path=job.output, overflow=job.output.parent / "outputs", also=job.also_save, clean=job.clean
     )
-    process = Process()
+    process = kernel.process
     widgets: dict[str, Any] = {}
-    with tempfile.TemporaryFile() as raw:
-        try:
-            manager = manager_class(job.cwd, job.env, raw, process)
-            ending = _run(notebook, job, watch, manager, process, widgets, teller.hear)
-            hold()  # from here on a signal would only cut off the verdict
-        except Stopped as stop:
-            ending = {"status": "interrupted", "cause": "signal", "reason": str(stop), "signal": str(stop)}
-        if ending["status"] != "ok" and not watch.error:
-            job.log.write(last_words(raw))
+    try:
+        ending = _run(notebook, job, watch, kernel, widgets, teller.hear)
+        hold()  # from here on a signal would only cut off the verdict
+    except Stopped as stop:
+        ending = {"status": "interrupted", "cause": "signal", "reason": str(stop), "signal": str(stop)}
+    if ending["status"] != "ok" and not watch.error:
+        job.log.write(last_words(kernel.raw))
     # before the record is summed up: what still runs would go on writing to its files
     for which in end_children(process, job.env.get("ARISLAB_RUN_ID")):
         job.log.line(f"outlived the kernel: {which}")
@@ -123,8 +130,7 @@ def _run(
     notebook: Notebook,
     job: Job,
     watch: Watch,
-    manager: type,
-    process: Process,
+    kernel: Kernel,
     widgets: dict[str, Any],
     hear: Callable[[dict[str, Any]], object],
 ) -> dict[str, Any]:
@@ -143,7 +149,7 @@ def _run(
         notebook,
         write=job.log.printed,
         hear=hear,
-        kernel_manager_class=manager,
+        km=kernel.manager,
         startup_timeout=180,
         iopub_timeout=60,  # 4 s, the default, turns a busy machine into a failure
         raise_on_iopub_timeout=True,  # else outputs would be missing and nobody told
@@ -152,7 +158,7 @@ def _run(
     client.reset_execution_trackers()
     ending: dict[str, Any] = {}
     try:
-        with client.setup_kernel():
+        with client.setup_kernel(cleanup_kc=True):
             job.started()
             try:
                 for index, cell in enumerate(notebook.nb.cells):
@@ -163,7 +169,7 @@ def _run(
             except CellExecutionError:
                 ending = _exception(watch.error or {})
             except CellTimeoutError:
-                process.is_given_up = True
+                kernel.process.is_given_up = True
                 limit = (
                     f"{job.cell_timeout_s:g} s a cell"
                     if job.cell_timeout_s is not None
@@ -171,7 +177,7 @@ def _run(
                 )
                 ending = {"status": "timeout", "cause": "time-limit", "reason": f"the cell passed its limit ({limit})"}
             except DeadKernelError:
-                ending = death(client.km, process)
+                ending = death(kernel)
             except RuntimeError as error:  # outputs that did not come in time
                 ending = {"status": "failed", "cause": "exception", "reason": f"{type(error).__name__}: {error}"}
             client.set_widgets_metadata()

@@ -1,9 +1,11 @@
 """The process of a kernel: started by this interpreter, and why it is gone; with it goes what it had started."""
 
+import asyncio
 import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
@@ -45,7 +47,40 @@ class Process:
     """Of the whole system before it started."""
 
 
-def manager_class(cwd: Path, env: dict[str, str], raw: Any, process: Process) -> type:
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that was started, and may not be there yet."""
+
+    manager: Any
+    """jupyter_client's."""
+    process: Process
+    raw: Any
+    """File that gets what its process itself prints."""
+
+
+@contextlib.contextmanager
+def started(cwd: Path, env: dict[str, str], raw: Any) -> Iterator[Kernel]:
+    """Start a kernel of this interpreter and yield it at once; if nobody has ended it, the end of the block does.
+
+    Args:
+        cwd: Its working directory.
+        env: Its environment.
+        raw: File that gets what its process itself prints.
+
+    Raises:
+        OSError: There can be no such process.
+    """
+    process = Process()
+    manager = _manager_class(cwd, env, raw, process)(kernel_name="python3")
+    try:
+        asyncio.run(manager.start_kernel())
+        yield Kernel(manager, process, raw)
+    finally:
+        if manager.has_kernel:
+            asyncio.run(manager.shutdown_kernel(now=True))
+
+
+def _manager_class(cwd: Path, env: dict[str, str], raw: Any, process: Process) -> type:
     """Return a kernel manager for this interpreter; ``process`` gets pid and, at its end, peak memory and children."""
     from jupyter_client.asynchronous.client import AsyncKernelClient
     from jupyter_client.kernelspec import KernelSpecManager
@@ -86,10 +121,9 @@ def manager_class(cwd: Path, env: dict[str, str], raw: Any, process: Process) ->
             return client
 
         async def start_kernel(self, **settings: Any) -> Any:  # type: ignore[override]
-            floods = "--IPKernelApp.extra_extensions=arislab.system.floods"
-            arguments = [word for word in settings.get("extra_arguments", ()) if word != floods]  # a restart has it
-            options = {"cwd": str(cwd), "env": env, "stdout": raw, "stderr": raw}
-            options |= {"extra_arguments": [*arguments, floods]}
+            # what a cell says is no history of somebody at a prompt
+            arguments = ["--IPKernelApp.extra_extensions=arislab.system.floods", "--HistoryManager.hist_file=:memory:"]
+            options = {"cwd": str(cwd), "env": env, "stdout": raw, "stderr": raw, "extra_arguments": arguments}
             await super().start_kernel(**{**settings, **options})
             process.pid = getattr(self.provisioner, "pid", None)
 
@@ -120,13 +154,13 @@ def last_words(raw: Any) -> str:
     return str(raw.read().decode(errors="replace"))
 
 
-def death(manager: Any, process: Process) -> dict[str, Any]:
+def death(kernel: Kernel) -> dict[str, Any]:
     """Return status, cause, reason and signal of a run whose kernel is gone."""
-    popen = getattr(getattr(manager, "provisioner", None), "process", None)
+    popen = getattr(getattr(kernel.manager, "provisioner", None), "process", None)
     code = popen.poll() if popen is not None else None
     name = signal.Signals(-code).name if code is not None and code < 0 else None
     # the system's own ending is a SIGKILL too; only its counter tells that from one that somebody sent
-    if name == "SIGKILL" and _n_oom_kills() > process.n_oom_kills:
+    if name == "SIGKILL" and _n_oom_kills() > kernel.process.n_oom_kills:
         reason = "the system ended the kernel: out of memory"
         return {"status": "killed", "cause": "out-of-memory", "reason": reason, "signal": name}
     how = f"by {name}" if name else f"with exit code {code}" if code is not None else "for an unknown reason"

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from arislab.runs.kernel import Job, Outcome, run
+from arislab.runs.kernel import Job, Outcome, kernel_of, run
 from arislab.runs.log import Log
 from arislab.runs.parameters import as_code
+from arislab.runs.process import Kernel
 from arislab.runs.signals import Stopped
 from arislab.system import imports
 
@@ -48,6 +49,16 @@ def supervise(notebook: Path, job: Job) -> Outcome:
         notebook: Source; not changed.
         job: How to run it.
     """
+    try:
+        with kernel_of(job) as kernel:  # it takes as long to come as papermill does
+            return _executed(notebook, job, kernel)
+    except OSError as error:
+        return Outcome("failed", "no-start", f"{type(error).__name__}: {error}")
+    except Stopped as stop:
+        return Outcome("interrupted", "signal", str(stop), signal=str(stop))
+
+
+def _executed(notebook: Path, job: Job, kernel: Kernel) -> Outcome:
     imports.jsonschema()  # before papermill does
     import papermill
     from nbformat import ValidationError
@@ -68,14 +79,11 @@ def supervise(notebook: Path, job: Job) -> Outcome:
                 kernel_name="python3",
                 language="python",
                 progress_bar=False,
-                hand_to=lambda nb: ended.append(run(nb, job)),
+                hand_to=lambda nb: ended.append(run(nb, job, kernel)),
             )
     except (PapermillException, ValidationError, OSError, ValueError) as error:
         if not ended:
             return Outcome("failed", "no-start", f"{type(error).__name__}: {error}")
-    except Stopped as stop:
-        if not ended:
-            return Outcome("interrupted", "signal", str(stop), signal=str(stop))
     return ended[0]
 
 
