@@ -4,6 +4,7 @@ A missing resource skips on a laptop and fails where it was promised: ARISLAB_EX
 """
 
 import atexit
+import gc
 import os
 import re
 import secrets
@@ -76,7 +77,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish(session):
-    """Start the notebooks now if their test was selected: they take minutes, and one core of two."""
+    """Spare the collector all that is loaded by now: it would look at a million objects again after every few tests.
+
+    And start the notebooks now if their test was selected: they take minutes, and one core of two.
+    """
+    gc.freeze()
     config = session.config
     is_worker = hasattr(config, "workerinput")  # of xdist; only one of them comes to the test
     if not (config.option.collectonly or is_worker) and any(map(_needs_notebooks, session.items)):
