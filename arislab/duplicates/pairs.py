@@ -34,7 +34,8 @@ EXACT_ROWS = 2_000
 EXACT_WORK = 1_000_000_000
 """… unless the texts are so long that this many look-ups would not do."""
 _PAIRS = 1 << 21  # pairs proposed at once
-_CACHED_ROWS = 2_000  # rows whose shingles stay in the cache while all hashes are taken of them
+_HASHED = 400_000
+"""Shingles of which hashes are taken at once: more leave the cache, of fewer the threads wait for Python's lock."""
 _FIRST = 3  # hashes of a band after which most rows are known to be alone
 TRIED = 4
 """Bands by which it is judged in which view rows collide least."""
@@ -136,11 +137,18 @@ def keys_of(texts: list[Shingles], hashes: list[Hashes]) -> U64:
     """Return bands x rows: the key of each row, whole, of all columns together."""
     n = len(texts[0].sizes)
     keys = np.zeros((len(hashes), n), np.uint64)
-    for start in range(0, n, _CACHED_ROWS):
-        values, at = _joined(texts, slice(start, min(start + _CACHED_ROWS, n)))
-        for (flips, factors), key in zip(hashes, keys[:, start : start + _CACHED_ROWS], strict=True):
+    step = _step(texts)
+    for start in range(0, n, step):
+        values, at = _joined(texts, slice(start, min(start + step, n)))
+        for (flips, factors), key in zip(hashes, keys[:, start : start + step], strict=True):
             _hash(key, values, at, flips, factors)
     return keys
+
+
+def _step(texts: list[Shingles]) -> int:
+    """Rows that have, as a mean, as many shingles as are hashed at once."""
+    n = max(1, len(texts[0].sizes))
+    return max(1, _HASHED * n // max(n, sum(len(column.values) for column in texts)))
 
 
 def _banded(texts: list[Shingles], hashes: list[Hashes]) -> Buckets:
@@ -150,14 +158,14 @@ def _banded(texts: list[Shingles], hashes: list[Hashes]) -> Buckets:
     of those alone that share the first ones with another row.
     """
     n, sizes = len(texts[0].sizes), list[int]()
-    step = max(1, _KEYS // max(n, 1))
+    step, n_rows = max(1, _KEYS // max(n, 1)), _step(texts)
 
     def bands() -> Iterator[Ints]:
         with ThreadPoolExecutor(threads.count()) as pool:
             for first in range(0, len(hashes), step):
                 some = hashes[first : first + step]
                 begun = np.zeros((len(some), n), np.uint64)
-                list(pool.map(partial(_begin, texts, some, begun), range(0, n, _CACHED_ROWS)))
+                list(pool.map(partial(_begin, texts, some, begun, n_rows), range(0, n, n_rows)))
                 for rows, number in pool.map(partial(_finished, texts), some, begun):
                     sizes.append(len(rows))
                     yield np.concatenate([rows, number])
@@ -168,9 +176,9 @@ def _banded(texts: list[Shingles], hashes: list[Hashes]) -> Buckets:
     return Buckets(n, [(rows, number) for rows, number in both])
 
 
-def _begin(texts: list[Shingles], hashes: list[Hashes], keys: U64, start: int) -> None:
+def _begin(texts: list[Shingles], hashes: list[Hashes], keys: U64, n_rows: int, start: int) -> None:
     """Fill in the keys of a few rows, one a band, as far as its first hashes make them."""
-    stop = min(start + _CACHED_ROWS, keys.shape[1])
+    stop = min(start + n_rows, keys.shape[1])
     values, at = _joined(texts, slice(start, stop))
     for (flips, factors), key in zip(hashes, keys[:, start:stop], strict=True):
         _hash(key, values, at, flips[:_FIRST], factors[:_FIRST])
@@ -188,9 +196,9 @@ def _hash(key: U64, values: U32, at: Ints, flips: U32, factors: U32) -> None:
 def _finished(texts: list[Shingles], band: Hashes, begun: U64) -> tuple[Ints, Ints]:
     """Return the rows of a band that share a bucket, bucket after bucket, and the number of it."""
     rows = _sharing(begun)
-    keys = begun[rows]
-    for start in range(0, len(rows), _CACHED_ROWS):
-        part = slice(start, start + _CACHED_ROWS)
+    keys, step = begun[rows], _step(texts)
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
         _hash(keys[part], *_joined(texts, rows[part]), *(numbers[_FIRST:] for numbers in band))
     order = np.argsort(keys, kind="stable")  # `rows` are ascending, so a bucket is in order of preference
     ordered = keys[order]
