@@ -28,7 +28,6 @@ This module does not know what any task asks.
 import functools
 import hashlib
 import inspect
-import json
 import linecache
 import math
 import numbers
@@ -42,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from arislab.errors import TaskError, closest
-from arislab.system import paths
+from arislab.system import json_text, paths
 
 Scorer = Callable[..., float | bool | None]
 NO_EXIT = (Exception, SystemExit)
@@ -128,7 +127,7 @@ def candidate_of(row: Mapping[str, Any]) -> dict[str, Any]:
         >>> candidate_of({"candidate_id": "c1", "profile": '{"years": 7}'})
         {'candidate_id': 'c1', 'profile': {'years': 7}}
     """
-    return {**row, "profile": json.loads(row["profile"])}
+    return {**row, "profile": json_text.stored(row["profile"])}
 
 
 def folder(notebooks: Path | None = None) -> Path:

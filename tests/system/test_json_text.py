@@ -14,6 +14,14 @@ def test_every_json_value_is_read_as_python_reads_it(value, how):
     text = json.dumps(value, **how)
     assert repr(json_text.loads(text)) == repr(json.loads(text))  # repr: 1, 1.0, True and -0.0 are four things
     assert repr(json_text.loads(text.encode())) == repr(json.loads(text))
+    assert repr(json_text.stored(text)) == repr(json.loads(text))
+
+
+@pytest.mark.parametrize("text", ["[-0, 18446744073709551616]", "NaN", "[1e999, -1e999]", r'"\ud800"', '{"a":1,"a":[2]}'])
+def test_what_the_lake_holds_is_read_as_python_reads_it(text):
+    assert repr(json_text.stored(text)) == repr(json.loads(text))
+    with pytest.raises(ValueError, match="Extra data|Expecting"):
+        json_text.stored(text + ",")
 
 
 @settings(max_examples=FUZZ, deadline=None)
