@@ -332,22 +332,23 @@ def _parts(
     model: str | None,
     keep: Sequence[str],
 ) -> Iterator[pl.DataFrame]:
-    """Some outputs at a time: candidate_id, input, llm_output, model, metadata, status, task."""
-    schema = dict.fromkeys(("candidate_id", "input", "llm_output", "model", "metadata"), pl.String)
+    """Some outputs at a time: candidate_id, input, llm_output, model, metadata, request_sha256, status, task.
+
+    The digests are those of rows to which no other is equal.
+    """
+    texts = ("candidate_id", "input", "llm_output", "model", "metadata", "request_sha256")
+    schema = dict.fromkeys(texts, pl.String)
     is_empty = pl.col("llm_output").str.strip_chars().str.len_bytes().fill_null(0) == 0
     objects = iter(rows.rows)
     start = 0
     while some := list(itertools.islice(objects, _ROWS)):
         asked = [json_text.as_text(row.get(input)) or "" for row in some]
-        columns = {
-            "candidate_id": [_name(rows, start + i, row, id) if id else hashed(asked[i]) for i, row in enumerate(some)],
-            "input": asked,
-            "llm_output": [json_text.as_text(row.get(output)) for row in some],
-            "model": [json_text.as_text(row.get(model)) if model else None for row in some],
-            "metadata": [
-                json_text.dumps({name: row[name] for name in keep if name in row}) if keep else None for row in some
-            ],
-        }
+        ids = [_name(rows, start + i, row, id) if id else hashed(asked[i]) for i, row in enumerate(some)]
+        answers = [json_text.as_text(row.get(output)) for row in some]
+        models = [json_text.as_text(row.get(model)) if model else None for row in some]
+        kept = [json_text.dumps({name: row[name] for name in keep if name in row}) if keep else None for row in some]
+        digests = [_digest(task, *row, 0) for row in zip(ids, asked, answers, models, strict=True)]
+        columns = dict(zip(texts, (ids, asked, answers, models, kept, digests), strict=True))
         yield pl.DataFrame(columns, schema=schema).with_columns(  # one row per output
             status=pl.when(is_empty).then(pl.lit("empty")).otherwise(pl.lit("ok")), task=pl.lit(task)
         )
@@ -360,11 +361,18 @@ def _names(raw: pl.DataFrame, task: str) -> Iterator[pl.DataFrame]:
     Equal rows are told apart by a number, all others by what they say: the order of the file changes no name.
     """
     content = raw.select("candidate_id", "input", "llm_output", "model")
-    content = content.with_columns(again=equals.number_among(equals.first_of_equals(content)))
-    for part in content.iter_slices(_ROWS):
-        rows = [orjson.dumps(["import", task, *row]) for row in part.iter_rows()]
-        digests = pl.Series("request_sha256", [hashlib.sha256(row).hexdigest() for row in rows], pl.String)
+    again = equals.number_among(equals.first_of_equals(content))
+    for start in range(0, raw.height, _ROWS):
+        digests = raw["request_sha256"].slice(start, _ROWS)
+        more = np.flatnonzero(again[start : start + _ROWS])
+        equal = content.slice(start, _ROWS)[more].with_columns(again=again[start + more])
+        digests = digests.scatter(more, [_digest(task, *row) for row in equal.iter_rows()]) if len(more) else digests
         yield pl.select(custom_id=pl.lit("r-") + digests.str.slice(0, 40), request_sha256=digests)
+
+
+def _digest(task: str, *row: str | int | None) -> str:
+    """What a recorded output is known by: candidate_id, input, llm_output, model, and which of equal ones it is."""
+    return hashlib.sha256(orjson.dumps(["import", task, *row])).hexdigest()
 
 
 def _named(rows: Rows, id: str) -> list[str]:

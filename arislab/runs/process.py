@@ -1,6 +1,5 @@
 """The process of a kernel: started by this interpreter, and why it is gone; with it goes what it had started."""
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -70,6 +69,8 @@ def started(cwd: Path, env: dict[str, str], raw: Any) -> Iterator[Kernel]:
     Raises:
         OSError: There can be no such process.
     """
+    import asyncio  # not before a kernel is started: other commands do without
+
     process = Process()
     manager = _manager_class(cwd, env, raw, process)(kernel_name="python3")
     try:
