@@ -17,10 +17,10 @@ def test_every_json_value_is_read_as_python_reads_it(value, how):
     assert repr(json_text.stored(text)) == repr(json.loads(text))
 
 
-@pytest.mark.parametrize("text", ["[-0, 18446744073709551616]", "NaN", "[1e999, -1e999]", r'"\ud800"', '{"a":1,"a":[2]}'])
+@pytest.mark.parametrize("text", ["[-0, 18446744073709551616]", "NaN", "[1e999, -1e999]", r'"\ud800"', '{"a":1,"a":2}'])
 def test_what_the_lake_holds_is_read_as_python_reads_it(text):
     assert repr(json_text.stored(text)) == repr(json.loads(text))
-    with pytest.raises(ValueError, match="Extra data|Expecting"):
+    with pytest.raises(ValueError, match="Extra data"):
         json_text.stored(text + ",")
 
 
