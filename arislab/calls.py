@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,10 +111,11 @@ def judged(
         now: Its first entry is the number of the call that is being made, 0 in between.
         every_s: Yield what there is after this many seconds; default: at the end.
     """
-    columns, n_scorers = _given(job, batch), len(scorers)
-    outputs, gold, ids = batch.columns["output"], columns.get(GOLD), batch.columns["custom_id"]
+    columns, n_scorers, failed = _given(job, batch), len(scorers), batch.failed
+    needing = job.needs_gold if GOLD in columns else frozenset[str]()
+    outputs, gold, ids = batch.columns["output"], columns.get(GOLD, []), batch.columns["custom_id"]
     plan = [
-        (k, name, tasks.bound(scorers[name], wanted), [columns[c] for c in wanted], name in job.needs_gold)
+        (k, name, tasks.bound(scorers[name], wanted), _rows([columns[c] for c in wanted], len(batch)), name in needing)
         for k, (name, wanted) in enumerate(job.wanted.items(), 1)
     ]
     part, since = Judged(batch.start, [[] for _ in plan], []), time.monotonic()
@@ -124,12 +125,12 @@ def judged(
         for k, name, scorer, given, needs_gold in plan:
             value: Any = None
             # what cannot be compared is not told, without the scorer's asking
-            if output is None or (needs_gold and gold is not None and gold[i] is None):
+            if output is None or (needs_gold and gold[i] is None):
                 pass
-            elif base + k in batch.failed:
-                part.failures.append(batch.failed[base + k])
+            elif failed and base + k in failed:
+                part.failures.append(failed[base + k])
             else:
-                row = [column[i] for column in given]
+                row = given[i]
                 try:
                     now[0] = base + k
                     value = scorer(*row)
@@ -151,14 +152,19 @@ def judged(
         yield part
 
 
-def _raised(job: Job, name: str, error: BaseException, row: list[Any], custom_id: str, place: int) -> Failure:
+def _rows(columns: Sequence[Sequence[Any]], n: int) -> list[tuple[Any, ...]]:
+    """The values of columns, row by row."""
+    return list(zip(*columns, strict=True)) if columns else [()] * n
+
+
+def _raised(job: Job, name: str, error: BaseException, row: Sequence[Any], custom_id: str, place: int) -> Failure:
     holds = dict(zip(job.wanted[name], row, strict=True))
     function, what = f"scorer {name!r}", tasks.error_text(error, str(job.path))
     failed = tasks.failure(error, file=job.path, function=function, row=f"row {custom_id!r}", holds=holds)
     return Failure(place, name, what, str(failed))
 
 
-def _read(job: Job, name: str, value: Any, row: list[Any], custom_id: str, place: int) -> float | Failure | None:
+def _read(job: Job, name: str, value: Any, row: Sequence[Any], custom_id: str, place: int) -> float | Failure | None:
     """A score of another type, or why it is none."""
     if isinstance(value, Failure):
         return value

@@ -456,9 +456,9 @@ def _values(
 
 FEW = 200
 """Rows that are scored sooner here than workers start (0.2 s), unless a task is slow."""
-_BATCH_ROWS, _BATCH_BYTES = 500, 4_000_000
-"""What is sent to a worker at once, at most."""
-_BATCHES = 16
+_BATCH_ROWS, _BATCH_BYTES = 500, 130_000
+"""What is sent to a worker at once, at most: what a socket takes in (200 kB), so that nobody waits while it is read."""
+_BATCHES = 32
 """Of these, what is sent to an engine at once: a process that takes .2 s to start is to have work for longer."""
 
 
