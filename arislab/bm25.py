@@ -47,13 +47,14 @@ class Index:
         word, at = np.divmod(pairs, max(self.n, 1))
         ends = np.searchsorted(word, np.arange(len(number) + 1))
         often = times.astype(np.float64)
-        self._weights: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+        self._weights: dict[str, tuple[NDArray[np.int64] | slice, NDArray[np.float64]]] = {}
         for name, i in number.items():
             part = slice(ends[i], ends[i + 1])
             if ends[i] < ends[i + 1]:
                 rarity = math.log(1 + (self.n - len(at[part]) + 0.5) / (len(at[part]) + 0.5))
                 weight = often[part] * (_K1 + 1) / (often[part] + norm[at[part]]) * rarity
-                self._weights[name] = at[part], weight
+                holds_all = len(weight) == self.n  # then they stand in order, and none needs to be looked up
+                self._weights[name] = slice(None) if holds_all else at[part], weight
 
     def scores(self, question: str | None) -> NDArray[np.float64]:
         """Return how well each document answers to a question: 0 or more, 0 without a common word."""

@@ -232,10 +232,11 @@ def summary(scores: pl.DataFrame, *, by: str = "quality", groups: pl.DataFrame |
         n_groups (groups behind the interval), quality (its mean), tokens (mean a request).
     """
     rows = []
+    of = None if groups is None else stats.group_of(scores["candidate_id"], groups)
     for arm in scores["arm"].unique(maintain_order=True):
-        part = scores.filter(pl.col("arm") == arm)
-        of = None if groups is None else stats.group_of(part["candidate_id"], groups)
-        mean = stats.mean_interval(part[by], groups=of)
+        is_of_arm = scores["arm"] == arm
+        part = scores.filter(is_of_arm)
+        mean = stats.mean_interval(part[by], groups=None if of is None else of.filter(is_of_arm))
         rows.append(
             {
                 "arm": arm,

@@ -175,8 +175,10 @@ def written(
 def _is_content(message: dict[str, Any]) -> bool:
     """Whether a message says something: a text, parts, or calls of tools."""
     content = message.get("content")
+    if isinstance(content, str):
+        return True
     is_parts = isinstance(content, list) and all(isinstance(part, dict) for part in content)
-    return isinstance(content, str) or is_parts or (content is None and bool(message.get("tool_calls")))
+    return is_parts or (content is None and bool(message.get("tool_calls")))
 
 
 @dataclass(frozen=True)
