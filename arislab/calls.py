@@ -8,7 +8,6 @@ It works in the process of whoever scores and in those that ``workers`` starts, 
 which takes longer to import than most rows to score, is not needed here. This module does not know tables or weights.
 """
 
-import json
 import signal
 import threading
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from arislab import task as tasks
+from arislab.system import json_text
 from arislab.task import Scorer
 
 GOLD = "gold"
@@ -241,7 +241,7 @@ def _given(job: Job, batch: Batch) -> dict[str, list[Any]]:
 
 
 def kept_of(
-    metadata: list[str | None], reserved: frozenset[str], *, read: Callable[[str], Any] = json.loads
+    metadata: list[str | None], reserved: frozenset[str], *, read: Callable[[str], Any] = json_text.stored
 ) -> list[dict[str, Any]]:
     """Return what was kept at import with each row, but for the names that mean something else."""
     kept = [read(text) if text else {} for text in metadata]
@@ -254,7 +254,7 @@ def _column(batch: Batch, kept: list[dict[str, Any]], name: str) -> list[Any]:
         return _golden(own, batch.columns.get("profile"), kept)
     if any(name in values for values in kept):
         return [values.get(name, other) for values, other in zip(kept, own, strict=True)]
-    return [json.loads(v) if isinstance(v, str) else v for v in own] if name in PARSED else own
+    return [json_text.stored(v) if isinstance(v, str) else v for v in own] if name in PARSED else own
 
 
 def _golden(own: list[Any], profiles: list[Any] | None, kept: list[dict[str, Any]]) -> list[Any]:
@@ -264,6 +264,6 @@ def _golden(own: list[Any], profiles: list[Any] | None, kept: list[dict[str, Any
         of_import = kept[i].get(GOLD) if kept else None
         known = of_import if of_import is not None else value  # in the frame it is text
         if known is None and profile is not None and GOLD in profile:
-            known = (json.loads(profile) if isinstance(profile, str) else profile).get(GOLD)
+            known = (json_text.stored(profile) if isinstance(profile, str) else profile).get(GOLD)
         golden.append(known)
     return golden

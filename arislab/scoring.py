@@ -122,7 +122,7 @@ def _profiles(frame: pl.DataFrame) -> pl.Series:
     known = pairs.drop_nulls().unique(["candidate_id", "_question"])
     profiles = []
     for profile, asked in known.select("profile", "_asked").iter_rows():
-        candidate = {"profile": json.loads(profile)}
+        candidate = {"profile": json_text.stored(profile)}
         one = questions.about(candidate, asked)
         profiles.append(None if one is candidate else json.dumps(one["profile"], ensure_ascii=False))
     own = known.select("candidate_id", "_question", _own=pl.Series(profiles, dtype=pl.String))

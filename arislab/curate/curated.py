@@ -16,7 +16,7 @@ from arislab.batch import protocol
 from arislab.curate import subsets
 from arislab.errors import ParameterError
 from arislab.review import decisions
-from arislab.system import spilled
+from arislab.system import json_text, spilled
 from arislab.system.kinds import takes_any_frame
 from arislab.task import Task
 
@@ -116,7 +116,7 @@ def messages_of(row: Mapping[str, Any], candidate: dict[str, Any], task: Task) -
         task: Writes messages.
     """
     if row["messages"]:
-        recorded: list[dict[str, Any]] = json.loads(row["messages"])
+        recorded: list[dict[str, Any]] = json_text.stored(row["messages"])
         return recorded
     return task.to_messages(questions.about(candidate, row.get("input")))
 
@@ -130,7 +130,7 @@ def _facts(row: Mapping[str, Any], candidate: dict[str, Any], task: Task) -> dic
     """Return the metadata of an example: of its candidate, of what came with its answer, and of what was done to it."""
     facts: dict[str, Any] = {name: candidate[name] for name in METADATA if candidate.get(name) is not None}
     facts["difficulty"] = None
-    facts |= json.loads(row["metadata"]) if row.get("metadata") else {}  # what the user kept at import goes first
+    facts |= json_text.stored(row["metadata"]) if row.get("metadata") else {}  # what the user kept at import goes first
     facts = {name: fact for name, fact in facts.items() if name not in _MARKS}
     if task.difficulty:
         facts["difficulty"] = task.difficulty(candidate)

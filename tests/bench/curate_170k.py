@@ -80,6 +80,7 @@ def write(file, arguments):
     with file.open("w", encoding="utf-8") as out:
         for question, answer, model in rows(arguments.rows, sentences(arguments.sentences)):
             out.write(json.dumps({"q": question, "a": answer, "m": model}) + "\n")
+    os.sync()  # else whoever is measured first waits for it: commits go to the disk
 
 
 def ratio(ones, others):
