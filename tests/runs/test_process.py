@@ -1,6 +1,7 @@
 """What a kernel has started ends with it."""
 
 import pytest
+from jupyter_client.provisioning import LocalProvisioner
 from toys import ended, ran_cells
 
 from arislab.runs import process
@@ -38,3 +39,43 @@ def test_children_of_a_killed_kernel_are_ended_too(root):
     record = ran_cells(root, with_name, "os.kill(os.getpid(), 9)")
     assert record.cause == "kernel-died"
     assert ended(int((root / "pids").read_text().split()[0]))
+
+
+LATE = """
+def late():  # at its end a kernel forgets all names but those within a function
+    import collections, os, threading, time
+    class Events(collections.deque):
+        def append(self, one):
+            super().append(one)
+            if threading.current_thread().name == "Control":
+                time.sleep(0.1)
+    def join(**how):
+        names = [thread.name for thread in threading.enumerate()]
+        with open(os.environ["ARISLAB_ROOT"] + "/left", "a") as file:
+            file.write(" ".join(names) + "\\n")
+        ended(**how)
+    iopub = get_ipython().kernel.iopub_thread
+    iopub._events, iopub.thread.join, ended = Events(), join, iopub.thread.join
+late()
+"""
+
+
+def test_who_ends_a_kernel_has_said_so_before_what_is_said_goes_nowhere(root):
+    record = ran_cells(root, LATE)
+    assert record.status == "ok"
+    names = (root / "left").read_text().splitlines()[0].split()
+    assert {"MainThread", "IOPub"} <= set(names)
+    assert "Control" not in names
+
+
+@pytest.mark.slow
+def test_no_kernel_has_to_be_killed(root, monkeypatch):
+    killed, terminate = [], LocalProvisioner.terminate
+
+    def told(provisioner, **how):
+        killed.append(provisioner.pid)
+        return terminate(provisioner, **how)
+
+    monkeypatch.setattr(LocalProvisioner, "terminate", told)
+    assert {ran_cells(root, "print('done')").status for _ in range(40)} == {"ok"}  # one of ten had to be, at random
+    assert not killed
