@@ -414,11 +414,16 @@ def _order(quality: pl.Series, ids: pl.Series, *, seed: int, n: int | None = Non
 
 
 def _hashes(ids: pl.Series, seed: int) -> NDArray[np.uint64]:
-    digests = np.empty(len(ids), np.uint64)
+    begun, digests = hashlib.blake2b(f"{seed} ".encode(), digest_size=8), np.empty(len(ids), np.uint64)
+
+    def digest(name: str) -> bytes:
+        one = begun.copy()
+        one.update(name.encode())
+        return one.digest()
+
     for start in range(0, len(ids), _NAMES):
         some = ids.slice(start, _NAMES).to_list()
-        joined = b"".join(hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in some)
-        digests[start : start + len(some)] = np.frombuffer(joined, dtype=">u8")
+        digests[start : start + len(some)] = np.frombuffer(b"".join(map(digest, some)), dtype=">u8")
     return digests
 
 
