@@ -73,7 +73,7 @@ def scores(
     once = once.with_row_index("_row").drop_nulls("input").drop("input")
     once = once.unique(["candidate_id", "_question"], keep="first", maintain_order=True)
     if n is not None and once.height > n:
-        once = once.with_columns(_tie=stable_hash(once["custom_id"], 0)).sort("_tie").head(n)
+        once = once.with_columns(_tie=stable_hash(once["custom_id"], 0)).bottom_k(n, by="_tie").sort("_tie")
     asked = questions[once["_row"]].drop(_ANSWERED, strict=False)
     if not asked.height:  # nobody knows what was asked
         return pl.DataFrame(schema=_TYPES | dict.fromkeys(_judged(task, report=report), pl.Float64))

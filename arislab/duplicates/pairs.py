@@ -37,7 +37,7 @@ _PAIRS = 1 << 21  # pairs proposed at once
 _HASHED = 400_000
 """Shingles of which hashes are taken at once: more leave the cache, of fewer the threads wait for Python's lock."""
 _FIRST = 3  # hashes of a band after which most rows are known to be alone
-TRIED = 4
+TRIED = 2
 """Bands by which it is judged in which view rows collide least."""
 Hashes = tuple[U32, U32]
 """Flips and factors of the hashes of a band."""
