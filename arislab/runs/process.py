@@ -69,16 +69,16 @@ def started(cwd: Path, env: dict[str, str], raw: Any) -> Iterator[Kernel]:
     Raises:
         OSError: There can be no such process.
     """
-    import asyncio  # not before a kernel is started: other commands do without
+    from jupyter_core.utils import run_sync  # also where a loop is running, as in a notebook
 
     process = Process()
     manager = _manager_class(cwd, env, raw, process)(kernel_name="python3")
     try:
-        asyncio.run(manager.start_kernel())
+        run_sync(manager.start_kernel)()
         yield Kernel(manager, process, raw)
     finally:
         if manager.has_kernel:
-            asyncio.run(manager.shutdown_kernel(now=True))
+            run_sync(manager.shutdown_kernel)(now=True)
 
 
 def _manager_class(cwd: Path, env: dict[str, str], raw: Any, process: Process) -> type:

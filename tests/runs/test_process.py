@@ -1,5 +1,7 @@
 """What a kernel has started ends with it."""
 
+import asyncio
+
 import pytest
 from jupyter_client.provisioning import LocalProvisioner
 from toys import ended, ran_cells
@@ -79,3 +81,12 @@ def test_no_kernel_has_to_be_killed(root, monkeypatch):
     monkeypatch.setattr(LocalProvisioner, "terminate", told)
     assert {ran_cells(root, "print('done')").status for _ in range(40)} == {"ok"}  # one of ten had to be, at random
     assert not killed
+
+
+def test_a_run_can_be_started_where_a_loop_is_running_as_in_a_notebook(root):
+    async def started():
+        return ran_cells(root, "import os; print('here')")
+
+    record = asyncio.run(started())
+    assert record.status == "ok", record.reason
+    assert "here" in (record.folder / "log.txt").read_text()
