@@ -26,7 +26,8 @@ ARROWS: dict[str, set[str] | str] = {
     "cluster": set(),  # who computes, not what
     "structured": {"chat", "cluster"},  # the form of the answer is one of the settings with which a model is asked
     "stats": set(),
-    "duplicates": {"cluster"},
+    "normal": set(),  # the normal form of a text: alone, so that a helper that writes it starts at once
+    "duplicates": {"cluster", "normal"},
     "plots": set(),
     "models": {"stats"},  # the bounds of a gate
     "deploying": {"batch", "models"},  # asks a server for what the registry says of a version
@@ -44,7 +45,7 @@ ARROWS: dict[str, set[str] | str] = {
     "trying": {"calls", "questions", "scoring", "structured", "task"},
     "signals": {"task"},
     "bm25": set(),  # likeness by words: of examples to questions, and of the answer that costs nothing
-    "vectors": {"duplicates"},  # likeness by words and by meaning, of rows to each other; the normal form of a text
+    "vectors": {"duplicates"},  # likeness by words and by meaning, of rows to each other; the normal forms of texts
     "trivial": {"bm25", "curate", "scoring", "task", "workers"},  # curate: a draw that repeats
     "curate": {
         "batch",
@@ -59,8 +60,8 @@ ARROWS: dict[str, set[str] | str] = {
     "judge": {"batch", "curate", "scoring", "stats", "task"},  # curate: the messages that an output answers
     # curate: which candidates are taken, and the messages of a record; review: digests of what was shown
     "pairwise": {"batch", "curate", "review", "stats", "task"},
-    # judge: what it said of two answers; duplicates: the normal form of what an edit changed
-    "preferences": {"batch", "curate", "duplicates", "judge", "review", "task"},
+    # judge: what it said of two answers; normal: the normal form of what an edit changed
+    "preferences": {"batch", "curate", "judge", "normal", "review", "task"},
     # models: old names; structured: whether an answer has the form
     "evaluate": {"batch", "duplicates", "models", "questions", "scoring", "stats", "structured", "task"},
     "icl": {"batch", "bm25", "chat", "evaluate", "task", "vectors"},

@@ -12,8 +12,9 @@ What this room does not know: meaning. A paraphrase or a translation is no near-
 """
 
 from arislab.duplicates.clusters import groups, stars
+from arislab.duplicates.columns import normal_forms
 from arislab.duplicates.leakage import asked, leaks, split
-from arislab.duplicates.normal import normal_forms, normalise
 from arislab.duplicates.shingles import signs
+from arislab.normal import normalise
 
 __all__ = ["asked", "groups", "leaks", "normal_forms", "normalise", "signs", "split", "stars"]

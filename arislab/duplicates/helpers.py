@@ -12,12 +12,21 @@ import sys
 import threading
 from typing import Any
 
-from arislab.duplicates.normal import canonical
+from arislab.normal import canonical
 
-_START = (
-    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
-    "from arislab.duplicates import helpers; helpers.help_with(sys.stdin.buffer, sys.stdout.buffer)"
-)
+_START = """\
+import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
+from arislab.normal import canonical
+while True:
+    try:
+        texts = pickle.load(sys.stdin.buffer)
+    except EOFError:
+        break
+    pickle.dump([canonical(text) for text in texts], sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+    sys.stdout.buffer.flush()
+"""
+"""It answers lists of texts until no more come. Nothing is imported but the normal form: so it starts at once."""
 
 
 class Helpers:
@@ -32,7 +41,7 @@ class Helpers:
         return self
 
     def forms(self, texts: list[str]) -> list[str]:
-        """Return ``normal.canonical`` of each text; called from as many threads as there are helpers."""
+        """Return ``arislab.normal.canonical`` of each text; called from as many threads as there are helpers."""
         helper = self._taken() if len(texts) >= _FEW else None
         if helper is not None:
             with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError):  # it ended, as where memory runs out
@@ -75,13 +84,3 @@ _FEW = 20
 def _send(what: Any, stream: Any) -> None:
     pickle.dump(what, stream, pickle.HIGHEST_PROTOCOL)
     stream.flush()
-
-
-def help_with(asked: Any, answered: Any) -> None:
-    """Answer lists of texts until no more come: the helper's side."""
-    while True:
-        try:
-            texts = pickle.load(asked)
-        except EOFError:
-            return
-        _send([canonical(text) for text in texts], answered)

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from arislab.duplicates.columns import normal_forms, worded
 from arislab.duplicates.helpers import Helpers
-from arislab.duplicates.normal import normal_forms, worded
 from arislab.errors import ParameterError
 from arislab.system import spilled, threads
 from arislab.system.equals import first_of, first_of_equals, numbered

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from arislab.duplicates import normalise
+from arislab.normal import normalise
 from arislab.system import json_text
 from arislab.system.kinds import takes_any_frame
 

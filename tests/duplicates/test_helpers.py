@@ -8,7 +8,7 @@ import pytest
 
 from arislab.duplicates import shingles
 from arislab.duplicates.helpers import Helpers
-from arislab.duplicates.normal import canonical
+from arislab.normal import canonical
 from arislab.system import processes
 
 TEXTS = [f"**Step {i}** - take {i}.5 × $5 of «ü{i}»\n| a | b |\n" * 3 for i in range(60)]

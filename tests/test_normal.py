@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import FUZZ
 
-from arislab.duplicates import leaks, normal, normalise, stars
+from arislab.duplicates import leaks, normal_forms, normalise, stars
 
 BASE = (
     "Ms. Ruiz Peña has led the café kitchen in Zürich for seven years; she plans menus, trains five cooks and keeps "
@@ -253,4 +253,4 @@ chunks = st.lists(
 @settings(max_examples=FUZZ, deadline=None)
 def test_many_texts_have_the_forms_that_each_one_has(data):
     texts = [between.join(parts).encode("utf-8", "replace").decode() for parts, between in data]
-    assert [form.replace("\x01", "") for form in normal.normal_forms(pl.Series(texts))] == [normalise(t) for t in texts]
+    assert [form.replace("\x01", "") for form in normal_forms(pl.Series(texts))] == [normalise(t) for t in texts]

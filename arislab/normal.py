@@ -18,17 +18,14 @@ import functools
 import html
 import re
 import unicodedata
-from collections.abc import Callable
-
-import polars as pl
 
 from arislab.system.text import FILLERS
 
 # control characters, which a text may hold too: `canonical` takes those out before it writes any
 _SIGN, _PAD = "\x01", "\x02"  # around a sign that is not ASCII, and around a character of a script without spaces
 _MINUS = "\x03"  # before a dash that is a minus, wherever it stands
-# apart from `_AS_ASCII`: these are replaced in whole columns, since a curly quote alone must not make a text special
-_SMART = {"’": "'", "‘": "'", "“": '"', "”": '"', "…": " ", "—": " ", "–": "-", "\u00a0": " "}
+SMART = {"’": "'", "‘": "'", "“": '"', "”": '"', "…": " ", "—": " ", "–": "-", "\u00a0": " "}
+"""Apart from `_AS_ASCII`: these are replaced in whole columns, for a curly quote alone must make no text special."""
 _AS_ASCII = dict.fromkeys("\u2010\u2011\u2012\u2013\ufe63\uff0d", "-") | {
     "\u2212": f"{_MINUS}-",
     "\u02d7": f"{_MINUS}-",
@@ -51,7 +48,7 @@ _UNSPACED = (  # Thai, Lao, Myanmar, Khmer, Hiragana to Bopomofo, kana and Han, 
     *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)),
 )
 
-_PLAIN_QUOTES = str.maketrans(_SMART)
+_PLAIN_QUOTES = str.maketrans(SMART)
 _ENTITY = re.compile(r"&(?:#\d+|#x[0-9a-f]+|[a-z][a-z0-9]*);", re.IGNORECASE)
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁺-⁾ⁿⁱ]+")  # NFKC alone would make x² the name x2 ...
 _FRACTION = re.compile(r"(?<=[\w)\]])[¼-¾⅐-⅟↉]")  # ... and 1½ eleven halves
@@ -66,6 +63,9 @@ _L = r"[^\W\d_]"  # a letter of any script
 _TIMES = re.compile(rf"(?:(?<=[\d)\]])|(?<=\b{_L}))( ?)·( ?)(?=(?:{_MINUS}?-)?(?:[\d(]|{_L}\b))")
 _W = "a-z0-9\x80-\U0010ffff"
 _NUMBER = rf"[{_W}]+(?:(?<=\d)[.,:'](?=\d)[{_W}]+)*"  # a word too; a number with its point, comma or colon
+_NUMBERS = (  # with one space between them, as one token: none begins with a space, and the fewer they are, the sooner
+    rf"[{_W}]++(?:[ ][{_W}]++)*+(?:(?:[ ]|(?<=\d)[.,:'](?=\d))[{_W}]++)*+"
+)
 _FUNCTION = r"(?:(?:arc|a)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|lg|exp|sqrt|abs|max|min|lim|det|gcd|pi|inf|infinity)\b"
 _ONE = rf"(?:δ?{_L}(?!'?{_L}))"  # a name of one letter: x, x2, θ, Δx
 _VARIABLE = "b-hj-zα-ω"  # of the letters that stand alone, a and i are words
@@ -80,7 +80,7 @@ _OPENING = (  # a dash after it is no hyphen
     rf"|(?<=[\d)]\*)|(?<=\b{_L}\*)|(?<=[\d)]\*\*)|(?<=\b{_L}\*\*))"
 )
 _BETWEEN = rf"[^\w\s{_SIGN}{_PAD}-]{{0,3}}"  # a minus and its number: a currency, a bracket, a quote
-_TOKEN = rf"""{_NUMBER} | (?=[{_SIGN}+=<>%$&@^|/\\\#.~*\-!':;()])(?:  # the guard spares most characters what follows
+_TOKEN = rf"""{_NUMBERS} | (?=[{_SIGN}+=<>%$&@^|/\\\#.~*\-!':;()])(?:  # the guard spares most characters what follows
       {_SIGN}.{_SIGN} | <-+> | [+=<>%$&@^|/\#] | (?<!~)~(?!~) | (?<=\S[ ])\\(?=[ ])
     | (?=\.)(?:(?<![{_W}.])\.(?=\d){_NUMBER}                                                # .5, .NET
       | (?:(?<![{_W}.)\]!?{_QUOTE}{_SIGN}{_PAD}])|(?<=[\s(][{_QUOTE}])|(?<=\A[{_QUOTE}]))\.{_NUMBER})
@@ -107,11 +107,6 @@ _TOKEN = rf"""{_NUMBER} | (?=[{_SIGN}+=<>%$&@^|/\\\#.~*\-!':;()])(?:  # the guar
         (?:(?<=[{_W})][*/^+-])|(?<=[{_W})][ ][*/^+-][ ])|(?<={_MINUS}-)|(?<={_MINUS}-[ ]))\(
       | \)(?=[*/^+][{_W}(]) | \)(?=[ ][*/^+][ ][{_W}(]))
     )"""
-# texts of words and plain punctuation, of which there are many, need none of this; polars' regex knows no look-around
-_SPECIAL = (
-    r"[^\sa-z0-9.,;:?!\"'()-]|[0-9][.,:'][0-9]|\.[0-9]|(?:^|[^a-z0-9.])\.[a-z]|[0-9)]!|\b[a-z]!|![^\s\"')!.]"
-    r"|[:;]['-]?[()]|'\(|\b[a-z]'(?:$|[^a-z])|[)]'|(?:^|[^a-z]|\b[a-z])-|-(?:$|[^a-z]|[a-z]\b)"
-)
 
 
 @functools.cache
@@ -166,7 +161,7 @@ def normalise(text: str) -> str:
 
 
 def canonical(text: str) -> str:
-    """Return the normal form of a text without `_SMART` punctuation; signs beyond ASCII stand between marks."""
+    """Return the normal form of a text without `SMART` punctuation; signs beyond ASCII stand between marks."""
     text = text.replace(_SIGN, " ").replace(_PAD, " ").replace(_MINUS, " ")
     text = text.lower() if text.isascii() and "&" not in text else _shown(text)
     text = "\n" + text.replace("\t", " ").replace("\r", "\n")  # so that the first line begins as the others do
@@ -191,33 +186,3 @@ def _shown(text: str) -> str:
             text = unicodedata.normalize("NFKC", text.casefold())  # which may undo the form (Unicode, 3.13.3)
             return _BEYOND_ASCII.sub(lambda run: run[0].translate(_FORMS), text)
         text = plain
-
-
-Forms = Callable[[list[str]], list[str]]
-"""Texts to what `canonical` makes of each."""
-
-
-def _in_a_loop(texts: list[str]) -> list[str]:
-    return [canonical(text) for text in texts]
-
-
-def normal_forms(texts: pl.Series, forms_of: Forms = _in_a_loop) -> pl.Series:
-    """Return `canonical` of each text; texts of words and plain punctuation without a loop."""
-    forms, is_plain = worded(texts, forms_of)
-    plain = forms.filter(is_plain).str.replace_all(r"[^a-z0-9]+", " ").str.strip_chars(" ")
-    return forms.scatter(is_plain.arg_true(), plain)
-
-
-def worded(texts: pl.Series, forms_of: Forms = _in_a_loop) -> tuple[pl.Series, pl.Series]:
-    """Return texts whose words are those of their normal form, and which of them are plain.
-
-    The words of a plain text are its letters a to z and digits, whatever stands between; the others are normal forms.
-    """
-    if (
-        texts.str.len_bytes() != texts.str.len_chars()
-    ).any():  # else there is nothing but ASCII, and nothing to look for
-        texts = texts.str.replace_many(list(_SMART), list(_SMART.values()))
-    lower = texts.str.to_lowercase()
-    is_plain = ~lower.str.contains(_SPECIAL) & lower.str.contains("[a-z0-9]")  # punctuation alone stays as it is
-    special = (~is_plain).arg_true()
-    return lower.scatter(special, forms_of(texts.gather(special).to_list())), is_plain
