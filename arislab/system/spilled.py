@@ -29,6 +29,7 @@ import polars as pl
 from numpy.typing import DTypeLike, NDArray
 
 from arislab.errors import PrerequisiteError
+from arislab.system import heap
 
 T = TypeVar("T")
 
@@ -162,7 +163,7 @@ def _read(file: IO[bytes]) -> Any:
     buffer = pyarrow.py_buffer(mapped)
     _ON_DISK.append((weakref.ref(mapped), buffer.address, buffer.address + buffer.size))
     _ON_DISK[:] = [part for part in _ON_DISK if part[0]() is not None]
-    _trim()
+    heap.trim()
     return buffer
 
 
@@ -352,18 +353,9 @@ def concatenated(parts: Iterable[NDArray[Any]], dtype: DTypeLike) -> NDArray[Any
             _write(file, held)
     if file is None:
         return np.concatenate(held)
-    _trim()
+    heap.trim()
     with file:
         return np.frombuffer(mmap.mmap(file.fileno(), n_bytes), dtype)
-
-
-def _trim() -> None:
-    """Give back what was freed: where pieces are made and dropped in turns, the C library keeps the room of many."""
-    import ctypes
-
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # of the GNU C library
-    if trim is not None:
-        trim(0)
 
 
 def _write(file: IO[bytes], held: list[NDArray[Any]]) -> None:

@@ -6,12 +6,16 @@ under ``torch.inference_mode()``.
 """
 
 import copy
+import math
+import mmap
+import os
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 
 from arislab.errors import PrerequisiteError
+from arislab.system import heap
 from arislab.tiny.sampling import GROWTH, MASKED
 from arislab.tiny.weights import Pairs, Weights, other_base
 
@@ -23,6 +27,9 @@ is as fast so, and takes less memory."""
 PACKED_NUMBERS = 2**18
 """Numbers of a float32 matrix from which on it is held as oneDNN multiplies it: 1.1 (1,000 rows) to 1.4 times (30
 rows) as fast as a plain one. For smaller ones the call takes longer than is gained."""
+_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"}
+"""oneDNN makes a program of its own for each number of rows, .5 MB and .6 ms, and keeps 1,024 of them: a server whose
+batches shrink row by row grows by hundreds of MB. Read at its first product, unless somebody has set it."""
 KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
 Update = tuple[torch.Tensor, torch.Tensor] | None
 """What an adapter adds to a matrix [in, out]: [in, r] @ [r, out], its scale in the second; None: nothing."""
@@ -71,6 +78,15 @@ def times(x: torch.Tensor, matrix: torch.Tensor, update: Update = None) -> torch
     return out if update is None else out + (x @ update[0]) @ update[1]
 
 
+def zeros(*shape: int) -> torch.Tensor:
+    """Return room that counts where it is written, and goes back to the system as a whole when nobody needs it.
+
+    In the C library's heap it would take its memory at once, and leave holes.
+    """
+    room = mmap.mmap(-1, max(1, math.prod(shape)) * 4, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(room, dtype=torch.float32, count=math.prod(shape)).view(shape)
+
+
 def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Apply rotary positions to ``x`` [rows, tokens, heads, width]; the first half of ``sin`` is negative."""
     first, second = x.chunk(2, -1)
@@ -112,6 +128,8 @@ class Llama:
 
         self.is_small = is_small
         packs = not is_small and torch.backends.mkldnn.is_available()
+        if packs:
+            os.environ |= _KERNELS | os.environ
         room = torch.empty(0)  # for what is to be packed: matrices of their own would leave holes in memory
 
         # checkpoints hold (out, in); of one row a matrix that is transposed once is the faster, of several none is
@@ -148,6 +166,8 @@ class Llama:
             "up_proj": self.inner,
             "down_proj": config["hidden_size"],
         }
+        if not is_small:
+            heap.trim()
         self.updates: list[list[Update]] = [[None] * len(JOINED)] * self.n_layers
         self._prefix: tuple[list[int], KeyValues] | None = None
         theta = (config.get("rope_parameters") or config).get("rope_theta", 10000.0)
@@ -195,7 +215,7 @@ class Llama:
     def empty(self, n_rows: int, n_slots: int) -> KeyValues:
         """Return room for the keys and values of a batch: a pair [rows, kv heads, slots, width] for each layer."""
         shape = (n_rows, self.n_kv, n_slots, self.width)
-        return [(torch.zeros(shape), torch.zeros(shape)) for _ in range(self.n_layers)]
+        return [(zeros(*shape), zeros(*shape)) for _ in range(self.n_layers)]
 
     def forward(
         self,
@@ -288,6 +308,8 @@ class Llama:
         positions = (torch.arange(n)[None] - (n - lengths)).clamp(min=0) + n_prefix
         slots = self.empty(n_rows, n + GROWTH)
         logits = self._read(tokens, positions, slots, padding, prefix)
+        if not self.is_small:
+            heap.trim()  # of what was between the matrices; there is more of it than while the answers are written
         return _Batch(self, slots, n, positions[:, -1:], padding, prefix), logits
 
     def _read(
@@ -348,8 +370,10 @@ class _Batch:
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         if self._at == self._slots[0][0].shape[2]:
-            for i, (keys, values) in enumerate(self._slots):
-                self._slots[i] = (F.pad(keys, (0, 0, 0, GROWTH)), F.pad(values, (0, 0, 0, GROWTH)))
+            for i, pair in enumerate(self._slots):
+                keys, values = (zeros(*room.shape[:2], self._at + GROWTH, room.shape[3]) for room in pair)
+                keys[:, :, : self._at], values[:, :, : self._at] = pair
+                self._slots[i] = (keys, values)
         self._positions, self._padding = self._positions + 1, F.pad(self._padding, (0, 1))
         mask = self._padding[:, None, None]
         logits = self._model.forward(tokens[:, None], self._positions, self._slots, self._at, mask, self._prefix)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -430,6 +431,44 @@ def test_a_large_model_reads_no_padding_that_all_rows_of_a_piece_have(as_large, 
     assert engine.generate(asked) == alone
     n_steps = sum(a.completion_tokens - 1 for a in alone)
     assert sum(read) <= sum(a.prompt_tokens for a in alone) + n_steps
+
+
+def anonymous() -> int:
+    """Bytes of this process's own memory."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_room_counts_where_it_is_written_and_goes_back_piece_by_piece():
+    before, n = anonymous(), 2**23
+    rooms = [llama.zeros(4, n) for _ in range(3)]  # 128 MB each
+    assert anonymous() - before < n
+    for room in rooms:
+        room[0] = 1
+    assert all(float(room[:, -1].sum()) == float(room[:, 0].sum()) == 1 for room in rooms)
+    assert 3 * 4 * n <= anonymous() - before < 4 * 4 * n
+    del rooms[1], room
+    assert anonymous() - before < 3 * 4 * n  # though one that was made later is still there
+
+
+def test_a_large_model_has_onednn_keep_few_kernels():
+    code = (
+        "import os; os.environ.pop('ONEDNN_PRIMITIVE_CACHE_CAPACITY', 0); given = {values}; os.environ |= given;"
+        "from arislab.tiny import llama; from arislab.tiny.decoder import MODEL_DIR; import json;"
+        "from arislab.tiny.weights import Checkpoint;"
+        "config = json.loads((MODEL_DIR / 'config.json').read_text());"
+        "llama.Llama(config, Checkpoint(MODEL_DIR), is_small={is_small});"
+        "print(os.environ.get('ONEDNN_PRIMITIVE_CACHE_CAPACITY'))"
+    )
+
+    def capacity(**values) -> str:
+        run = code.format(values=values.get("given", {}), is_small=values.get("is_small", False))
+        return subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=True).stdout.strip()
+
+    assert capacity() == ("16" if torch.backends.mkldnn.is_available() else "None")
+    assert capacity(given={"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "5"}) == "5"
+    assert capacity(is_small=True) == "None"
 
 
 def test_rows_of_a_batch_are_kept_by_their_places(engine):
