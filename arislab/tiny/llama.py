@@ -83,8 +83,9 @@ def zeros(*shape: int) -> torch.Tensor:
 
     In the C library's heap it would take its memory at once, and leave holes.
     """
-    room = mmap.mmap(-1, max(1, math.prod(shape)) * 4, access=mmap.ACCESS_COPY)
-    return torch.frombuffer(room, dtype=torch.float32, count=math.prod(shape)).view(shape)
+    n = math.prod(shape)
+    room = mmap.mmap(-1, max(1, n) * 4, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(room, dtype=torch.float32)[:n].view(shape)
 
 
 def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -367,9 +368,12 @@ class _Batch:
     def keep(self, rows: torch.Tensor) -> None:
         self._positions, self._padding = self._positions[rows], self._padding[rows]
         moved = (rows != torch.arange(len(rows))).nonzero().squeeze(1)
-        for i, pair in enumerate(self._slots):  # in their place: smaller copies would leave holes in memory
+        # in their place, what is written alone, and by way of one room: else there would be holes in memory
+        held = self._model.zeros(len(moved), *self._slots[0][0][0, :, : self._at].shape)
+        for i, pair in enumerate(self._slots):
             for room in pair:
-                room.index_copy_(0, moved, room.index_select(0, rows[moved]))
+                written = room[:, :, : self._at]
+                written.index_copy_(0, moved, torch.index_select(written, 0, rows[moved], out=held))
             self._slots[i] = (pair[0][: len(rows)], pair[1][: len(rows)])
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:

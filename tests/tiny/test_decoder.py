@@ -471,8 +471,10 @@ def test_a_large_model_has_onednn_keep_few_kernels():
     assert capacity(is_small=True) == "None"
 
 
-def test_rows_of_a_batch_are_kept_by_their_places(engine):
+@pytest.mark.parametrize("is_small", [True, False])
+def test_rows_of_a_batch_are_kept_by_their_places(engine, is_small, monkeypatch):
     model = engine._base_model
+    monkeypatch.setattr(model, "is_small", is_small)
     tokens, padding = torch.arange(20).view(5, 4), torch.zeros(5, 4)
     padding[2, :2] = sampling.MASKED
     for rows in ([0, 1, 2, 3], [1, 2, 4], [0, 4, 1, 2], [3, 2, 1, 0]):
