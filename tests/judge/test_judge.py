@@ -469,8 +469,10 @@ def test_a_judge_that_talks_is_asked_no_more_than_what_was_tried(sums, critic):
         "4 of 4 answers so far have no score, most often (4): the judge said 'I think it is a 4.', "
     )
     assert names["said"]["score"].null_count() == 4 == names["said"].height
-    play("judge", sums, task=str(sums / "sums.py"), base_url=critic.front, n_outputs=0, n_dry_run=4)
+    assert "the other 332 are not sent" in names["so_far"]
+    again = play("judge", sums, task=str(sums / "sums.py"), base_url=critic.front, n_outputs=0, n_dry_run=4)
     assert len(critic.asked) == 4  # what it said then stands
+    assert again["so_far"] == names["so_far"]
 
 
 @pytest.mark.parametrize(
