@@ -5,10 +5,12 @@ from typing import Any
 
 
 def number_text(value: Any) -> str:
-    """Return a number of a headline as text, with its interval if it has one."""
+    """Return a number of a headline as text, with its interval if it has one; of several each behind its name."""
     if isinstance(value, dict) and {"mean", "low", "high"} <= value.keys():
         mean, low, high = (number_text(value[part]) for part in ("mean", "low", "high"))
         return f"{mean} [{low}, {high}]" + (f" n={value['n']:,}" if isinstance(value.get("n"), int) else "")
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number_text(part)}" for name, part in value.items()) or "none"
     if value is None:
         return "unknown"
     if isinstance(value, float):

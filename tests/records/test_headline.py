@@ -48,3 +48,9 @@ def test_a_headline_takes_numbers_text_and_intervals():
     assert "<script" not in runs.headline(x="<script>")._repr_mimebundle_()["text/html"]
     with pytest.raises(ParameterError, match="headline x="):
         runs.headline(x=[1])
+
+
+def test_several_numbers_under_one_name_are_shown_each_behind_its_name():
+    shown = runs.headline(spread={"fair": 0.25, "of <both>": None, "n": 1200}, spread_of_none={})
+    assert repr(shown) == "spread          fair 0.250, of <both> unknown, n 1,200\nspread_of_none  none"
+    assert "fair 0.250, of &lt;both&gt; unknown, n 1,200" in shown._repr_mimebundle_()["text/html"]
