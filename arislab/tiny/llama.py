@@ -231,6 +231,7 @@ class Llama:
         at: int,
         mask: torch.Tensor,
         prefix: KeyValues | None = None,
+        room: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the logits after the last token of each row.
 
@@ -241,6 +242,7 @@ class Llama:
             at: first slot to write
             mask: [rows or 1, 1, n, at + n], 0 or MASKED, over the slots
             prefix: keys and values [kv heads, p, width] by layer that every row sees in full; None: no prefix
+            room: [rows or more, vocabulary] for the logits; None: a new one
         """
         (rows, n), kv, width = tokens.shape, self.n_kv, self.width
         per_kv, end = self.n_heads // kv, at + n
@@ -267,7 +269,10 @@ class Llama:
             x = times(out, w_out, u_out).view(rows, n, -1).add_(x)
             normed = F.rms_norm(x, x.shape[-1:], norm_2, self.eps).view(rows * n, -1)
             x = times(gated(times(normed, w_gate_up, u_gate_up)), w_down, u_down).view(rows, n, -1).add_(x)
-        return times(F.rms_norm(x[:, -1], x.shape[-1:], self.norm, self.eps), self.unembed)
+        x = F.rms_norm(x[:, -1], x.shape[-1:], self.norm, self.eps)
+        if room is None or self.unembed.is_mkldnn:
+            return times(x, self.unembed)
+        return torch.mm(x, self.unembed, out=room[:rows])
 
     def _attend(
         self,
@@ -316,7 +321,8 @@ class Llama:
         logits = self._read(tokens, positions, slots, padding, prefix)
         if not self.is_small:
             heap.trim()  # of what was between the matrices; there is more of it than while the answers are written
-        return _Batch(self, slots, n, positions[:, -1:], padding, prefix), logits
+        room = None if self.is_small else logits
+        return _Batch(self, slots, n, positions[:, -1:], padding, prefix, room), logits
 
     def _read(
         self,
@@ -334,7 +340,7 @@ class Llama:
         n_seen = n + (prefix[0][0].shape[1] if prefix else 0)
         n_values = READ_VALUES if self.is_small else READ_VALUES // 2
         some = max(1, min(READ_SCORES // (self.n_heads * n * n_seen), n_values // (2 * self.inner * n)))
-        logits = torch.empty(n_rows, self.embed.shape[0])
+        logits = self.zeros(n_rows, self.embed.shape[0])
         # the longest are the last and take most: the others find room where those had it
         for i in reversed(range(0, n_rows, some)):
             part = slice(i, i + some)
@@ -362,8 +368,11 @@ class _Batch:
         positions: torch.Tensor,
         padding: torch.Tensor,
         prefix: KeyValues | None,
+        room: torch.Tensor | None,
     ) -> None:
         self._model, self._slots, self._at, self._prefix = model, slots, at, prefix
+        # for the logits of all steps: tens of MB of each, fewer and fewer, would leave holes in the heap
+        self._room = room
         self._positions, self._padding = positions, padding
 
     def keep(self, rows: torch.Tensor) -> None:
@@ -385,6 +394,8 @@ class _Batch:
                 self._slots[i] = (keys, values)
         self._positions, self._padding = self._positions + 1, F.pad(self._padding, (0, 1))
         mask = self._padding[:, None, None]
-        logits = self._model.forward(tokens[:, None], self._positions, self._slots, self._at, mask, self._prefix)
+        logits = self._model.forward(
+            tokens[:, None], self._positions, self._slots, self._at, mask, self._prefix, self._room
+        )
         self._at += 1
         return logits

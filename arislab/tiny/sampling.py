@@ -50,7 +50,10 @@ class Batch(Protocol):
         """Go on with these rows alone, by their places."""
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Write one token to each row, and return the logits [rows, vocabulary] of the next."""
+        """Write one token to each row, and return the logits [rows, vocabulary] of the next.
+
+        They hold until the next step, which may write its own over them.
+        """
 
 
 class Layers(Protocol):

@@ -495,10 +495,10 @@ def test_a_long_prompt_is_read_in_pieces(engine, stock, monkeypatch):
     whole = engine.generate(asked)
     scores, forward = [], engine._base_model.forward
 
-    def seen(tokens, positions, slots, at, mask, prefix=None):
+    def seen(tokens, positions, slots, at, mask, prefix=None, room=None):
         n_seen = mask.shape[-1] + (prefix[0][0].shape[1] if prefix else 0)
         scores.append(tokens.numel() * engine._base_model.n_heads * n_seen)
-        return forward(tokens, positions, slots, at, mask, prefix)
+        return forward(tokens, positions, slots, at, mask, prefix, room)
 
     monkeypatch.setattr(engine._base_model, "forward", seen)
     monkeypatch.setattr(engine._base_model, "_prefix", None)
@@ -507,6 +507,26 @@ def test_a_long_prompt_is_read_in_pieces(engine, stock, monkeypatch):
     n = whole[0].prompt_tokens
     assert max(scores) <= 2**17 < n * n
     assert whole[0].text == greedy(stock, chat, 30)
+
+
+def test_a_large_model_has_one_room_for_logits_and_says_what_a_small_one_does(engine, as_large):
+    large = Engine(MODEL_DIR)
+    wanted = {"temperature": 0.0, "max_tokens": 60, "logprobs": True, "top_logprobs": 3}
+    small_said, said = (e.generate(requests(e, 9, k=1, **wanted)) for e in (engine, large))
+    assert [a.text for a in said] == [a.text for a in small_said]
+    assert len({a.completion_tokens for a in said}) > 1  # rows end, and the others go on
+    for one, other in zip(said, small_said, strict=True):
+        assert [p for _, p, _ in one.logprobs] == pytest.approx([p for _, p, _ in other.logprobs], abs=1e-3)
+        assert [[text for text, _ in top] for *_, top in one.logprobs] == [
+            [text for text, _ in top] for *_, top in other.logprobs
+        ]
+    tokens, padding = torch.arange(20).view(5, 4), torch.zeros(5, 4)
+    with torch.inference_mode():
+        batch, first = large._base_model.start(tokens, padding, None, 0)
+        begin, before = first.data_ptr(), first.clone()
+        steps = [batch.step(torch.zeros(5, dtype=torch.long)) for _ in range(2)]
+    assert {logits.data_ptr() for logits in steps} == {begin}
+    assert not torch.equal(steps[0], before)
 
 
 def test_a_prefix_that_was_read_before_is_not_read_again(engine, monkeypatch):
