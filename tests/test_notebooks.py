@@ -13,7 +13,7 @@ from toys import BY_DEFAULT, CHECKOUT, NOTEBOOKS, arislab
 from arislab import curate, review
 from arislab.lake import Lake
 from arislab.review.panel import BACKENDS
-from arislab.runs import parameters_of
+from arislab.runs import find_notebook, parameters_of
 from arislab.task import candidate_of, load
 
 RECORDS = sorted((CHECKOUT / "papermill_runs").glob("example*/**/notebook.ipynb"))
@@ -32,6 +32,12 @@ def test_sources_hold_no_output_and_no_injected_cell(path):
         assert cell.outputs == []
         assert cell.execution_count is None
         assert "injected-parameters" not in cell.metadata.get("tags", [])
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda p: p.stem)
+def test_by_hand_it_is_recorded_under_the_name_that_it_has_when_it_is_run(path):
+    """Else ``verify generate`` would take up what a judge did."""
+    assert nbformat.read(path, 4).metadata["arislab"] == {"phase": find_notebook(str(path))[0]}
 
 
 @each
