@@ -1,6 +1,7 @@
 """Labelled pairs: what is invisible makes no other text, and one sign does, however long the rest."""
 
 import html
+import re
 import unicodedata
 
 import polars as pl
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import FUZZ
 
+from arislab import normal
 from arislab.duplicates import leaks, normal_forms, normalise, stars
 
 BASE = (
@@ -254,3 +256,15 @@ chunks = st.lists(
 def test_many_texts_have_the_forms_that_each_one_has(data):
     texts = [between.join(parts).encode("utf-8", "replace").decode() for parts, between in data]
     assert [form.replace("\x01", "") for form in normal_forms(pl.Series(texts))] == [normalise(t) for t in texts]
+
+
+ONE_BY_ONE = re.compile(normal._TOKEN.replace(normal._NUMBERS, normal._NUMBER), re.VERBOSE)
+
+
+@given(st.lists(st.tuples(chunks, st.sampled_from(["", " ", "  "])), min_size=1, max_size=8))
+@settings(max_examples=FUZZ, deadline=None)
+def test_words_in_a_row_that_are_found_as_one_are_those_found_one_by_one(data):
+    text = "".join(part + between for parts, between in data for part in parts)
+    found = normal._token().findall(text)
+    assert " ".join(found) == " ".join(ONE_BY_ONE.findall(text))
+    assert len(normal._token().findall("as 3.5 words go")) == 1 < len(ONE_BY_ONE.findall("as 3.5 words go"))

@@ -35,9 +35,8 @@ def worded(texts: pl.Series, forms_of: Forms = _in_a_loop) -> tuple[pl.Series, p
 
     The words of a plain text are its letters a to z and digits, whatever stands between; the others are normal forms.
     """
-    if (
-        texts.str.len_bytes() != texts.str.len_chars()
-    ).any():  # else there is nothing but ASCII, and nothing to look for
+    is_ascii = (texts.str.len_bytes() == texts.str.len_chars()).all()
+    if not is_ascii:  # else there is nothing to look for
         texts = texts.str.replace_many(list(SMART), list(SMART.values()))
     lower = texts.str.to_lowercase()
     is_plain = ~lower.str.contains(_SPECIAL) & lower.str.contains("[a-z0-9]")  # punctuation alone stays as it is

@@ -25,7 +25,7 @@ U64 = NDArray[np.uint64]
 FEW = 20
 """Texts; of fewer it cannot be signs what most of them say."""
 _CHUNK_BYTES = 1 << 19  # text hashed at once; what it takes fits the cache
-_WITH_HELP = 1 << 23  # bytes of text from which on it is worth to start helpers: .2 s of a core each
+_WITH_HELP = 1 << 23  # bytes of text from which on it is worth to start helpers: .03 s of a core each, and two pipes
 _ROWS = 10_000  # rows of shingles worked on at once
 _ALPHANUMERIC = np.isin(np.arange(256), np.frombuffer(b"abcdefghijklmnopqrstuvwxyz0123456789", dtype=np.uint8))
 ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)

@@ -69,10 +69,11 @@ def ours(prompts: list[Any], given: argparse.Namespace) -> tuple[dict[str, int],
 
     tiny = Engine()
     tiny.generate([Request(prompts[0], tiny.base, temperature=0.0, max_tokens=2)])
-    idle, rooms, empty = resident("VmRSS"), [0], Llama.empty
+    idle, empty = resident("VmRSS"), Llama.empty
+    prefixes, batches = [0], [0]
 
     def counted(model: Llama, n_rows: int, n_slots: int) -> Any:
-        rooms.append(model.bytes_of(n_rows * n_slots, 0))
+        (prefixes if n_rows == 1 else batches).append(model.bytes_of(n_rows * n_slots, 0))
         return empty(model, n_rows, n_slots)
 
     Llama.empty = counted  # type: ignore[method-assign]
@@ -83,7 +84,7 @@ def ours(prompts: list[Any], given: argparse.Namespace) -> tuple[dict[str, int],
     answers = engine.generate(asked)
     cpu_s = time.process_time() - begin
     n_prompt = sum(a.prompt_tokens for a in answers)
-    memory["kept"] = rooms[1] + max(rooms[2:])  # the common prefix, and the largest batch
+    memory["kept"] = max(prefixes) + max(batches)
     return memory, ([a.text for a in answers], sum(a.completion_tokens for a in answers), n_prompt, cpu_s)
 
 
