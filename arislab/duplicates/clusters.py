@@ -1,21 +1,23 @@
 """Near-duplicates gathered: stars around the row that stays, and groups for the splits, in which chains count."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import polars as pl
 
 from arislab import cluster
 from arislab.duplicates import spread
+from arislab.duplicates.bounds import Plain
 from arislab.duplicates.pairs import EXACT_ROWS, all_pairs, buckets, candidates, compares_all, similar_pairs, verified
-from arislab.duplicates.resolving import resolved
+from arislab.duplicates.resolving import greedy, resolved
+from arislab.duplicates.same_question import asked_alike
 from arislab.duplicates.shingles import (
     Floats,
     Forms,
     Ints,
-    Shingles,
     check_threshold,
     columns_of,
+    questions_of,
     rows_of,
 )
 from arislab.system.equals import first_of_equals
@@ -46,25 +48,53 @@ def stars(
     if many is not None and len(unique) > EXACT_ROWS:
         star, similarity = spread.stars(texts[unique], many, threshold=threshold, questions=questions)
     else:
-        star, similarity = _stars(columns_of(texts[unique], questions=questions), threshold)
+        star, similarity = _stars(texts[unique], questions, threshold)
     place = np.searchsorted(unique, first)  # an exact copy goes where the first of its kind goes
     return unique[star[place]], similarity[place]
 
 
-def _stars(texts: list[Shingles], threshold: float) -> tuple[Ints, Floats]:
+def _stars(texts: pl.DataFrame, questions: Sequence[str], threshold: float) -> tuple[Ints, Floats]:
     """Return for each row, best first, the kept row it resembles (itself if kept), and how much."""
-    n = len(texts[0].sizes)
-    if compares_all(texts):
+    asked, n = questions_of(texts, questions), texts.height
+    if n > EXACT_ROWS and asked:
+        first = next(iter(asked.values()))
+        pairs = asked_alike(
+            first.of,
+            lambda: buckets([first.shingles], threshold),
+            lambda left, right: verified([first.shingles], left, right, threshold),
+        )
+        if pairs is not None:
+            return greedy(*_similar(texts, asked, pairs, threshold), n)
+    columns = columns_of(texts, asked)
+    if compares_all(columns):
         star, similarity = np.arange(n), np.ones(n)
-        for i, later, score in all_pairs(texts, threshold, star):  # which reads `star` as it is filled here
+        for i, later, score in all_pairs(columns, threshold, star):  # which reads `star` as it is filled here
             star[later], similarity[later] = i, score
         return star, similarity
-    held = buckets(texts, threshold)
+    held = buckets(columns, threshold)
     return resolved(
         n,
         lambda kept, window: candidates(held, kept, window),
-        lambda left, right: verified(texts, left, right, threshold),
+        lambda left, right: verified(columns, left, right, threshold),
     )
+
+
+def _similar(
+    texts: pl.DataFrame, asked: Mapping[str, Forms], pairs: Iterable[tuple[Ints, Ints]], threshold: float
+) -> tuple[Ints, Ints, Floats]:
+    """Return which of the pairs are similar, and how much; of few texts normal forms are written."""
+    plain = [Plain.of(texts[name]) for name in texts.columns if name not in asked]
+    some = [np.zeros((2, 0), dtype=np.int64)]
+    for left, right in pairs:
+        for column in plain:
+            fits = column.may_resemble(left, right, threshold)
+            left, right = left[fits], right[fits]
+        some.append(np.stack([left, right]))
+    rows, place = np.unique(np.concatenate(some, axis=1), return_inverse=True)
+    of_these = {name: Forms(forms.of[rows], forms.shingles) for name, forms in asked.items()}
+    left, right = place.reshape(2, -1)
+    left, right, score = verified(columns_of(texts[rows], of_these), left, right, threshold)
+    return rows[left], rows[right], score
 
 
 def groups(

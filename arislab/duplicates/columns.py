@@ -35,10 +35,16 @@ def worded(texts: pl.Series, forms_of: Forms = _in_a_loop) -> tuple[pl.Series, p
 
     The words of a plain text are its letters a to z and digits, whatever stands between; the others are normal forms.
     """
-    is_ascii = (texts.str.len_bytes() == texts.str.len_chars()).all()
-    if not is_ascii:  # else there is nothing to look for
-        texts = texts.str.replace_many(list(SMART), list(SMART.values()))
+    texts = without_smart(texts)
     lower = texts.str.to_lowercase()
     is_plain = ~lower.str.contains(_SPECIAL) & lower.str.contains("[a-z0-9]")  # punctuation alone stays as it is
     special = (~is_plain).arg_true()
     return lower.scatter(special, forms_of(texts.gather(special).to_list())), is_plain
+
+
+def without_smart(texts: pl.Series) -> pl.Series:
+    """Return texts with plain punctuation for `SMART`."""
+    beyond = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
+    if not len(beyond):  # nothing to look for
+        return texts
+    return texts.clone().scatter(beyond, texts.gather(beyond).str.replace_many(list(SMART), list(SMART.values())))

@@ -367,17 +367,23 @@ def _holding(wanted: U32, row: Ints, other: Shingles, shift: np.uint32) -> Itera
 
 
 def _jaccard(column: Shingles, left: Ints, right: Ints) -> Floats:
-    """Return the exact Jaccard index of each pair: what stands in both sets stands twice in the two together."""
-    result = np.empty(len(left))
-    every = column.sizes
-    for part in chunks(every[left] + every[right], _PAIR_WORDS):
+    """Return the exact Jaccard index of each pair."""
+    shared, sizes = n_shared(column, left, right), column.sizes
+    return shared / (sizes[left] + sizes[right] - shared)
+
+
+def n_shared(column: Shingles, left: Ints, right: Ints) -> Ints:
+    """Return how many shingles each pair shares: what stands in both sets stands twice in the two together."""
+    sizes = column.sizes
+
+    def shared(part: slice) -> Ints:
         keys = []
         for side in (left[part], right[part]):
-            sizes = every[side]
-            values = column.values[places(column.offsets[side], sizes)]
-            keys.append((np.repeat(np.arange(len(side)), sizes).astype(np.uint64) << np.uint64(32)) | values)
+            pair = np.repeat(np.arange(len(side), dtype=np.uint64), sizes[side])
+            keys.append((pair << np.uint64(32)) | column.values[places(column.offsets[side], sizes[side])])
         merged = np.concatenate(keys)
         twice = merged[~once(merged)] >> np.uint64(32)
-        shared = np.bincount(twice.astype(np.int64), minlength=len(left[part]))
-        result[part] = shared / (every[left[part]] + every[right[part]] - shared)
-    return result
+        return np.bincount(twice.astype(np.int64), minlength=len(left[part]))
+
+    parts = threads.mapped(shared, chunks(sizes[left] + sizes[right], _PAIR_WORDS))
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])

@@ -34,13 +34,13 @@ def resolved(
         tested = np.concatenate([tested, codes])
         similar = verify(codes % n, codes // n)
         left, right, score = (np.concatenate(pair) for pair in zip((left, right, score), similar, strict=True))
-        star, similarity = _greedy(left, right, score, n)
+        star, similarity = greedy(left, right, score, n)
         if window and np.array_equal(kept, np.flatnonzero(star == np.arange(n))):
             break
     return star, similarity
 
 
-def _greedy(left: Ints, right: Ints, score: Floats, n: int) -> tuple[Ints, Floats]:
+def greedy(left: Ints, right: Ints, score: Floats, n: int) -> tuple[Ints, Floats]:
     """Go from the best row to the worst: a row joins the best kept row it resembles, or is kept."""
     star, similarity = (
         array("q", np.arange(n).tobytes()),

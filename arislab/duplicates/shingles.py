@@ -3,7 +3,7 @@
 What this file does not know: which texts resemble each other.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,10 +24,10 @@ U64 = NDArray[np.uint64]
 
 FEW = 20
 """Texts; of fewer it cannot be signs what most of them say."""
-_CHUNK_BYTES = 1 << 19  # text hashed at once; what it takes fits the cache
+CHUNK_BYTES = 1 << 20  # text hashed at once: of more what it takes leaves the cache, of less threads wait for the lock
 _WITH_HELP = 1 << 23  # bytes of text from which on it is worth to start helpers: .03 s of a core each, and two pipes
 _ROWS = 10_000  # rows of shingles worked on at once
-_ALPHANUMERIC = np.isin(np.arange(256), np.frombuffer(b"abcdefghijklmnopqrstuvwxyz0123456789", dtype=np.uint8))
+ALPHANUMERIC = np.isin(np.arange(256), np.frombuffer(b"abcdefghijklmnopqrstuvwxyz0123456789", dtype=np.uint8))
 ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 
 
@@ -63,13 +63,13 @@ class Forms:
     """Of each form, as two are compared: without what most say, and with numbers and signs."""
 
     @classmethod
-    def made(cls, texts: pl.Series, judges: NDArray[np.bool_]) -> "Forms":
+    def made(cls, texts: pl.Series, judges: NDArray[np.bool_], *, salt: int = 0) -> "Forms":
         """Return the forms of texts (null: none); ``judges`` are the rows by which it is judged what most say."""
         places = texts.is_not_null().arg_true().to_numpy()
         known = texts.drop_nulls().to_frame()
         number, some = numbered(first_of_equals(known))
         distinct = known.to_series() if len(some) == len(known) else known.to_series().gather(some)
-        shingles, signs, whole = shingles_of(distinct, salt=0, is_whole=True)
+        shingles, signs, whole = shingles_of(distinct, salt=salt, is_whole=True)
         form, some = numbered(first_of(whole))
         of = np.full(len(texts), -1, dtype=np.int64)
         of[places] = form[number]
@@ -87,20 +87,29 @@ def codes_of(texts: pl.Series) -> Ints:
     return first
 
 
-def columns_of(texts: pl.DataFrame, *, questions: Sequence[str] = ()) -> list[Shingles]:
-    """Return the shingles of each column; in columns with questions without what most of them say."""
-    columns = []
-    for i, name in enumerate(texts.columns):
-        copies = first_of_equals(texts.select(name))
-        unique = np.unique(copies)  # one question has many answers
-        # salted: `band_keys` joins the columns of a row, and what two of them say must not become one shingle
-        asks = name in questions
-        shingles, signs, whole = shingles_of(texts[name].gather(unique), salt=i, is_whole=asks, is_signed=not asks)
-        if asks:
-            common = common_to_most(rows_of(shingles, np.unique(first_of(whole))))
-            shingles = with_signs(without(shingles, common), signs)
-        columns.append(rows_of(shingles, np.searchsorted(unique, copies)))
-    return columns
+def questions_of(texts: pl.DataFrame, questions: Sequence[str]) -> dict[str, Forms]:
+    """Return the forms of the columns that are questions, by name; what most of them say does not count."""
+    everyone = np.ones(texts.height, dtype=bool)
+    return {
+        name: Forms.made(texts[name], everyone, salt=salt)
+        for salt, name in enumerate(texts.columns)
+        if name in questions
+    }
+
+
+def columns_of(texts: pl.DataFrame, asked: Mapping[str, Forms]) -> list[Shingles]:
+    """Return the shingles of each column, of questions those of their forms."""
+    # salted: `band_keys` joins the columns of a row, and what two of them say must not become one shingle
+    return [
+        rows_of(asked[name].shingles, asked[name].of) if name in asked else _column_of(texts[name], salt)
+        for salt, name in enumerate(texts.columns)
+    ]
+
+
+def _column_of(texts: pl.Series, salt: int) -> Shingles:
+    """Return the shingles of texts without nulls; of equal ones they are taken once."""
+    number, some = numbered(first_of_equals(texts.to_frame()))
+    return rows_of(shingles_of(texts.gather(some), salt=salt, is_whole=False, is_signed=True)[0], number)
 
 
 def shingles_of(texts: pl.Series, *, salt: int, is_whole: bool, is_signed: bool = False) -> tuple[Shingles, U32, U64]:
@@ -125,7 +134,7 @@ def shingles_of(texts: pl.Series, *, salt: int, is_whole: bool, is_signed: bool 
         return hashes, made
 
     def values() -> Iterator[U32]:
-        for hashes, (shingles, n, sign) in threads.mapped(chunk, chunks(lengths, _CHUNK_BYTES)):
+        for hashes, (shingles, n, sign) in threads.mapped(chunk, chunks(lengths, CHUNK_BYTES)):
             whole.append(hashes)
             sizes.append(n)
             signs.append(sign)
@@ -177,57 +186,93 @@ def within(sizes: Ints) -> Ints:
     return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
-def _shingle_chunk(texts: pl.Series, is_plain: pl.Series, *, salt: int) -> tuple[U32, Ints, U32]:
-    """Return the distinct shingles of all texts, how many each has, and a hash of its numbers and signs."""
+@dataclass(frozen=True)
+class Words:
+    """The words of some texts, one text after the other."""
+
+    starts: Ints
+    ends: Ints
+    hashes: U64
+    last: Ints
+    """Of each text the number of the word after its last."""
+    counts: Ints
+    """Of each text."""
+
+    @classmethod
+    def cut(cls, data: NDArray[np.uint8], in_word: NDArray[np.bool_], ends: Ints) -> "Words":
+        """Return the words of texts; each ends with a byte that is in no word, the place after it is its end."""
+        edges = np.flatnonzero(in_word[1:] != in_word[:-1]) + 1
+        if in_word[0]:
+            edges = np.concatenate([[0], edges])
+        starts, stops = edges[::2], edges[1::2]
+        # a word's hash is its polynomial in an odd number mod 2**64: prefix sums give all words at once
+        powers, inverses = _powers(1 << len(data).bit_length())
+        sums = np.zeros(len(data) + 1, np.uint64)
+        np.multiply(data, powers[: len(data)], out=sums[1:])
+        np.cumsum(sums, out=sums)
+        last = np.searchsorted(starts, ends)
+        hashes = mix((sums[stops] - sums[starts]) * inverses[starts])
+        return cls(starts, stops, hashes, last, np.diff(last, prepend=0))
+
+    def threes(self, salt: int) -> tuple[U64, Ints, Ints]:
+        """Return the shingles of all texts, 32 bits each, how many each text has, and the word each begins with."""
+        n_words, first = self.counts, self.last - self.counts
+        sizes = np.maximum(n_words - 2, 1)
+        # of each word and the two after it, whosever they are; of a row those count that end in it
+        threes = np.zeros(len(self.hashes) + 1, np.uint64)
+        for k in range(3):
+            threes[: max(len(self.hashes) - k, 0)] += self.hashes[k:] * ODD[k]
+        begin = places(first, sizes)
+        mixed = threes[begin]
+        short = np.flatnonzero(n_words < 3)
+        padded = np.concatenate([self.hashes, np.zeros(3, np.uint64)])  # np.where reads past the end before it chooses
+        own = [np.where(k < n_words[short], padded[first[short] + k], np.uint64(0)) * ODD[k] for k in range(3)]
+        mixed[(np.cumsum(sizes) - sizes)[short]] = np.sum(own, axis=0, dtype=np.uint64)
+        return mix(mixed + np.uint64(salt)) >> np.uint64(32), sizes, begin
+
+
+def lines_of(texts: pl.Series) -> tuple[NDArray[np.uint8], Ints]:
+    """Return the bytes of all texts, each with a line end after it, and how many each has."""
     lines = pl.concat([texts, pl.Series(texts.name, [""], texts.dtype)]).str.join("\n")
     data = np.frombuffer(lines.to_arrow(compat_level=pl.CompatLevel.oldest()).buffers()[2], dtype=np.uint8)
-    lengths = texts.str.len_bytes().to_numpy().astype(np.int64) + 1
-    row_ends = np.cumsum(lengths)
+    return data, texts.str.len_bytes().to_numpy().astype(np.int64) + 1
+
+
+def once_a_row(hashes: U64, sizes: Ints) -> NDArray[np.bool_]:
+    """Mark of the equal shingles of each row one."""
+    row = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes)
+    return once((row << np.uint64(32)) | hashes)
+
+
+def _shingle_chunk(texts: pl.Series, is_plain: pl.Series, *, salt: int) -> tuple[U32, Ints, U32]:
+    """Return the distinct shingles of all texts, how many each has, and a hash of its numbers and signs."""
+    data, lengths = lines_of(texts)
     if is_plain.all():
-        in_word = _ALPHANUMERIC.take(data)
+        in_word = ALPHANUMERIC.take(data)
     else:
         in_word = (data != ord(" ")) & (data != ord("\n"))
         if is_plain.any():
-            in_word &= _ALPHANUMERIC.take(data) | ~np.repeat(is_plain.to_numpy(), lengths)
-    edges = np.flatnonzero(in_word[1:] != in_word[:-1]) + 1
-    if in_word[0]:
-        edges = np.concatenate([[0], edges])
-    starts, ends = edges[::2], edges[1::2]  # the last byte is in no word
-    # a word's hash is its polynomial in an odd number mod 2**64: prefix sums give all words at once
-    powers, inverses = _powers(1 << len(data).bit_length())
-    sums = np.zeros(len(data) + 1, np.uint64)
-    np.multiply(data, powers[: len(data)], out=sums[1:])
-    np.cumsum(sums, out=sums)
-    words = (sums[ends] - sums[starts]) * inverses[starts]
-    words = mix(words)
-    last = np.searchsorted(starts, row_ends)  # the word after the row's last
-    n_words = np.diff(last, prepend=0)
-    sizes = np.maximum(n_words - 2, 1)
-    # of each word and the two after it, whosever they are; of a row those count that end in it
-    threes = np.zeros(len(words) + 1, np.uint64)
-    for k in range(3):
-        threes[: max(len(words) - k, 0)] += words[k:] * ODD[k]
-    mixed = threes[places(last - n_words, sizes)]
-    short = np.flatnonzero(n_words < 3)
-    padded = np.concatenate([words, np.zeros(3, np.uint64)])  # np.where below reads past the end before it chooses
-    at = (last - n_words)[short]
-    own = [np.where(k < n_words[short], padded[at + k], np.uint64(0)) * ODD[k] for k in range(3)]
-    mixed[(np.cumsum(sizes) - sizes)[short]] = np.sum(own, axis=0, dtype=np.uint64)
-    hashes = mix(mixed + np.uint64(salt)) >> np.uint64(32)
-    row = np.repeat(np.arange(len(texts)), sizes)
-    is_one = once((row.astype(np.uint64) << np.uint64(32)) | hashes)
-    counts = np.bincount(row[is_one], minlength=len(texts))
-    first = data[starts]
+            in_word &= ALPHANUMERIC.take(data) | ~np.repeat(is_plain.to_numpy(), lengths)
+    words = Words.cut(data, in_word, np.cumsum(lengths))
+    hashes, sizes, _ = words.threes(salt)
+    is_one = once_a_row(hashes, sizes)
+    counts = counted(is_one, sizes)
+    first = data[words.starts]
     # a sign (beyond ASCII it begins with its mark), a number, or a name that holds one: vitamin B12 is not B6
     is_sign = (first < ord("a")) | ((first > ord("z")) & (first < 128))
     digits = np.flatnonzero((data >= ord("0")) & (data <= ord("9")))
-    is_sign[np.searchsorted(starts, digits, "right") - 1] = True
+    is_sign[np.searchsorted(words.starts, digits, "right") - 1] = True
     sign = np.flatnonzero(is_sign)
-    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mix(words[sign] * ODD[2]), dtype=np.uint64)])
+    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mix(words.hashes[sign] * ODD[2]), dtype=np.uint64)])
     # a sum: how often each stands there counts, where it stands does not
-    upto, before = np.searchsorted(sign, last), np.searchsorted(sign, last - n_words)
+    upto, before = np.searchsorted(sign, words.last), np.searchsorted(sign, words.last - words.counts)
     signs = mix(total[upto] - total[before]) >> np.uint64(32)
     return hashes[is_one].astype(np.uint32), counts, signs.astype(np.uint32)
+
+
+def counted(marked: NDArray[np.bool_], sizes: Ints) -> Ints:
+    """Return how many are marked of each row, of rows one after the other."""
+    return np.add.reduceat(marked, np.cumsum(sizes) - sizes, dtype=np.int64) if len(sizes) else sizes
 
 
 def once(keys: U64) -> NDArray[np.bool_]:

@@ -5,7 +5,7 @@ to: some tens of bytes for each row. Texts are sent once. What is computed of a 
 block, so results are those of one process, bit for bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -15,10 +15,12 @@ import polars as pl
 
 from arislab.cluster import Cluster, Rows
 from arislab.duplicates.pairs import TRIED, Buckets, Hashes, candidates, hashes_of, keys_of, verified, views_of
-from arislab.duplicates.resolving import resolved
+from arislab.duplicates.resolving import greedy, resolved
+from arislab.duplicates.same_question import asked_alike
 from arislab.duplicates.shingles import (
     FEW,
     U32,
+    U64,
     Floats,
     Ints,
     Shingles,
@@ -29,7 +31,7 @@ from arislab.duplicates.shingles import (
     without,
 )
 from arislab.system import spilled
-from arislab.system.equals import first_of
+from arislab.system.equals import first_of, numbered
 
 _KEYS = 2_000_000
 """Keys in one part of the buckets, roughly: 21 bytes each."""
@@ -50,30 +52,63 @@ def stars(
     """
     n, names = texts.height, [f"text_{i}" for i in range(texts.width)]  # whatever they are called
     asked = [name for name, column in zip(names, texts.columns, strict=True) if column in questions]
-    signed = _texts(texts.rename(dict(zip(texts.columns, names, strict=True))), engine, asked)
+    signed, forms = _texts(texts.rename(dict(zip(texts.columns, names, strict=True))), engine, asked)
+    verify = partial(_verified, signed, engine, names, threshold)
+    if asked:
+        pairs = _asked_alike(signed, engine, asked[0], forms[asked[0]], threshold)
+        if pairs is not None:
+            none = np.zeros((2, 0), dtype=np.int64)
+            return greedy(*verify(*np.concatenate([none, *map(np.stack, pairs)], axis=1)), n)
     held = _buckets(signed, names, n, threshold)
-
-    def verify(left: Ints, right: Ints) -> tuple[Ints, Ints, Floats]:
-        import pyarrow as pa
-
-        if not len(left):
-            return left, right, np.zeros(0)
-        pairs = engine.rows(pa.table({"left": left, "right": right}))
-        for side in ("left", "right"):
-            of_side = signed.renamed({"row": side} | {name: f"{side}_{name}" for name in names})
-            pairs = pairs.joined(of_side, side)
-        compared = pairs.map(
-            partial(_compared, names=names, threshold=threshold),
-            _schema(left="int64", right="int64", score="float64"),
-        )
-        a, b, score = _columns(compared, left=np.int64, right=np.int64, score=np.float64)
-        return a, b, score
-
     return resolved(n, lambda kept, window: candidates(held, kept, window), verify)
 
 
-def _texts(texts: pl.DataFrame, engine: Cluster, questions: Sequence[str]) -> Rows:
-    """The shingles of each row that two similar ones share."""
+def _verified(
+    signed: Rows, engine: Cluster, names: Sequence[str], threshold: float, left: Ints, right: Ints
+) -> tuple[Ints, Ints, Floats]:
+    """What ``pairs.verified`` returns of some columns, in any order."""
+    import pyarrow as pa
+
+    if not len(left):
+        return left, right, np.zeros(0)
+    pairs = engine.rows(pa.table({"left": left, "right": right}))
+    for side in ("left", "right"):
+        of_side = signed.renamed({"row": side} | {name: f"{side}_{name}" for name in names})
+        pairs = pairs.joined(of_side, side)
+    compared = pairs.map(
+        partial(_compared, names=names, threshold=threshold),
+        _schema(left="int64", right="int64", score="float64"),
+    )
+    a, b, score = _columns(compared, left=np.int64, right=np.int64, score=np.float64)
+    return a, b, score
+
+
+def _asked_alike(
+    signed: Rows, engine: Cluster, name: str, form: U64, threshold: float
+) -> Iterator[tuple[Ints, Ints]] | None:
+    """What ``same_question.asked_alike`` returns, of one column of questions and the hashes of its normal forms."""
+    number, some = numbered(first_of(form))
+    place = np.full(len(form), -1, dtype=np.int64)
+    place[some] = np.arange(len(some))
+    one_each = signed.map(partial(_numbered, name=name, place=place), _schema(row="int64", **{name: "shingles"}))
+    return asked_alike(
+        number,
+        lambda: _buckets(one_each, [name], len(some), threshold),
+        partial(_verified, one_each, engine, [name], threshold),
+    )
+
+
+def _numbered(table: Table, name: str, place: Ints) -> Table:
+    """The rows that have a number, one a question, under that number."""
+    import pyarrow as pa
+
+    number = place[np.array(table["row"])]
+    rows = np.flatnonzero(number >= 0)
+    return pa.table({"row": number[rows], name: _as_list(rows_of(_of_list(table[name]), rows))})
+
+
+def _texts(texts: pl.DataFrame, engine: Cluster, questions: Sequence[str]) -> tuple[Rows, dict[str, U64]]:
+    """The shingles of each row that two similar ones share, and hashes of the normal forms of questions."""
     names = texts.columns
     schema = _hashed_schema(names, questions)
     hashed = partial(_hashed, names=names, asked=questions)
@@ -82,10 +117,11 @@ def _texts(texts: pl.DataFrame, engine: Cluster, questions: Sequence[str]) -> Ro
         .map(hashed, schema)
         .kept()
     )
+    forms = {name: _forms(first, name, texts.height) for name in questions}
     for name in questions:
-        common = _common(first, name, texts.height)
-        rows = rows.map(partial(_without, name=name, common=common), schema)
-    return rows.map(partial(_signed, names=names), _schema(row="int64", **dict.fromkeys(names, "shingles"))).kept()
+        rows = rows.map(partial(_without, name=name, common=_common(first, name, forms[name])), schema)
+    signed = _schema(row="int64", **dict.fromkeys(names, "shingles"))
+    return rows.map(partial(_signed, names=names), signed).kept(), forms
 
 
 def _schema(**columns: str) -> Any:
@@ -138,12 +174,17 @@ def _signed(table: Table, names: Sequence[str]) -> Table:
     )
 
 
-def _common(hashed: Rows, name: str, n: int) -> U32:
-    """What ``shingles.common_to_most`` finds among the distinct normal forms of a column, counted by the engine."""
+def _forms(hashed: Rows, name: str, n: int) -> U64:
+    """A hash of the normal form of each row."""
     row, form = _columns(hashed, row=np.int64, **{f"{name}_form": np.uint64})
     forms = np.zeros(n, np.uint64)
     forms[row] = form
-    judged = np.zeros(n, dtype=bool)
+    return forms
+
+
+def _common(hashed: Rows, name: str, forms: U64) -> U32:
+    """What ``shingles.common_to_most`` finds among the distinct normal forms of a column, counted by the engine."""
+    judged = np.zeros(len(forms), dtype=bool)
     judged[np.unique(first_of(forms))] = True
     n_judged = int(judged.sum())
     if n_judged < FEW:

@@ -73,7 +73,7 @@ def test_buckets_are_those_of_all_hashes_of_all_rows(bits, monkeypatch):
     texts = corpus(300, rng)
     texts += [edited(text, k, rng) for k in (1, 2, 5) for text in texts[:100]] + ["one", "one", "two words"]
     frame = pl.DataFrame({"input": [f"a form that all have {i % 40}" for i in range(len(texts))], "output": texts})
-    columns = shingles.columns_of(frame)
+    columns = shingles.columns_of(frame, {})
     for threshold in (0.05, 0.5, 0.8, 0.95, 1.0):
         n_bands, n_hashes = pairs._bands(threshold)
         drawn = np.random.default_rng(0)

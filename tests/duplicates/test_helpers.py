@@ -47,7 +47,7 @@ def test_a_helper_ends_with_whoever_started_it():
 @pytest.mark.parametrize("is_whole", [False, True])
 def test_shingles_are_the_same_with_and_without_help(monkeypatch, is_whole):
     texts = pl.Series(TEXTS * 30 + ["plain words"])
-    monkeypatch.setattr(shingles, "_CHUNK_BYTES", 1 << 15)  # it orders the shingles of a row
+    monkeypatch.setattr(shingles, "CHUNK_BYTES", 1 << 15)  # it orders the shingles of a row
     here = shingles.shingles_of(texts, salt=1, is_whole=is_whole)
     asked, taken = [], Helpers._taken
     monkeypatch.setattr(Helpers, "_taken", lambda some: asked.append(taken(some)) or asked[-1])
