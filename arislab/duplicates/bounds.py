@@ -21,6 +21,8 @@ from arislab.duplicates.shingles import (
     ALPHANUMERIC,
     CHUNK_BYTES,
     U32,
+    U64,
+    Bytes,
     Floats,
     Ints,
     Shingles,
@@ -51,10 +53,10 @@ _ENTITY = _LETTER | _among("#")  # what follows its &
 
 @dataclass(frozen=True)
 class Plain:
-    """The plain words of texts, in shingles that ``shingles.Shingles`` of their normal forms may share."""
+    """The plain words of texts, three by three."""
 
     shingles: Shingles
-    """Of the letters a to z and digits alone, whatever stands between them."""
+    """Of words of the letters a to z and digits alone, whatever stands between them; hashed otherwise than there."""
     n_sure: Ints
     """Of these, those that are shingles of the normal form, or fewer: how many may depend on the texts beside it."""
     most: Floats
@@ -101,7 +103,7 @@ def _chunk(texts: pl.Series) -> tuple[U32, Ints, Ints, Floats, Bools]:
     """Return the distinct shingles of some texts, and of each text how many, how many are sure, the most, if whole."""
     data, lengths = lines_of(without_smart(texts).str.to_lowercase())
     ends, kinds = np.cumsum(lengths), _KINDS.take(data)
-    words = Words.cut(data, kinds == _WORD, ends)
+    words = Words.cut(data, kinds == _WORD, ends, _seen_at)
     hashes, sizes, begin = words.threes(0)
     unsure = np.flatnonzero(kinds == _UNSURE)
     byte, after = data[unsure], data[unsure + 1]  # a line ends after each text
@@ -120,3 +122,15 @@ def _chunk(texts: pl.Series) -> tuple[U32, Ints, Ints, Floats, Bools]:
     # a character beyond ASCII may stand for many, and punctuation alone stays as it is
     most = np.where(is_whole & (words.counts > 0), np.maximum(words.counts + n_unsure - 2, 1), _UNKNOWN)
     return hashes[is_one].astype(np.uint32), counted(is_one, sizes), counted(is_sure_one, sizes), most, is_whole
+
+
+def _seen_at(data: Bytes, starts: Ints, stops: Ints) -> U64:
+    """Hashes of words by what is soon seen: how long they are, and their first, middle and last byte.
+
+    Words that differ may have one hash. Then less is ruled out, never more: of hashes that one text has and the other
+    has not, each is of another shingle.
+    """
+    seen = (stops - starts).astype(np.uint64)
+    for at in (starts, (starts + stops) >> 1, stops - 1):
+        seen = (seen << np.uint64(8)) | data[at]
+    return seen

@@ -3,7 +3,7 @@
 What this file does not know: which texts resemble each other.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,6 +21,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
+Bytes = NDArray[np.uint8]
 
 FEW = 20
 """Texts; of fewer it cannot be signs what most of them say."""
@@ -191,7 +192,6 @@ class Words:
     """The words of some texts, one text after the other."""
 
     starts: Ints
-    ends: Ints
     hashes: U64
     last: Ints
     """Of each text the number of the word after its last."""
@@ -199,20 +199,19 @@ class Words:
     """Of each text."""
 
     @classmethod
-    def cut(cls, data: NDArray[np.uint8], in_word: NDArray[np.bool_], ends: Ints) -> "Words":
-        """Return the words of texts; each ends with a byte that is in no word, the place after it is its end."""
+    def cut(
+        cls, data: Bytes, in_word: NDArray[np.bool_], ends: Ints, hashed: Callable[[Bytes, Ints, Ints], U64]
+    ) -> "Words":
+        """Return the words of texts; each ends with a byte that is in no word, the place after it is its end.
+
+        ``hashed`` takes the bytes, and where words begin and end in them.
+        """
         edges = np.flatnonzero(in_word[1:] != in_word[:-1]) + 1
         if in_word[0]:
             edges = np.concatenate([[0], edges])
         starts, stops = edges[::2], edges[1::2]
-        # a word's hash is its polynomial in an odd number mod 2**64: prefix sums give all words at once
-        powers, inverses = _powers(1 << len(data).bit_length())
-        sums = np.zeros(len(data) + 1, np.uint64)
-        np.multiply(data, powers[: len(data)], out=sums[1:])
-        np.cumsum(sums, out=sums)
         last = np.searchsorted(starts, ends)
-        hashes = mix((sums[stops] - sums[starts]) * inverses[starts])
-        return cls(starts, stops, hashes, last, np.diff(last, prepend=0))
+        return cls(starts, hashed(data, starts, stops), last, np.diff(last, prepend=0))
 
     def threes(self, salt: int) -> tuple[U64, Ints, Ints]:
         """Return the shingles of all texts, 32 bits each, how many each text has, and the word each begins with."""
@@ -231,7 +230,16 @@ class Words:
         return mix(mixed + np.uint64(salt)) >> np.uint64(32), sizes, begin
 
 
-def lines_of(texts: pl.Series) -> tuple[NDArray[np.uint8], Ints]:
+def _polynomials(data: Bytes, starts: Ints, stops: Ints) -> U64:
+    """Hashes of words: the polynomial of each in an odd number mod 2**64, of which prefix sums give all at once."""
+    powers, inverses = _powers(1 << len(data).bit_length())
+    sums = np.zeros(len(data) + 1, np.uint64)
+    np.multiply(data, powers[: len(data)], out=sums[1:])
+    np.cumsum(sums, out=sums)
+    return mix((sums[stops] - sums[starts]) * inverses[starts])
+
+
+def lines_of(texts: pl.Series) -> tuple[Bytes, Ints]:
     """Return the bytes of all texts, each with a line end after it, and how many each has."""
     lines = pl.concat([texts, pl.Series(texts.name, [""], texts.dtype)]).str.join("\n")
     data = np.frombuffer(lines.to_arrow(compat_level=pl.CompatLevel.oldest()).buffers()[2], dtype=np.uint8)
@@ -253,7 +261,7 @@ def _shingle_chunk(texts: pl.Series, is_plain: pl.Series, *, salt: int) -> tuple
         in_word = (data != ord(" ")) & (data != ord("\n"))
         if is_plain.any():
             in_word &= ALPHANUMERIC.take(data) | ~np.repeat(is_plain.to_numpy(), lengths)
-    words = Words.cut(data, in_word, np.cumsum(lengths))
+    words = Words.cut(data, in_word, np.cumsum(lengths), _polynomials)
     hashes, sizes, _ = words.threes(salt)
     is_one = once_a_row(hashes, sizes)
     counts = counted(is_one, sizes)

@@ -12,7 +12,7 @@ from toys import FUZZ, corpus, edited
 
 from arislab.duplicates import bounds, shingles
 from arislab.duplicates.bounds import Plain
-from arislab.duplicates.pairs import n_shared
+from arislab.normal import SMART, normalise
 
 _WORDS = [
     "one",
@@ -133,23 +133,26 @@ def test_of_a_text_with_entities_or_beyond_ascii_is_not_known_what_it_does_not_s
     assert Plain.of(pl.Series(texts)).is_whole.tolist() == [True, False, False, False, True, False, True, True]
 
 
+def _threes(words):
+    return set(zip(words, words[1:], words[2:], strict=False)) if len(words) > 2 else {tuple(words)}
+
+
 @given(st.lists(_parts(most=6), min_size=1, max_size=8), st.sampled_from(_START))
 @settings(max_examples=FUZZ, deadline=None)
 def test_sure_shingles_are_those_of_the_normal_form_and_those_without_signs_are_all_there(texts, start):
     texts = [_joined(parts, start) for parts in texts]
     plain = Plain.of(pl.Series(texts))
-    normal, _, _ = shingles.shingles_of(pl.Series(texts), salt=0, is_whole=False)
-    both = shingles.Shingles(
-        np.concatenate([plain.shingles.values, normal.values]),
-        np.concatenate([plain.shingles.offsets, normal.offsets[1:] + plain.shingles.offsets[-1]]),
-    )
-    shared = n_shared(both, np.arange(len(texts)), np.arange(len(texts)) + len(texts))
-    assert (plain.n_sure <= shared).all()
-    assert (normal.sizes <= plain.most).all()
-    for text, size in zip(texts, normal.sizes, strict=True):
+    for i, text in enumerate(texts):
+        words = re.findall("[a-z0-9]+", "".join(SMART.get(char, char) for char in text).lower())
+        normal = _threes(normalise(text).split())
+        assert plain.shingles.sizes[i] <= len(_threes(words))
+        assert plain.n_sure[i] <= len(_threes(words) & normal)
+        assert len(normal) <= plain.most[i]
+        if plain.is_whole[i] and words:  # of three words alone each stands in the text as it does in the form
+            assert {one for one in normal if all(map(str.isalnum, one))} <= _threes(words)
         alone = Plain.of(pl.Series([text]))  # beside others a shingle is unsure sooner
-        if re.fullmatch(r"[a-z0-9 ?\"\n]*", text) and len(re.findall("[a-z0-9]+", text)) > 2:
-            assert (alone.n_sure[0], alone.shingles.sizes[0], alone.is_whole[0]) == (size, size, True)
+        if re.fullmatch(r"[a-z0-9 ?\"\n]*", text) and len(words) > 2:
+            assert (alone.n_sure[0], alone.shingles.sizes[0], alone.is_whole[0]) == (len(normal), len(normal), True)
 
 
 @pytest.mark.parametrize("bytes_at_once", [1, 1 << 20])
