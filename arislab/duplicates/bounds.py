@@ -16,21 +16,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from arislab.duplicates.columns import without_smart
-from arislab.duplicates.pairs import n_shared
 from arislab.duplicates.shingles import (
     ALPHANUMERIC,
     CHUNK_BYTES,
-    U32,
     U64,
     Bytes,
     Floats,
     Ints,
-    Shingles,
     Words,
     chunks,
-    counted,
     lines_of,
-    once_a_row,
 )
 from arislab.system import spilled, threads
 
@@ -53,32 +48,35 @@ _ENTITY = _LETTER | _among("#")  # what follows its &
 
 @dataclass(frozen=True)
 class Plain:
-    """The plain words of texts, three by three."""
+    """The plain words of texts, three by three, as bits: each shingle sets one, which others may set too."""
 
-    shingles: Shingles
-    """Of words of the letters a to z and digits alone, whatever stands between them; hashed otherwise than there."""
-    n_sure: Ints
-    """Of these, those that are shingles of the normal form, or fewer: how many may depend on the texts beside it."""
+    said: U64
+    """n x bits / 64: of words of the letters a to z and digits alone, whatever stands between them."""
+    sure: U64
+    """Likewise, of those of them that are shingles of the normal form; maybe not of all."""
     most: Floats
     """Shingles that the normal form has at most; `_UNKNOWN`: more than any text has."""
     is_whole: Bools
-    """Whether the shingles hold all of the normal form that are words alone."""
+    """Whether ``said`` holds all shingles of the normal form that are words alone."""
 
     @classmethod
     def of(cls, texts: pl.Series) -> "Plain":
         """Return the plain words of texts without nulls."""
-        sizes, sure, most, whole = ([np.zeros(0, dtype)] for dtype in (np.int64, np.int64, np.float64, np.bool_))
-
-        def values() -> Iterator[U32]:
-            for hashes, *rest in threads.mapped(lambda part: _chunk(texts[part]), chunks(lengths, CHUNK_BYTES)):
-                for held, some in zip((sizes, sure, most, whole), rest, strict=True):
-                    held.append(some)
-                yield hashes
-
         lengths = texts.str.len_bytes().to_numpy().astype(np.int64)
-        every = spilled.concatenated(values(), np.uint32)
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])
-        return cls(Shingles(every, offsets), *(np.concatenate(held) for held in (sure, most, whole)))
+        # a bit or two for each byte of a text of mean length: six or more for each word, of which few are set twice
+        n_bits = max(256, 1 << int(lengths.sum() // max(len(lengths), 1)).bit_length())
+        most, whole = [np.zeros(0)], [np.zeros(0, dtype=np.bool_)]
+
+        def bits() -> Iterator[U64]:
+            for some, n, is_whole in threads.mapped(
+                lambda part: _chunk(texts[part], n_bits), chunks(np.maximum(lengths, n_bits), CHUNK_BYTES)
+            ):
+                most.append(n)
+                whole.append(is_whole)
+                yield some.ravel()
+
+        every = spilled.concatenated(bits(), np.uint64).reshape(len(lengths), 2, n_bits // 64)
+        return cls(every[:, 0], every[:, 1], np.concatenate(most), np.concatenate(whole))
 
     def may_resemble(self, left: Ints, right: Ints, threshold: float) -> Bools:
         """Return of which pairs the Jaccard index of the shingles of their normal forms may reach the threshold.
@@ -86,21 +84,29 @@ class Plain:
         With x shingles that only the left text has, and y that only the right one has, it is reached where x + y is at
         most 1 - threshold of all; all are those of the left text and y, or those of the right one and x.
         """
-        shared = n_shared(self.shingles, left, right)
-        x, y = (
-            np.where(self.is_whole[other], np.maximum(self.n_sure[own] - shared, 0), 0)
-            for own, other in ((left, right), (right, left))
-        )
-        fits: Bools = x + threshold * y <= (1 - threshold) * self.most[left] + _LITTLE
-        fits &= y + threshold * x <= (1 - threshold) * self.most[right] + _LITTLE
-        return fits
+
+        def fits(start: int) -> Bools:
+            a, b = left[start : start + step], right[start : start + step]
+            x, y = self._alone(a, b), self._alone(b, a)
+            may: Bools = x + threshold * y <= (1 - threshold) * self.most[a] + _LITTLE
+            return may & (y + threshold * x <= (1 - threshold) * self.most[b] + _LITTLE)
+
+        step = max(1, _WORDS_AT_ONCE // self.said.shape[1])
+        parts = threads.mapped(fits, range(0, len(left), step))
+        return np.concatenate([np.zeros(0, dtype=np.bool_), *parts])
+
+    def _alone(self, own: Ints, other: Ints) -> Ints:
+        """Return how many shingles one text of each pair has alone, at least: those whose bits the other has not."""
+        n: Ints = np.bitwise_count(self.sure[own] & ~self.said[other]).sum(axis=1, dtype=np.int64)
+        return np.where(self.is_whole[other], n, 0)
 
 
 _LITTLE = 1e-6  # an index that is the threshold may be a little less in floats
+_WORDS_AT_ONCE = 1 << 17  # of bits that are compared; what it takes fits the cache
 
 
-def _chunk(texts: pl.Series) -> tuple[U32, Ints, Ints, Floats, Bools]:
-    """Return the distinct shingles of some texts, and of each text how many, how many are sure, the most, if whole."""
+def _chunk(texts: pl.Series, n_bits: int) -> tuple[U64, Floats, Bools]:
+    """Return ``said`` and ``sure`` of some texts beside each other, ``most`` and ``is_whole``."""
     data, lengths = lines_of(without_smart(texts).str.to_lowercase())
     ends, kinds = np.cumsum(lengths), _KINDS.take(data)
     words = Words.cut(data, kinds == _WORD, ends, _seen_at)
@@ -116,19 +122,22 @@ def _chunk(texts: pl.Series) -> tuple[U32, Ints, Ints, Floats, Bools]:
     before = np.searchsorted(words.starts, unsure, "right") - 1
     for k in (-2, -1, 0, 1):
         is_sure[before + k + 3] = False
-    is_one = once_a_row(hashes, sizes)
-    is_sure_one = is_one & is_sure[begin + 3] & np.repeat(words.counts > 2, sizes)
+    bits = np.zeros((2, len(lengths) * n_bits), dtype=np.bool_)
+    at = np.repeat(np.arange(len(lengths)) * n_bits, sizes) + (hashes & np.uint64(n_bits - 1)).astype(np.int64)
+    bits[0, at] = True
+    bits[1, at[is_sure[begin + 3] & np.repeat(words.counts > 2, sizes)]] = True
+    packed = np.packbits(bits.reshape(2, len(lengths), n_bits), axis=2).view(np.uint64)
     n_unsure = np.diff(np.searchsorted(unsure, ends), prepend=0)
     # a character beyond ASCII may stand for many, and punctuation alone stays as it is
     most = np.where(is_whole & (words.counts > 0), np.maximum(words.counts + n_unsure - 2, 1), _UNKNOWN)
-    return hashes[is_one].astype(np.uint32), counted(is_one, sizes), counted(is_sure_one, sizes), most, is_whole
+    return np.swapaxes(packed, 0, 1), most, is_whole
 
 
 def _seen_at(data: Bytes, starts: Ints, stops: Ints) -> U64:
     """Hashes of words by what is soon seen: how long they are, and their first, middle and last byte.
 
-    Words that differ may have one hash. Then less is ruled out, never more: of hashes that one text has and the other
-    has not, each is of another shingle.
+    Words that differ may have one hash, and shingles one bit. Then less is ruled out, never more: of bits that one text
+    has and the other has not, each is of another shingle.
     """
     seen = (stops - starts).astype(np.uint64)
     for at in (starts, (starts + stops) >> 1, stops - 1):

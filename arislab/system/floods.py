@@ -3,6 +3,7 @@
 A loop that prints a gigabyte would fill the disk with its log, and one text or display of that size the memory of
 whoever receives it; so the kernel itself stops passing it on, and says how much it left out. What a kernel sends is
 received whole before anybody can look at it: the bytes that a widget sends beside its state are not looked at here.
+Python's collector, which looks at all that a cell holds, is slowed down here too.
 This module loads nothing of arislab.
 """
 
@@ -99,6 +100,7 @@ def _end_control(kernel: Any) -> None:
 def load_ipython_extension(shell: Any) -> None:
     """Limit stdout, stderr and the messages of this kernel, and how long it takes to end."""
     atexit.register(gc.freeze)  # else Python looks for circles in all that is left: a fifth of a second
+    gc.set_threshold(100_000, *gc.get_threshold()[1:])  # not every 700 objects: rows are many, and none is in a circle
     atexit.register(_end_control, shell.kernel)
     _limit_messages(shell.display_pub.session)
     for stream in (sys.stdout, sys.stderr):

@@ -125,12 +125,23 @@ def test_an_index_is_possible_up_to_itself(one, other, index):
     ],
 )
 def test_what_could_be_a_sign_makes_what_stands_around_it_unsure(text, n_sure):
-    assert Plain.of(pl.Series([text])).n_sure[0] == n_sure
+    assert _n_bits(Plain.of(pl.Series([text])).sure) == n_sure
+
+
+def test_signs_are_counted_among_what_a_text_has_at_most():
+    texts = ["x + y - z", "one two three", "one", '? " , ; ?', "naïve one"]
+    shares = [len(_threes(normalise(text).split())) for text in texts]
+    assert shares == [3, 1, 1, 3, 1]
+    assert (Plain.of(pl.Series(texts)).most >= shares).all()
 
 
 def test_of_a_text_with_entities_or_beyond_ascii_is_not_known_what_it_does_not_say():
     texts = ["R & D", "R&D", "one &lt; two", "&#42; one", "a; b & ;", "naïve", "it’s – so…", "it's so"]
     assert Plain.of(pl.Series(texts)).is_whole.tolist() == [True, False, False, False, True, False, True, True]
+
+
+def _n_bits(some):
+    return int(np.bitwise_count(some).sum())
 
 
 def _threes(words):
@@ -145,19 +156,21 @@ def test_sure_shingles_are_those_of_the_normal_form_and_those_without_signs_are_
     for i, text in enumerate(texts):
         words = re.findall("[a-z0-9]+", "".join(SMART.get(char, char) for char in text).lower())
         normal = _threes(normalise(text).split())
-        assert plain.shingles.sizes[i] <= len(_threes(words))
-        assert plain.n_sure[i] <= len(_threes(words) & normal)
+        assert _n_bits(plain.said[i]) <= len(_threes(words))
+        assert _n_bits(plain.sure[i]) <= len(_threes(words) & normal)
         assert len(normal) <= plain.most[i]
         if plain.is_whole[i] and words:  # of three words alone each stands in the text as it does in the form
             assert {one for one in normal if all(map(str.isalnum, one))} <= _threes(words)
         alone = Plain.of(pl.Series([text]))  # beside others a shingle is unsure sooner
         if re.fullmatch(r"[a-z0-9 ?\"\n]*", text) and len(words) > 2:
-            assert (alone.n_sure[0], alone.shingles.sizes[0], alone.is_whole[0]) == (len(normal), len(normal), True)
+            assert alone.is_whole[0]
+            assert np.array_equal(alone.sure, alone.said), "nothing is unsure"
 
 
-@pytest.mark.parametrize("bytes_at_once", [1, 1 << 20])
-def test_texts_that_say_something_else_are_ruled_out_without_their_normal_form(bytes_at_once, monkeypatch):
-    monkeypatch.setattr(bounds, "CHUNK_BYTES", bytes_at_once)
+@pytest.mark.parametrize("at_once", [1, 1 << 20])
+def test_texts_that_say_something_else_are_ruled_out_without_their_normal_form(at_once, monkeypatch):
+    monkeypatch.setattr(bounds, "CHUNK_BYTES", at_once)
+    monkeypatch.setattr(bounds, "_WORDS_AT_ONCE", at_once)
     rng = random.Random(5)
     texts = [text.replace(" ", ", ", 3) + ". It's said - by all (or most) at 3.5 %." for text in corpus(200, rng)]
     near = [edited(text, 1, rng) for text in texts]
@@ -168,3 +181,12 @@ def test_texts_that_say_something_else_are_ruled_out_without_their_normal_form(b
     assert beyond.is_whole.tolist() == [False] * 200 + [True] * 200
     assert not beyond.may_resemble(one, np.roll(one, 1) + 200, 0.8).any(), "what the other says is known"
     assert beyond.may_resemble(one, np.roll(one, 1), 0.8).all(), "of neither is known what it does not say"
+
+
+def test_few_long_texts_among_many_short_ones_take_no_more_memory_at_once():
+    rng = random.Random(7)
+    long = corpus(2, rng, length=200_000)
+    plain = Plain.of(pl.Series([*long, *(f"short {i}" for i in range(3_000)), edited(long[0], 9, rng)]))
+    assert plain.said.shape == (3_003, 32), "2,048 bits: of long ones nearly all are set, so that nothing is known"
+    assert plain.may_resemble(np.array([0, 0]), np.array([1, 3_002]), 0.8).all()
+    assert not plain.may_resemble(np.array([0]), np.array([500]), 0.8)[0]
