@@ -20,7 +20,7 @@ from toys import arislab, need, play
 
 from arislab import cluster, duplicates, scoring, structured
 from arislab.curate.selection import near_duplicates
-from arislab.duplicates import spread
+from arislab.duplicates import pairs, spread
 from arislab.errors import ParameterError, PrerequisiteError, TaskError
 from arislab.lake import Lake, digests
 from arislab.system import on_ray, spilled
@@ -154,8 +154,10 @@ def test_rows_are_mapped_grouped_and_joined(engine):
     assert sorted(got, key=lambda row: row["a"]) == [{"a": a, "c": [1, 2], "d": a % 7} for a in range(0, 1000, 2)]
 
 
+@pytest.mark.parametrize("counted", [0, pairs.COUNTED])  # shingles of questions compared by the engine, and here
 @pytest.mark.parametrize(("n", "n_copies", "threshold"), [(6_000, 0, 0.8), (5_000, 3_000, 0.8), (3_000, 900, 0.5)])
-def test_near_duplicates_are_those_of_one_process(engine, n, n_copies, threshold):
+def test_near_duplicates_are_those_of_one_process(engine, n, n_copies, threshold, counted, monkeypatch):
+    monkeypatch.setattr(spread, "COUNTED", counted)
     rows = texts(n, n_copies, seed=n)
     how = {"threshold": threshold, "questions": ("input",)}
     here, score = duplicates.stars(rows, **how)

@@ -10,7 +10,7 @@ from arislab.duplicates import spread
 from arislab.duplicates.bounds import Plain
 from arislab.duplicates.pairs import EXACT_ROWS, all_pairs, buckets, candidates, compares_all, similar_pairs, verified
 from arislab.duplicates.resolving import greedy, resolved
-from arislab.duplicates.same_question import asked_alike
+from arislab.duplicates.same_question import asked_alike_here
 from arislab.duplicates.shingles import (
     Floats,
     Forms,
@@ -58,11 +58,7 @@ def _stars(texts: pl.DataFrame, questions: Sequence[str], threshold: float) -> t
     asked, n = questions_of(texts, questions), texts.height
     if n > EXACT_ROWS and asked:
         first = next(iter(asked.values()))
-        pairs = asked_alike(
-            first.of,
-            lambda: buckets([first.shingles], threshold),
-            lambda left, right: verified([first.shingles], left, right, threshold),
-        )
+        pairs = asked_alike_here(first.of, first.shingles, threshold)
         if pairs is not None:
             return greedy(*_similar(texts, asked, pairs, threshold), n)
     columns = columns_of(texts, asked)

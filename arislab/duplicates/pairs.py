@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from arislab.duplicates.shingles import (
     ODD,
@@ -21,6 +22,7 @@ from arislab.duplicates.shingles import (
     Ints,
     Shingles,
     chunks,
+    counted,
     mix,
     once,
     places,
@@ -41,6 +43,8 @@ TRIED = 2
 """Bands by which it is judged in which view rows collide least."""
 Hashes = tuple[U32, U32]
 """Flips and factors of the hashes of a band."""
+COUNTED = 1 << 23
+"""Shingles of which it is known whether several rows have each: of more it takes too much memory."""
 _KEYS = 1 << 25  # keys begun at once: 256 MB
 _PAIR_WORDS = 1 << 19  # shingles compared at once; what it takes fits the cache
 
@@ -54,7 +58,7 @@ def similar_pairs(texts: list[Shingles], threshold: float) -> tuple[Ints, Ints]:
         left, right = (np.concatenate([empty, *(pair[side] for pair in pairs)]) for side in (0, 1))
         return left, right
     # the first of its bucket and four neighbours: a chain through them is enough, a group needs no pair for each two
-    codes = candidates(buckets(texts, threshold), np.arange(n), 4)
+    codes = candidates(buckets_of_few(texts, threshold), np.arange(n), 4)
     left, right, _ = verified(texts, codes % n, codes // n, threshold)
     return left, right
 
@@ -117,6 +121,32 @@ def buckets(texts: list[Shingles], threshold: float) -> Buckets:
     tried = [(_banded(view, hashes[:TRIED]), view) for view in views_of(texts)]
     best, view = min(tried, key=lambda one: one[0].n_pairs)
     return Buckets(best.n, best.bands + _banded(view, hashes[TRIED:]).bands)
+
+
+def buckets_of_few(texts: list[Shingles], threshold: float) -> Buckets:
+    """Return the same buckets without rows that are similar to no other: too many of their shingles are theirs alone.
+
+    Of more than `COUNTED` shingles all rows are in them.
+    """
+    n = len(texts[0].offsets) - 1
+    if sum(len(column.values) for column in texts) > COUNTED:
+        return buckets(texts, threshold)
+    some = np.flatnonzero(np.logical_and.reduce([_shares(column, threshold) for column in texts]))
+    held = buckets([rows_of(column, some) for column in texts], threshold)
+    return Buckets(n, [(some[rows], number) for rows, number in held.bands])
+
+
+def _shares(column: Shingles, threshold: float) -> NDArray[np.bool_]:
+    """Return which rows share with others as many shingles as two similar rows do, or maybe so."""
+    values, sizes, bits = column.values, column.sizes, len(column.values).bit_length() + 1
+    slots = ((values * ODD[0]) >> np.uint64(64 - bits)).astype(np.int64)
+    number = np.arange(len(values), dtype=np.int32)
+    holder = np.empty(1 << bits, np.int32)
+    holder[slots] = number
+    is_shared = np.zeros(len(holder), dtype=np.bool_)  # two shingles may have one slot: then of both it is not known
+    is_shared[slots[holder[slots] != number]] = True
+    n_shared = counted(is_shared[slots], sizes)
+    return n_shared >= threshold * sizes - 1e-9  # each has all that both have, which is this share of it or more
 
 
 def hashes_of(threshold: float) -> list[Hashes]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from arislab.duplicates.pairs import Buckets, distinct
-from arislab.duplicates.shingles import Floats, Ints, chunks, places, within
+from arislab.duplicates.pairs import Buckets, buckets_of_few, distinct, verified
+from arislab.duplicates.shingles import Floats, Ints, Shingles, chunks, places, within
 
 Verify = Callable[[Ints, Ints], tuple[Ints, Ints, Floats]]
 """Left and right rows of pairs: those of the pairs that are similar, and how much."""
@@ -35,6 +35,15 @@ def asked_alike(form: Ints, held: Callable[[], Buckets], verify: Verify) -> Iter
     if alike is None or own + (count[alike[0]] * count[alike[1]]).sum() > most:
         return None
     return _pairs(form, count, *alike)
+
+
+def asked_alike_here(form: Ints, questions: Shingles, threshold: float) -> Iterator[tuple[Ints, Ints]] | None:
+    """Return the same, of questions whose shingles are at hand."""
+    return asked_alike(
+        form,
+        lambda: buckets_of_few([questions], threshold),
+        lambda left, right: verified([questions], left, right, threshold),
+    )
 
 
 def _alike(held: Buckets, most: int, verify: Verify) -> tuple[Ints, Ints] | None:

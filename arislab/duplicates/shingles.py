@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from arislab.duplicates.columns import normal_forms, worded
+from arislab.duplicates.columns import worded
 from arislab.duplicates.helpers import Helpers
 from arislab.errors import ParameterError
 from arislab.system import spilled, threads
@@ -123,16 +123,10 @@ def shingles_of(texts: pl.Series, *, salt: int, is_whole: bool, is_signed: bool 
     whole, sizes, signs = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
 
     def chunk(part: slice) -> tuple[U64, tuple[U32, Ints, U32]]:
-        if is_whole:
-            forms = normal_forms(texts[part], helpers.forms)
-            none = pl.Series(np.zeros(len(forms), dtype=bool))
-            hashes, made = forms.hash(seed=0).to_numpy(), _shingle_chunk(forms, none, salt=salt)
-        else:
-            hashes, made = np.zeros(0, np.uint64), _shingle_chunk(*worded(texts[part], helpers.forms), salt=salt)
+        words, (shingles, n, sign) = _shingle_chunk(*worded(texts[part], helpers.forms), salt=salt)
         if is_signed:
-            shingles, n, sign = made
             shingles ^= np.repeat(sign, n)
-        return hashes, made
+        return words.wholes() if is_whole else np.zeros(0, np.uint64), (shingles, n, sign)
 
     def values() -> Iterator[U32]:
         for hashes, (shingles, n, sign) in threads.mapped(chunk, chunks(lengths, CHUNK_BYTES)):
@@ -229,6 +223,14 @@ class Words:
         mixed[(np.cumsum(sizes) - sizes)[short]] = np.sum(own, axis=0, dtype=np.uint64)
         return mix(mixed + np.uint64(salt)) >> np.uint64(32), sizes, begin
 
+    def wholes(self) -> U64:
+        """Return a hash of each text: of all its words, in their order."""
+        powers, inverses = _powers(1 << len(self.hashes).bit_length())
+        sums = np.zeros(len(self.hashes) + 1, np.uint64)
+        np.cumsum(self.hashes * powers[: len(self.hashes)], out=sums[1:])
+        first = self.last - self.counts
+        return mix((sums[self.last] - sums[first]) * inverses[first])
+
 
 def _polynomials(data: Bytes, starts: Ints, stops: Ints) -> U64:
     """Hashes of words: the polynomial of each in an odd number mod 2**64, of which prefix sums give all at once."""
@@ -252,8 +254,8 @@ def once_a_row(hashes: U64, sizes: Ints) -> NDArray[np.bool_]:
     return once((row << np.uint64(32)) | hashes)
 
 
-def _shingle_chunk(texts: pl.Series, is_plain: pl.Series, *, salt: int) -> tuple[U32, Ints, U32]:
-    """Return the distinct shingles of all texts, how many each has, and a hash of its numbers and signs."""
+def _shingle_chunk(texts: pl.Series, is_plain: pl.Series, *, salt: int) -> tuple[Words, tuple[U32, Ints, U32]]:
+    """Return the words of texts; their distinct shingles, how many each has, and a hash of its numbers and signs."""
     data, lengths = lines_of(texts)
     if is_plain.all():
         in_word = ALPHANUMERIC.take(data)
@@ -275,7 +277,7 @@ def _shingle_chunk(texts: pl.Series, is_plain: pl.Series, *, salt: int) -> tuple
     # a sum: how often each stands there counts, where it stands does not
     upto, before = np.searchsorted(sign, words.last), np.searchsorted(sign, words.last - words.counts)
     signs = mix(total[upto] - total[before]) >> np.uint64(32)
-    return hashes[is_one].astype(np.uint32), counts, signs.astype(np.uint32)
+    return words, (hashes[is_one].astype(np.uint32), counts, signs.astype(np.uint32))
 
 
 def counted(marked: NDArray[np.bool_], sizes: Ints) -> Ints:
@@ -298,7 +300,7 @@ def once(keys: U64) -> NDArray[np.bool_]:
     return is_one
 
 
-@lru_cache(maxsize=1)  # of the chunks of a table most are of one size
+@lru_cache(maxsize=2)  # of the chunks of a table most are of one size, and have about as many words
 def _powers(n: int) -> tuple[U64, U64]:
     """The first powers of an odd number and of its inverse, mod 2**64."""
     inverse = np.uint64(pow(int(ODD[0]), -1, 1 << 64))

@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 
 from arislab.cluster import Cluster, Rows
-from arislab.duplicates.pairs import TRIED, Buckets, Hashes, candidates, hashes_of, keys_of, verified, views_of
+from arislab.duplicates.pairs import COUNTED, TRIED, Buckets, Hashes, candidates, hashes_of, keys_of, verified, views_of
 from arislab.duplicates.resolving import greedy, resolved
-from arislab.duplicates.same_question import asked_alike
+from arislab.duplicates.same_question import asked_alike, asked_alike_here
 from arislab.duplicates.shingles import (
     FEW,
     U32,
@@ -91,6 +91,9 @@ def _asked_alike(
     place = np.full(len(form), -1, dtype=np.int64)
     place[some] = np.arange(len(some))
     one_each = signed.map(partial(_numbered, name=name, place=place), _schema(row="int64", **{name: "shingles"}))
+    (sizes,) = _columns(one_each.map(partial(_sized, name=name), _schema(n="int64")), n=np.int64)
+    if sizes.sum() <= COUNTED:
+        return asked_alike_here(number, _fetched(one_each, name), threshold)
     return asked_alike(
         number,
         lambda: _buckets(one_each, [name], len(some), threshold),
@@ -105,6 +108,25 @@ def _numbered(table: Table, name: str, place: Ints) -> Table:
     number = place[np.array(table["row"])]
     rows = np.flatnonzero(number >= 0)
     return pa.table({"row": number[rows], name: _as_list(rows_of(_of_list(table[name]), rows))})
+
+
+def _sized(table: Table, name: str) -> Table:
+    """How many shingles each row has."""
+    import pyarrow as pa
+
+    return pa.table({"n": _of_list(table[name]).sizes})
+
+
+def _fetched(rows: Rows, name: str) -> Shingles:
+    """A column of shingles here, in the order of the rows."""
+    numbers, values, sizes = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)], [np.zeros(0, np.int64)]
+    for batch in rows.batches(["row", name]):
+        some = _of_list(batch.column(name))
+        numbers.append(np.array(batch.column("row")))
+        values.append(some.values)
+        sizes.append(some.sizes)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])
+    return rows_of(Shingles(np.concatenate(values), offsets), np.argsort(np.concatenate(numbers)))
 
 
 def _texts(texts: pl.DataFrame, engine: Cluster, questions: Sequence[str]) -> tuple[Rows, dict[str, U64]]:
@@ -296,7 +318,7 @@ def _as_list(shingles: Shingles) -> Any:
 
 
 def _of_list(column: Any) -> Shingles:
-    held = column.combine_chunks()
+    held = column.combine_chunks() if hasattr(column, "combine_chunks") else column
     offsets = np.array(held.offsets, dtype=np.int64)
     values: U32 = np.array(held.values)[offsets[0] : offsets[-1]]
     return Shingles(values, offsets - offsets[0])
