@@ -8,10 +8,13 @@ each with a 95 % interval over questions (200 draws of whole questions), beside 
 Then reviewers who know the truth decide on queues of 50 to 1,000 rows (the cut is the best fifth by the rules), once a
 draw, and it prints what was learned from them, means over the draws: how often anything was; AUC, precision in the best
 fifth and calibration error of the learned quality on all rows, beside the best signal's; and of the estimate of the
-share of good rows: how often its 95 % interval holds the truth, and its width beside that of the labels alone. The same
-with judges in the place of the other signals: right with a chance of 0.9, 0.7 and 0.5 (a coin); right with 0.7, but
-taken in by long answers; and right with 0.7, but kinder where the scale is written downwards. Of each it prints how far
-it agrees with itself (``judge.consistency``): the last one alone is seen there.
+share of good rows: how often its 95 % interval holds the truth, and its width beside that of the labels alone (mean and
+its standard error), beside the narrowest that a quality made of the best signal alone could have: the share of good
+rows at each of its values. The same with judges in the place of the other signals: right with a chance of 0.9, 0.7 and
+0.5 (a coin); right with 0.7, but taken in by long answers; and right with 0.7, but kinder where the scale is written
+downwards. Of each it prints how far it agrees with itself (``judge.consistency``): the last one alone is seen there.
+At last the same of made-up rows with an agreement that tells as much as that of four models does on harder sums; with
+labels of a queue, and of rows drawn by chance.
 
 ``--coverage`` prints something else: what a tenth and three tenths of the places for coverage cost and brought, in the
 best fifth by a judge that is right with a chance of 0.8 (another one a draw), beside as many rows by chance.
@@ -20,6 +23,7 @@ best fifth by a judge that is right with a chance of 0.8 (another one a draw), b
 import argparse
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +37,8 @@ from arislab.task import load
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 N_DRAWS = 200
+Draw = Callable[[pl.DataFrame, int, int], curate.Labels]
+"""Rows with their cut, how many labels, and a seed: what reviewers say of those that are drawn."""
 
 
 def sums(shared: Path) -> pl.DataFrame:
@@ -85,20 +91,42 @@ def labels_of(frame: pl.DataFrame, n: int, seed: int) -> curate.Labels:
     return curate.Labels(told.sort("custom_id"), frame, 0, 0)
 
 
-def learn(name: str, frame: pl.DataFrame, *, n_draws: int) -> None:
+def by_chance(frame: pl.DataFrame, n: int, seed: int) -> curate.Labels:
+    """What the same reviewers say of rows that are drawn by chance alone."""
+    told = frame.sample(n, seed=seed).select("custom_id", "good", weight=pl.lit(len(frame) / n), stratum=pl.lit("all"))
+    return curate.Labels(told.sort("custom_id"), frame, 0, 0)
+
+
+def narrowest(signal: pl.Series, good: pl.Series) -> float:
+    """Width of the interval, beside that of as many labels drawn by chance, if the share at each value were known.
+
+    Values are binned to a fiftieth of the rows: of a signal that no two rows share every share would be 0 or 1.
+    """
+    bins = pl.DataFrame(
+        {"bin": (signal.rank("min") * 50 / len(signal)).fill_null(-1).floor(), "good": good.cast(float)}
+    )
+    left = bins["good"] - bins.select(pl.col("good").mean().over("bin"))["good"]
+    return float(np.sqrt((left**2).mean() / bins["good"].var(ddof=0)))
+
+
+def learn(name: str, frame: pl.DataFrame, *, n_draws: int, draw: Draw = labels_of) -> None:
     """Print what labels make of the signals of a frame."""
     good = frame["good"].to_numpy().astype(float)
     ones = np.ones(len(good))
     groups = frame.select("custom_id", group_id="candidate_id")
     signals_here = [column for column in frame.columns if column.startswith("score_")]
-    best = max(stats.auc(frame[column], frame["good"], n_boot=1).mean for column in signals_here)
+    best, of_best = max((stats.auc(frame[column], frame["good"], n_boot=1).mean, column) for column in signals_here)
+    least = narrowest(frame[of_best], frame["good"])
     raw = learned.calibration_error(frame["quality"].to_numpy(), good, ones)
-    print(f" {name}: best signal AUC {best:.3f}; calibration error of the rules {raw:.3f}; rows {len(good):,}")
+    print(
+        f" {name}: best signal AUC {best:.3f}; calibration error of the rules {raw:.3f}; rows {len(good):,}; "
+        f"no interval by that signal alone is narrower than {least:.2f} of the labels alone"
+    )
     cut = curate.keep_top(frame, fraction=0.2, seed=1).frame
     for n in (50, 100, 300, 1_000):
         found, held, widths = [], [], []
         for seed in range(n_draws):
-            labels = labels_of(cut, n, seed)
+            labels = draw(cut, n, seed)
             one = curate.learn(labels, frame, groups, seed=seed, n_boot=300)
             after = one.apply(frame)
             quality = after["quality"].to_numpy().astype(float)
@@ -116,7 +144,8 @@ def learn(name: str, frame: pl.DataFrame, *, n_draws: int) -> None:
         print(
             f"  {n:>5} labels: learned in {len(found)} of {n_draws} (a stack in {sum(row[3] for row in found)}), AUC "
             f"{mean[0]:.3f} [{low:.3f}, {high:.3f}], best fifth {mean[1]:.3f}, calibration error {mean[2]:.3f}; "
-            f"interval of the share: holds in {np.mean(held):.2f}, width {np.mean(widths):.2f} of the labels alone",
+            f"interval of the share: holds in {np.mean(held):.2f}, width {np.mean(widths):.2f} "
+            f"(+- {np.std(widths) / np.sqrt(n_draws):.3f}) of the labels alone",
             flush=True,
         )
 
@@ -159,6 +188,30 @@ JUDGES = {
     "right in 0.7, taken in by length": {"right": 0.7, "taken_in": 0.6},
     "right in 0.7, kinder downwards": {"right": 0.7, "kinder": 0.2},
 }
+
+
+AGREEING = ((0.0, 0.098, 2_963), (1 / 3, 0.510, 926), (2 / 3, 0.837, 735), (1.0, 0.957, 652))
+"""How many of three other models gave the same answer, the share that was right, and how many answers: four models on
+the sums of MATH (ToRA), as they were counted."""
+
+
+def agreeing() -> pl.DataFrame:
+    """Made-up rows with an agreement that tells as much as that one, and rules with an AUC of about .65."""
+    rng = np.random.default_rng(0)
+    agreement = np.concatenate([np.full(n, value) for value, _, n in AGREEING])
+    good = rng.uniform(size=len(agreement)) < np.concatenate([np.full(n, right) for _, right, n in AGREEING])
+    rules = pl.Series(rng.normal(size=len(good)) + 0.53 * good).rank() / len(good)
+    asked = rng.permutation(len(good)) // 4
+    names = pl.Series([f"r{i}" for i in range(len(good))])
+    return pl.DataFrame(
+        {
+            "custom_id": names, "candidate_id": [f"q{i}" for i in asked], "score_agreement": agreement,
+            "score_rules": rules, "quality": rules, "good": good,
+        }
+    ).with_columns(
+        created_at=pl.lit(datetime(2026, 1, 1, tzinfo=UTC)), scorer_version=pl.lit("made-up"), task=pl.lit("sums"),
+        reason=pl.lit(None, dtype=pl.String),
+    )  # fmt: skip
 
 
 def covered(rows: pl.DataFrame, *, n_draws: int) -> None:
@@ -221,6 +274,9 @@ def main() -> None:
                 f"[{one['effect_low']:+.3f}, {one['effect_high']:+.3f}], spread {one['spread']:.3f}"
             )
             learn(f"rules and a judge {kind}", frame.with_columns(score_judge=scores), n_draws=given.draws)
+    if not given.coverage:
+        for how, draw in (("a queue's", labels_of), ("drawn by chance", by_chance)):
+            learn(f"made up, four answers that agree or not, labels {how}", agreeing(), n_draws=given.draws, draw=draw)
 
 
 if __name__ == "__main__":

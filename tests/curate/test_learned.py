@@ -131,6 +131,33 @@ def test_where_the_rules_tell_best_they_are_made_a_chance():
     assert after["quality_rules"].equals(both)
 
 
+def test_of_many_weak_signals_none_is_preferred_to_the_rules_by_luck():
+    """With 100 labels the best of ten signals that tell nothing often looks as good as rules with an AUC of .61."""
+    chosen, luckiest = [], 0
+    for seed in range(20):
+        labels, scored, _, good = study(2_000, n_labels=100, seed=seed, tells=(0.0, 0.0))
+        rng = np.random.default_rng(seed)
+        quality = pl.Series(rng.normal(size=2_000) + 0.4 * good).rank() / 2_000
+        noise = {f"score_{k}": pl.Series(rng.normal(size=2_000)) for k in "cdefghij"}
+        rows = labels.frame.join(scored.with_columns(quality=quality, **noise), on="custom_id", maintain_order="left")
+        names = tuple(c for c in rows.columns if c.startswith("score_") and c != "score_same")
+        said = rows["good"].to_numpy().astype(float)
+        data = learned._Data(rows, names, said, np.ones(100), rows["custom_id"].to_list())
+        chosen += data.single(np.arange(100)).signals
+        areas = {name: learned._area(rows[name].to_numpy(), said, np.ones(100)) for name in (*names, "quality")}
+        luckiest += max(areas, key=lambda name: abs(areas[name] - 0.5)) != "quality"
+    assert luckiest >= 5
+    assert 20 - chosen.count("quality") < luckiest
+
+
+def test_the_standard_error_of_an_area_is_the_one_of_hanley_and_mcneil():
+    assert learned._standard_error(0.8, 50, 50) == pytest.approx(0.0445022, abs=1e-6)
+    rng = np.random.default_rng(0)
+    good = np.repeat([1.0, 0.0], [30, 70])
+    areas = [learned._area(rng.normal(size=100) + 0.7 * good, good, np.ones(100)) for _ in range(2_000)]
+    assert learned._standard_error(float(np.mean(areas)), 30, 70) == pytest.approx(np.std(areas), rel=0.1)
+
+
 def test_a_signal_the_wrong_way_round_is_turned():
     labels, scored, groups, _ = study(tells=(-2.0, 0.0))
     found = curate.learn(labels, scored, groups)
