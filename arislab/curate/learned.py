@@ -30,9 +30,9 @@ _LEAST_OF_A_KIND = 10
 """Labels of the rarer kind below which nothing is learned: two a fold."""
 _LEAST_OF_A_CATEGORY = 20
 """Labels of a category below which nothing is said of it alone."""
-_DOUBT = 0.5
-"""Of 0 to 1 standard errors this one was best on AlpacaEval, where the rules tell most, and no worse where a judge is
-right in .9; on ToRA none made a difference (100 and 300 labels, ``tests/bench/curate_quality.py``)."""
+_DOUBT = 0.25
+"""Standard errors. With 100 labels of AlpacaEval, where the rules tell most, less finds them too rarely, and more takes
+them too often for a judge that is right in .9; on ToRA none makes a difference (lab log, 2026-11-30)."""
 _N_ERRORS = 200
 """Resamples for the interval of a calibration error."""
 _SIDES: tuple[Literal["right"], Literal["left"]] = ("right", "left")
@@ -214,7 +214,7 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
     ways: dict[str, Callable[[NDArray[np.int64]], Model]] = {"best signal": data.single, "stack": data.stack}
     folds = data.folds(seed)
     folded = {name: _folded(data, way, folds) for name, way in ways.items()}
-    held = {name: data.held(models, folds, Model.log_odds) for name, models in folded.items()}
+    held = {name: data.held(models, folds, data.places) for name, models in folded.items()}
     chances = {name: data.held(models, folds, lambda m, r: m.chances(m.log_odds(r))) for name, models in folded.items()}
     gain = _gain(held["stack"], held["best signal"], data, seed=seed, n_boot=n_boot) if len(signals) > 1 else math.nan
     used = "stack" if gain > 0 else "best signal"
@@ -282,6 +282,18 @@ class _Data:
         for model, fold in zip(models, folds, strict=True):
             scores[fold] = score(model, self.rows[fold.tolist()])
         return scores
+
+    def places(self, model: Model, rows: pl.DataFrame) -> Floats:
+        """Score rows by where a model places them among all labelled rows, 0..1.
+
+        Rows of different folds are scored by different models, whose log-odds have no zero in common.
+
+        Source:
+            Parker, Günter and Bedo 2007, Stratification bias in low signal microarray studies (what pooled folds cost).
+        """
+        every = np.sort(model.log_odds(self.rows))
+        own = model.log_odds(rows)
+        return (np.searchsorted(every, own, "left") + np.searchsorted(every, own, "right")) / (2 * len(every))
 
     def stack(self, some: NDArray[np.int64]) -> Model:
         """Fit a logistic regression over all signals."""

@@ -2,7 +2,8 @@
 
 Up to `EXACT_ROWS` rows every pair is compared; above, MinHash with locality-sensitive hashing proposes pairs (it
 misses about 1 % of the pairs that sit exactly at the threshold, far fewer above it) and every proposed pair is
-verified. `nearest` proposes by prefix filter and misses no pair.
+verified. Of rows that share their question with few others every pair is compared then too (``same_question``): the
+hashes are of questions alone. `nearest` proposes by prefix filter and misses no pair.
 """
 
 import math
