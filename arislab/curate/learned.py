@@ -30,9 +30,6 @@ _LEAST_OF_A_KIND = 10
 """Labels of the rarer kind below which nothing is learned: two a fold."""
 _LEAST_OF_A_CATEGORY = 20
 """Labels of a category below which nothing is said of it alone."""
-_DOUBT = 0.25
-"""Standard errors. With 100 labels of AlpacaEval, where the rules tell most, less finds them too rarely, and more takes
-them too often for a judge that is right in .9; on ToRA none makes a difference (lab log, 2026-11-30)."""
 _N_ERRORS = 200
 """Resamples for the interval of a calibration error."""
 _SIDES: tuple[Literal["right"], Literal["left"]] = ("right", "left")
@@ -191,8 +188,7 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
         n_boot: Resamples of groups.
 
     Source:
-        Wolpert 1992 (stacking); Zadrozny and Elkan 2002 (isotonic calibration); Breiman et al. 1984 (what is
-        simpler is preferred unless it is worse by a standard error).
+        Wolpert 1992 (stacking); Zadrozny and Elkan 2002 (isotonic calibration).
     """
     on = "custom_id" if "custom_id" in groups.columns else "candidate_id"
     judged = few(scored, labels.frame["custom_id"])
@@ -214,7 +210,7 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
     ways: dict[str, Callable[[NDArray[np.int64]], Model]] = {"best signal": data.single, "stack": data.stack}
     folds = data.folds(seed)
     folded = {name: _folded(data, way, folds) for name, way in ways.items()}
-    held = {name: data.held(models, folds, data.places) for name, models in folded.items()}
+    held = {name: data.held(models, folds, Model.log_odds) for name, models in folded.items()}
     chances = {name: data.held(models, folds, lambda m, r: m.chances(m.log_odds(r))) for name, models in folded.items()}
     gain = _gain(held["stack"], held["best signal"], data, seed=seed, n_boot=n_boot) if len(signals) > 1 else math.nan
     used = "stack" if gain > 0 else "best signal"
@@ -283,41 +279,21 @@ class _Data:
             scores[fold] = score(model, self.rows[fold.tolist()])
         return scores
 
-    def places(self, model: Model, rows: pl.DataFrame) -> Floats:
-        """Score rows by where a model places them among all labelled rows, 0..1.
-
-        Rows of different folds are scored by different models, whose log-odds have no zero in common.
-
-        Source:
-            Parker, Günter and Bedo 2007, Stratification bias in low signal microarray studies (what pooled folds cost).
-        """
-        every = np.sort(model.log_odds(self.rows))
-        own = model.log_odds(rows)
-        return (np.searchsorted(every, own, "left") + np.searchsorted(every, own, "right")) / (2 * len(every))
-
     def stack(self, some: NDArray[np.int64]) -> Model:
         """Fit a logistic regression over all signals."""
         return self._fit(self.signals, some)
 
     def single(self, some: NDArray[np.int64]) -> Model:
-        """Fit one over the signal that ranks best, either way round.
-
-        What the rules make of all their scores is one of them, and it is taken where none ranks better by more than
-        `_DOUBT` of its standard error: of many signals the best on few labels is so by luck.
-        """
+        """Fit one over the signal that ranks best, either way round."""
         good, weights = self.good[some], np.ones(len(some))
 
         def strength(name: str) -> float:
             values = self._values(name)[some]
             known = np.isfinite(values)
-            return (_area(values[known], good[known], weights[known]) - 0.5) * float(known.mean())
+            return abs(_area(values[known], good[known], weights[known]) - 0.5) * float(known.mean())
 
-        strengths = {name: strength(name) for name in (*self.signals, "quality")}
-        best = max(strengths, key=lambda name: abs(strengths[name]))
-        doubt = _DOUBT * _standard_error(0.5 + abs(strengths[best]), int(good.sum()), int((1 - good).sum()))
-        if strengths["quality"] >= abs(strengths[best]) - doubt:
-            best = "quality"
-        return self._fit((best,), some)
+        # what the rules make of all their scores is one signal among them, and may be the best
+        return self._fit((max((*self.signals, "quality"), key=strength),), some)
 
     def auc(self, scores: Floats, *, seed: int, n_boot: int) -> stats.Interval:
         """Return the chance that a good row stands above another, weighed, with its interval over groups."""
@@ -369,13 +345,6 @@ def _area(scores: Floats, good: Floats, weights: Floats) -> float:
     below = np.bincount(level, weights * (1 - good), minlength=len(values))
     n_pairs = above.sum() * below.sum()
     return float((above * (np.cumsum(below) - below / 2)).sum() / n_pairs) if n_pairs > 0 else math.nan
-
-
-def _standard_error(area: float, n_good: int, n_bad: int) -> float:
-    """Standard error of an AUC (Hanley and McNeil 1982)."""
-    both_good, both_bad = area / (2 - area), 2 * area**2 / (1 + area)
-    spread = area * (1 - area) + (n_good - 1) * (both_good - area**2) + (n_bad - 1) * (both_bad - area**2)
-    return math.sqrt(spread / max(n_good * n_bad, 1))
 
 
 def _folded(data: _Data, way: Callable[[NDArray[np.int64]], Model], folds: Sequence[NDArray[np.int64]]) -> list[Model]:

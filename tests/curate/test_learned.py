@@ -131,47 +131,6 @@ def test_where_the_rules_tell_best_they_are_made_a_chance():
     assert after["quality_rules"].equals(both)
 
 
-@pytest.mark.parametrize(("n_better", "chosen"), [(0, "quality"), (25, "quality"), (50, "score_a")])
-def test_a_signal_is_preferred_to_the_rules_where_it_ranks_better_by_a_quarter_of_its_standard_error(n_better, chosen):
-    """Of 2,500 pairs of a good and another row it orders some more as it should: .0125 are .25 of .05."""
-    rng = np.random.default_rng(4)
-    ranked = rng.permutation(np.repeat([True, False], 50)).tolist()  # the worst row first
-    ranked.sort(key=lambda good: good + rng.normal() * 1.3)
-    better, at = list(range(100)), dict(enumerate(ranked))
-    for _ in range(n_better):  # each swap of neighbours is a pair
-        k = next(k for k in range(99) if at[better[k]] and not at[better[k + 1]])
-        better[k], better[k + 1] = better[k + 1], better[k]
-    places = np.empty(100)
-    places[better] = np.arange(100)
-    good = np.array(ranked, dtype=float)
-    rows = pl.DataFrame({"quality": np.arange(100.0), "score_a": places, "custom_id": [str(i) for i in range(100)]})
-    gain = learned._area(places, good, np.ones(100)) - learned._area(np.arange(100.0), good, np.ones(100))
-    assert gain == pytest.approx(n_better / 2_500)
-    data = learned._Data(rows, ("score_a",), good, np.ones(100), rows["custom_id"].to_list())
-    assert data.single(np.arange(100)).signals == (chosen,)
-
-
-def test_rows_of_different_folds_are_compared_by_their_places():
-    """The models of two folds rank alike, with another zero: what is pooled ranks as each of them does."""
-    labels, scored, _, _ = study()
-    rows = labels.frame.join(scored, on="custom_id", maintain_order="left")
-    good = rows["good"].to_numpy().astype(float)
-    data = learned._Data(rows, ("score_a",), good, np.ones(200), rows["custom_id"].to_list())
-    models = [learned.Model(("score_a",), (0.0,), (slope,), (0.0,), zero) for slope, zero in ((1.0, 5.0), (0.3, -5.0))]
-    folds = [np.arange(0, 200, 2), np.arange(1, 200, 2)]
-    pooled = data.held(models, folds, data.places)
-    assert np.array_equal(np.argsort(pooled), np.argsort(rows["score_a"].to_numpy()))
-    assert 0 < pooled.min() < pooled.max() < 1
-
-
-def test_the_standard_error_of_an_area_is_the_one_of_hanley_and_mcneil():
-    assert learned._standard_error(0.8, 50, 50) == pytest.approx(0.0445022, abs=1e-6)
-    rng = np.random.default_rng(0)
-    good = np.repeat([1.0, 0.0], [30, 70])
-    areas = [learned._area(rng.normal(size=100) + 0.7 * good, good, np.ones(100)) for _ in range(2_000)]
-    assert learned._standard_error(float(np.mean(areas)), 30, 70) == pytest.approx(np.std(areas), rel=0.1)
-
-
 def test_a_signal_the_wrong_way_round_is_turned():
     labels, scored, groups, _ = study(tells=(-2.0, 0.0))
     found = curate.learn(labels, scored, groups)
