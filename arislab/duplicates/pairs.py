@@ -399,11 +399,11 @@ def _holding(wanted: U32, row: Ints, other: Shingles, shift: np.uint32) -> Itera
 
 def _jaccard(column: Shingles, left: Ints, right: Ints) -> Floats:
     """Return the exact Jaccard index of each pair."""
-    shared, sizes = n_shared(column, left, right), column.sizes
+    shared, sizes = _n_shared(column, left, right), column.sizes
     return shared / (sizes[left] + sizes[right] - shared)
 
 
-def n_shared(column: Shingles, left: Ints, right: Ints) -> Ints:
+def _n_shared(column: Shingles, left: Ints, right: Ints) -> Ints:
     """Return how many shingles each pair shares: what stands in both sets stands twice in the two together."""
     sizes = column.sizes
 

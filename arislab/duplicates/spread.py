@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from arislab.cluster import Cluster, Rows
 from arislab.duplicates.pairs import COUNTED, TRIED, Buckets, Hashes, candidates, hashes_of, keys_of, verified, views_of
@@ -88,7 +89,7 @@ def _asked_alike(
 ) -> Iterator[tuple[Ints, Ints]] | None:
     """What ``same_question.asked_alike`` returns, of one column of questions and the hashes of its normal forms."""
     number, some = numbered(first_of(form))
-    place = np.full(len(form), -1, dtype=np.int64)
+    place = np.full(len(form), -1, dtype=np.int32)  # it goes to each worker
     place[some] = np.arange(len(some))
     one_each = signed.map(partial(_numbered, name=name, place=place), _schema(row="int64", **{name: "shingles"}))
     (sizes,) = _columns(one_each.map(partial(_sized, name=name), _schema(n="int64")), n=np.int64)
@@ -101,11 +102,11 @@ def _asked_alike(
     )
 
 
-def _numbered(table: Table, name: str, place: Ints) -> Table:
+def _numbered(table: Table, name: str, place: NDArray[np.int32]) -> Table:
     """The rows that have a number, one a question, under that number."""
     import pyarrow as pa
 
-    number = place[np.array(table["row"])]
+    number = place[np.array(table["row"])].astype(np.int64)
     rows = np.flatnonzero(number >= 0)
     return pa.table({"row": number[rows], name: _as_list(rows_of(_of_list(table[name]), rows))})
 
