@@ -32,6 +32,13 @@ _LEAST_OF_A_CATEGORY = 20
 """Labels of a category below which nothing is said of it alone."""
 _N_ERRORS = 200
 """Resamples for the interval of a calibration error."""
+_LEAN, _SPREAD = 0.05, 0.05
+"""Mean and variance of a coefficient before any label is seen, log-odds per standard deviation: a score is meant to be
+higher for the better row, and few labels cannot tell ten signals apart."""
+_LEAST_TRUST = 0.3
+"""Least factor on a column whose means of good and other rows are no further apart than chance has them."""
+_STEPS = 50
+"""Newton steps; a handful is enough."""
 _SIDES: tuple[Literal["right"], Literal["left"]] = ("right", "left")
 _TILT = 1e-4
 """How far a step of the calibration rises from end to end: rows of different scores do not tie."""
@@ -48,7 +55,7 @@ class Model:
     centers: tuple[float, ...]
     """What is taken off each signal."""
     coefficients: tuple[float, ...]
-    """Log-odds per unit of each signal."""
+    """Log-odds per unit of each signal; small where labels are few, for they rank, and knots make the chance."""
     missing: tuple[float, ...]
     """Log-odds added where a signal is null."""
     intercept: float
@@ -93,7 +100,12 @@ class Learned:
     folded: tuple[Model, ...] = ()
     """The models that were fitted without a fold of the labels each."""
     held: pl.DataFrame | None = None
-    """custom_id of each label, the fold that it is in, and its chance by the model that had not seen it."""
+    """custom_id of each label, the fold that it is in, and its log-odds by the model that had not seen it."""
+    ways: dict[str, Model] = field(default_factory=dict)
+    """The best signal alone and the stack, without knots, of all labels; also of those that are not used."""
+    gain: stats.Interval | None = None
+    """AUC of the stack above that of the best signal (95 %, each by parts that had not seen the label); null: there is
+    one signal."""
     worth: pl.DataFrame = field(default_factory=pl.DataFrame)
     """One row per way to rank (rules, best signal, stack): signal, auc, low, high (95 %), calibration_error, error_low,
     error_high (95 %, of the labels at hand), n, used."""
@@ -109,36 +121,45 @@ class Learned:
         used = self.worth.filter("used").row(0, named=True)
         alone = "what the rules say" if self.model.signals == ("quality",) else self.model.signals[0]
         what = "a stack of " + ", ".join(self.model.signals) if used["signal"] == "stack" else alone
-        return (
+        told = (
             f"quality is the chance that a person approves, from {what}, learned from {self.n_labels:,} labels: AUC "
             f"{used['auc']:.3f} [{used['low']:.3f}, {used['high']:.3f}], calibration error "
             f"{used['calibration_error']:.3f}"
         )
+        if self.gain is None or used["signal"] == "stack":
+            return told
+        gain = f"{self.gain.mean:+.3f} [{self.gain.low:+.3f}, {self.gain.high:+.3f}]"
+        return f"{told}; a stack of all signals is not shown to be better: AUC {gain}"
 
     def unseen(self, scored: pl.DataFrame) -> pl.DataFrame | None:
-        """Return chances that no label had a part in where it is looked at; null where nothing was learned.
+        """Return what predicts labels that had no part in it; null where nothing was learned.
+
+        It is the chance as the regression has it: where labels are few, its calibration to them would add more noise to
+        an estimate than it takes out.
 
         Args:
             scored: custom_id and the signals, of all rows.
 
         Returns:
-            custom_id, chance (mean of the models without a fold each, as many times as the fold has labels); and of a
-            labelled row, by the model without its fold: held (its chance), above and upto (share of all rows that it
-            puts above this one; above or level with it). Null elsewhere.
+            custom_id, chance (0..1, mean of the models without a fold each, as many times as the fold has labels); and
+            of a labelled row, by the model without its fold: held (its chance), above and upto (share of all rows that
+            it puts above this one; above or level with it). Null elsewhere.
 
         Source:
             Zrnic and Candès 2024, Cross-prediction-powered inference: what is learned from labels may predict them so.
         """
         if self.model is None or self.held is None:
             return None
+        from scipy.special import expit
+
         chance, parts = np.zeros(scored.height), []
         for number, one in enumerate(self.folded):
-            own = self.held.filter(fold=number)
-            every = one.chances(one.log_odds(scored))
-            chance += every * own.height / self.held.height
-            ordered, held = np.sort(every), own["held"].to_numpy()
+            own = self.held.filter(fold=number).select("custom_id", "log_odds")
+            every = one.log_odds(scored)
+            chance += expit(every) * own.height / self.held.height
+            ordered, held = np.sort(every), own["log_odds"].to_numpy()
             above, upto = (pl.Series(1 - np.searchsorted(ordered, held, side) / len(every)) for side in _SIDES)
-            parts.append(own.select("custom_id", "held", above=above, upto=upto))
+            parts.append(own.select("custom_id", held=pl.Series(expit(held)), above=above, upto=upto))
         rows = scored.select("custom_id").with_columns(chance=pl.Series(chance, dtype=pl.Float64))
         return rows.join(pl.concat(parts), on="custom_id", how="left", maintain_order="left")
 
@@ -187,8 +208,12 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
         seed: Of the folds and the intervals.
         n_boot: Resamples of groups.
 
+    The regression ranks, and has no weights: those of a queue cost more in spread than they bring (tests/bench/
+    curate_quality.py). What is said of all rows has them: calibration, its error, and whatever is estimated with it.
+
     Source:
-        Wolpert 1992 (stacking); Zadrozny and Elkan 2002 (isotonic calibration).
+        Wolpert 1992 (stacking); Gelman et al. 2008 (a prior for logistic regressions); Breiman 1995 (garrote: signals
+        that tell nothing shrink the more); Zadrozny and Elkan 2002 (isotonic calibration).
     """
     on = "custom_id" if "custom_id" in groups.columns else "candidate_id"
     judged = few(scored, labels.frame["custom_id"])
@@ -212,8 +237,9 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
     folded = {name: _folded(data, way, folds) for name, way in ways.items()}
     held = {name: data.held(models, folds, Model.log_odds) for name, models in folded.items()}
     chances = {name: data.held(models, folds, lambda m, r: m.chances(m.log_odds(r))) for name, models in folded.items()}
-    gain = _gain(held["stack"], held["best signal"], data, seed=seed, n_boot=n_boot) if len(signals) > 1 else math.nan
-    used = "stack" if gain > 0 else "best signal"
+    gain = _gain(held["stack"], held["best signal"], data, seed=seed, n_boot=n_boot) if len(signals) > 1 else None
+    used = "stack" if gain is not None and gain.low > 0 else "best signal"
+    fitted = {name: way(everything) for name, way in ways.items()}
     areas = {name: data.auc(scores, seed=seed, n_boot=n_boot) for name, scores in held.items()}
     of_rules = data.auc(rows["quality"].to_numpy(), seed=seed, n_boot=n_boot)
     worth = _worth(data, areas | {"rules": of_rules}, chances, used, seed=seed)
@@ -223,19 +249,21 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
             "(arislab.signals), or review more rows.",
             n,
             worth=worth,
+            ways=fitted,
+            gain=gain,
         )
-    model = _with_knots(model := ways[used](everything), model.log_odds(rows), data.good, data.weights)
+    model = _with_knots(fitted[used], fitted[used].log_odds(rows), data.good, data.weights)
     number = np.empty(n, dtype=np.int64)
     for i, fold in enumerate(folds):
         number[fold] = i
-    own = rows.select("custom_id", fold=pl.Series(number), held=pl.Series(chances[used], dtype=pl.Float64))
+    own = rows.select("custom_id", fold=pl.Series(number), log_odds=pl.Series(held[used], dtype=pl.Float64))
     known = labels.population
     by_category = pl.DataFrame()
     if "category" in known.columns:
         categories = rows.join(known.select("custom_id", _of="category"), on="custom_id", maintain_order="left")["_of"]
         by_category = _by_category(chances[used], data, categories, seed=seed)
     bins = _reliability(chances[used], data)
-    return Learned("", n, model, tuple(folded[used]), own, worth, bins, by_category)
+    return Learned("", n, model, tuple(folded[used]), own, fitted, gain, worth, bins, by_category)
 
 
 def _too_few(n: int, n_good: int, signals: Sequence[str]) -> str:
@@ -313,29 +341,50 @@ class _Data:
         return self.rows[name].to_numpy().astype(float)
 
     def _fit(self, names: Sequence[str], some: NDArray[np.int64]) -> Model:
-        from sklearn.linear_model import LogisticRegression
-
-        columns, centers, scales, absent = [], [], [], []
+        """Fit without weights: they cost more in spread than they bring, and the calibration speaks for all rows."""
+        good, columns, centers, scales = self.good[some], [], [], []
         for name in names:
-            values, weights = self._values(name)[some], self.weights[some]
+            values = self._values(name)[some]
             known = np.isfinite(values)
-            center = float(np.average(values[known], weights=weights[known])) if known.any() else 0.0
+            center = float(values[known].mean()) if known.any() else 0.0
             scale = float(values[known].std()) if known.any() else 0.0
             columns.append(np.where(known, values - center, 0.0) / (scale or 1.0))
-            columns.append(~known if not known.all() else np.zeros(len(some)))
+            columns.append((~known if not known.all() else np.zeros(len(some))).astype(float))
             centers.append(center)
             scales.append(scale or 1.0)
-        fit = LogisticRegression(C=1.0, max_iter=1_000, tol=1e-8)
-        fit.fit(np.column_stack(columns), self.good[some], sample_weight=self.weights[some])
-        slopes = fit.coef_[0]
-        absent = [round(float(slope), _DIGITS) for slope in slopes[1::2]]
+        intercept, slopes = _regression(np.column_stack(columns), good, np.array([_LEAN, 0.0] * len(names)))
         return Model(
             tuple(names),
             tuple(round(center, _DIGITS) for center in centers),
             tuple(round(float(slope) / scale, _DIGITS) for slope, scale in zip(slopes[::2], scales, strict=True)),
-            tuple(absent),
-            round(float(fit.intercept_[0]), _DIGITS),
+            tuple(round(float(slope), _DIGITS) for slope in slopes[1::2]),
+            round(intercept, _DIGITS),
         )
+
+
+def _regression(columns: Floats, good: Floats, lean: Floats) -> tuple[float, Floats]:
+    """Return intercept and coefficients of a logistic regression that leans towards what is thought without labels.
+
+    A column leans the more, the less its means of good and other rows are apart in units of their standard error.
+    """
+    from scipy.special import expit
+
+    kinds = [columns[good == kind] for kind in (1, 0)]
+    n_good, n_other = map(len, kinds)
+    apart, error = kinds[0].mean(axis=0) - kinds[1].mean(axis=0), sum(kind.var(axis=0) / len(kind) for kind in kinds)
+    ratio = np.divide(error, apart**2, out=np.ones_like(error), where=apart != 0)
+    trust = np.sqrt(np.maximum(1 - ratio, _LEAST_TRUST**2))
+    x = np.column_stack([np.ones(len(columns)), columns * trust])
+    middle, penalty = np.append(0.0, lean), np.append(0.0, np.full(len(lean), 1 / _SPREAD))
+    fit = np.append(math.log(n_good / n_other), lean)
+    for _ in range(_STEPS):  # of a strictly convex sum
+        chance = expit(x @ fit)
+        gradient = x.T @ (good - chance) - penalty * (fit - middle)
+        step = np.linalg.solve((x.T * (chance * (1 - chance))) @ x + np.diag(penalty), gradient)
+        fit += step
+        if np.abs(step).max() < 1e-12:
+            break
+    return float(fit[0]), fit[1:] * trust
 
 
 def _area(scores: Floats, good: Floats, weights: Floats) -> float:
@@ -383,10 +432,14 @@ def _with_knots(model: Model, scores: Floats, good: Floats, weights: Floats) -> 
     return replace(model, knots=tuple(knots), reach=round(float(scores.std()) or 1.0, _DIGITS))
 
 
-def _gain(stack: Floats, single: Floats, data: _Data, *, seed: int, n_boot: int) -> float:
-    """Return the lower end of what the stack's AUC is above the single signal's."""
-    gains = [_area(stack, data.good, times) - _area(single, data.good, times) for times in data.resampled(seed, n_boot)]
-    return float(np.nanquantile(gains, 0.025))
+def _gain(stack: Floats, single: Floats, data: _Data, *, seed: int, n_boot: int) -> stats.Interval:
+    """Return what the stack's AUC is above the single signal's, over groups."""
+
+    def gain(times: Floats) -> float:
+        return _area(stack, data.good, times) - _area(single, data.good, times)
+
+    low, high = np.nanquantile([gain(times) for times in data.resampled(seed, n_boot)], [0.025, 0.975])
+    return stats.Interval(gain(np.ones(len(stack))), float(low), float(high), len(stack), 0)
 
 
 def _worth(

@@ -6,9 +6,9 @@ it could tell, the chance that a good row stands above a bad one (AUC), and the 
 each with a 95 % interval over questions (200 draws of whole questions), beside the base rate.
 
 Then reviewers who know the truth decide on queues of 50 to 1,000 rows (the cut is the best fifth by the rules), once a
-draw, and it prints what was learned from them, means over the draws: how often anything was; AUC, precision in the best
-fifth and calibration error of the learned quality on all rows, beside the best signal's; and of the estimate of the
-share of good rows: how often its 95 % interval holds the truth, and its width beside that of the labels alone (mean and
+draw, and it prints what was learned from them, means over the draws: AUC of the stack on all rows (mean, its standard
+error, and 95 % of the draws), whether it was used or not, beside the best signal's; how often anything was learned, and
+of the quality that was: AUC, precision in the best fifth and calibration error; and of the estimate of the share of good rows: how often its 95 % interval holds the truth, and its width beside that of the labels alone (mean and
 its standard error), beside the narrowest that a quality made of the best signal alone could have: the share of good
 rows at each of its values. The same with judges in the place of the other signals: right with a chance of 0.9, 0.7 and
 0.5 (a coin); right with 0.7, but taken in by long answers; and right with 0.7, but kinder where the scale is written
@@ -124,10 +124,13 @@ def learn(name: str, frame: pl.DataFrame, *, n_draws: int, draw: Draw = labels_o
     )
     cut = curate.keep_top(frame, fraction=0.2, seed=1).frame
     for n in (50, 100, 300, 1_000):
-        found, held, widths = [], [], []
+        found, held, widths, stacked = [], [], [], []
         for seed in range(n_draws):
             labels = draw(cut, n, seed)
             one = curate.learn(labels, frame, groups, seed=seed, n_boot=300)
+            if "stack" in one.ways:
+                score = pl.Series(one.ways["stack"].log_odds(frame))
+                stacked.append(stats.auc(score, frame["good"], n_boot=1).mean)
             after = one.apply(frame)
             quality = after["quality"].to_numpy().astype(float)
             top = curate.keep_top(after, fraction=0.2, seed=seed)
@@ -140,14 +143,21 @@ def learn(name: str, frame: pl.DataFrame, *, n_draws: int, draw: Draw = labels_o
                 error = learned.calibration_error(quality, good, ones)
                 found.append((area, top.kept["good"].mean(), error, len(one.model.signals) > 1))
         mean = np.mean(found, axis=0) if found else [float("nan")] * 4
-        low, high = np.quantile([row[0] for row in found], [0.025, 0.975]) if found else (float("nan"),) * 2
         print(
-            f"  {n:>5} labels: learned in {len(found)} of {n_draws} (a stack in {sum(row[3] for row in found)}), AUC "
-            f"{mean[0]:.3f} [{low:.3f}, {high:.3f}], best fifth {mean[1]:.3f}, calibration error {mean[2]:.3f}; "
-            f"interval of the share: holds in {np.mean(held):.2f}, width {np.mean(widths):.2f} "
-            f"(+- {np.std(widths) / np.sqrt(n_draws):.3f}) of the labels alone",
+            f"  {n:>5} labels: AUC of the stack {spread(stacked)}; learned in {len(found)} of {n_draws} (a stack in "
+            f"{sum(row[3] for row in found)}), AUC {spread([row[0] for row in found])}, best fifth {mean[1]:.3f}, "
+            f"calibration error {mean[2]:.3f}; interval of the share: holds in {np.mean(held):.2f}, width "
+            f"{np.mean(widths):.2f} (+- {np.std(widths) / np.sqrt(n_draws):.3f}) of the labels alone",
             flush=True,
         )
+
+
+def spread(found: list[float]) -> str:
+    """Mean of what draws gave, its standard error, and where 95 % of them lie."""
+    if not found:
+        return "none"
+    low, high = np.quantile(found, [0.025, 0.975])
+    return f"{np.mean(found):.3f} (+- {np.std(found) / np.sqrt(len(found)):.3f}) [{low:.3f}, {high:.3f}]"
 
 
 def judged(
