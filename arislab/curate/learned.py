@@ -36,7 +36,7 @@ _LEAN, _SPREAD = 0.05, 0.05
 """Mean and variance of a coefficient before any label is seen, log-odds per standard deviation: a score is meant to be
 higher for the better row, and few labels cannot tell ten signals apart."""
 _LEAST_TRUST = 0.3
-"""Least factor on a column whose means of good and other rows are no further apart than chance has them."""
+"""Least factor on a column whose means of good and other rows are no further apart than chance would have them."""
 _STEPS = 50
 """Newton steps; a handful is enough."""
 _SIDES: tuple[Literal["right"], Literal["left"]] = ("right", "left")
@@ -365,7 +365,8 @@ class _Data:
 def _regression(columns: Floats, good: Floats, lean: Floats) -> tuple[float, Floats]:
     """Return intercept and coefficients of a logistic regression that leans towards what is thought without labels.
 
-    A column leans the more, the less its means of good and other rows are apart in units of their standard error.
+    A column leans the more, the less its means of good and other rows are apart in units of their standard error; where
+    the square of that is 2 or less, Akaike's criterion would leave it out.
     """
     from scipy.special import expit
 
@@ -373,7 +374,7 @@ def _regression(columns: Floats, good: Floats, lean: Floats) -> tuple[float, Flo
     n_good, n_other = map(len, kinds)
     apart, error = kinds[0].mean(axis=0) - kinds[1].mean(axis=0), sum(kind.var(axis=0) / len(kind) for kind in kinds)
     ratio = np.divide(error, apart**2, out=np.ones_like(error), where=apart != 0)
-    trust = np.sqrt(np.maximum(1 - ratio, _LEAST_TRUST**2))
+    trust = np.sqrt(np.maximum(1 - 2 * ratio, _LEAST_TRUST**2))
     x = np.column_stack([np.ones(len(columns)), columns * trust])
     middle, penalty = np.append(0.0, lean), np.append(0.0, np.full(len(lean), 1 / _SPREAD))
     fit = np.append(math.log(n_good / n_other), lean)

@@ -8,10 +8,11 @@ each with a 95 % interval over questions (200 draws of whole questions), beside 
 Then reviewers who know the truth decide on queues of 50 to 1,000 rows (the cut is the best fifth by the rules), once a
 draw, and it prints what was learned from them, means over the draws: AUC of the stack on all rows (mean, its standard
 error, and 95 % of the draws), whether it was used or not, beside the best signal's; how often anything was learned, and
-of the quality that was: AUC, precision in the best fifth and calibration error; and of the estimate of the share of good rows: how often its 95 % interval holds the truth, and its width beside that of the labels alone (mean and
-its standard error), beside the narrowest that a quality made of the best signal alone could have: the share of good
-rows at each of its values. The same with judges in the place of the other signals: right with a chance of 0.9, 0.7 and
-0.5 (a coin); right with 0.7, but taken in by long answers; and right with 0.7, but kinder where the scale is written
+of the quality that was: AUC, precision in the best fifth and calibration error; and of the estimate of the share of
+good rows: how often its 95 % interval holds the truth, and its width beside that of the labels alone (mean and its
+standard error), beside the narrowest that a quality made of the best signal alone could have: the share of good rows at
+each of its values. The same with judges in the place of the other signals: right with a chance of 0.9, 0.7 and 0.5 (a
+coin); right with 0.7, but taken in by long answers; and right with 0.7, but kinder where the scale is written
 downwards. Of each it prints how far it agrees with itself (``judge.consistency``): the last one alone is seen there.
 At last the same of made-up rows with an agreement that tells as much as that of four models does on harder sums; with
 labels of a queue, and of rows drawn by chance.

@@ -1,13 +1,19 @@
 """Quality from labels: learned where it is shown to be worth it, said by parts that had not seen the label."""
 
 import json
+import math
 import random
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
 
 from arislab import curate
 from arislab.curate import learned
@@ -68,6 +74,8 @@ def test_the_signal_that_tells_is_used_alone_where_another_adds_nothing():
     assert not worth["stack"]["used"]
     assert worth["best signal"]["auc"] > 0.75
     assert 0.4 < worth["rules"]["auc"] < 0.6
+    assert found.gain.low < 0
+    assert f"; a stack of all signals is not shown to be better: AUC {found.gain.mean:+.3f} [" in repr(found)
     after = found.apply(scored)
     assert after["quality_rules"].equals(scored["quality"])
     assert after["scorer_version"][0] == f"abc+{found.model.digest}"
@@ -90,21 +98,108 @@ def test_a_stack_is_used_where_it_is_shown_to_be_better():
     worth = {row["signal"]: row for row in found.worth.to_dicts()}
     assert worth["stack"]["used"]
     assert worth["stack"]["auc"] > worth["best signal"]["auc"] + 0.05
-    assert "a stack of score_a, score_b, learned from 400 labels" in repr(found)
+    assert found.gain.mean == pytest.approx(worth["stack"]["auc"] - worth["best signal"]["auc"])
+    assert found.gain.low > 0
+    assert repr(found).startswith("quality is the chance that a person approves, from a stack of score_a, score_b, le")
+    assert "not shown" not in repr(found)
+    assert found.ways["stack"] == replace(found.model, knots=(), reach=1.0)
+
+
+def test_a_hundred_labels_of_a_queue_make_a_stack_beside_the_best_signal_of_ten():
+    """One signal tells, one tells a little, eight tell nothing, one row in eight is good, and those kept count less.
+
+    Beside it a plain regression with the weights of the queue, which costs nothing.
+    """
+    found, plain, best = [], [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        n = 4_000
+        values = rng.normal(size=(n, 10))
+        good = rng.logistic(size=n) < 1.2 * values[:, 0] + 0.4 * values[:, 1] - 2.5
+        quality = (values.mean(axis=1) + 0.5 * rng.normal(size=n)).argsort().argsort() / n
+        parts = [(70, np.flatnonzero(quality >= 0.8)), (30, np.flatnonzero(quality < 0.8))]
+        chosen = np.concatenate([rng.choice(part, size, replace=False) for size, part in parts])
+        weights = np.concatenate([np.full(size, len(part) / size) for size, part in parts])
+        names = np.array([f"r-{i}" for i in range(n)])
+        scored = pl.DataFrame({"custom_id": names, "candidate_id": names, "quality": quality}).with_columns(
+            **{f"score_{i}": values[:, i] for i in range(10)}
+        )
+        frame = pl.DataFrame({"custom_id": names[chosen], "good": good[chosen], "weight": weights, "stratum": "q"})
+        groups = scored.select("candidate_id", group_id="candidate_id")
+        one = curate.learn(Labels(frame.sort("custom_id"), scored, 0, 0), scored, groups, seed=seed, n_boot=50)
+        if one.ways:  # else there are too few good rows
+            fit = LogisticRegression().fit(values[chosen], good[chosen], sample_weight=weights / weights.mean())
+            for told, scores in (
+                (found, one.ways["stack"].log_odds(scored)), (plain, values @ fit.coef_[0]), (best, values[:, 0])
+            ):  # fmt: skip
+                told.append(learned._area(scores, good.astype(float), np.ones(n)))
+    assert len(found) >= 15
+    assert np.mean(found) > np.mean(plain) + 0.04
+    assert np.mean(found) > np.mean(best) - 0.025
+
+
+def test_weights_make_the_chance_and_not_the_order():
+    labels, scored, groups, _ = study(n_labels=400)
+    other = labels.frame.with_columns(weight=pl.when("good").then(9.0).otherwise(1.0))
+    first, heavy = (curate.learn(Labels(frame, scored, 0, 0), scored, groups) for frame in (labels.frame, other))
+    assert first.ways == heavy.ways
+    assert first.apply(scored)["quality"].mean() + 0.2 < heavy.apply(scored)["quality"].mean()
+
+
+@given(
+    st.integers(0, 10_000), st.integers(20, 200), st.integers(1, 12), st.sampled_from([0.02, 0.3, 3.0, 30.0]),
+    st.floats(0.05, 0.95),
+)  # fmt: skip
+@example(0, 20, 12, 30.0, 0.95)
+def test_the_regression_is_where_the_posterior_is_highest(seed, n, n_columns, strength, share):
+    rng = np.random.default_rng(seed)
+    columns = rng.normal(size=(n, n_columns)) * rng.uniform(0, 1, n_columns).round()  # some say nothing at all
+    good = (rng.uniform(size=n) < np.where(columns[:, 0] * strength > 0, share, 1 - share)).astype(float)
+    good[:2] = 0, 1
+    lean = np.full(n_columns, 0.05)
+    intercept, slopes = learned._regression(columns, good, lean)
+    one, other = columns[good == 1], columns[good == 0]
+    squared = (one.mean(axis=0) - other.mean(axis=0)) ** 2
+    error = one.var(axis=0) / len(one) + other.var(axis=0) / len(other)
+    trust = [math.sqrt(max(1 - 2 * e / s, 0.09)) if s > 0 else 0.3 for e, s in zip(error, squared, strict=True)]
+
+    def loss(x):
+        margin = (2 * good - 1) * (x[0] + columns @ (x[1:] * trust))
+        return np.logaddexp(0, -margin).sum() + ((x[1:] - lean) ** 2).sum() / 0.1
+
+    least = minimize(loss, np.zeros(n_columns + 1), method="BFGS", options={"gtol": 1e-8}).fun
+    assert loss(np.append(intercept, slopes / trust)) <= least + 1e-6
+
+
+def test_what_is_predicted_of_a_row_is_what_the_regressions_say():
+    labels, scored, groups, _ = study(n_labels=400, tells=(1.5, 1.5))
+    found = curate.learn(labels, scored, groups)
+    told = found.unseen(scored)
+    by_fold = [1 / (1 + np.exp(-model.log_odds(scored))) for model in found.folded]
+    sizes = found.held.group_by("fold").len().sort("fold")["len"].to_numpy()
+    assert np.allclose(told["chance"].to_numpy(), np.average(by_fold, axis=0, weights=sizes))
+    place = dict(zip(scored["custom_id"], range(scored.height), strict=True))
+    for name, fold, _ in found.held.rows():
+        own = told.row(place[name], named=True)
+        every = by_fold[fold]
+        assert own["held"] == pytest.approx(every[place[name]])
+        assert own["above"] == pytest.approx((every > every[place[name]]).mean(), abs=1e-3)
+    assert told["held"].count() == 400
 
 
 @pytest.mark.parametrize(
-    ("given", "why"),
+    ("kind", "why"),
     [
         ({"n_labels": 49}, "there are 49 labels, and at least 50 are needed; review 1 more"),
         ({"n_labels": 60, "tells": (0.0, 0.0), "noise": 0.01}, "0 of 60 labels are approved"),
         ({"n_labels": 200, "tells": (0.0, 0.0), "seed": 5}, "no signal is shown to tell what people approve"),
     ],
 )
-def test_where_nothing_is_shown_quality_stays_what_the_rules_say(given, why):
-    labels, scored, groups, _ = study(**given)
+def test_where_nothing_is_shown_quality_stays_what_the_rules_say(kind, why):
+    labels, scored, groups, _ = study(**kind)
     found = curate.learn(labels, scored, groups)
     assert why in found.refused
+    assert bool(found.ways) == ("no signal" in why), "whoever looks can see what it would have been"
     assert repr(found) == f"quality stays what the rules say: {found.refused}"
     assert_frame_equal(found.apply(scored), scored)
 
