@@ -85,7 +85,8 @@ def _candidates(fit: Fit, rules: Rules, rng: np.random.Generator, *, elites: Seq
     n, k, n_free = rules.n, rules.k, rules.k - len(rules.pinned)
     mean, cov = surrogate.linear(fit)
     values, vectors = np.linalg.eigh((cov + cov.T) / 2)
-    root = vectors * np.sqrt(np.maximum(values, 0))
+    # the symmetric root: examples that no set held yet have equal values, whose vectors are another on every machine
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     sets: dict[Set, None] = {}
 
     def drawn() -> Floats:
