@@ -99,7 +99,7 @@ PINNED = {
     curate.control: "raw candidates task n seed",
     curate.keep: "frame rule fraction threshold precision labels chances seed quota max_share diversity embed groups",
     curate.labelled: "rows judged reviews",
-    curate.learn: "labels scored groups seed n_boot",
+    curate.learn: "labels scored groups seed",
     curate.estimates: "frame labels chances by",
     curate.curve: "frame labels chances seed shares",
     curate.described: "scored texts candidates task",

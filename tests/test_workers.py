@@ -102,7 +102,7 @@ def test_scores_and_the_kept_set_are_equal_bit_for_bit_for_1_2_and_4_workers_and
         "custom_id", good=pl.col("score_even") + pl.col("score_third") > 1, weight=8.0, stratum=pl.lit("q")
     )
     groups = frame.select("candidate_id", group_id="candidate_id").unique(maintain_order=True)
-    learned = [curate.learn(curate.Labels(told, scored, 0, 0), scored, groups, seed=1, n_boot=100) for scored in runs]
+    learned = [curate.learn(curate.Labels(told, scored, 0, 0), scored, groups, seed=1) for scored in runs]
     assert len(learned[0].model.signals) > 1, "a stack"
     assert len({bits(model.apply(scored)) for model, scored in zip(learned, runs, strict=True)}) == 1
 

@@ -177,7 +177,7 @@ def stability(
         judged = source if left_out is None else source.drop("quality", f"score_{left_out}").join(
             without[left_out], on="custom_id", how="left", maintain_order="left"
         )  # fmt: skip
-        quality = learn(labels, judged, _of(groups), seed=seed, n_boot=100).quality(rules)
+        quality = learn(labels, judged, _of(groups), seed=seed).quality(rules)
         return rules.select("custom_id", quality=quality)
 
     def of_rows(quality: pl.DataFrame) -> pl.Series:

@@ -6,6 +6,7 @@ Everything that is said about it is said by parts of it that had not seen the la
 groups). It is used only where it is shown to be worth it, and says why where it is not.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -192,7 +193,7 @@ class Learned:
         return scored.select(quality=pl.when(pl.col("quality").is_not_null()).then(chances)).to_series()
 
 
-def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: int = 0, n_boot: int = 1_000) -> Learned:
+def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: int = 0) -> Learned:
     """Learn from labels the chance that a person approves a row.
 
     A logistic regression over the signals is used if its AUC is shown to be above that of the best single signal (the
@@ -206,7 +207,6 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
             ``score_<scorer>``.
         groups: candidate_id or custom_id, and group_id: rows of one group are never on both sides of a fold.
         seed: Of the folds and the intervals.
-        n_boot: Resamples of groups.
 
     The regression ranks, and has no weights: those of a queue cost more in spread than they bring (tests/bench/
     curate_quality.py). What is said of all rows has them: calibration, its error, and whatever is estimated with it.
@@ -224,28 +224,32 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
     signals = [c for c in sorted(scored.columns) if c.startswith("score_") and rows[c].drop_nulls().n_unique() > 1]
     if refused := _too_few(n, n_good, signals):
         return Learned(refused, n)
+    every = scored.select("custom_id", pl.col("quality", *signals).cast(pl.Float64))
     data = _Data(
         rows,
         tuple(signals),
         rows["good"].to_numpy().astype(float),
         rows["weight"].to_numpy() / rows["weight"].to_numpy().mean(),
         rows["group_id"].fill_null(rows["custom_id"]).to_list(),
+        every.join(labels.population, on="custom_id", how="semi", maintain_order="left"),
     )
     everything = np.arange(n)
     ways: dict[str, Callable[[NDArray[np.int64]], Model]] = {"best signal": data.single, "stack": data.stack}
     folds = data.folds(seed)
     folded = {name: _folded(data, way, folds) for name, way in ways.items()}
     held = {name: data.held(models, folds, Model.log_odds) for name, models in folded.items()}
+    places = {name: data.held(models, folds, data.places) for name, models in folded.items()}
     chances = {name: data.held(models, folds, lambda m, r: m.chances(m.log_odds(r))) for name, models in folded.items()}
-    gain = _gain(held["stack"], held["best signal"], data, seed=seed, n_boot=n_boot) if len(signals) > 1 else None
+    gain = data.gain(places["stack"], places["best signal"]) if len(signals) > 1 else None
     used = "stack" if gain is not None and gain.low > 0 else "best signal"
     fitted = {name: way(everything) for name, way in ways.items()}
-    areas = {name: data.auc(scores, seed=seed, n_boot=n_boot) for name, scores in held.items()}
-    of_rules = data.auc(rows["quality"].to_numpy(), seed=seed, n_boot=n_boot)
+    areas = {name: data.auc(scores) for name, scores in places.items()}
+    of_rules = data.auc(rows["quality"].to_numpy())
     worth = _worth(data, areas | {"rules": of_rules}, chances, used, seed=seed)
-    if not areas[used].low > 0.5:
+    among = data.auc_among_labels(places[used])
+    if not among.low > 0.5:
         return Learned(
-            f"no signal is shown to tell what people approve (AUC of the best {areas[used]}); add a signal "
+            f"no signal is shown to tell what people approve (AUC of the best among the labels {among}); add a signal "
             "(arislab.signals), or review more rows.",
             n,
             worth=worth,
@@ -287,6 +291,8 @@ class _Data:
     good: Floats
     weights: Floats
     groups: list[str]
+    population: pl.DataFrame
+    """custom_id, quality and the signals of all rows for which the labels stand."""
 
     def folds(self, seed: int) -> list[NDArray[np.int64]]:
         """Return the rows of each fold; a group is in one, and each fold has about the same share of good rows."""
@@ -312,24 +318,52 @@ class _Data:
         return self._fit(self.signals, some)
 
     def single(self, some: NDArray[np.int64]) -> Model:
-        """Fit one over the signal that ranks best, either way round."""
-        good, weights = self.good[some], np.ones(len(some))
+        """Fit one over the signal that ranks best, either way round.
+
+        That is the one which goes along most, in the population, with what a stack of the same labels says: the labels
+        alone are too few to rank ten signals, and those that a queue drew favour whatever it was drawn by.
+        """
+        from scipy.special import expit
+
+        chances = expit(self.stack(some).log_odds(self.population))
 
         def strength(name: str) -> float:
-            values = self._values(name)[some]
-            known = np.isfinite(values)
-            return abs(_area(values[known], good[known], weights[known]) - 0.5) * float(known.mean())
+            return round(abs(float(chances @ self._sides[name])), _DIGITS)
 
         # what the rules make of all their scores is one signal among them, and may be the best
         return self._fit((max((*self.signals, "quality"), key=strength),), some)
 
-    def auc(self, scores: Floats, *, seed: int, n_boot: int) -> stats.Interval:
-        """Return the chance that a good row stands above another, weighed, with its interval over groups."""
-        known = np.isfinite(scores)
-        draws = [_area(scores[known], self.good[known], times[known]) for times in self.resampled(seed, n_boot)]
-        low, high = np.nanquantile(draws, [0.025, 0.975])
-        mean = _area(scores[known], self.good[known], np.ones(int(known.sum())))
-        return stats.Interval(mean, float(low), float(high), int(known.sum()), int((~known).sum()))
+    @functools.cached_property
+    def _sides(self) -> dict[str, Floats]:
+        """How far above the middle of the population each of its rows stands by each signal; null: in the middle."""
+        ranks = self.population.select(
+            (pl.col(name).fill_nan(None).rank() - (pl.col(name).fill_nan(None).count() + 1) / 2).fill_null(0.0)
+            for name in (*self.signals, "quality")
+        )
+        return {name: ranks[name].to_numpy() / max(ranks.height, 1) ** 2 for name in ranks.columns}
+
+    def places(self, model: Model, rows: pl.DataFrame) -> Floats:
+        """Return the share of the population that a model puts below each row, and half of what it puts level."""
+        ordered, scores = np.sort(model.log_odds(self.population)), model.log_odds(rows)
+        below, upto = (np.searchsorted(ordered, scores, side) for side in ("left", "right"))
+        shares: Floats = (below + upto) / 2 / max(len(ordered), 1)
+        return shares
+
+    def auc(self, scores: Floats) -> stats.Interval:
+        """Return the chance that a good row of the population stands above another."""
+        return stats.sampled_auc(scores, self.good, self.weights, groups=self.groups)
+
+    def auc_among_labels(self, scores: Floats) -> stats.Interval:
+        """Return the same among the labels as they were drawn, with less doubt.
+
+        It is no AUC of the population. Whether it is .5 tells whether that is: rows are drawn by what is known of them,
+        and where that says nothing about approval, neither does it among those that are drawn.
+        """
+        return stats.sampled_auc(scores, self.good, np.ones(len(scores)), groups=self.groups)
+
+    def gain(self, scores: Floats, others: Floats) -> stats.Interval:
+        """Return by how much that of scores is above that of others."""
+        return stats.sampled_auc_gain(scores, others, self.good, self.weights, groups=self.groups)
 
     def resampled(self, seed: int, n_boot: int) -> list[Floats]:
         """How often each row comes when whole groups are drawn with replacement."""
@@ -388,15 +422,6 @@ def _regression(columns: Floats, good: Floats, lean: Floats) -> tuple[float, Flo
     return float(fit[0]), fit[1:] * trust
 
 
-def _area(scores: Floats, good: Floats, weights: Floats) -> float:
-    """Weighted AUC; NaN where one kind is missing."""
-    values, level = np.unique(scores, return_inverse=True)
-    above = np.bincount(level, weights * good, minlength=len(values))
-    below = np.bincount(level, weights * (1 - good), minlength=len(values))
-    n_pairs = above.sum() * below.sum()
-    return float((above * (np.cumsum(below) - below / 2)).sum() / n_pairs) if n_pairs > 0 else math.nan
-
-
 def _folded(data: _Data, way: Callable[[NDArray[np.int64]], Model], folds: Sequence[NDArray[np.int64]]) -> list[Model]:
     """Fit a model without each fold, labels of that fold unseen from end to end."""
     models = []
@@ -431,16 +456,6 @@ def _with_knots(model: Model, scores: Floats, good: Floats, weights: Floats) -> 
         knots += [(at, round(chance, _DIGITS)) for at, chance in steps if not knots or at > knots[-1][0]]
         last = share
     return replace(model, knots=tuple(knots), reach=round(float(scores.std()) or 1.0, _DIGITS))
-
-
-def _gain(stack: Floats, single: Floats, data: _Data, *, seed: int, n_boot: int) -> stats.Interval:
-    """Return what the stack's AUC is above the single signal's, over groups."""
-
-    def gain(times: Floats) -> float:
-        return _area(stack, data.good, times) - _area(single, data.good, times)
-
-    low, high = np.nanquantile([gain(times) for times in data.resampled(seed, n_boot)], [0.025, 0.975])
-    return stats.Interval(gain(np.ones(len(stack))), float(low), float(high), len(stack), 0)
 
 
 def _worth(

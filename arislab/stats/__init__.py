@@ -11,6 +11,7 @@ search is biased upward whatever its interval says; score the winner on rows tha
 from arislab.stats.bootstrap import Difference, Interval, mean_interval, paired_difference
 from arislab.stats.contrasts import compare, group_of, holm, minimal_detectable_effect, verdicts
 from arislab.stats.ranking import auc, aucs, kendall_tau, precision_at
+from arislab.stats.sampled import sampled_auc, sampled_auc_gain
 from arislab.stats.shares import Share, lower_bound, most_in_population, n_labels_for, share
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "n_labels_for",
     "paired_difference",
     "precision_at",
+    "sampled_auc",
+    "sampled_auc_gain",
     "share",
     "verdicts",
 ]

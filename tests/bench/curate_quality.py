@@ -128,7 +128,7 @@ def learn(name: str, frame: pl.DataFrame, *, n_draws: int, draw: Draw = labels_o
         found, held, widths, stacked = [], [], [], []
         for seed in range(n_draws):
             labels = draw(cut, n, seed)
-            one = curate.learn(labels, frame, groups, seed=seed, n_boot=300)
+            one = curate.learn(labels, frame, groups, seed=seed)
             if "stack" in one.ways:
                 score = pl.Series(one.ways["stack"].log_odds(frame))
                 stacked.append(stats.auc(score, frame["good"], n_boot=1).mean)

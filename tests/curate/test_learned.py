@@ -15,7 +15,7 @@ from polars.testing import assert_frame_equal
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from arislab import curate
+from arislab import curate, stats
 from arislab.curate import learned
 from arislab.curate.labels import Labels
 
@@ -126,13 +126,13 @@ def test_a_hundred_labels_of_a_queue_make_a_stack_beside_the_best_signal_of_ten(
         )
         frame = pl.DataFrame({"custom_id": names[chosen], "good": good[chosen], "weight": weights, "stratum": "q"})
         groups = scored.select("candidate_id", group_id="candidate_id")
-        one = curate.learn(Labels(frame.sort("custom_id"), scored, 0, 0), scored, groups, seed=seed, n_boot=50)
+        one = curate.learn(Labels(frame.sort("custom_id"), scored, 0, 0), scored, groups, seed=seed)
         if one.ways:  # else there are too few good rows
             fit = LogisticRegression().fit(values[chosen], good[chosen], sample_weight=weights / weights.mean())
             for told, scores in (
                 (found, one.ways["stack"].log_odds(scored)), (plain, values @ fit.coef_[0]), (best, values[:, 0])
             ):  # fmt: skip
-                told.append(learned._area(scores, good.astype(float), np.ones(n)))
+                told.append(stats.sampled_auc(scores, good, np.ones(n)).mean)
     assert len(found) >= 15
     assert np.mean(found) > np.mean(plain) + 0.04
     assert np.mean(found) > np.mean(best) - 0.025
@@ -210,7 +210,7 @@ def test_a_score_without_meaning_is_rarely_taken_for_one():
     used = 0
     for seed in range(40):
         labels, scored, groups, _ = study(400, n_labels=100, seed=seed, tells=(0.0, 0.0))
-        used += curate.learn(labels, scored, groups, seed=seed, n_boot=200).model is not None
+        used += curate.learn(labels, scored, groups, seed=seed).model is not None
     assert used <= 5
 
 
@@ -274,6 +274,7 @@ def test_rows_of_one_group_are_on_one_side_of_each_fold():
         good.astype(float),
         np.ones(n),
         list(scored["candidate_id"]),
+        scored,
     )
     for held in data.folds(1):
         assert not set(twin[held]) & set(np.delete(twin, held))
@@ -310,7 +311,7 @@ def test_what_predicts_a_label_has_not_seen_it():
     data = [
         learned._Data(
             one.frame.join(scored, on="custom_id", maintain_order="left"), ("score_a", "score_b"),
-            one.frame["good"].to_numpy().astype(float), np.ones(400), one.frame["custom_id"].to_list(),
+            one.frame["good"].to_numpy().astype(float), np.ones(400), one.frame["custom_id"].to_list(), scored,
         )
         for one in (labels, other)
     ]  # fmt: skip

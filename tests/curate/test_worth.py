@@ -200,7 +200,7 @@ def test_precision_of_a_cut_that_is_not_the_best_rows_is_of_the_rows_that_were_k
         told = told.select("custom_id", "good", weight=pl.lit(n / 500), stratum=pl.lit("q"))
         labels = Labels(told, scored, 0, 0)
         groups = pl.DataFrame({"candidate_id": ids, "group_id": [f"g{i // 4}" for i in range(n)]})
-        found = curate.learn(labels, scored, groups, seed=1, n_boot=50)
+        found = curate.learn(labels, scored, groups, seed=1)
         cut = curate.keep(found.apply(scored), rule="top", fraction=0.2, threshold=0.0, groups=groups, seed=1)
         told = curate.estimates(cut.frame, labels, chances=found.unseen(scored)).row(1, named=True)
         gaps.append(told["estimate"] - cut.kept["good"].mean())
@@ -226,7 +226,7 @@ def learned_study(seed, *, n=2_000, n_labels=200, levels=False):
     told = scored.filter(pl.col("custom_id").is_in(chosen.to_list()))
     told = told.select("custom_id", "good", weight=pl.lit(n / n_labels), stratum=pl.lit("q"))
     labels = Labels(told.sort("custom_id"), scored, 0, 0)
-    found = curate.learn(labels, scored, scored.select("custom_id", group_id="custom_id"), seed=seed, n_boot=50)
+    found = curate.learn(labels, scored, scored.select("custom_id", group_id="custom_id"), seed=seed)
     return scored, labels, found
 
 
