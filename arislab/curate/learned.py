@@ -108,8 +108,8 @@ class Learned:
     """AUC of the stack above that of the best signal (95 %, each by parts that had not seen the label); null: there is
     one signal."""
     worth: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """One row per way to rank (rules, best signal, stack): signal, auc, low, high (95 %), calibration_error, error_low,
-    error_high (95 %, of the labels at hand), n, used."""
+    """One row per way to rank (rules, best signal, stack): signal, auc, low, high (95 %, of all rows for which the
+    labels stand), calibration_error, error_low, error_high (95 %, of the labels at hand), n, used."""
     reliability: pl.DataFrame = field(default_factory=pl.DataFrame)
     """One row per bin of the cross-fitted chance: chance, approved, low, high, n."""
     by_category: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -201,15 +201,16 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
     is one of the single signals. Nothing is learned from fewer than 50 labels, from fewer than 10 of either kind, or
     where no signal is shown to tell anything.
 
+    The regression ranks, and has no weights: those of a queue cost more in spread than they bring
+    (``tests/bench/curate_quality.py``). What is said of all rows has them: AUC, calibration, its error, and whatever is
+    estimated with it.
+
     Args:
         labels: From ``labelled``.
         scored: From ``scoring.score``, of the texts that were judged: custom_id, quality and the signals
             ``score_<scorer>``.
         groups: candidate_id or custom_id, and group_id: rows of one group are never on both sides of a fold.
-        seed: Of the folds and the intervals.
-
-    The regression ranks, and has no weights: those of a queue cost more in spread than they bring (tests/bench/
-    curate_quality.py). What is said of all rows has them: calibration, its error, and whatever is estimated with it.
+        seed: Of the folds, and of the interval of a calibration error.
 
     Source:
         Wolpert 1992 (stacking); Gelman et al. 2008 (a prior for logistic regressions); Breiman 1995 (garrote: signals
@@ -325,7 +326,7 @@ class _Data:
         """
         from scipy.special import expit
 
-        chances = expit(self.stack(some).log_odds(self.population))
+        chances = expit(self._of_all(self.stack(some)))
 
         def strength(name: str) -> float:
             return round(abs(float(chances @ self._sides[name])), _DIGITS)
@@ -342,9 +343,20 @@ class _Data:
         )
         return {name: ranks[name].to_numpy() / max(ranks.height, 1) ** 2 for name in ranks.columns}
 
+    @functools.cached_property
+    def _known(self) -> dict[Model, Floats]:
+        return {}
+
+    def _of_all(self, model: Model) -> Floats:
+        """Log-odds of the population; a stack is asked twice, to choose a signal and for itself."""
+        model = replace(model, knots=(), reach=1.0)
+        if model not in self._known:
+            self._known[model] = model.log_odds(self.population)
+        return self._known[model]
+
     def places(self, model: Model, rows: pl.DataFrame) -> Floats:
         """Return the share of the population that a model puts below each row, and half of what it puts level."""
-        ordered, scores = np.sort(model.log_odds(self.population)), model.log_odds(rows)
+        ordered, scores = np.sort(self._of_all(model)), model.log_odds(rows)
         below, upto = (np.searchsorted(ordered, scores, side) for side in ("left", "right"))
         shares: Floats = (below + upto) / 2 / max(len(ordered), 1)
         return shares

@@ -7,15 +7,15 @@ each with a 95 % interval over questions (200 draws of whole questions), beside 
 
 Then reviewers who know the truth decide on queues of 50 to 1,000 rows (the cut is the best fifth by the rules), once a
 draw, and it prints what was learned from them, means over the draws: AUC of the stack on all rows (mean, its standard
-error, and 95 % of the draws), whether it was used or not, beside the best signal's; how often anything was learned, and
-of the quality that was: AUC, precision in the best fifth and calibration error; and of the estimate of the share of
-good rows: how often its 95 % interval holds the truth, and its width beside that of the labels alone (mean and its
-standard error), beside the narrowest that a quality made of the best signal alone could have: the share of good rows at
-each of its values. The same with judges in the place of the other signals: right with a chance of 0.9, 0.7 and 0.5 (a
-coin); right with 0.7, but taken in by long answers; and right with 0.7, but kinder where the scale is written
-downwards. Of each it prints how far it agrees with itself (``judge.consistency``): the last one alone is seen there.
-At last the same of made-up rows with an agreement that tells as much as that of four models does on harder sums; with
-labels of a queue, and of rows drawn by chance.
+error, and 95 % of the draws), whether it was used or not, beside the best signal's, and how often the interval that is
+told for the AUC of the rules holds it; how often anything was learned, and of the quality that was: AUC, precision in
+the best fifth and calibration error; and of the estimate of the share of good rows: how often its 95 % interval holds
+the truth, and its width beside that of the labels alone (mean and its standard error), beside the narrowest that a
+quality made of the best signal alone could have: the share of good rows at each of its values. The same with judges in
+the place of the other signals: right with a chance of 0.9, 0.7 and 0.5 (a coin); right with 0.7, but taken in by long
+answers; and right with 0.7, but kinder where the scale is written downwards. Of each it prints how far it agrees with
+itself (``judge.consistency``): the last one alone is seen there. At last the same of made-up rows with an agreement
+that tells as much as that of four models does on harder sums; with labels of a queue, and of rows drawn by chance.
 
 ``--coverage`` prints something else: what a tenth and three tenths of the places for coverage cost and brought, in the
 best fifth by a judge that is right with a chance of 0.8 (another one a draw), beside as many rows by chance.
@@ -117,6 +117,7 @@ def learn(name: str, frame: pl.DataFrame, *, n_draws: int, draw: Draw = labels_o
     groups = frame.select("custom_id", group_id="candidate_id")
     signals_here = [column for column in frame.columns if column.startswith("score_")]
     best, of_best = max((stats.auc(frame[column], frame["good"], n_boot=1).mean, column) for column in signals_here)
+    of_rules = stats.auc(frame["quality"], frame["good"], n_boot=1).mean
     least = narrowest(frame[of_best], frame["good"])
     raw = learned.calibration_error(frame["quality"].to_numpy(), good, ones)
     print(
@@ -125,13 +126,15 @@ def learn(name: str, frame: pl.DataFrame, *, n_draws: int, draw: Draw = labels_o
     )
     cut = curate.keep_top(frame, fraction=0.2, seed=1).frame
     for n in (50, 100, 300, 1_000):
-        found, held, widths, stacked = [], [], [], []
+        found, held, widths, stacked, told = [], [], [], [], []
         for seed in range(n_draws):
             labels = draw(cut, n, seed)
             one = curate.learn(labels, frame, groups, seed=seed)
             if "stack" in one.ways:
                 score = pl.Series(one.ways["stack"].log_odds(frame))
                 stacked.append(stats.auc(score, frame["good"], n_boot=1).mean)
+                own = one.worth.row(by_predicate=pl.col("signal") == "rules", named=True)
+                told.append(own["low"] <= of_rules <= own["high"])
             after = one.apply(frame)
             quality = after["quality"].to_numpy().astype(float)
             top = curate.keep_top(after, fraction=0.2, seed=seed)
@@ -145,7 +148,8 @@ def learn(name: str, frame: pl.DataFrame, *, n_draws: int, draw: Draw = labels_o
                 found.append((area, top.kept["good"].mean(), error, len(one.model.signals) > 1))
         mean = np.mean(found, axis=0) if found else [float("nan")] * 4
         print(
-            f"  {n:>5} labels: AUC of the stack {spread(stacked)}; learned in {len(found)} of {n_draws} (a stack in "
+            f"  {n:>5} labels: AUC of the stack {spread(stacked)}, of the rules held in "
+            f"{np.mean(told) if told else float('nan'):.2f}; learned in {len(found)} of {n_draws} (a stack in "
             f"{sum(row[3] for row in found)}), AUC {spread([row[0] for row in found])}, best fifth {mean[1]:.3f}, "
             f"calibration error {mean[2]:.3f}; interval of the share: holds in {np.mean(held):.2f}, width "
             f"{np.mean(widths):.2f} (+- {np.std(widths) / np.sqrt(n_draws):.3f}) of the labels alone",

@@ -138,6 +138,43 @@ def test_a_hundred_labels_of_a_queue_make_a_stack_beside_the_best_signal_of_ten(
     assert np.mean(found) > np.mean(best) - 0.025
 
 
+def of_a_queue(seed, n_labels):
+    """Rows of which a queue draws those that the rules kept more densely; another signal tells more than the rules."""
+    rng = np.random.default_rng(seed)
+    n = 5_000
+    rules, other, luck = rng.normal(size=(3, n))
+    good = rng.logistic(size=n) < 0.5 * rules + other - 1.5
+    kept = rules >= np.quantile(rules, 0.8)
+    parts = [(7 * n_labels // 10, np.flatnonzero(kept)), (3 * n_labels // 10, np.flatnonzero(~kept))]
+    chosen = np.concatenate([rng.choice(part, size, replace=False) for size, part in parts])
+    weights = np.concatenate([np.full(size, len(part) / size) for size, part in parts])
+    names = np.array([f"r-{i}" for i in range(n)])
+    scored = pl.DataFrame(
+        {
+            "custom_id": names, "candidate_id": names, "quality": rules, "score_other": other,
+            "score_like_rules": rules + 0.3 * luck,
+        }
+    )  # fmt: skip
+    frame = pl.DataFrame({"custom_id": names[chosen], "good": good[chosen], "weight": weights, "stratum": "q"})
+    groups = scored.select("candidate_id", group_id="candidate_id")
+    return Labels(frame.sort("custom_id"), scored, 0, 0), scored, groups, good
+
+
+def test_what_the_queue_looked_at_is_not_taken_for_the_best_signal():
+    """Among its labels the rules have an AUC of .68 or so, and .62 among all rows; the other signal has .73 there."""
+    picked = 0
+    for seed in range(20):
+        labels, scored, groups, good = of_a_queue(seed, 150)
+        found = curate.learn(labels, scored, groups, seed=seed)
+        picked += found.ways["best signal"].signals == ("score_other",)
+        rules = found.worth.row(by_predicate=pl.col("signal") == "rules", named=True)
+        told = labels.frame.join(scored, on="custom_id", maintain_order="left")
+        same = stats.sampled_auc(told["quality"], told["good"], told["weight"])
+        assert (rules["auc"], rules["low"], rules["high"]) == pytest.approx((same.mean, same.low, same.high))
+    assert picked >= 19
+    assert stats.auc(scored["score_other"], good, n_boot=1).mean > stats.auc(scored["quality"], good, n_boot=1).mean
+
+
 def test_weights_make_the_chance_and_not_the_order():
     labels, scored, groups, _ = study(n_labels=400)
     other = labels.frame.with_columns(weight=pl.when("good").then(9.0).otherwise(1.0))
