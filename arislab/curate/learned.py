@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from arislab import stats
 from arislab.curate.labels import LEAST, Labels, few
+from arislab.system import equals
 
 Floats = NDArray[np.float64]
 RECORDED = "quality_model.json"
@@ -38,6 +39,8 @@ _LEAN, _SPREAD = 0.05, 0.05
 higher for the better row, and few labels cannot tell ten signals apart."""
 _LEAST_TRUST = 0.3
 """Least factor on a column whose means of good and other rows are no further apart than chance would have them."""
+_BEYOND = 300
+"""Labels by chance at which what they say beyond the stack counts half, where the best signal is chosen."""
 _STEPS = 50
 """Newton steps; a handful is enough."""
 _SIDES: tuple[Literal["right"], Literal["left"]] = ("right", "left")
@@ -321,27 +324,38 @@ class _Data:
     def single(self, some: NDArray[np.int64]) -> Model:
         """Fit one over the signal that ranks best, either way round.
 
-        That is the one which goes along most, in the population, with what a stack of the same labels says: the labels
-        alone are too few to rank ten signals, and those that a queue drew favour whatever it was drawn by.
+        That is the one which goes along most, in the population, with what a stack of the same labels says, and, the
+        more labels there are, with what they say beyond it. A few labels alone cannot rank ten signals; and as they
+        were drawn, without weights, they favour what they were drawn by.
         """
         from scipy.special import expit
 
-        chances = expit(self._of_all(self.stack(some)))
+        stack, weights = self.stack(some), self.weights[some]
+        chances, own = expit(self._of_all(stack)), expit(stack.log_odds(self.rows[some.tolist()]))
+        beyond = weights * (self.good[some] - own) / weights.sum()
+        size = float(weights.sum() ** 2 / (weights @ weights))
 
         def strength(name: str) -> float:
-            return round(abs(float(chances @ self._sides[name])), _DIGITS)
+            sides = self._sides[name]
+            told = float(chances @ sides) / len(sides) + size / (size + _BEYOND) * float(beyond @ sides[self._at[some]])
+            return round(abs(told), _DIGITS)
 
         # what the rules make of all their scores is one signal among them, and may be the best
         return self._fit((max((*self.signals, "quality"), key=strength),), some)
 
     @functools.cached_property
     def _sides(self) -> dict[str, Floats]:
-        """How far above the middle of the population each of its rows stands by each signal; null: in the middle."""
+        """How far above the middle of the population each of its rows stands by each signal, -.5..5; null: 0."""
         ranks = self.population.select(
             (pl.col(name).fill_nan(None).rank() - (pl.col(name).fill_nan(None).count() + 1) / 2).fill_null(0.0)
             for name in (*self.signals, "quality")
         )
-        return {name: ranks[name].to_numpy() / max(ranks.height, 1) ** 2 for name in ranks.columns}
+        return {name: ranks[name].to_numpy() / ranks.height for name in ranks.columns}
+
+    @functools.cached_property
+    def _at(self) -> NDArray[np.int64]:
+        """Places of the labelled rows in the population."""
+        return equals.places(self.rows["custom_id"], self.population["custom_id"])
 
     @functools.cached_property
     def _known(self) -> dict[Model, Floats]:
