@@ -164,7 +164,7 @@ def of_a_queue(seed, n_labels):
 
 
 def test_what_the_queue_looked_at_is_not_taken_for_the_best_signal():
-    """Among its labels the rules have an AUC of .78 and the other signal one of .69; among all rows .64 and .71."""
+    """Among its labels the rules have an AUC of .76 and the other signal one of .69; among all rows .63 and .71."""
     picked, held, by_chance = 0, 0, []
     for seed in range(20):
         labels, scored, groups, good = of_a_queue(seed, 1_000)
@@ -178,7 +178,7 @@ def test_what_the_queue_looked_at_is_not_taken_for_the_best_signal():
         held += rules["low"] <= stats.auc(scored["quality"], good, n_boot=1).mean <= rules["high"]
     assert picked >= 12, "by the labels alone as they were drawn it would be none"
     assert held >= 18
-    assert np.mean(by_chance, axis=0) == pytest.approx([0.78, 0.69], abs=0.01)
+    assert np.mean(by_chance, axis=0) == pytest.approx([0.76, 0.69], abs=0.01)
 
 
 def test_weights_make_the_chance_and_not_the_order():
