@@ -11,11 +11,12 @@ error, and 95 % of the draws), whether it was used or not, beside the best signa
 told for the AUC of the rules holds it; how often anything was learned, and of the quality that was: AUC, precision in
 the best fifth and calibration error; and of the estimate of the share of good rows: how often its 95 % interval holds
 the truth, and its width beside that of the labels alone (mean and its standard error), beside the narrowest that a
-quality made of the best signal alone could have: the share of good rows at each of its values. The same with judges in
-the place of the other signals: right with a chance of 0.9, 0.7 and 0.5 (a coin); right with 0.7, but taken in by long
-answers; and right with 0.7, but kinder where the scale is written downwards. Of each it prints how far it agrees with
-itself (``judge.consistency``): the last one alone is seen there. At last the same of made-up rows with an agreement
-that tells as much as that of four models does on harder sums; with labels of a queue, and of rows drawn by chance.
+quality made of the best signal alone could have: the share of good rows at each of its values; above that, what a
+regression on everything that is known would make of all labels. The same with judges in the place of the other signals:
+right with a chance of 0.9, 0.7 and 0.5 (a coin); right with 0.7, but taken in by long answers; and right with 0.7, but
+kinder where the scale is written downwards. Of each it prints how far it agrees with itself (``judge.consistency``):
+the last one alone is seen there. At last the same of made-up rows with an agreement that tells as much as that of four
+models does on harder sums; with labels of a queue, and of rows drawn by chance.
 
 ``--coverage`` prints something else: what a tenth and three tenths of the places for coverage cost and brought, in the
 best fifth by a judge that is right with a chance of 0.8 (another one a draw), beside as many rows by chance.
@@ -116,9 +117,9 @@ def narrowest(signal: pl.Series, good: pl.Series) -> float:
 
 
 def with_everything(frame: pl.DataFrame, more: pl.DataFrame) -> float:
-    """Width of the interval, as ``narrowest`` has it, by a regression on all signals and more, learned from nine tenths.
+    """Width of the interval, as ``narrowest`` has it, by a regression on all signals and more.
 
-    Those are of all labels, which nobody would have; whole questions are held out.
+    It has nine tenths of all labels to learn from, which nobody would have; whole questions are held out.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -304,8 +305,9 @@ def main() -> None:
         frame = scored.with_columns(rows["good"], created_at=pl.lit(datetime(2026, 1, 1, tzinfo=UTC)))
         agreed = frame.with_columns(score_agreement=pl.Series(values, dtype=pl.Float64))
         more = pl.concat([length.log1p().to_frame("length"), rows.select("model").to_dummies()], how="horizontal")
+        whole = with_everything(agreed, more)
         print(
-            f"  no interval is narrower than {with_everything(agreed, more):.2f} by all of these, length and generator"
+            f"  a regression on all of these, length and generator, taught by all labels: width {whole:.2f} of theirs"
         )
         learn("rules and agreement", agreed, n_draws=given.draws)
         for kind, how in JUDGES.items():
