@@ -240,6 +240,9 @@ def learn(labels: Labels, scored: pl.DataFrame, groups: pl.DataFrame, *, seed: i
     everything = np.arange(n)
     ways: dict[str, Callable[[NDArray[np.int64]], Model]] = {"best signal": data.single, "stack": data.stack}
     folds = data.folds(seed)
+    if not all(0 < np.delete(data.good, fold).sum() < n - len(fold) for fold in folds):
+        kind = "approved" if 2 * n_good <= n else "not approved"
+        return Learned(f"all labels that are {kind} are of one group of candidates; review rows of other ones.", n)
     folded = {name: _folded(data, way, folds) for name, way in ways.items()}
     held = {name: data.held(models, folds, Model.log_odds) for name, models in folded.items()}
     places = {name: data.held(models, folds, data.places) for name, models in folded.items()}

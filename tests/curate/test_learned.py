@@ -247,6 +247,21 @@ def test_where_nothing_is_shown_quality_stays_what_the_rules_say(kind, why):
     assert_frame_equal(found.apply(scored), scored)
 
 
+@pytest.mark.parametrize("good", [True, False])
+def test_labels_of_one_kind_that_are_of_one_group_are_no_sample_of_it(good):
+    """Whatever is held out, the rest would hold one kind alone."""
+    labels, scored, _, _ = study(n_labels=100)
+    some = labels.frame["custom_id"].to_list()[:15]
+    frame = labels.frame.with_columns(good=pl.col("custom_id").is_in(some) == good)
+    groups = scored.select(
+        "custom_id", group_id=pl.when(pl.col("custom_id").is_in(some)).then(pl.lit("one")).otherwise("custom_id")
+    )
+    found = curate.learn(Labels(frame, scored, 0, 0), scored, groups)
+    kind = "approved" if good else "not approved"
+    assert found.refused == f"all labels that are {kind} are of one group of candidates; review rows of other ones."
+    assert_frame_equal(found.apply(scored), scored)
+
+
 @pytest.mark.slow
 def test_a_score_without_meaning_is_rarely_taken_for_one():
     """Of 40 studies in which nothing tells anything, one in twenty or so may look as if it did."""
