@@ -106,7 +106,7 @@ class Learned:
     held: pl.DataFrame | None = None
     """custom_id of each label, the fold that it is in, and its log-odds by the model that had not seen it."""
     ways: dict[str, Model] = field(default_factory=dict)
-    """The best signal alone and the stack, without knots, of all labels; also of those that are not used."""
+    """Called "best signal" and "stack": each learned from all labels, without knots; also the one that is not used."""
     gain: stats.Interval | None = None
     """AUC of the stack above that of the best signal (95 %, each by parts that had not seen the label); null: there is
     one signal."""
@@ -348,7 +348,7 @@ class _Data:
 
     @functools.cached_property
     def _sides(self) -> dict[str, Floats]:
-        """How far above the middle of the population each of its rows stands by each signal, -.5..5; null: 0."""
+        """How far above the middle of the population each of its rows stands by each signal, -0.5..0.5; null: 0."""
         ranks = self.population.select(
             (pl.col(name).fill_nan(None).rank() - (pl.col(name).fill_nan(None).count() + 1) / 2).fill_null(0.0)
             for name in (*self.signals, "quality")
