@@ -16,7 +16,7 @@ regression on everything that is known would make of all labels. The same with j
 right with a chance of 0.9, 0.7 and 0.5 (a coin); right with 0.7, but taken in by long answers; and right with 0.7, but
 kinder where the scale is written downwards. Of each it prints how far it agrees with itself (``judge.consistency``):
 the last one alone is seen there. At last the same of made-up rows with an agreement that tells as much as that of four
-models does on harder sums; with labels of a queue, and of rows drawn by chance.
+older models does on grade-school sums; with labels of a queue, and of rows drawn by chance.
 
 ``--coverage`` prints something else: what a tenth and three tenths of the places for coverage cost and brought, in the
 best fifth by a judge that is right with a chance of 0.8 (another one a draw), beside as many rows by chance.
@@ -233,8 +233,8 @@ JUDGES = {
 
 
 AGREEING = ((0.0, 0.098, 2_963), (1 / 3, 0.510, 926), (2 / 3, 0.837, 735), (1.0, 0.957, 652))
-"""How many of three other models gave the same answer, the share that was right, and how many answers: four models on
-the sums of MATH (ToRA), as they were counted."""
+"""How many of three other models gave the same answer, the share that was right, and how many answers: four older models on
+the sums of GSM8K, as they were counted."""
 
 
 def agreeing() -> pl.DataFrame:
