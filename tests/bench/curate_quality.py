@@ -233,8 +233,8 @@ JUDGES = {
 
 
 AGREEING = ((0.0, 0.098, 2_963), (1 / 3, 0.510, 926), (2 / 3, 0.837, 735), (1.0, 0.957, 652))
-"""How many of three other models gave the same answer, the share that was right, and how many answers: four older models on
-the sums of GSM8K, as they were counted."""
+"""How many of three other models gave the same answer, the share that was right, and how many answers: four older
+models on the sums of GSM8K, as they were counted."""
 
 
 def agreeing() -> pl.DataFrame:
