@@ -49,16 +49,11 @@ def sampled_auc(scores: Any, good: Any, weights: Any, *, groups: Groups = None, 
     if not sample.has_both:
         return Interval(math.nan, math.nan, math.nan, sample.n, sample.n_missing, level)
     area, pulls = _area(sample.scores[0], sample)
-    (n_good, n_bad), known = sample.sizes, (sample.n, sample.n_missing, level, sample.n_groups)
+    known = (sample.n, sample.n_missing, level, sample.n_groups)
     variance, df = sample.variance(pulls)
     if df <= 0:
         return Interval(area, 0.0, 1.0, *known)
-    edge = 0.5 / (n_good * n_bad)  # as if half a pair were the other way round: few labels cannot say 0 or 1
-    middle = min(max(area, edge), 1 - edge)
-    # labels that happen to agree have no spread, and the population may
-    best = max(middle, 1 - middle)  # whichever way round the score is
-    q1, q2, square = best / (2 - best), 2 * best**2 / (1 + best), best**2
-    least = (best - square + (n_good - 1) * (q1 - square) + (n_bad - 1) * (q2 - square)) / (n_good * n_bad)
+    middle, least = _least(area, sample)
     logit = math.log(middle / (1 - middle))
     reach = _quantile(df, level) * math.sqrt(max(variance, least)) / (middle * (1 - middle))
     low, high = (1 / (1 + math.exp(-end)) if end > -700 else 0.0 for end in (logit - reach, logit + reach))
@@ -97,6 +92,8 @@ def sampled_auc_gain(
         return Interval(math.nan, math.nan, math.nan, sample.n, sample.n_missing, level)
     (one, pulls), (other, other_pulls) = (_area(score, sample) for score in sample.scores)
     variance, df = sample.variance(pulls - other_pulls)
+    if df > 0 and variance == 0 and one != other:  # every label gains as much: the population need not
+        variance = max(_least(area, sample)[1] for area in (one, other))
     reach = _quantile(df, level) * math.sqrt(variance) if df > 0 else math.inf
     low, high = max(one - other - reach, -1.0), min(one - other + reach, 1.0)
     return Interval(one - other, low, high, sample.n, sample.n_missing, level, sample.n_groups)
@@ -179,6 +176,20 @@ def _area(score: Floats, sample: _Sample) -> tuple[float, Floats]:
     wins = np.where(good, below(bad), 1 - below(good))
     area = float(weights[good] @ wins[good])
     return area, weights * (wins - area)
+
+
+def _least(area: float, sample: _Sample) -> tuple[float, float]:
+    """Return the area, not quite 0 or 1, and the least variance that is believed of it.
+
+    Labels that happen to agree have no spread, and the population may; and they cannot say 0 or 1: half a pair is taken
+    to be the other way round.
+    """
+    n_good, n_bad = sample.sizes
+    edge = 0.5 / (n_good * n_bad)
+    middle = min(max(area, edge), 1 - edge)
+    best = max(middle, 1 - middle)  # whichever way round the score is
+    q1, q2, square = best / (2 - best), 2 * best**2 / (1 + best), best**2
+    return middle, (best - square + (n_good - 1) * (q1 - square) + (n_bad - 1) * (q2 - square)) / (n_good * n_bad)
 
 
 def _quantile(df: float, level: float) -> float:

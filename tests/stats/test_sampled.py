@@ -58,6 +58,14 @@ def test_a_gain_is_the_difference_of_two_areas(drawn, random):
         assert same.mean == 0
 
 
+def test_a_gain_that_every_label_shows_alike_is_not_certain():
+    good = [True] * 6 + [False] * 6
+    gain = stats.sampled_auc_gain(good, [1] * 12, good, [1] * 12)
+    assert gain.mean == pytest.approx(0.5)
+    assert gain.low < 0.3
+    assert gain.high > 0.7
+
+
 def test_rows_without_a_score_are_left_out_and_counted():
     found = stats.sampled_auc([0.9, None, 0.1, 0.4, math.nan], [1, 1, 0, 1, 0], [1, 1, 2, 1, 1])
     assert (found.mean, found.n, found.n_missing) == (1.0, 3, 2)
